@@ -16,7 +16,11 @@ from abc import ABC, abstractmethod
 from enum import Enum
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+
+from lmtrain.models.dropout import dropout, locked_dropout
+from lmtrain.models.heads import Head
+from lmtrain.models.penalties import activation_penalty, temporal_activation_penalty
 
 State = tuple[Tensor, ...]  # what a model carries from chunk to chunk; every tensor has the stream axis B first
 
@@ -55,3 +59,90 @@ class LanguageModel(ABC):
         """Log-probabilities [T, B] of the given next tokens alone; models override it where that is cheaper."""
         log_probs_TBV, state = self.log_probs(tokens_TB, state)
         return log_probs_TBV.gather(-1, targets_TB[..., None]).squeeze(-1), state
+
+
+def keep_mask(policy: StatePolicy, eos_id: int, tokens_TB: Tensor, previous_B: Tensor) -> Tensor | None:
+    """1 where the state before a token survives, 0 where `policy` makes the model forget it; None where it never does.
+
+    The token that ends a line (or, for documents, an empty line) is itself consumed after the forgetting, as the start
+    of what follows. `previous_B` is the token before the chunk. Returns float [T, B].
+    """
+    if policy is StatePolicy.carry:
+        return None
+    ends_TB = tokens_TB == eos_id
+    if policy is StatePolicy.document:
+        ends_TB = ends_TB & torch.cat([(previous_B == eos_id)[None], ends_TB[:-1]])
+    return (~ends_TB).float()
+
+
+class NeuralLanguageModel(LanguageModel, nn.Module):
+    """What the fixed-window and the recurrent models share: everything behind their last hidden layer.
+
+    A family says how tokens become activations (`activations`); dropout before the output, the penalties on activations
+    and the head are written here, once. A `Generator` is needed only while training with dropout.
+    """
+
+    def __init__(
+        self,
+        *,
+        head: Head,
+        eos_id: int,
+        state_policy: StatePolicy,
+        output_dropout: float,
+        locked: bool,
+        activation_penalty: float,
+        temporal_penalty: float,
+    ) -> None:
+        nn.Module.__init__(self)
+        self.head = head
+        self.vocab_size = head.vocab_size
+        self.eos_id = eos_id
+        self.state_policy = state_policy
+        self.output_dropout = output_dropout
+        self.drop = locked_dropout if locked else dropout
+        self.activation_penalty = activation_penalty
+        self.temporal_penalty = temporal_penalty
+
+    @abstractmethod
+    def activations(
+        self, tokens_TB: Tensor, state: State, generator: Generator | None = None
+    ) -> tuple[Tensor, State]:
+        """Activations [T, B, D] of the last hidden layer and the next state: all in which the families differ."""
+
+    def features(
+        self, tokens_TB: Tensor, state: State, generator: Generator | None = None
+    ) -> tuple[Tensor, State]:
+        """What the head reads, [T, B, D]: the activations behind the output dropout, and the next state."""
+        raw_TBD, state = self.activations(tokens_TB, state, generator)
+        return self._drop(raw_TBD, self.output_dropout, generator), state
+
+    def training_loss(
+        self, tokens_TB: Tensor, targets_TB: Tensor, state: State, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor, State]:
+        """Total nats of a chunk, the penalty to add to its mean (a scalar), and the next state, not yet detached.
+
+        The head may estimate the nats (sampled softmax); evaluation never does.
+        """
+        raw_TBD, state = self.activations(tokens_TB, state, generator)
+        features_TBD = self._drop(raw_TBD, self.output_dropout, generator)
+        total_nats = self.head.loss(features_TBD, targets_TB, generator)
+        penalty = total_nats.new_zeros(())
+        if self.activation_penalty:
+            penalty = penalty + activation_penalty(features_TBD, self.activation_penalty)
+        if self.temporal_penalty:
+            penalty = penalty + temporal_activation_penalty(raw_TBD, self.temporal_penalty)
+        return total_nats, penalty, state
+
+    def log_probs(self, tokens_TB: Tensor, state: State) -> tuple[Tensor, State]:
+        features_TBD, state = self.features(tokens_TB, state)
+        return self.head.log_probs(features_TBD), state
+
+    def target_log_probs(self, tokens_TB: Tensor, targets_TB: Tensor, state: State) -> tuple[Tensor, State]:
+        features_TBD, state = self.features(tokens_TB, state)
+        return self.head.target_log_probs(features_TBD, targets_TB), state
+
+    def _drop(self, x_TBD: Tensor, p: float, generator: Generator | None) -> Tensor:
+        if not self.training or p == 0:
+            return x_TBD
+        assert generator is not None, "training with dropout takes a generator"
+        return self.drop(x_TBD, p, generator)
