@@ -15,6 +15,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from lmtrain.errors import SettingsError
@@ -47,9 +48,7 @@ def setting(
 
 def fixed(kind: str) -> Any:
     """The field that says which of several classes of settings a mapping is; it cannot be set to anything else."""
-    return field(
-        default=kind, metadata={"meaning": "The kind of these settings.", "only": kind, "resume": Resume.refused}
-    )
+    return field(default=kind, metadata={"meaning": "The kind of these settings.", "only": kind, "resume": Resume.refused})
 
 
 Cell = Enum("Cell", "elman gru lstm")
@@ -95,9 +94,7 @@ class NeuralConfig(ModelConfig):
     num_layers: int = setting(1, "Number of hidden layers.", least=1, most=1000, resume=Resume.refused)
     layer_norm: bool = setting(False, "Layer normalisation (Ba et al. 2016).", resume=Resume.refused)
     residual: bool = setting(False, "Adds a layer's input to its output where the sizes agree.", resume=Resume.refused)
-    tie_weights: bool = setting(
-        False, "One matrix for embeddings and output (Press and Wolf 2017).", resume=Resume.refused
-    )
+    tie_weights: bool = setting(False, "One matrix for embeddings and output (Press and Wolf 2017).", resume=Resume.refused)
     project: bool = setting(
         False,
         "A linear layer to embed_size before the output, for tied weights of another size.",
@@ -105,7 +102,7 @@ class NeuralConfig(ModelConfig):
     )
     head: HeadName = setting(HeadName.full, "Output layer: full, adaptive or sampled softmax.", resume=Resume.refused)
     cutoffs: list[int] = setting(
-        [2000, 10000], "Adaptive softmax: first rank of each tail cluster, ascending.", resume=Resume.refused
+        [2000, 10000], "Adaptive softmax: the rank at which each tail cluster begins.", resume=Resume.refused
     )
     div_value: float = setting(
         4.0,
@@ -143,15 +140,11 @@ class RecurrentConfig(NeuralConfig):
     nonlinearity: Nonlinearity = setting(
         Nonlinearity.tanh, "Elman's non-linearity: tanh, relu or sigmoid.", resume=Resume.refused
     )
-    hidden_sizes: list[int] = setting(
-        [], "A size for every layer; replaces hidden_size and num_layers.", resume=Resume.refused
-    )
+    hidden_sizes: list[int] = setting([], "A size for every layer; replaces hidden_size and num_layers.", resume=Resume.refused)
     projection_size: int = setting(
         0, "Size of a linear projection behind every layer; 0: none.", least=0, most=1 << 16, resume=Resume.refused
     )
-    weight_drop: float = setting(
-        0.0, "DropConnect on the recurrent weights, once a chunk (Merity 2017).", least=0, below=1
-    )
+    weight_drop: float = setting(0.0, "DropConnect on the recurrent weights, once a chunk (Merity 2017).", least=0, below=1)
     zoneout: float = setting(0.0, "Probability that a unit keeps its state (Krueger 2017).", least=0, below=1)
     forget_bias: float = setting(1.0, "LSTM: initial bias of the forget gate (Jozefowicz 2015).", least=-100, most=100)
     backend: Backend = setting(Backend.auto, "Who computes the recurrence.", resume=Resume.warned)
@@ -208,9 +201,7 @@ class TextConfig(DataConfig):
     """Your own text: one file, or a directory holding train, valid and test (.txt or .tokens)."""
 
     kind: str = fixed("text")
-    path: str = setting(
-        "", "A text file, or a directory with train.txt, valid.txt and test.txt.", resume=Resume.allowed
-    )
+    path: str = setting("", "A text file, or a directory with train.txt, valid.txt and test.txt.", resume=Resume.allowed)
 
 
 @dataclass(kw_only=True)
@@ -228,9 +219,7 @@ class TokenizerConfig:
 class OptimizerConfig:
     name: OptimizerName = setting(OptimizerName.adam, "Optimiser.", resume=Resume.refused)
     learning_rate: float = setting(0.002, "Learning rate before the schedule.", above=0, most=1000)
-    weight_decay: float = setting(
-        0.0, "L2: decoupled in adamw, in the gradient elsewhere; not on biases and norms.", least=0
-    )
+    weight_decay: float = setting(0.0, "L2: decoupled in adamw, in the gradient elsewhere; not on biases and norms.", least=0)
     l1: float = setting(0.0, "L1: weight of the sum of absolute weights.", least=0)
     momentum: float = setting(0.0, "SGD and RMSprop.", least=0, below=1)
     nesterov: bool = setting(False, "SGD with Nesterov's momentum.")
@@ -334,9 +323,7 @@ class TrainerConfig:
     log_every: int = setting(10, "Steps between two records of the loss.", least=1, resume=Resume.allowed)
     evaluate_every: int = setting(0, "Steps between two evaluations; 0: every epoch.", least=0)
     evaluation_streams: int = setting(16, "Streams of the evaluations during training; the last one uses 1.", least=1)
-    save_every: int = setting(
-        0, "Steps between two checkpoints; 0: at every evaluation.", least=0, resume=Resume.allowed
-    )
+    save_every: int = setting(0, "Steps between two checkpoints; 0: at every evaluation.", least=0, resume=Resume.allowed)
     keep: int = setting(2, "Checkpoints kept besides the best.", least=2, most=10000, resume=Resume.allowed)
     sample_tokens: int = setting(200, "Tokens of the sample at each evaluation; 0: none.", least=0, most=100000,
                                  resume=Resume.allowed)  # fmt: skip
@@ -372,6 +359,12 @@ KINDS: dict[type, tuple[type, ...]] = {
 """Which classes a setting of several kinds may be of; its field `kind` tells."""
 
 
+def conf_directory() -> Path:
+    """`conf/` inside an installed wheel, else at the top of the checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
+
+
 # ---- reading
 
 
@@ -385,15 +378,20 @@ def read_config(mapping: Mapping[str, Any]) -> Config:
     return config
 
 
-def raise_problems(problems: list[str]) -> None:
-    """Raises one SettingsError with every problem in it; nothing where there is none."""
-    if problems:
+class SettingsProblemsError(SettingsError):
+    """Everything that is wrong with a set of settings, a line each."""
+
+    def __init__(self, problems: list[str]) -> None:
         head = "One setting cannot be used:" if len(problems) == 1 else f"{len(problems)} settings cannot be used:"
-        raise SettingsError(
-            "\n  * ".join([head, *problems]),
-            "",
-            "\nNothing was started. See all settings:  python -m lmtrain --cfg job",
-        )
+        remedy = "\nNothing was started. All settings:  python -m lmtrain --cfg job   meanings:  python -m lmtrain settings"
+        super().__init__("\n  * ".join([head, *problems]), "", remedy)
+        self.problems = problems
+
+
+def raise_problems(problems: list[str]) -> None:
+    """Raises one SettingsProblemsError with every problem in it; nothing where there is none."""
+    if problems:
+        raise SettingsProblemsError(problems)
 
 
 def read_settings(cls: type, mapping: object, path: str, problems: list[str]) -> Any:
@@ -514,11 +512,7 @@ def _conflicts(config: Config) -> Iterator[str]:
                 f"{model.embed_size}. Set model.embed_size={last}, or model.project=true to add a {last} -> "
                 f"{model.embed_size} layer."
             )
-    if (
-        isinstance(model, NeuralConfig)
-        and model.head is HeadName.adaptive
-        and sorted(set(model.cutoffs)) != model.cutoffs
-    ):
+    if isinstance(model, NeuralConfig) and model.head is HeadName.adaptive and sorted(set(model.cutoffs)) != model.cutoffs:
         yield f"model.cutoffs={model.cutoffs} must ascend. Type for example model.cutoffs=[2000,10000]."
     if isinstance(model, RecurrentConfig) and any(size < 1 for size in model.hidden_sizes):
         yield f"model.hidden_sizes={model.hidden_sizes} must be whole numbers of at least 1."
@@ -526,10 +520,7 @@ def _conflicts(config: Config) -> Iterator[str]:
         yield "data=text needs data.path. Type data.path=FILE, or a directory with train.txt, valid.txt and test.txt."
     if data.valid_fraction + data.test_fraction >= 1:
         yield "data.valid_fraction and data.test_fraction leave nothing to train on; their sum must stay below 1."
-    if (
-        isinstance(config.schedule, OneCycleConfig)
-        and config.schedule.up + config.schedule.flat + config.schedule.down > 1
-    ):
+    if isinstance(config.schedule, OneCycleConfig) and config.schedule.up + config.schedule.flat + config.schedule.down > 1:
         yield "schedule.up, schedule.flat and schedule.down are shares of the run; their sum must be at most 1."
     if not isinstance(model, NgramConfig) and trainer.num_steps is trainer.num_epochs is trainer.max_seconds is None:
         yield "nothing ends the training. Set trainer.num_steps, trainer.num_epochs or trainer.max_seconds."

@@ -104,14 +104,10 @@ class NeuralLanguageModel(LanguageModel, nn.Module):
         self.temporal_penalty = temporal_penalty
 
     @abstractmethod
-    def activations(
-        self, tokens_TB: Tensor, state: State, generator: Generator | None = None
-    ) -> tuple[Tensor, State]:
+    def activations(self, tokens_TB: Tensor, state: State, generator: Generator | None = None) -> tuple[Tensor, State]:
         """Activations [T, B, D] of the last hidden layer and the next state: all in which the families differ."""
 
-    def features(
-        self, tokens_TB: Tensor, state: State, generator: Generator | None = None
-    ) -> tuple[Tensor, State]:
+    def features(self, tokens_TB: Tensor, state: State, generator: Generator | None = None) -> tuple[Tensor, State]:
         """What the head reads, [T, B, D]: the activations behind the output dropout, and the next state."""
         raw_TBD, state = self.activations(tokens_TB, state, generator)
         return self._drop(raw_TBD, self.output_dropout, generator), state

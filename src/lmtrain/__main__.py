@@ -1,0 +1,63 @@
+"""`python -m lmtrain` and the console script `lmtrain`: tells commands from settings, and errors from bugs.
+
+The first argument tells: a Hydra override never is a bare word, a command always is. Nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from importlib import import_module
+
+from lmtrain.errors import UserError
+
+COMMANDS = {
+    "sample": "write text",
+    "score": "log-probability of every line of a text",
+    "evaluate": "exact perplexity with its bill",
+    "mix": "interpolate models, weights fitted by EM",
+    "verify": "check every hand-written gradient on this machine",
+    "settings": "every setting with its meaning",
+    "help": "this overview",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command; a user's mistake is one paragraph and an exit code, without a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        _dispatch(arguments)
+    except UserError as error:
+        if os.environ.get("LMTRAIN_DEBUG"):
+            raise
+        print(f"lmtrain: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader went away (`| head`); what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _dispatch(arguments: list[str]) -> None:
+    first = "help" if {"--help", "-h"} & set(arguments[:1]) else arguments[0] if arguments else ""
+    if first.isidentifier():
+        if first not in COMMANDS:
+            raise UserError(
+                f"{first!r} is neither a command nor a setting.",
+                f"Commands are {', '.join(COMMANDS)}; settings are written key=value.",
+                _remedy(first),
+            )
+        import_module(f"lmtrain.commands.{first}").main(arguments[1:])
+    else:
+        from lmtrain.application import run
+
+        run(arguments)
+
+
+def _remedy(word: str) -> str:
+    close = difflib.get_close_matches(word, COMMANDS, n=1)
+    return f"Did you mean  python -m lmtrain {close[0]}?" if close else "See  python -m lmtrain --help."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""`python -m lmtrain --help`: what one can type, and what the groups of settings offer. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from lmtrain.config import conf_directory
+
+TEXT = """lmtrain trains fixed-window and recurrent language models.
+
+Train (settings are key=value, groups are chosen by name):
+
+  python -m lmtrain                                            embedded text, character LSTM, under 3 minutes
+  python -m lmtrain data=text data.path=my.txt tokenizer=word  your own text
+  python -m lmtrain model=gru model.hidden_size=300 trainer.max_seconds=60
+  python -m lmtrain -m model=window,elman,gru,lstm             a sweep, one directory each
+  python -m lmtrain resume=outputs/RUN                         goes on exactly where a run stopped
+
+Use a trained model (each has its own --help; RUN is a run, a checkpoint or a mixture directory):
+
+  python -m lmtrain sample RUN --prompt "Once upon"            writes text
+  python -m lmtrain score RUN FILE                             log-probability of every line ("-": standard input)
+  python -m lmtrain evaluate RUN                               exact test perplexity with its bill
+  python -m lmtrain mix RUN RUN ... --output DIR               interpolates models, weights by EM on validation
+  python -m lmtrain verify                                     checks every hand-written gradient on this machine
+
+Groups and what they offer:
+
+{groups}
+
+Every setting with its value:    python -m lmtrain --cfg job
+Every setting with its meaning:  python -m lmtrain settings
+Options of Hydra itself:         python -m lmtrain --hydra-help
+"""
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the help."""
+    print(TEXT.format(groups="\n".join(f"  {name + '=':12}{', '.join(options)}" for name, options in iter_groups())))
+
+
+def iter_groups() -> list[tuple[str, list[str]]]:
+    """Every group of settings with its options, as they lie in `conf/`."""
+    directories = sorted(path for path in conf_directory().iterdir() if path.is_dir())
+    return [(path.name, sorted(option.stem for option in path.glob("*.yaml"))) for path in directories]

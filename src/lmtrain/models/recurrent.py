@@ -1,0 +1,238 @@
+"""Recurrent language models: embeddings, layers of Elman, GRU or LSTM cells, a head.
+
+    x_t = embedding[token_t]            layer l:  h_t = cell(W_l x_t + b_l, h_{t-1}; R_l)            features_t = h_t of the last
+
+The input product W x of a whole chunk is one matrix product; the recurrence itself is `lmtrain.ops`. Weights are laid out
+and ordered as in `torch.nn.RNN`, `GRU` and `LSTM` (Elman and LSTM keep one bias, the sum of PyTorch's two).
+
+Regularisers, each an argument, each drawn from the caller's generator: dropout on embedding rows (Gal 2016), between
+layers, locked over time (Gal and Ghahramani 2016), DropConnect on the recurrent weight once a chunk (Wan 2013; Merity
+2017), zoneout (Krueger 2017).
+
+    legend   T steps in a chunk · B streams · E embedding · H hidden · Z gates x H · D size of a layer's output
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Generator, Tensor, nn
+
+from lmtrain.models.base import NeuralLanguageModel, State, StatePolicy, keep_mask
+from lmtrain.models.dropout import embedding_dropout, weight_drop, zoneout_weights
+from lmtrain.models.heads import Head
+from lmtrain.ops.elman import elman
+from lmtrain.ops.gru import gru
+from lmtrain.ops.lstm import lstm
+
+
+class RecurrentLayer(nn.Module):
+    """One recurrent layer: `(inputs, state) -> (outputs, next state)`; a cell says how many gates and states it has.
+
+    projection_size  size of a linear layer behind the cell; 0 for none
+    residual         adds the inputs to the outputs; needs them to be of one size
+    layer_norm       normalises the input product and, within the recurrence, the recurrent one (Ba et al. 2016)
+    """
+
+    num_gates: int
+    num_states: int
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        projection_size: int = 0,
+        residual: bool = False,
+        layer_norm: bool = False,
+        weight_drop: float = 0.0,
+        zoneout: float = 0.0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.output_size = projection_size or hidden_size
+        self.residual = residual and input_size == self.output_size
+        self.weight_drop, self.zoneout, self.backend = weight_drop, zoneout, backend
+        gates_size = self.num_gates * hidden_size
+        self.weight_input_ZE = nn.Parameter(torch.empty(gates_size, input_size))
+        self.weight_recurrent_ZH = nn.Parameter(torch.empty(gates_size, hidden_size))
+        self.bias_Z = nn.Parameter(torch.empty(gates_size))
+        self.norm_input = nn.LayerNorm(gates_size, bias=False) if layer_norm else None
+        self.norm_gain_Z = nn.Parameter(torch.ones(gates_size)) if layer_norm else None
+        self.projection = nn.Linear(hidden_size, projection_size, bias=False) if projection_size else None
+
+    def forward(
+        self, inputs_TBE: Tensor, state: State, keep_TB: Tensor | None, generator: Generator | None
+    ) -> tuple[Tensor, State]:
+        """Outputs [T, B, D] and the state after the last step; `keep_TB` is 0 where the state before a step is forgotten."""
+        if self.norm_input is None:
+            projected_TBZ = F.linear(inputs_TBE, self.weight_input_ZE, self.bias_Z)
+        else:
+            projected_TBZ = self.norm_input(F.linear(inputs_TBE, self.weight_input_ZE)) + self.bias_Z
+        weight_ZH = self.weight_recurrent_ZH
+        if self.training and self.weight_drop:
+            assert generator is not None, "training with weight_drop takes a generator"
+            weight_ZH = weight_drop(weight_ZH, self.weight_drop, generator)
+        zoneout = self._zoneout_weights(inputs_TBE, generator)
+        states_TBH, state = self.recur(projected_TBZ, state, weight_ZH, keep_TB, zoneout)
+        outputs_TBD = states_TBH if self.projection is None else self.projection(states_TBH)
+        return (outputs_TBD + inputs_TBE if self.residual else outputs_TBD), state
+
+    @abstractmethod
+    def recur(
+        self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, keep_TB: Tensor | None, zoneout: list[Tensor | None]
+    ) -> tuple[Tensor, State]:
+        """The recurrence alone: hidden states [T, B, H] and the state after the last step."""
+
+    def initialise(self, how: str, half_width: float) -> None:
+        """Draws the weights: `xavier`, `uniform` (+-half_width), `fan` (+-1/sqrt(H)), `identity` (recurrent; else xavier)."""
+        bound = {"uniform": half_width, "fan": 1 / math.sqrt(self.hidden_size)}.get(how)
+        for weight in (self.weight_input_ZE, self.weight_recurrent_ZH):
+            for gate in weight.chunk(self.num_gates):
+                nn.init.xavier_uniform_(gate) if bound is None else nn.init.uniform_(gate, -bound, bound)
+        if how == "identity":
+            nn.init.eye_(self.weight_recurrent_ZH)
+        nn.init.zeros_(self.bias_Z) if bound is None else nn.init.uniform_(self.bias_Z, -bound, bound)
+
+    def _zoneout_weights(self, inputs_TBE: Tensor, generator: Generator | None) -> list[Tensor | None]:
+        """For every state the weights [T, B, H] of its previous value, or None without zoneout."""
+        if not self.zoneout:
+            return [None] * self.num_states
+        shape = (*inputs_TBE.shape[:2], self.hidden_size)
+        return [
+            zoneout_weights(shape, self.zoneout, generator, training=self.training, device=inputs_TBE.device)
+            for _ in range(self.num_states)
+        ]
+
+
+class ElmanLayer(RecurrentLayer):
+    """h_t = f(W x_t + b + R h_{t-1}) (Elman 1990), f = tanh, relu or sigmoid."""
+
+    num_gates, num_states = 1, 1
+
+    def __init__(self, input_size: int, hidden_size: int, *, nonlinearity: str = "tanh", **rest: object) -> None:
+        super().__init__(input_size, hidden_size, **rest)  # type: ignore[arg-type]
+        self.nonlinearity = nonlinearity
+
+    def recur(
+        self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, keep_TB: Tensor | None, zoneout: list[Tensor | None]
+    ) -> tuple[Tensor, State]:
+        states_TBH, h_BH = elman(
+            projected_TBZ, *state, weight_ZH, nonlinearity=self.nonlinearity, keep_TB=keep_TB, zoneout_TBH=zoneout[0],
+            norm_gain_H=self.norm_gain_Z, backend=self.backend,
+        )  # fmt: skip
+        return states_TBH, (h_BH,)
+
+
+class GRULayer(RecurrentLayer):
+    """Gated recurrent unit (Cho et al. 2014), in the form of `torch.nn.GRU`."""
+
+    num_gates, num_states = 3, 1
+
+    def __init__(self, input_size: int, hidden_size: int, **rest: object) -> None:
+        super().__init__(input_size, hidden_size, **rest)  # type: ignore[arg-type]
+        self.candidate_bias_H = nn.Parameter(torch.zeros(hidden_size))  # the reset gate multiplies this one
+
+    def recur(
+        self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, keep_TB: Tensor | None, zoneout: list[Tensor | None]
+    ) -> tuple[Tensor, State]:
+        states_TBH, h_BH = gru(
+            projected_TBZ, *state, weight_ZH, self.candidate_bias_H, keep_TB=keep_TB, zoneout_TBH=zoneout[0],
+            norm_gain_Z=self.norm_gain_Z, backend=self.backend,
+        )  # fmt: skip
+        return states_TBH, (h_BH,)
+
+
+class LSTMLayer(RecurrentLayer):
+    """Long short-term memory with a forget gate (Hochreiter and Schmidhuber 1997; Gers et al. 2000)."""
+
+    num_gates, num_states = 4, 2
+
+    def __init__(self, input_size: int, hidden_size: int, *, forget_bias: float = 1.0, **rest: object) -> None:
+        super().__init__(input_size, hidden_size, **rest)  # type: ignore[arg-type]
+        self.forget_bias = forget_bias
+
+    def initialise(self, how: str, half_width: float) -> None:
+        super().initialise(how, half_width)
+        with torch.no_grad():
+            self.bias_Z[self.hidden_size : 2 * self.hidden_size] += self.forget_bias
+
+    def recur(
+        self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, keep_TB: Tensor | None, zoneout: list[Tensor | None]
+    ) -> tuple[Tensor, State]:
+        states_TBH, h_BH, c_BH = lstm(
+            projected_TBZ, *state, weight_ZH, keep_TB=keep_TB, zoneout_TBH=zoneout[0], cell_zoneout_TBH=zoneout[1],
+            norm_gain_Z=self.norm_gain_Z, backend=self.backend,
+        )  # fmt: skip
+        return states_TBH, (h_BH, c_BH)
+
+
+class RecurrentLanguageModel(NeuralLanguageModel):
+    """Embedding, recurrent layers, head.
+
+    State: the last token id [B] (which tells whether an empty line begins), then every layer's states, float32 [B, H].
+
+    layers             from the embedding upwards; sizes must fit together
+    input_dropout      on the embeddings; `hidden_dropout` between layers; `output_dropout` before the head
+    embedding_dropout  drops whole rows of the embedding matrix; a tied head keeps the full matrix
+    """
+
+    def __init__(
+        self,
+        *,
+        head: Head,
+        embedding: nn.Embedding,
+        layers: Sequence[RecurrentLayer],
+        eos_id: int,
+        state_policy: StatePolicy = StatePolicy.carry,
+        input_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        locked_dropout: bool = False,
+        activation_penalty: float = 0.0,
+        temporal_penalty: float = 0.0,
+    ) -> None:
+        super().__init__(
+            head=head, eos_id=eos_id, state_policy=state_policy, output_dropout=output_dropout, locked=locked_dropout,
+            activation_penalty=activation_penalty, temporal_penalty=temporal_penalty,
+        )  # fmt: skip
+        self.embedding = embedding
+        self.layers = nn.ModuleList(layers)
+        self.input_dropout, self.hidden_dropout = input_dropout, hidden_dropout
+        self.embedding_dropout = embedding_dropout
+
+    def initial_state(self, batch_size: int) -> State:
+        device = self.embedding.weight.device
+        previous_B = torch.full((batch_size,), self.eos_id, device=device)
+        zeros = [
+            torch.zeros(batch_size, layer.hidden_size, device=device, dtype=self.embedding.weight.dtype)
+            for layer in self.layers
+            for _ in range(layer.num_states)
+        ]
+        return (previous_B, *zeros)
+
+    def activations(self, tokens_TB: Tensor, state: State, generator: Generator | None = None) -> tuple[Tensor, State]:
+        previous_B, *layer_states = state
+        keep_TB = keep_mask(self.state_policy, self.eos_id, tokens_TB, previous_B)
+        x_TBD = self._drop(self._embed(tokens_TB, generator), self.input_dropout, generator)
+        next_states: list[Tensor] = []
+        for number, layer in enumerate(self.layers):
+            if number:
+                x_TBD = self._drop(x_TBD, self.hidden_dropout, generator)
+            own = tuple(layer_states[len(next_states) : len(next_states) + layer.num_states])
+            x_TBD, own = layer(x_TBD, own, keep_TB, generator)
+            next_states.extend(own)
+        return x_TBD, (tokens_TB[-1], *next_states)
+
+    def _embed(self, tokens_TB: Tensor, generator: Generator | None) -> Tensor:
+        if not (self.training and self.embedding_dropout):
+            return self.embedding(tokens_TB)
+        assert generator is not None, "training with embedding_dropout takes a generator"
+        weight_VE = embedding_dropout(self.embedding.weight, self.embedding_dropout, generator)
+        return F.embedding(tokens_TB, weight_VE)

@@ -1,0 +1,149 @@
+"""The fixed-window neural language model (Bengio, Ducharme, Vincent and Jauvin 2003), also in its modern form.
+
+    x_t = [e(w_{t-C+1}); ...; e(w_t)]        the embeddings of the last C tokens, side by side
+    h   = f(H x_t + d)                       one or more hidden layers, optionally residual and layer-normalised
+    logits = U h (+ W x_t) + b               W: direct connections, written here as features [h; x_t]
+
+Grown up (Sun and Iyyer 2021): many residual layers with layer normalisation and gated non-linearities, a longer window,
+and `num_averages` learnt weighted averages of the `average_span` tokens before the window, appended to x_t.
+
+The state is the last tokens before the chunk, so a chunk is scored as if the whole text had been given at once. Before a
+text (and, under a state policy, before the line or document) the context is padded with `<eos>`.
+
+    legend   T steps · B streams · C context · E embedding · H hidden · A averages · S span of the averages
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Generator, Tensor, nn
+
+from lmtrain.models.base import NeuralLanguageModel, State, StatePolicy, keep_mask
+from lmtrain.models.dropout import embedding_dropout
+from lmtrain.models.heads import Head
+from lmtrain.ops.activations import ACTIVATIONS, GATED
+
+
+class WindowLayer(nn.Module):
+    """x -> f(W x + b), then layer normalisation, then (where the sizes agree) the input added."""
+
+    def __init__(self, input_size: int, hidden_size: int, *, activation: str, layer_norm: bool, residual: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(input_size, hidden_size * (2 if activation in GATED else 1))
+        self.norm = nn.LayerNorm(hidden_size) if layer_norm else None
+        self.residual = residual and input_size == hidden_size
+        self.activation = activation
+        # parametric ReLU learns its slope, Swish its steepness
+        start = {"parametric_relu": 0.25, "swish": 1.0}.get(activation)
+        self.slope = nn.Parameter(torch.tensor(start)) if start is not None else None
+
+    def forward(self, x_TBD: Tensor) -> Tensor:
+        function = ACTIVATIONS[self.activation]
+        hidden_TBH = self.linear(x_TBD)
+        hidden_TBH = function(hidden_TBH) if self.slope is None else function(hidden_TBH, self.slope)
+        if self.norm is not None:
+            hidden_TBH = self.norm(hidden_TBH)
+        return hidden_TBH + x_TBD if self.residual else hidden_TBH
+
+    def initialise(self, how: str, half_width: float) -> None:
+        """Draws the weights: `xavier` (also for `identity`), `uniform` (+-half_width) or `fan` (+-1/sqrt(inputs))."""
+        bound = {"uniform": half_width, "fan": 1 / math.sqrt(self.linear.in_features)}.get(how)
+        weight, bias = self.linear.weight, self.linear.bias
+        nn.init.xavier_uniform_(weight) if bound is None else nn.init.uniform_(weight, -bound, bound)
+        nn.init.zeros_(bias) if bound is None else nn.init.uniform_(bias, -bound, bound)
+
+
+class WindowLanguageModel(NeuralLanguageModel):
+    """Embeddings of the last `context` tokens, hidden layers, head.
+
+    State: the last context + average_span - 1 token ids, then the id before them, int64 [B, n].
+
+    direct        features are [last hidden layer; embeddings of the window], so the output layer sees both
+    num_averages  A learnt averages of the `average_span` tokens before the window
+    """
+
+    def __init__(
+        self,
+        *,
+        head: Head,
+        embedding: nn.Embedding,
+        context: int,
+        hidden_size: int,
+        num_layers: int,
+        activation: str,
+        eos_id: int,
+        state_policy: StatePolicy = StatePolicy.carry,
+        layer_norm: bool = False,
+        residual: bool = False,
+        direct: bool = False,
+        num_averages: int = 0,
+        average_span: int = 0,
+        input_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        locked_dropout: bool = False,
+        activation_penalty: float = 0.0,
+        temporal_penalty: float = 0.0,
+    ) -> None:
+        super().__init__(
+            head=head, eos_id=eos_id, state_policy=state_policy, output_dropout=output_dropout, locked=locked_dropout,
+            activation_penalty=activation_penalty, temporal_penalty=temporal_penalty,
+        )  # fmt: skip
+        self.embedding, self.context, self.direct = embedding, context, direct
+        self.input_dropout, self.hidden_dropout = input_dropout, hidden_dropout
+        self.embedding_dropout = embedding_dropout
+        self.average_span = average_span if num_averages else 0
+        self.average_weights_AS = (
+            nn.Parameter(torch.full((num_averages, average_span), 1 / average_span)) if num_averages else None
+        )
+        first = (context + num_averages) * embedding.embedding_dim
+        self.layers = nn.ModuleList(
+            WindowLayer(
+                hidden_size if number else first, hidden_size, activation=activation, layer_norm=layer_norm,
+                residual=residual,
+            )
+            for number in range(num_layers)
+        )  # fmt: skip
+
+    def initial_state(self, batch_size: int) -> State:
+        device = self.embedding.weight.device
+        return (torch.full((batch_size, self.context + self.average_span), self.eos_id, device=device),)
+
+    def activations(self, tokens_TB: Tensor, state: State, generator: Generator | None = None) -> tuple[Tensor, State]:
+        history_NB = torch.cat([state[0].T, tokens_TB])  # N = C + S + T; the first row is only the token before the rest
+        windows_TBC = self._windows(tokens_TB, history_NB)
+        embedded_TBCE = self._drop(self._embed(windows_TBC, generator), self.input_dropout, generator)
+        inputs_TBD = embedded_TBCE[:, :, self.average_span :].flatten(2)
+        x_TBD = inputs_TBD
+        if self.average_weights_AS is not None:
+            averages_TBAE = torch.einsum("as,tbse->tbae", self.average_weights_AS, embedded_TBCE[:, :, : self.average_span])
+            x_TBD = torch.cat([inputs_TBD, averages_TBAE.flatten(2)], dim=-1)
+        for number, layer in enumerate(self.layers):
+            if number:
+                x_TBD = self._drop(x_TBD, self.hidden_dropout, generator)
+            x_TBD = layer(x_TBD)
+        if self.direct:
+            x_TBD = torch.cat([x_TBD, inputs_TBD], dim=-1)
+        return x_TBD, (history_NB[len(tokens_TB) :].T.contiguous(),)
+
+    def _windows(self, tokens_TB: Tensor, history_NB: Tensor) -> Tensor:
+        """For every step the last S + C token ids, `<eos>` where the model has forgotten: int64 [T, B, S + C]."""
+        size = self.average_span + self.context
+        windows_TBC = history_NB[1:].unfold(0, size, 1)
+        keep_NB = keep_mask(self.state_policy, self.eos_id, history_NB[1:], history_NB[0])
+        if keep_NB is None:
+            return windows_TBC
+        # A token is forgotten where a reset stands behind it in the window: count the resets from the right.
+        resets_TBC = (1 - keep_NB).unfold(0, size, 1)
+        later_TBC = resets_TBC.flip(-1).cumsum(-1).flip(-1) - resets_TBC
+        return torch.where(later_TBC > 0, self.eos_id, windows_TBC)
+
+    def _embed(self, ids: Tensor, generator: Generator | None) -> Tensor:
+        if not (self.training and self.embedding_dropout):
+            return self.embedding(ids)
+        assert generator is not None, "training with embedding_dropout takes a generator"
+        return F.embedding(ids, embedding_dropout(self.embedding.weight, self.embedding_dropout, generator))
