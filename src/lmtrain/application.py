@@ -101,6 +101,13 @@ def check_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """
     problems: list[str] = []
     parsed = _parse(overrides)
+    config.raise_problems(
+        [
+            f"~{item.key_or_group} would remove a setting. Set it to another value, or to null."
+            for item in parsed
+            if item.is_delete()
+        ]
+    )
     groups = [item for item in parsed if item.key_or_group in GROUPS]
     for item in groups:
         problems.extend(_check_choices(item))
@@ -182,9 +189,9 @@ def _compose(group_overrides: list[str]) -> dict[str, Any]:
 def _apply(settings: dict[str, Any], item: Override) -> str | None:
     """Sets one value in `settings`; what is wrong with it in words."""
     key = item.key_or_group
-    if item.is_delete():
-        return f"~{key} would remove a setting; set it to another value instead, or to null."
     *parents, name = key.split(".")
+    if name == "kind":
+        return f"{key} cannot be set by itself. Choose the group: {parents[-1]}=NAME."
     node: Any = settings
     for parent in parents:
         node = node.get(parent) if isinstance(node, Mapping) else None

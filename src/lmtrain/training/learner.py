@@ -1,0 +1,271 @@
+"""What one step of training is. The loop feeds chunks and carries on; only a learner knows what learning means.
+
+    GradientLearner  truncated backpropagation through time (Werbos 1990; Williams and Peng 1990): forward from the carried
+                     state, backward within the chunk, clip, update, detach
+    CountLearner     counts n-grams; one pass over the text
+
+`tensors()` and `document()` are all that must survive a crash: weights, optimiser, averages, schedule, generator and the
+carried state itself.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from lmtrain.data.stream import Chunk
+from lmtrain.errors import CheckpointError
+from lmtrain.models.base import LanguageModel, NeuralLanguageModel, State, detach
+from lmtrain.models.ngram import NgramModel
+from lmtrain.training.averaging import Averaging
+from lmtrain.training.optimizer import load_optimizer, optimizer_tensors
+from lmtrain.training.schedule import Progress, Schedule
+
+Tensors = dict[str, dict[str, Tensor]]  # file name -> tensor name -> tensor
+
+
+class StepReport(NamedTuple):
+    """What a step tells. `nats` is None where a learner does not know its loss (counting)."""
+
+    num_tokens: int
+    nats: float | None = None  # total over the chunk's targets
+    penalty: float = 0.0
+    grad_norm: float = 0.0
+    clipped: bool = False
+    learning_rate: float = 0.0
+
+    @property
+    def is_finite(self) -> bool:
+        return self.nats is None or (math.isfinite(self.nats + self.penalty) and math.isfinite(self.grad_norm))
+
+
+class Learner(ABC):
+    """A model and the way in which it learns."""
+
+    model: LanguageModel
+
+    @abstractmethod
+    def step(self, chunk: Chunk, progress: Progress) -> StepReport:
+        """Learns from one chunk; where the report is not finite, nothing has been updated."""
+
+    @abstractmethod
+    def evaluated(self) -> AbstractContextManager[LanguageModel]:
+        """The model as it should be evaluated (averaged weights, no dropout); training goes on as before afterwards."""
+
+    @abstractmethod
+    def after_evaluation(self, nats_per_token: float) -> None:
+        """Tells schedules and averages what validation said."""
+
+    @abstractmethod
+    def tensors(self) -> Tensors:
+        """`model`: what inference needs. `training`: the rest."""
+
+    @abstractmethod
+    def document(self) -> dict[str, Any]:
+        """The JSON-able rest of what must survive."""
+
+    @abstractmethod
+    def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
+        """Goes on from `tensors()` and `document()` of another process. Raises CheckpointError where they do not fit."""
+
+
+@dataclass
+class GradientLearner(Learner):
+    """Truncated backpropagation through time over the carried state.
+
+    clip_norm        largest norm of the whole gradient; 0 for none
+    l1               weight of the sum of absolute weights in the loss
+    overlap          steps before a chunk that gradients reach back in addition (k2 - k1)
+    autocast         opens the precision under which the forward pass runs
+    on_nonfinite     `skip` leaves out an update whose loss or gradient is not finite; otherwise the report says so
+    """
+
+    model: NeuralLanguageModel
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    averaging: Averaging
+    generator: Generator
+    clip_norm: float = 0.0
+    l1: float = 0.0
+    overlap: int = 0
+    autocast: Callable[[], AbstractContextManager[Any]] = torch.no_grad  # replaced by build
+    rate_scale: Callable[[Chunk], float] = lambda chunk: 1.0
+    state: State = ()
+    earlier_TB: Tensor | None = field(default=None, repr=False)  # tokens that the next backward pass reaches back over
+
+    def step(self, chunk: Chunk, progress: Progress) -> StepReport:
+        inputs_TB, carry_after = self._with_overlap(chunk)
+        self.model.train()
+        rate = self._set_rate(progress, self.rate_scale(chunk))
+        with self.autocast():
+            total_nats, penalty, state = self.model.training_loss(
+                inputs_TB, chunk.targets_TB, self.state, self.generator, carry_after=carry_after
+            )
+        num_tokens = chunk.targets_TB.numel()
+        if self.l1:
+            penalty = penalty + self.l1 * sum(weight.abs().sum() for weight in self.model.parameters())
+        self.optimizer.zero_grad(set_to_none=True)
+        (total_nats / num_tokens + penalty).backward()
+        grad_norm = self._clip()
+        report = StepReport(num_tokens, float(total_nats), float(penalty), grad_norm, 0 < self.clip_norm < grad_norm, rate)
+        if report.is_finite:
+            self.optimizer.step()
+            self.averaging.update()
+        self.state = detach(state)
+        return report
+
+    def evaluated(self) -> AbstractContextManager[LanguageModel]:
+        return self._evaluated()
+
+    @contextmanager
+    def _evaluated(self) -> Iterator[LanguageModel]:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with self.averaging.averaged():
+                yield self.model
+        finally:
+            self.model.train(was_training)
+
+    def after_evaluation(self, nats_per_token: float) -> None:
+        self.schedule.after_evaluation(nats_per_token)
+        self.averaging.after_evaluation(nats_per_token)
+
+    def tensors(self) -> Tensors:
+        moments, self._optimizer_document = optimizer_tensors(self.optimizer)
+        training = {f"optimizer.{name}": tensor for name, tensor in moments.items()}
+        training |= {f"averaging.{name}": tensor for name, tensor in self.averaging.tensors().items()}
+        training |= {f"state.{number}": tensor for number, tensor in enumerate(self.state)}
+        if self.earlier_TB is not None:
+            training["earlier"] = self.earlier_TB
+        raw = {f"raw.{name}": tensor for name, tensor in self._weights().items()}
+        with self.averaging.averaged():
+            weights = {name: tensor.clone() for name, tensor in self._weights().items()}
+        if self.averaging.differs:
+            training |= raw  # the file `model` then holds the averaged weights
+        return {"model": weights, "training": training}
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "optimizer": optimizer_tensors(self.optimizer)[1],
+            "schedule": self.schedule.state(),
+            "averaging": self.averaging.document(),
+            "generator": self.generator.get_state().numpy().tobytes().hex(),
+        }
+
+    def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
+        training = tensors["training"]
+        raw = _part(training, "raw.")
+        load_weights(self.model, raw or tensors["model"])
+        load_optimizer(self.optimizer, _part(training, "optimizer."), document["optimizer"])
+        self.averaging.load(_part(training, "averaging."), document["averaging"])
+        self.schedule.load_state(document["schedule"])
+        self.generator.set_state(torch.frombuffer(bytearray.fromhex(document["generator"]), dtype=torch.uint8))
+        device = next(self.model.parameters()).device
+        carried = _part(training, "state.")
+        self.state = tuple(carried[str(number)].to(device) for number in range(len(carried)))
+        self.earlier_TB = training["earlier"].to(device) if "earlier" in training else None
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Parameters and buffers, each tensor once (a tied head shares the embedding's)."""
+        seen: set[int] = set()
+        weights = {}
+        for name, tensor in self.model.state_dict().items():
+            if tensor.data_ptr() not in seen or tensor.numel() == 0:
+                weights[name] = tensor
+            seen.add(tensor.data_ptr())
+        return weights
+
+    def _with_overlap(self, chunk: Chunk) -> tuple[Tensor, int | None]:
+        """The chunk's inputs behind those that gradients reach back over, and after how many of them the state is carried."""
+        if chunk.starts_epoch or not self.state:
+            self.state, self.earlier_TB = self.model.initial_state(chunk.inputs_TB.shape[1]), None
+        if not self.overlap:
+            return chunk.inputs_TB, None
+        inputs_TB = chunk.inputs_TB if self.earlier_TB is None else torch.cat([self.earlier_TB, chunk.inputs_TB])
+        carry_after = max(0, len(inputs_TB) - self.overlap)
+        self.earlier_TB = inputs_TB[carry_after:]
+        return inputs_TB, carry_after
+
+    def _set_rate(self, progress: Progress, scale: float) -> float:
+        """Sets the rate (and Adam's beta1) that the optimiser will really use, and returns it."""
+        rate = self.schedule.rate(progress) * scale
+        beta1 = self.schedule.beta1(progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+            if beta1 is not None:
+                group["betas"] = (beta1, group["betas"][1])
+        return rate
+
+    def _clip(self) -> float:
+        """Norm of the whole gradient before it was clipped to `clip_norm`."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_norm, norm)
+        return float(norm)
+
+
+@dataclass
+class CountLearner(Learner):
+    """Counts n-grams chunk by chunk; the model estimates when it is first asked."""
+
+    model: NgramModel
+
+    def step(self, chunk: Chunk, progress: Progress) -> StepReport:
+        self.model.count(chunk.targets_TB[:, 0].numpy())
+        return StepReport(chunk.targets_TB.numel())
+
+    def evaluated(self) -> AbstractContextManager[LanguageModel]:
+        return self._evaluated()
+
+    @contextmanager
+    def _evaluated(self) -> Iterator[LanguageModel]:
+        self.model.finish()
+        yield self.model
+
+    def after_evaluation(self, nats_per_token: float) -> None:
+        """Counting depends on nothing that validation could say."""
+
+    def tensors(self) -> Tensors:
+        return {"model": self.model.tensors(), "training": {}}
+
+    def document(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
+        self.model.load(tensors["model"])
+
+
+def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copies `weights` into `model`; a shared tensor may be stored under one of its names. Raises CheckpointError."""
+    own = model.state_dict()
+    pointers = {tensor.data_ptr() for name, tensor in own.items() if name in weights}
+    missing = [name for name, tensor in own.items() if name not in weights and tensor.data_ptr() not in pointers]
+    unknown = [name for name in weights if name not in own]
+    wrong = [
+        f"{name} is {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    problems = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"unknown: {', '.join(unknown)}"] * bool(unknown) + wrong
+    if problems:
+        raise CheckpointError(
+            f"The weights are of another model ({'; '.join(problems)}).",
+            "A checkpoint holds exactly the tensors of the model that its model.json describes.",
+            "Use a checkpoint as it was written, or train again.",
+        )
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            own[name].copy_(tensor)
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

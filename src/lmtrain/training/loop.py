@@ -1,0 +1,211 @@
+"""The loop: `steps` learns chunk after chunk, `fit` only keeps the cadence.
+
+    for report in steps(state, stream, limits):     # take a chunk, learn from it, move on
+        every n   write telemetry
+        every m   evaluate, keep the best
+        every k   save
+        a signal  save and stop
+
+To do something else between two steps, write another `for report in steps(...)`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lmtrain.data.stream import Position, Stream
+from lmtrain.errors import DivergedError, ResourceError
+from lmtrain.inference.evaluate import Bill
+from lmtrain.models.base import LanguageModel
+from lmtrain.training.learner import Learner, StepReport, Tensors
+from lmtrain.training.schedule import Progress
+from lmtrain.training.signals import Stop
+from lmtrain.training.telemetry import Telemetry
+
+log = logging.getLogger("lmtrain")
+
+
+@dataclass
+class TrainState:
+    """All that must survive a crash: what was learnt, where in the text, how long, and the best so far."""
+
+    learner: Learner
+    position: Position = field(default_factory=Position)
+    step: int = 0
+    num_tokens: int = 0
+    elapsed_seconds: float = 0.0
+    best_nats: float = math.inf  # nats per token on validation
+    best_step: int | None = None
+    evaluated_step: int | None = None
+    interval: Interval = field(default_factory=lambda: Interval())
+
+    def tensors(self) -> Tensors:
+        return self.learner.tensors()
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "position": asdict(self.position),
+            "step": self.step,
+            "num_tokens": self.num_tokens,
+            "elapsed_seconds": self.elapsed_seconds,
+            "best_nats": self.best_nats if math.isfinite(self.best_nats) else None,
+            "best_step": self.best_step,
+            "evaluated_step": self.evaluated_step,
+            "interval": asdict(self.interval),
+            "learner": self.learner.document(),
+        }
+
+    def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
+        """Goes on from `tensors()` and `document()` of another process."""
+        self.learner.load(tensors, document["learner"])
+        self.position = Position(**document["position"])
+        self.step, self.num_tokens = document["step"], document["num_tokens"]
+        self.elapsed_seconds = document["elapsed_seconds"]
+        self.best_nats = math.inf if document["best_nats"] is None else document["best_nats"]
+        self.best_step, self.evaluated_step = document["best_step"], document["evaluated_step"]
+        self.interval = Interval(**document["interval"])
+
+
+@dataclass
+class Interval:
+    """Sums since the last record, so that a resumed run writes the records which the uninterrupted one would have."""
+
+    num_steps: int = 0
+    num_tokens: int = 0
+    nats: float = 0.0
+    penalty: float = 0.0
+    grad_norm: float = 0.0
+    num_clipped: int = 0
+
+    def add(self, report: StepReport) -> None:
+        self.num_steps += 1
+        self.num_tokens += report.num_tokens
+        self.nats += math.nan if report.nats is None else report.nats
+        self.penalty += report.penalty
+        self.grad_norm += report.grad_norm
+        self.num_clipped += report.clipped
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When training ends: whichever comes first; None is no limit."""
+
+    num_steps: int | None = None
+    num_epochs: float | None = None
+    max_seconds: float | None = None
+
+    def fraction(self, state: TrainState, epoch: float) -> float:
+        """How much of the run is done, from 0 to 1."""
+        done = [(state.step, self.num_steps), (epoch, self.num_epochs), (state.elapsed_seconds, self.max_seconds)]
+        shares = [1.0 if limit == 0 else value / limit for value, limit in done if limit is not None]
+        return min(1.0, max(shares, default=0.0))
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """Steps between two records, evaluations and checkpoints; 0: every epoch, and with every evaluation."""
+
+    log_every: int = 10
+    evaluate_every: int = 0
+    save_every: int = 0
+
+
+def steps(state: TrainState, stream: Stream, limits: Limits) -> Iterator[StepReport]:
+    """Learns from chunk after chunk until a limit is reached; `state` moves on before each report is yielded."""
+    started_at = time.monotonic() - state.elapsed_seconds
+    while True:
+        state.elapsed_seconds = time.monotonic() - started_at
+        epoch = stream.epochs_done(state.position)
+        fraction = limits.fraction(state, epoch)
+        if fraction >= 1:
+            return
+        chunk = stream.chunk(state.position)
+        report = state.learner.step(chunk, Progress(step=state.step, epoch=epoch, fraction=fraction))
+        state.position = stream.next(state.position)
+        state.step += 1
+        state.num_tokens += report.num_tokens
+        yield report
+
+
+def fit(
+    state: TrainState,
+    stream: Stream,
+    *,
+    limits: Limits,
+    cadence: Cadence,
+    evaluate: Callable[[LanguageModel], Bill],
+    show_sample: Callable[[LanguageModel], str],
+    save: Callable[[TrainState, bool], None],
+    telemetry: Telemetry,
+    stop: Stop,
+    may_skip: bool = False,
+) -> str:
+    """Trains to the end or to a signal; returns why it ended. `save(state, is_best)` keeps a checkpoint."""
+    for report in steps(state, stream, limits):
+        if not report.is_finite:
+            _handle_nonfinite(report, state, may_skip)
+        state.interval.add(report)
+        telemetry.progress(state, report, limits.fraction(state, stream.epochs_done(state.position)))
+        if state.step % cadence.log_every == 0:
+            telemetry.record_training(state, report)
+            state.interval = Interval()
+        ends_epoch = state.position.index == 0
+        due = ends_epoch if cadence.evaluate_every == 0 else state.step % cadence.evaluate_every == 0
+        if due and not stop.requested:
+            is_best = _evaluate(state, evaluate, show_sample, telemetry)
+            if is_best or cadence.save_every == 0:
+                _save(state, save, is_best)
+        if (cadence.save_every and state.step % cadence.save_every == 0) or stop.take_save_request():
+            _save(state, save, False)
+        if stop.requested:
+            break
+    if stop.requested:
+        save(state, False)
+        return stop.reason
+    is_best = state.evaluated_step != state.step and _evaluate(state, evaluate, show_sample, telemetry)
+    save(state, is_best)
+    return "finished"
+
+
+def _evaluate(
+    state: TrainState,
+    evaluate: Callable[[LanguageModel], Bill],
+    show_sample: Callable[[LanguageModel], str],
+    telemetry: Telemetry,
+) -> bool:
+    """Validates; True where this is the best so far."""
+    with state.learner.evaluated() as model:
+        bill = evaluate(model)
+        text = show_sample(model)
+    is_best = bill.nats_per_token < state.best_nats
+    if is_best:
+        state.best_nats, state.best_step = bill.nats_per_token, state.step
+    state.evaluated_step = state.step
+    state.learner.after_evaluation(bill.nats_per_token)
+    telemetry.record_evaluation(state, bill, text, is_best)
+    return is_best
+
+
+def _save(state: TrainState, save: Callable[[TrainState, bool], None], is_best: bool) -> None:
+    """Saves; a full disk costs this checkpoint, not the run."""
+    try:
+        save(state, is_best)
+    except ResourceError as error:
+        log.warning("%s Training goes on; the next checkpoint will be tried again.", error)
+
+
+def _handle_nonfinite(report: StepReport, state: TrainState, may_skip: bool) -> None:
+    where = f"step {state.step} (epoch {state.position.epoch}, chunk {state.position.index})"
+    if may_skip:
+        log.warning("Loss %s, gradient norm %s at %s: this update was left out.", report.nats, report.grad_norm, where)
+        return
+    raise DivergedError(
+        f"The loss ({report.nats}) or the norm of its gradient ({report.grad_norm}) is not finite at {where}.",
+        "Training goes on only with finite numbers; no weight was changed by this step.",
+        "Resume with a smaller optimizer.learning_rate or trainer.clip_norm, or with trainer.on_nonfinite=skip.",
+    )

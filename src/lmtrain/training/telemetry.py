@@ -1,0 +1,209 @@
+"""What one sees of a run: TensorBoard, `metrics.jsonl` with the same numbers, a progress bar or plain lines, the log.
+
+Tags are `train/…`, `val/…`, `optim/…`, `perf/…`; the step is the number of updates. A resumed run writes on in the same
+files: records behind the step it resumes from are dropped, so no step is ever shown twice.
+
+Failing to write telemetry never ends training: it is said once, and training goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from lmtrain.inference.evaluate import Bill, perplexity_of
+from lmtrain.training.learner import StepReport
+
+if TYPE_CHECKING:
+    from lmtrain.training.loop import TrainState
+
+log = logging.getLogger("lmtrain")
+
+PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
+
+
+class Telemetry:
+    """Open while a run trains: `with Telemetry(directory, ...) as telemetry`.
+
+    directory    the run directory; holds `metrics.jsonl` and `tensorboard/`
+    resume_step  the step a resumed run goes on from, 0 for a new one
+    """
+
+    def __init__(self, directory: Path, *, resume_step: int = 0, resume_fraction: float = 0.0) -> None:
+        self._metrics_path = directory / "metrics.jsonl"
+        if resume_step:
+            _drop_records_after(self._metrics_path, resume_step)
+        self._metrics = self._metrics_path.open("a", encoding="utf-8")
+        self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
+        self._is_terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=100.0,
+            initial=round(100 * resume_fraction, 1),
+            disable=not self._is_terminal,
+            dynamic_ncols=True,
+            bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        )
+        self._redirect = logging_redirect_tqdm()
+        self._broken = False
+        self._rate = _Rate()
+        self._next_line_at = 0.0
+
+    def __enter__(self) -> Telemetry:
+        if self._is_terminal:
+            self._redirect.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._bar.close()
+        if self._is_terminal:
+            self._redirect.__exit__(kind, error, traceback)
+        self._metrics.close()
+        self._writer.close()
+
+    def progress(self, state: TrainState, report: StepReport, fraction: float) -> None:
+        """Moves the bar; where there is no terminal, a plain line now and then."""
+        self._rate.add(report.num_tokens)
+        now = time.monotonic()
+        if self._is_terminal:
+            if now >= self._next_line_at:
+                self._next_line_at = now + 0.2
+                self._bar.set_postfix_str(self._line(state, report), refresh=False)
+                self._bar.update(round(100 * fraction, 1) - self._bar.n)
+        elif now >= self._next_line_at:
+            self._next_line_at = now + PLAIN_LINE_SECONDS
+            left = state.elapsed_seconds * (1 - fraction) / fraction if fraction else math.inf
+            print(f"{100 * fraction:3.0f}% {self._line(state, report)} left={_clock(left)}", file=sys.stderr, flush=True)
+
+    def record_training(self, state: TrainState, report: StepReport) -> None:
+        """Means since the last record."""
+        interval = state.interval
+        numbers = {"train/tokens": state.num_tokens, "train/epoch": state.position.epoch}
+        if report.nats is not None:
+            nats_per_token = interval.nats / interval.num_tokens
+            numbers |= {
+                "train/nats_per_token": nats_per_token,
+                "train/perplexity": perplexity_of(nats_per_token),
+                "train/penalty": interval.penalty / interval.num_steps,
+                "optim/learning_rate": report.learning_rate,
+                "optim/grad_norm": interval.grad_norm / interval.num_steps,
+                "optim/clipped_share": interval.num_clipped / interval.num_steps,
+            }
+        self._record(state.step, numbers | {"perf/tokens_per_second": self._rate.tokens_per_second()})
+
+    def record_evaluation(self, state: TrainState, bill: Bill, sample: str, is_best: bool) -> None:
+        """Validation, and a sample of what the model writes."""
+        numbers = {
+            "val/nats_per_token": bill.nats_per_token,
+            "val/perplexity": bill.perplexity,
+            "val/bits_per_character": bill.bits_per_character,
+        }
+        self._record(state.step, numbers)
+        mark = "  best so far" if is_best else ""
+        self.say(
+            f"step {state.step}  epoch {state.position.epoch}  validation: {bill.nats_per_token:.4f} nats/token, "
+            f"perplexity {bill.perplexity:.2f}{mark}"
+        )
+        if sample:
+            self._guard(lambda: self._writer.add_text("sample", _fenced(sample), state.step))
+
+    def record_settings(self, settings: Mapping[str, Any], final_nats: float | None = None) -> None:
+        """The settings as text and as hyper-parameters beside the final metric (in the run itself, not in a sub-run)."""
+        flat = {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in _flatten(settings)}
+        self._guard(lambda: self._writer.add_text("settings", _fenced(json.dumps(settings, indent=2)), 0))
+        metric = {"val/best_nats_per_token": math.nan if final_nats is None else final_nats}
+        self._guard(lambda: self._writer.add_hparams(flat, metric, run_name="."))
+
+    def say(self, line: str) -> None:
+        """A line on the terminal and in the log file that does not tear the bar."""
+        log.info("%s", line)
+
+    def _line(self, state: TrainState, report: StepReport) -> str:
+        parts = [f"step={state.step}", f"tokens/s={self._rate.tokens_per_second():,.0f}"]
+        if report.nats is not None:
+            nats = report.nats / report.num_tokens
+            parts += [f"loss={nats:.3f}", f"ppl={perplexity_of(nats):.2f}", f"lr={report.learning_rate:.2g}"]
+        return " ".join(["", *parts] if self._is_terminal else parts)
+
+    def _record(self, step: int, numbers: Mapping[str, float]) -> None:
+        def write() -> None:
+            finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+            self._metrics.write(json.dumps({"step": step, **finite}) + "\n")
+            self._metrics.flush()
+            for name, value in numbers.items():
+                self._writer.add_scalar(name, value, step)
+
+        self._guard(write)
+
+    def _guard(self, write: Any) -> None:
+        try:
+            write()
+        except (OSError, ValueError) as error:
+            if not self._broken:
+                log.warning("Telemetry cannot be written (%s); training goes on without it.", error)
+            self._broken = True
+
+
+class _Rate:
+    """Tokens per second over roughly the last two seconds."""
+
+    def __init__(self) -> None:
+        self._started_at = self._marked_at = time.monotonic()
+        self._num_tokens = 0
+        self._last = 0.0
+
+    def add(self, num_tokens: int) -> None:
+        self._num_tokens += num_tokens
+        elapsed_seconds = time.monotonic() - self._marked_at
+        if elapsed_seconds > 2:
+            self._last = self._num_tokens / elapsed_seconds
+            self._marked_at, self._num_tokens = time.monotonic(), 0
+
+    def tokens_per_second(self) -> float:
+        return self._last or self._num_tokens / max(time.monotonic() - self._marked_at, 1e-9)
+
+
+def _drop_records_after(path: Path, step: int) -> None:
+    """Rewrites `path` without the records of later steps and without a torn last line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _flatten(settings: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for name, value in settings.items():
+        pairs += _flatten(value, f"{path}{name}.") if isinstance(value, Mapping) else [(path + name, value)]
+    return pairs
+
+
+def _fenced(text: str) -> str:
+    """As a block that Markdown leaves alone."""
+    return "\n".join("    " + line for line in text.splitlines())
+
+
+def _clock(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,134 @@
+"""Settings: everything wrong is said at once, with the nearest valid name, before torch is imported or a directory made."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lmtrain.config as config
+from lmtrain.application import check_overrides, register_schemas
+from lmtrain.errors import SettingsError
+
+register_schemas()
+EXPERIMENTS = sorted(path.stem for path in (config.conf_directory() / "experiment").glob("*.yaml"))
+
+
+def run_lmtrain(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lmtrain", *arguments], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_all_mistakes_are_reported_together_with_the_nearest_key(tmp_path: Path) -> None:
+    result = run_lmtrain(
+        "model.hiden_size=3", "+typo=1", "trainer.batch_size=0", "model.dropout=x", "optimizer.learning_rate=nan", cwd=tmp_path
+    )
+    assert result.returncode == 2
+    assert "5 settings cannot be used" in result.stderr
+    assert "model.hiden_size does not exist; did you mean model.hidden_size?" in result.stderr
+    assert "typo does not exist" in result.stderr
+    assert "trainer.batch_size=0 is out of range; allowed is at least 1" in result.stderr
+    assert "model.dropout=x is not usable; allowed is a number" in result.stderr
+    assert "optimizer.learning_rate=nan is out of range" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == [], "a run directory appeared although the settings were refused"
+
+
+def test_torch_is_not_imported_before_the_settings_are_checked() -> None:
+    code = (
+        "import sys; from lmtrain.application import check_overrides, register_schemas; register_schemas();"
+        "check_overrides(['model=gru']); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_help_imports_neither_torch_nor_hydra() -> None:
+    code = (
+        "import sys; from lmtrain.__main__ import main; main(['--help']);"
+        "assert not {'torch', 'hydra', 'numpy'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
+    assert "python -m lmtrain sample RUN" in result.stdout
+    assert re.search(r"model=\s+elman, gru, lstm, ngram, window", result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model=lstmm", r"model=lstmm does not exist; allowed are .*did you mean lstm\?"),
+        ("model.cell=lstn", r"model\.cell=lstn .*allowed are elman, gru, lstm; did you mean lstm"),
+        ("trainer.chunk_length=2.5", r"trainer\.chunk_length=2\.5 is not usable; allowed is a whole number"),
+        ("trainer.seed=true", r"trainer\.seed=True is not usable; allowed is a whole number"),
+        ("trainer.seed=-1", r"at least 0"),
+        ("model.dropout=1", r"at least 0 and below 1"),
+        ("trainer.keep=1", r"at least 2"),
+        ("model=7", r"model=7 does not exist"),
+        ("~trainer", r"would remove"),
+        ("model.kind=window", r"Choose the group: model=NAME"),
+        ("trainer=3", r"trainer=3 does not exist"),
+        ("data.path=a=b{", r"cannot be read as key=value. Quote"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_what_is_allowed(override: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        check_overrides([override])
+
+
+def test_tied_sizes_that_differ_name_both_and_the_remedy() -> None:
+    with pytest.raises(SettingsError, match=r"650 and 200\. Set model\.embed_size=650, or model\.project=true"):
+        check_overrides(["model.tie_weights=true", "model.hidden_size=650"])
+
+
+def test_text_without_a_path_says_what_to_type() -> None:
+    with pytest.raises(SettingsError, match=r"Type data\.path=FILE"):
+        check_overrides(["data=text"])
+
+
+def test_every_value_of_a_sweep_is_checked() -> None:
+    with pytest.raises(SettingsError, match="model=gruu does not exist"):
+        check_overrides(["model=lstm,gruu"])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment: str) -> None:
+    settings = check_overrides([f"experiment={experiment}"])
+    assert config.read_config(settings)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_opens_with_its_command(experiment: str) -> None:
+    first = (config.conf_directory() / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8").splitlines()[:2]
+    assert any(f"python -m lmtrain experiment={experiment}" in line for line in first)
+
+
+@pytest.mark.parametrize("model", ["lstm", "gru", "elman", "window", "ngram"])
+def test_settings_survive_the_way_through_json(model: str) -> None:
+    read = config.read_config(check_overrides([f"model={model}"]))
+    assert config.read_config(config.config_to_json(read)) == read
+
+
+def test_changes_between_two_settings_carry_their_rule_for_resuming() -> None:
+    old = config.read_config(check_overrides([]))
+    new = config.read_config(check_overrides(["model.hidden_size=7", "trainer.num_steps=9", "trainer.clip_norm=2"]))
+    rules = {key: rule for key, _, _, rule in config.iter_changes(old, new)}
+    assert rules == {
+        "model.hidden_size": config.Resume.refused,
+        "trainer.num_steps": config.Resume.allowed,
+        "trainer.clip_norm": config.Resume.warned,
+    }
+
+
+def test_a_misspelt_command_names_the_nearest(tmp_path: Path) -> None:
+    result = run_lmtrain("smaple", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "python -m lmtrain sample" in result.stderr
+
+
+def test_hydra_can_be_asked_what_it_composed_from_any_directory(tmp_path: Path) -> None:
+    result = run_lmtrain("--cfg", "job", "model=elman", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "cell: elman" in result.stdout
+    assert os.listdir(tmp_path) == []
