@@ -1,0 +1,198 @@
+"""Cuts a split's ids into B contiguous columns and walks them side by side, a chunk of T steps at a time.
+
+    legend   N ids of the split · B columns (parallel streams) · S ids of a column · T steps in a chunk (chunk_length)
+
+Column b of an epoch that starts at `offset` is ids[offset + b S : offset + (b+1) S], with S = (N - offset) // B. Chunk after
+chunk continues where the last one ended, in every column, so that a model's state can be carried along (Mikolov 2010;
+Merity 2017). Every id of a column is a target once. Its input is the id before it, across the border between columns too;
+before the very first id of the split stands `<eos>`. The alphabet in four columns, with "." for `<eos>`:
+
+    >>> import numpy as np
+    >>> alphabet = ".abcdefghijklmnopqrstuvwxyz"
+    >>> def show(matrix_TB):
+    ...     print(*(" ".join(alphabet[i] for i in row) for row in matrix_TB.tolist()), sep="\\n")
+    >>> stream = Stream(np.arange(1, 27, dtype=np.uint16), batch_size=4, chunk_length=3, eos_id=0, random_offset=False)
+    >>> chunk = stream.chunk(Position(epoch=0, index=0))
+    >>> show(chunk.inputs_TB)
+    . f l r
+    a g m s
+    b h n t
+    >>> show(chunk.targets_TB)
+    a g m s
+    b h n t
+    c i o u
+    >>> following = stream.next(Position(epoch=0, index=0))
+    >>> following
+    Position(epoch=0, index=1)
+    >>> show(stream.chunk(following).targets_TB)
+    d j p v
+    e k q w
+    f l r x
+    >>> stream.next(following)
+    Position(epoch=1, index=0)
+
+What an epoch leaves out: `offset` ids at the start (fewer than T, drawn anew for each epoch, so that the cuts between chunks
+move), fewer than B at the end (y and z above), and the last S mod T of each column, where a chunk would be shorter
+than T. With `random_chunk_length` the last chunk is as short as it must be, and nothing is left out there.
+
+A stream has no state: a chunk is a function of the position, and a position is two whole numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lmtrain.errors import CheckpointError, DataError
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a stream stands: before chunk `index` (from 0) of `epoch` (from 0)."""
+
+    epoch: int = 0
+    index: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(document: Any) -> Position:
+        """What `to_json` wrote; CheckpointError for anything else."""
+        values = [document.get(name) for name in ("epoch", "index")] if isinstance(document, dict) else [None]
+        if not all(type(value) is int and 0 <= value < 1 << 53 for value in values):
+            raise CheckpointError(
+                f"The checkpoint's position in the data is {document!r:.80}.",
+                "Allowed are an epoch and an index, whole numbers of at least 0.",
+                "Take another checkpoint of the run.",
+            )
+        return Position(*values)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One step's worth of data; its length T is `len(chunk.inputs_TB)`."""
+
+    inputs_TB: Tensor  # torch.long, contiguous
+    targets_TB: Tensor  # torch.long, contiguous: the inputs one step later
+    starts_epoch: bool  # the columns begin anew here, and with them the model's state
+    epoch: int
+    index: int
+    num_chunks: int  # of this epoch
+
+
+def num_tokens_needed(batch_size: int, chunk_length: int) -> int:
+    """The fewest ids of which a stream can be made: a chunk and one id more for every column."""
+    return batch_size * (chunk_length + 1)
+
+
+class Stream:
+    """Chunks of `ids` [N] for training; `offset`s and random lengths follow from (seed, epoch) alone.
+
+    Random chunk lengths (Merity 2017, section 5) are drawn from N(T, 5) or, one time in twenty, N(T/2, 5), and are at least
+    5 (or T, where that is less): scale the learning rate by len(chunk.inputs_TB) / chunk_length.
+
+    Raises DataError where the split has fewer than `num_tokens_needed` ids.
+    """
+
+    def __init__(
+        self,
+        ids: NDArray[Any],
+        *,
+        batch_size: int,
+        chunk_length: int,
+        eos_id: int,
+        seed: int = 1,
+        random_offset: bool = True,
+        random_chunk_length: bool = False,
+    ) -> None:
+        _check_enough(len(ids), batch_size, chunk_length)
+        self.batch_size, self.chunk_length, self.eos_id, self.seed = batch_size, chunk_length, eos_id, seed
+        self.random_offset, self.random_chunk_length = random_offset, random_chunk_length
+        self._ids = ids
+        self._starts = lru_cache(maxsize=2)(self._draw_starts)  # an epoch's cuts are drawn once, not for every chunk
+
+    def chunk(self, position: Position) -> Chunk:
+        """The chunk at `position`. Raises CheckpointError where the epoch has no such chunk."""
+        num_chunks = self.num_chunks(position.epoch)
+        if not 0 <= position.index < num_chunks:
+            raise CheckpointError(
+                f"The position in the data is chunk {position.index} of epoch {position.epoch}.",
+                f"This epoch has chunks 0 to {num_chunks - 1}.",
+                "Resume with the text, batch_size, chunk_length and seed that the run was started with.",
+            )
+        start, end = self._starts(position.epoch)[position.index : position.index + 2]
+        block_TB = self._copy(self.offset(position.epoch), start, end)
+        return Chunk(
+            inputs_TB=block_TB[:-1],
+            targets_TB=block_TB[1:],
+            starts_epoch=position.index == 0,
+            epoch=position.epoch,
+            index=position.index,
+            num_chunks=num_chunks,
+        )
+
+    def next(self, position: Position) -> Position:
+        """The position after `position`, in the next epoch where this one ends."""
+        if position.index + 1 < self.num_chunks(position.epoch):
+            return Position(position.epoch, position.index + 1)
+        return Position(position.epoch + 1, 0)
+
+    def num_chunks(self, epoch: int) -> int:
+        """Chunks of `epoch`; with random lengths or offsets, epochs may differ."""
+        return len(self._starts(epoch)) - 1
+
+    def offset(self, epoch: int) -> int:
+        """Ids left out at the start of `epoch`: fewer than chunk_length, and so few that one chunk remains."""
+        if not self.random_offset:
+            return 0
+        most = min(self.chunk_length - 1, len(self._ids) - self.batch_size * self.chunk_length)
+        return int.from_bytes(self._digest("offset", epoch)) % (most + 1)
+
+    def _copy(self, offset: int, start: int, end: int) -> Tensor:
+        """Steps start-1 .. end-1 of every column, [end-start+1, B]: the one copy from the memory map."""
+        column_length = (len(self._ids) - offset) // self.batch_size
+        columns_BS = self._ids[offset : offset + self.batch_size * column_length].reshape(self.batch_size, column_length)
+        before_B = offset + start - 1 + column_length * np.arange(self.batch_size)
+        block_TB = np.empty((end - start + 1, self.batch_size), np.int64)
+        block_TB[1:] = columns_BS[:, start:end].T
+        block_TB[0] = np.where(before_B < 0, self.eos_id, self._ids[np.maximum(before_B, 0)])
+        return torch.from_numpy(block_TB)
+
+    def _draw_starts(self, epoch: int) -> list[int]:
+        """Where in a column each chunk of `epoch` starts, and where the last one ends."""
+        column_length = (len(self._ids) - self.offset(epoch)) // self.batch_size
+        if not self.random_chunk_length:
+            return list(range(0, column_length + 1, self.chunk_length))
+        shortest = min(5, self.chunk_length)
+        size = -(-column_length // shortest)
+        # The legacy generator, because numpy promises that its numbers stay the same (NEP 19).
+        random = np.random.RandomState(np.frombuffer(self._digest("lengths", epoch), "<u4"))
+        mean = np.where(random.random_sample(size) < 0.05, self.chunk_length / 2, self.chunk_length)
+        lengths = np.maximum(np.rint(mean + 5 * random.standard_normal(size)).astype(np.int64), shortest)
+        ends = np.cumsum(lengths)
+        return [0, *ends[ends < column_length].tolist(), column_length]
+
+    def _digest(self, purpose: str, epoch: int) -> bytes:
+        return hashlib.sha256(f"{purpose}/{self.seed}/{epoch}".encode()).digest()
+
+
+def _check_enough(num_tokens: int, batch_size: int, chunk_length: int) -> None:
+    needed = num_tokens_needed(batch_size, chunk_length)
+    if num_tokens >= needed:
+        return
+    largest = num_tokens // (chunk_length + 1)
+    remedy = f"Type trainer.batch_size={largest} or less" if largest else "Give more text"
+    raise DataError(
+        f"The training split has {num_tokens:,} tokens, too few for trainer.batch_size={batch_size} and "
+        f"trainer.chunk_length={chunk_length}.",
+        f"They need at least batch_size x (chunk_length + 1) = {needed:,} tokens.",
+        f"{remedy}, or a smaller trainer.chunk_length.",
+    )

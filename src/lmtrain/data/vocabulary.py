@@ -1,0 +1,123 @@
+"""Which pieces of text get an id of their own: counted in the training split, the most frequent first.
+
+A piece is a character (`char`) or a word (`word`). A word is a longest run without whitespace, and whitespace is exactly
+these six ASCII characters: space, \\t, \\n, \\v, \\f, \\r. All else belongs to words, such as U+00A0 (no-break space), U+2028,
+U+0085 and \\x1c, on which `str.split` and `str.splitlines` would split. Only "\\n" ends a line.
+
+Ids descend in frequency, as the adaptive softmax and log-uniform sampling need it; equal counts are ordered by code points.
+`<unk>` counts what it stands for, `<eos>` counts lines, and both are placed where their counts put them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmtrain.errors import DataError, SettingsError
+
+EOS, UNK = "<eos>", "<unk>"
+MAX_TYPES = 10_000_000  # more different pieces than this are refused: no output layer would fit into memory
+MAX_WORD = 1 << 20  # characters; a longer run without whitespace is no word, and would have to be held in memory
+
+WHITESPACE = " \t\n\v\f\r"
+
+
+def learn_tokens(counts: Mapping[str, int], *, eos: str, min_count: int, max_size: int) -> list[str]:
+    """The vocabulary in the order of its ids: every piece seen at least `min_count` times, `eos` and `<unk>`.
+
+    `max_size` bounds the whole vocabulary, `eos` and `<unk>` included; 0 is no bound. Raises SettingsError where it leaves
+    no room for anything else.
+    """
+    if max_size and max_size < 3:
+        raise SettingsError(
+            f"tokenizer.max_size={max_size} leaves no token besides the line's end and <unk>.",
+            "Allowed is 0 (no limit) or at least 3.",
+            "Type for example tokenizer.max_size=10000.",
+        )
+    ordinary = _by_count({piece: count for piece, count in counts.items() if piece not in (eos, UNK)})
+    kept = [piece for piece in ordinary if counts[piece] >= min_count]
+    if max_size:
+        kept = kept[: max_size - 2]
+    ranked = {piece: counts[piece] for piece in kept}
+    ranked[eos] = counts.get(eos, 0)
+    ranked[UNK] = sum(counts.values()) - sum(ranked.values())
+    return _by_count(ranked)
+
+
+def _by_count(counts: Mapping[str, int]) -> list[str]:
+    return sorted(counts, key=lambda piece: (-counts[piece], piece))
+
+
+def count_chars(blocks: Iterable[str]) -> dict[str, int]:
+    """How often each character occurs."""
+    totals = np.zeros(0x110000, np.int64)
+    for block in blocks:
+        counts = np.bincount(code_points(block))
+        totals[: len(counts)] += counts
+    return {chr(code): int(totals[code]) for code in totals.nonzero()[0]}
+
+
+def count_words(blocks: Iterable[str]) -> dict[str, int]:
+    """How often each word occurs; `<eos>` counts line ends. Raises DataError beyond MAX_TYPES different words."""
+    counts: Counter[bytes] = Counter()
+    for block in whole_words(blocks):
+        counts.update(split_words(block))
+        if len(counts) > MAX_TYPES:
+            raise DataError(
+                f"The training text has more than {MAX_TYPES:,} different words.",
+                f"Allowed are at most {MAX_TYPES:,}, before tokenizer.min_count is applied.",
+                "Type tokenizer=char or tokenizer=byte, or split the text into smaller units first.",
+            )
+    return {word.decode(): count for word, count in counts.items()}
+
+
+def split_words(text: str) -> list[bytes]:
+    """The words of `text` as UTF-8, with `<eos>` for every "\\n". A literal `<eos>` in the text is the same token."""
+    return utf8(text).replace(b"\n", b" <eos> ").split()  # bytes.split knows exactly the six whitespace characters
+
+
+def whole_words(blocks: Iterable[str]) -> Iterator[str]:
+    """The same text in blocks that end behind whitespace, so that no word is cut; the last one may end anywhere."""
+    rest: list[str] = []
+    rest_size = 0
+    for block in blocks:
+        end = 1 + max(map(block.rfind, WHITESPACE))
+        if end:
+            yield "".join([*rest, block[:end]])
+            rest, rest_size = [], 0
+        rest.append(block[end:])
+        rest_size += len(block) - end
+        if rest_size > MAX_WORD:
+            raise DataError(
+                f"The text holds a run of more than {MAX_WORD:,} characters without whitespace: {rest[0][:20]!r}...",
+                "For tokenizer=word, words are separated by spaces, tabs or line ends.",
+                "Type tokenizer=char or tokenizer=byte for such a text.",
+            )
+    if rest_size:
+        yield "".join(rest)
+
+
+def code_points(text: str) -> NDArray[np.uint32]:
+    """The Unicode code points of `text`."""
+    _check_encodable(text)
+    return np.frombuffer(text.encode("utf-32-le"), "<u4")
+
+
+def utf8(text: str) -> bytes:
+    """`text` as UTF-8; DataError where it holds half a surrogate pair, as arguments from a broken terminal do."""
+    _check_encodable(text)
+    return text.encode("utf-8")
+
+
+def _check_encodable(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"The text holds U+{ord(text[error.start]):04X}, half a surrogate pair, at character {error.start}.",
+            "Allowed is text that UTF-8 can write.",
+            "Set the terminal's locale to UTF-8 (LC_ALL=C.UTF-8), or give the text as a file in UTF-8.",
+        ) from None
