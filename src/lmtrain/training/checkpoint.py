@@ -1,0 +1,455 @@
+"""Checkpoints: a directory that is whole or is not there, checked byte for byte before it is believed.
+
+    RUN/checkpoints/step-00000100/   manifest.json  model.safetensors  model.json  ...   complete by construction
+                    last  best       the name of a checkpoint each, replaced atomically
+
+Saving writes every file into `step-00000100.tmp-<process id>-<random>` beside the target, each one flushed to the disk,
+`manifest.json` (size and SHA-256 of every file) last; reads all of it back; renames the directory; then moves `last`.
+Older ones go afterwards (`prune`), so that a kill, a full disk or a power cut at any moment leaves the one before.
+A step that is saved again gets a name of its own (`step-00000100-2`): nothing is removed before its successor is there.
+
+Loading checks first and reads second. Tensors are in safetensors files, all else in JSON: nothing in a checkpoint is
+code or names any, and no size in it is believed before the file of that size is seen. Neither format notices a flipped
+bit of its own, hence the hashes. The hashes tell damage, not malice: whoever can write a checkpoint can write its manifest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lmtrain import __version__
+from lmtrain.errors import CheckpointError, ResourceError
+from lmtrain.training.durable_file import (
+    FileRecord,
+    remove_temporaries,
+    sync_directory,
+    temporary_path,
+    write_atomically,
+    write_durably,
+)
+from lmtrain.training.strict_json import MAX_BYTES, parse_json, to_json
+from lmtrain.training.tensor_file import iter_pieces, read_tensors
+
+logger = logging.getLogger("lmtrain")
+
+SCHEMA = 1
+DIRECTORY = re.compile(r"step-(\d{8,18})(-\d{1,9})?")
+FILE = re.compile(r"([a-z][a-z0-9_]{0,63})\.(safetensors|json)")
+Pointer = Literal["last", "best"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved: `tensors["model"]["embedding.weight"]`, `documents["training"]["epoch"]`."""
+
+    path: Path
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    documents: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The list of a checkpoint's files. `ordinal` counts the saves of a run: the highest is the newest, whatever its step."""
+
+    step: int
+    ordinal: int
+    files: dict[str, FileRecord]
+
+
+class NewerSchemaError(CheckpointError):
+    """A checkpoint that a newer lmtrain wrote: nothing is wrong with it."""
+
+
+Migration = Callable[[Checkpoint], Checkpoint]
+MIGRATIONS: dict[int, Migration] = {}
+"""`MIGRATIONS[n]` is a pure function from what schema n holds to what schema n + 1 holds."""
+
+
+# ---- saving
+
+
+def save_checkpoint(
+    run_dir: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any]
+) -> Path:
+    """Saves `tensors` as `<name>.safetensors` and `documents` as `<name>.json`, makes it `last`, returns its directory.
+
+    ResourceError, with the system's words, when it cannot be written or does not read back as written; only the
+    unfinished directory is removed then, and every earlier checkpoint is as it was.
+    """
+    folder = run_dir / "checkpoints"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        ordinal = 1 + max((manifest.ordinal for _, manifest in _newest_first(run_dir)[0]), default=0)
+        temporary = temporary_path(folder / f"step-{step:08d}")
+        try:
+            _write(temporary, step, ordinal, tensors, documents)
+            verify_checkpoint(temporary)
+            target = _free_name(folder, step)
+            os.rename(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)  # what is left of it goes at the next start
+            raise
+        sync_directory(folder)
+        mark(run_dir, "last", target)
+    except OSError as error:
+        raise ResourceError(
+            f"The checkpoint of step {step} cannot be saved in {folder}: {error}.",
+            "The checkpoints before it are as they were.",
+            "Free some space there, or see that the disk is in order and writable.",
+        ) from error
+    except NewerSchemaError:
+        raise
+    except CheckpointError as error:
+        raise ResourceError(
+            f"The checkpoint of step {step} did not read back as it was written: {error.given} {error.allowed}",
+            "The checkpoints before it are as they were.",
+            "Check the disk and the memory of this machine.",
+        ) from error
+    return target
+
+
+def mark(run_dir: Path, pointer: Pointer, path: Path) -> None:
+    """Makes `last` or `best` of `run_dir` name the checkpoint `path`; OSError where that cannot be written."""
+    assert path.parent == run_dir / "checkpoints", f"{path} is not a checkpoint of {run_dir}"
+    write_atomically(path.parent / pointer, path.name + "\n")
+
+
+def prune(run_dir: Path, keep: int) -> None:
+    """Removes all checkpoints but the `keep` newest, `best` and `last`. What cannot be removed is a warning.
+
+    A step that was saved twice counts once. Each goes by a rename first, so that a kill leaves no half of one behind.
+    """
+    assert keep >= 2, "one checkpoint is no protection while the next one is being written"
+    folder = run_dir / "checkpoints"
+    readable, unreadable = _newest_first(run_dir)
+    kept_steps: set[int] = set()
+    named = {_read_pointer(folder / pointer) for pointer in ("last", "best")}
+    doomed = [path for path, _ in unreadable]
+    for path, manifest in readable:
+        if len(kept_steps) < keep and manifest.step not in kept_steps:
+            kept_steps.add(manifest.step)
+        else:
+            doomed.append(path)
+    for path in doomed:
+        if path.name not in named:
+            try:
+                os.rename(path, temporary_path(path))
+            except OSError as error:
+                logger.warning("%s cannot be removed (%s); it only takes space, and is tried again later.", path, error)
+    remove_temporaries(folder)
+
+
+def _write(
+    directory: Path,
+    step: int,
+    ordinal: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    documents: Mapping[str, Any],
+) -> None:
+    """Writes all files of a checkpoint and puts them on the disk, the manifest last."""
+    directory.mkdir()
+    files: dict[str, FileRecord] = {}
+    for stem, members in tensors.items():
+        files[f"{stem}.safetensors"] = write_durably(directory / f"{stem}.safetensors", iter_pieces(members))
+    for stem, document in documents.items():
+        files[f"{stem}.json"] = write_durably(directory / f"{stem}.json", [to_json(document)])
+    assert all(FILE.fullmatch(name) and name != "manifest.json" for name in files), files.keys()
+    manifest = {
+        "schema": SCHEMA,
+        "step": step,
+        "ordinal": ordinal,
+        "lmtrain": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "files": {name: dataclasses.asdict(record) for name, record in sorted(files.items())},
+    }
+    manifest["sha256"] = _fingerprint(manifest)
+    write_durably(directory / "manifest.json", [to_json(manifest)])
+    sync_directory(directory)
+
+
+def _free_name(folder: Path, step: int) -> Path:
+    """`step-00000100`, or with the first free number behind it."""
+    path, number = folder / f"step-{step:08d}", 1
+    while path.exists():
+        number += 1
+        path = folder / f"step-{step:08d}-{number}"
+    return path
+
+
+def _fingerprint(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of all that a manifest says, except of this number itself."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+# ---- loading
+
+
+def load_checkpoint(path: Path, names: Collection[str] | None = None) -> Checkpoint:
+    """The checkpoint in directory `path` (see `find_checkpoint`), verified before any of it is used.
+
+    With `names`, for example {"model", "tokenizer"}, only the files of these names are hashed and read; of the others the
+    presence and the size are checked. CheckpointError names the file, what was expected and what was found.
+    """
+    manifest, schema = _verify(path, names)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    documents: dict[str, Any] = {}
+    for name in _chosen(path, manifest, names):
+        stem = name.partition(".")[0]
+        try:
+            with open(path / name, "rb") as file:
+                if name.endswith(".json"):
+                    documents[stem] = parse_json(file.read(MAX_BYTES + 1))
+                else:
+                    tensors[stem] = read_tensors(file, manifest.files[name].size_bytes)
+        except (OSError, ValueError) as error:
+            raise _damaged(path / name, f"It cannot be read: {error}.") from error
+    checkpoint = Checkpoint(path, manifest.step, tensors, documents)
+    for older in range(schema, SCHEMA):
+        checkpoint = MIGRATIONS[older](checkpoint)
+    return checkpoint
+
+
+def verify_checkpoint(path: Path) -> Manifest:
+    """Reads and hashes every file of the checkpoint in directory `path`; CheckpointError says what is wrong with which."""
+    return _verify(path, None)[0]
+
+
+def newest_valid_checkpoint(run_dir: Path) -> Path:
+    """The checkpoint to resume from: the newest that verifies. Each damaged one before it is a warning.
+
+    One that a newer lmtrain wrote is not damaged, and raises: going on from an older one would fork the run unasked.
+    """
+    readable, unreadable = _newest_first(run_dir)
+    for _, error in unreadable:
+        logger.warning("%s  It is left out.", error.given)
+    for path, _ in readable:
+        try:
+            verify_checkpoint(path)
+        except NewerSchemaError:
+            raise
+        except CheckpointError as error:
+            logger.warning("%s %s  Falling back to the checkpoint before it.", error.given, error.allowed)
+        else:
+            return path
+    num_damaged = len(readable) + len(unreadable)
+    raise CheckpointError(
+        f"Of the {num_damaged} checkpoints in {run_dir / 'checkpoints'} none is whole.",
+        "A run is resumed from a checkpoint whose files are as they were written.",
+        "Give another run, or start this one anew in another directory.",
+    )
+
+
+def _verify(path: Path, names: Collection[str] | None) -> tuple[Manifest, int]:
+    """The manifest and its schema, once all files are there, are of their size, and the chosen ones have their hash."""
+    manifest, schema = _read_manifest(path)
+    try:
+        found = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}  # .nfs0001, .DS_Store and such
+        for name in sorted(found - manifest.files.keys() - {"manifest.json"}):
+            raise _damaged(path / name, "The manifest does not know this file; a checkpoint holds nothing else.")
+        for name, record in manifest.files.items():
+            _check_size(path / name, record.size_bytes)
+        for name in _chosen(path, manifest, names):
+            with open(path / name, "rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            if sha256 != manifest.files[name].sha256:
+                raise _damaged(path / name, f"Its SHA-256 is {sha256}, the manifest says {manifest.files[name].sha256}.")
+    except OSError as error:
+        raise _damaged(path, f"It cannot be read: {error}.") from error
+    return manifest, schema
+
+
+def _check_size(path: Path, size_bytes: int) -> None:
+    if not path.is_file():
+        raise _damaged(path, "It is not a regular file." if path.exists() else f"It is missing; it had {size_bytes} bytes.")
+    if path.stat().st_size != size_bytes:
+        raise _damaged(path, f"It has {path.stat().st_size} bytes, the manifest says {size_bytes}.")
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size_bytes > memory_bytes:
+        raise _damaged(path, f"It has {size_bytes} bytes, more than the {memory_bytes} of this machine's memory.")
+
+
+def _read_manifest(path: Path) -> tuple[Manifest, int]:
+    """The manifest in checkpoint directory `path` and its schema, checked for itself; the files are not looked at."""
+    file = path / "manifest.json"
+    try:
+        if not file.is_file():
+            raise _damaged(file, "It is missing or not a regular file.")
+        with open(file, "rb") as opened:
+            manifest = parse_json(opened.read(MAX_BYTES + 1))
+    except (OSError, ValueError) as error:
+        raise _damaged(file, f"It cannot be read: {error}.") from error
+    if not isinstance(manifest, dict) or manifest.get("sha256") != _fingerprint(manifest):
+        raise _damaged(file, "Its own SHA-256 does not agree with what it says.")
+    match manifest:  # `schema`, `lmtrain` and `sha256` mean the same in every schema there will be
+        case {"schema": int(schema), "lmtrain": str(version)} if schema > SCHEMA:
+            raise NewerSchemaError(
+                f"{path} was written by lmtrain {version[:40]}, in schema {schema}.",
+                f"This lmtrain ({__version__}) reads schemas up to {SCHEMA}.",
+                f'Type: pip install "lmtrain>={version[:40]}"',
+            )
+        case {"schema": int(schema), "step": int(step), "ordinal": int(ordinal), "files": dict(entries)} if schema >= 1:
+            return Manifest(step, ordinal, dict(_iter_records(file, entries))), schema
+    raise _damaged(file, "It does not say schema, step, ordinal and files.")
+
+
+def _iter_records(file: Path, entries: Mapping[str, Any]) -> Iterator[tuple[str, FileRecord]]:
+    for name, entry in entries.items():
+        match entry:
+            case {"size_bytes": int(size_bytes), "sha256": str(sha256)} if FILE.fullmatch(name) and name != "manifest.json":
+                yield name, FileRecord(size_bytes, sha256)
+            case _:
+                raise _damaged(file, f"It speaks of {name[:80]!r}; a file is called NAME.safetensors or NAME.json.")
+
+
+def _chosen(path: Path, manifest: Manifest, names: Collection[str] | None) -> list[str]:
+    """The files that `names` (None: all) means; CheckpointError where a name has none."""
+    if names is None:
+        return list(manifest.files)
+    stems = {file.partition(".")[0] for file in manifest.files}
+    for name in names:
+        if name not in stems:
+            raise CheckpointError(
+                f"{path} has no {name}.json and no {name}.safetensors.",
+                f"It holds {', '.join(sorted(manifest.files)) or 'nothing'}.",
+                "Give a checkpoint that lmtrain's training saved.",
+            )
+    return [file for file in manifest.files if file.partition(".")[0] in names]
+
+
+def _damaged(file: Path, problem: str) -> CheckpointError:
+    return CheckpointError(
+        f"{file} is damaged.",
+        problem,
+        "Take another checkpoint of the run, or put this one back from a copy.",
+    )
+
+
+# ---- finding
+
+
+def find_checkpoint(path: str | Path, prefer: Pointer = "best") -> Path:
+    """The checkpoint directory that `path` means: one itself (wherever it lies), or the `best` or `last` of a run directory.
+
+    Without a `best`, the `last`. CheckpointError says what is there instead. Nothing is verified yet.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise CheckpointError(
+            f"{path} is an address on the network.",
+            "Only directories of this machine are read.",
+            "Download the checkpoint's directory and give its path.",
+        )
+    try:
+        return _find(Path(path), prefer)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.", "", "Give a directory that you may read.") from error
+
+
+def _find(path: Path, prefer: Pointer) -> Path:
+    _check_directory(path)
+    if (path / "manifest.json").exists():
+        return path
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    for pointer in dict.fromkeys((prefer, "last")):
+        if name := _read_pointer(folder / pointer):
+            if not (folder / name / "manifest.json").exists():
+                raise CheckpointError(
+                    f"{folder / pointer} names {name}, which is not there.",
+                    f"There is: {_listing(folder)}.",
+                    "Give one of these directories.",
+                )
+            return folder / name
+    readable, _ = _newest_first(path) if folder != path else ([], [])
+    if readable:  # a run that was killed between its first checkpoint and the writing of `last`
+        return readable[0][0]
+    raise CheckpointError(
+        f"{path} holds no checkpoint.",
+        "A run directory holds checkpoints/, and a checkpoint holds manifest.json.",
+        f"There is: {_listing(folder)}.{_runs_below(path)}",
+    )
+
+
+def _check_directory(path: Path) -> None:
+    """CheckpointError unless `path` is a directory; says what is near it."""
+    if path.is_dir():
+        return
+    if path.exists():
+        inside = (path.parent / "manifest.json").exists() or path.name in ("last", "best")
+        raise CheckpointError(
+            f"{path} is a file.",
+            "A checkpoint is a directory, and so is a run.",
+            f"Give {path.parent}." if inside else "Give the directory that training wrote.",
+        )
+    near = next((parent for parent in path.absolute().parents if parent.is_dir()), Path("/"))
+    missing = path.absolute().relative_to(near).parts[0]
+    similar = difflib.get_close_matches(missing, [entry.name for entry in _entries(near)], n=1)
+    raise CheckpointError(
+        f"{path} does not exist (the working directory is {Path.cwd()}).",
+        f"{near} holds {_listing(near)}.",
+        f"Did you mean {near / similar[0]}?" if similar else "Give a run directory or a checkpoint directory.",
+    )
+
+
+def _read_pointer(path: Path) -> str | None:
+    """The name in the file `last` or `best`, if it is one of a checkpoint directory."""
+    try:
+        with open(path, "rb") as file:
+            name = file.read(64).decode(errors="replace").strip()
+    except OSError:
+        return None
+    return name if DIRECTORY.fullmatch(name) else None
+
+
+def _newest_first(
+    run_dir: Path,
+) -> tuple[list[tuple[Path, Manifest]], list[tuple[Path, CheckpointError]]]:
+    """The checkpoints of a run whose manifest is readable, in the order of their saving backwards; and the others."""
+    readable: list[tuple[Path, Manifest]] = []
+    unreadable: list[tuple[Path, CheckpointError]] = []
+    for path in _entries(run_dir / "checkpoints"):
+        if DIRECTORY.fullmatch(path.name):
+            try:
+                readable.append((path, _read_manifest(path)[0]))
+            except NewerSchemaError:
+                raise
+            except CheckpointError as error:
+                unreadable.append((path, error))
+    readable.sort(key=lambda item: (item[1].ordinal, item[0].name), reverse=True)
+    return readable, unreadable
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except OSError:
+        return []
+
+
+def _listing(directory: Path) -> str:
+    """What a directory holds, in a few words."""
+    names = [entry.name + "/" * entry.is_dir() for entry in _entries(directory) if not entry.name.startswith(".")]
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more if names else "nothing"
+
+
+def _runs_below(path: Path) -> str:
+    """Run directories in `path`, which may be the directory of all runs."""
+    runs = [str(entry) for entry in _entries(path) if (entry / "checkpoints").is_dir()]
+    return f" Runs there: {', '.join(runs[-4:])}." if runs else ""

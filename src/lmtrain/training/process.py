@@ -1,0 +1,32 @@
+"""Which processes live: a number alone is not enough, because numbers are used again after a crash or a restart."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def is_alive(process_id: int, started: str | None = None) -> bool:
+    """Whether process `process_id` of this host runs, and is the one that `started_at` named `started` (if not None)."""
+    try:
+        os.kill(process_id, 0)
+    except PermissionError:
+        pass  # it runs, and is somebody else's
+    except (ProcessLookupError, OverflowError):
+        return False
+    now = start_of(process_id)
+    return now != "zombie" and (started is None or now is None or now == started)
+
+
+def start_of(process_id: int) -> str | None:
+    """When a process began, as "<boot of the machine>/<clock ticks>": never the same twice on one host.
+
+    "zombie" for one that has ended and was not waited for; None where the system does not tell (there is no /proc).
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # proc(5): "pid (name) state ...", the name may hold blanks and brackets; field 3 is the state, field 22 the start.
+        fields = Path(f"/proc/{process_id}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return "zombie" if fields[0] in "ZX" else f"{boot}/{fields[19]}"

@@ -1,0 +1,73 @@
+"""JSON read with suspicion: what is written here is plain, and nothing else is accepted back.
+
+Refused: too many bytes (before a single one is parsed), deep nesting, a key given twice, NaN and infinities (also as
+1e999), text that is not UTF-8. Parsing yields dict, list, str, int, float, bool and None; it names and calls nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+MAX_BYTES = 32 << 20
+MAX_DEPTH = 32
+
+
+def to_json(document: Any) -> bytes:
+    """`document` as the bytes that `parse_json` reads back; ValueError for NaN, infinities, or more than is read back."""
+    _check_depth(document)
+    data = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1).encode() + b"\n"
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"a JSON document of {len(data)} bytes is more than the {MAX_BYTES} that would be read back")
+    return data
+
+
+def parse_json(data: bytes) -> Any:
+    """The document in `data`; ValueError says in words why there is none."""
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"it has {len(data)} bytes of JSON, more than {MAX_BYTES}")
+    try:
+        document = json.loads(data.decode(), object_pairs_hook=_without_duplicates, parse_constant=_refuse, parse_float=_finite)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error}") from None
+    _check_depth(document)
+    return document
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"key {twice[:80]!r} is given twice")
+    return members
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number of JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:80]} is too large for a number")
+    return number
+
+
+def _check_depth(document: Any) -> None:
+    layer = [document]
+    for _ in range(MAX_DEPTH):
+        layer = [
+            child
+            for node in layer
+            if isinstance(node, (dict, list, tuple))
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not layer:
+            return
+    raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
