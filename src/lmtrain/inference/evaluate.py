@@ -1,0 +1,349 @@
+"""Perplexity, computed in one place and handed over with its bill.
+
+    perplexity = exp( -1/N  sum_i  log p(w_i | w_<i) )        i = 1 ... N, every token once, the first one after `<eos>`
+
+A text is cut into `num_streams` contiguous streams, which are read side by side in chunks:
+
+    one stream      a b c d e f g h          inputs   <eos> a b c d e f g
+    three streams   a b c | d e f | g h      inputs   <eos> a b | c d e | f g
+
+A stream begins in the initial state with the token before it as its input, so more streams are faster and slightly
+pessimistic; with one stream the number depends neither on chunk length nor on device. Whatever else moves the
+number (state policy, `<eos>`, `<unk>`, adaptation while evaluating) stands on the `Bill`.
+
+    legend   T steps in a chunk · B parallel streams · V vocabulary · N tokens of the text
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmtrain.errors import DataError, SettingsError
+from lmtrain.models.base import LanguageModel, State
+
+log = logging.getLogger("lmtrain")
+
+CHUNK_TOKENS = 1024  # tokens of all streams together in one chunk: wide enough for speed, narrow enough for [T, B, V]
+
+
+# ---- the number and its bill
+
+
+@dataclass(frozen=True)
+class Bill:
+    """How well a model predicts a text, with everything that the number depends on.
+
+    `method` says how it was predicted: `static` (fixed weights), or by which adaptation. `num_eos` and `num_unk` of the
+    `num_tokens` scored are ends of lines and unknown words; `unk_nats` of `total_nats` were paid for the latter.
+    """
+
+    total_nats: float
+    num_tokens: int
+    num_eos: int
+    num_unk: int
+    unk_nats: float
+    num_chars: int
+    num_bytes: int
+    num_streams: int
+    state_policy: str
+    method: str = "static"
+
+    @property
+    def nats_per_token(self) -> float:
+        return _ratio(self.total_nats, self.num_tokens)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats per token); infinite where that is too large for a float."""
+        return _exp(self.nats_per_token)
+
+    @property
+    def perplexity_without_unk(self) -> float:
+        """The same over the tokens that are not `<unk>` (which still stand in the contexts)."""
+        return _exp(_ratio(self.total_nats - self.unk_nats, self.num_tokens - self.num_unk))
+
+    @property
+    def bits_per_character(self) -> float:
+        return _ratio(self.total_nats / math.log(2), self.num_chars)
+
+    @property
+    def bits_per_byte(self) -> float:
+        return _ratio(self.total_nats / math.log(2), self.num_bytes)
+
+    def format(self) -> str:
+        """Three lines to read."""
+        without = f"{self.perplexity_without_unk:.2f} without <unk> · " if self.num_unk else ""
+        streams = "1 stream" if self.num_streams == 1 else f"{self.num_streams} streams"
+        memory = "carried" if self.state_policy == "carry" else f"forgotten at each {self.state_policy}"
+        return (
+            f"perplexity {self.perplexity:.2f} · {without}{self.nats_per_token:.4f} nats per token · "
+            f"{self.bits_per_character:.4f} bits per character · {self.bits_per_byte:.4f} bits per byte\n"
+            f"{self.num_tokens:,} tokens scored, {self.num_eos:,} of them <eos>, {self.num_unk:,} <unk> · "
+            f"{self.num_chars:,} characters · {self.num_bytes:,} bytes\n"
+            f"{self.method} · {streams} · state {memory}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Fields and derived numbers; None stands for what JSON cannot write (infinity, not a number)."""
+        derived = ("nats_per_token", "perplexity", "perplexity_without_unk", "bits_per_character", "bits_per_byte")
+        values = asdict(self) | {name: getattr(self, name) for name in derived}
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+        }
+
+
+def _ratio(total: float, count: int) -> float:
+    return total / count if count else math.nan
+
+
+def _exp(nats: float) -> float:
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf
+
+
+class Tally:
+    """Adds up what a Bill needs, in float64 and token by token, so that the sums do not depend on how a text is cut."""
+
+    def __init__(self, eos_id: int, unk_id: int | None) -> None:
+        self.eos_id, self.unk_id = eos_id, unk_id
+        self.total_nats = self.unk_nats = 0.0
+        self.num_tokens = self.num_eos = self.num_unk = 0
+
+    def add(self, targets: np.ndarray, log_probs: np.ndarray) -> None:
+        """Counts tokens (ids) with their log-probabilities, arrays of one shape."""
+        unknown = targets == self.unk_id if self.unk_id is not None else np.zeros(targets.shape, bool)
+        self.total_nats = _add_in_order(self.total_nats, -log_probs.ravel())
+        self.unk_nats = _add_in_order(self.unk_nats, -log_probs[unknown])
+        self.num_tokens += targets.size
+        self.num_eos += int((targets == self.eos_id).sum())
+        self.num_unk += int(unknown.sum())
+
+    def bill(self, *, num_chars: int, num_bytes: int, num_streams: int, state_policy: str, method: str = "static") -> Bill:
+        return Bill(
+            self.total_nats, self.num_tokens, self.num_eos, self.num_unk, self.unk_nats,
+            num_chars, num_bytes, num_streams, state_policy, method,
+        )  # fmt: skip
+
+
+def _add_in_order(total: float, values: np.ndarray) -> float:
+    """((total + a) + b) + ...: unlike a sum by halves, the same for every way of cutting the values."""
+    return float(np.cumsum(np.concatenate([[total], values.astype(np.float64)]))[-1])
+
+
+# ---- how a chunk is scored
+
+
+Score = Callable[[Tensor], Tensor]
+"""The next chunk's targets_TB -> their log-probabilities [T, B]; what has been read is remembered between calls."""
+
+
+class Method(ABC):
+    """A way of predicting a text; what distinguishes static evaluation from those that adapt while they read."""
+
+    segment_length: int | None = None  # the chunk length that the method prescribes; None: it gives the same with any
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """How a Bill names the method, with every number that it depends on."""
+
+    @abstractmethod
+    def scoring(self, model: LanguageModel, previous_B: Tensor) -> AbstractContextManager[Score]:
+        """Scores B texts side by side, which begin after the tokens `previous_B`. On exit the model is as it was.
+
+        Later chunks may have fewer columns (the first ones), where texts end sooner than others.
+        """
+
+
+@dataclass(frozen=True)
+class Static(Method):
+    """Fixed weights; `temperature` divides the log-probabilities before they are normalised again."""
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
+
+    @property
+    def label(self) -> str:
+        return "static" if self.temperature == 1 else f"static + temperature {self.temperature:g}"
+
+    @contextmanager
+    def scoring(self, model: LanguageModel, previous_B: Tensor) -> Iterator[Score]:
+        state = model.initial_state(len(previous_B))
+
+        def score(targets_TB: Tensor) -> Tensor:
+            nonlocal state, previous_B
+            inputs_TB, state = next_inputs(previous_B, targets_TB, state)
+            previous_B = targets_TB[-1]
+            with evaluating(model):
+                if self.temperature == 1:
+                    log_probs_TB, state = model.target_log_probs(inputs_TB, targets_TB, state)
+                    return log_probs_TB
+                log_probs_TBV, state = model.log_probs(inputs_TB, state)
+                return tempered(log_probs_TBV, targets_TB, self.temperature)
+
+        yield score
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises SettingsError where `temperature` cannot divide."""
+    if not 0 < temperature < math.inf:
+        raise SettingsError(
+            f"The evaluation temperature is {temperature}.",
+            "It divides log-probabilities and must be a finite number above 0.",
+            "Type for example --temperature 0.95, or leave it out (1).",
+        )
+
+
+STATIC = Static()
+
+
+def tempered(log_probs_TBV: Tensor, targets_TB: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities [T, B] of the targets after dividing all by `temperature` and normalising again."""
+    scaled_TBV = log_probs_TBV / temperature
+    chosen_TB = scaled_TBV.gather(-1, targets_TB[..., None]).squeeze(-1)
+    return chosen_TB - scaled_TBV.logsumexp(-1)
+
+
+def next_inputs(previous_B: Tensor, targets_TB: Tensor, state: State) -> tuple[Tensor, State]:
+    """What a model reads to predict `targets_TB`, with the state, both cut to the streams that go on."""
+    streams = targets_TB.shape[1]
+    return torch.cat([previous_B[None, :streams], targets_TB[:-1]]), tuple(tensor[:streams] for tensor in state)
+
+
+@contextmanager
+def evaluating(model: LanguageModel, *, autograd: bool = False) -> Iterator[None]:
+    """Within it, the model neither drops anything out nor (by default) records gradients; afterwards it is as before."""
+    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    for module in training:
+        module.training = False
+    try:
+        with torch.inference_mode(not autograd), torch.set_grad_enabled(autograd):
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+# ---- the loop over a text
+
+
+class Scored(NamedTuple):
+    """A chunk of scored tokens: where they stand in the text, their ids and log-probabilities, each [T, B]."""
+
+    positions: np.ndarray
+    targets: np.ndarray
+    log_probs: np.ndarray  # float64
+
+
+def iter_target_log_probs(
+    model: LanguageModel,
+    ids: np.ndarray,
+    *,
+    eos_id: int,
+    num_streams: int = 1,
+    chunk_length: int | None = None,
+    method: Method = STATIC,
+    device: torch.device | str = "cpu",
+) -> Generator[Scored, None, None]:
+    """Scores every token of `ids` once, chunk by chunk; with one stream in the order of the text.
+
+    The order depends on the lengths alone, so several models can be compared token by token. `chunk_length` (steps of
+    each stream) is a matter of speed and memory only; a method that adapts prescribes its own. At most one stream per
+    token is used. Raises DataError for a token that the model does not know.
+    """
+    num_streams = _usable_streams(len(ids), num_streams)
+    chunk_length = method.segment_length or chunk_length or max(1, CHUNK_TOKENS // num_streams)
+    starts_B = _starts(len(ids), num_streams)
+    previous_B = np.where(starts_B > 0, ids[starts_B - 1], eos_id)
+    with method.scoring(model, make_tokens(previous_B, model, device)) as score:
+        for positions_TB in _iter_positions(len(ids), num_streams, chunk_length):
+            targets_TB = ids[positions_TB]
+            log_probs_TB = score(make_tokens(targets_TB, model, device))
+            yield Scored(positions_TB, targets_TB, log_probs_TB.double().cpu().numpy())
+
+
+def evaluate(
+    model: LanguageModel,
+    ids: np.ndarray,
+    *,
+    eos_id: int,
+    unk_id: int | None,
+    num_chars: int,
+    num_bytes: int,
+    num_streams: int = 1,
+    chunk_length: int | None = None,
+    method: Method = STATIC,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], object] | None = None,
+) -> Bill:
+    """How well `model` predicts the tokens `ids` of a text of `num_chars` characters and `num_bytes` bytes.
+
+    `progress` is called after each chunk with the number of tokens in it. The model is put into evaluation mode for
+    each chunk and back. Errors and the other arguments: `iter_target_log_probs`.
+    """
+    tally = Tally(eos_id, unk_id)
+    chunks = iter_target_log_probs(
+        model, ids, eos_id=eos_id, num_streams=num_streams, chunk_length=chunk_length, method=method, device=device
+    )
+    with closing(chunks):  # so that weights which the method adapts are restored even where this is interrupted
+        for scored in chunks:
+            tally.add(scored.targets, scored.log_probs)
+            if progress is not None:
+                progress(scored.targets.size)
+    return tally.bill(
+        num_chars=num_chars, num_bytes=num_bytes, num_streams=min(num_streams, len(ids)),
+        state_policy=model.state_policy.value, method=method.label,
+    )  # fmt: skip
+
+
+def make_tokens(ids: np.ndarray, model: LanguageModel, device: torch.device | str) -> Tensor:
+    """Ids as the integers that a model reads, on `device`. Raises DataError for one that the model does not know."""
+    if ids.size and int(ids.max()) >= model.vocab_size:
+        raise DataError(
+            f"The text contains token number {int(ids.max())}.",
+            f"This model knows the tokens 0 to {model.vocab_size - 1}.",
+            "Use the tokenizer that the model was trained with.",
+        )
+    return torch.from_numpy(ids.astype(np.int64)).to(device)
+
+
+def _usable_streams(num_tokens: int, num_streams: int) -> int:
+    assert num_streams >= 1, "the settings allow no fewer streams"
+    if not num_tokens:
+        raise DataError(
+            "The text to evaluate is empty.", "At least one token is needed.", "Name a file or a split with some text."
+        )
+    if num_streams > num_tokens:
+        log.warning("%d tokens are too few for %d streams; using %d.", num_tokens, num_streams, num_tokens)
+    return min(num_streams, num_tokens)
+
+
+def _starts(num_tokens: int, num_streams: int) -> np.ndarray:
+    """Where each stream begins; the first `num_tokens % num_streams` are one token longer than the others."""
+    length, longer = divmod(num_tokens, num_streams)
+    streams = np.arange(num_streams)
+    return streams * length + np.minimum(streams, longer)
+
+
+def _iter_positions(num_tokens: int, num_streams: int, chunk_length: int) -> Iterator[np.ndarray]:
+    """The positions [T, B] of the text in the order in which they are scored; the last row may be shorter."""
+    length, longer = divmod(num_tokens, num_streams)
+    starts_B = _starts(num_tokens, num_streams)
+    for first in range(0, length, chunk_length):
+        yield np.arange(first, min(first + chunk_length, length))[:, None] + starts_B
+    if longer:
+        yield (length + starts_B[:longer])[None]
