@@ -1,0 +1,122 @@
+// C[rows, columns] = A[rows, K] x W[K, columns], where W is packed once and used at every time step.
+//
+// Everything is counted in 32-bit *words* along K: a word is one float32, or a pair of bfloat16 that are neighbours in K
+// (the operand of vdpbf16ps and of the AMX tiles). So one kernel serves both; only `fma` differs.
+//
+//   packed W of a block of columns:  [panel][word of K][width]     width = the columns that one kernel call covers
+//   A:                               [row][word of K]              rows `stride` words apart
+//
+// The kernel keeps R rows x V vectors of C in registers. K is cut so that one panel's slice of W stays in the first-level
+// cache while all rows pass over it: W is read from farther away once per step, however many rows there are.
+//
+//   Single   float32 words. Also bfloat16 storage on processors without bfloat16 products: A and W widened, exactly.
+//   Pair     bfloat16 pairs by AVX512_BF16, or by AMX tiles where the processor has them and Linux grants them.
+
+#pragma once
+#include <algorithm>
+
+#include "simd.h"
+
+#if defined(__AMX_BF16__) && defined(LMTRAIN_AVX512) && defined(__linux__)
+#define LMTRAIN_AMX 1
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace lmtrain {
+
+inline long round_up(long n, long multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+#ifdef LMTRAIN_AVX512
+constexpr int PANEL_VECTORS = 4;  // 6 rows x 4 vectors = 24 of 32 registers hold C
+#elif defined(__aarch64__)
+constexpr int PANEL_VECTORS = 4;
+#else
+constexpr int PANEL_VECTORS = 2;  // 6 x 2 = 12 of 16
+#endif
+constexpr int MAX_ROWS = 8;
+constexpr int rows_in_registers(int vectors) { return vectors == 3 ? 8 : 6; }
+
+struct Single {
+    typedef float Element;
+    static constexpr int PER_WORD = 1;
+    INLINE F fma(F c, const uint32_t* a, F w) {
+        float x;
+        memcpy(&x, a, 4);
+        return c + broadcast(x) * w;
+    }
+};
+
+#if defined(LMTRAIN_AVX512) && defined(__AVX512BF16__)
+#define LMTRAIN_PAIRS 1
+struct Pair {
+    typedef bf16 Element;
+    static constexpr int PER_WORD = 2;
+    INLINE F fma(F c, const uint32_t* a, F w) {
+        return (F)_mm512_dpbf16_ps((__m512)c, (__m512bh)_mm512_set1_epi32(*a), (__m512bh)(__m512)w);
+    }
+};
+#endif
+
+// R rows x V vectors of C, from `words` words of K.
+template <class Word, int R, int V>
+void kernel(const uint32_t* a, long a_stride, const uint32_t* w, long words, float* c, long c_stride, bool first) {
+    F sums[R][V];
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) sums[r][v] = first ? F{} : load(c + r * c_stride + v * LANES);
+    for (long k = 0; k < words; k++) {
+        F row[V];
+        for (int v = 0; v < V; v++) row[v] = load((const float*)w + (k * V + v) * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < V; v++) sums[r][v] = Word::fma(sums[r][v], a + r * a_stride + k, row[v]);
+    }
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) store(c + r * c_stride + v * LANES, sums[r][v]);
+}
+
+template <class Word, int V>
+void panel(long rows, const uint32_t* a, long a_stride, const uint32_t* w, long words, float* c, long c_stride,
+           bool first) {
+    constexpr int R = rows_in_registers(V);
+    typedef void (*Kernel)(const uint32_t*, long, const uint32_t*, long, float*, long, bool);
+    static constexpr Kernel kernels[MAX_ROWS + 1] = {
+        nullptr,
+        kernel<Word, 1, V>,
+        kernel<Word, 2, V>,
+        kernel<Word, 3, V>,
+        kernel<Word, 4, V>,
+        kernel<Word, 5, V>,
+        kernel<Word, 6, V>,
+        kernel<Word, std::min(R, 7), V>,
+        kernel<Word, std::min(R, 8), V>,
+    };
+    const long groups = (rows + R - 1) / R;  // of nearly equal height: 20 rows are 4 x 5, not 6 + 6 + 6 + 2
+    for (long g = 0; g < groups; g++) {
+        long from = rows * g / groups, to = rows * (g + 1) / groups;
+        kernels[to - from](a + from * a_stride, a_stride, w, words, c + from * c_stride, c_stride, first);
+    }
+}
+
+// One block of `columns` columns (a multiple of 16, at most 64; on AVX-512 48 or 64).
+template <class Word>
+void multiply(long rows, const uint32_t* a, long a_stride, const uint32_t* packed, long words, long columns, float* c) {
+    const int vectors = LANES == 16 ? columns / LANES : PANEL_VECTORS;
+    const long width = vectors * LANES;
+    const long slice = 24576 / 4 / width;
+    for (long k = 0; k < words; k += slice) {
+        const long n = std::min(slice, words - k);
+        for (long column = 0; column < columns; column += width) {
+            const uint32_t* w = packed + column * words + k * width;
+            switch (vectors) {
+#ifdef LMTRAIN_AVX512
+                case 3: panel<Word, 3>(rows, a + k, a_stride, w, n, c + column, columns, k == 0); break;
+#endif
+                default: panel<Word, PANEL_VECTORS>(rows, a + k, a_stride, w, n, c + column, columns, k == 0);
+            }
+        }
+    }
+}
+
+}  // namespace lmtrain
