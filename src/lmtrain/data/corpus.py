@@ -1,0 +1,356 @@
+"""A corpus: three splits of a text as token ids in a memory-mapped cache.
+
+    text files  ->  splits  ->  tokenizer, learnt from the training split alone  ->  <cache_dir>/<key>.ids, <key>.json
+
+The key is a hash of the texts, the tokenizer's options and the way of splitting, so a changed text never meets old ids. A
+cache that is damaged is built again. Everything is read in blocks: memory holds the vocabulary and a few megabytes.
+
+A directory holds train, valid and test, each as .txt or .tokens. A single file of n characters (byte: bytes) is cut into
+three contiguous parts, the training part first, at int(n (1 - valid - test)) and int(n (1 - test)), the fractions taken
+as the decimals that were typed. `char` cuts exactly there; `byte` moves back to the start of a character; `word` moves to the
+nearest line end, or the nearest whitespace where no line ends within WINDOW characters.
+
+For `word`, a split whose last line does not end gets its "\\n", so that every line has its `<eos>`; the sizes include it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmtrain.data.cache import new_file
+from lmtrain.data.text import TextFacts, iter_passage, iter_text, missing, scan, unreadable
+from lmtrain.data.tokenizer import FORMAT as TOKENIZER_FORMAT
+from lmtrain.data.tokenizer import Ids, Tokenizer, learn_tokenizer, load_tokenizer
+from lmtrain.data.vocabulary import WHITESPACE
+from lmtrain.errors import CheckpointError, DataError
+
+log = logging.getLogger("lmtrain")
+
+FORMAT = 1  # of the cache; a change makes what was cached stale
+NAMES = ("train", "valid", "test")
+SUFFIXES = (".txt", ".tokens")
+WINDOW = 1 << 16  # characters before and after a cut among which a line end is looked for
+BLOCK = 1 << 20  # ids that are counted or checked at a time
+
+
+@dataclass(frozen=True)
+class Split:
+    """One text as ids, and its size in every unit in which a model's bill is written."""
+
+    ids: NDArray[Any]  # [N], uint16 or int32; a read-only memory map
+    num_chars: int
+    num_bytes: int  # of UTF-8
+    num_lines: int
+    num_unk: int
+
+    def counts(self, vocab_size: int) -> NDArray[np.int64]:
+        """How often each id occurs, [V]."""
+        totals = np.zeros(vocab_size, np.int64)
+        for start in range(0, len(self.ids), BLOCK):
+            totals += np.bincount(self.ids[start : start + BLOCK], minlength=vocab_size)
+        return totals
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a model is trained on, selected by, and judged by."""
+
+    tokenizer: Tokenizer
+    train: Split
+    valid: Split
+    test: Split | None
+    fingerprint: str  # SHA-256 over the texts of the splits
+
+
+def load_corpus(
+    path: str | Path,
+    *,
+    tokenizer: str,
+    min_count: int = 1,
+    max_size: int = 0,
+    valid_fraction: float = 0.05,
+    test_fraction: float = 0.05,
+    cache_dir: str | Path,
+) -> Corpus:
+    """The corpus at `path`, from the cache or else into it.
+
+    `tokenizer` is "char", "byte" or "word"; `min_count` and `max_size` as in `learn_tokenizer`; the fractions only
+    matter for a single file, and a test fraction of 0 gives no test split. Raises DataError for texts that cannot be used,
+    ResourceError for a cache that cannot be written.
+    """
+    assert valid_fraction > 0 <= test_fraction and valid_fraction + test_fraction < 1
+    files = find_files(path)
+    facts = [scan(file) for file in files]
+    _check_facts(facts, tokenizer)
+    fractions = [str(valid_fraction), str(test_fraction)] if len(files) == 1 else []
+    recipe = [FORMAT, TOKENIZER_FORMAT, tokenizer, min_count, max_size, fractions, [fact.sha256 for fact in facts]]
+    base = Path(cache_dir) / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:32]
+    corpus = _open_cache(base)
+    if corpus is None:
+        passages = _cut(facts[0], tokenizer, fractions) if fractions else [Passage(f.path, 0, f.num_chars) for f in facts]
+        _build_cache(base, passages, tokenizer, min_count, max_size)
+        corpus = _open_cache(base)
+        assert corpus is not None
+    return corpus
+
+
+def encode_file(path: str | Path, tokenizer: Tokenizer) -> Split:
+    """A whole text file by a tokenizer that exists already, in memory; nothing is cached."""
+    facts = scan(Path(path).expanduser())
+    _check_facts([facts], tokenizer.name)
+    passage, dtype = Passage(facts.path, 0, facts.num_chars), _dtype(tokenizer)
+    tally = _Tally()
+    ids = np.concatenate([block.astype(dtype) for block in tally.encode(passage, tokenizer)])
+    return Split(ids, tally.num_chars, tally.num_bytes, tally.num_lines, tally.num_unk)
+
+
+def describe(corpus: Corpus) -> str:
+    """The facts to look at before a run: tokens, lines, characters, types and unknown tokens of every split."""
+    tokenizer = corpus.tokenizer
+    lines = [f"{'split':<6}{'tokens':>14}{'lines':>12}{'characters':>14}{'types':>11}{'<unk>':>9}"]
+    for name in NAMES:
+        split = getattr(corpus, name)
+        if split is not None:
+            num_types = np.count_nonzero(split.counts(tokenizer.vocab_size))
+            unknown = f"{split.num_unk / len(split.ids):.2%}" if tokenizer.unk_id is not None else "-"
+            sizes = f"{len(split.ids):>14,}{split.num_lines:>12,}{split.num_chars:>14,}{num_types:>11,}"
+            lines.append(f"{name:<6}{sizes}{unknown:>9}")
+    lines.append(f"vocabulary: {tokenizer.vocab_size:,} ({tokenizer.name}), learnt from train alone")
+    return "\n".join(lines)
+
+
+# ---- which text is which split
+
+
+@dataclass(frozen=True)
+class Passage:
+    """The characters `start` to `end` of a file: the text of one split."""
+
+    path: Path
+    start: int
+    end: int
+
+    def blocks(self, tokenizer: str) -> Iterator[str]:
+        """The text; for words, with "\\n" at its end."""
+        block = ""
+        for block in iter_passage(self.path, self.start, self.end):
+            yield block
+        if tokenizer == "word" and block and not block.endswith("\n"):
+            yield "\n"
+
+
+def find_files(path: str | Path) -> list[Path]:
+    """[the file] or [train, valid, test] of a directory; DataError where neither is there."""
+    if not str(path):
+        raise DataError("No text was given.", "data=text needs a file or a directory.", "Type data.path=PATH.")
+    path = Path(path).expanduser()
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+    except NotADirectoryError:
+        return [path] if path.exists() else _raise(missing(path))
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from None
+    found = [[path / (name + suffix) for suffix in SUFFIXES if name + suffix in names] for name in NAMES]
+    if all(len(files) == 1 for files in found):
+        return [files[0] for files in found]
+    return _raise(_wrong_directory(path, names, found))
+
+
+def _wrong_directory(path: Path, names: list[str], found: list[list[Path]]) -> DataError:
+    lacking = [name for name, files in zip(NAMES, found, strict=True) if not files]
+    twice = [file.name for files in found if len(files) > 1 for file in files]
+    problems = [f"lacks {', '.join(lacking)}"] * bool(lacking) + [f"has both {' and '.join(twice)}"] * bool(twice)
+    there = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "nothing"
+    return DataError(
+        f"The directory {path} {' and '.join(problems)}; it holds {there}.",
+        "Allowed is a directory with one file each for train, valid and test, ending in .txt or .tokens.",
+        "Rename the files (for example to train.txt, valid.txt, test.txt), or give a single file: data.path=FILE.",
+    )
+
+
+def _raise(error: DataError) -> Any:
+    raise error
+
+
+def _check_facts(facts: list[TextFacts], tokenizer: str) -> None:
+    """Refuses blank files; warns of splits that are the same and of literal `<eos>`."""
+    for fact in facts:
+        if fact.is_blank:
+            raise DataError(
+                f"{fact.path} {'holds nothing but whitespace' if fact.num_chars else 'is empty'}.",
+                "A text needs at least 2 tokens.",
+                "Give another file.",
+            )
+        if tokenizer == "word" and fact.has_eos:
+            log.warning("%s holds the literal <eos>: it is read as an end of line, as the line end itself is.", fact.path)
+    for index, fact in enumerate(facts):
+        for other in facts[:index]:
+            if fact.sha256 == other.sha256:
+                log.warning("%s and %s are the same text: results on one say nothing about the other.", other.path, fact.path)
+
+
+def _cut(fact: TextFacts, tokenizer: str, fractions: list[str]) -> list[Passage]:
+    """The passages of a single file."""
+    valid, test = map(Fraction, fractions)
+    places = []
+    for share in (1 - valid - test, 1 - test):
+        if tokenizer == "byte":
+            places.append(_char_at_byte(fact.path, int(fact.num_bytes * share)))
+        elif tokenizer == "word" and share < 1:
+            places.append(_line_end_near(fact.path, int(fact.num_chars * share)))
+        else:
+            places.append(int(fact.num_chars * share))
+    passages = [Passage(fact.path, 0, places[0]), Passage(fact.path, places[0], places[1])]
+    return [*passages, Passage(fact.path, places[1], fact.num_chars)] if test else passages
+
+
+def _char_at_byte(path: Path, place: int) -> int:
+    """How many whole characters the first `place` bytes of the text hold."""
+    num_chars = num_bytes = 0
+    for block in iter_text(path):
+        data = block.encode()
+        if num_bytes + len(data) >= place:
+            return num_chars + len(data[: place - num_bytes].decode("utf-8", "ignore"))
+        num_chars, num_bytes = num_chars + len(block), num_bytes + len(data)
+    return num_chars
+
+
+def _line_end_near(path: Path, place: int) -> int:
+    """The place behind the nearest "\\n", else behind the nearest whitespace, else `place`."""
+    start = max(place - WINDOW, 0)
+    window = "".join(iter_passage(path, start, place + WINDOW))
+    for marks in ("\n", WHITESPACE):
+        before = [window.rfind(mark, 0, place - start) for mark in marks]
+        after = [window.find(mark, place - start) for mark in marks]
+        ends = [start + found + 1 for found in before + after if found >= 0]
+        if ends:
+            return min(ends, key=lambda end: abs(end - place))
+    return place
+
+
+# ---- the cache
+
+
+class _Tally:
+    """Encodes a passage and keeps its sizes and its hash on the way."""
+
+    def __init__(self) -> None:
+        self.num_tokens = self.num_chars = self.num_bytes = self.num_lines = self.num_unk = 0
+        self._digest = hashlib.sha256()
+
+    def encode(self, passage: Passage, tokenizer: Tokenizer) -> Iterator[Ids]:
+        for ids in tokenizer.encode_blocks(self._measured(passage.blocks(tokenizer.name))):
+            self.num_tokens += len(ids)
+            self.num_unk += 0 if tokenizer.unk_id is None else int(np.count_nonzero(ids == tokenizer.unk_id))
+            yield ids
+
+    def _measured(self, blocks: Iterator[str]) -> Iterator[str]:
+        block = "\n"
+        for block in blocks:
+            data = block.encode()
+            self._digest.update(data)
+            self.num_chars += len(block)
+            self.num_bytes += len(data)
+            self.num_lines += block.count("\n")
+            yield block
+        self.num_lines += not block.endswith("\n")
+
+    def to_json(self) -> dict[str, Any]:
+        sizes = {name: value for name, value in vars(self).items() if name.startswith("num_")}
+        return {**sizes, "sha256": self._digest.hexdigest()}
+
+
+def _build_cache(base: Path, passages: list[Passage], name: str, min_count: int, max_size: int) -> None:
+    """Writes `base`.ids (the ids of all splits back to back), then `base`.json (what they are)."""
+    log.info("Reading %s by %s into %s.ids", ", ".join(dict.fromkeys(str(p.path) for p in passages)), name, base)
+    tokenizer = learn_tokenizer(name, passages[0].blocks(name), min_count=min_count, max_size=max_size)
+    dtype, digest, splits = _dtype(tokenizer), hashlib.sha256(), {}
+    with new_file(base.with_suffix(".ids")) as file:
+        for split, passage in zip(NAMES, passages, strict=False):
+            splits[split] = _write_split(file, digest, passage, tokenizer, dtype)
+            _check_size(split, passage, splits[split]["num_tokens"])
+    manifest = {
+        "format": FORMAT,
+        "dtype": dtype.name,
+        "sha256": digest.hexdigest(),
+        "splits": splits,
+        "tokenizer": tokenizer.to_json(),
+    }
+    with new_file(base.with_suffix(".json")) as file:
+        file.write(json.dumps({"manifest": manifest, "sha256": _hash_json(manifest)}).encode())
+
+
+def _write_split(file: BinaryIO, digest: Any, passage: Passage, tokenizer: Tokenizer, dtype: np.dtype[Any]) -> dict[str, Any]:
+    tally = _Tally()
+    for ids in tally.encode(passage, tokenizer):
+        data = ids.astype(dtype).tobytes()
+        digest.update(data)
+        file.write(data)
+    return tally.to_json()
+
+
+def _check_size(split: str, passage: Passage, num_tokens: int) -> None:
+    if num_tokens < 2:
+        whole = passage.path.stem == split
+        raise DataError(
+            f"The {split} split of {passage.path} has {num_tokens} token{'s' * (num_tokens != 1)}.",
+            "Every split needs at least 2.",
+            "Give more text." if whole else f"Give more text, or a larger share: data.{split}_fraction=0.1.",
+        )
+
+
+def _open_cache(base: Path) -> Corpus | None:
+    """The corpus in the cache; None, with a line in the log unless it is simply absent, where it cannot be used."""
+    try:
+        document = json.loads(base.with_suffix(".json").read_bytes())
+        manifest = document["manifest"]
+        if _hash_json(manifest) != document["sha256"]:
+            raise ValueError("the manifest does not have its checksum")
+        tokenizer = load_tokenizer(manifest["tokenizer"])
+        ids = np.memmap(base.with_suffix(".ids"), np.dtype(manifest["dtype"]), mode="r")
+        _check_ids(ids, manifest["sha256"], tokenizer.vocab_size)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
+        log.warning("The cached ids %s are damaged and are built again: %s", base, error)
+        return None
+    splits: dict[str, Split] = {}
+    start = 0
+    for name, sizes in manifest["splits"].items():
+        end = start + sizes["num_tokens"]
+        units = {unit: sizes[unit] for unit in ("num_chars", "num_bytes", "num_lines", "num_unk")}
+        splits[name] = Split(ids[start:end], **units)
+        start = end
+    fingerprint = _hash_json([sizes["sha256"] for sizes in manifest["splits"].values()])
+    return Corpus(tokenizer, splits["train"], splits["valid"], splits.get("test"), fingerprint)
+
+
+def _check_ids(ids: NDArray[Any], sha256: str, vocab_size: int) -> None:
+    digest = hashlib.sha256()
+    for start in range(0, len(ids), BLOCK):
+        block = ids[start : start + BLOCK]
+        digest.update(block.tobytes())
+        if int(block.max()) >= vocab_size or int(block.min()) < 0:
+            raise ValueError("an id is outside the vocabulary")
+    if digest.hexdigest() != sha256:
+        raise ValueError("the ids do not have their checksum")
+
+
+def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
+    return np.dtype("uint16" if tokenizer.vocab_size <= 1 << 16 else "int32")
+
+
+def _hash_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

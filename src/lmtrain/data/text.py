@@ -1,0 +1,175 @@
+"""Reads text files: UTF-8, block by block, so that neither a large file nor a long line has to fit into memory.
+
+Normalised on the way, and nothing else: a byte order mark at the very start is dropped, and "\\r\\n" becomes "\\n". Only "\\n"
+ends a line; a carriage return alone, U+2028, U+0085, \\x1c and NUL are characters like any other.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import logging
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmtrain.errors import DataError
+
+log = logging.getLogger("lmtrain")
+
+BLOCK_BYTES = 1 << 20
+
+NOT_TEXT = (  # what a file begins with -> what it is, what to type
+    (rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff", "UTF-32", "iconv -f UTF-32 -t UTF-8 {path} > text.txt"),
+    (rb"\xff\xfe|\xfe\xff", "UTF-16", "iconv -f UTF-16 -t UTF-8 {path} > text.txt"),
+    (rb"\x1f\x8b", "gzip", "gzip -dc {path} > text.txt"),
+    (rb"PK\x03\x04", "a zip archive", "unzip {path}"),
+    (rb"BZh[1-9]1AY&", "bzip2", "bzip2 -dc {path} > text.txt"),
+    (rb"\x28\xb5\x2f\xfd", "zstandard", "zstd -dc {path} > text.txt"),
+    (rb"\xfd7zXZ\x00", "xz", "xz -dc {path} > text.txt"),
+)
+
+CONTROL = bytes([*range(9), 11, *range(14, 32), 127])  # all of C0 but tab, line feed, form feed, carriage return; and DEL
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """What one reading of a file tells."""
+
+    path: Path
+    sha256: str  # of the normalised text
+    num_chars: int
+    num_bytes: int
+    is_blank: bool  # empty, or nothing but whitespace
+    has_eos: bool  # holds the literal `<eos>`
+
+
+def iter_text(path: Path) -> Iterator[str]:
+    """The normalised text of a regular file in blocks of about BLOCK_BYTES, cut anywhere between two characters.
+
+    Raises DataError, with the place, where the file is missing, is no regular file, cannot be read, or is not UTF-8.
+    """
+    check_file(path)
+    position = line = 0
+    held = b""  # the beginning of a character, or a "\r" whose "\n" may follow
+    try:
+        with path.open("rb") as file:
+            _check_beginning(path, file.read(8))
+            file.seek(0)
+            while True:
+                block = file.read(BLOCK_BYTES)
+                data = held + block
+                if position == 0 and data.startswith(codecs.BOM_UTF8):
+                    data, position = data[3:], 3
+                try:
+                    text, used = codecs.utf_8_decode(data, "strict", not block)
+                except UnicodeDecodeError as error:
+                    line += data.count(b"\n", 0, error.start)
+                    raise _invalid(path, data[error.start], position + error.start, line + 1) from None
+                if block and text.endswith("\r"):
+                    text, used = text[:-1], used - 1
+                held = data[used:]
+                position += used
+                line += data.count(b"\n", 0, used)
+                if text:
+                    yield text.replace("\r\n", "\n") if "\r" in text else text
+                if not block:
+                    return
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def iter_passage(path: Path, start: int, end: int) -> Iterator[str]:
+    """The characters `start` to `end` (exclusive) of the normalised text, in blocks."""
+    position = 0
+    for block in iter_text(path):
+        if position >= end:
+            return
+        if part := block[max(start - position, 0) : end - position]:
+            yield part
+        position += len(block)
+
+
+def scan(path: Path) -> TextFacts:
+    """Reads a file once: its hash and size. Warns of control characters and of carriage returns that end no line."""
+    digest = hashlib.sha256()
+    num_chars = num_bytes = num_controls = num_returns = 0
+    is_blank, has_eos = True, False
+    for block in iter_text(path):
+        data = block.encode()
+        is_blank = is_blank and block.isspace()
+        has_eos = has_eos or b"<eos>" in data
+        digest.update(data)
+        num_chars, num_bytes = num_chars + len(block), num_bytes + len(data)
+        num_controls += len(data) - len(data.translate(None, CONTROL))
+        num_returns += data.count(b"\r")
+    if num_controls:
+        log.warning("%s holds %s control characters (NUL and the like); they are kept. Is it text?", path, f"{num_controls:,}")
+    if num_returns:
+        log.warning("%s holds %s carriage returns without a line feed; they end no line.", path, f"{num_returns:,}")
+    return TextFacts(path, digest.hexdigest(), num_chars, num_bytes, is_blank, has_eos)
+
+
+def check_file(path: Path) -> None:
+    """Raises DataError unless `path` is a regular file."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise missing(path) from None
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from None
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise DataError(
+            f"{path} is {kinds.get(stat.S_IFMT(mode), 'a device')}.",
+            "Text is read from regular files, because it is read more than once.",
+            "Write the text to a file first and name that file.",
+        )
+
+
+def missing(path: Path) -> DataError:
+    """The error for a path that does not exist: where it was looked for, and what is there."""
+    absolute = Path.cwd() / path
+    parent = next(parent for parent in absolute.parents if parent.is_dir())
+    try:
+        names = sorted(entry.name for entry in parent.iterdir())
+    except OSError:
+        names = []
+    there = f"It holds {_listing(names)}." if names else "It is empty."
+    link = " (a symbolic link to nothing)" if path.is_symlink() else ""
+    return DataError(
+        f"There is no file or directory {absolute}{link}.",
+        f"The nearest directory that exists is {parent}. {there}",
+        f"Relative paths start at the current directory, {Path.cwd()}. Type data.path=PATH with a path that exists.",
+    )
+
+
+def unreadable(path: Path, error: OSError | ValueError) -> DataError:
+    """The error for a path that the operating system refuses to read."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    remedy = f"Type  chmod u+r {path}" if isinstance(error, PermissionError) else "Check the path and the disk"
+    return DataError(f"{path} cannot be read: {reason}.", "A text file must be readable.", f"{remedy}, or give another file.")
+
+
+def _check_beginning(path: Path, beginning: bytes) -> None:
+    for magic, kind, command in NOT_TEXT:
+        if re.match(magic, beginning):
+            raise DataError(
+                f"{path} is {kind}, not plain text.",
+                "Allowed is text in UTF-8.",
+                f"Type  {command.format(path=path)}  and give the result.",
+            )
+
+
+def _invalid(path: Path, byte: int, offset: int, line: int) -> DataError:
+    return DataError(
+        f"{path} is not UTF-8: byte 0x{byte:02X} at offset {offset:,}, in line {line:,}.",
+        "Allowed is text in UTF-8.",
+        f"Type  iconv -f LATIN1 -t UTF-8 {path} > text.txt  (or the encoding that it has) and give the result.",
+    )
+
+
+def _listing(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
