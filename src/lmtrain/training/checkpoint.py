@@ -42,6 +42,7 @@ from lmtrain.training.durable_file import (
     write_atomically,
     write_durably,
 )
+from lmtrain.training.machine import memory_bytes
 from lmtrain.training.strict_json import MAX_BYTES, parse_json, to_json
 from lmtrain.training.tensor_file import iter_pieces, read_tensors
 
@@ -281,9 +282,8 @@ def _check_size(path: Path, size_bytes: int) -> None:
         raise _damaged(path, "It is not a regular file." if path.exists() else f"It is missing; it had {size_bytes} bytes.")
     if path.stat().st_size != size_bytes:
         raise _damaged(path, f"It has {path.stat().st_size} bytes, the manifest says {size_bytes}.")
-    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if size_bytes > memory_bytes:
-        raise _damaged(path, f"It has {size_bytes} bytes, more than the {memory_bytes} of this machine's memory.")
+    if size_bytes > memory_bytes():
+        raise _damaged(path, f"It has {size_bytes} bytes, more than the {memory_bytes()} of this machine's memory.")
 
 
 def _read_manifest(path: Path) -> tuple[Manifest, int]:

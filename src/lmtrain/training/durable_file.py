@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmtrain.errors import ResourceError
-from lmtrain.training.process import is_alive
+from lmtrain.training.machine import is_alive
 
 logger = logging.getLogger("lmtrain")
 

@@ -1,4 +1,7 @@
-"""Which processes live: a number alone is not enough, because numbers are used again after a crash or a restart."""
+"""What the system tells about this machine: its memory, and which processes live.
+
+A process number alone is not enough, because numbers are used again after a crash or a restart.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from pathlib import Path
 
 
 def is_alive(process_id: int, started: str | None = None) -> bool:
-    """Whether process `process_id` of this host runs, and is the one that `started_at` named `started` (if not None)."""
+    """Whether process `process_id` of this host runs, and is the one that `start_of` calls `started` (if not None)."""
+    if process_id <= 0:
+        return False  # to the system, these mean groups of processes
     try:
         os.kill(process_id, 0)
     except PermissionError:
@@ -16,6 +21,11 @@ def is_alive(process_id: int, started: str | None = None) -> bool:
         return False
     now = start_of(process_id)
     return now != "zombie" and (started is None or now is None or now == started)
+
+
+def memory_bytes() -> int:
+    """Size of the main memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def start_of(process_id: int) -> str | None:

@@ -1,0 +1,87 @@
+"""Signals become requests that the loop answers between two steps.
+
+    SIGINT, SIGTERM, SIGHUP   finish the step, save, end with 128 + the signal's number (130, 143, 129)
+    the same once more        end at once
+    SIGUSR1                   save and go on
+
+A signal that the parent process told us to ignore (`nohup`) stays ignored.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+logger = logging.getLogger("lmtrain")
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stop:
+    """What signals have asked for so far; nothing at first."""
+
+    def __init__(self) -> None:
+        self._signal: signal.Signals | None = None
+        self._save_requested = False
+
+    @property
+    def requested(self) -> bool:
+        """Whether training shall save and end."""
+        return self._signal is not None
+
+    @property
+    def reason(self) -> str:
+        """The signal's name, such as SIGTERM; empty where none came."""
+        return self._signal.name if self._signal else ""
+
+    @property
+    def exit_code(self) -> int:
+        """What the process shall end with: 128 + the signal's number, 0 where none came."""
+        return 128 + self._signal if self._signal else 0
+
+    def take_save_request(self) -> bool:
+        """Whether a checkpoint was asked for since the last call."""
+        taken, self._save_requested = self._save_requested, False
+        return taken
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            self._end_now(number)
+        self._signal = signal.Signals(number)
+        # Not print or logging: the signal may have come in the middle of one, and neither can be entered twice.
+        message = f"\n{self.reason}: this step is finished and saved; once more ends at once, without saving.\n"
+        os.write(2, message.encode())
+
+    def _on_save(self, number: int, frame: FrameType | None) -> None:
+        self._save_requested = True
+
+    def _end_now(self, number: int) -> NoReturn:
+        # An exception, so that an unfinished checkpoint and the run's lock are still removed.
+        raise SystemExit(128 + number)
+
+
+@contextmanager
+def catch_signals() -> Iterator[Stop]:
+    """While open, signals are noted in the `Stop` that this yields; afterwards they do what they did before.
+
+    Only the main thread may install handlers; elsewhere nothing is caught, which the log says.
+    """
+    stop = Stop()
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (*STOPPING, signal.SIGUSR1):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, stop._on_save if number == signal.SIGUSR1 else stop._on_stop)
+    else:
+        logger.info("Not in the main thread: signals end this run without a checkpoint.")
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
