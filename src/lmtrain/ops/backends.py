@@ -1,0 +1,151 @@
+"""Who computes a function of `lmtrain.ops`: the names, how one is chosen, and what a backend must provide.
+
+    reference   plain differentiable PyTorch: the definition, slow
+    eager       out= operations with a hand-written backward: any device, no compiler; always there
+    native      C++ for the CPU, `lmtrain.ops.native`
+    triton      GPU, `lmtrain.ops.triton`
+    auto        the first of AUTO that serves the call; logged once
+
+A backend is a module, imported only when it is asked for. It exposes
+
+    why_not(call: Call) -> str | None     why it cannot serve this call, a clause without a full stop; None if it can.
+                                          Asked before every call, so cheap after the first time.
+
+and for every function f that it has, `forward_f` and `backward_f`. A module without `forward_f` does not serve f.
+`eager` lives in the file of the function itself (`lmtrain.ops.lstm.forward_lstm`) and is the model of what follows.
+
+The kernels of the recurrences
+------------------------------
+Plain functions on tensors, called without gradients, all arguments positional. Two types: S, that of `projected` (float32,
+float64 or bfloat16), and A, in which is accumulated: float32 for bfloat16, otherwise S.
+
+    legend   T steps · B streams · H hidden · Z gates x H      (every size at least 1)
+
+    projected_TBZ      S   input projections with biases; gates in the order of torch.nn (lstm i f g o, gru r z n)
+    h0_BH, weight_ZH   S   initial state, recurrent weight
+    c0_BH              A   initial cell
+    candidate_bias_H   A   gru: b_hn, within the reset product
+    keep_TB            A   or None: multiplies h_{t-1} and c_{t-1} before anything of step t uses them (also zoneout)
+    zoneout_TBH        A   or None: h_t = zoneout * (keep * h_{t-1}) + (1 - zoneout) * h~_t; cell_zoneout_TBH likewise for c,
+                           and h~_t = o tanh(c~_t) with the cell c~_t before its zoneout (Krueger et al. 2017)
+    norm_gain_Z        A   or None: the recurrent product h R^T is layer-normalised within each block of H, times this gain,
+                           before it is added (Ba et al. 2016); `norm` in the backward pass: what that needs again
+    nonlinearity           "tanh", "relu" or "sigmoid": every backend serves all three
+    save                   False: no backward pass will come, so the last results are None and need not be allocated
+
+Shapes are as named. Tensors may have any strides (upstream gradients often have stride 0): a kernel that needs contiguous
+memory calls `.contiguous()` itself. Inputs are never written to. Results are new tensors that share no memory with an
+input or with each other. `call.options` names the optional arguments that are not None, so `why_not` can refuse them.
+
+    forward_elman(projected_TBH, h0_BH, weight_HH, keep_TB, zoneout_TBH, norm_gain_H, nonlinearity, save)
+        -> states_TBH S, candidates_TBH S | None      candidates h~: only if save and zoneout, otherwise None
+    backward_elman(d_states_TBH, states_TBH, candidates_TBH | None, h0_BH, weight_HH, keep_TB, zoneout_TBH, norm, nonlinearity)
+        -> d_projected_TBH S, d_h0_BH S
+
+    forward_gru(projected_TBZ, h0_BH, weight_ZH, candidate_bias_H, keep_TB, zoneout_TBH, norm_gain_Z, save)
+        -> states_TBH S, gates_TBY S | None           Y = 4H: r, z, n (activated) and q = R_n h + b_hn
+    backward_gru(d_states_TBH, states_TBH, gates_TBY, h0_BH, weight_ZH, keep_TB, zoneout_TBH, norm)
+        -> d_gates_TBY S, d_h0_BH S                   gradients of r, z, n before their activations, and of q
+
+    forward_lstm(projected_TBZ, h0_BH, c0_BH, weight_ZH, keep_TB, zoneout_TBH, cell_zoneout_TBH, norm_gain_Z, save)
+        -> states_TBH S, c_BH A (the last cell), cells_TBH A | None, gates_TBZ S | None (activated)
+    backward_lstm(d_states_TBH, d_c_BH, states_TBH, cells_TBH, gates_TBZ, h0_BH, c0_BH, weight_ZH, keep_TB, zoneout_TBH,
+                  cell_zoneout_TBH, norm)
+        -> d_projected_TBZ S, d_h0_BH S, d_c0_BH A
+
+`d_states_TBH` (S) already contains the gradient of the final h in its last step; `d_c_BH` (A) is that of the final cell, zeros
+if it has none. The weight gradient, one product over all steps, and those of bias and gain are not the kernel's: the caller
+makes them from d_projected or d_gates, once for all backends.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+import torch
+
+from lmtrain.errors import ResourceError, SettingsError
+
+log = logging.getLogger("lmtrain")
+
+NAMES = ("auto", "reference", "eager", "native", "triton")
+
+# device type -> who is asked, in this order; a device that is not here is served by eager
+AUTO = {
+    "cpu": ("native", "eager"),
+    "cuda": ("triton", "eager"),
+}
+
+_told: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is to be computed, as far as it decides who can.
+
+    function   elman, gru, lstm, ...
+    sizes      by letter: {"T": 35, "B": 20, "H": 200}
+    options    names of the optional arguments in use: keep_TB, zoneout_TBH, cell_zoneout_TBH, norm_gain_Z (norm_gain_H)
+    """
+
+    function: str
+    device: str
+    dtype: torch.dtype
+    sizes: Mapping[str, int]
+    options: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return f"{self.function} in {str(self.dtype).removeprefix('torch.')} on {self.device}"
+
+
+def choose(backend: str, call: Call) -> str:
+    """The name of the backend for this call; `auto` becomes one of the others.
+
+    Raises SettingsError for a name that does not exist, ResourceError for a backend that cannot serve the call.
+    """
+    if backend == "auto":
+        return _first_that_serves(call)
+    if backend not in NAMES:
+        raise SettingsError(f'backend="{backend}" does not exist.', f"There are {', '.join(NAMES)}.", 'Use backend="auto".')
+    if reason := why_not(backend, call):
+        raise ResourceError(f'backend="{backend}" cannot compute {call}: {reason}.', "", 'Use backend="auto".')
+    return backend
+
+
+def why_not(backend: str, call: Call) -> str | None:
+    """Why this backend cannot serve the call, or None if it can."""
+    if backend in ("reference", "eager"):
+        return None
+    try:
+        module = kernels(backend, call.function)
+    except ModuleNotFoundError as error:
+        if error.name not in (f"lmtrain.ops.{backend}", backend):
+            raise
+        return f"there is no Python module {error.name}"
+    if not hasattr(module, f"forward_{call.function}"):
+        return f"it has no {call.function}"
+    reason: str | None = module.why_not(call)
+    return reason
+
+
+def kernels(backend: str, function: str) -> ModuleType:
+    """The module that holds `forward_<function>` and `backward_<function>` of a backend."""
+    return import_module(f"lmtrain.ops.{function if backend == 'eager' else backend}")
+
+
+def _first_that_serves(call: Call) -> str:
+    """Walks the table AUTO; says which was taken, and why not those before it, once for each such sentence."""
+    refusals = []
+    for backend in AUTO.get(call.device, ("eager",)):
+        if (reason := why_not(backend, call)) is None:
+            break
+        refusals.append(f"{backend}: {reason}")
+    sentence = f"{call} is computed by {backend}" + (f" ({'; '.join(refusals)})" if refusals else "")
+    if sentence not in _told:
+        _told.add(sentence)
+        log.info(sentence)
+    return backend
