@@ -1,0 +1,243 @@
+"""Draws text from a language model, one token at a time.
+
+    read the prompt -> next-token distribution -> truncate -> draw -> decode -> read the token -> ...
+
+Each verb is a function of its own (as in gpt-fast). The state is carried, so no token is read twice. All randomness comes
+from one generator on the CPU: the same seed gives the same text. Every `Draw` says how surprising it was to the model,
+so that the sampler also serves to look into one.
+
+Truncation, in this order: temperature, the `top_k` likeliest, the smallest set of probability `top_p` (nucleus sampling,
+Holtzman et al. 2020), those at least `min_p` as likely as the likeliest (Nguyen et al. 2024).
+
+    legend   V vocabulary
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from lmtrain.data.tokenizer import Tokenizer
+from lmtrain.errors import CheckpointError, DataError, SettingsError
+from lmtrain.inference.evaluate import evaluating, make_tokens
+from lmtrain.models.base import LanguageModel, State
+
+log = logging.getLogger("lmtrain")
+
+PROMPT_CHUNK = 256  # tokens of a prompt read at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings:
+    """How to draw. `temperature` 0 always takes the likeliest token; `stop` strings end a text and are not part of it.
+
+    `<unk>` is never drawn unless `allow_unk`. Raises SettingsError for values out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    max_tokens: int = 200
+    stop: Sequence[str] = ()
+    allow_unk: bool = False
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.temperature < math.inf, "temperature", self.temperature,
+               "0 (always the likeliest token) and finite numbers above 0", "0.8")  # fmt: skip
+        _check(self.top_k is None or self.top_k >= 1, "top-k", self.top_k, "whole numbers of at least 1", "40")
+        _check(self.top_p is None or 0 < self.top_p <= 1, "top-p", self.top_p, "numbers above 0 and at most 1", "0.9")
+        _check(self.min_p is None or 0 <= self.min_p <= 1, "min-p", self.min_p, "numbers from 0 to 1", "0.05")
+        _check(self.max_tokens >= 1, "max-tokens", self.max_tokens, "whole numbers of at least 1", "200")
+        _check("" not in self.stop, "stop", "an empty string", "strings of at least one character", "'\\n'")
+
+
+def _check(fine: bool, name: str, value: object, allowed: str, example: str) -> None:
+    if not fine:
+        raise SettingsError(f"--{name} is {value}.", f"Allowed are {allowed}.", f"Type for example --{name} {example}.")
+
+
+class Draw(NamedTuple):
+    """A token drawn and the text that it released (empty while a character or a stop string may still be completed).
+
+    As the model itself saw it, before temperature and truncation: `nats`, minus the token's log-probability; `rank`, 1 for
+    the likeliest token; `entropy` of the distribution in nats.
+    """
+
+    token: int
+    text: str
+    nats: float
+    rank: int
+    entropy: float
+
+
+def sample(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompt: str = "",
+    settings: SampleSettings = SampleSettings(),
+    *,
+    num_samples: int = 1,
+    seed: int = 1,
+    device: torch.device | str = "cpu",
+) -> Iterator[Iterator[Draw]]:
+    """Continuations of `prompt`, each drawn while it is iterated over; their joined texts do not repeat the prompt.
+
+    One generator serves all of them, one after the other. An empty prompt is the start of a line. Unknown pieces of it
+    become `<unk>` with a warning. Raises DataError where the tokenizer has none, CheckpointError where the model's
+    probabilities are not numbers.
+    """
+    _check(num_samples >= 1, "num-samples", num_samples, "whole numbers of at least 1", "3")
+    if settings.top_k is not None and settings.top_k > model.vocab_size:
+        log.warning("--top-k %d is more than the %d tokens there are; all are kept.", settings.top_k, model.vocab_size)
+    generator = torch.Generator().manual_seed(seed)
+    prompt_ids = encode_prompt(tokenizer, prompt)
+    ids = np.concatenate([[tokenizer.eos_id], prompt_ids])
+    log_probs_V, state = read(model, ids, model.initial_state(1), device)
+    excluded = None if settings.allow_unk else tokenizer.unk_id
+    return (
+        decode(
+            generate(model, log_probs_V, state, settings, generator, excluded=excluded, device=device),
+            tokenizer, prompt_ids, settings,
+        )
+        for _ in range(num_samples)
+    )  # fmt: skip
+
+
+def sample_text(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompt: str = "",
+    settings: SampleSettings = SampleSettings(),
+    *,
+    seed: int = 1,
+    device: torch.device | str = "cpu",
+) -> str:
+    """One continuation of `prompt` as a whole; see `sample`."""
+    return "".join(draw.text for draw in next(sample(model, tokenizer, prompt, settings, seed=seed, device=device)))
+
+
+# ---- the verbs
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
+    """The ids of a prompt, with a warning that lists what the tokenizer does not know."""
+    unknown = tokenizer.unknown_pieces(prompt)
+    if unknown:
+        listing = ", ".join(map(repr, unknown[:10])) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
+        if tokenizer.unk_id is None:
+            raise DataError(
+                f"The prompt contains {listing}, which this model's vocabulary of {tokenizer.vocab_size} tokens lacks.",
+                "It has no <unk> to stand for unknown text.",
+                "Leave that out of --prompt, or train with tokenizer=byte, which accepts any text.",
+            )
+        log.warning("The prompt contains %s, unknown to this model and read as <unk>.", listing)
+    return tokenizer.encode(prompt)
+
+
+def read(model: LanguageModel, ids: np.ndarray, state: State, device: torch.device | str) -> tuple[Tensor, State]:
+    """Log-probabilities [V] (float64, on the CPU) of what follows after reading `ids` from `state`; and the next state."""
+    with evaluating(model):
+        for start in range(0, len(ids), PROMPT_CHUNK):
+            tokens_TB = make_tokens(ids[start : start + PROMPT_CHUNK, None], model, device)
+            log_probs_TBV, state = model.log_probs(tokens_TB, state)
+        log_probs_V = log_probs_TBV[-1, 0].double().cpu()
+    if log_probs_V.isnan().any():
+        raise CheckpointError(
+            "The model contains non-finite weights: its probabilities are not numbers.",
+            "Sampling needs a model whose training did not diverge.",
+            "Name an earlier checkpoint, or train again with a lower learning rate or stronger clipping.",
+        )
+    return log_probs_V, state
+
+
+def generate(
+    model: LanguageModel,
+    log_probs_V: Tensor,
+    state: State,
+    settings: SampleSettings,
+    generator: Generator,
+    *,
+    excluded: int | None,
+    device: torch.device | str,
+) -> Iterator[Draw]:
+    """Up to `max_tokens` draws (their text still empty), the first from `log_probs_V`; token `excluded` is never drawn."""
+    for remaining in reversed(range(settings.max_tokens)):
+        allowed_V = log_probs_V if excluded is None else exclude(log_probs_V, excluded)
+        token = draw(truncate(allowed_V, settings), generator)
+        nats = -log_probs_V[token].item()
+        rank = 1 + int((log_probs_V > log_probs_V[token]).sum())
+        yield Draw(token, "", nats, rank, torch.special.entr(log_probs_V.exp()).sum().item())
+        if remaining:
+            log_probs_V, state = read(model, np.array([token]), state, device)
+
+
+def exclude(log_probs_V: Tensor, token: int) -> Tensor:
+    """The same without `token`; not normalised."""
+    log_probs_V = log_probs_V.clone()
+    log_probs_V[token] = -math.inf
+    if log_probs_V.max() == -math.inf:
+        raise SettingsError(
+            "The model expects <unk> and nothing else.", "It is not drawn by default.", "Type --allow-unk to draw it."
+        )
+    return log_probs_V
+
+
+def truncate(log_probs_V: Tensor, settings: SampleSettings) -> Tensor:
+    """Normalised log-probabilities of what may be drawn, -inf for the rest; of equals, lower ids come first."""
+    likeliest = log_probs_V.argmax()
+    if settings.temperature == 0:
+        return torch.full_like(log_probs_V, -math.inf).index_fill(0, likeliest, 0.0)
+    # In log space and relative to the maximum: however small the temperature, the likeliest token keeps its probability.
+    log_probs_V = ((log_probs_V - log_probs_V[likeliest]) / settings.temperature).log_softmax(-1)
+    if settings.top_k is settings.top_p is settings.min_p is None:
+        return log_probs_V
+    kept, order = log_probs_V.sort(descending=True, stable=True)
+    kept = kept[: settings.top_k].log_softmax(-1)
+    if settings.top_p is not None:
+        probability_before = kept.exp().cumsum(-1) - kept.exp()
+        kept = kept[probability_before < settings.top_p].log_softmax(-1)
+    if settings.min_p:
+        kept = kept[kept >= kept[0] + math.log(settings.min_p)].log_softmax(-1)
+    return torch.full_like(log_probs_V, -math.inf).index_copy(0, order[: len(kept)], kept)
+
+
+def draw(log_probs_V: Tensor, generator: Generator) -> int:
+    """One token: the first whose cumulated probability exceeds a uniform number (one number of the generator per token)."""
+    possible = (log_probs_V > -math.inf).nonzero().squeeze(-1)
+    cumulated = log_probs_V[possible].exp().cumsum(-1)
+    uniform = torch.rand((), generator=generator, dtype=torch.float64) * cumulated[-1]
+    position = int(torch.searchsorted(cumulated, uniform, right=True))
+    return int(possible[min(position, len(possible) - 1)])  # where rounding reaches the very end
+
+
+def decode(draws: Iterator[Draw], tokenizer: Tokenizer, prompt_ids: np.ndarray, settings: SampleSettings) -> Iterator[Draw]:
+    """The draws with their text, as soon as it is certain; ends behind the first stop string, which is left out."""
+    decoder = tokenizer.make_decoder()
+    for token in prompt_ids.tolist():
+        decoder.push(token)  # so that the first word is separated from the prompt's last
+    held = ""
+    for number, drawn in enumerate(draws, start=1):
+        held += decoder.push(drawn.token)
+        last = number == settings.max_tokens
+        text, held, stopped = release(held + decoder.flush() if last else held, settings.stop)
+        yield drawn._replace(text=text + held if last else text)
+        if stopped:
+            return
+
+
+def release(held: str, stops: Sequence[str]) -> tuple[str, str, bool]:
+    """Splits text into what can be shown and what may become a stop string; True where one is complete (and removed)."""
+    found = [held.find(stop) for stop in stops if stop in held]
+    if found:
+        return held[: min(found)], "", True
+    beginnings = (size for stop in stops for size in range(1, len(stop)) if held.endswith(stop[:size]))
+    shown = len(held) - max(beginnings, default=0)
+    return held[:shown], held[shown:], False

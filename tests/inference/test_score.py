@@ -1,0 +1,141 @@
+"""Scoring a stream of text: line by line what `evaluate` says of the whole."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lmtrain.data.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer
+from lmtrain.errors import DataError
+from lmtrain.inference.evaluate import evaluate
+from lmtrain.inference.score import ScoredLine, ScoredToken, format_line, line_to_json, score_text
+from lmtrain.models.base import LanguageModel, StatePolicy
+
+WORDS = WordTokenizer(["<eos>", "to", "be", "or", "<unk>"])
+TEXT = "to be or\n\nnot to be\nto\n"
+
+
+class Rounding(LanguageModel):
+    """Float32 scores which depend on everything read so far, so that the slightest difference would show."""
+
+    vocab_size = 5
+
+    def initial_state(self, batch_size):
+        return (torch.zeros(batch_size),)
+
+    def log_probs(self, tokens_TB, state):
+        sums_TB = state[0] + ((tokens_TB + 1) / 3).cumsum(0)
+        logits_TBV = torch.sin(sums_TB[..., None] * torch.arange(1, 6))
+        return logits_TBV.log_softmax(-1), (sums_TB[-1],)
+
+
+@pytest.mark.parametrize("chunk_length", [1, 3, 4, 7, None])
+@pytest.mark.parametrize("policy", StatePolicy)
+@pytest.mark.parametrize("cut", [1, 5, 100])
+def test_score_and_evaluate_give_the_same_bill_to_the_last_bit(table, cut, policy, chunk_length):
+    table.state_policy = policy
+    for model in (table, Rounding()):
+        blocks = [TEXT[start : start + cut] for start in range(0, len(TEXT), cut)]
+        bill = score_text(model, WORDS, blocks, chunk_length=chunk_length)
+        sizes = {"num_chars": len(TEXT), "num_bytes": len(TEXT)}
+        assert bill == evaluate(
+            model, WORDS.encode(TEXT), eos_id=0, unk_id=4, chunk_length=chunk_length, **sizes
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("chunk_length", [1, 4, None])
+def test_every_line_has_its_share(table, chunk_length):
+    lines = []
+    bill = score_text(table, WORDS, [TEXT], on_line=lines.append, per_token=True, chunk_length=chunk_length)
+    assert [line.number for line in lines] == [1, 2, 3, 4]
+    assert [line.num_tokens for line in lines] == [4, 1, 4, 2]
+    assert [line.num_unk for line in lines] == [0, 0, 1, 0]
+    assert [[token.text for token in line.tokens] for line in lines] == [
+        ["to", "be", "or", "<eos>"], ["<eos>"], ["<unk>", "to", "be", "<eos>"], ["to", "<eos>"],
+    ]  # fmt: skip
+    assert [token.is_unk for token in lines[2].tokens] == [True, False, False, False]
+    context, nats = [0, 0], []
+    for token in WORDS.encode(TEXT).tolist():
+        nats.append(-table.log_probs_VVV[*context, token].item())
+        context = [context[1], token]
+    assert [token.nats for line in lines for token in line.tokens] == nats
+    assert [line.total_nats for line in lines] == pytest.approx([sum(nats[i:j]) for i, j in [(0, 4), (4, 5), (5, 9), (9, 11)]])
+    assert bill.total_nats == pytest.approx(sum(nats))
+
+
+def test_tokens_are_kept_only_where_they_are_asked_for(table):
+    lines = []
+    score_text(table, WORDS, [TEXT], on_line=lines.append)
+    assert all(line.tokens is None for line in lines)
+
+
+def test_last_line_of_words_is_ended_and_of_characters_is_left_as_it_is(table):
+    bill = score_text(table, WORDS, ["to ", "be"])
+    assert (bill.num_tokens, bill.num_eos, bill.num_chars, bill.num_bytes) == (3, 1, 6, 6)
+    lines = []
+    chars = CharTokenizer(["\n", "a", "b", "é", "<unk>"])
+    bill = score_text(table, chars, ["ab\n", "", "é"], on_line=lines.append)
+    assert (bill.num_tokens, bill.num_eos, bill.num_chars, bill.num_bytes) == (4, 1, 4, 5)
+    assert [line.num_tokens for line in lines] == [3, 1]
+
+
+@pytest.mark.parametrize("blocks", [[], [""], ["", ""]])
+def test_empty_text_is_refused(table, blocks):
+    with pytest.raises(DataError, match="text to score is empty"):
+        score_text(table, WORDS, blocks)
+
+
+class Uniform(LanguageModel):
+    vocab_size = 256
+    longest = 0
+
+    def initial_state(self, batch_size):
+        return ()
+
+    def log_probs(self, tokens_TB, state):
+        raise AssertionError("scoring needs the targets alone")
+
+    def target_log_probs(self, tokens_TB, targets_TB, state):
+        self.longest = max(self.longest, len(tokens_TB))
+        return torch.full(tokens_TB.shape, -math.log(256)), state
+
+
+def test_one_line_of_ten_million_characters_is_read_in_chunks():
+    model, lines = Uniform(), []
+    blocks = ("x" * 100_000 for _ in range(100))
+    bill = score_text(model, ByteTokenizer(), blocks, on_line=lines.append, chunk_length=4096)
+    assert model.longest == 4096
+    assert lines == [ScoredLine(1, bill.total_nats, 10_000_000, 0)]
+    assert bill.bits_per_byte == pytest.approx(8)
+
+
+def test_lines_are_written_for_people_and_for_programs():
+    tokens = (ScoredToken("to", 1.5, False), ScoredToken("<unk>", math.inf, True), ScoredToken("\n", 0.25, False))
+    line = ScoredLine(7, math.inf, 3, 1, tokens)
+    assert format_line(line) == "7\t-inf\t3\t1\n\tto\t-1.500000\n\t<unk>\t-inf\tunknown\n\t\\n\t-0.250000"
+    written = json.loads(json.dumps(line_to_json(line), allow_nan=False))
+    assert written == {
+        "line": 7, "log_prob": None, "num_tokens": 3, "num_unk": 1,
+        "tokens": [
+            {"text": "to", "log_prob": -1.5, "is_unk": False},
+            {"text": "<unk>", "log_prob": None, "is_unk": True},
+            {"text": "\n", "log_prob": -0.25, "is_unk": False},
+        ],
+    }  # fmt: skip
+    assert "tokens" not in line_to_json(ScoredLine(1, 2.0, 1, 0))
+
+
+def test_ids_are_those_of_the_whole_text_wherever_the_blocks_are_cut(table):
+    seen = []
+
+    class Recorder(Uniform):
+        vocab_size = 5
+
+        def target_log_probs(self, tokens_TB, targets_TB, state):
+            seen.extend(targets_TB[:, 0].tolist())
+            return super().target_log_probs(tokens_TB, targets_TB, state)
+
+    score_text(Recorder(), WORDS, list(TEXT), chunk_length=2)
+    np.testing.assert_array_equal(seen, WORDS.encode(TEXT))
