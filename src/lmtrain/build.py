@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import lmtrain.config as config
 from lmtrain.data.corpus import Corpus, load_corpus
+from lmtrain.data.pydocs import write_pydocs
 from lmtrain.data.stream import Stream
 from lmtrain.data.tokenizer import Tokenizer, load_tokenizer
 from lmtrain.errors import CheckpointError, SettingsError
@@ -25,8 +27,14 @@ from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
 from lmtrain.models.recurrent import ElmanLayer, GRULayer, LSTMLayer, RecurrentLanguageModel, RecurrentLayer
 from lmtrain.models.window import WindowLanguageModel
-from lmtrain.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from lmtrain.training.learner import CountLearner, GradientLearner, Learner, load_weights
+from lmtrain.training.averaging import Averaging
+from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from lmtrain.training.learner import CountLearner, GradientLearner, Learner, check_weights, load_weights
+from lmtrain.training.loop import Limits
+from lmtrain.training.optimizer import group_parameters, make_optimizer
+from lmtrain.training.schedule import Constant, Cosine, Exponential, Linear, OneCycle, Plateau, Schedule, Step
+
+COUNT_CHUNK = 1 << 18  # tokens counted in one step
 
 
 # ---- models
@@ -139,11 +147,110 @@ def _or(value: float | None, default: float) -> float:
 
 def build_corpus(data: config.DataConfig, tokenizer: config.TokenizerConfig) -> Corpus:
     """The corpus as token ids, from its cache where it is there."""
-    raise NotImplementedError
+    match data:
+        case config.PydocsConfig():
+            path = write_pydocs(data.cache_dir)
+        case config.TextConfig():
+            path = Path(data.path)
+        case _:
+            raise AssertionError(f"no corpus for {type(data).__name__}")
+    return load_corpus(
+        path, tokenizer=tokenizer.name.name, min_count=tokenizer.min_count, max_size=tokenizer.max_size,
+        valid_fraction=data.valid_fraction, test_fraction=data.test_fraction, cache_dir=data.cache_dir,
+    )  # fmt: skip
 
 
 def build_stream(settings: config.TrainerConfig, corpus: Corpus, model: config.ModelConfig) -> Stream:
-    """The training split in B streams; counting takes one stream of long chunks, once, in order."""
+    """The training split in B streams; counting takes one stream of long chunks, in order, to the last token."""
+    ids, eos_id = corpus.train.ids, corpus.tokenizer.eos_id
+    match model:
+        case config.NgramConfig():
+            return Stream(ids, batch_size=1, chunk_length=min(COUNT_CHUNK, len(ids) - 1), eos_id=eos_id,
+                          random_offset=False, keep_tail=True)  # fmt: skip
+        case _:
+            return Stream(
+                ids, batch_size=settings.batch_size, chunk_length=settings.chunk_length, eos_id=eos_id, seed=settings.seed,
+                random_offset=settings.random_offset, random_chunk_length=settings.random_chunk_length,
+            )  # fmt: skip
+
+
+def build_limits(settings: config.Config) -> Limits:
+    """When training ends; counting ends after one pass."""
+    match settings.model:
+        case config.NgramConfig():
+            return Limits(num_epochs=1)
+        case _:
+            trainer = settings.trainer
+            return Limits(trainer.num_steps, trainer.num_epochs, trainer.max_seconds)
+
+
+# ---- learners
+
+
+def build_learner(settings: config.Config, model: LanguageModel, corpus: Corpus, device: torch.device) -> Learner:
+    """The model with the way in which it learns, on `device`."""
+    match model:
+        case NgramModel():
+            return CountLearner(model)
+        case NeuralLanguageModel():
+            return _build_gradient_learner(settings, model, corpus, device)
+    raise AssertionError(f"no learner for {type(model).__name__}")
+
+
+def _build_gradient_learner(
+    settings: config.Config, model: NeuralLanguageModel, corpus: Corpus, device: torch.device
+) -> GradientLearner:
+    trainer, optimizer, neural = settings.trainer, settings.optimizer, settings.model
+    assert isinstance(neural, config.NeuralConfig)
+    counts = torch.from_numpy(corpus.train.counts(corpus.tokenizer.vocab_size))
+    if neural.unigram_bias:
+        model.head.set_unigram_bias(counts)
+    model.head.set_proposal(counts)
+    model.to(device)
+    groups = group_parameters(model.named_parameters(), optimizer.weight_decay)
+    return GradientLearner(
+        model=model,
+        optimizer=make_optimizer(
+            optimizer.name.name, groups, learning_rate=optimizer.learning_rate, momentum=optimizer.momentum,
+            nesterov=optimizer.nesterov, betas=(optimizer.beta1, optimizer.beta2), alpha=optimizer.alpha,
+            epsilon=optimizer.epsilon,
+        ),
+        schedule=build_schedule(settings.schedule),
+        averaging=build_averaging(optimizer, model),
+        generator=torch.Generator(device).manual_seed(trainer.seed),
+        learning_rate=optimizer.learning_rate,
+        clip_norm=trainer.clip_norm,
+        l1=optimizer.l1,
+        overlap=max(0, trainer.backward_length - trainer.chunk_length),
+        autocast=autocast(device, choose_precision(trainer, device)),
+        full_length=trainer.chunk_length if trainer.random_chunk_length else None,
+    )  # fmt: skip
+
+
+def build_schedule(settings: config.ScheduleConfig) -> Schedule:
+    """The learning rate's way through the run."""
+    match settings:
+        case config.ConstantConfig():
+            return Constant()
+        case config.CosineConfig():
+            return Cosine(settings.warmup, settings.final)
+        case config.LinearConfig():
+            return Linear(settings.warmup, settings.final)
+        case config.StepConfig():
+            return Step(settings.factor, settings.every, settings.after)
+        case config.ExponentialConfig():
+            return Exponential(settings.factor)
+        case config.PlateauConfig():
+            return Plateau(settings.factor, settings.patience)
+        case config.OneCycleConfig():
+            return OneCycle(
+                settings.up, settings.flat, settings.down, settings.div, settings.beta1_low, settings.beta1_high
+            )
+    raise AssertionError(f"no schedule for {type(settings).__name__}")
+
+
+def build_averaging(settings: config.OptimizerConfig, model: NeuralLanguageModel) -> Averaging:
+    """Which weights are evaluated: the last ones, or an average of them."""
     raise NotImplementedError
 
 
@@ -182,3 +289,91 @@ def autocast(device: torch.device, precision: torch.dtype) -> Callable[[], Abstr
     if precision is torch.float32:
         return nullcontext
     return lambda: torch.autocast(device.type, dtype=precision)
+
+
+# ---- trained models
+
+
+@dataclass(frozen=True)
+class Text:
+    """A split as a checkpoint carries it, so that a model can be evaluated without its corpus."""
+
+    ids: np.ndarray
+    num_chars: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model as it was saved, with its tokenizer and the splits to judge it by (those that were saved with it)."""
+
+    path: Path
+    step: int
+    model: LanguageModel
+    tokenizer: Tokenizer
+    texts: dict[str, Text]
+
+
+def describe_model(settings: config.ModelConfig, vocab_size: int, eos_id: int) -> dict[str, Any]:
+    """The document `model.json`: all that `load_trained` needs besides tensors."""
+    return {"vocab_size": vocab_size, "eos_id": eos_id, "settings": config.config_to_json(settings)}
+
+
+def describe_texts(corpus: Corpus) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Validation and test split as a checkpoint carries them."""
+    splits = {"valid": corpus.valid} | ({"test": corpus.test} if corpus.test else {})
+    tensors = {name: torch.from_numpy(np.asarray(split.ids).astype(np.int32)) for name, split in splits.items()}
+    return tensors, {name: {"num_chars": s.num_chars, "num_bytes": s.num_bytes} for name, s in splits.items()}
+
+
+def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", device: str = "cpu") -> Trained:
+    """The model in a run directory, a checkpoint directory or a mixture directory, wherever it lies.
+
+    Raises CheckpointError for anything that is missing, damaged or does not fit together.
+    """
+    checkpoint = load_checkpoint(find_checkpoint(path, prefer), names=("model", "tokenizer", "texts"))
+    documents = checkpoint.documents
+    tokenizer = load_tokenizer(documents["tokenizer"])
+    model = _restore(documents["model"], checkpoint.tensors["model"], tokenizer, checkpoint.path)
+    if isinstance(model, nn.Module):
+        model.to(device).eval()
+    ids = checkpoint.tensors.get("texts", {})
+    texts = {name: Text(ids[name].numpy(), **counts) for name, counts in documents.get("texts", {}).items()}
+    return Trained(checkpoint.path, checkpoint.step, model, tokenizer, texts)
+
+
+def _restore(document: Any, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, path: Path) -> LanguageModel:
+    """The model that `document` describes, with its weights."""
+    if "components" in document:
+        models = [
+            _restore(part, {n.removeprefix(f"{i}."): t for n, t in tensors.items() if n.startswith(f"{i}.")}, tokenizer, path)
+            for i, part in enumerate(document["components"])
+        ]
+        return Mixture(models, document["weights"])
+    problems: list[str] = []
+    settings = config.read_settings(config.ModelConfig, document["settings"], "model", problems)
+    if problems or document["vocab_size"] != tokenizer.vocab_size or document["eos_id"] != tokenizer.eos_id:
+        raise CheckpointError(
+            f"{path / 'model.json'} does not describe a model of this program: {'; '.join(problems) or 'its vocabulary differs'}.",
+            "",
+            "Use a checkpoint as it was written.",
+        )
+    return restore_model(settings, tokenizer.vocab_size, tokenizer.eos_id, tensors)
+
+
+def restore_model(
+    settings: config.ModelConfig, vocab_size: int, eos_id: int, tensors: Mapping[str, Tensor]
+) -> LanguageModel:
+    """A model with saved weights; its sizes are compared with the tensors before any memory is taken for it."""
+    match settings:
+        case config.NgramConfig():
+            return NgramModel.from_tensors(dict(tensors), vocab_size=vocab_size, eos_id=eos_id)
+        case _:
+            with torch.device("meta"):
+                empty = build_model(settings, vocab_size=vocab_size, eos_id=eos_id)
+            assert isinstance(empty, NeuralLanguageModel)
+            check_weights(empty, tensors)
+            model = build_model(settings, vocab_size=vocab_size, eos_id=eos_id)
+            assert isinstance(model, NeuralLanguageModel)
+            load_weights(model, tensors)
+            return model

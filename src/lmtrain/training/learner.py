@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -80,11 +80,12 @@ class Learner(ABC):
 class GradientLearner(Learner):
     """Truncated backpropagation through time over the carried state.
 
+    learning_rate    the rate that the schedule multiplies
     clip_norm        largest norm of the whole gradient; 0 for none
     l1               weight of the sum of absolute weights in the loss
     overlap          steps before a chunk that gradients reach back in addition (k2 - k1)
     autocast         opens the precision under which the forward pass runs
-    on_nonfinite     `skip` leaves out an update whose loss or gradient is not finite; otherwise the report says so
+    full_length      chunk length that the learning rate is meant for; the rate of other lengths is scaled (Merity 2017)
     """
 
     model: NeuralLanguageModel
@@ -92,18 +93,21 @@ class GradientLearner(Learner):
     schedule: Schedule
     averaging: Averaging
     generator: Generator
+    learning_rate: float
     clip_norm: float = 0.0
     l1: float = 0.0
     overlap: int = 0
-    autocast: Callable[[], AbstractContextManager[Any]] = torch.no_grad  # replaced by build
-    rate_scale: Callable[[Chunk], float] = lambda chunk: 1.0
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    full_length: int | None = None
     state: State = ()
     earlier_TB: Tensor | None = field(default=None, repr=False)  # tokens that the next backward pass reaches back over
 
     def step(self, chunk: Chunk, progress: Progress) -> StepReport:
+        device = next(self.model.parameters()).device
+        chunk = replace(chunk, inputs_TB=chunk.inputs_TB.to(device), targets_TB=chunk.targets_TB.to(device))
         inputs_TB, carry_after = self._with_overlap(chunk)
         self.model.train()
-        rate = self._set_rate(progress, self.rate_scale(chunk))
+        rate = self._set_rate(progress, len(chunk.targets_TB) / self.full_length if self.full_length else 1.0)
         with self.autocast():
             total_nats, penalty, state = self.model.training_loss(
                 inputs_TB, chunk.targets_TB, self.state, self.generator, carry_after=carry_after
@@ -139,15 +143,15 @@ class GradientLearner(Learner):
         self.averaging.after_evaluation(nats_per_token)
 
     def tensors(self) -> Tensors:
-        moments, self._optimizer_document = optimizer_tensors(self.optimizer)
+        moments, _ = optimizer_tensors(self.optimizer)
         training = {f"optimizer.{name}": tensor for name, tensor in moments.items()}
         training |= {f"averaging.{name}": tensor for name, tensor in self.averaging.tensors().items()}
         training |= {f"state.{number}": tensor for number, tensor in enumerate(self.state)}
         if self.earlier_TB is not None:
             training["earlier"] = self.earlier_TB
-        raw = {f"raw.{name}": tensor for name, tensor in self._weights().items()}
+        raw = {f"raw.{name}": tensor for name, tensor in shared_once(self.model).items()}
         with self.averaging.averaged():
-            weights = {name: tensor.clone() for name, tensor in self._weights().items()}
+            weights = {name: tensor.clone() for name, tensor in shared_once(self.model).items()}
         if self.averaging.differs:
             training |= raw  # the file `model` then holds the averaged weights
         return {"model": weights, "training": training}
@@ -173,16 +177,6 @@ class GradientLearner(Learner):
         self.state = tuple(carried[str(number)].to(device) for number in range(len(carried)))
         self.earlier_TB = training["earlier"].to(device) if "earlier" in training else None
 
-    def _weights(self) -> dict[str, Tensor]:
-        """Parameters and buffers, each tensor once (a tied head shares the embedding's)."""
-        seen: set[int] = set()
-        weights = {}
-        for name, tensor in self.model.state_dict().items():
-            if tensor.data_ptr() not in seen or tensor.numel() == 0:
-                weights[name] = tensor
-            seen.add(tensor.data_ptr())
-        return weights
-
     def _with_overlap(self, chunk: Chunk) -> tuple[Tensor, int | None]:
         """The chunk's inputs behind those that gradients reach back over, and after how many of them the state is carried."""
         if chunk.starts_epoch or not self.state:
@@ -196,7 +190,7 @@ class GradientLearner(Learner):
 
     def _set_rate(self, progress: Progress, scale: float) -> float:
         """Sets the rate (and Adam's beta1) that the optimiser will really use, and returns it."""
-        rate = self.schedule.rate(progress) * scale
+        rate = self.learning_rate * self.schedule.rate(progress) * scale
         beta1 = self.schedule.beta1(progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -245,26 +239,38 @@ class CountLearner(Learner):
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copies `weights` into `model`; a shared tensor may be stored under one of its names. Raises CheckpointError."""
+    """Copies `weights` into `model`. Raises CheckpointError where they are of another model."""
+    check_weights(model, weights)
     own = model.state_dict()
-    pointers = {tensor.data_ptr() for name, tensor in own.items() if name in weights}
-    missing = [name for name, tensor in own.items() if name not in weights and tensor.data_ptr() not in pointers]
-    unknown = [name for name in weights if name not in own]
-    wrong = [
-        f"{name} is {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
-    problems = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"unknown: {', '.join(unknown)}"] * bool(unknown) + wrong
-    if problems:
-        raise CheckpointError(
-            f"The weights are of another model ({'; '.join(problems)}).",
-            "A checkpoint holds exactly the tensors of the model that its model.json describes.",
-            "Use a checkpoint as it was written, or train again.",
-        )
     with torch.no_grad():
         for name, tensor in weights.items():
             own[name].copy_(tensor)
+
+
+def check_weights(model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Compares names and shapes; a tensor that a model shares is stored under the first of its names."""
+    own = shared_once(model)
+    wrong = [f"{name} is missing" for name in own if name not in weights]
+    wrong += [f"{name} is unknown" for name in weights if name not in own]
+    wrong += [
+        f"{name} has shape {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise CheckpointError(
+            f"The weights are of another model: {'; '.join(wrong[:4])}{more}.",
+            "Allowed are exactly the tensors of the model that the settings describe.",
+            "Use the checkpoint with its own settings, or train a new model.",
+        )
+
+
+def shared_once(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, a shared one (a head tied to the embedding) under its first name only."""
+    names = {id(tensor): name for name, tensor in reversed([*model.named_parameters(remove_duplicate=False)])}
+    shared = {name for name, tensor in model.named_parameters(remove_duplicate=False) if names[id(tensor)] != name}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in shared}
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

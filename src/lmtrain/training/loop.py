@@ -19,11 +19,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lmtrain.data.stream import Position, Stream
-from lmtrain.errors import DivergedError, ResourceError
+from lmtrain.errors import ResourceError
 from lmtrain.inference.evaluate import Bill
 from lmtrain.models.base import LanguageModel
+from lmtrain.training.finite import Spikes, check_finite
 from lmtrain.training.learner import Learner, StepReport, Tensors
-from lmtrain.training.schedule import Progress
+from lmtrain.training.schedule import Progress, fraction_done
 from lmtrain.training.signals import Stop
 from lmtrain.training.telemetry import Telemetry
 
@@ -43,13 +44,14 @@ class TrainState:
     best_step: int | None = None
     evaluated_step: int | None = None
     interval: Interval = field(default_factory=lambda: Interval())
+    spikes: Spikes = Spikes()
 
     def tensors(self) -> Tensors:
         return self.learner.tensors()
 
     def document(self) -> dict[str, Any]:
         return {
-            "position": asdict(self.position),
+            "position": self.position.to_json(),
             "step": self.step,
             "num_tokens": self.num_tokens,
             "elapsed_seconds": self.elapsed_seconds,
@@ -57,18 +59,20 @@ class TrainState:
             "best_step": self.best_step,
             "evaluated_step": self.evaluated_step,
             "interval": asdict(self.interval),
+            "spikes": asdict(self.spikes),
             "learner": self.learner.document(),
         }
 
     def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
         """Goes on from `tensors()` and `document()` of another process."""
         self.learner.load(tensors, document["learner"])
-        self.position = Position(**document["position"])
+        self.position = Position.from_json(document["position"])
         self.step, self.num_tokens = document["step"], document["num_tokens"]
         self.elapsed_seconds = document["elapsed_seconds"]
         self.best_nats = math.inf if document["best_nats"] is None else document["best_nats"]
         self.best_step, self.evaluated_step = document["best_step"], document["evaluated_step"]
         self.interval = Interval(**document["interval"])
+        self.spikes = Spikes(**document["spikes"])
 
 
 @dataclass
@@ -99,11 +103,19 @@ class Limits:
     num_epochs: float | None = None
     max_seconds: float | None = None
 
-    def fraction(self, state: TrainState, epoch: float) -> float:
-        """How much of the run is done, from 0 to 1."""
+    def share(self, state: TrainState, epoch: float) -> float:
+        """How much of the run is done, from 0 to 1: what the bar shows; training ends at 1."""
         done = [(state.step, self.num_steps), (epoch, self.num_epochs), (state.elapsed_seconds, self.max_seconds)]
         shares = [1.0 if limit == 0 else value / limit for value, limit in done if limit is not None]
         return min(1.0, max(shares, default=0.0))
+
+    def progress(self, state: TrainState, epoch: float) -> Progress:
+        """What schedules go by."""
+        fraction = fraction_done(
+            step=state.step, epoch=epoch, elapsed_seconds=state.elapsed_seconds,
+            num_steps=self.num_steps, num_epochs=self.num_epochs, max_seconds=self.max_seconds,
+        )  # fmt: skip
+        return Progress(step=state.step, epoch=epoch, fraction=fraction)
 
 
 @dataclass(frozen=True)
@@ -120,16 +132,20 @@ def steps(state: TrainState, stream: Stream, limits: Limits) -> Iterator[StepRep
     started_at = time.monotonic() - state.elapsed_seconds
     while True:
         state.elapsed_seconds = time.monotonic() - started_at
-        epoch = stream.epochs_done(state.position)
-        fraction = limits.fraction(state, epoch)
-        if fraction >= 1:
+        epoch = epochs_done(stream, state.position)
+        if limits.share(state, epoch) >= 1:
             return
         chunk = stream.chunk(state.position)
-        report = state.learner.step(chunk, Progress(step=state.step, epoch=epoch, fraction=fraction))
+        report = state.learner.step(chunk, limits.progress(state, epoch))
         state.position = stream.next(state.position)
         state.step += 1
         state.num_tokens += report.num_tokens
         yield report
+
+
+def epochs_done(stream: Stream, position: Position) -> float:
+    """How many epochs lie before `position`, with the share of the one it is in."""
+    return position.epoch + position.index / stream.num_chunks(position.epoch)
 
 
 def fit(
@@ -147,10 +163,9 @@ def fit(
 ) -> str:
     """Trains to the end or to a signal; returns why it ended. `save(state, is_best)` keeps a checkpoint."""
     for report in steps(state, stream, limits):
-        if not report.is_finite:
-            _handle_nonfinite(report, state, may_skip)
+        _check(report, state, may_skip)
         state.interval.add(report)
-        telemetry.progress(state, report, limits.fraction(state, stream.epochs_done(state.position)))
+        telemetry.progress(state, report, limits.share(state, epochs_done(stream, state.position)))
         if state.step % cadence.log_every == 0:
             telemetry.record_training(state, report)
             state.interval = Interval()
@@ -199,13 +214,16 @@ def _save(state: TrainState, save: Callable[[TrainState, bool], None], is_best: 
         log.warning("%s Training goes on; the next checkpoint will be tried again.", error)
 
 
-def _handle_nonfinite(report: StepReport, state: TrainState, may_skip: bool) -> None:
+def _check(report: StepReport, state: TrainState, may_skip: bool) -> None:
+    """Stops (or, where allowed, warns) at numbers that are not finite, and reports a loss that jumps."""
+    if report.nats is None:
+        return
     where = f"step {state.step} (epoch {state.position.epoch}, chunk {state.position.index})"
-    if may_skip:
+    if not report.is_finite and may_skip:
         log.warning("Loss %s, gradient norm %s at %s: this update was left out.", report.nats, report.grad_norm, where)
         return
-    raise DivergedError(
-        f"The loss ({report.nats}) or the norm of its gradient ({report.grad_norm}) is not finite at {where}.",
-        "Training goes on only with finite numbers; no weight was changed by this step.",
-        "Resume with a smaller optimizer.learning_rate or trainer.clip_norm, or with trainer.on_nonfinite=skip.",
-    )
+    check_finite(report.nats + report.penalty, report.grad_norm, where)
+    nats_per_token = report.nats / report.num_tokens
+    if state.spikes.is_spike(nats_per_token):
+        log.warning("The loss jumped to %.3f nats per token at %s; its mean was %.3f.", nats_per_token, where, state.spikes.mean)
+    state.spikes = state.spikes.with_value(nats_per_token)

@@ -1,0 +1,56 @@
+"""`python -m lmtrain evaluate RUN`: the exact perplexity of a text, with its bill.
+
+By default of the test split that was saved with the model, so the corpus is not needed; `--text FILE` takes another one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from lmtrain.commands.options import add_method_options, add_model_options, choose_method, open_model
+from lmtrain.errors import DataError
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the bill."""
+    parser = argparse.ArgumentParser(prog="python -m lmtrain evaluate", description=__doc__)
+    add_model_options(parser)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--split", choices=("test", "valid"), default="test", help="saved with the model (default: test)")
+    source.add_argument("--text", metavar="FILE", help="a text of your own instead")
+    parser.add_argument("--streams", type=int, default=1, help="more are faster and slightly pessimistic (default: 1)")
+    parser.add_argument("--json", action="store_true")
+    add_method_options(parser)
+    options = parser.parse_args(arguments)
+
+    from tqdm import tqdm
+
+    from lmtrain.build import Text
+    from lmtrain.data.corpus import encode_file
+    from lmtrain.inference.evaluate import evaluate
+
+    trained = open_model(options)
+    method = choose_method(options, trained)
+    tokenizer = trained.tokenizer
+    if options.text:
+        split = encode_file(options.text, tokenizer)
+        text = Text(split.ids, split.num_chars, split.num_bytes)
+    elif options.split in trained.texts:
+        text = trained.texts[options.split]
+    else:
+        raise DataError(
+            f"No {options.split} split was saved with {trained.path}.",
+            f"Saved are: {', '.join(trained.texts) or 'none'}.",
+            "Type --split valid, or --text FILE.",
+        )
+    with tqdm(total=len(text.ids), unit="tok", unit_scale=True, disable=None, leave=False, file=sys.stderr) as bar:
+        bill = evaluate(
+            trained.model, text.ids, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id, num_chars=text.num_chars,
+            num_bytes=text.num_bytes, num_streams=options.streams, method=method, device=options.device, progress=bar.update,
+        )  # fmt: skip
+    if options.json:
+        print(json.dumps({"checkpoint": str(trained.path), "text": options.text or options.split} | bill.to_json()))
+    else:
+        print(f"{options.text or options.split} of {trained.path}:\n{bill.format()}")

@@ -1,0 +1,57 @@
+"""`python -m lmtrain mix RUN RUN ... --output DIR`: interpolates models; the weights are fitted by EM on validation.
+
+The mixture is a directory like any other model's: `evaluate`, `score` and `sample` take it, and it needs none of its parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from lmtrain.errors import SettingsError
+
+
+def main(arguments: list[str]) -> None:
+    """Fits the weights, prints them, saves the mixture."""
+    parser = argparse.ArgumentParser(prog="python -m lmtrain mix", description=__doc__)
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run or checkpoint directories of models with one vocabulary")
+    parser.add_argument("--output", metavar="DIR", required=True, help="where the mixture is saved")
+    parser.add_argument("--streams", type=int, default=16, help="streams in which validation is scored (default: 16)")
+    options = parser.parse_args(arguments)
+    if len(options.runs) < 2:
+        raise SettingsError("One model was given.", "A mixture needs at least two.", "Name a second RUN.")
+
+    import numpy as np
+
+    from lmtrain.build import load_trained, save_mixture
+    from lmtrain.inference.evaluate import iter_target_log_probs
+    from lmtrain.models.mixture import fit_weights
+
+    logging.basicConfig(level=logging.WARNING, format="lmtrain: %(message)s", stream=sys.stderr)
+    parts = [load_trained(run) for run in options.runs]
+    first = parts[0]
+    for run, part in zip(options.runs, parts, strict=True):
+        if part.tokenizer.to_json() != first.tokenizer.to_json():
+            raise SettingsError(
+                f"{run} has another vocabulary ({part.tokenizer.vocab_size} tokens) than {options.runs[0]} "
+                f"({first.tokenizer.vocab_size}).",
+                "Models are mixed token by token, so they must share one tokenizer.",
+                "Train them on the same text with the same tokenizer.",
+            )
+    text = first.texts["valid"]
+    log_probs_MN = np.stack([
+        np.concatenate([
+            scored.log_probs_TB.ravel()
+            for scored in iter_target_log_probs(part.model, text.ids, eos_id=first.tokenizer.eos_id, num_streams=options.streams)
+        ])
+        for part in parts
+    ])  # fmt: skip
+    weights = fit_weights(log_probs_MN)
+    for run, weight, row_N in zip(options.runs, weights, log_probs_MN, strict=True):
+        print(f"{weight:.4f}  {run}   validation perplexity alone {np.exp(-row_N.mean()):.2f}")
+    mixed_N = np.logaddexp.reduce(log_probs_MN + np.log(np.maximum(weights, 1e-300))[:, None])
+    print(f"        mixture: validation perplexity {np.exp(-mixed_N.mean()):.2f} ({options.streams} streams)")
+    path = save_mixture(parts, [float(weight) for weight in weights], Path(options.output))
+    print(f"\nSaved in {path}. Next:\n  python -m lmtrain evaluate {options.output}")

@@ -1,0 +1,55 @@
+"""`python -m lmtrain sample RUN`: writes text. Only text goes to standard output, as soon as it is drawn."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from lmtrain.commands.options import add_model_options, open_model, read_text
+
+
+def main(arguments: list[str]) -> None:
+    """Reads a prompt, draws continuations, prints them."""
+    parser = argparse.ArgumentParser(prog="python -m lmtrain sample", description=__doc__)
+    add_model_options(parser)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--prompt", help="text to go on from (default: the start of a line)")
+    source.add_argument("--prompt-file", metavar="FILE", help='the same from a file; "-": standard input')
+    parser.add_argument("--max-tokens", type=int, default=200, help="length of a sample in tokens (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest token (default: %(default)s)")
+    parser.add_argument("--top-k", type=int, help="draw only from the K likeliest tokens")
+    parser.add_argument("--top-p", type=float, help="draw only from the likeliest tokens that make up P")
+    parser.add_argument("--min-p", type=float, help="draw only tokens at least P times as likely as the likeliest")
+    parser.add_argument("--num-samples", type=int, default=1, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same text (default: %(default)s)")
+    parser.add_argument("--stop", action="append", default=[], help="end before this text; may be given several times")
+    parser.add_argument("--allow-unk", action="store_true", help="may also draw <unk>")
+    parser.add_argument("--json", action="store_true", help="a JSON line per token: text, nats, rank, entropy")
+    options = parser.parse_args(arguments)
+
+    from lmtrain.inference.sample import SampleSettings, sample  # here, because it imports torch
+
+    settings = SampleSettings(
+        temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, min_p=options.min_p,
+        max_tokens=options.max_tokens, stop=tuple(options.stop), allow_unk=options.allow_unk,
+    )  # fmt: skip
+    prompt = options.prompt or ""
+    if options.prompt_file is not None:
+        prompt = "".join(read_text(options.prompt_file))
+    trained = open_model(options)
+    texts = sample(
+        trained.model, trained.tokenizer, prompt, settings, num_samples=options.num_samples, seed=options.seed,
+        device=options.device,
+    )  # fmt: skip
+    for number, draws in enumerate(texts):
+        if not options.json:
+            sys.stdout.write(("\n---\n" if number else "") + prompt)
+        for draw in draws:
+            if options.json:
+                print(json.dumps({"sample": number} | draw._asdict()))
+            else:
+                sys.stdout.write(draw.text)
+                sys.stdout.flush()
+    if not options.json:
+        sys.stdout.write("\n")

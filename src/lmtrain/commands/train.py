@@ -1,0 +1,246 @@
+"""`python -m lmtrain`: trains a model in a run directory, or goes on with one; then tests it and says what to do next."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lmtrain.config as config
+from lmtrain.build import (
+    build_corpus,
+    build_learner,
+    build_limits,
+    build_model,
+    build_stream,
+    choose_device,
+    describe_model,
+    describe_texts,
+    load_trained,
+)
+from lmtrain.data.corpus import Corpus, Split, describe
+from lmtrain.errors import CheckpointError, SettingsError
+from lmtrain.inference.evaluate import Bill, evaluate
+from lmtrain.inference.sample import SampleSettings, sample_text
+from lmtrain.models.base import LanguageModel
+from lmtrain.training.checkpoint import load_checkpoint, mark, newest_valid_checkpoint, prune, save_checkpoint
+from lmtrain.training.durable_file import write_atomically
+from lmtrain.training.finite import nonfinite_names
+from lmtrain.training.loop import Cadence, TrainState, fit
+from lmtrain.training.run_directory import RunDirectory, open_run_directory
+from lmtrain.training.signals import Stop, catch_signals
+from lmtrain.training.strict_json import parse_json
+from lmtrain.training.telemetry import Telemetry
+
+log = logging.getLogger("lmtrain")
+
+
+def train(settings: config.Config, directory: Path) -> float | None:
+    """Trains from the beginning in `directory`; returns the best validation loss in nats per token."""
+    choose_device(settings.trainer)  # before anything is written
+    with open_run_directory(directory, sys.argv) as run:
+        write_atomically(run.settings, json.dumps(config.config_to_json(settings), indent=2) + "\n")
+        return _run(settings, run, resumed_from=None)
+
+
+def resume(directory: Path, changes: Mapping[str, Any]) -> float | None:
+    """Goes on where the run in `directory` stopped, with the single settings in `changes` replaced."""
+    if not (directory / "settings.json").is_file():
+        raise CheckpointError(
+            f"resume={directory} is not a run directory: it holds no settings.json.",
+            "A run directory is what a training wrote under outputs/.",
+            "Type resume=outputs/RUN; to use a single checkpoint, see  python -m lmtrain sample --help.",
+        )
+    settings = _changed_settings(directory, changes)
+    choose_device(settings.trainer)
+    with open_run_directory(directory, sys.argv) as run:
+        checkpoint = newest_valid_checkpoint(directory)
+        return _run(settings, run, resumed_from=checkpoint)
+
+
+def _changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Config:
+    """The settings of a run with `changes`; refuses those that would make it another run, warns of those that alter it."""
+    mapping = parse_json((directory / "settings.json").read_bytes())
+    old = config.read_config(mapping)
+    for key, value in changes.items():
+        node = mapping
+        *parents, name = key.split(".")
+        for parent in parents:
+            node = node.get(parent, {}) if isinstance(node, dict) else {}
+        if not isinstance(node, dict) or name not in node:
+            raise config.SettingsProblemsError([config.unknown_setting(key, _keys(mapping))])
+        node[name] = value
+    new = config.read_config(mapping)
+    refused = []
+    for key, before, after, rule in config.iter_changes(old, new):
+        if rule is config.Resume.refused:
+            refused.append(f"{key} is {before} in this run and cannot become {after}.")
+        elif rule is config.Resume.warned:
+            log.warning("Resuming with %s=%s instead of %s: the run is no longer the one it was.", key, after, before)
+    if refused:
+        raise SettingsError("\n  * ".join(["These settings cannot change when a run goes on:", *refused]), "",
+                            "\nLeave them out, or start a new run.")  # fmt: skip
+    return new
+
+
+def _keys(mapping: Mapping[str, Any], path: str = "") -> list[str]:
+    return [
+        key
+        for name, value in mapping.items()
+        for key in ([path + name] if not isinstance(value, dict) else _keys(value, f"{path}{name}."))
+    ]
+
+
+def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) -> float | None:
+    trainer = settings.trainer
+    _set_threads(trainer.num_threads)
+    device = choose_device(trainer)
+    corpus = build_corpus(settings.data, settings.tokenizer)
+    tokenizer = corpus.tokenizer
+    log.info("%s", describe(corpus))
+    stream = build_stream(trainer, corpus, settings.model)
+    model = build_model(
+        settings.model, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, seed=trainer.seed,
+        sparse_embeddings=settings.optimizer.name is config.OptimizerName.sparse_adam,
+    )  # fmt: skip
+    learner = build_learner(settings, model, corpus, device)
+    state = TrainState(learner)
+    if resumed_from is not None:
+        _load(state, resumed_from, corpus)
+        log.info("Going on from step %d (%s).", state.step, resumed_from)
+    run.note(num_parameters=_num_parameters(model), device=str(device), num_threads=torch.get_num_threads(),
+             corpus=corpus.fingerprint)  # fmt: skip
+    log.info("%s", _describe_model(settings, model, device, run.path))
+
+    def validate(evaluated: LanguageModel) -> Bill:
+        return _evaluate(evaluated, corpus.valid, corpus, trainer.evaluation_streams, device)
+
+    def show_sample(evaluated: LanguageModel) -> str:
+        return _sample(evaluated, corpus, trainer, device)
+
+    def save(current: TrainState, is_best: bool) -> None:
+        _save(current, is_best, settings, corpus, run)
+
+    limits, cadence = build_limits(settings), Cadence(trainer.log_every, trainer.evaluate_every, trainer.save_every)
+    with (
+        catch_signals() as stop,
+        Telemetry(run.path, resume_step=state.step, resume_fraction=limits.share(state, 0.0)) as telemetry,
+    ):
+        telemetry.record_settings(config.config_to_json(settings))
+        reason = fit(
+            state, stream, limits=limits, cadence=cadence, evaluate=validate, show_sample=show_sample, save=save,
+            telemetry=telemetry, stop=stop, may_skip=trainer.on_nonfinite is config.OnNonfinite.skip,
+        )  # fmt: skip
+        telemetry.record_settings(config.config_to_json(settings), state.best_nats)
+    run.note(ended_because=reason, num_steps=state.step, best_nats_per_token=state.best_nats, best_step=state.best_step)
+    if stop.requested:
+        _say_resume(run, stop, state)
+    _conclude(run, corpus, trainer, device)
+    return state.best_nats
+
+
+def _load(state: TrainState, path: Path, corpus: Corpus) -> None:
+    """Everything of a checkpoint into `state`; the corpus must be the one it was trained on."""
+    checkpoint = load_checkpoint(path, names=("model", "training", "tokenizer"))
+    saved = checkpoint.documents["training"]
+    if saved["corpus"] != corpus.fingerprint:
+        raise CheckpointError(
+            f"The text has changed since {path} was saved (fingerprint {corpus.fingerprint[:12]} instead of {saved['corpus'][:12]}).",
+            "A run goes on only on the very text it was started with.",
+            "Restore the text, set data.path to where it is now, or start a new run.",
+        )
+    state.load(checkpoint.tensors, saved["state"])
+
+
+def _save(state: TrainState, is_best: bool, settings: config.Config, corpus: Corpus, run: RunDirectory) -> None:
+    tensors = state.tensors()
+    broken = nonfinite_names(tensors["model"])
+    if broken:
+        log.warning("No checkpoint at step %d: %s is not finite.", state.step, ", ".join(broken[:3]))
+        return
+    text_tensors, texts = describe_texts(corpus)
+    documents = {
+        "model": describe_model(settings.model, corpus.tokenizer.vocab_size, corpus.tokenizer.eos_id),
+        "tokenizer": corpus.tokenizer.to_json(),
+        "texts": texts,
+        "training": {
+            "corpus": corpus.fingerprint, "settings": config.config_to_json(settings), "state": state.document(),
+        },
+    }  # fmt: skip
+    path = save_checkpoint(run.path, state.step, tensors | {"texts": text_tensors}, documents)
+    if is_best:
+        mark(run.path, "best", path)
+    prune(run.path, settings.trainer.keep)
+
+
+def _evaluate(model: LanguageModel, split: Split, corpus: Corpus, num_streams: int, device: torch.device) -> Bill:
+    return evaluate(
+        model, split.ids, eos_id=corpus.tokenizer.eos_id, unk_id=corpus.tokenizer.unk_id, num_chars=split.num_chars,
+        num_bytes=split.num_bytes, num_streams=num_streams, device=device,
+    )  # fmt: skip
+
+
+def _sample(model: LanguageModel, corpus: Corpus, trainer: config.TrainerConfig, device: torch.device) -> str:
+    if not trainer.sample_tokens:
+        return ""
+    settings = SampleSettings(max_tokens=trainer.sample_tokens, temperature=trainer.sample_temperature)
+    return sample_text(model, corpus.tokenizer, "", settings, seed=trainer.seed, device=device)
+
+
+def _conclude(run: RunDirectory, corpus: Corpus, trainer: config.TrainerConfig, device: torch.device) -> None:
+    """Tests the best checkpoint exactly, shows a sample, and says what one can do next."""
+    trained = load_trained(run.path, device=str(device))
+    name, split = ("Test", corpus.test) if corpus.test is not None else ("Validation (there is no test split)", corpus.valid)
+    bill = _evaluate(trained.model, split, corpus, 1, device)
+    run.note(final=bill.to_json(), final_split=name.split()[0].lower())
+    text = _sample(trained.model, corpus, trainer, device)
+    directory = _shown(run.path)
+    print(f"\n{name} of the best model (step {trained.step}):\n{_indented(bill.format())}")
+    if text:
+        print(f"\nA sample at temperature {trainer.sample_temperature:g}:\n{_indented(text)}")
+    print(
+        f"\nEverything lies in {directory}. Next:\n"
+        f"  tensorboard --logdir {directory}\n"
+        f"  python -m lmtrain sample {directory} --prompt \"...\"\n"
+        f"  python -m lmtrain score {directory} FILE\n"
+        f"  python -m lmtrain resume={directory} trainer.max_seconds=... (or trainer.num_steps=...)"
+    )
+
+
+def _say_resume(run: RunDirectory, stop: Stop, state: TrainState) -> None:
+    print(f"\nStopped by {stop.reason} at step {state.step}; everything is saved. Go on exactly here with\n"
+          f"  python -m lmtrain resume={_shown(run.path)}", file=sys.stderr)  # fmt: skip
+    raise SystemExit(stop.exit_code)
+
+
+def _describe_model(settings: config.Config, model: LanguageModel, device: torch.device, path: Path) -> str:
+    return (
+        f"Model: {settings.model.kind}, {_num_parameters(model):,} parameters, on {device} with {torch.get_num_threads()} "
+        f"threads. Run: {_shown(path)}"
+    )
+
+
+def _num_parameters(model: LanguageModel) -> int:
+    return sum(p.numel() for p in model.parameters()) if isinstance(model, torch.nn.Module) else 0
+
+
+def _set_threads(num_threads: int) -> None:
+    if num_threads:
+        torch.set_num_threads(num_threads)
+    torch.set_flush_denormal(True)
+
+
+def _shown(path: Path) -> str:
+    """As short as it can be typed from here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _indented(text: str) -> str:
+    return "\n".join("    " + line for line in text.splitlines())
