@@ -1,0 +1,280 @@
+"""Optimisers by name, with parameter groups, exact saving by parameter name, and gradient clipping.
+
+    sgd          w -= rate * g, momentum, Nesterov           adam     Kingma and Ba 2015; L2 in the gradient
+    adagrad      Duchi et al. 2011                           adamw    Loshchilov and Hutter 2019; L2 on the weight
+    rmsprop      Tieleman and Hinton 2012                    sparse_adam   Adam on the embedding rows of a chunk alone
+
+The arithmetic is PyTorch's, fused where PyTorch has it (on a CPU 4 to 7 times as fast as its loop). L2 and L1 act after
+clipping: L2 adds `weight_decay * w` to the gradient (adamw: shrinks w by rate * weight_decay instead), L1 adds
+`l1 * sign(w)`. Hyper-parameters belong to the settings and the rate to the schedule, so only moments are saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+
+from lmtrain.errors import CheckpointError, SettingsError
+
+OPTIONS = {
+    "sgd": ("momentum", "nesterov"),
+    "adagrad": ("epsilon",),
+    "rmsprop": ("momentum", "alpha", "epsilon"),
+    "adam": ("beta1", "beta2", "epsilon"),
+    "adamw": ("beta1", "beta2", "epsilon"),
+    "sparse_adam": ("beta1", "beta2", "epsilon"),
+}
+"""Which options of `make_optimizer` each optimiser reads."""
+
+LARGEST_RATE = {"rmsprop": 1.0, "adam": 1.0, "adamw": 1.0, "sparse_adam": 1.0, "adagrad": 10.0}
+"""Optimisers that divide each gradient by its own size move every weight by about the rate: larger ones are absurd."""
+
+_DEFAULTS = {"momentum": 0.0, "nesterov": False, "beta1": 0.9, "beta2": 0.999, "alpha": 0.99, "epsilon": 1e-8}
+
+
+def group_parameters(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    weight_decay: float = 0.0,
+    *,
+    l1: float = 0.0,
+    decay_embeddings: bool = True,
+) -> list[dict[str, Any]]:
+    """At most two groups: matrices, which decay, and the rest (biases, gains of norms; embeddings if asked), which do not.
+
+    Frozen parameters are left out. A parameter is an embedding if its name ends in "embedding.weight".
+    """
+    decayed: list[tuple[str, nn.Parameter]] = []
+    rest: list[tuple[str, nn.Parameter]] = []
+    for name, parameter in named_parameters:
+        if parameter.requires_grad:
+            decays = parameter.ndim >= 2 and (decay_embeddings or not name.endswith("embedding.weight"))
+            (decayed if decays else rest).append((name, parameter))
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay, "l1": l1},
+        {"params": rest, "weight_decay": 0.0, "l1": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimizer(
+    name: str,
+    parameter_groups: list[dict[str, Any]],
+    *,
+    learning_rate: float,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    alpha: float = 0.99,
+    epsilon: float = 1e-8,
+) -> Optimizer:
+    """The optimiser `name` over groups from `group_parameters`.
+
+    Raises SettingsError where the rate is absurd for the optimiser, where it does not read an option that is not at its
+    default, and where options exclude each other.
+    """
+    options = {
+        "momentum": momentum, "nesterov": nesterov, "beta1": beta1, "beta2": beta2, "alpha": alpha, "epsilon": epsilon,
+    }  # fmt: skip
+    _check_options(name, learning_rate, options, parameter_groups)
+    fused = _fused(name, parameter_groups)
+    if name == "sgd":
+        return SGD(parameter_groups, learning_rate, momentum=momentum, nesterov=nesterov, fused=fused)
+    if name == "adagrad":
+        return Adagrad(parameter_groups, learning_rate, eps=epsilon, fused=fused)
+    if name == "rmsprop":
+        return RMSprop(parameter_groups, learning_rate, alpha=alpha, eps=epsilon, momentum=momentum)
+    kind = {"adam": Adam, "adamw": AdamW, "sparse_adam": SparseAdam}[name]
+    return kind(parameter_groups, learning_rate, betas=(beta1, beta2), eps=epsilon, fused=fused)
+
+
+class SparseAdam(Adam):
+    """Adam that, for a sparse gradient, updates only the rows in it; dense gradients are updated as by Adam.
+
+    The moments of other rows rest until the row is seen again (PyTorch's SparseAdam, which takes nothing else). At least
+    one gradient must be sparse: `nn.Embedding(sparse=True)`, not tied to the output layer.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        sparse = []
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    sparse.append((group, parameter, parameter.grad.coalesce()))
+                    parameter.grad = None  # hidden from the dense step
+        if not sparse:
+            raise SettingsError(
+                "optimizer.name=sparse_adam was given a model without sparse gradients.",
+                "It needs an embedding of its own: not tied to the output layer, without dropout of its rows.",
+                "Type optimizer=adam, or model.tie_weights=false model.embedding_dropout=0.",
+            )
+        super().step()
+        for group, parameter, grad in sparse:
+            self._step_rows(group, parameter, grad.indices()[0], grad.values())
+            parameter.grad = grad
+
+    def _step_rows(self, group: dict[str, Any], parameter: Tensor, rows_R: Tensor, grad_RE: Tensor) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), device=parameter.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        state["step"] += 1
+        num_steps, (beta1, beta2) = state["step"].item(), group["betas"]
+        mean_RE = state["exp_avg"][rows_R].lerp_(grad_RE, 1 - beta1)
+        square_RE = state["exp_avg_sq"][rows_R].mul_(beta2).addcmul_(grad_RE, grad_RE, value=1 - beta2)
+        state["exp_avg"].index_copy_(0, rows_R, mean_RE)
+        state["exp_avg_sq"].index_copy_(0, rows_R, square_RE)
+        size_RE = (square_RE / (1 - beta2**num_steps)).sqrt_().add_(group["eps"])
+        parameter.index_add_(0, rows_R, mean_RE / size_RE, alpha=-group["lr"] / (1 - beta1**num_steps))
+
+
+def set_rate(optimizer: Optimizer, learning_rate: float, beta1: float | None = None) -> None:
+    """Sets the rate of the next step in every group, and beta1 where given: for SGD and RMSprop the momentum, if they
+    use one."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+        if beta1 is not None and "betas" in group:
+            group["betas"] = (beta1, group["betas"][1])
+        elif beta1 is not None and group.get("momentum"):
+            group["momentum"] = beta1
+
+
+@torch.no_grad()
+def add_l1_gradients(optimizer: Optimizer) -> None:
+    """Adds `l1 * sign(w)` to the gradients of the groups that have an `l1`; call it between clipping and the step."""
+    for group in optimizer.param_groups:
+        if group.get("l1"):
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter.sign(), alpha=group["l1"])
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """The L2 norm of all gradients together, which are then scaled down to `max_norm` if it is larger (0: never).
+
+    Sparse gradients count and are scaled like dense ones. A scalar on the parameters' device, without synchronising.
+    """
+    grads = []
+    for parameter in parameters:
+        if parameter.grad is not None:
+            if parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()  # the values of a row that occurs twice add up
+                grads.append(parameter.grad._values())
+            else:
+                grads.append(parameter.grad)
+    total_norm = nn.utils.get_total_norm(grads)
+    if max_norm:
+        scale = (max_norm / (total_norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(grads, scale)
+    return total_norm
+
+
+# ---- saving
+
+
+def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimiser's memory: tensors named "<parameter>.<moment>", and a JSON-able document with the rest.
+
+    The tensors are the optimiser's own, not copies.
+    """
+    tensors: dict[str, Tensor] = {}
+    state: dict[str, dict[str, Any]] = {}
+    for name, parameter in _iter_named(optimizer):
+        state[name] = {}
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{name}.{key}"] = value
+            state[name][key] = "tensor" if isinstance(value, Tensor) else value
+    return tensors, {"optimizer": type(optimizer).__name__, "state": state}
+
+
+def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+    """Puts back what `optimizer_tensors` returned, exactly; settings such as momentum stay as they are.
+
+    Raises CheckpointError where the memory is another optimiser's or another model's.
+    """
+    own = type(optimizer).__name__
+    if document["optimizer"] != own:
+        raise CheckpointError(
+            f"The checkpoint holds the memory of {document['optimizer']}.",
+            f"These settings make {own}, which cannot go on from it.",
+            "Resume with the optimizer that the run was started with.",
+        )
+    parameters = dict(_iter_named(optimizer))
+    if set(parameters) != set(document["state"]):
+        names = ", ".join(sorted(set(parameters) ^ set(document["state"]))[:5])
+        raise CheckpointError(
+            f"The checkpoint's optimizer and this model differ in the parameters {names}.",
+            "They must have the same ones.",
+            "Resume with the model settings that the run was started with.",
+        )
+    state = {}
+    for index, (name, parameter) in enumerate(parameters.items()):
+        own_state = {k: tensors[f"{name}.{k}"] if v == "tensor" else v for k, v in document["state"][name].items()}
+        for key, value in own_state.items():
+            if isinstance(value, Tensor) and value.shape not in ((), parameter.shape):
+                raise CheckpointError(
+                    f"{name}.{key} of the checkpoint has shape {tuple(value.shape)}.",
+                    f"This model's {name} has shape {tuple(parameter.shape)}.",
+                    "Resume with the model settings that the run was started with.",
+                )
+        if own_state:
+            state[index] = {k: v.clone() if isinstance(v, Tensor) else v for k, v in own_state.items()}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _iter_named(optimizer: Optimizer) -> Iterable[tuple[str, nn.Parameter]]:
+    """Parameters with their names, in the order in which PyTorch numbers them."""
+    for group in optimizer.param_groups:
+        yield from zip(group["param_names"], group["params"], strict=True)
+
+
+# ---- checking
+
+
+def _fused(name: str, groups: list[dict[str, Any]]) -> bool:
+    """Whether PyTorch has one kernel for the whole step: Adagrad's exists for the CPU only, RMSprop's not at all."""
+    devices = {parameter.device.type for group in groups for _, parameter in group["params"]}
+    return devices <= ({"cpu"} if name == "adagrad" else {"cpu", "cuda"})
+
+
+def _check_options(name: str, learning_rate: float, options: dict[str, Any], groups: list[dict[str, Any]]) -> None:
+    if name not in OPTIONS:
+        raise SettingsError(
+            f"optimizer.name={name} does not exist.", f"Allowed are {', '.join(OPTIONS)}.", "Type optimizer=adam."
+        )
+    largest = LARGEST_RATE.get(name)
+    if largest is not None and learning_rate > largest:
+        usual = 0.1 if name == "adagrad" else 0.001
+        raise SettingsError(
+            f"optimizer.learning_rate={learning_rate:g} is absurd for {name}.",
+            f"{name} divides each gradient by its own size, so a step moves every weight by about the rate, and weights are "
+            f"smaller than 1; rates up to {largest:g} are allowed (only sgd takes rates such as 20).",
+            f"Type optimizer.learning_rate={usual:g}.",
+        )
+    for option, value in options.items():
+        if option not in OPTIONS[name] and value != _DEFAULTS[option]:
+            readers = [other for other, read in OPTIONS.items() if option in read]
+            raise SettingsError(
+                f"optimizer.{option}={value} would be ignored by {name}.",
+                f"It is read by {', '.join(readers)}; {name} reads {', '.join(OPTIONS[name])}.",
+                f"Leave optimizer.{option} out, or type optimizer={readers[0]}.",
+            )
+    if options["nesterov"] and not options["momentum"]:
+        raise SettingsError(
+            "optimizer.nesterov=true was given without momentum.",
+            "Nesterov's method looks ahead along the momentum, which must be above 0.",
+            "Type optimizer.momentum=0.9.",
+        )
+    if name == "sparse_adam" and any(group.get("weight_decay") or group.get("l1") for group in groups):
+        raise SettingsError(
+            "optimizer.name=sparse_adam was given weight_decay or l1.",
+            "Both change every row of the embedding at every step; sparse_adam touches only the rows of the chunk.",
+            "Type optimizer=adam, or optimizer.weight_decay=0 optimizer.l1=0.",
+        )

@@ -1,0 +1,331 @@
+"""Optimisers against their formulas, groups, refusals, exact continuation, clipping with sparse gradients."""
+
+import copy
+import json
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from lmtrain.errors import CheckpointError, SettingsError
+from lmtrain.training.optimizer import (
+    OPTIONS,
+    add_l1_gradients,
+    clip_gradients,
+    group_parameters,
+    load_optimizer,
+    make_optimizer,
+    optimizer_tensors,
+    set_rate,
+)
+
+SETTINGS = {
+    "sgd": {"learning_rate": 0.02},
+    "sgd momentum": {"learning_rate": 0.02, "momentum": 0.9},
+    "sgd nesterov": {"learning_rate": 0.02, "momentum": 0.9, "nesterov": True},
+    "adagrad": {"learning_rate": 0.1},
+    "rmsprop": {"learning_rate": 0.01},
+    "rmsprop momentum": {"learning_rate": 0.01, "momentum": 0.5},
+    "adam": {"learning_rate": 0.01, "beta1": 0.7, "beta2": 0.95},
+    "adamw": {"learning_rate": 0.01},
+    "sparse_adam": {"learning_rate": 0.01, "beta1": 0.7, "beta2": 0.95},
+}
+
+
+class Tiny(nn.Module):
+    def __init__(self, sparse=False):
+        super().__init__()
+        self.embedding = nn.Embedding(7, 3, sparse=sparse)
+        self.norm = nn.LayerNorm(3)
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, tokens):
+        return self.linear(self.norm(self.embedding(tokens)))
+
+
+def make(title, sparse=None, weight_decay=0.0, dtype=torch.float32):
+    torch.manual_seed(7)
+    name = title.split()[0]
+    model = Tiny(sparse=name == "sparse_adam" if sparse is None else sparse).to(dtype)
+    return model, make_optimizer(name, group_parameters(model.named_parameters(), weight_decay), **SETTINGS[title])
+
+
+def train(model, optimizer, steps):
+    for step in steps:
+        set_rate(optimizer, optimizer.param_groups[0]["lr"] * 0.99)
+        optimizer.zero_grad()
+        tokens = torch.randint(0, 7, (5,), generator=torch.Generator().manual_seed(step))
+        model(tokens).square().sum().backward()
+        optimizer.step()
+
+
+def after_one_step(title, gradient, weight, **rest):
+    """A weight after two steps with the same gradient."""
+    parameter = nn.Parameter(torch.tensor([[weight]], dtype=torch.float64))
+    groups = group_parameters([("w", parameter)], rest.pop("weight_decay", 0.0))
+    optimizer = make_optimizer(title, groups, **rest)
+    for _ in range(2):
+        parameter.grad = torch.full_like(parameter, gradient)
+        optimizer.step()
+    return parameter.item()
+
+
+# ---- what a step computes, against the formula, after two steps with gradient g
+
+
+def test_sgd_subtracts_rate_times_gradient_plus_l2():
+    w = 2.0
+    for _ in range(2):
+        w -= 0.5 * (3.0 + 0.1 * w)
+    assert after_one_step("sgd", 3.0, 2.0, learning_rate=0.5, weight_decay=0.1) == pytest.approx(w)
+
+
+def test_momentum_adds_up_gradients_and_nesterov_looks_ahead():
+    assert after_one_step("sgd", 3.0, 2.0, learning_rate=0.5, momentum=0.9) == pytest.approx(2 - 0.5 * (3 + 5.7))
+    nesterov = after_one_step("sgd", 3.0, 2.0, learning_rate=0.5, momentum=0.9, nesterov=True)
+    assert nesterov == pytest.approx(2 - 0.5 * ((3 + 0.9 * 3) + (3 + 0.9 * 5.7)))
+
+
+def test_adagrad_divides_by_the_root_of_the_sum_of_squares():
+    assert after_one_step("adagrad", 3.0, 2.0, learning_rate=0.1) == pytest.approx(2 - 0.1 * (1 + 1 / 2**0.5))
+
+
+def test_rmsprop_divides_by_the_root_of_the_decayed_mean_of_squares():
+    first, second = (0.1 * 9) ** 0.5, (0.9 * 0.1 * 9 + 0.1 * 9) ** 0.5
+    expected = 2 - 0.1 * (3 / first + 3 / second)
+    assert after_one_step("rmsprop", 3.0, 2.0, learning_rate=0.1, alpha=0.9) == pytest.approx(expected)
+
+
+def test_adam_steps_by_its_rate_whatever_the_size_of_a_constant_gradient():
+    for gradient in (1e-3, 3.0, 1e4):
+        assert after_one_step("adam", gradient, 2.0, learning_rate=0.1, epsilon=0.0) == pytest.approx(1.8)
+
+
+def test_l2_enters_adams_gradient_but_shrinks_adamws_weight():
+    adam = after_one_step("adam", 0.0, 2.0, learning_rate=0.1, weight_decay=0.01)
+    adamw = after_one_step("adamw", 0.0, 2.0, learning_rate=0.1, weight_decay=0.01)
+    assert adam == pytest.approx(1.8, rel=1e-3)  # normalised like any gradient
+    assert adamw == pytest.approx(2 * (1 - 0.1 * 0.01) ** 2)
+
+
+def test_l1_adds_its_weight_times_the_sign_of_decaying_weights_only():
+    model, optimizer = make("sgd")
+    optimizer.param_groups[0]["l1"] = 0.25
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    add_l1_gradients(optimizer)
+    assert torch.equal(model.linear.weight.grad, 0.25 * model.linear.weight.sign())
+    assert not model.linear.bias.grad.any()
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+def test_sparse_adam_equals_pytorchs_on_the_embedding_and_adam_on_the_rest(steps):
+    ours, optimizer = make("sparse_adam")
+    theirs, _ = make("adam", sparse=True)
+    sparse = torch.optim.SparseAdam([theirs.embedding.weight], lr=0.01, betas=(0.7, 0.95))
+    dense = torch.optim.Adam([*theirs.norm.parameters(), *theirs.linear.parameters()], lr=0.01, betas=(0.7, 0.95))
+    for step in range(steps):
+        tokens = torch.randint(0, 7, (4,), generator=torch.Generator().manual_seed(step))
+        for model, optimizers in ((ours, [optimizer]), (theirs, [sparse, dense])):
+            model.zero_grad()
+            model(tokens).square().sum().backward()
+            for each in optimizers:
+                each.step()
+    for mine, yours in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, yours, rtol=1e-4, atol=1e-6)
+
+
+def test_sparse_adam_leaves_rows_that_were_not_in_the_chunk_untouched():
+    model, optimizer = make("sparse_adam")
+    before = model.embedding.weight.detach().clone()
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.tensor([1, 4, 4])).square().sum().backward()
+        optimizer.step()
+    changed = (model.embedding.weight != before).any(1)
+    assert changed.tolist() == [False, True, False, False, True, False, False]
+
+
+def test_sparse_adam_on_every_row_is_adam():
+    models = []
+    for title in ("sparse_adam", "adam"):
+        model, optimizer = make(title, dtype=torch.float64)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.arange(7)).square().sum().backward()
+            optimizer.step()
+        models.append(model)
+    for mine, yours in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(mine, yours, rtol=1e-12, atol=1e-14)
+
+
+# ---- groups and the rate
+
+
+def test_matrices_decay_and_biases_and_norms_do_not():
+    decayed, rest = group_parameters(Tiny().named_parameters(), 0.1, l1=0.2)
+    assert [name for name, _ in decayed["params"]] == ["embedding.weight", "linear.weight"]
+    assert [name for name, _ in rest["params"]] == ["norm.weight", "norm.bias", "linear.bias"]
+    assert (decayed["weight_decay"], decayed["l1"], rest["weight_decay"], rest["l1"]) == (0.1, 0.2, 0, 0)
+
+
+def test_embeddings_are_spared_by_option_and_frozen_parameters_left_out():
+    model = Tiny()
+    model.linear.bias.requires_grad_(False)
+    decayed, rest = group_parameters(model.named_parameters(), 0.1, decay_embeddings=False)
+    assert [name for name, _ in decayed["params"]] == ["linear.weight"]
+    assert [name for name, _ in rest["params"]] == ["embedding.weight", "norm.weight", "norm.bias"]
+
+
+def test_set_rate_reaches_every_group_and_beta1_is_adams_or_the_momentum():
+    _, adam = make("adam", weight_decay=0.1)
+    set_rate(adam, 0.25, beta1=0.6)
+    assert [(group["lr"], group["betas"]) for group in adam.param_groups] == [(0.25, (0.6, 0.95))] * 2
+    _, momentum = make("sgd momentum")
+    set_rate(momentum, 0.25, beta1=0.6)
+    assert {group["momentum"] for group in momentum.param_groups} == {0.6}
+    _, plain = make("sgd")
+    set_rate(plain, 0.25, beta1=0.6)
+    assert {group["momentum"] for group in plain.param_groups} == {0}
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(("name", "rate"), [("adam", 30), ("adamw", 1.5), ("sparse_adam", 2), ("rmsprop", 20), ("adagrad", 20)])
+def test_a_rate_that_is_absurd_for_its_optimiser_is_refused_with_the_reason(name, rate):
+    with pytest.raises(SettingsError) as error:
+        make_optimizer(name, group_parameters(Tiny().named_parameters()), learning_rate=rate)
+    assert f"optimizer.learning_rate={rate} is absurd for {name}" in error.value.given
+    assert "divides each gradient by its own size" in error.value.allowed
+    assert error.value.remedy.startswith("Type optimizer.learning_rate=0.")
+
+
+def test_sgd_takes_a_rate_of_thirty():
+    assert make_optimizer("sgd", group_parameters(Tiny().named_parameters()), learning_rate=30)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_that_an_optimiser_would_ignore_is_refused(name):
+    other = {"momentum": 0.5, "beta1": 0.5, "beta2": 0.5, "alpha": 0.5, "epsilon": 0.5}
+    for option in set(other) - set(OPTIONS[name]):
+        with pytest.raises(SettingsError, match=f"optimizer.{option}=0.5 would be ignored by {name}"):
+            make_optimizer(name, group_parameters(Tiny().named_parameters()), learning_rate=0.1, **{option: 0.5})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("adamm", {}, "Allowed are sgd, adagrad, rmsprop, adam, adamw, sparse_adam"),
+        ("sgd", {"nesterov": True}, "Type optimizer.momentum=0.9"),
+    ],
+)
+def test_unknown_names_and_nesterov_without_momentum_are_refused(name, options, words):
+    with pytest.raises(SettingsError, match=words):
+        make_optimizer(name, group_parameters(Tiny().named_parameters()), learning_rate=0.1, **options)
+
+
+@pytest.mark.parametrize("penalty", [{"weight_decay": 0.1}, {"l1": 0.1}])
+def test_sparse_adam_refuses_penalties_that_would_touch_every_row(penalty):
+    with pytest.raises(SettingsError, match="touches only the rows of the chunk"):
+        make_optimizer("sparse_adam", group_parameters(Tiny(True).named_parameters(), **penalty), learning_rate=0.1)
+
+
+def test_sparse_adam_refuses_a_model_whose_gradients_are_all_dense():
+    model, optimizer = make("sparse_adam", sparse=False)
+    model(torch.tensor([1])).sum().backward()
+    with pytest.raises(SettingsError, match="not tied to the output layer"):
+        optimizer.step()
+
+
+# ---- saving
+
+
+@pytest.mark.parametrize("title", SETTINGS)
+def test_a_run_goes_on_from_its_saved_optimiser_bit_by_bit(title):
+    whole, optimizer = make(title)
+    train(whole, optimizer, range(5))
+    saved = copy.deepcopy(whole.state_dict())
+    tensors, document = optimizer_tensors(optimizer)
+    blob, text = save({name: tensor.contiguous() for name, tensor in tensors.items()}), json.dumps(document)
+    rate = optimizer.param_groups[0]["lr"]
+    train(whole, optimizer, range(5, 10))
+
+    resumed, again = make(title)
+    resumed.load_state_dict(saved)
+    load_optimizer(again, load(blob), json.loads(text))
+    set_rate(again, rate)
+    train(resumed, again, range(5, 10))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_saved_moments_are_named_after_their_parameters():
+    model, optimizer = make("adam")
+    train(model, optimizer, range(1))
+    tensors, _ = optimizer_tensors(optimizer)
+    assert {"embedding.weight.exp_avg", "linear.bias.exp_avg_sq", "norm.weight.step"} <= set(tensors)
+
+
+def test_moments_find_their_parameters_in_other_groups_and_another_order():
+    model, optimizer = make("adam")
+    train(model, optimizer, range(3))
+    tensors, document = optimizer_tensors(optimizer)
+    reordered = group_parameters(reversed(list(model.named_parameters())), decay_embeddings=False)
+    other = make_optimizer("adam", reordered, learning_rate=0.01)
+    load_optimizer(other, tensors, document)
+    loaded, _ = optimizer_tensors(other)
+    assert set(loaded) == set(tensors)
+    for name in tensors:
+        assert torch.equal(loaded[name], tensors[name]), name
+
+
+def test_loading_copies_so_that_two_runs_never_share_moments():
+    model, optimizer = make("adam")
+    train(model, optimizer, range(2))
+    tensors, document = optimizer_tensors(optimizer)
+    before = tensors["linear.weight.exp_avg"].clone()
+    other_model, other = make("adam")
+    load_optimizer(other, tensors, document)
+    train(other_model, other, range(2))
+    assert torch.equal(tensors["linear.weight.exp_avg"], before)
+
+
+def test_settings_stay_as_they_are_when_moments_are_loaded():
+    model, optimizer = make("adam")
+    train(model, optimizer, range(2))
+    _, other = make("adam")
+    set_rate(other, 0.125, beta1=0.5)
+    load_optimizer(other, *optimizer_tensors(optimizer))
+    assert all(group["lr"] == 0.125 and group["betas"] == (0.5, 0.95) for group in other.param_groups)
+
+
+def test_memory_of_another_optimiser_model_or_shape_is_refused():
+    model, optimizer = make("adam")
+    train(model, optimizer, range(1))
+    tensors, document = optimizer_tensors(optimizer)
+    with pytest.raises(CheckpointError, match="holds the memory of Adam"):
+        load_optimizer(make("sgd")[1], tensors, document)
+    narrow = group_parameters(nn.Linear(3, 2).named_parameters(prefix="linear"))
+    with pytest.raises(CheckpointError, match=r"differ in the parameters embedding\.weight"):
+        load_optimizer(make_optimizer("adam", narrow, learning_rate=0.1), tensors, document)
+    tensors["linear.weight.exp_avg"] = torch.zeros(5, 5)
+    with pytest.raises(CheckpointError, match=r"linear\.weight\.exp_avg of the checkpoint has shape \(5, 5\)"):
+        load_optimizer(make("adam")[1], tensors, document)
+
+
+# ---- clipping
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("max_norm", [0.0, 1e-3, 1e3])
+def test_clipping_scales_the_norm_of_all_gradients_together(sparse, max_norm):
+    model, _ = make("adam", sparse=sparse)
+    model(torch.tensor([1, 4, 4, 2])).square().sum().backward()
+    dense = [parameter.grad.to_dense().clone() for parameter in model.parameters()]
+    norm = torch.cat([grad.flatten() for grad in dense]).norm()
+    torch.testing.assert_close(clip_gradients(model.parameters(), max_norm), norm)
+    scale = min(1.0, max_norm / norm.item()) if max_norm else 1.0
+    for parameter, grad in zip(model.parameters(), dense, strict=True):
+        torch.testing.assert_close(parameter.grad.to_dense(), grad * scale, rtol=1e-5, atol=0)
