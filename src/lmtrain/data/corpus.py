@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.data.cache import new_file
-from lmtrain.data.text import TextFacts, iter_passage, iter_text, missing, scan, unreadable
+from lmtrain.data.text import TextFacts, check_unchanged, iter_passage, iter_text, listing, scan, unreadable
 from lmtrain.data.tokenizer import FORMAT as TOKENIZER_FORMAT
 from lmtrain.data.tokenizer import Ids, Tokenizer, learn_tokenizer, load_tokenizer
 from lmtrain.data.vocabulary import WHITESPACE
@@ -88,17 +88,22 @@ def load_corpus(
     matter for a single file, and a test fraction of 0 gives no test split. Raises DataError for texts that cannot be used,
     ResourceError for a cache that cannot be written.
     """
-    assert valid_fraction > 0 <= test_fraction and valid_fraction + test_fraction < 1
+    assert 0 < valid_fraction < 1 - test_fraction <= 1
     files = find_files(path)
     facts = [scan(file) for file in files]
     _check_facts(facts, tokenizer)
     fractions = [str(valid_fraction), str(test_fraction)] if len(files) == 1 else []
     recipe = [FORMAT, TOKENIZER_FORMAT, tokenizer, min_count, max_size, fractions, [fact.sha256 for fact in facts]]
-    base = Path(cache_dir) / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:32]
+    base = Path(cache_dir) / _hash_json(recipe)[:32]
     corpus = _open_cache(base)
     if corpus is None:
         passages = _cut(facts[0], tokenizer, fractions) if fractions else [Passage(f.path, 0, f.num_chars) for f in facts]
-        _build_cache(base, passages, tokenizer, min_count, max_size)
+        blocks = passages[0].blocks(tokenizer)
+        learnt = learn_tokenizer(tokenizer, blocks, min_count=min_count, max_size=max_size)
+        manifest = _write_ids(base, passages, learnt)
+        for fact in facts:
+            check_unchanged(fact)
+        _write_manifest(base, manifest)
         corpus = _open_cache(base)
         assert corpus is not None
     return corpus
@@ -156,32 +161,25 @@ def find_files(path: str | Path) -> list[Path]:
     path = Path(path).expanduser()
     try:
         names = sorted(entry.name for entry in path.iterdir())
-    except NotADirectoryError:
-        return [path] if path.exists() else _raise(missing(path))
-    except FileNotFoundError:
-        raise missing(path) from None
+    except (NotADirectoryError, FileNotFoundError):
+        return [path]  # reading it says what is wrong with it, if anything is
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from None
     found = [[path / (name + suffix) for suffix in SUFFIXES if name + suffix in names] for name in NAMES]
     if all(len(files) == 1 for files in found):
         return [files[0] for files in found]
-    return _raise(_wrong_directory(path, names, found))
+    raise _wrong_directory(path, names, found)
 
 
 def _wrong_directory(path: Path, names: list[str], found: list[list[Path]]) -> DataError:
     lacking = [name for name, files in zip(NAMES, found, strict=True) if not files]
     twice = [file.name for files in found if len(files) > 1 for file in files]
     problems = [f"lacks {', '.join(lacking)}"] * bool(lacking) + [f"has both {' and '.join(twice)}"] * bool(twice)
-    there = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "nothing"
     return DataError(
-        f"The directory {path} {' and '.join(problems)}; it holds {there}.",
+        f"The directory {path} {' and '.join(problems)}; it holds {listing(names)}.",
         "Allowed is a directory with one file each for train, valid and test, ending in .txt or .tokens.",
         "Rename the files (for example to train.txt, valid.txt, test.txt), or give a single file: data.path=FILE.",
     )
-
-
-def _raise(error: DataError) -> Any:
-    raise error
 
 
 def _check_facts(facts: list[TextFacts], tokenizer: str) -> None:
@@ -272,22 +270,19 @@ class _Tally:
         return {**sizes, "sha256": self._digest.hexdigest()}
 
 
-def _build_cache(base: Path, passages: list[Passage], name: str, min_count: int, max_size: int) -> None:
-    """Writes `base`.ids (the ids of all splits back to back), then `base`.json (what they are)."""
-    log.info("Reading %s by %s into %s.ids", ", ".join(dict.fromkeys(str(p.path) for p in passages)), name, base)
-    tokenizer = learn_tokenizer(name, passages[0].blocks(name), min_count=min_count, max_size=max_size)
+def _write_ids(base: Path, passages: list[Passage], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Writes `base`.ids, the ids of all splits back to back; returns the manifest: what they are."""
+    log.info("Writing %s.ids (%s): %s", base, tokenizer.name, ", ".join(dict.fromkeys(str(p.path) for p in passages)))
     dtype, digest, splits = _dtype(tokenizer), hashlib.sha256(), {}
     with new_file(base.with_suffix(".ids")) as file:
         for split, passage in zip(NAMES, passages, strict=False):
             splits[split] = _write_split(file, digest, passage, tokenizer, dtype)
             _check_size(split, passage, splits[split]["num_tokens"])
-    manifest = {
-        "format": FORMAT,
-        "dtype": dtype.name,
-        "sha256": digest.hexdigest(),
-        "splits": splits,
-        "tokenizer": tokenizer.to_json(),
-    }
+    return {"dtype": dtype.name, "sha256": digest.hexdigest(), "splits": splits, "tokenizer": tokenizer.to_json()}
+
+
+def _write_manifest(base: Path, manifest: dict[str, Any]) -> None:
+    """Writes `base`.json, which makes the ids beside it valid."""
     with new_file(base.with_suffix(".json")) as file:
         file.write(json.dumps({"manifest": manifest, "sha256": _hash_json(manifest)}).encode())
 
@@ -307,7 +302,7 @@ def _check_size(split: str, passage: Passage, num_tokens: int) -> None:
         raise DataError(
             f"The {split} split of {passage.path} has {num_tokens} token{'s' * (num_tokens != 1)}.",
             "Every split needs at least 2.",
-            "Give more text." if whole else f"Give more text, or a larger share: data.{split}_fraction=0.1.",
+            "Give more text." if whole else "Give more text, or other shares: data.valid_fraction and data.test_fraction.",
         )
 
 
@@ -321,7 +316,7 @@ def _open_cache(base: Path) -> Corpus | None:
         tokenizer = load_tokenizer(manifest["tokenizer"])
         ids = np.memmap(base.with_suffix(".ids"), np.dtype(manifest["dtype"]), mode="r")
         _check_ids(ids, manifest["sha256"], tokenizer.vocab_size)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
         log.warning("The cached ids %s are damaged and are built again: %s", base, error)

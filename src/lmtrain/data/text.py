@@ -7,6 +7,7 @@ ends a line; a carriage return alone, U+2028, U+0085, \\x1c and NUL are characte
 from __future__ import annotations
 
 import codecs
+import difflib
 import hashlib
 import logging
 import re
@@ -44,6 +45,7 @@ class TextFacts:
     num_bytes: int
     is_blank: bool  # empty, or nothing but whitespace
     has_eos: bool  # holds the literal `<eos>`
+    modified_ns: int  # the file's time of change before it was read
 
 
 def iter_text(path: Path) -> Iterator[str]:
@@ -95,6 +97,8 @@ def iter_passage(path: Path, start: int, end: int) -> Iterator[str]:
 def scan(path: Path) -> TextFacts:
     """Reads a file once: its hash and size. Warns of control characters and of carriage returns that end no line."""
     digest = hashlib.sha256()
+    check_file(path)
+    modified_ns = path.stat().st_mtime_ns
     num_chars = num_bytes = num_controls = num_returns = 0
     is_blank, has_eos = True, False
     for block in iter_text(path):
@@ -109,7 +113,18 @@ def scan(path: Path) -> TextFacts:
         log.warning("%s holds %s control characters (NUL and the like); they are kept. Is it text?", path, f"{num_controls:,}")
     if num_returns:
         log.warning("%s holds %s carriage returns without a line feed; they end no line.", path, f"{num_returns:,}")
-    return TextFacts(path, digest.hexdigest(), num_chars, num_bytes, is_blank, has_eos)
+    return TextFacts(path, digest.hexdigest(), num_chars, num_bytes, is_blank, has_eos, modified_ns)
+
+
+def check_unchanged(facts: TextFacts) -> None:
+    """Raises DataError where the file was written to since `scan` read it."""
+    check_file(facts.path)
+    if facts.path.stat().st_mtime_ns != facts.modified_ns:
+        raise DataError(
+            f"{facts.path} was changed while it was being read.",
+            "A text must stay as it is until it is tokenised.",
+            "Start again.",
+        )
 
 
 def check_file(path: Path) -> None:
@@ -130,14 +145,15 @@ def check_file(path: Path) -> None:
 
 
 def missing(path: Path) -> DataError:
-    """The error for a path that does not exist: where it was looked for, and what is there."""
+    """The error for a path that does not exist: where it was looked for, and what is there instead."""
     absolute = Path.cwd() / path
     parent = next(parent for parent in absolute.parents if parent.is_dir())
     try:
         names = sorted(entry.name for entry in parent.iterdir())
     except OSError:
         names = []
-    there = f"It holds {_listing(names)}." if names else "It is empty."
+    close = difflib.get_close_matches(absolute.name, names, n=1) if parent == absolute.parent else []
+    there = f"Did you mean {parent / close[0]}?" if close else f"It holds {listing(names)}."
     link = " (a symbolic link to nothing)" if path.is_symlink() else ""
     return DataError(
         f"There is no file or directory {absolute}{link}.",
@@ -171,5 +187,6 @@ def _invalid(path: Path, byte: int, offset: int, line: int) -> DataError:
     )
 
 
-def _listing(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def listing(names: list[str], most: int = 8) -> str:
+    """The first few names of a directory, and how many more there are."""
+    return (", ".join(names[:most]) or "nothing") + (f" and {len(names) - most} more" if len(names) > most else "")

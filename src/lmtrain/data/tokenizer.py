@@ -266,13 +266,12 @@ def load_tokenizer(document: object) -> Tokenizer:
         raise _damaged(f"names the kind {name!r:.40}; known are 'char', 'byte' and 'word'")
     if name == "byte":
         return ByteTokenizer()
-    tokens = document.get("tokens")
-    check_tokens(tokens, name)
+    tokens = _read_tokens(document.get("tokens"), name)
     return CharTokenizer(tokens) if name == "char" else WordTokenizer(tokens)
 
 
-def check_tokens(tokens: Any, name: str) -> None:
-    """Raises CheckpointError unless `tokens` is a list that a tokenizer `name` can have."""
+def _read_tokens(tokens: object, name: str) -> list[str]:
+    """`tokens` where it is a list that a tokenizer `name` can have."""
     if not isinstance(tokens, list) or not 2 <= len(tokens) <= MAX_TYPES:
         size = f"{len(tokens):,} tokens" if isinstance(tokens, list) else "no list of tokens"
         raise _damaged(f"has {size}; 2 to {MAX_TYPES:,} are possible")
@@ -284,6 +283,7 @@ def check_tokens(tokens: Any, name: str) -> None:
     for needed in (EOS if name == "word" else "\n", UNK):
         if needed not in tokens:
             raise _damaged(f"lacks the token {needed!r}")
+    return tokens
 
 
 def _is_piece(token: str, name: str) -> bool:
