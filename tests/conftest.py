@@ -4,6 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples on every run, however slow the machine. A longer search:  pytest --hypothesis-profile=search
+settings.register_profile("ordinary", deadline=None, derandomize=True, database=None)
+settings.register_profile("search", deadline=None, max_examples=5000)
+settings.load_profile("ordinary")
 
 
 @pytest.fixture(autouse=True, scope="session")

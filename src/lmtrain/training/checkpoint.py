@@ -164,13 +164,14 @@ def _write(
     documents: Mapping[str, Any],
 ) -> None:
     """Writes all files of a checkpoint and puts them on the disk, the manifest last."""
+    for name in [f"{stem}.safetensors" for stem in tensors] + [f"{stem}.json" for stem in documents]:
+        assert FILE.fullmatch(name) and name != "manifest.json", f"{name!r} would not be read back"
     directory.mkdir()
     files: dict[str, FileRecord] = {}
     for stem, members in tensors.items():
         files[f"{stem}.safetensors"] = write_durably(directory / f"{stem}.safetensors", iter_pieces(members))
     for stem, document in documents.items():
         files[f"{stem}.json"] = write_durably(directory / f"{stem}.json", [to_json(document)])
-    assert all(FILE.fullmatch(name) and name != "manifest.json" for name in files), files.keys()
     manifest = {
         "schema": SCHEMA,
         "step": step,

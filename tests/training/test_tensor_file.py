@@ -1,0 +1,171 @@
+import contextlib
+import io
+import json
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmtrain.training import tensor_file
+from lmtrain.training.tensor_file import DTYPES, iter_pieces, read_tensors
+
+F32_3 = {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}
+
+
+def read(data):
+    return read_tensors(io.BufferedReader(io.BytesIO(data)), len(data))
+
+
+def written(tensors):
+    return b"".join(iter_pieces(tensors))
+
+
+def raw(header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def some_tensors(generator):
+    tensors = {name: torch.randint(0, 2, (2, 3), generator=generator).to(dtype) for name, dtype in DTYPES.items()}
+    tensors["weight"] = torch.randn(3, 5, generator=generator)
+    tensors["weight.transposed"] = torch.randn(4, 6, generator=generator).t()
+    tensors["strided"] = torch.randn(10, generator=generator)[::3]
+    tensors["expanded"] = torch.randn(1, generator=generator).expand(4)
+    tensors["parameter"] = torch.nn.Parameter(torch.randn(2, generator=generator))
+    tensors["scalar"] = torch.tensor(3.5)
+    tensors["empty"] = torch.empty(0, 4)
+    tensors["größe/日本"] = torch.tensor([float("nan"), -0.0, float("inf")])
+    return tensors
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].dtype == other[name].dtype, name
+        assert torch.equal(one[name].nan_to_num(7), other[name].nan_to_num(7)), name
+
+
+def test_every_kind_of_tensor_comes_back_as_it_was(generator):
+    tensors = some_tensors(generator)
+    assert_same(tensors, read(written(tensors)))
+
+
+def test_the_safetensors_library_reads_what_is_written_here(generator):
+    tensors = some_tensors(generator)
+    assert_same(tensors, safetensors.torch.load(written(tensors)))
+
+
+def test_what_the_safetensors_library_writes_is_read_here(generator):
+    tensors = {name: tensor.detach().contiguous() for name, tensor in some_tensors(generator).items()}
+    assert_same(tensors, read(safetensors.torch.save(tensors, {"made": "elsewhere"})))
+
+
+def test_equal_tensors_make_equal_files_in_whatever_order_they_come(generator):
+    tensors = some_tensors(generator)
+    assert written(tensors) == written(dict(reversed(tensors.items())))
+
+
+def test_every_tensor_is_aligned_to_its_own_size(generator):
+    data = written(some_tensors(generator))
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    assert (8 + length) % 8 == 0
+    for name, entry in header.items():
+        if name != "__metadata__":
+            assert entry["data_offsets"][0] % DTYPES[entry["dtype"]].itemsize == 0, name
+
+
+def test_two_names_for_one_memory_are_refused():
+    weight = torch.ones(3)
+    with pytest.raises(AssertionError, match="head and embedding are one memory"):
+        written({"embedding": weight, "head": weight.view(3, 1)})
+
+
+@pytest.mark.parametrize("tensor", [torch.ones(2, dtype=torch.complex64), torch.eye(2).to_sparse()])
+def test_what_the_format_cannot_hold_is_refused(tensor):
+    with pytest.raises(AssertionError):
+        written({"weight": tensor})
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "begins with the length of its header"),
+        (b"\x01\x00", "begins with the length of its header"),
+        (b"\xff" * 8, "within its 8 bytes"),
+        ((1 << 62).to_bytes(8, "little") + b"{}", "within its 10 bytes"),
+        (raw(b"[]"), "not a JSON object"),
+        (raw(b"{} trailing"), "not JSON"),
+        (raw(b'{"a": {}, "a": {}}'), "given twice"),
+        (raw({"a": 1}), "'a' is not described"),
+        (raw({"a": F32_3 | {"extra": 1}}, bytes(12)), "'a' is not described"),
+        (raw({"a": F32_3 | {"dtype": "PY"}}, bytes(12)), "of type 'PY'; known are F64"),
+        (raw({"a": F32_3 | {"shape": [-3]}}, bytes(12)), "cannot be"),
+        (raw({"a": F32_3 | {"shape": [True]}}, bytes(12)), "cannot be"),
+        (raw({"a": F32_3 | {"shape": [3.0]}}, bytes(12)), "cannot be"),
+        (raw({"a": F32_3 | {"shape": [1] * 9 + [3]}}, bytes(12)), "cannot be"),
+        (raw({"a": F32_3 | {"shape": [0, 1 << 40, 1 << 40], "data_offsets": [0, 0]}}), "does not fill"),
+        (raw({"a": F32_3 | {"shape": [1 << 40, 1 << 40]}}, bytes(12)), "does not fill 12 bytes"),
+        (raw({"a": F32_3 | {"data_offsets": [0, 8]}}, bytes(8)), "does not fill 8 bytes"),
+        (raw({"a": F32_3 | {"data_offsets": [12, 0]}}, bytes(12)), "does not fill -12 bytes"),
+        (raw({"a": F32_3}, bytes(11)), "speaks of 12 bytes of tensors, the file holds 11"),
+        (raw({"a": F32_3}, bytes(13)), "speaks of 12 bytes of tensors, the file holds 13"),
+        (raw({"a": F32_3, "b": F32_3}, bytes(12)), "'b' begins at byte 0 of the data, the one before it ends at 12"),
+        (raw({"a": F32_3 | {"data_offsets": [4, 16]}}, bytes(16)), "'a' begins at byte 4"),
+        (raw({"a": {"dtype": "BOOL", "shape": [2], "data_offsets": [0, 2]}}, b"\x01\x02"), "neither true nor false"),
+        (pickle.dumps({"a": 1}), "begins with the length of its header"),
+    ],
+)
+def test_a_header_that_cannot_be_is_refused_in_words(data, words):
+    with pytest.raises(ValueError, match=words):
+        read(data)
+
+
+def test_a_header_that_asks_for_terabytes_allocates_nothing(monkeypatch):
+    num_bytes = 1 << 42
+    header = {"a": {"dtype": "F32", "shape": [num_bytes // 4], "data_offsets": [0, num_bytes]}}
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: pytest.fail("allocated"))
+    with pytest.raises(ValueError, match=f"speaks of {num_bytes} bytes of tensors, the file holds 4"):
+        read(raw(header, bytes(4)))
+
+
+def test_a_long_header_is_refused_before_it_is_read(monkeypatch):
+    monkeypatch.setattr(tensor_file, "MAX_HEADER_BYTES", 10)
+    monkeypatch.setattr(tensor_file, "parse_json", lambda _: pytest.fail("parsed"))
+    with pytest.raises(ValueError, match="its header has 11 bytes, more than 10"):
+        read(raw(b"{         }"))
+
+
+@given(st.data())
+def test_any_change_of_a_file_reads_as_tensors_or_is_a_value_error(data):
+    original = written({"weight": torch.arange(6.0).reshape(2, 3), "mask": torch.tensor([True]), "empty": torch.empty(0)})
+    begin = data.draw(st.integers(0, len(original)))
+    end = data.draw(st.integers(begin, len(original)))
+    changed = original[:begin] + data.draw(st.binary(max_size=12)) + original[end:]
+    try:
+        tensors = read(changed)
+    except ValueError:
+        return
+    assert sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) <= len(changed)
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=3),
+        st.fixed_dictionaries(
+            {
+                "dtype": st.sampled_from([*DTYPES, "F8", ""]),
+                "shape": st.lists(st.integers(-1, 4) | st.integers(), max_size=3),
+                "data_offsets": st.lists(st.integers(0, 40) | st.integers(), min_size=2, max_size=2),
+            }
+        ),
+        max_size=3,
+    ),
+    st.binary(max_size=40),
+)
+def test_any_header_reads_as_tensors_or_is_a_value_error(header, data):
+    with contextlib.suppress(ValueError):
+        read(raw(header, data))
