@@ -1,35 +1,122 @@
 """Native CPU backend: whole recurrences in one C++ call, compiled on first use (`build.py`).
 
-    forward_lstm, backward_lstm     the kernels of ops/lstm.py, contiguous float32 or bfloat16 CPU tensors
-    why_not                         why a call cannot be served, or None
-
-Products run over recurrent weights that are packed once per chunk; bfloat16 products accumulate in float32, cells and
-pointwise arithmetic are float32. The weight gradient is one large matrix product, left to torch. Results depend on the
-build (instruction set) but not on the number of threads.
+The kernels keep the contract of `lmtrain.ops.backends`; float32 and bfloat16, with resets (`keep_TB`), without zoneout and
+layer normalisation. The recurrent weight is packed once per call; bfloat16 products accumulate in float32; cells and all
+pointwise arithmetic are float32. Results depend on the instruction set compiled for, not on the number of threads.
 """
+
+from __future__ import annotations
 
 import ctypes
 
 import torch
 from torch import Tensor
 
+from lmtrain.ops.backends import Call
 from lmtrain.ops.native.build import library, why_no_library
 
-__all__ = ["backward_lstm", "forward_lstm", "why_not"]
+__all__ = [
+    "backward_elman",
+    "backward_gru",
+    "backward_lstm",
+    "forward_elman",
+    "forward_gru",
+    "forward_lstm",
+    "why_not",
+]
+
+_NONLINEARITIES = ("tanh", "relu", "sigmoid")  # the order of the enumeration in elman.h
 
 
-def why_not(*, dtype: torch.dtype, device: torch.device, zoneout: bool = False) -> str | None:
-    """Why a recurrence of this type on this device with these extras cannot run here; None when it can.
-
-    The first call on a machine compiles the library.
-    """
-    if device.type != "cpu":
-        return f"the native backend runs on the CPU, and the tensors are on {device}"
-    if dtype not in (torch.float32, torch.bfloat16):
-        return f"the native backend computes in float32 and bfloat16, and the tensors are {dtype}"
-    if zoneout:
-        return "the native backend has no zoneout"
+def why_not(call: Call) -> str | None:
+    """Why this call cannot run here, None when it can. The first call on a machine compiles the library."""
+    if call.device != "cpu":
+        return f"it runs on the CPU, not on {call.device}"
+    if call.dtype not in (torch.float32, torch.bfloat16):
+        return f"it computes in float32 and bfloat16, not in {str(call.dtype).removeprefix('torch.')}"
+    if unknown := sorted(call.options - {"keep_TB"}):
+        return f"it has no {' and no '.join(unknown)}"
     return why_no_library()
+
+
+def forward_elman(
+    projected_TBH: Tensor,
+    h0_BH: Tensor,
+    weight_HH: Tensor,
+    keep_TB: Tensor | None,
+    zoneout_TBH: None,
+    norm_gain_H: None,
+    nonlinearity: str,
+    save: bool,
+) -> tuple[Tensor, None]:
+    """All states; there are no candidates without zoneout."""
+    assert zoneout_TBH is None and norm_gain_H is None
+    T, B, H = projected_TBH.shape
+    states_TBH = projected_TBH.new_empty(T, B, H)
+    sizes = (_NONLINEARITIES.index(nonlinearity), T, B, H)
+    _call("elman_forward", projected_TBH.dtype, sizes, projected_TBH, h0_BH, weight_HH, keep_TB, states_TBH)
+    return states_TBH, None
+
+
+def backward_elman(
+    d_states_TBH: Tensor,
+    states_TBH: Tensor,
+    candidates_TBH: None,
+    h0_BH: Tensor,
+    weight_HH: Tensor,
+    keep_TB: Tensor | None,
+    zoneout_TBH: None,
+    norm: None,
+    nonlinearity: str,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the projections and of the initial state."""
+    assert candidates_TBH is None and zoneout_TBH is None and norm is None
+    T, B, H = states_TBH.shape
+    d_projected_TBH, d_h0_BH = states_TBH.new_empty(T, B, H), states_TBH.new_empty(B, H)
+    sizes = (_NONLINEARITIES.index(nonlinearity), T, B, H)
+    tensors = (d_states_TBH, states_TBH, weight_HH, keep_TB, d_projected_TBH, d_h0_BH)
+    _call("elman_backward", states_TBH.dtype, sizes, *tensors)
+    return d_projected_TBH, d_h0_BH
+
+
+def forward_gru(
+    projected_TBZ: Tensor,
+    h0_BH: Tensor,
+    weight_ZH: Tensor,
+    candidate_bias_H: Tensor,
+    keep_TB: Tensor | None,
+    zoneout_TBH: None,
+    norm_gain_Z: None,
+    save: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """All states, and the gates r, z, n with q = R_n h + b_hn if they are to be saved."""
+    assert zoneout_TBH is None and norm_gain_Z is None
+    T, B, Z = projected_TBZ.shape
+    H = Z // 3
+    states_TBH = projected_TBZ.new_empty(T, B, H)
+    gates_TBY = projected_TBZ.new_empty(T, B, 4 * H) if save else None
+    tensors = (projected_TBZ, h0_BH, weight_ZH, candidate_bias_H, keep_TB, states_TBH, gates_TBY)
+    _call("gru_forward", projected_TBZ.dtype, (T, B, H), *tensors)
+    return states_TBH, gates_TBY
+
+
+def backward_gru(
+    d_states_TBH: Tensor,
+    states_TBH: Tensor,
+    gates_TBY: Tensor,
+    h0_BH: Tensor,
+    weight_ZH: Tensor,
+    keep_TB: Tensor | None,
+    zoneout_TBH: None,
+    norm: None,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the gates before their activations with that of q, and of the initial state."""
+    assert zoneout_TBH is None and norm is None
+    T, B, H = states_TBH.shape
+    d_gates_TBY, d_h0_BH = states_TBH.new_empty(T, B, 4 * H), states_TBH.new_empty(B, H)
+    tensors = (d_states_TBH, states_TBH, gates_TBY, h0_BH, weight_ZH, keep_TB, d_gates_TBY, d_h0_BH)
+    _call("gru_backward", states_TBH.dtype, (T, B, H), *tensors)
+    return d_gates_TBY, d_h0_BH
 
 
 def forward_lstm(
@@ -37,23 +124,23 @@ def forward_lstm(
     h0_BH: Tensor,
     c0_BH: Tensor,
     weight_ZH: Tensor,
-    keep_TB: Tensor | None = None,
-    *,
-    keep_gates: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """All states, all cells (float32) and the activated gates i, f, g, o (empty unless `keep_gates`)."""
+    keep_TB: Tensor | None,
+    zoneout_TBH: None,
+    cell_zoneout_TBH: None,
+    norm_gain_Z: None,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """All states, the last cell (float32), and if they are to be saved all cells and the activated gates i, f, g, o."""
+    assert zoneout_TBH is None and cell_zoneout_TBH is None and norm_gain_Z is None
     T, B, Z = projected_TBZ.shape
     H = Z // 4
     states_TBH = projected_TBZ.new_empty(T, B, H)
-    cells_TBH = projected_TBZ.new_empty(T, B, H, dtype=torch.float32)
-    gates_TBZ = projected_TBZ.new_empty(projected_TBZ.shape if keep_gates else 0)
-    _call(
-        "lmtrain_lstm_forward",
-        projected_TBZ.dtype,
-        (T, B, H),
-        (projected_TBZ, h0_BH, c0_BH.float(), weight_ZH, _float(keep_TB), states_TBH, cells_TBH, gates_TBZ),
-    )
-    return states_TBH, cells_TBH, gates_TBZ
+    c_BH = c0_BH.new_empty(B, H)
+    cells_TBH = c0_BH.new_empty(T, B, H) if save else None
+    gates_TBZ = torch.empty_like(projected_TBZ, memory_format=torch.contiguous_format) if save else None
+    tensors = (projected_TBZ, h0_BH, c0_BH, weight_ZH, keep_TB, states_TBH, c_BH, cells_TBH, gates_TBZ)
+    _call("lstm_forward", projected_TBZ.dtype, (T, B, H), *tensors)
+    return states_TBH, c_BH, cells_TBH, gates_TBZ
 
 
 def backward_lstm(
@@ -65,52 +152,27 @@ def backward_lstm(
     h0_BH: Tensor,
     c0_BH: Tensor,
     weight_ZH: Tensor,
-    keep_TB: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of projected, h0, c0 (float32) and weight. `d_states_TBH[-1]` includes the gradient of the final state."""
+    keep_TB: Tensor | None,
+    zoneout_TBH: None,
+    cell_zoneout_TBH: None,
+    norm: None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the projections, of the initial state and of the initial cell (float32)."""
+    assert zoneout_TBH is None and cell_zoneout_TBH is None and norm is None
     T, B, H = states_TBH.shape
-    d_projected_TBZ = torch.empty_like(gates_TBZ)
-    d_h0_BH = torch.empty_like(h0_BH)
-    d_c0_BH = torch.empty(B, H, dtype=torch.float32)
-    _call(
-        "lmtrain_lstm_backward",
-        gates_TBZ.dtype,
-        (T, B, H),
-        (
-            d_states_TBH.to(gates_TBZ.dtype),
-            d_c_BH.float(),
-            cells_TBH,
-            gates_TBZ,
-            c0_BH.float(),
-            weight_ZH,
-            _float(keep_TB),
-            d_projected_TBZ,
-            d_h0_BH,
-            d_c0_BH,
-        ),
-    )
-    d_weight_ZH = d_projected_TBZ.flatten(0, 1).t() @ _previous(states_TBH, h0_BH, keep_TB)
-    return d_projected_TBZ, d_h0_BH, d_c0_BH, d_weight_ZH
+    d_projected_TBZ = states_TBH.new_empty(T, B, 4 * H)
+    d_h0_BH, d_c0_BH = states_TBH.new_empty(B, H), c0_BH.new_empty(B, H)
+    inputs = (d_states_TBH, d_c_BH, cells_TBH, gates_TBZ, c0_BH, weight_ZH, keep_TB)
+    _call("lstm_backward", states_TBH.dtype, (T, B, H), *inputs, d_projected_TBZ, d_h0_BH, d_c0_BH)
+    return d_projected_TBZ, d_h0_BH, d_c0_BH
 
 
-def _previous(states_TBH: Tensor, h0_BH: Tensor, keep_TB: Tensor | None) -> Tensor:
-    """The state that each step started from, [T * B, H]."""
-    previous_TBH = torch.cat([h0_BH[None], states_TBH[:-1]])
-    if keep_TB is not None:
-        previous_TBH *= keep_TB[:, :, None]
-    return previous_TBH.flatten(0, 1)
-
-
-def _float(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.float()
-
-
-def _call(name: str, dtype: torch.dtype, sizes: tuple[int, ...], tensors: tuple[Tensor | None, ...]) -> None:
-    """Calls a C function: whether bfloat16, the sizes, a pointer for each tensor (null for None and empty), the threads."""
+def _call(function: str, dtype: torch.dtype, sizes: tuple[int, ...], *tensors: Tensor | None) -> None:
+    """Calls a C function: whether bfloat16, the sizes, a pointer for each tensor (null for None), the threads."""
     given = [None if tensor is None else tensor.contiguous() for tensor in tensors]  # held until the call returns
-    library()[name](
+    library()[f"lmtrain_{function}"](
         ctypes.c_int(dtype == torch.bfloat16),
         *(ctypes.c_long(size) for size in sizes),
-        *(ctypes.c_void_p(tensor.data_ptr() if tensor is not None and tensor.numel() else None) for tensor in given),
+        *(ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in given),
         ctypes.c_long(torch.get_num_threads()),
     )

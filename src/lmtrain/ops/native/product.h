@@ -16,12 +16,7 @@
 #include <algorithm>
 
 #include "simd.h"
-
-#if defined(__AMX_BF16__) && defined(LMTRAIN_AVX512) && defined(__linux__)
-#define LMTRAIN_AMX 1
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
+#include "tiles.h"
 
 namespace lmtrain {
 
@@ -102,6 +97,9 @@ void panel(long rows, const uint32_t* a, long a_stride, const uint32_t* w, long 
 // One block of `columns` columns (a multiple of 16, at most 64; on AVX-512 48 or 64).
 template <class Word>
 void multiply(long rows, const uint32_t* a, long a_stride, const uint32_t* packed, long words, long columns, float* c) {
+#ifdef LMTRAIN_AMX
+    if (Word::PER_WORD == 2 && tiles_granted()) return multiply_tiles(rows, a, a_stride, packed, words, columns, c);
+#endif
     const int vectors = LANES == 16 ? columns / LANES : PANEL_VECTORS;
     const long width = vectors * LANES;
     const long slice = 24576 / 4 / width;

@@ -78,8 +78,9 @@ struct Recurrent {
     typedef typename WordOf<S>::type Word;
     typedef typename Word::Element Element;
 
-    long hidden, gates, threads;
+    long hidden, gates, rows, allowed_threads;
     bool backward;
+    long threads = rows * gates * hidden * hidden < 32768 ? 1 : allowed_threads;  // small steps are not worth a meeting
     long padded = round_up(hidden, 32);                    // one group of K
     long inputs = backward ? gates * padded : padded;      // all of K, in elements
     long words = inputs / Word::PER_WORD;
@@ -117,7 +118,7 @@ struct Recurrent {
     }
 
     // sums[row, column] of one block for all rows of the operand
-    void multiply_block(long block, long rows, const Element* operand, float* sums) const {
+    void multiply_block(long block, const Element* operand, float* sums) const {
         multiply<Word>(rows, (const uint32_t*)operand, words, packed + block * columns * words, words, columns, sums);
     }
 };
@@ -126,10 +127,13 @@ struct Recurrent {
 template <class S>
 struct Operand {
     typedef typename Recurrent<S>::Element Element;
+    explicit Operand(const Recurrent<S>& matrix) : rows(round_rows(matrix.rows)), stride(matrix.inputs) {}
     long rows, stride;
     Element* memory = scratch<Element>(1, 2 * rows * stride);
 
-    Element* at(long step) const { return memory + (step & 1) * rows * stride; }
+    Element* at(long step, long row = 0, long column = 0) const {
+        return memory + ((step & 1) * rows + row) * stride + column;
+    }
     void clear() const { memset((void*)memory, 0, 2 * rows * stride * sizeof(Element)); }
 };
 
@@ -143,7 +147,57 @@ INLINE void store_operand(bf16* to, F value, long n) {
     store(to, value, n);
 }
 
-// The threads worth waking for steps of this many multiplications.
-inline long useful_threads(long threads, double products_per_step) { return products_per_step < 32768 ? 1 : threads; }
+// The time loop: `steps` times the product of operand.at(step) with the packed matrix, and for each row and group of LANES
+// units `cell(step, row, unit, n, sum)`, which reads its sums at sum[group * block_units], stores its n valid lanes and
+// writes operand.at(step + 1). `start(row, unit, n)` writes operand.at(0); a loop that starts from zero passes no start.
+struct FromZero {};
+
+template <class S, class Start, class Cell>
+void time_loop(const Recurrent<S>& matrix, const Operand<S>& operand, const S* weight, long steps, Start start,
+               Cell cell) {
+    constexpr bool from_zero = std::is_same_v<Start, FromZero>;
+    const long rows = matrix.rows, block_sums = operand.rows * matrix.columns;
+    float* all_sums = scratch<float>(2, matrix.threads * block_sums);
+    operand.clear();
+    Barrier barrier;
+
+#pragma omp parallel num_threads(matrix.threads)
+    {
+        const long me = omp_get_thread_num(), team = omp_get_num_threads();
+        const Share mine = share(matrix.blocks, me, team);
+        const FlushDenormals flush;
+        const Tiles tiles(rows);
+        float* sums = all_sums + me * block_sums;
+
+        auto each_unit = [&](long block, auto work) __attribute__((always_inline)) {
+            const long first = block * matrix.block_units, end = std::min(matrix.hidden, first + matrix.block_units);
+            for (long row = 0; row < rows; row++)
+                for (long unit = first; unit < end; unit += LANES)
+                    work(row, unit, end - unit, sums + row * matrix.columns + (unit - first));
+        };
+        for (long block = mine.first; block < mine.last; block++) {
+            matrix.pack_block(block, weight);
+            if constexpr (!from_zero) each_unit(block, [&](long row, long unit, long n, float*) { start(row, unit, n); });
+        }
+        barrier.wait(team);
+        for (long step = 0; step < steps; step++) {
+            for (long block = mine.first; block < mine.last; block++) {
+                if (from_zero && step == 0) memset(sums, 0, block_sums * sizeof(float));
+                else matrix.multiply_block(block, operand.at(step), sums);
+                each_unit(block, [&](long row, long unit, long n, const float* sum) __attribute__((always_inline)) {
+                    cell(step, row, unit, n, sum);
+                });
+            }
+            barrier.wait(team);
+        }
+    }
+}
+
+// keep_TB[t, b], or 1 without resets and outside the chunk.
+struct Keep {
+    const float* keep;
+    long T, B;
+    float operator()(long t, long b) const { return keep && t >= 0 && t < T ? keep[t * B + b] : 1.0f; }
+};
 
 }  // namespace lmtrain

@@ -1,0 +1,77 @@
+// GRU over all time steps, the reset gate behind the product as in torch.nn.GRU; equations and the derivation of the backward
+// pass are in ops/gru.py.
+
+#pragma once
+#include "recurrence.h"
+
+namespace lmtrain {
+
+// `gates` [T, B, 4H] may be null: r, z, n (activated) and q = R_n h + b_hn.
+template <class S>
+void gru_forward(long T, long B, long H, const S* projected, const S* h0, const S* weight, const S* candidate_bias,
+                 const float* keep_TB, S* states, S* gates, long threads) {
+    const Recurrent<S> matrix{H, 3, B, threads, false};
+    const Operand<S> operand(matrix);
+    const Keep keep{keep_TB, T, B};
+    float* travelling = scratch<float>(3, B * H);  // the state in float32, times the coming keep
+
+    auto start = [&](long b, long u, long n) {
+        const F h = load(h0 + b * H + u, n) * keep(0, b);
+        store(travelling + b * H + u, h, n);
+        store_operand<S>(operand.at(0, b, u), h, n);
+    };
+    auto cell = [&](long t, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
+        const long here = (t * B + b) * H + u, gate = (t * B + b) * 4 * H + u;
+        const S* in = projected + (t * B + b) * 3 * H + u;
+        const F r = sigmoid(load(in, n) + load(sum));
+        const F z = sigmoid(load(in + H, n) + load(sum + 16));
+        const F q = load(sum + 32) + load(candidate_bias + u, n);
+        const F candidate = tanh(load(in + 2 * H, n) + r * q);
+        const F h = as_stored<S>(candidate + z * (load(travelling + b * H + u, n) - candidate));
+        store(states + here, h, n);
+        store(travelling + b * H + u, h * keep(t + 1, b), n);
+        store_operand<S>(operand.at(t + 1, b, u), h * keep(t + 1, b), n);
+        if (!gates) return;
+        store(gates + gate, r, n);
+        store(gates + gate + H, z, n);
+        store(gates + gate + 2 * H, candidate, n);
+        store(gates + gate + 3 * H, q, n);
+    };
+    time_loop(matrix, operand, weight, T, start, cell);
+}
+
+// d_gates [T, B, 4H]: gradients of r, z, n before their activations, and of q.
+template <class S>
+void gru_backward(long T, long B, long H, const S* d_states, const S* states, const S* gates, const S* h0,
+                  const S* weight, const float* keep_TB, S* d_gates, S* d_h0, long threads) {
+    const Recurrent<S> matrix{H, 3, B, threads, true};
+    const Operand<S> operand(matrix);
+    const Keep keep{keep_TB, T, B};
+    float* travelling = scratch<float>(3, B * H);  // the part of the state's gradient that passes by the gate z
+
+    auto cell = [&](long s, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
+        const long t = T - 1 - s, here = (t * B + b) * H + u, gate = (t * B + b) * 4 * H + u;
+        float* passing = travelling + b * H + u;
+        const F d_previous = s ? (load(sum) + load(passing, n)) * keep(t + 1, b) : F{};
+        if (t < 0) return store(d_h0 + b * H + u, d_previous, n);
+        const F r = load(gates + gate, n), z = load(gates + gate + H, n), candidate = load(gates + gate + 2 * H, n);
+        const F q = load(gates + gate + 3 * H, n);
+        const F before = load(t ? states + here - B * H : h0 + here, n) * keep(t, b);
+        const F d_h = load(d_states + here, n) + d_previous;
+        const F d_n = d_h * (1.0f - z) * (1.0f - candidate * candidate);
+        const F d_q = d_n * r;
+        const F d_z = d_h * (before - candidate) * z * (1.0f - z);
+        const F d_r = d_n * q * r * (1.0f - r);
+        store(passing, d_h * z, n);
+        store(d_gates + gate, d_r, n);
+        store(d_gates + gate + H, d_z, n);
+        store(d_gates + gate + 2 * H, d_n, n);
+        store(d_gates + gate + 3 * H, d_q, n);
+        store_operand<S>(operand.at(s + 1, b, u), d_r, n);
+        store_operand<S>(operand.at(s + 1, b, matrix.padded + u), d_z, n);
+        store_operand<S>(operand.at(s + 1, b, 2 * matrix.padded + u), d_q, n);
+    };
+    time_loop(matrix, operand, weight, T + 1, FromZero(), cell);
+}
+
+}  // namespace lmtrain
