@@ -11,7 +11,6 @@ from torch import nn
 from lmtrain.errors import CheckpointError, SettingsError
 from lmtrain.training.optimizer import (
     OPTIONS,
-    add_l1_gradients,
     clip_gradients,
     group_parameters,
     load_optimizer,
@@ -109,16 +108,6 @@ def test_l2_enters_adams_gradient_but_shrinks_adamws_weight():
     assert adamw == pytest.approx(2 * (1 - 0.1 * 0.01) ** 2)
 
 
-def test_l1_adds_its_weight_times_the_sign_of_decaying_weights_only():
-    model, optimizer = make("sgd")
-    optimizer.param_groups[0]["l1"] = 0.25
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    add_l1_gradients(optimizer)
-    assert torch.equal(model.linear.weight.grad, 0.25 * model.linear.weight.sign())
-    assert not model.linear.bias.grad.any()
-
-
 @pytest.mark.parametrize("steps", [1, 6])
 def test_sparse_adam_equals_pytorchs_on_the_embedding_and_adam_on_the_rest(steps):
     ours, optimizer = make("sparse_adam")
@@ -164,10 +153,10 @@ def test_sparse_adam_on_every_row_is_adam():
 
 
 def test_matrices_decay_and_biases_and_norms_do_not():
-    decayed, rest = group_parameters(Tiny().named_parameters(), 0.1, l1=0.2)
+    decayed, rest = group_parameters(Tiny().named_parameters(), 0.1)
     assert [name for name, _ in decayed["params"]] == ["embedding.weight", "linear.weight"]
     assert [name for name, _ in rest["params"]] == ["norm.weight", "norm.bias", "linear.bias"]
-    assert (decayed["weight_decay"], decayed["l1"], rest["weight_decay"], rest["l1"]) == (0.1, 0.2, 0, 0)
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (0.1, 0)
 
 
 def test_embeddings_are_spared_by_option_and_frozen_parameters_left_out():
@@ -226,10 +215,9 @@ def test_unknown_names_and_nesterov_without_momentum_are_refused(name, options, 
         make_optimizer(name, group_parameters(Tiny().named_parameters()), learning_rate=0.1, **options)
 
 
-@pytest.mark.parametrize("penalty", [{"weight_decay": 0.1}, {"l1": 0.1}])
-def test_sparse_adam_refuses_penalties_that_would_touch_every_row(penalty):
+def test_sparse_adam_refuses_weight_decay_which_would_touch_every_row():
     with pytest.raises(SettingsError, match="touches only the rows of the chunk"):
-        make_optimizer("sparse_adam", group_parameters(Tiny(True).named_parameters(), **penalty), learning_rate=0.1)
+        make_optimizer("sparse_adam", group_parameters(Tiny(True).named_parameters(), 0.1), learning_rate=0.1)
 
 
 def test_sparse_adam_refuses_a_model_whose_gradients_are_all_dense():

@@ -1,0 +1,140 @@
+"""Which weights are evaluated: the last ones, or an average of those along the way.
+
+    LastWeights              w
+    NonMonotonicAverage      mean of w after every step since validation stopped improving (NT-ASGD: Merity 2017, alg. 1)
+    ExponentialAverage       a <- d a + (1 - d) w after every step, with d = min(decay, (1 + n) / (10 + n)) after n steps
+
+Training goes on with w itself; `averaged()` puts the average into the model and takes it out again, bit by bit.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmtrain.errors import CheckpointError
+
+
+class Averaging(ABC):
+    """An average of parameters over the steps of a run; there is none before its first step."""
+
+    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+        self._parameters = dict(named_parameters)
+        self._averages: dict[str, Tensor] = {}
+        self._num_averaged = 0
+
+    @property
+    def differs(self) -> bool:
+        """Whether there is an average, so that the weights to evaluate are not those that are trained."""
+        return bool(self._averages)
+
+    @abstractmethod
+    def update(self) -> None:
+        """Takes in the weights after a step."""
+
+    def after_evaluation(self, nats_per_token: float) -> None:  # noqa: B027 (only NT-ASGD listens)
+        """Tells the average the validation loss."""
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model holds its averaged weights inside, and afterwards exactly those it had."""
+        trained = {name: self._parameters[name].detach().clone() for name in self._averages}
+        self._put(self._averages)
+        try:
+            yield
+        finally:
+            self._put(trained)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The averages by parameter name (not copies); empty where there is none."""
+        return dict(self._averages)
+
+    def document(self) -> dict[str, Any]:
+        """The JSON-able rest of what a resumed run needs."""
+        return {"num_averaged": self._num_averaged}
+
+    def load(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+        """Goes on from `tensors()` and `document()`. Raises CheckpointError where they are of another model."""
+        own = {name: parameter.shape for name, parameter in self._parameters.items()}
+        if tensors and {name: tensor.shape for name, tensor in tensors.items()} != own:
+            raise CheckpointError(
+                "The checkpoint's averaged weights are of another model.",
+                "They must have the names and shapes of the model's own weights.",
+                "Resume with the model settings that the run was started with.",
+            )
+        self._averages = {n: torch.empty_like(self._parameters[n]).copy_(tensor) for n, tensor in tensors.items()}
+        self._num_averaged = document["num_averaged"]
+
+    def _move(self, share: float) -> None:
+        """Moves every average by `share` of the way to the weights; the first average is the weights themselves."""
+        if not self._averages:
+            self._averages = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        else:
+            torch._foreach_lerp_([*self._averages.values()], [p.detach() for p in self._parameters.values()], share)
+        self._num_averaged += 1
+
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                self._parameters[name].copy_(tensor)
+
+
+class LastWeights(Averaging):
+    """No average: what is trained is evaluated."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+
+    def update(self) -> None:
+        """Nothing to take in."""
+
+
+class ExponentialAverage(Averaging):
+    """Exponential moving average; its memory grows with the run, so that the first weights do not weigh forever."""
+
+    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], decay: float) -> None:
+        super().__init__(named_parameters)
+        self.decay = decay
+
+    def update(self) -> None:
+        n = self._num_averaged
+        self._move(1 - min(self.decay, (1 + n) / (10 + n)))
+
+
+class NonMonotonicAverage(Averaging):
+    """NT-ASGD: averaging starts once a validation loss is worse than the best of those before the last `patience` ones.
+
+    So it cannot start before `patience` + 1 evaluations were made; once started it never ends. Meant for plain SGD at a
+    constant rate.
+    """
+
+    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], patience: int) -> None:
+        super().__init__(named_parameters)
+        self.patience = patience
+        self.started = False
+        self._losses: list[float] = []
+
+    def update(self) -> None:
+        if self.started:
+            self._move(1 / (self._num_averaged + 1))
+
+    def after_evaluation(self, nats_per_token: float) -> None:
+        before = self._losses[: -self.patience]
+        if before and not nats_per_token <= min(before):  # a loss that is not a number is no improvement
+            self.started = True
+        self._losses.append(math.inf if math.isnan(nats_per_token) else nats_per_token)
+
+    def document(self) -> dict[str, Any]:
+        losses = [None if math.isinf(loss) else loss for loss in self._losses]
+        return super().document() | {"started": self.started, "losses": losses}
+
+    def load(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+        super().load(tensors, document)
+        self.started = document["started"]
+        self._losses = [math.inf if loss is None else loss for loss in document["losses"]]
