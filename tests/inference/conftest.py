@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from lmtrain.models.base import LanguageModel, State, StatePolicy, keep_mask
+from lmtrain.models.base import LanguageModel, NeuralLanguageModel, State, StatePolicy, keep_mask
 
 
 class TrigramTable(LanguageModel):
@@ -29,3 +29,51 @@ class TrigramTable(LanguageModel):
 def table(generator: Generator) -> TrigramTable:
     """A random trigram table over five tokens; 0 ends lines, 4 is unknown."""
     return TrigramTable(torch.randn(5, 5, 5, generator=generator, dtype=torch.float64).log_softmax(-1))
+
+
+class TinyHead(nn.Module):
+    """A full softmax."""
+
+    def __init__(self, size: int, vocab_size: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.linear = nn.Linear(size, vocab_size)
+
+    def log_probs(self, features_TBD: Tensor) -> Tensor:
+        return self.linear(features_TBD).log_softmax(-1)
+
+    def target_log_probs(self, features_TBD: Tensor, targets_TB: Tensor) -> Tensor:
+        return self.log_probs(features_TBD).gather(-1, targets_TB[..., None]).squeeze(-1)
+
+
+class TinyRecurrent(NeuralLanguageModel):
+    """h_t = tanh(e(token_t) + R h_{t-1}), written as a loop; with dropout, which evaluation must not apply."""
+
+    def __init__(self, size: int = 3, vocab_size: int = 5) -> None:
+        super().__init__(
+            head=TinyHead(size, vocab_size), eos_id=0, state_policy=StatePolicy.carry, output_dropout=0.5, locked=False,
+            activation_penalty=0.0, temporal_penalty=0.0,
+        )  # fmt: skip
+        self.embedding = nn.Embedding(vocab_size, size)
+        self.recurrent = nn.Linear(size, size)
+        self.unused = nn.Parameter(torch.ones(2))
+
+    def initial_state(self, batch_size: int) -> State:
+        return (self.recurrent.weight.new_zeros(batch_size, self.recurrent.in_features),)
+
+    def activations(self, tokens_TB: Tensor, state: State, generator: Generator | None = None) -> tuple[Tensor, State]:
+        (h_BD,), states = state, []
+        for embedded_BD in self.embedding(tokens_TB):
+            h_BD = torch.tanh(embedded_BD + self.recurrent(h_BD))
+            states.append(h_BD)
+        return torch.stack(states), (h_BD,)
+
+
+@pytest.fixture
+def recurrent(generator: Generator) -> TinyRecurrent:
+    """Weights large enough for adaptation to be felt, in float64, in training mode."""
+    model = TinyRecurrent().double()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator, dtype=torch.float64))
+    return model

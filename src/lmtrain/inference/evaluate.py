@@ -152,7 +152,10 @@ Score = Callable[[Tensor], Tensor]
 class Method(ABC):
     """A way of predicting a text; what distinguishes static evaluation from those that adapt while they read."""
 
-    segment_length: int | None = None  # the chunk length that the method prescribes; None: it gives the same with any
+    @property
+    def segment_length(self) -> int | None:
+        """The chunk length that the method prescribes; None where it gives the same number with any."""
+        return None
 
     @property
     @abstractmethod
@@ -267,10 +270,9 @@ def iter_target_log_probs(
     """
     num_streams = _usable_streams(len(ids), num_streams)
     chunk_length = method.segment_length or chunk_length or max(1, CHUNK_TOKENS // num_streams)
-    starts_B = _starts(len(ids), num_streams)
-    previous_B = np.where(starts_B > 0, ids[starts_B - 1], eos_id)
-    with method.scoring(model, make_tokens(previous_B, model, device)) as score:
-        for positions_TB in _iter_positions(len(ids), num_streams, chunk_length):
+    previous_B = make_tokens(previous_tokens(ids, num_streams, eos_id), model, device)
+    with method.scoring(model, previous_B) as score:
+        for positions_TB in iter_positions(len(ids), num_streams, chunk_length):
             targets_TB = ids[positions_TB]
             log_probs_TB = score(make_tokens(targets_TB, model, device))
             yield Scored(positions_TB, targets_TB, log_probs_TB.double().cpu().numpy())
@@ -332,18 +334,24 @@ def _usable_streams(num_tokens: int, num_streams: int) -> int:
     return min(num_streams, num_tokens)
 
 
-def _starts(num_tokens: int, num_streams: int) -> np.ndarray:
-    """Where each stream begins; the first `num_tokens % num_streams` are one token longer than the others."""
-    length, longer = divmod(num_tokens, num_streams)
-    streams = np.arange(num_streams)
-    return streams * length + np.minimum(streams, longer)
+def previous_tokens(ids: np.ndarray, num_streams: int, eos_id: int) -> np.ndarray:
+    """The token [B] before each stream."""
+    starts_B = _starts(len(ids), num_streams)
+    return np.where(starts_B > 0, ids[starts_B - 1], eos_id)
 
 
-def _iter_positions(num_tokens: int, num_streams: int, chunk_length: int) -> Iterator[np.ndarray]:
-    """The positions [T, B] of the text in the order in which they are scored; the last row may be shorter."""
+def iter_positions(num_tokens: int, num_streams: int, chunk_length: int) -> Iterator[np.ndarray]:
+    """The positions [T, B] of a text in the order in which they are read; the last row may be shorter."""
     length, longer = divmod(num_tokens, num_streams)
     starts_B = _starts(num_tokens, num_streams)
     for first in range(0, length, chunk_length):
         yield np.arange(first, min(first + chunk_length, length))[:, None] + starts_B
     if longer:
         yield (length + starts_B[:longer])[None]
+
+
+def _starts(num_tokens: int, num_streams: int) -> np.ndarray:
+    """Where each stream begins; the first `num_tokens % num_streams` are one token longer than the others."""
+    length, longer = divmod(num_tokens, num_streams)
+    streams = np.arange(num_streams)
+    return streams * length + np.minimum(streams, longer)
