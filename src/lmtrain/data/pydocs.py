@@ -132,7 +132,7 @@ def _without_repeats(documents: Documents, seen: set[str]) -> Documents:
 def _tidy(text: str) -> str:
     """Without control characters and halves of surrogate pairs, which docstrings may hold as escapes."""
     text = re.sub("[\x00-\x09\x0b-\x1f\x7f\ud800-\udfff]", "", text.expandtabs())
-    return re.sub(" +\n", "\n", text).strip("\n")
+    return re.sub(" +$", "", text, flags=re.MULTILINE).strip("\n")
 
 
 def _deal(documents: Documents) -> dict[str, str]:

@@ -94,7 +94,7 @@ def num_tokens_needed(batch_size: int, chunk_length: int) -> int:
 
 
 class Stream:
-    """Chunks of `ids` [N] for training; `offset`s and random lengths follow from (seed, epoch) alone.
+    """Chunks of `ids` [N] for training, all of one length (`keep_tail`: and a shorter last one); `offset`s and random lengths follow from (seed, epoch) alone.
 
     Random chunk lengths (Merity 2017, section 5) are drawn from N(T, 5) or, one time in twenty, N(T/2, 5), and are at least
     5 (or T, where that is less): scale the learning rate by len(chunk.inputs_TB) / chunk_length.
@@ -112,10 +112,11 @@ class Stream:
         seed: int = 1,
         random_offset: bool = True,
         random_chunk_length: bool = False,
+        keep_tail: bool = False,
     ) -> None:
         _check_enough(len(ids), batch_size, chunk_length)
         self.batch_size, self.chunk_length, self.eos_id, self.seed = batch_size, chunk_length, eos_id, seed
-        self.random_offset, self.random_chunk_length = random_offset, random_chunk_length
+        self.random_offset, self.random_chunk_length, self.keep_tail = random_offset, random_chunk_length, keep_tail
         self._ids = ids
         self._starts = lru_cache(maxsize=2)(self._draw_starts)  # an epoch's cuts are drawn once, not for every chunk
 
@@ -170,7 +171,8 @@ class Stream:
         """Where in a column each chunk of `epoch` starts, and where the last one ends."""
         column_length = (len(self._ids) - self.offset(epoch)) // self.batch_size
         if not self.random_chunk_length:
-            return list(range(0, column_length + 1, self.chunk_length))
+            starts = list(range(0, column_length + 1, self.chunk_length))
+            return [*starts, column_length] if self.keep_tail and starts[-1] < column_length else starts
         shortest = min(5, self.chunk_length)
         size = -(-column_length // shortest)
         # The legacy generator, because numpy promises that its numbers stay the same (NEP 19).
