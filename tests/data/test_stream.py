@@ -36,18 +36,16 @@ def test_the_drawing_is_true():
 
 
 @fixed
-@given(sizes, st.booleans())
-def test_every_target_appears_once_but_for_the_documented_remainder(size, random_length):
+@given(sizes, st.sampled_from([{}, {"random_chunk_length": True}, {"keep_tail": True}]))
+def test_every_target_appears_once_but_for_the_documented_remainder(size, options):
     batch_size, chunk_length, extra, seed, epoch = size
     num_tokens = num_tokens_needed(batch_size, chunk_length) + extra
-    stream = make_stream(
-        num_tokens, batch_size=batch_size, chunk_length=chunk_length, seed=seed, random_chunk_length=random_length
-    )
+    stream = make_stream(num_tokens, batch_size=batch_size, chunk_length=chunk_length, seed=seed, **options)
     seen = torch.cat([chunk.targets_TB.flatten() for chunk in chunks_of(stream, epoch)]).tolist()
     assert len(set(seen)) == len(seen) > 0
     offset = stream.offset(epoch)
     column_length = (num_tokens - offset) // batch_size
-    tail = 0 if random_length else column_length % chunk_length
+    tail = 0 if options else column_length % chunk_length
     assert offset < chunk_length
     assert num_tokens - len(seen) == offset + (num_tokens - offset) % batch_size + batch_size * tail
     left_out = set(range(num_tokens)) - set(seen)
@@ -58,13 +56,11 @@ def test_every_target_appears_once_but_for_the_documented_remainder(size, random
 
 
 @fixed
-@given(sizes, st.booleans())
-def test_columns_are_contiguous_and_inputs_are_the_ids_before(size, random_length):
+@given(sizes, st.sampled_from([{}, {"random_chunk_length": True}, {"keep_tail": True}]))
+def test_columns_are_contiguous_and_inputs_are_the_ids_before(size, options):
     batch_size, chunk_length, extra, seed, epoch = size
     num_tokens = num_tokens_needed(batch_size, chunk_length) + extra
-    stream = make_stream(
-        num_tokens, batch_size=batch_size, chunk_length=chunk_length, seed=seed, random_chunk_length=random_length
-    )
+    stream = make_stream(num_tokens, batch_size=batch_size, chunk_length=chunk_length, seed=seed, **options)
     targets_SB = torch.cat([chunk.targets_TB for chunk in chunks_of(stream, epoch)])
     inputs_SB = torch.cat([chunk.inputs_TB for chunk in chunks_of(stream, epoch)])
     assert bool((targets_SB.diff(dim=0) == 1).all())
@@ -104,6 +100,13 @@ def test_resuming_anywhere_gives_the_same_chunks(random_length):
         position = Position.from_json(json.loads(json.dumps(Position(epoch, index).to_json())))
         resumed = walk(make_stream(97, random_chunk_length=random_length), position, 20 - start)
         assert list(resumed) == whole[start:]
+
+
+def test_a_kept_tail_is_the_last_chunk_and_the_only_short_one():
+    stream = make_stream(4 * 13 + 1, random_offset=False, keep_tail=True)
+    assert [len(chunk.inputs_TB) for chunk in chunks_of(stream, 0)] == [5, 5, 3]
+    stream = make_stream(4 * 15 + 1, random_offset=False, keep_tail=True)
+    assert [len(chunk.inputs_TB) for chunk in chunks_of(stream, 0)] == [5, 5, 5]
 
 
 def test_the_offset_changes_with_epoch_and_seed_and_with_nothing_else():

@@ -33,7 +33,7 @@ before the very first id of the split stands `<eos>`. The alphabet in four colum
 
 What an epoch leaves out: `offset` ids at the start (fewer than T, drawn anew for each epoch, so that the cuts between chunks
 move), fewer than B at the end (y and z above), and the last S mod T of each column, where a chunk would be shorter
-than T. With `random_chunk_length` the last chunk is as short as it must be, and nothing is left out there.
+than T. With `random_chunk_length` or `keep_tail` the last chunk is as short as it must be, and nothing is left out there.
 
 A stream has no state: a chunk is a function of the position, and a position is two whole numbers.
 """
@@ -94,7 +94,9 @@ def num_tokens_needed(batch_size: int, chunk_length: int) -> int:
 
 
 class Stream:
-    """Chunks of `ids` [N] for training, all of one length (`keep_tail`: and a shorter last one); `offset`s and random lengths follow from (seed, epoch) alone.
+    """Chunks of `ids` [N] for training; `offset`s and random lengths follow from (seed, epoch) alone.
+
+    All chunks have one length, so what is left of a column is not read in this epoch (`keep_tail`: it is a shorter chunk).
 
     Random chunk lengths (Merity 2017, section 5) are drawn from N(T, 5) or, one time in twenty, N(T/2, 5), and are at least
     5 (or T, where that is less): scale the learning rate by len(chunk.inputs_TB) / chunk_length.
