@@ -60,6 +60,17 @@ def test_every_token_is_scored_once_by_the_stream_that_it_stands_in(table, num_s
     np.testing.assert_allclose(-log_probs, expected, rtol=1e-15)
 
 
+@pytest.mark.parametrize("chunk_length", [1, 4, None])
+def test_a_neural_model_scores_a_stream_the_same_alone_and_beside_others(recurrent, chunk_length):
+    together = np.zeros(len(TEXT))
+    for scored in iter_target_log_probs(recurrent, TEXT, eos_id=0, num_streams=3, chunk_length=chunk_length):
+        together[scored.positions] = scored.log_probs
+    for start, end in ((0, 4), (4, 8), (8, 11)):
+        before = 0 if start == 0 else int(TEXT[start - 1])
+        alone = iter_target_log_probs(recurrent, TEXT[start:end], eos_id=before, chunk_length=100)
+        np.testing.assert_allclose(next(alone).log_probs[:, 0], together[start:end], rtol=1e-13)
+
+
 def test_streams_cost_a_little_and_the_bill_says_how_many(table):
     one, three = (evaluate(table, TEXT, num_streams=n, **COUNTS) for n in (1, 3))
     assert one.total_nats != three.total_nats
