@@ -228,7 +228,7 @@ def test_models_without_features_are_refused(table):
 @pytest.mark.parametrize(
     ("settings", "given"),
     [
-        (lambda: Cache(window=0), "--cache-window is 0"),
+        (lambda: Cache(window=0), "--cache is 0"),
         (lambda: Cache(theta=-1.0), "--cache-theta is -1.0"),
         (lambda: Cache(weight=1.0), "--cache-weight is 1.0"),
         (lambda: Dynamic(rate=math.nan), "--dynamic-rate is nan"),

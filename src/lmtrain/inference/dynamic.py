@@ -59,7 +59,7 @@ class Cache:
     weight: float = 0.13
 
     def __post_init__(self) -> None:
-        _check(self.window >= 1, "cache-window", self.window, "whole numbers of at least 1", "2000")
+        _check(self.window >= 1, "cache", self.window, "whole numbers of at least 1", "2000")
         _check(0 <= self.theta < math.inf, "cache-theta", self.theta, "finite numbers of at least 0", "0.66")
         _check(0 <= self.weight < 1, "cache-weight", self.weight, "numbers from 0 to below 1", "0.13")
 
