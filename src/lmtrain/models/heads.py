@@ -78,17 +78,18 @@ class MatrixHead(Head):
         self.bias_V = nn.Parameter(torch.zeros(vocab_size))
 
     def log_probs(self, features_TBD: Tensor) -> Tensor:
-        return _log_probs(self._projected(features_TBD), self.weight_VE, self.bias_V)
+        return _log_probs(self.projected(features_TBD), self.weight_VE, self.bias_V)
 
     def target_log_probs(self, features_TBD: Tensor, targets_TB: Tensor) -> Tensor:
-        features_NE = self._projected(features_TBD).flatten(0, -2)
+        features_NE = self.projected(features_TBD).flatten(0, -2)
         return _target_log_probs(features_NE, self.weight_VE, self.bias_V, targets_TB.flatten()).view(targets_TB.shape)
 
     @torch.no_grad()
     def set_unigram_bias(self, counts_V: Tensor) -> None:
         self.bias_V.copy_(_log_frequencies(counts_V))
 
-    def _projected(self, features_TBD: Tensor) -> Tensor:
+    def projected(self, features_TBD: Tensor) -> Tensor:
+        """Features of the size of word vectors."""
         return features_TBD if self.projection is None else self.projection(features_TBD)
 
     def _exact_loss(self, features_NE: Tensor, targets_N: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ class FullSoftmax(MatrixHead):
     """The softmax over all words; logits are never held all at once in training."""
 
     def loss(self, features_TBD: Tensor, targets_TB: Tensor, generator: Generator | None = None) -> Tensor:
-        return self._exact_loss(self._projected(features_TBD).flatten(0, -2), targets_TB.flatten())
+        return self._exact_loss(self.projected(features_TBD).flatten(0, -2), targets_TB.flatten())
 
 
 class SampledSoftmax(MatrixHead):
@@ -139,7 +140,7 @@ class SampledSoftmax(MatrixHead):
             self.proposal_V.copy_(_log_frequencies(counts_V).exp())
 
     def loss(self, features_TBD: Tensor, targets_TB: Tensor, generator: Generator | None = None) -> Tensor:
-        features_NE, targets_N = self._projected(features_TBD).flatten(0, -2), targets_TB.flatten()
+        features_NE, targets_N = self.projected(features_TBD).flatten(0, -2), targets_TB.flatten()
         if not self.training:
             return self._exact_loss(features_NE, targets_N)
         assert generator is not None, "training with a sampled softmax takes a generator"
@@ -205,14 +206,14 @@ class AdaptiveSoftmax(Head):
         self.bias_V = nn.Parameter(torch.zeros(vocab_size))
 
     def loss(self, features_TBD: Tensor, targets_TB: Tensor, generator: Generator | None = None) -> Tensor:
-        (_, *head), *tails = self._products(self._projected(features_TBD).flatten(0, -2), targets_TB.flatten())
+        (_, *head), *tails = self._products(self.projected(features_TBD).flatten(0, -2), targets_TB.flatten())
         total_nats = _cross_entropy(*head)
         for _, *tail in tails:
             total_nats = total_nats + _cross_entropy(*tail)
         return total_nats
 
     def log_probs(self, features_TBD: Tensor) -> Tensor:
-        features_TBE = self._projected(features_TBD)
+        features_TBE = self.projected(features_TBD)
         (head_weight, *weights), (head_bias, *biases) = self._parameters_by_cluster()
         head = _log_probs(features_TBE, head_weight, head_bias)
         shortlist, clusters_TBK = head.split([self.sizes[0], len(self.cutoffs)], dim=-1)
@@ -223,7 +224,7 @@ class AdaptiveSoftmax(Head):
         return torch.cat([shortlist, *tails], dim=-1)
 
     def target_log_probs(self, features_TBD: Tensor, targets_TB: Tensor) -> Tensor:
-        (_, *head), *tails = self._products(self._projected(features_TBD).flatten(0, -2), targets_TB.flatten())
+        (_, *head), *tails = self._products(self.projected(features_TBD).flatten(0, -2), targets_TB.flatten())
         log_probs_N = _target_log_probs(*head)
         for rows, *tail in tails:
             log_probs_N = log_probs_N.index_add(0, rows, _target_log_probs(*tail))
@@ -269,7 +270,8 @@ class AdaptiveSoftmax(Head):
         biases[0] = torch.cat([biases[0], self.cluster_bias_K])
         return weights, biases
 
-    def _projected(self, features_TBD: Tensor) -> Tensor:
+    def projected(self, features_TBD: Tensor) -> Tensor:
+        """Features of the size of word vectors."""
         return features_TBD if self.projection is None else self.projection(features_TBD)
 
     def _narrowed(self, features: Tensor, k: int) -> Tensor:
