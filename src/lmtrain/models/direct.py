@@ -157,5 +157,5 @@ class DirectCrossEntropyFunction(torch.autograd.Function):
 
 def _slices(table: Tensor, starts: Tensor, size: int) -> Tensor:
     """The sum over the last axis of `starts` of table[start : start + size]: [..., O] -> [..., size]."""
-    parts = [table.unfold(0, size, 1)[column] for column in starts.unbind(-1)]
-    return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+    first, *rest = (table.unfold(0, size, 1)[column] for column in starts.unbind(-1))
+    return sum(rest, start=first)
