@@ -2,8 +2,17 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from lmtrain.models.dropout import dropout, embedding_dropout, locked_dropout, quantised_keep, weight_drop, zoneout_weights
+from lmtrain.models.dropout import (
+    dropout,
+    dropped_rows,
+    embedding_dropout,
+    locked_dropout,
+    quantised_keep,
+    weight_drop,
+    zoneout_weights,
+)
 
 DROPS = [dropout, locked_dropout, embedding_dropout, weight_drop]
 
@@ -62,6 +71,19 @@ def test_embedding_dropout_drops_whole_rows(generator):
     kept_VE = _kept(torch.ones(200, 5), 0.5, generator, embedding_dropout)
     assert torch.equal(kept_VE, kept_VE[:, :1].expand_as(kept_VE))
     assert 60 < kept_VE[:, 0].sum() < 140
+
+
+def test_dropped_rows_is_the_look_up_in_the_dropped_matrix_and_keeps_gradients_sparse():
+    weight_VE, ids = torch.rand(9, 3, requires_grad=True), torch.randint(0, 9, (6, 4))
+    expected = F.embedding(ids, embedding_dropout(weight_VE, 0.5, torch.Generator().manual_seed(3)))
+    embedded = F.embedding(ids, weight_VE, sparse=True)
+    dropped = dropped_rows(embedded, ids, 9, 0.5, torch.Generator().manual_seed(3))
+    assert torch.equal(dropped, expected)
+    (dense,) = torch.autograd.grad(expected.square().sum(), weight_VE)
+    (sparse,) = torch.autograd.grad(dropped.square().sum(), weight_VE)
+    assert sparse.is_sparse
+    torch.testing.assert_close(sparse.to_dense(), dense)
+    assert dropped_rows(embedded, ids, 9, 0.0, torch.Generator()) is embedded
 
 
 @pytest.mark.parametrize("p", [0.1, 0.35, 0.5, 0.9])

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 _SIDES = 1 << 16  # a coin is one of 65536 equally likely numbers
@@ -36,6 +37,18 @@ def locked_dropout(x_TBD: Tensor, p: float, generator: Generator) -> Tensor:
 def embedding_dropout(weight_VE: Tensor, p: float, generator: Generator) -> Tensor:
     """The embedding matrix with whole rows zeroed with probability `p`, the others scaled by 1 / (1 - p)."""
     return _drop(weight_VE, (len(weight_VE), 1), p, generator)
+
+
+def dropped_rows(embedded: Tensor, ids: Tensor, vocab_size: int, p: float, generator: Generator) -> Tensor:
+    """The look-up of `ids` in an embedding matrix after `embedding_dropout`, from its look-up before it.
+
+    embedded [..., E] is embedding[ids]; row dropped or not is drawn once per word, from the same coins. Without touching
+    the rows of other words: neither does the gradient then, which stays sparse if it was.
+    """
+    if p == 0:
+        return embedded
+    ones_V1 = torch.ones(vocab_size, 1, dtype=embedded.dtype, device=embedded.device)
+    return embedded * F.embedding(ids, embedding_dropout(ones_V1, p, generator))
 
 
 def weight_drop(weight_ZH: Tensor, p: float, generator: Generator) -> Tensor:
