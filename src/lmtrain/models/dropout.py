@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor
 
 _SIDES = 1 << 16  # a coin is one of 65536 equally likely numbers
