@@ -63,6 +63,12 @@ def test_what_the_safetensors_library_writes_is_read_here(generator):
     assert_same(tensors, read(safetensors.torch.save(tensors, {"made": "elsewhere"})))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_tensors_on_a_gpu_are_written_as_those_in_main_memory(generator):
+    tensors = some_tensors(generator)
+    assert written({name: tensor.cuda() for name, tensor in tensors.items()}) == written(tensors)
+
+
 def test_equal_tensors_make_equal_files_in_whatever_order_they_come(generator):
     tensors = some_tensors(generator)
     assert written(tensors) == written(dict(reversed(tensors.items())))
