@@ -94,7 +94,7 @@ def test_every_value_of_a_sweep_is_checked() -> None:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes(experiment: str) -> None:
-    settings = check_overrides([f"experiment={experiment}"])
+    settings = check_overrides([f"experiment={experiment}", "data.path=x"])
     assert config.read_config(settings)
 
 

@@ -10,7 +10,7 @@ import os
 import sys
 from importlib import import_module
 
-from lmtrain.errors import UserError
+from lmtrain.errors import UserError, end_process
 
 COMMANDS = {
     "sample": "write text",
@@ -29,10 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _dispatch(arguments)
     except UserError as error:
-        if os.environ.get("LMTRAIN_DEBUG"):
-            raise
-        print(f"lmtrain: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        end_process(error)
     except BrokenPipeError:
         # The reader went away (`| head`); what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -19,11 +19,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import lmtrain.config as config
-from lmtrain.errors import SettingsError
+from lmtrain.errors import SettingsError, UserError, end_process
 
 GROUPS = ("model", "data", "tokenizer", "optimizer", "schedule", "trainer", "experiment")
 
@@ -88,10 +89,15 @@ def _train(composed: DictConfig) -> float | None:
     settings = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     settings = cast(dict[str, Any], settings)
     directory = Path(HydraConfig.get().runtime.output_dir)
-    if settings["resume"]:
-        given = [o for o in HydraConfig.get().overrides.task if o.split("=")[0] != "resume"]
-        return resume(directory, _given_values(given))
-    return train(config.read_config(settings), directory)
+    try:
+        if settings["resume"]:
+            given = [o for o in HydraConfig.get().overrides.task if o.split("=")[0] != "resume"]
+            return resume(directory, _given_values(given))
+        return train(config.read_config(settings), directory)
+    except UserError as error:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise  # the other jobs of a sweep go on
+        end_process(error)
 
 
 def check_overrides(overrides: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Nothing else in the package asks which kind of model, optimiser or schedule it h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
 from lmtrain.models.recurrent import ElmanLayer, GRULayer, LSTMLayer, RecurrentLanguageModel, RecurrentLayer
 from lmtrain.models.window import WindowLanguageModel
-from lmtrain.training.averaging import Averaging
+from lmtrain.training.averaging import Averaging, ExponentialAverage, LastWeights, NonMonotonicAverage
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from lmtrain.training.learner import CountLearner, GradientLearner, Learner, check_weights, load_weights
 from lmtrain.training.loop import Limits
@@ -35,6 +35,7 @@ from lmtrain.training.optimizer import group_parameters, make_optimizer
 from lmtrain.training.schedule import Constant, Cosine, Exponential, Linear, OneCycle, Plateau, Schedule, Step
 
 COUNT_CHUNK = 1 << 18  # tokens counted in one step
+TRAIN_START = 100_000  # tokens of the training split that a checkpoint carries
 
 
 # ---- models
@@ -79,20 +80,19 @@ def _build_neural(
     match settings:
         case config.RecurrentConfig():
             layers = _build_recurrent_layers(settings)
-            head = _build_head(settings, layers[-1].output_size, vocab_size, embedding)
+            head = _build_head(settings, layers[-1].output_size, embedding, sparse)
             model = RecurrentLanguageModel(head=head, layers=layers, **common)
         case config.WindowConfig():
             size = settings.hidden_size + (settings.context * settings.embed_size if settings.direct else 0)
             model = WindowLanguageModel(
-                head=_build_head(settings, size, vocab_size, embedding), context=settings.context,
+                head=_build_head(settings, size, embedding, sparse), context=settings.context,
                 hidden_size=settings.hidden_size, num_layers=settings.num_layers, activation=settings.activation.name,
                 layer_norm=settings.layer_norm, residual=settings.residual, direct=settings.direct,
                 num_averages=settings.num_averages, average_span=settings.average_span, **common,
             )  # fmt: skip
         case _:
             raise AssertionError(f"no model for {type(settings).__name__}")
-    for layer in model.layers:
-        layer.initialise(settings.init.name, settings.init_range)
+    model.initialise(settings.init.name, settings.init_range)
     return model
 
 
@@ -121,8 +121,11 @@ def _build_recurrent_layers(settings: config.RecurrentConfig) -> list[RecurrentL
     return layers
 
 
-def _build_head(settings: config.NeuralConfig, input_size: int, vocab_size: int, embedding: nn.Embedding) -> Head:
-    tied = embedding.weight if settings.tie_weights else None
+def _build_head(settings: config.NeuralConfig, input_size: int, embedding: nn.Embedding, sparse: bool) -> Head:
+    vocab_size = embedding.num_embeddings
+    weight = embedding.weight
+    assert isinstance(weight, nn.Parameter)
+    tied = weight if settings.tie_weights else None
     projection_size = settings.embed_size if settings.project else 0
     match settings.head:
         case config.HeadName.full:
@@ -131,10 +134,11 @@ def _build_head(settings: config.NeuralConfig, input_size: int, vocab_size: int,
         case config.HeadName.sampled:
             return SampledSoftmax(input_size, vocab_size, tied_weight=tied, projection_size=projection_size,
                                   num_samples=settings.num_samples, proposal=settings.proposal.name,
-                                  init_range=settings.init_range)  # fmt: skip
+                                  init_range=settings.init_range, sparse=sparse)  # fmt: skip
         case config.HeadName.adaptive:
             cutoffs = [cutoff for cutoff in settings.cutoffs if cutoff < vocab_size]
-            return AdaptiveSoftmax(input_size, vocab_size, cutoffs=cutoffs, div_value=settings.div_value, tied_weight=tied)
+            return AdaptiveSoftmax(input_size, vocab_size, cutoffs=cutoffs, div_value=settings.div_value, tied_weight=tied,
+                                   init_range=settings.init_range)  # fmt: skip
     raise AssertionError(settings.head)
 
 
@@ -212,7 +216,7 @@ def _build_gradient_learner(
         model=model,
         optimizer=make_optimizer(
             optimizer.name.name, groups, learning_rate=optimizer.learning_rate, momentum=optimizer.momentum,
-            nesterov=optimizer.nesterov, betas=(optimizer.beta1, optimizer.beta2), alpha=optimizer.alpha,
+            nesterov=optimizer.nesterov, beta1=optimizer.beta1, beta2=optimizer.beta2, alpha=optimizer.alpha,
             epsilon=optimizer.epsilon,
         ),
         schedule=build_schedule(settings.schedule),
@@ -243,15 +247,20 @@ def build_schedule(settings: config.ScheduleConfig) -> Schedule:
         case config.PlateauConfig():
             return Plateau(settings.factor, settings.patience)
         case config.OneCycleConfig():
-            return OneCycle(
-                settings.up, settings.flat, settings.down, settings.div, settings.beta1_low, settings.beta1_high
-            )
+            return OneCycle(settings.up, settings.flat, settings.down, settings.div, settings.beta1_low, settings.beta1_high)
     raise AssertionError(f"no schedule for {type(settings).__name__}")
 
 
 def build_averaging(settings: config.OptimizerConfig, model: NeuralLanguageModel) -> Averaging:
     """Which weights are evaluated: the last ones, or an average of them."""
-    raise NotImplementedError
+    match settings.averaging:
+        case config.Averaging.none:
+            return LastWeights()
+        case config.Averaging.ema:
+            return ExponentialAverage(model.named_parameters(), settings.ema_decay)
+        case config.Averaging.nt_asgd:
+            return NonMonotonicAverage(model.named_parameters(), settings.patience)
+    raise AssertionError(settings.averaging)
 
 
 # ---- devices and precision
@@ -320,10 +329,15 @@ def describe_model(settings: config.ModelConfig, vocab_size: int, eos_id: int) -
 
 
 def describe_texts(corpus: Corpus) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Validation and test split as a checkpoint carries them."""
-    splits = {"valid": corpus.valid} | ({"test": corpus.test} if corpus.test else {})
-    tensors = {name: torch.from_numpy(np.asarray(split.ids).astype(np.int32)) for name, split in splits.items()}
-    return tensors, {name: {"num_chars": s.num_chars, "num_bytes": s.num_bytes} for name, s in splits.items()}
+    """What a checkpoint carries of its corpus: validation, test, and the start of training (for gradient statistics)."""
+    start = corpus.train.ids[:TRAIN_START]
+    tensors = {"train_start": torch.from_numpy(start.astype(np.int32))}
+    sizes = {"train_start": {"num_chars": 0, "num_bytes": 0}}
+    for name, split in (("valid", corpus.valid), ("test", corpus.test)):
+        if split is not None:
+            tensors[name] = torch.from_numpy(np.asarray(split.ids).astype(np.int32))
+            sizes[name] = {"num_chars": split.num_chars, "num_bytes": split.num_bytes}
+    return tensors, sizes
 
 
 def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", device: str = "cpu") -> Trained:
@@ -340,6 +354,18 @@ def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", 
     ids = checkpoint.tensors.get("texts", {})
     texts = {name: Text(ids[name].numpy(), **counts) for name, counts in documents.get("texts", {}).items()}
     return Trained(checkpoint.path, checkpoint.step, model, tokenizer, texts)
+
+
+def save_mixture(parts: Sequence[Trained], weights: Sequence[float], directory: Path) -> Path:
+    """A mixture of `parts` as a model directory that needs none of them; returns its checkpoint."""
+    saved = [load_checkpoint(part.path, names=("model", "tokenizer", "texts")) for part in parts]
+    tensors = {f"{i}.{name}": t for i, part in enumerate(saved) for name, t in part.tensors["model"].items()}
+    documents = {
+        "model": {"components": [part.documents["model"] for part in saved], "weights": list(weights)},
+        "tokenizer": saved[0].documents["tokenizer"],
+        "texts": saved[0].documents["texts"],
+    }
+    return save_checkpoint(directory, 0, {"model": tensors, "texts": saved[0].tensors["texts"]}, documents)
 
 
 def _restore(document: Any, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, path: Path) -> LanguageModel:
@@ -361,13 +387,14 @@ def _restore(document: Any, tensors: Mapping[str, Tensor], tokenizer: Tokenizer,
     return restore_model(settings, tokenizer.vocab_size, tokenizer.eos_id, tensors)
 
 
-def restore_model(
-    settings: config.ModelConfig, vocab_size: int, eos_id: int, tensors: Mapping[str, Tensor]
-) -> LanguageModel:
+def restore_model(settings: config.ModelConfig, vocab_size: int, eos_id: int, tensors: Mapping[str, Tensor]) -> LanguageModel:
     """A model with saved weights; its sizes are compared with the tensors before any memory is taken for it."""
     match settings:
         case config.NgramConfig():
-            return NgramModel.from_tensors(dict(tensors), vocab_size=vocab_size, eos_id=eos_id)
+            counted = build_model(settings, vocab_size=vocab_size, eos_id=eos_id)
+            assert isinstance(counted, NgramModel)
+            counted.load(tensors)
+            return counted
         case _:
             with torch.device("meta"):
                 empty = build_model(settings, vocab_size=vocab_size, eos_id=eos_id)

@@ -520,6 +520,12 @@ def _conflicts(config: Config) -> Iterator[str]:
         yield "data=text needs data.path. Type data.path=FILE, or a directory with train.txt, valid.txt and test.txt."
     if data.valid_fraction + data.test_fraction >= 1:
         yield "data.valid_fraction and data.test_fraction leave nothing to train on; their sum must stay below 1."
+    name, rate = config.optimizer.name, config.optimizer.learning_rate
+    if rate > {OptimizerName.sgd: math.inf, OptimizerName.adagrad: 10.0}.get(name, 1.0):
+        yield (
+            f"optimizer.learning_rate={rate:g} is absurd for {name.name}: it divides each gradient by its own size, so a step "
+            "moves every weight by about the rate. Only sgd takes such rates; type for example optimizer.learning_rate=0.003."
+        )
     if isinstance(config.schedule, OneCycleConfig) and config.schedule.up + config.schedule.flat + config.schedule.down > 1:
         yield "schedule.up, schedule.flat and schedule.down are shares of the run; their sum must be at most 1."
     if not isinstance(model, NgramConfig) and trainer.num_steps is trainer.num_epochs is trainer.max_seconds is None:

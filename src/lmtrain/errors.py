@@ -6,6 +6,12 @@ process with its exit code:
     0 fine    1 a bug of ours    2 settings    3 data    4 checkpoint    5 diverged    6 resources    130/143 signals
 """
 
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
 
 class UserError(Exception):
     """A mistake that a person can mend; `given`, `allowed` and `remedy` are whole sentences."""
@@ -45,3 +51,11 @@ class ResourceError(UserError):
     """Memory, disk or a device that does not suffice."""
 
     exit_code = 6
+
+
+def end_process(error: UserError) -> NoReturn:
+    """Says what is wrong in one paragraph and ends with the error's exit code; `LMTRAIN_DEBUG=1` shows a traceback instead."""
+    if os.environ.get("LMTRAIN_DEBUG"):
+        raise error
+    print(f"lmtrain: {error}", file=sys.stderr)
+    raise SystemExit(error.exit_code)

@@ -24,6 +24,7 @@ def main(arguments: list[str]) -> None:
         raise SettingsError("One model was given.", "A mixture needs at least two.", "Name a second RUN.")
 
     import numpy as np
+    import torch
 
     from lmtrain.build import load_trained, save_mixture
     from lmtrain.inference.evaluate import iter_target_log_probs
@@ -43,15 +44,15 @@ def main(arguments: list[str]) -> None:
     text = first.texts["valid"]
     log_probs_MN = np.stack([
         np.concatenate([
-            scored.log_probs_TB.ravel()
+            scored.log_probs.ravel()
             for scored in iter_target_log_probs(part.model, text.ids, eos_id=first.tokenizer.eos_id, num_streams=options.streams)
         ])
         for part in parts
     ])  # fmt: skip
-    weights = fit_weights(log_probs_MN)
+    weights = fit_weights(torch.from_numpy(log_probs_MN))
     for run, weight, row_N in zip(options.runs, weights, log_probs_MN, strict=True):
         print(f"{weight:.4f}  {run}   validation perplexity alone {np.exp(-row_N.mean()):.2f}")
     mixed_N = np.logaddexp.reduce(log_probs_MN + np.log(np.maximum(weights, 1e-300))[:, None])
     print(f"        mixture: validation perplexity {np.exp(-mixed_N.mean()):.2f} ({options.streams} streams)")
-    path = save_mixture(parts, [float(weight) for weight in weights], Path(options.output))
+    path = save_mixture(parts, weights, Path(options.output))
     print(f"\nSaved in {path}. Next:\n  python -m lmtrain evaluate {options.output}")

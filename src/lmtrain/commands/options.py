@@ -9,13 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmtrain.errors import DataError
-
 if TYPE_CHECKING:
     from lmtrain.build import Trained
     from lmtrain.inference.evaluate import Method
-
-BLOCK = 1 << 20  # characters read at a time
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -40,36 +36,39 @@ def open_model(options: argparse.Namespace) -> Trained:
 
 def read_text(path: str) -> Iterator[str]:
     """A text in blocks, "-" for standard input. Raises DataError for what is not UTF-8 text."""
-    from lmtrain.data.text import iter_text
+    from lmtrain.data.text import iter_decoded, iter_text
 
-    if path != "-":
-        yield from iter_text(Path(path))
-        return
-    try:
-        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict", newline=None)  # type: ignore[union-attr]
-        while block := sys.stdin.read(BLOCK):
-            yield block
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"Standard input is not UTF-8: {error.reason} near byte {error.start}.",
-            "Text is read as UTF-8.",
-            "Convert it, for example with  iconv -t utf-8.",
-        ) from None
+    return iter_decoded(sys.stdin.buffer, Path("standard input")) if path == "-" else iter_text(Path(path))
 
 
 def add_method_options(parser: argparse.ArgumentParser) -> None:
     """How a text is predicted: fixed weights, or adapting while it reads."""
     group = parser.add_argument_group("adapting while reading (reported by name, never as the static number)")
-    group.add_argument("--temperature", type=float, default=1.0, help="divides the log-probabilities")
+    group.add_argument("--temperature", type=float, default=1.0, help="divides the log-probabilities (default: 1)")
     group.add_argument("--dynamic", choices=("sgd", "rms"), help="dynamic evaluation (Krause et al. 2018)")
-    group.add_argument("--dynamic-rate", type=float, help="its learning rate")
-    group.add_argument("--dynamic-decay", type=float, help="its decay to the trained weights")
-    group.add_argument("--segment", type=int, help="tokens between two of its updates")
+    group.add_argument("--dynamic-rate", type=float, help="its learning rate (default: sgd 0.1, rms 0.0001)")
+    group.add_argument("--dynamic-decay", type=float, default=0.002, help="its pull to the trained weights (default: 0.002)")
+    group.add_argument("--dynamic-segment", type=int, default=20, help="tokens between two of its updates (default: 20)")
     group.add_argument("--cache", type=int, metavar="WINDOW", help="continuous cache (Grave et al. 2017) of so many tokens")
-    group.add_argument("--cache-theta", type=float, help="its sharpness")
-    group.add_argument("--cache-lambda", type=float, help="its weight")
+    group.add_argument("--cache-theta", type=float, default=0.66, help="its sharpness (default: 0.66)")
+    group.add_argument("--cache-weight", type=float, default=0.13, help="its share (default: 0.13)")
 
 
 def choose_method(options: argparse.Namespace, trained: Trained) -> Method:
-    """The method that the options name."""
-    raise NotImplementedError
+    """The method that the options name. `rms` takes its statistics from the start of the training text."""
+    from lmtrain.inference.dynamic import Adaptive, Cache, Dynamic, gradient_rms
+    from lmtrain.inference.evaluate import Static
+
+    if not options.dynamic and options.cache is None:
+        return Static(options.temperature)
+    cache = dynamic = None
+    if options.cache is not None:
+        cache = Cache(window=options.cache, theta=options.cache_theta, weight=options.cache_weight)
+    if options.dynamic:
+        rms = None
+        if options.dynamic == "rms":
+            ids = trained.texts["train_start"].ids
+            rms = gradient_rms(trained.model, ids, eos_id=trained.tokenizer.eos_id, device=options.device)
+        rate = options.dynamic_rate if options.dynamic_rate is not None else {"sgd": 0.1, "rms": 1e-4}[options.dynamic]
+        dynamic = Dynamic(rate=rate, decay=options.dynamic_decay, segment_length=options.dynamic_segment, rms=rms)
+    return Adaptive(dynamic=dynamic, cache=cache, temperature=options.temperature)

@@ -34,7 +34,8 @@ def _iter_lines(group: str, cls: type) -> Iterator[str]:
     yield f"\n{group}{f' ({kind})' if kind else ''}: {(cls.__doc__ or '').strip().splitlines()[0] if _has_words(cls) else ''}"
     for field in dataclasses.fields(cls):
         if field.name != "kind":
-            default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+            factory = field.default_factory
+            default = field.default if factory is dataclasses.MISSING else factory()
             yield f"  {f'{group}.{field.name}={_written(default)}':44} {field.metadata['meaning']}"
 
 

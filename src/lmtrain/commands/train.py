@@ -138,11 +138,12 @@ def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) 
             telemetry=telemetry, stop=stop, may_skip=trainer.on_nonfinite is config.OnNonfinite.skip,
         )  # fmt: skip
         telemetry.record_settings(config.config_to_json(settings), state.best_nats)
-    run.note(ended_because=reason, num_steps=state.step, best_nats_per_token=state.best_nats, best_step=state.best_step)
+    best_nats = state.best_nats if state.best_step is not None else None
+    run.note(ended_because=reason, num_steps=state.step, best_nats_per_token=best_nats, best_step=state.best_step)
     if stop.requested:
         _say_resume(run, stop, state)
     _conclude(run, corpus, trainer, device)
-    return state.best_nats
+    return best_nats
 
 
 def _load(state: TrainState, path: Path, corpus: Corpus) -> None:
@@ -207,7 +208,7 @@ def _conclude(run: RunDirectory, corpus: Corpus, trainer: config.TrainerConfig, 
     print(
         f"\nEverything lies in {directory}. Next:\n"
         f"  tensorboard --logdir {directory}\n"
-        f"  python -m lmtrain sample {directory} --prompt \"...\"\n"
+        f'  python -m lmtrain sample {directory} --prompt "..."\n'
         f"  python -m lmtrain score {directory} FILE\n"
         f"  python -m lmtrain resume={directory} trainer.max_seconds=... (or trainer.num_steps=...)"
     )

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from lmtrain.errors import DataError
 
@@ -54,33 +55,38 @@ def iter_text(path: Path) -> Iterator[str]:
     Raises DataError, with the place, where the file is missing, is no regular file, cannot be read, or is not UTF-8.
     """
     check_file(path)
-    position = line = 0
-    held = b""  # the beginning of a character, or a "\r" whose "\n" may follow
     try:
         with path.open("rb") as file:
-            _check_beginning(path, file.read(8))
-            file.seek(0)
-            while True:
-                block = file.read(BLOCK_BYTES)
-                data = held + block
-                if position == 0 and data.startswith(codecs.BOM_UTF8):
-                    data, position = data[3:], 3
-                try:
-                    text, used = codecs.utf_8_decode(data, "strict", not block)
-                except UnicodeDecodeError as error:
-                    line += data.count(b"\n", 0, error.start)
-                    raise _invalid(path, data[error.start], position + error.start, line + 1) from None
-                if block and text.endswith("\r"):
-                    text, used = text[:-1], used - 1
-                held = data[used:]
-                position += used
-                line += data.count(b"\n", 0, used)
-                if text:
-                    yield text.replace("\r\n", "\n") if "\r" in text else text
-                if not block:
-                    return
+            yield from iter_decoded(file, path)
     except OSError as error:
         raise unreadable(path, error) from None
+
+
+def iter_decoded(file: BinaryIO, path: Path) -> Iterator[str]:
+    """The same of an open file or pipe; `path` is its name in errors."""
+    position = line = 0
+    held = b""  # the beginning of a character, or a "\r" whose "\n" may follow
+    while True:
+        block = file.read(BLOCK_BYTES)
+        data = held + block
+        if position == 0:
+            _check_beginning(path, data[:8])
+            if data.startswith(codecs.BOM_UTF8):
+                data, position = data[3:], 3
+        try:
+            text, used = codecs.utf_8_decode(data, "strict", not block)
+        except UnicodeDecodeError as error:
+            line += data.count(b"\n", 0, error.start)
+            raise _invalid(path, data[error.start], position + error.start, line + 1) from None
+        if block and text.endswith("\r"):
+            text, used = text[:-1], used - 1
+        held = data[used:]
+        position += used
+        line += data.count(b"\n", 0, used)
+        if text:
+            yield text.replace("\r\n", "\n") if "\r" in text else text
+        if not block:
+            return
 
 
 def iter_passage(path: Path, start: int, end: int) -> Iterator[str]:

@@ -65,12 +65,12 @@ class Bill:
     @property
     def perplexity(self) -> float:
         """exp(nats per token); infinite where that is too large for a float."""
-        return _exp(self.nats_per_token)
+        return perplexity_of(self.nats_per_token)
 
     @property
     def perplexity_without_unk(self) -> float:
         """The same over the tokens that are not `<unk>` (which still stand in the contexts)."""
-        return _exp(_ratio(self.total_nats - self.unk_nats, self.num_tokens - self.num_unk))
+        return perplexity_of(_ratio(self.total_nats - self.unk_nats, self.num_tokens - self.num_unk))
 
     @property
     def bits_per_character(self) -> float:
@@ -106,9 +106,10 @@ def _ratio(total: float, count: int) -> float:
     return total / count if count else math.nan
 
 
-def _exp(nats: float) -> float:
+def perplexity_of(nats_per_token: float) -> float:
+    """exp(nats per token); infinite where that is too large for a float."""
     try:
-        return math.exp(nats)
+        return math.exp(nats_per_token)
     except OverflowError:
         return math.inf
 

@@ -113,13 +113,27 @@ class NeuralLanguageModel(LanguageModel, nn.Module):
         return self._drop(raw_TBD, self.output_dropout, generator), state
 
     def training_loss(
-        self, tokens_TB: Tensor, targets_TB: Tensor, state: State, generator: Generator | None = None
+        self,
+        tokens_TB: Tensor,
+        targets_TB: Tensor,
+        state: State,
+        generator: Generator | None = None,
+        *,
+        carry_after: int | None = None,
     ) -> tuple[Tensor, Tensor, State]:
-        """Total nats of a chunk, the penalty to add to its mean (a scalar), and the next state, not yet detached.
+        """Total nats of a chunk, the penalty to add to its mean (a scalar), and the state to carry, not yet detached.
 
+        There may be more tokens than targets: the last ones predict, those before only reach back in time. The state
+        returned is that after the first `carry_after` tokens (all of them by default), from where the next chunk starts.
         The head may estimate the nats (sampled softmax); evaluation never does.
         """
-        raw_TBD, state = self.activations(tokens_TB, state, generator)
+        if carry_after is None:
+            raw_TBD, carried = self.activations(tokens_TB, state, generator)
+        else:
+            first_TBD, carried = self.activations(tokens_TB[:carry_after], state, generator)
+            rest_TBD, _ = self.activations(tokens_TB[carry_after:], carried, generator)
+            raw_TBD = torch.cat([first_TBD, rest_TBD])
+        raw_TBD = raw_TBD[-len(targets_TB) :]
         features_TBD = self._drop(raw_TBD, self.output_dropout, generator)
         total_nats = self.head.loss(features_TBD, targets_TB, generator)
         penalty = total_nats.new_zeros(())
@@ -127,7 +141,7 @@ class NeuralLanguageModel(LanguageModel, nn.Module):
             penalty = penalty + activation_penalty(features_TBD, self.activation_penalty)
         if self.temporal_penalty:
             penalty = penalty + temporal_activation_penalty(raw_TBD, self.temporal_penalty)
-        return total_nats, penalty, state
+        return total_nats, penalty, carried
 
     def log_probs(self, tokens_TB: Tensor, state: State) -> tuple[Tensor, State]:
         features_TBD, state = self.features(tokens_TB, state)

@@ -1,6 +1,6 @@
 """Recurrent language models: embeddings, layers of Elman, GRU or LSTM cells, a head.
 
-    x_t = embedding[token_t]            layer l:  h_t = cell(W_l x_t + b_l, h_{t-1}; R_l)            features_t = h_t of the last
+    x_t = embedding[token_t]      layer l: h_t = cell(W_l x_t + b_l, h_{t-1}; R_l)      features_t = h_t of the last
 
 The input product W x of a whole chunk is one matrix product; the recurrence itself is `lmtrain.ops`. Weights are laid out
 and ordered as in `torch.nn.RNN`, `GRU` and `LSTM` (Elman and LSTM keep one bias, the sum of PyTorch's two).
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -74,7 +74,7 @@ class RecurrentLayer(nn.Module):
             projected_TBZ = F.linear(inputs_TBE, self.weight_input_ZE, self.bias_Z)
         else:
             projected_TBZ = self.norm_input(F.linear(inputs_TBE, self.weight_input_ZE)) + self.bias_Z
-        weight_ZH = self.weight_recurrent_ZH
+        weight_ZH: Tensor = self.weight_recurrent_ZH
         if self.training and self.weight_drop:
             assert generator is not None, "training with weight_drop takes a generator"
             weight_ZH = weight_drop(weight_ZH, self.weight_drop, generator)
@@ -122,8 +122,9 @@ class ElmanLayer(RecurrentLayer):
     def recur(
         self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, keep_TB: Tensor | None, zoneout: list[Tensor | None]
     ) -> tuple[Tensor, State]:
+        (h0_BH,) = state
         states_TBH, h_BH = elman(
-            projected_TBZ, *state, weight_ZH, nonlinearity=self.nonlinearity, keep_TB=keep_TB, zoneout_TBH=zoneout[0],
+            projected_TBZ, h0_BH, weight_ZH, nonlinearity=self.nonlinearity, keep_TB=keep_TB, zoneout_TBH=zoneout[0],
             norm_gain_H=self.norm_gain_Z, backend=self.backend,
         )  # fmt: skip
         return states_TBH, (h_BH,)
@@ -141,8 +142,9 @@ class GRULayer(RecurrentLayer):
     def recur(
         self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, keep_TB: Tensor | None, zoneout: list[Tensor | None]
     ) -> tuple[Tensor, State]:
+        (h0_BH,) = state
         states_TBH, h_BH = gru(
-            projected_TBZ, *state, weight_ZH, self.candidate_bias_H, keep_TB=keep_TB, zoneout_TBH=zoneout[0],
+            projected_TBZ, h0_BH, weight_ZH, self.candidate_bias_H, keep_TB=keep_TB, zoneout_TBH=zoneout[0],
             norm_gain_Z=self.norm_gain_Z, backend=self.backend,
         )  # fmt: skip
         return states_TBH, (h_BH,)
@@ -165,8 +167,9 @@ class LSTMLayer(RecurrentLayer):
     def recur(
         self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, keep_TB: Tensor | None, zoneout: list[Tensor | None]
     ) -> tuple[Tensor, State]:
+        h0_BH, c0_BH = state
         states_TBH, h_BH, c_BH = lstm(
-            projected_TBZ, *state, weight_ZH, keep_TB=keep_TB, zoneout_TBH=zoneout[0], cell_zoneout_TBH=zoneout[1],
+            projected_TBZ, h0_BH, c0_BH, weight_ZH, keep_TB=keep_TB, zoneout_TBH=zoneout[0], cell_zoneout_TBH=zoneout[1],
             norm_gain_Z=self.norm_gain_Z, backend=self.backend,
         )  # fmt: skip
         return states_TBH, (h_BH, c_BH)
@@ -207,12 +210,16 @@ class RecurrentLanguageModel(NeuralLanguageModel):
         self.input_dropout, self.hidden_dropout = input_dropout, hidden_dropout
         self.embedding_dropout = embedding_dropout
 
+    def initialise(self, how: str, half_width: float) -> None:
+        for layer in self._iter_layers():
+            layer.initialise(how, half_width)
+
     def initial_state(self, batch_size: int) -> State:
         device = self.embedding.weight.device
         previous_B = torch.full((batch_size,), self.eos_id, device=device)
         zeros = [
             torch.zeros(batch_size, layer.hidden_size, device=device, dtype=self.embedding.weight.dtype)
-            for layer in self.layers
+            for layer in self._iter_layers()
             for _ in range(layer.num_states)
         ]
         return (previous_B, *zeros)
@@ -222,13 +229,16 @@ class RecurrentLanguageModel(NeuralLanguageModel):
         keep_TB = keep_mask(self.state_policy, self.eos_id, tokens_TB, previous_B)
         x_TBD = self._drop(self._embed(tokens_TB, generator), self.input_dropout, generator)
         next_states: list[Tensor] = []
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self._iter_layers()):
             if number:
                 x_TBD = self._drop(x_TBD, self.hidden_dropout, generator)
             own = tuple(layer_states[len(next_states) : len(next_states) + layer.num_states])
             x_TBD, own = layer(x_TBD, own, keep_TB, generator)
             next_states.extend(own)
         return x_TBD, (tokens_TB[-1], *next_states)
+
+    def _iter_layers(self) -> Iterator[RecurrentLayer]:
+        return iter(self.layers)  # type: ignore[arg-type]
 
     def _embed(self, tokens_TB: Tensor, generator: Generator | None) -> Tensor:
         if not (self.training and self.embedding_dropout):

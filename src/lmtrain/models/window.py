@@ -109,6 +109,10 @@ class WindowLanguageModel(NeuralLanguageModel):
             for number in range(num_layers)
         )  # fmt: skip
 
+    def initialise(self, how: str, half_width: float) -> None:
+        for layer in self.layers:
+            layer.initialise(how, half_width)  # type: ignore[operator]
+
     def initial_state(self, batch_size: int) -> State:
         device = self.embedding.weight.device
         return (torch.full((batch_size, self.context + self.average_span), self.eos_id, device=device),)

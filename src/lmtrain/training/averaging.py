@@ -68,7 +68,10 @@ class Averaging(ABC):
                 "They must have the names and shapes of the model's own weights.",
                 "Resume with the model settings that the run was started with.",
             )
-        self._averages = {n: torch.empty_like(self._parameters[n]).copy_(tensor) for n, tensor in tensors.items()}
+        # In the order of the parameters, on which `_move` relies, whatever the order in which they were stored.
+        self._averages = {
+            name: torch.empty_like(parameter).copy_(tensors[name]) for name, parameter in self._parameters.items() if tensors
+        }
         self._num_averaged = document["num_averaged"]
 
     def _move(self, share: float) -> None:

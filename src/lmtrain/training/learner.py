@@ -25,7 +25,7 @@ from lmtrain.errors import CheckpointError
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel, State, detach
 from lmtrain.models.ngram import NgramModel
 from lmtrain.training.averaging import Averaging
-from lmtrain.training.optimizer import load_optimizer, optimizer_tensors
+from lmtrain.training.optimizer import clip_gradients, load_optimizer, optimizer_tensors, set_rate
 from lmtrain.training.schedule import Progress, Schedule
 
 Tensors = dict[str, dict[str, Tensor]]  # file name -> tensor name -> tensor
@@ -82,7 +82,7 @@ class GradientLearner(Learner):
 
     learning_rate    the rate that the schedule multiplies
     clip_norm        largest norm of the whole gradient; 0 for none
-    l1               weight of the sum of absolute weights in the loss
+    l1               weight of the sum of absolute matrix entries in the loss
     overlap          steps before a chunk that gradients reach back in addition (k2 - k1)
     autocast         opens the precision under which the forward pass runs
     full_length      chunk length that the learning rate is meant for; the rate of other lengths is scaled (Merity 2017)
@@ -107,18 +107,21 @@ class GradientLearner(Learner):
         chunk = replace(chunk, inputs_TB=chunk.inputs_TB.to(device), targets_TB=chunk.targets_TB.to(device))
         inputs_TB, carry_after = self._with_overlap(chunk)
         self.model.train()
-        rate = self._set_rate(progress, len(chunk.targets_TB) / self.full_length if self.full_length else 1.0)
+        rate = self._rate(chunk, progress)
+        set_rate(self.optimizer, rate, self.schedule.beta1(progress))
         with self.autocast():
             total_nats, penalty, state = self.model.training_loss(
                 inputs_TB, chunk.targets_TB, self.state, self.generator, carry_after=carry_after
             )
         num_tokens = chunk.targets_TB.numel()
         if self.l1:
-            penalty = penalty + self.l1 * sum(weight.abs().sum() for weight in self.model.parameters())
+            matrices = [weight for weight in self.model.parameters() if weight.dim() > 1]
+            penalty = penalty + self.l1 * torch.stack([weight.abs().sum() for weight in matrices]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         (total_nats / num_tokens + penalty).backward()
-        grad_norm = self._clip()
-        report = StepReport(num_tokens, float(total_nats), float(penalty), grad_norm, 0 < self.clip_norm < grad_norm, rate)
+        grad_norm = float(clip_gradients(self.model.parameters(), self.clip_norm))
+        clipped = 0 < self.clip_norm < grad_norm
+        report = StepReport(num_tokens, total_nats.item(), penalty.item(), grad_norm, clipped, rate)
         if report.is_finite:
             self.optimizer.step()
             self.averaging.update()
@@ -188,23 +191,9 @@ class GradientLearner(Learner):
         self.earlier_TB = inputs_TB[carry_after:]
         return inputs_TB, carry_after
 
-    def _set_rate(self, progress: Progress, scale: float) -> float:
-        """Sets the rate (and Adam's beta1) that the optimiser will really use, and returns it."""
-        rate = self.learning_rate * self.schedule.rate(progress) * scale
-        beta1 = self.schedule.beta1(progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-            if beta1 is not None:
-                group["betas"] = (beta1, group["betas"][1])
-        return rate
-
-    def _clip(self) -> float:
-        """Norm of the whole gradient before it was clipped to `clip_norm`."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if self.clip_norm:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_norm, norm)
-        return float(norm)
+    def _rate(self, chunk: Chunk, progress: Progress) -> float:
+        scale = len(chunk.targets_TB) / self.full_length if self.full_length else 1.0
+        return self.learning_rate * self.schedule.rate(progress) * scale
 
 
 @dataclass

@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lmtrain.data.stream import Position, Stream
-from lmtrain.errors import ResourceError
+from lmtrain.errors import DivergedError, ResourceError
 from lmtrain.inference.evaluate import Bill
 from lmtrain.models.base import LanguageModel
-from lmtrain.training.finite import Spikes, check_finite
+from lmtrain.training.finite import Spikes
 from lmtrain.training.learner import Learner, StepReport, Tensors
 from lmtrain.training.schedule import Progress, fraction_done
 from lmtrain.training.signals import Stop
@@ -89,7 +89,7 @@ class Interval:
     def add(self, report: StepReport) -> None:
         self.num_steps += 1
         self.num_tokens += report.num_tokens
-        self.nats += math.nan if report.nats is None else report.nats
+        self.nats += report.nats or 0.0
         self.penalty += report.penalty
         self.grad_norm += report.grad_norm
         self.num_clipped += report.clipped
@@ -222,8 +222,15 @@ def _check(report: StepReport, state: TrainState, may_skip: bool) -> None:
     if not report.is_finite and may_skip:
         log.warning("Loss %s, gradient norm %s at %s: this update was left out.", report.nats, report.grad_norm, where)
         return
-    check_finite(report.nats + report.penalty, report.grad_norm, where)
+    if not report.is_finite:
+        raise DivergedError(
+            f"The loss ({report.nats}) or the norm of its gradient ({report.grad_norm}) is not finite at {where}.",
+            "Training goes on only with finite numbers; no weight was changed by this step.",
+            "Resume with a smaller optimizer.learning_rate or trainer.clip_norm, or with trainer.on_nonfinite=skip.",
+        )
     nats_per_token = report.nats / report.num_tokens
     if state.spikes.is_spike(nats_per_token):
-        log.warning("The loss jumped to %.3f nats per token at %s; its mean was %.3f.", nats_per_token, where, state.spikes.mean)
+        log.warning(
+            "The loss jumped to %.3f nats per token at %s; its mean was %.3f.", nats_per_token, where, state.spikes.mean
+        )
     state.spikes = state.spikes.with_value(nats_per_token)

@@ -89,7 +89,7 @@ class Telemetry:
     def record_training(self, state: TrainState, report: StepReport) -> None:
         """Means since the last record."""
         interval = state.interval
-        numbers = {"train/tokens": state.num_tokens, "train/epoch": state.position.epoch}
+        numbers: dict[str, float] = {"train/tokens": state.num_tokens, "train/epoch": state.position.epoch}
         if report.nats is not None:
             nats_per_token = interval.nats / interval.num_tokens
             numbers |= {

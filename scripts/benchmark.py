@@ -1,0 +1,581 @@
+"""How fast one training step is, against the same step written with `torch.nn`, in one process on the same numbers.
+
+    python scripts/benchmark.py --preset all --json benchmark.json
+
+Every contestant starts from the same weights and sees the same batch. First losses and gradients are compared; then the
+contestants take turns, so that a machine that slows down slows all of them. A row gives the median time of a step, the
+ratio to the plain float32 way (`torch.nn` modules, `cross_entropy`, `torch.optim.Adam` as one would write it), and the
+share of the fastest matrix product that the same run measured. Presets are the shapes of the README's table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
+from torch import Tensor, nn
+
+import lmtrain.config as config
+from lmtrain.build import build_model
+from lmtrain.data.stream import Chunk
+from lmtrain.inference.sample import SampleSettings, sample
+from lmtrain.models.base import NeuralLanguageModel
+from lmtrain.ops import backends
+from lmtrain.training.averaging import LastWeights
+from lmtrain.training.learner import GradientLearner
+from lmtrain.training.optimizer import group_parameters, make_optimizer
+from lmtrain.training.schedule import Constant, Progress
+
+RATE = 0.001
+CLIP = 0.25
+TOLERANCE = {"float32": (1e-5, 1e-3), "bfloat16": (1e-2, 6e-2)}  # of the loss and of the gradient, relative
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One shape: what is timed, and its sizes."""
+
+    name: str
+    part: str  # step, recurrence, head, generate
+    cell: str = "lstm"
+    num_layers: int = 2
+    hidden_size: int = 200
+    batch_size: int = 20
+    chunk_length: int = 35
+    vocab_size: int = 17112
+    tied: bool = True
+    head: str = "full"
+
+    @property
+    def num_tokens(self) -> int:
+        return self.batch_size * self.chunk_length
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the matrix products of one training step: two per weight and token, times three."""
+        gates = {"elman": 1, "gru": 3, "lstm": 4}[self.cell]
+        recurrence = self.num_layers * 2 * gates * self.hidden_size * 2 * self.hidden_size
+        outputs = {"sampled": 512}.get(self.head, self.vocab_size)
+        head = 2 * self.hidden_size * outputs
+        passes = 1 if self.part == "generate" else 3
+        return passes * self.num_tokens * (recurrence * (self.part != "head") + head * (self.part != "recurrence"))
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("lstm200", "step"),
+        Preset("lstm650", "step", hidden_size=650),
+        Preset("gru650", "recurrence", "gru", hidden_size=650),
+        Preset("elman650", "recurrence", "elman", hidden_size=650),
+        Preset("char512", "step", num_layers=1, hidden_size=512, batch_size=64, chunk_length=64, vocab_size=65, tied=False),
+        Preset("head200", "head"),
+        Preset("sampled200", "step", "gru", num_layers=1, batch_size=64, tied=False, head="sampled"),
+        Preset("generate200", "generate", batch_size=1, chunk_length=200),
+    )
+}
+
+
+@dataclass
+class Contestant:
+    """Something that does the work once per call; `probe` returns loss and gradients by name, for comparison."""
+
+    backend: str
+    precision: str
+    run: Callable[[], object]
+    probe: Callable[[], dict[str, Tensor]] | None = None
+    parts: Callable[[], dict[str, float]] | None = None
+    seconds: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Row:
+    preset: str
+    backend: str
+    precision: str
+    milliseconds_per_step: float
+    tokens_per_second: float
+    ratio: float
+    gflops: float
+    fraction_of_peak: float
+    peak_megabytes: float
+    agrees: bool | None
+    parts: dict[str, float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="all", choices=["all", *PRESETS])
+    parser.add_argument("--repeat", type=int, default=15, help="timed turns of every contestant (default: %(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="also write the rows there")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=0)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    device = torch.device(options.device)
+    rows: list[Row] = []
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {_processor()}")
+    for preset in PRESETS.values() if options.preset == "all" else [PRESETS[options.preset]]:
+        rows += run_preset(preset, options.repeat, device)
+    if options.json:
+        Path(options.json).write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    if any(row.agrees is False for row in rows):
+        sys.exit("a contestant does not agree with the plain float32 step")
+
+
+def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
+    """Compares, times and prints one preset."""
+    torch.manual_seed(0)
+    contestants = list(MAKERS[preset.part](preset, device))
+    plain = contestants[0]
+    agreements = [_agrees(contestant, plain) for contestant in contestants]
+    for contestant in contestants:
+        for _ in range(3):
+            contestant.run()
+    peak = {precision: _peak_gflops(precision, device) for precision in ("float32", "bfloat16")}
+    for _ in range(repeat):
+        for contestant in contestants:
+            contestant.seconds.append(_seconds(contestant.run, device))
+    baseline = statistics.median(plain.seconds)
+    print(f"\n{preset.name}: {preset.part}, {preset.cell} {preset.num_layers}x{preset.hidden_size}, B={preset.batch_size}, "
+          f"T={preset.chunk_length}, V={preset.vocab_size}; matrix products reach {peak['float32']:.0f} GFLOP/s in float32, "
+          f"{peak['bfloat16']:.0f} in bfloat16")  # fmt: skip
+    print(
+        f"{'backend':30}{'precision':>10}{'ms':>9}{'tokens/s':>11}{'ratio':>7}{'GFLOP/s':>9}{'peak':>6}{'MB':>7}  agrees  parts (ms)"
+    )
+    rows = []
+    for contestant, agrees in zip(contestants, agreements, strict=True):
+        seconds = statistics.median(contestant.seconds)
+        gflops = preset.flops / seconds / 1e9
+        row = Row(
+            preset.name, contestant.backend, contestant.precision, 1e3 * seconds, preset.num_tokens / seconds,
+            baseline / seconds, gflops, gflops / peak[contestant.precision], _peak_megabytes(contestant.run), agrees,
+            contestant.parts() if contestant.parts else {},
+        )  # fmt: skip
+        parts = " ".join(f"{name} {value:.1f}" for name, value in row.parts.items())
+        agrees_word = {True: "yes", False: "NO", None: "-"}[agrees]
+        print(f"{row.backend:30}{row.precision:>10}{row.milliseconds_per_step:>9.2f}{row.tokens_per_second:>11,.0f}{row.ratio:>7.2f}"
+              f"{row.gflops:>9.0f}{row.fraction_of_peak:>6.0%}{row.peak_megabytes:>7.0f}  {agrees_word:6}  {parts}", flush=True)  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+# ---- contestants: a whole training step
+
+
+class PlainModel(nn.Module):
+    """The step as one would write it: embedding, nn.LSTM / GRU / RNN, linear layer."""
+
+    def __init__(self, preset: Preset) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(preset.vocab_size, preset.hidden_size)
+        module = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}[preset.cell]
+        self.recurrence = module(preset.hidden_size, preset.hidden_size, preset.num_layers)
+        self.output = nn.Linear(preset.hidden_size, preset.vocab_size)
+        if preset.tied:
+            self.output.weight = self.embedding.weight
+
+    def forward(self, tokens_TB: Tensor, state: Any) -> tuple[Tensor, Any]:
+        hidden_TBH, state = self.recurrence(self.embedding(tokens_TB), state)
+        return self.output(hidden_TBH), state
+
+
+def make_steps(preset: Preset, device: torch.device) -> Iterator[Contestant]:
+    """Plain torch.nn in both precisions, then ours on every backend that serves the shape."""
+    tokens_TB = _tokens(preset, device, preset.chunk_length + 1)
+    ours = _our_model(preset, "reference", device)
+    for precision in ("float32", "bfloat16"):
+        yield _plain_step(_copied(ours, PlainModel(preset).to(device)), tokens_TB, precision)
+    for backend in _backends(preset, device):
+        for precision in ("float32", "bfloat16"):
+            yield _our_step(preset, backend, precision, tokens_TB, device)
+
+
+def _plain_step(model: PlainModel, tokens_TB: Tensor, precision: str) -> Contestant:
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    inputs_TB, targets_TB = tokens_TB[:-1], tokens_TB[1:]
+    state: Any = None
+
+    def loss_of() -> Tensor:
+        nonlocal state
+        with _autocast(precision, tokens_TB.device):
+            logits_TBV, after = model(inputs_TB, state)
+            loss = F.cross_entropy(logits_TBV.flatten(0, 1), targets_TB.flatten())
+        state = tuple(s.detach() for s in after) if isinstance(after, tuple) else after.detach()
+        return loss
+
+    def run() -> float:
+        loss = loss_of()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        return loss.item()
+
+    def probe() -> dict[str, Tensor]:
+        nonlocal state
+        state = None
+        model.zero_grad()
+        loss = loss_of()
+        loss.backward()
+        state = None
+        gradients = {"loss": loss.detach(), "embedding": _gradient(model.embedding.weight)}
+        for layer in range(model.recurrence.num_layers):
+            for ours, theirs in (("input", "ih"), ("recurrent", "hh")):
+                gradients[f"{ours}{layer}"] = _gradient(getattr(model.recurrence, f"weight_{theirs}_l{layer}"))
+        return gradients | {"bias": _gradient(model.output.bias)}
+
+    return Contestant("torch.nn", precision, run, probe)
+
+
+def _our_step(preset: Preset, backend: str, precision: str, tokens_TB: Tensor, device: torch.device) -> Contestant:
+    model = _our_model(preset, backend, device)
+    learner = GradientLearner(
+        model=model,
+        optimizer=make_optimizer("adam", group_parameters(model.named_parameters()), learning_rate=RATE),
+        schedule=Constant(),
+        averaging=LastWeights(),
+        generator=torch.Generator(device).manual_seed(1),
+        learning_rate=RATE,
+        clip_norm=CLIP,
+        autocast=lambda: _autocast(precision, device),
+    )
+    chunk = Chunk(tokens_TB[:-1], tokens_TB[1:], starts_epoch=False, epoch=0, index=0, num_chunks=2)
+    progress = Progress(step=0, epoch=0.0, fraction=0.0)
+
+    def probe() -> dict[str, Tensor]:
+        model.zero_grad()
+        with learner.autocast():
+            nats, _, _ = model.training_loss(
+                chunk.inputs_TB, chunk.targets_TB, model.initial_state(preset.batch_size), learner.generator
+            )
+        (nats / preset.num_tokens).backward()
+        gradients = {"loss": nats.detach() / preset.num_tokens, "embedding": _gradient(model.embedding.weight)}
+        for number, layer in enumerate(model.layers):
+            gradients[f"input{number}"] = _gradient(layer.weight_input_ZE)
+            gradients[f"recurrent{number}"] = _gradient(layer.weight_recurrent_ZH)
+        return gradients | {"bias": _gradient(model.head.bias_V)}
+
+    def parts() -> dict[str, float]:
+        return _parts(learner, chunk, preset, device)
+
+    name = f"lmtrain {backend}" + ("" if preset.head == "full" else f", {preset.head}")
+    return Contestant(name, precision, lambda: learner.step(chunk, progress), probe if preset.head == "full" else None, parts)
+
+
+def _parts(learner: GradientLearner, chunk: Chunk, preset: Preset, device: torch.device) -> dict[str, float]:
+    """Milliseconds of the parts of a step, each timed alone, forward and backward; what is left is `rest`."""
+    model = learner.model
+    state = model.initial_state(preset.batch_size)
+    with torch.no_grad(), learner.autocast():
+        embedded = model.embedding(chunk.inputs_TB)
+        features = model.features(chunk.inputs_TB, state, learner.generator)[0]
+
+    def embedding() -> None:
+        out = model.embedding(chunk.inputs_TB)
+        out.backward(torch.ones_like(out))
+
+    def recurrence() -> None:
+        with learner.autocast():
+            x, used = embedded.detach().requires_grad_(), 1
+            for layer in model.layers:
+                x, after = layer(x, state[used : used + layer.num_states], None, None)
+                used += len(after)
+        x.backward(torch.ones_like(x))
+
+    def head() -> None:
+        with learner.autocast():
+            nats = model.head.loss(features.detach().requires_grad_(), chunk.targets_TB, learner.generator)
+        nats.backward()
+
+    def optimizer() -> None:
+        learner.optimizer.step()
+
+    measured = {}
+    learner.step(chunk, Progress(step=0, epoch=0.0, fraction=0.0))
+    for work in (embedding, recurrence, head, optimizer):
+        if work is not optimizer:
+            model.zero_grad(set_to_none=True)
+        else:
+            learner.step(chunk, Progress(step=0, epoch=0.0, fraction=0.0))
+        measured[work.__name__] = 1e3 * min(_seconds(work, device) for _ in range(5))
+    whole = 1e3 * min(
+        _seconds(lambda: learner.step(chunk, Progress(step=0, epoch=0.0, fraction=0.0)), device) for _ in range(5)
+    )
+    return measured | {"rest": max(0.0, whole - sum(measured.values()))}
+
+
+# ---- contestants: the recurrence alone, the head alone, generation
+
+
+def make_recurrences(preset: Preset, device: torch.device) -> Iterator[Contestant]:
+    """Forward and backward of the layers over given inputs."""
+    ours = _our_model(preset, "reference", device)
+    plain = _copied(ours, PlainModel(preset).to(device)).recurrence
+    inputs = torch.randn(preset.chunk_length, preset.batch_size, preset.hidden_size, device=device)
+    upstream = torch.randn_like(inputs)
+    for precision in ("float32", "bfloat16"):
+        yield _recurrence("torch.nn", precision, lambda x: plain(x)[0], list(plain.named_parameters()), inputs, upstream)
+    for backend in _backends(preset, device):
+        model = _our_model(preset, backend, device)
+        initial = model.initial_state(preset.batch_size)
+
+        def forward(x: Tensor, model: Any = model, initial: Any = initial) -> Tensor:
+            used = 1
+            for layer in model.layers:
+                x, after = layer(x, initial[used : used + layer.num_states], None, None)
+                used += len(after)
+            return x
+
+        for precision in ("float32", "bfloat16"):
+            yield _recurrence(f"lmtrain {backend}", precision, forward, list(model.layers.named_parameters()), inputs, upstream)
+
+
+def _recurrence(
+    name: str,
+    precision: str,
+    forward: Callable[[Tensor], Tensor],
+    weights: list[tuple[str, Tensor]],
+    inputs: Tensor,
+    upstream: Tensor,
+) -> Contestant:
+    leaf = inputs.clone().requires_grad_()
+
+    def run() -> Tensor:
+        for _, weight in weights:
+            weight.grad = None
+        leaf.grad = None
+        with _autocast(precision, inputs.device):
+            outputs = forward(leaf)
+        outputs.backward(upstream.to(outputs.dtype))
+        return outputs
+
+    def probe() -> dict[str, Tensor]:
+        outputs = run()
+        first = next(w for n, w in weights if n.endswith(("weight_hh_l0", "0.weight_recurrent_ZH")))
+        return {"loss": outputs.detach().float().square().mean(), "inputs": _gradient(leaf), "recurrent": _gradient(first)}
+
+    return Contestant(name, precision, run, probe)
+
+
+def make_heads(preset: Preset, device: torch.device) -> Iterator[Contestant]:
+    """Output layer and loss, forward and backward."""
+    features = torch.randn(preset.num_tokens, preset.hidden_size, device=device)
+    weight = torch.empty(preset.vocab_size, preset.hidden_size, device=device).uniform_(-0.1, 0.1)
+    bias, targets = torch.zeros(preset.vocab_size, device=device), _tokens(preset, device, preset.chunk_length).flatten()
+
+    def plain(f: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return F.cross_entropy(F.linear(f, w, b), targets, reduction="sum")
+
+    yield _head("torch.nn", "float32", plain, features, weight, bias)
+    yield _head("torch.nn", "bfloat16", plain, features, weight, bias)
+    if hasattr(F, "linear_cross_entropy"):
+
+        def torchs(f: Tensor, w: Tensor, b: Tensor) -> Tensor:
+            options = torch.nn.LinearCrossEntropyOptions()
+            return F.linear_cross_entropy(f, w, targets, linear_bias=b, reduction="sum", options=options)
+
+        yield _head("torch linear_cross_entropy", "float32", torchs, features, weight, bias)
+    for backend in ("eager", "native") if device.type == "cpu" else ("eager",):
+
+        def ours(f: Tensor, w: Tensor, b: Tensor, backend: str = backend) -> Tensor:
+            return linear_cross_entropy(f, w, b, targets, backend=backend)
+
+        for precision in ("float32", "bfloat16"):
+            yield _head(f"lmtrain {backend}", precision, ours, features, weight, bias)
+
+
+def _head(
+    name: str, precision: str, loss: Callable[[Tensor, Tensor, Tensor], Tensor], features: Tensor, weight: Tensor, bias: Tensor
+) -> Contestant:
+    leaves = [tensor.clone().requires_grad_() for tensor in (features, weight, bias)]
+
+    def run() -> Tensor:
+        for leaf in leaves:
+            leaf.grad = None
+        with _autocast(precision, features.device):
+            nats = loss(*leaves)
+        nats.backward()
+        return nats
+
+    def probe() -> dict[str, Tensor]:
+        nats = run()
+        return {
+            "loss": nats.detach(),
+            **{n: _gradient(leaf) for n, leaf in zip(("features", "weight", "bias"), leaves, strict=True)},
+        }
+
+    return Contestant(name, precision, run, probe)
+
+
+def make_generators(preset: Preset, device: torch.device) -> Iterator[Contestant]:
+    """One stream of text, token by token."""
+    ours = _our_model(preset, "auto", device).eval()
+    plain = _copied(ours, PlainModel(preset).to(device)).eval()
+
+    @torch.no_grad()
+    def write() -> None:
+        token, state = torch.zeros(1, 1, dtype=torch.long, device=device), None
+        for _ in range(preset.chunk_length):
+            logits, state = plain(token, state)
+            token = torch.multinomial(logits[0].softmax(-1), 1)
+
+    yield Contestant("torch.nn", "float32", write)
+    settings = SampleSettings(max_tokens=preset.chunk_length, allow_unk=True)
+
+    def write_ours() -> None:
+        for _ in next(sample(ours, _Numbers(preset.vocab_size), "", settings, device=device)):  # type: ignore[arg-type]
+            pass
+
+    yield Contestant("lmtrain", "float32", write_ours)
+
+
+class _Numbers:
+    """A tokenizer whose tokens are written as nothing."""
+
+    eos_id, unk_id = 0, None
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    def unknown_pieces(self, text: str) -> list[str]:
+        return []
+
+    def encode(self, text: str) -> Any:
+        return torch.zeros(0, dtype=torch.int32).numpy()
+
+    def make_decoder(self) -> _Numbers:
+        return self
+
+    def push(self, token_id: int) -> str:
+        return ""
+
+    def flush(self) -> str:
+        return ""
+
+
+MAKERS: dict[str, Callable[[Preset, torch.device], Iterator[Contestant]]] = {
+    "step": make_steps,
+    "recurrence": make_recurrences,
+    "head": make_heads,
+    "generate": make_generators,
+}
+
+
+# ---- what they share
+
+
+def _our_model(preset: Preset, backend: str, device: torch.device) -> Any:
+    settings = config.RecurrentConfig(
+        cell=config.Cell[preset.cell], embed_size=preset.hidden_size, hidden_size=preset.hidden_size,
+        num_layers=preset.num_layers, tie_weights=preset.tied, head=config.HeadName[preset.head],
+        backend=config.Backend[backend],
+    )  # fmt: skip
+    model = build_model(settings, vocab_size=preset.vocab_size, eos_id=0, seed=1)
+    assert isinstance(model, NeuralLanguageModel)
+    return model.to(device)
+
+
+@torch.no_grad()
+def _copied(ours: Any, plain: PlainModel) -> PlainModel:
+    """The plain model with our weights."""
+    plain.embedding.weight.copy_(ours.embedding.weight)
+    plain.output.weight.copy_(ours.head.weight_VD if hasattr(ours.head, "weight_VD") else plain.output.weight)
+    plain.output.bias.zero_()
+    for number, layer in enumerate(ours.layers):
+        getattr(plain.recurrence, f"weight_ih_l{number}").copy_(layer.weight_input_ZE)
+        getattr(plain.recurrence, f"weight_hh_l{number}").copy_(layer.weight_recurrent_ZH)
+        getattr(plain.recurrence, f"bias_ih_l{number}").copy_(layer.bias_Z)
+        getattr(plain.recurrence, f"bias_hh_l{number}").zero_()
+    return plain
+
+
+def _backends(preset: Preset, device: torch.device) -> list[str]:
+    """Those that can serve the shape here."""
+    sizes = {"T": preset.chunk_length, "B": preset.batch_size, "H": preset.hidden_size}
+    call = backends.Call(preset.cell, device.type, torch.float32, sizes)
+    return [name for name in ("eager", "native", "triton") if backends.why_not(name, call) is None]
+
+
+def _tokens(preset: Preset, device: torch.device, length: int) -> Tensor:
+    """Ids as frequent as those of a text: 1 / rank."""
+    ranks = torch.arange(1, preset.vocab_size + 1, dtype=torch.float64)
+    return torch.multinomial(1 / ranks, length * preset.batch_size, replacement=True).view(length, preset.batch_size).to(device)
+
+
+def _autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16)
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    assert tensor.grad is not None
+    return tensor.grad.detach().float().clone()
+
+
+def _agrees(contestant: Contestant, plain: Contestant) -> bool | None:
+    """Whether loss and gradients are those of the plain float32 step, within the precision's tolerance."""
+    if contestant.probe is None or plain.probe is None:
+        return None
+    expected, got = plain.probe(), contestant.probe()
+    loss, gradient = TOLERANCE[contestant.precision]
+    errors = {name: float((got[name] - want).norm() / want.norm()) for name, want in expected.items()}
+    return all(error <= (loss if name == "loss" else gradient) for name, error in errors.items())
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started_at = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started_at
+
+
+def _peak_gflops(precision: str, device: torch.device) -> float:
+    """The best rate of a large square product."""
+    size = 2048 if device.type == "cpu" else 8192
+    a = torch.randn(size, size, device=device, dtype=getattr(torch, precision))
+    return max(2 * size**3 / _seconds(lambda: a @ a, device) / 1e9 for _ in range(6))
+
+
+def _peak_megabytes(work: Callable[[], object]) -> float:
+    """How much one call adds to the process at most (Linux; 0 elsewhere)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _memory("VmRSS")
+        work()
+        return (_memory("VmHWM") - before) / 1024
+    except OSError:
+        return 0.0
+
+
+def _memory(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "unknown processor"
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+if __name__ == "__main__":
+    main()
