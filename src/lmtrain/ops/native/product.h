@@ -30,7 +30,7 @@ constexpr int PANEL_VECTORS = 4;
 constexpr int PANEL_VECTORS = 2;  // 6 x 2 = 12 of 16
 #endif
 constexpr int MAX_ROWS = 8;
-constexpr int rows_in_registers(int vectors) { return vectors == 3 ? 8 : 6; }
+constexpr int rows_in_registers(int vectors) { return LANES == 16 && vectors < 4 ? 8 : 6; }
 
 struct Single {
     typedef float Element;
@@ -94,25 +94,32 @@ void panel(long rows, const uint32_t* a, long a_stride, const uint32_t* w, long 
     }
 }
 
-// One block of `columns` columns (a multiple of 16, at most 64; on AVX-512 48 or 64).
+// The width of the panels of a packed block of this many columns, and where word k of a column lies in it.
+INLINE long panel_width(long columns) { return LANES == 16 ? columns : PANEL_VECTORS * LANES; }
+INLINE long packed_at(long columns, long words, long k, long column) {
+    const long width = panel_width(columns);
+    return column / width * width * words + k * width + column % width;
+}
+
+// One block of `columns` columns (16, 32, 48 or 64). C, of that stride, is written, or added to.
 template <class Word>
-void multiply(long rows, const uint32_t* a, long a_stride, const uint32_t* packed, long words, long columns, float* c) {
+void multiply(long rows, const uint32_t* a, long a_stride, const uint32_t* packed, long words, long columns, float* c,
+              bool add = false) {
 #ifdef LMTRAIN_AMX
-    if (Word::PER_WORD == 2 && tiles_granted()) return multiply_tiles(rows, a, a_stride, packed, words, columns, c);
+    if (Word::PER_WORD == 2 && tiles_granted()) return multiply_tiles(rows, a, a_stride, packed, words, columns, c, add);
 #endif
-    const int vectors = LANES == 16 ? columns / LANES : PANEL_VECTORS;
-    const long width = vectors * LANES;
+    const long width = panel_width(columns), vectors = width / LANES;
     const long slice = 24576 / 4 / width;
     for (long k = 0; k < words; k += slice) {
         const long n = std::min(slice, words - k);
+        const bool first = k == 0 && !add;
         for (long column = 0; column < columns; column += width) {
             const uint32_t* w = packed + column * words + k * width;
-            switch (vectors) {
-#ifdef LMTRAIN_AVX512
-                case 3: panel<Word, 3>(rows, a + k, a_stride, w, n, c + column, columns, k == 0); break;
-#endif
-                default: panel<Word, PANEL_VECTORS>(rows, a + k, a_stride, w, n, c + column, columns, k == 0);
-            }
+            auto run = vectors == 1   ? panel<Word, 1>
+                       : vectors == 2 ? panel<Word, 2>
+                       : vectors == 3 ? panel<Word, 3>
+                                      : panel<Word, 4>;
+            run(rows, a + k, a_stride, w, n, c + column, columns, first);
         }
     }
 }

@@ -53,9 +53,9 @@ class Tiles {
     Tiles(const Tiles&) = delete;
 };
 
-// packed: [word][columns]; words a multiple of 16; columns 32, 48 or 64. C is written, not added to.
+// packed: [word][columns]; words a multiple of 16; columns 48 or 64. C is written, or added to.
 inline void multiply_tiles(long rows, const uint32_t* a, long a_stride, const uint32_t* packed, long words, long columns,
-                           float* c) {
+                           float* c, bool add) {
     const long height = tile_rows(rows), padded = round_rows(rows);
     const long a_bytes = a_stride * 4, w_bytes = columns * 4;
     for (long row = 0; row < padded; row += 2 * height) {
@@ -65,10 +65,25 @@ inline void multiply_tiles(long rows, const uint32_t* a, long a_stride, const ui
         for (long column = 0; column < columns; column += 32) {
             const uint32_t* w = packed + column;
             const bool two_columns = column + 16 < columns;
-            _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-            _tile_zero(3);
+            float* c0 = c + row * columns + column;
+            float* c1 = c0 + height * columns;
+            if (!add) {
+                _tile_zero(0);
+                _tile_zero(1);
+                _tile_zero(2);
+                _tile_zero(3);
+            } else {
+                _tile_loadd(0, c0, w_bytes);
+                if (two_columns) {
+                    _tile_loadd(1, c0 + 16, w_bytes);
+                }
+                if (two_rows) {
+                    _tile_loadd(2, c1, w_bytes);
+                }
+                if (two_rows && two_columns) {
+                    _tile_loadd(3, c1 + 16, w_bytes);
+                }
+            }
             for (long k = 0; k < words; k += 16) {
                 _tile_loadd(4, a0 + k, a_bytes);
                 _tile_loadd(6, w + k * columns, w_bytes);
@@ -85,8 +100,6 @@ inline void multiply_tiles(long rows, const uint32_t* a, long a_stride, const ui
                     }
                 }
             }
-            float* c0 = c + row * columns + column;
-            float* c1 = c0 + height * columns;
             _tile_stored(0, c0, w_bytes);
             if (two_columns) {
                 _tile_stored(1, c0 + 16, w_bytes);
