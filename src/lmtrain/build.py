@@ -22,6 +22,7 @@ from lmtrain.data.stream import Stream
 from lmtrain.data.tokenizer import Tokenizer, load_tokenizer
 from lmtrain.errors import CheckpointError, SettingsError
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel, StatePolicy
+from lmtrain.models.direct import DirectNgramModel
 from lmtrain.models.heads import AdaptiveSoftmax, FullSoftmax, Head, SampledSoftmax
 from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
@@ -93,6 +94,8 @@ def _build_neural(
         case _:
             raise AssertionError(f"no model for {type(settings).__name__}")
     model.initialise(settings.init.name, settings.init_range)
+    if settings.direct_order:
+        return DirectNgramModel(model, order=settings.direct_order, table_size=settings.direct_table)
     return model
 
 

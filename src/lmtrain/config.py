@@ -122,6 +122,12 @@ class NeuralConfig(ModelConfig):
     locked_dropout: bool = setting(False, "One dropout mask for all steps of a chunk (Gal and Ghahramani 2016).")
     activation_penalty: float = setting(0.0, "AR: weight of the mean square of the features (Merity 2017).", least=0)
     temporal_penalty: float = setting(0.0, "TAR: weight of the mean square of their change in time.", least=0)
+    direct_order: int = setting(
+        0, "Hashed n-gram features up to this order feed the output directly (RNN-MaxEnt, Mikolov 2011); 0: none.", least=0,
+        most=8, resume=Resume.refused,
+    )  # fmt: skip
+    direct_table: int = setting(1 << 22, "Weights of the hashed features.", least=1 << 10, most=1 << 24,
+                                resume=Resume.refused)  # fmt: skip
     init: Initialisation = setting(
         Initialisation.xavier,
         "Weights: xavier; uniform (+-init_range); fan (+-1/sqrt(hidden_size), PyTorch's); identity (recurrent).",
@@ -268,7 +274,7 @@ class StepConfig(ScheduleConfig):
     kind: str = fixed("step")
     factor: float = setting(0.5, "What the rate is multiplied by.", above=0, most=1)
     every: float = setting(1.0, "Epochs between two changes.", above=0)
-    after: float = setting(0.0, "Epochs before the first.", least=0)
+    after: float = setting(0.0, "Epochs before the first change; 0: as many as `every`.", least=0)
 
 
 @dataclass(kw_only=True)
@@ -514,6 +520,15 @@ def _conflicts(config: Config) -> Iterator[str]:
             )
     if isinstance(model, NeuralConfig) and model.head is HeadName.adaptive and sorted(set(model.cutoffs)) != model.cutoffs:
         yield f"model.cutoffs={model.cutoffs} must ascend. Type for example model.cutoffs=[2000,10000]."
+    if isinstance(model, NeuralConfig) and model.head is HeadName.adaptive and model.project and not model.tie_weights:
+        yield "model.project=true has no meaning for model.head=adaptive without model.tie_weights=true. Leave it out."
+    if isinstance(model, NeuralConfig) and model.direct_order:
+        if model.direct_order == 1:
+            yield "model.direct_order=1 would be the output bias again. Set it to 2 or more, or to 0."
+        if model.head is not HeadName.full:
+            yield "model.direct_order needs model.head=full. Set model.direct_order=0 or model.head=full."
+        if model.activation_penalty or model.temporal_penalty:
+            yield "model.direct_order goes without model.activation_penalty and model.temporal_penalty. Set them to 0."
     if isinstance(model, RecurrentConfig) and any(size < 1 for size in model.hidden_sizes):
         yield f"model.hidden_sizes={model.hidden_sizes} must be whole numbers of at least 1."
     if isinstance(data, TextConfig) and not data.path:

@@ -23,6 +23,9 @@ FAMILIES: dict[str, config.NeuralConfig] = {
         context=3, embed_size=4, hidden_size=8, num_layers=3, layer_norm=True, residual=True, num_averages=2,
         average_span=6, activation=config.Activation.swiglu, tie_weights=True, project=True,
     ),
+    "gru, direct n-grams": config.RecurrentConfig(
+        cell=config.Cell.gru, embed_size=5, hidden_size=7, direct_order=3, direct_table=1024
+    ),
     "window of one": config.WindowConfig(context=1, embed_size=4, hidden_size=8, activation=config.Activation.swish),
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from enum import Enum
 import torch
 from torch import Generator, Tensor, nn
 
-from lmtrain.models.dropout import dropout, locked_dropout
+from lmtrain.models.dropout import dropout, dropped_rows, locked_dropout
 from lmtrain.models.heads import Head
 from lmtrain.models.penalties import activation_penalty, temporal_activation_penalty
 
@@ -78,28 +78,38 @@ def keep_mask(policy: StatePolicy, eos_id: int, tokens_TB: Tensor, previous_B: T
 class NeuralLanguageModel(LanguageModel, nn.Module):
     """What the fixed-window and the recurrent models share: everything behind their last hidden layer.
 
-    A family says how tokens become activations (`activations`); dropout before the output, the penalties on activations
+    A family says how tokens become activations (`activations`); embeddings, every dropout, the penalties on activations
     and the head are written here, once. A `Generator` is needed only while training with dropout.
+
+    input_dropout      on the embeddings; `hidden_dropout` between layers; `output_dropout` before the head
+    embedding_dropout  drops whole rows of the embedding matrix (Gal and Ghahramani 2016); a tied head keeps all of it
+    locked_dropout     one mask for all steps of a chunk
     """
 
     def __init__(
         self,
         *,
         head: Head,
+        embedding: nn.Embedding,
         eos_id: int,
-        state_policy: StatePolicy,
-        output_dropout: float,
-        locked: bool,
-        activation_penalty: float,
-        temporal_penalty: float,
+        state_policy: StatePolicy = StatePolicy.carry,
+        input_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        locked_dropout: bool = False,
+        activation_penalty: float = 0.0,
+        temporal_penalty: float = 0.0,
     ) -> None:
         nn.Module.__init__(self)
+        self.embedding = embedding
         self.head = head
         self.vocab_size = head.vocab_size
         self.eos_id = eos_id
         self.state_policy = state_policy
-        self.output_dropout = output_dropout
-        self.drop = locked_dropout if locked else dropout
+        self.input_dropout, self.hidden_dropout, self.output_dropout = input_dropout, hidden_dropout, output_dropout
+        self.embedding_dropout = embedding_dropout
+        self.locked_dropout = locked_dropout
         self.activation_penalty = activation_penalty
         self.temporal_penalty = temporal_penalty
 
@@ -151,8 +161,16 @@ class NeuralLanguageModel(LanguageModel, nn.Module):
         features_TBD, state = self.features(tokens_TB, state)
         return self.head.target_log_probs(features_TBD, targets_TB), state
 
+    def _embed(self, ids: Tensor, generator: Generator | None) -> Tensor:
+        """Embeddings of `ids` (any shape), whole rows of the matrix dropped and the rest dropped out as set."""
+        embedded = self.embedding(ids)
+        if self.training and self.embedding_dropout:
+            assert generator is not None, "training with embedding_dropout takes a generator"
+            embedded = dropped_rows(embedded, ids, self.vocab_size, self.embedding_dropout, generator)
+        return self._drop(embedded, self.input_dropout, generator)
+
     def _drop(self, x_TBD: Tensor, p: float, generator: Generator | None) -> Tensor:
         if not self.training or p == 0:
             return x_TBD
         assert generator is not None, "training with dropout takes a generator"
-        return self.drop(x_TBD, p, generator)
+        return locked_dropout(x_TBD, p, generator) if self.locked_dropout else dropout(x_TBD, p, generator)

@@ -41,11 +41,14 @@ class DirectNgramModel(NeuralLanguageModel):
             raise ValueError("direct n-gram connections do not go together with penalties on activations.")
         assert isinstance(inner.head, FullSoftmax), "direct n-gram connections need a full softmax"
         super().__init__(
-            head=DirectNgramHead(inner.head, order=order, table_size=table_size), eos_id=inner.eos_id,
-            state_policy=inner.state_policy, output_dropout=0.0, locked=False, activation_penalty=0.0, temporal_penalty=0.0,
+            head=DirectNgramHead(inner.head, order=order, table_size=table_size), embedding=inner.embedding,
+            eos_id=inner.eos_id, state_policy=inner.state_policy,
         )  # fmt: skip
         self.inner, self.order = inner, order
         self.num_buckets = table_size - inner.vocab_size + 1
+
+    def initialise(self, how: str, half_width: float) -> None:
+        self.inner.initialise(how, half_width)
 
     def initial_state(self, batch_size: int) -> State:
         device = next(self.parameters()).device

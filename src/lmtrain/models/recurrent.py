@@ -17,14 +17,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
-from lmtrain.models.base import NeuralLanguageModel, State, StatePolicy, keep_mask
-from lmtrain.models.dropout import embedding_dropout, weight_drop, zoneout_weights
-from lmtrain.models.heads import Head
+from lmtrain.models.base import NeuralLanguageModel, State, keep_mask
+from lmtrain.models.dropout import weight_drop, zoneout_weights
 from lmtrain.ops.elman import elman
 from lmtrain.ops.gru import gru
 from lmtrain.ops.lstm import lstm
@@ -176,39 +176,15 @@ class LSTMLayer(RecurrentLayer):
 
 
 class RecurrentLanguageModel(NeuralLanguageModel):
-    """Embedding, recurrent layers, head.
+    """Embedding, recurrent layers (from the embedding upwards; their sizes must fit together), head.
 
     State: the last token id [B] (which tells whether an empty line begins), then every layer's states, float32 [B, H].
-
-    layers             from the embedding upwards; sizes must fit together
-    input_dropout      on the embeddings; `hidden_dropout` between layers; `output_dropout` before the head
-    embedding_dropout  drops whole rows of the embedding matrix; a tied head keeps the full matrix
+    `shared`: what `NeuralLanguageModel` takes.
     """
 
-    def __init__(
-        self,
-        *,
-        head: Head,
-        embedding: nn.Embedding,
-        layers: Sequence[RecurrentLayer],
-        eos_id: int,
-        state_policy: StatePolicy = StatePolicy.carry,
-        input_dropout: float = 0.0,
-        hidden_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        embedding_dropout: float = 0.0,
-        locked_dropout: bool = False,
-        activation_penalty: float = 0.0,
-        temporal_penalty: float = 0.0,
-    ) -> None:
-        super().__init__(
-            head=head, eos_id=eos_id, state_policy=state_policy, output_dropout=output_dropout, locked=locked_dropout,
-            activation_penalty=activation_penalty, temporal_penalty=temporal_penalty,
-        )  # fmt: skip
-        self.embedding = embedding
+    def __init__(self, *, layers: Sequence[RecurrentLayer], **shared: Any) -> None:
+        super().__init__(**shared)
         self.layers = nn.ModuleList(layers)
-        self.input_dropout, self.hidden_dropout = input_dropout, hidden_dropout
-        self.embedding_dropout = embedding_dropout
 
     def initialise(self, how: str, half_width: float) -> None:
         for layer in self._iter_layers():
@@ -227,7 +203,7 @@ class RecurrentLanguageModel(NeuralLanguageModel):
     def activations(self, tokens_TB: Tensor, state: State, generator: Generator | None = None) -> tuple[Tensor, State]:
         previous_B, *layer_states = state
         keep_TB = keep_mask(self.state_policy, self.eos_id, tokens_TB, previous_B)
-        x_TBD = self._drop(self._embed(tokens_TB, generator), self.input_dropout, generator)
+        x_TBD = self._embed(tokens_TB, generator)
         next_states: list[Tensor] = []
         for number, layer in enumerate(self._iter_layers()):
             if number:
@@ -239,10 +215,3 @@ class RecurrentLanguageModel(NeuralLanguageModel):
 
     def _iter_layers(self) -> Iterator[RecurrentLayer]:
         return iter(self.layers)  # type: ignore[arg-type]
-
-    def _embed(self, tokens_TB: Tensor, generator: Generator | None) -> Tensor:
-        if not (self.training and self.embedding_dropout):
-            return self.embedding(tokens_TB)
-        assert generator is not None, "training with embedding_dropout takes a generator"
-        weight_VE = embedding_dropout(self.embedding.weight, self.embedding_dropout, generator)
-        return F.embedding(tokens_TB, weight_VE)

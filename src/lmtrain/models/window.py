@@ -16,14 +16,12 @@ text (and, under a state policy, before the line or document) the context is pad
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
-from lmtrain.models.base import NeuralLanguageModel, State, StatePolicy, keep_mask
-from lmtrain.models.dropout import embedding_dropout
-from lmtrain.models.heads import Head
+from lmtrain.models.base import NeuralLanguageModel, State, keep_mask
 from lmtrain.ops.activations import ACTIVATIONS, GATED
 
 
@@ -63,44 +61,30 @@ class WindowLanguageModel(NeuralLanguageModel):
 
     direct        features are [last hidden layer; embeddings of the window], so the output layer sees both
     num_averages  A learnt averages of the `average_span` tokens before the window
+    shared        what `NeuralLanguageModel` takes
     """
 
     def __init__(
         self,
         *,
-        head: Head,
-        embedding: nn.Embedding,
         context: int,
         hidden_size: int,
         num_layers: int,
         activation: str,
-        eos_id: int,
-        state_policy: StatePolicy = StatePolicy.carry,
         layer_norm: bool = False,
         residual: bool = False,
         direct: bool = False,
         num_averages: int = 0,
         average_span: int = 0,
-        input_dropout: float = 0.0,
-        hidden_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        embedding_dropout: float = 0.0,
-        locked_dropout: bool = False,
-        activation_penalty: float = 0.0,
-        temporal_penalty: float = 0.0,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            head=head, eos_id=eos_id, state_policy=state_policy, output_dropout=output_dropout, locked=locked_dropout,
-            activation_penalty=activation_penalty, temporal_penalty=temporal_penalty,
-        )  # fmt: skip
-        self.embedding, self.context, self.direct = embedding, context, direct
-        self.input_dropout, self.hidden_dropout = input_dropout, hidden_dropout
-        self.embedding_dropout = embedding_dropout
+        super().__init__(**shared)
+        self.context, self.direct = context, direct
         self.average_span = average_span if num_averages else 0
         self.average_weights_AS = (
             nn.Parameter(torch.full((num_averages, average_span), 1 / average_span)) if num_averages else None
         )
-        first = (context + num_averages) * embedding.embedding_dim
+        first = (context + num_averages) * self.embedding.embedding_dim
         self.layers = nn.ModuleList(
             WindowLayer(
                 hidden_size if number else first, hidden_size, activation=activation, layer_norm=layer_norm,
@@ -119,8 +103,7 @@ class WindowLanguageModel(NeuralLanguageModel):
 
     def activations(self, tokens_TB: Tensor, state: State, generator: Generator | None = None) -> tuple[Tensor, State]:
         history_NB = torch.cat([state[0].T, tokens_TB])  # N = C + S + T; the first row is only the token before the rest
-        windows_TBC = self._windows(tokens_TB, history_NB)
-        embedded_TBCE = self._drop(self._embed(windows_TBC, generator), self.input_dropout, generator)
+        embedded_TBCE = self._windows(history_NB, generator)
         inputs_TBD = embedded_TBCE[:, :, self.average_span :].flatten(2)
         x_TBD = inputs_TBD
         if self.average_weights_AS is not None:
@@ -134,20 +117,15 @@ class WindowLanguageModel(NeuralLanguageModel):
             x_TBD = torch.cat([x_TBD, inputs_TBD], dim=-1)
         return x_TBD, (history_NB[len(tokens_TB) :].T.contiguous(),)
 
-    def _windows(self, tokens_TB: Tensor, history_NB: Tensor) -> Tensor:
-        """For every step the last S + C token ids, `<eos>` where the model has forgotten: int64 [T, B, S + C]."""
+    def _windows(self, history_NB: Tensor, generator: Generator | None) -> Tensor:
+        """For every step the embeddings of the last S + C tokens, that of `<eos>` for what is forgotten: [T, B, S + C, E]."""
         size = self.average_span + self.context
-        windows_TBC = history_NB[1:].unfold(0, size, 1)
+        windows_TBCE = self._embed(history_NB[1:], generator).unfold(0, size, 1).movedim(-1, 2)
         keep_NB = keep_mask(self.state_policy, self.eos_id, history_NB[1:], history_NB[0])
         if keep_NB is None:
-            return windows_TBC
+            return windows_TBCE
         # A token is forgotten where a reset stands behind it in the window: count the resets from the right.
         resets_TBC = (1 - keep_NB).unfold(0, size, 1)
         later_TBC = resets_TBC.flip(-1).cumsum(-1).flip(-1) - resets_TBC
-        return torch.where(later_TBC > 0, self.eos_id, windows_TBC)
-
-    def _embed(self, ids: Tensor, generator: Generator | None) -> Tensor:
-        if not (self.training and self.embedding_dropout):
-            return self.embedding(ids)
-        assert generator is not None, "training with embedding_dropout takes a generator"
-        return F.embedding(ids, embedding_dropout(self.embedding.weight, self.embedding_dropout, generator))
+        eos_E = self.embedding(torch.tensor(self.eos_id, device=history_NB.device))
+        return torch.where((later_TBC > 0)[..., None], eos_E, windows_TBCE)
