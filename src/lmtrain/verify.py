@@ -1,0 +1,260 @@
+"""Checks, on the user's machine, every function whose gradient was written by hand.
+
+    central differences   (L(x + s) - L(x - s)) / 2s for every number of every input, L a random projection of the outputs;
+                          float64, s = 1e-5, recurrences plain and with all options
+    torch.nn              the same values and gradients as RNN, GRU, LSTM with the same weights; float64
+    float64               what a fast backend computes in float32, against the reference in float64
+
+Sizes are small and odd: T=4 steps, B=3 streams, H=5 hidden. An error is the largest absolute difference divided by the
+largest absolute value that was expected.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Generator, Tensor, nn
+
+from lmtrain.ops.activations import ACTIVATIONS, GATED, LEARNT
+from lmtrain.ops.backends import Call, why_not
+from lmtrain.ops.elman import NONLINEARITIES, elman
+from lmtrain.ops.gru import gru
+from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
+from lmtrain.ops.lstm import lstm
+
+log = logging.getLogger("lmtrain")
+
+T, B, H, E = 4, 3, 5, 2
+STEP = 1e-5
+ALLOWED = {"central differences": 1e-6, "torch.nn": 1e-10, "float64": 1e-5}
+
+Tensors = dict[str, Tensor]
+Function = Callable[[Tensors], Tensors]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One tensor of one function: its largest relative error against what it was compared with."""
+
+    function: str
+    backend: str
+    against: str
+    tensor: str
+    error: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= ALLOWED[self.against]  # False for NaN
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A function with inputs for it: `run(inputs, backend)` gives its outputs, all by name, inputs in float64."""
+
+    name: str
+    operation: str
+    run: Callable[[Tensors, str], Tensors]
+    inputs: Tensors
+
+
+def iter_checks() -> Iterator[Check]:
+    """All checks, one after the other; some seconds, and more where a backend has to be compiled first."""
+    generator = Generator().manual_seed(1)
+    plain, resets, everything = (list(_recurrences(generator, options)) for options in ("", " with resets", " with everything"))
+    output_layer = _output_layer(generator)
+    for subject in [*plain, *everything, output_layer, *_activations(generator)]:
+        yield from _check_differences(subject)
+    yield from _check_against_torch(generator)
+    for subject in [*plain, *resets, output_layer]:
+        for backend, device in _fast_backends(subject.operation):
+            yield from _check_float32(subject, backend, device)
+
+
+def format_table(checks: list[Check]) -> str:
+    """A line for every check, and a last one that counts those which failed."""
+    head = ("function", "backend", "against", "tensor", "error", "allowed", "")
+    rows = [
+        (
+            c.function,
+            c.backend,
+            c.against,
+            c.tensor,
+            f"{c.error:.1e}",
+            f"{ALLOWED[c.against]:.0e}",
+            "" if c.passed else "FAILED",
+        )
+        for c in checks
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
+    num_failed = sum(not check.passed for check in checks)
+    return "\n".join([*lines, "", f"{len(checks)} checks, {num_failed or 'none'} failed"])
+
+
+def _recurrences(generator: Generator, options: str) -> Iterator[Subject]:
+    """The cells: plain, with resets, or with resets, zoneout and layer normalisation at once."""
+    randn = partial(torch.randn, generator=generator, dtype=torch.float64)
+    rand = partial(torch.rand, generator=generator, dtype=torch.float64)
+    everything = options == " with everything"
+    masks: Tensors = {"keep_TB": (rand(T, B) < 0.7).double()} if options else {}
+    masks |= {"zoneout_TBH": rand(T, B, H)} if everything else {}
+    cell_masks = {**masks, "cell_zoneout_TBH": rand(T, B, H)} if everything else masks
+
+    def gain(letters: str, gates: int) -> Tensors:
+        return {f"norm_gain_{letters}": 1 + 0.1 * randn(gates * H)} if everything else {}
+
+    inputs = {"projected_TBH": randn(T, B, H), "h0_BH": randn(B, H), "weight_HH": randn(H, H), **gain("H", 1)}
+    for nonlinearity in NONLINEARITIES:
+        run = partial(_run_cell, elman, {"nonlinearity": nonlinearity, **masks}, ("states_TBH", "h_BH"))
+        yield Subject(f"elman {nonlinearity}{options}", "elman", run, inputs)
+
+    inputs = {"projected_TBZ": randn(T, B, 3 * H), "h0_BH": randn(B, H), "weight_ZH": randn(3 * H, H)}
+    inputs |= {"candidate_bias_H": randn(H), **gain("Z", 3)}
+    yield Subject(f"gru{options}", "gru", partial(_run_cell, gru, masks, ("states_TBH", "h_BH")), inputs)
+
+    inputs = {"projected_TBZ": randn(T, B, 4 * H), "h0_BH": randn(B, H), "c0_BH": randn(B, H)}
+    inputs |= {"weight_ZH": randn(4 * H, H), **gain("Z", 4)}
+    yield Subject(f"lstm{options}", "lstm", partial(_run_cell, lstm, cell_masks, ("states_TBH", "h_BH", "c_BH")), inputs)
+
+
+def _run_cell(
+    cell: Callable[..., tuple[Tensor, ...]],
+    options: Mapping[str, object],
+    names: tuple[str, ...],
+    inputs: Tensors,
+    backend: str,
+) -> Tensors:
+    device = next(iter(inputs.values())).device
+    placed = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in options.items()}
+    return dict(zip(names, cell(**inputs, **placed, backend=backend), strict=True))
+
+
+def _output_layer(generator: Generator) -> Subject:
+    """Linear layer and cross entropy in one."""
+    randn = partial(torch.randn, generator=generator, dtype=torch.float64)
+    targets_N = torch.randint(7, (6,), generator=generator)
+
+    def run(inputs: Tensors, backend: str) -> Tensors:
+        features, weight, bias = inputs.values()
+        return {"total": linear_cross_entropy(features, weight, bias, targets_N.to(features.device), backend=backend)}
+
+    inputs = {"features_ND": randn(6, H), "weight_VD": randn(7, H), "bias_V": randn(7)}
+    return Subject("linear_cross_entropy", "linear_cross_entropy", run, inputs)
+
+
+def _activations(generator: Generator) -> Iterator[Subject]:
+    """Every non-linearity, with its learnt parameter if it has one."""
+    for name, function in ACTIVATIONS.items():
+        inputs = {"x": 2 * torch.randn(6 if name in GATED else 5, 4, generator=generator, dtype=torch.float64)}
+        if name in LEARNT:
+            inputs["parameter"] = torch.full((4,), LEARNT[name], dtype=torch.float64)
+        yield Subject(name, name, lambda inputs, _, f=function: {"y": f(*inputs.values())}, inputs)  # type: ignore[misc]
+
+
+def _check_differences(subject: Subject) -> Iterator[Check]:
+    """Gradients by hand against central differences."""
+
+    def run(inputs: Tensors) -> Tensors:
+        return subject.run(inputs, "eager")
+
+    made = _results(run, subject.inputs)
+    for name, x in subject.inputs.items():
+        differences = torch.empty_like(x)
+        for index in range(x.numel()):
+            shift = torch.zeros_like(x)
+            shift.view(-1)[index] = STEP
+            above, below = (_projection(run({**subject.inputs, name: x + sign * shift})) for sign in (1, -1))
+            differences.view(-1)[index] = (above - below) / (2 * STEP)
+        error = _error(made[f"d_{name}"], differences)
+        yield Check(subject.name, "eager", "central differences", f"d_{name}", error)
+
+
+def _check_against_torch(generator: Generator) -> Iterator[Check]:
+    """Values and gradients against PyTorch's own modules, every parameter the same."""
+    with torch.random.fork_rng(devices=[]):  # the modules draw their weights from the global generator
+        modules: dict[str, nn.RNNBase] = {
+            "elman tanh": nn.RNN(E, H, dtype=torch.float64),
+            "elman relu": nn.RNN(E, H, nonlinearity="relu", dtype=torch.float64),
+            "gru": nn.GRU(E, H, dtype=torch.float64),
+            "lstm": nn.LSTM(E, H, dtype=torch.float64),
+        }
+    for name, module in modules.items():
+        num_states = 2 if name == "lstm" else 1
+        shapes = {"x_TBE": (T, B, E), "h0_BH": (B, H), **({"c0_BH": (B, H)} if num_states == 2 else {})}
+        inputs = {key: torch.randn(shape, generator=generator, dtype=torch.float64) for key, shape in shapes.items()}
+        inputs |= {key.removesuffix("_l0"): parameter.detach() for key, parameter in module.named_parameters()}
+        made = _results(partial(_ours, name), inputs)
+        for tensor, expected in _results(partial(_theirs, module, num_states), inputs).items():
+            yield Check(name, "eager", "torch.nn", tensor, _error(made[tensor], expected))
+
+
+def _ours(name: str, inputs: Tensors) -> Tensors:
+    """A whole layer of ours with PyTorch's four parameters."""
+    cell, weight, bias_hh = name.split()[0], inputs["weight_hh"], inputs["bias_hh"]
+    if cell == "gru":
+        bias = inputs["bias_ih"] + torch.cat([bias_hh[: 2 * H], torch.zeros_like(bias_hh[:H])])
+        projected = F.linear(inputs["x_TBE"], inputs["weight_ih"], bias)
+        outputs: tuple[Tensor, ...] = gru(projected, inputs["h0_BH"], weight, bias_hh[2 * H :], backend="eager")
+    else:
+        projected = F.linear(inputs["x_TBE"], inputs["weight_ih"], inputs["bias_ih"] + bias_hh)
+        if cell == "lstm":
+            outputs = lstm(projected, inputs["h0_BH"], inputs["c0_BH"], weight, backend="eager")
+        else:
+            outputs = elman(projected, inputs["h0_BH"], weight, nonlinearity=name.split()[1], backend="eager")
+    return dict(zip(("states_TBH", "h_BH", "c_BH"), outputs, strict=False))
+
+
+def _theirs(module: nn.RNNBase, num_states: int, inputs: Tensors) -> Tensors:
+    """PyTorch's layer, on the given parameters."""
+    x_TBE, *rest = inputs.values()
+    states, parameters = [h[None] for h in rest[:num_states]], rest[num_states:]
+    kernel: Callable[..., tuple[Tensor, ...]] = getattr(torch, module.mode.lower())  # rnn_tanh, rnn_relu, gru or lstm
+    state = states if num_states == 2 else states[0]
+    outputs = kernel(x_TBE, state, parameters, True, 1, 0.0, True, False, False)
+    return {key: y if key == "states_TBH" else y[0] for key, y in zip(("states_TBH", "h_BH", "c_BH"), outputs, strict=False)}
+
+
+def _fast_backends(operation: str) -> Iterator[tuple[str, str]]:
+    """Those of the compiled backends that serve the operation in float32 here, each with its device."""
+    for backend, device in (("native", "cpu"), ("triton", "cuda")):
+        if device == "cuda" and not torch.cuda.is_available():
+            continue
+        if reason := why_not(backend, Call(operation, device, torch.float32, {"T": T, "B": B, "H": H})):
+            log.warning("%s is not checked with backend %s: %s", operation, backend, reason)
+        else:
+            yield backend, device
+
+
+def _check_float32(subject: Subject, backend: str, device: str) -> Iterator[Check]:
+    """Values and gradients of a backend in float32, against the reference's in float64 for the same numbers."""
+    rounded = {name: x.float() for name, x in subject.inputs.items()}
+    exact = {name: x.double() for name, x in rounded.items()}
+    placed = {name: x.to(device) for name, x in rounded.items()}
+    made = _results(lambda inputs: subject.run(inputs, backend), placed)
+    for name, expected in _results(lambda inputs: subject.run(inputs, "reference"), exact).items():
+        yield Check(subject.name, backend, "float64", name, _error(made[name], expected))
+
+
+def _results(run: Function, inputs: Tensors) -> Tensors:
+    """The outputs, and the gradient d_<name> of their projection for every input."""
+    leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
+    outputs = run(leaves)
+    gradients = torch.autograd.grad(_projection(outputs), list(leaves.values()))
+    return {**outputs, **{f"d_{name}": d for name, d in zip(leaves, gradients, strict=True)}}
+
+
+def _projection(outputs: Tensors) -> Tensor:
+    """The outputs' sum, weighted at random but always alike: a scalar in which no gradient can hide."""
+    generator = Generator().manual_seed(2)
+    weighted = [y.double().cpu() * torch.randn(y.shape, generator=generator, dtype=torch.float64) for y in outputs.values()]
+    return torch.stack([y.sum() for y in weighted]).sum()
+
+
+def _error(made: Tensor, expected: Tensor) -> float:
+    difference = (made.detach().double().cpu() - expected.detach()).abs().max()
+    return float(difference / expected.detach().abs().max())
