@@ -8,6 +8,7 @@ pointwise arithmetic are float32. Results depend on the instruction set compiled
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ __all__ = [
     "backward_lstm",
     "forward_elman",
     "forward_gru",
+    "forward_linear_cross_entropy",
     "forward_lstm",
     "why_not",
 ]
@@ -167,10 +169,32 @@ def backward_lstm(
     return d_projected_TBZ, d_h0_BH, d_c0_BH
 
 
-def _call(function: str, dtype: torch.dtype, sizes: tuple[int, ...], *tensors: Tensor | None) -> None:
+def forward_linear_cross_entropy(
+    features_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    max_bytes: int,
+    wanted: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """The total and the wanted gradients (float32), as `lmtrain.ops.linear_cross_entropy` describes."""
+    (N, D), V = features_ND.shape, len(weight_VD)
+    like = features_ND.new_empty(0, dtype=torch.float32)
+    gradients = [like.new_empty(shape) if needed else None for shape, needed in zip(((N, D), (V, D), (V,)), wanted, strict=True)]
+    sizes = (weight_VD.dtype == torch.float32, N, V, D, max_bytes)
+    tensors = (features_ND, weight_VD, bias_V, targets_N, *gradients)
+    nats = _call("linear_cross_entropy", features_ND.dtype, sizes, *tensors, returns=ctypes.c_double)
+    return like.new_tensor(nats), *gradients
+
+
+def _call(
+    function: str, dtype: torch.dtype, sizes: tuple[int, ...], *tensors: Tensor | None, returns: Any = None
+) -> Any:
     """Calls a C function: whether bfloat16, the sizes, a pointer for each tensor (null for None), the threads."""
     given = [None if tensor is None else tensor.contiguous() for tensor in tensors]  # held until the call returns
-    library()[f"lmtrain_{function}"](
+    entry = library()[f"lmtrain_{function}"]
+    entry.restype = returns
+    return entry(
         ctypes.c_int(dtype == torch.bfloat16),
         *(ctypes.c_long(size) for size in sizes),
         *(ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in given),

@@ -1,6 +1,7 @@
 // The C entry points, called by ops/native/__init__.py through ctypes. Pointers are to contiguous memory of the shapes in
 // the Python signatures; `bfloat16` says the type of everything except cells and gradients of cells, which are float32.
 
+#include "cross_entropy.h"
 #include "elman.h"
 #include "gru.h"
 #include "lstm.h"
@@ -89,5 +90,21 @@ void lmtrain_elman_backward(int bfloat16, long nonlinearity, long T, long B, lon
                                           : elman_backward<S, SIGMOID>;
         run(T, B, H, (const S*)d_states, (const S*)states, (const S*)weight, keep, (S*)d_projected, (S*)d_h0, threads);
     });
+}
+
+// The weight has the type of the features, or is float32 and rounded to it on the way. Returns the total in nats.
+double lmtrain_linear_cross_entropy(int bfloat16, long float32_weight, long N, long V, long D, long max_bytes,
+                                    const void* features, const void* weight, const float* bias, const int64_t* targets,
+                                    float* d_features, float* d_weight, float* d_bias, long threads) {
+    double nats = 0;
+    with_type(bfloat16, [&](auto type) {
+        typedef decltype(type) S;
+        auto run = [&](auto* typed_weight) {
+            nats = linear_cross_entropy(N, V, D, max_bytes, (const S*)features, typed_weight, bias, targets, d_features,
+                                        d_weight, d_bias, threads);
+        };
+        float32_weight ? run((const float*)weight) : run((const S*)weight);
+    });
+    return nats;
 }
 }
