@@ -154,13 +154,6 @@ class NgramModel(LanguageModel):
         model._table = table
         return model
 
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], **settings: Any) -> NgramModel:
-        """The model with these settings (those of `__init__`) that `tensors()` were saved of. Raises CheckpointError."""
-        model = cls(**settings)
-        model.load(tensors)
-        return model
-
     def _check_ids(self, ids: Tensor) -> NDArray[np.int32]:
         inside = ids.dtype == torch.int32 and ids.dim() == 1 and bool(((ids >= 0) & (ids < self.vocab_size)).all())
         if not inside:
