@@ -422,6 +422,15 @@ def test_an_interrupted_save_leaves_nothing_behind(tmp_path, monkeypatch):
     assert names(tmp_path) == ["last", "step-00000001"]
 
 
+def test_a_full_disk_while_best_is_moved_is_a_resource_error_and_best_stays(tmp_path, monkeypatch):
+    one, two = save(tmp_path, 1), save(tmp_path, 2)
+    mark(tmp_path, "best", one)
+    fail_at(monkeypatch, 1, errno.ENOSPC)
+    with pytest.raises(ResourceError, match=r"best cannot be made to name step-00000002: .*No space left"):
+        mark(tmp_path, "best", two)
+    assert find_checkpoint(tmp_path, "best") == one
+
+
 # ---- which are kept
 
 

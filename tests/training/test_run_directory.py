@@ -115,6 +115,20 @@ def test_what_a_killed_process_left_half_done_is_removed_at_the_start_and_nothin
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["checkpoints", "run.json"]
 
 
+def test_a_new_run_is_refused_where_another_one_left_checkpoints_and_a_resumed_one_is_not(tmp_path):
+    with open_run_directory(tmp_path, new=True):
+        path = save_checkpoint(tmp_path, 1, {}, {})
+    with (
+        pytest.raises(SettingsError, match=rf"checkpoints of another run.*Type resume={tmp_path} "),
+        open_run_directory(tmp_path, new=True),
+    ):
+        pytest.fail("opened")
+    assert path.is_dir()
+    assert len(sessions(tmp_path)) == 1
+    with open_run_directory(tmp_path):
+        pass
+
+
 def test_a_hundred_names_made_at_once_differ():
     assert len({unique_name() for _ in range(100)}) == 100
 

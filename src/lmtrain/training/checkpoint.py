@@ -126,9 +126,16 @@ def save_checkpoint(
 
 
 def mark(run_dir: Path, pointer: Pointer, path: Path) -> None:
-    """Makes `last` or `best` of `run_dir` name the checkpoint `path`; OSError where that cannot be written."""
+    """Makes `last` or `best` of `run_dir` name the checkpoint `path`; ResourceError where that cannot be written."""
     assert path.parent == run_dir / "checkpoints", f"{path} is not a checkpoint of {run_dir}"
-    write_atomically(path.parent / pointer, path.name + "\n")
+    try:
+        write_atomically(path.parent / pointer, path.name + "\n")
+    except OSError as error:
+        raise ResourceError(
+            f"{path.parent / pointer} cannot be made to name {path.name}: {error}.",
+            "It names what it named before; that checkpoint and this one are whole.",
+            "Free some space there, or see that the disk is in order and writable.",
+        ) from error
 
 
 def prune(run_dir: Path, keep: int) -> None:
@@ -165,7 +172,8 @@ def _write(
 ) -> None:
     """Writes all files of a checkpoint and puts them on the disk, the manifest last."""
     for name in [f"{stem}.safetensors" for stem in tensors] + [f"{stem}.json" for stem in documents]:
-        assert FILE.fullmatch(name) and name != "manifest.json", f"{name!r} would not be read back"
+        is_readable = FILE.fullmatch(name) and name != "manifest.json"
+        assert is_readable, f"{name!r} would not be read back"
     directory.mkdir()
     files: dict[str, FileRecord] = {}
     for stem, members in tensors.items():

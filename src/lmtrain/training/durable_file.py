@@ -86,7 +86,7 @@ def remove_temporaries(directory: Path) -> None:
     A live process of that number keeps its files. Our own number belongs to a dead process too (in a container every
     run may be process 1), so call this only while nothing is being written.
     """
-    for path in sorted(directory.iterdir()) if directory.is_dir() else []:
+    for path in sorted(directory.glob("*.tmp-*")):
         match = TEMPORARY.fullmatch(path.name)
         if match and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
             try:

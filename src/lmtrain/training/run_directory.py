@@ -78,11 +78,12 @@ class RunDirectory:
 
 
 @contextmanager
-def open_run_directory(path: Path, command_line: Sequence[str] | None = None) -> Iterator[RunDirectory]:
+def open_run_directory(path: Path, command_line: Sequence[str] | None = None, *, new: bool = False) -> Iterator[RunDirectory]:
     """Makes `path` if need be, locks it, clears what a killed process left half done, and records this process.
 
     All that is written before any work is done, so a directory that cannot be written is known at once: SettingsError,
-    or ResourceError for a full disk. SettingsError also where another process trains here.
+    or ResourceError for a full disk. SettingsError also where another process trains here, and, for a `new` run, where
+    there are checkpoints of another one: they would be removed as this one's own older ones are.
     """
     run = RunDirectory(path)
     lock = _lock_text()
@@ -97,6 +98,8 @@ def open_run_directory(path: Path, command_line: Sequence[str] | None = None) ->
         try:
             remove_temporaries(path)
             remove_temporaries(run.checkpoints)
+            if new:
+                _refuse_another_run(run)
             run.note(id=secrets.token_hex(8), **session_facts(command_line or sys.argv), exit_reason=None)
         except OSError as error:
             raise _unwritable(path, error) from error
@@ -104,6 +107,15 @@ def open_run_directory(path: Path, command_line: Sequence[str] | None = None) ->
             yield run
     finally:
         _unlock(path / "run.lock", lock)
+
+
+def _refuse_another_run(run: RunDirectory) -> None:
+    if any(run.checkpoints.iterdir()):
+        raise SettingsError(
+            f"{run.path} holds the checkpoints of another run.",
+            "A new run begins in a directory without any.",
+            f"Type resume={run.path} to go on with that run, or choose another directory with hydra.run.dir=DIRECTORY.",
+        )
 
 
 def unique_name() -> str:
