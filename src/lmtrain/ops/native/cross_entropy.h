@@ -118,7 +118,7 @@ struct CrossEntropy {
             copy_weight_rows(left, c.d_words * PER_WORD, v0, words_of_vocabulary);
             for (long p = 0; p < c.panels.count(); p++) {
                 const long first = c.panels.first(p), width = c.panels.width(p);
-                multiply<Word>(round_up(words_of_vocabulary, 16), (const uint32_t*)left, c.d_words,
+                multiply<Word>(round_up(words_of_vocabulary, Word::ROWS), (const uint32_t*)left, c.d_words,
                                c.packed_by_token + first * c.d_words, c.d_words, width, z);
                 take_target_logits(c, block, first, width, z);
                 S* e = c.e ? c.e + first * V + v0 * width : nullptr;
@@ -129,9 +129,9 @@ struct CrossEntropy {
         }
     }
 
-    // Rows v0 ... of the weight as the left operand, zero beyond D and to the next multiple of 16 rows.
+    // Rows v0 ... of the weight as the left operand, zero beyond D and in the rows that fill up a tile.
     void copy_weight_rows(Element* left, long stride, long v0, long count) const {
-        for (long v = 0; v < round_up(count, 16); v++)
+        for (long v = 0; v < round_up(count, Word::ROWS); v++)
             for (long d = 0; d < stride; d += LANES)
                 store_operand<S>(left + v * stride + d,
                                  v < count && d < D ? load(weight + (v0 + v) * D + d, D - d) : F{}, stride - d);
@@ -183,10 +183,10 @@ struct CrossEntropy {
     }
 
     void pass_two(const Chunk& c, long me) const {
-        const long step_words = c.step / PER_WORD, D16 = padded_features(), stride = c.words * PER_WORD;
+        const long D16 = padded_features(), stride = c.words * PER_WORD;
         Element* left = scratch<Element>(7, c.step * stride);                     // d_z, rows along the tokens
-        uint32_t* right = scratch<uint32_t>(8, c.columns * step_words);           // d_z, packed
-        uint32_t* turned = scratch<uint32_t>(9, D16 * step_words);                // W^T
+        uint32_t* right = scratch<uint32_t>(8, c.columns * c.step / PER_WORD);    // d_z, packed
+        uint32_t* turned = scratch<uint32_t>(9, D16 * c.step / PER_WORD);         // W^T
         float* z = scratch<float>(6, BLOCK * 64);
         float* mine_features = c.d_features ? c.d_features + me * D16 * c.columns : nullptr;
         if (mine_features) std::fill_n(mine_features, D16 * c.columns, 0.0f);
@@ -194,6 +194,7 @@ struct CrossEntropy {
         const Share mine = share((V + BLOCK - 1) / BLOCK, me, c.team);
         for (long v0 = mine.first * BLOCK; v0 < std::min(V, mine.last * BLOCK); v0 += c.step) {
             const long count = std::min(std::min(V, mine.last * BLOCK) - v0, c.step);
+            const long step_words = round_up(count, 16 * PER_WORD) / PER_WORD;
             gradient_of_logits(c, v0, count, left, stride, right, step_words);
             if (d_weight) gradient_of_weight(c, v0, count, left, z);
             if (!mine_features) continue;
@@ -211,7 +212,7 @@ struct CrossEntropy {
             const long first = c.panels.first(p), width = c.panels.width(p), narrow_width = panel_width(width);
             const S* e = c.e + first * V + v0 * width;
             F scale[64 / LANES];
-            for (long v = 0; v < c.step; v += PER_WORD) {
+            for (long v = 0; v < step_words * PER_WORD; v += PER_WORD) {
                 if (v % BLOCK == 0 && v < count)
                     for (long n = 0; n < width; n += LANES) scale[n / LANES] = scale_of(c, (v0 + v) / BLOCK, first + n);
                 uint32_t* to = right + first * step_words + v / PER_WORD * narrow_width;
@@ -277,7 +278,7 @@ struct CrossEntropy {
             const long rows = std::min(BLOCK, count - v);
             for (long p = 0; p < across.count(); p++) {
                 const long first = across.first(p), width = across.width(p);
-                multiply<Word>(round_up(rows, 16), (const uint32_t*)left + v * c.words, c.words,
+                multiply<Word>(round_up(rows, Word::ROWS), (const uint32_t*)left + v * c.words, c.words,
                                c.packed_by_feature + first * c.words, c.words, width, z);
                 for (long row = 0; row < rows; row++) {
                     float* to = d_weight + (v0 + v + row) * D + first;
@@ -331,20 +332,20 @@ struct CrossEntropy {
     }
 };
 
+// All rows, in chunks that keep working memory below max_bytes, by a team of threads.
 template <class S, class G>
-double linear_cross_entropy(long N, long V, long D, long max_bytes, const S* features, const G* weight,
-                            const float* bias, const int64_t* targets, float* d_features, float* d_weight,
-                            float* d_bias, long threads) {
-    const CrossEntropy<S, G> task{V, D, features, weight, bias, targets, d_features, d_weight, d_bias};
-    const long fitting = std::max(1l, max_bytes / task.bytes_per_row(threads));
+double in_chunks(const CrossEntropy<S, G>& task, long N, long max_bytes, long team) {
+    // With a small weight many small chunks are best, its gradient stays in cache; with a large one few large chunks.
+    const long preferred = task.V * task.D < (1l << 18) ? 256 : 2048;
+    const long fitting = std::clamp(max_bytes / task.bytes_per_row(team), 1l, preferred);
     const long chunks = (N + fitting - 1) / fitting;
     double nats = 0;
     for (long i = 0; i < chunks; i++) {
         const Share rows = share(N, i, chunks);
-        const auto chunk = task.make_chunk(rows.first, rows.last - rows.first, threads, i > 0);
+        const auto chunk = task.make_chunk(rows.first, rows.last - rows.first, team, i > 0);
         auto each_thread = [&](auto work) {
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-            for (long me = 0; me < threads; me++) {
+#pragma omp parallel for num_threads(team) schedule(static, 1) if (team > 1)
+            for (long me = 0; me < team; me++) {
                 const FlushDenormals flush;
                 const Tiles tiles(16);
                 work(me);
@@ -359,6 +360,50 @@ double linear_cross_entropy(long N, long V, long D, long max_bytes, const S* fea
         each_thread([&](long me) { task.gather_features(chunk, me); });
     }
     return nats;
+}
+
+// Every thread takes a part of the tokens; the gradients of weight and bias are added in the order of the threads.
+template <class S, class G>
+double by_tokens(const CrossEntropy<S, G>& task, long N, long max_bytes, long threads) {
+    const long size = task.V * task.D + task.V;
+    float* partial = scratch<float>(10, threads * size);
+    std::vector<double> nats(threads);
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (long me = 0; me < threads; me++) {
+        const Share rows = share(N, me, threads);
+        float *d_weight = partial + me * size, *d_bias = d_weight + task.V * task.D;
+        const CrossEntropy<S, G> mine{task.V,
+                                      task.D,
+                                      task.features + rows.first * task.D,
+                                      task.weight,
+                                      task.bias,
+                                      task.targets + rows.first,
+                                      task.d_features ? task.d_features + rows.first * task.D : nullptr,
+                                      task.d_weight ? d_weight : nullptr,
+                                      task.d_bias ? d_bias : nullptr};
+        nats[me] = in_chunks(mine, rows.last - rows.first, max_bytes / threads, 1);
+    }
+    auto add_up = [&](float* to, long offset, long count) {
+        for (long i = 0; to && i < count; i++) {
+            to[i] = partial[offset + i];
+            for (long t = 1; t < threads; t++) to[i] += partial[t * size + offset + i];
+        }
+    };
+    add_up(task.d_weight, 0, task.V * task.D);
+    add_up(task.d_bias, task.V * task.D, task.V);
+    double total = 0;
+    for (double part : nats) total += part;
+    return total;
+}
+
+template <class S, class G>
+double linear_cross_entropy(long N, long V, long D, long max_bytes, const S* features, const G* weight,
+                            const float* bias, const int64_t* targets, float* d_features, float* d_weight,
+                            float* d_bias, long threads) {
+    const CrossEntropy<S, G> task{V, D, features, weight, bias, targets, d_features, d_weight, d_bias};
+    threads = double(N) * V * D < 1e6 ? 1 : threads;
+    const bool few_words = V < 512 * threads && N >= threads;
+    return threads > 1 && few_words ? by_tokens(task, N, max_bytes, threads) : in_chunks(task, N, max_bytes, threads);
 }
 
 }  // namespace lmtrain

@@ -32,9 +32,10 @@ constexpr int PANEL_VECTORS = 2;  // 6 x 2 = 12 of 16
 constexpr int MAX_ROWS = 8;
 constexpr int rows_in_registers(int vectors) { return LANES == 16 && vectors < 4 ? 8 : 6; }
 
+// ROWS: what the rows of A are rounded up to in cross_entropy.h, for the sake of tiles.
 struct Single {
     typedef float Element;
-    static constexpr int PER_WORD = 1;
+    static constexpr int PER_WORD = 1, ROWS = 1;
     INLINE F fma(F c, const uint32_t* a, F w) {
         float x;
         memcpy(&x, a, 4);
@@ -46,7 +47,7 @@ struct Single {
 #define LMTRAIN_PAIRS 1
 struct Pair {
     typedef bf16 Element;
-    static constexpr int PER_WORD = 2;
+    static constexpr int PER_WORD = 2, ROWS = 16;
     INLINE F fma(F c, const uint32_t* a, F w) {
         return (F)_mm512_dpbf16_ps((__m512)c, (__m512bh)_mm512_set1_epi32(*a), (__m512bh)(__m512)w);
     }
