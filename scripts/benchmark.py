@@ -278,7 +278,7 @@ def _our_step(preset: Preset, backend: str, precision: str, tokens_TB: Tensor, d
 
 def _parts(learner: GradientLearner, chunk: Chunk, preset: Preset, device: torch.device) -> dict[str, float]:
     """Milliseconds of the parts of a step, each timed alone, forward and backward; what is left is `rest`."""
-    model = learner.model
+    model: Any = learner.model
     state = model.initial_state(preset.batch_size)
     with torch.no_grad(), learner.autocast():
         embedded = model.embedding(chunk.inputs_TB)
@@ -493,7 +493,7 @@ def _our_model(preset: Preset, backend: str, device: torch.device) -> Any:
 def _copied(ours: Any, plain: PlainModel) -> PlainModel:
     """The plain model with our weights."""
     plain.embedding.weight.copy_(ours.embedding.weight)
-    plain.output.weight.copy_(ours.head.weight_VD if hasattr(ours.head, "weight_VD") else plain.output.weight)
+    plain.output.weight.copy_(ours.head.weight_VE)
     plain.output.bias.zero_()
     for number, layer in enumerate(ours.layers):
         getattr(plain.recurrence, f"weight_ih_l{number}").copy_(layer.weight_input_ZE)

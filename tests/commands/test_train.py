@@ -129,8 +129,14 @@ FEATURES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("stop_at", [1, 9, 17])
-@pytest.mark.parametrize("features", FEATURES)
+QUICK = [("lstm, dropout", 1), ("lstm, dropout", 17), *((features, 9) for features in FEATURES)]
+STOPS = [(features, stop_at) for features in FEATURES for stop_at in (1, 9, 16, 17, 23)]
+
+
+@pytest.mark.parametrize(
+    ("features", "stop_at"),
+    [*QUICK, *(pytest.param(*stop, marks=pytest.mark.slow) for stop in STOPS if stop not in QUICK)],
+)
 def test_a_resumed_run_ends_bit_for_bit_like_the_uninterrupted_one(features: str, stop_at: int, place: Path) -> None:
     """The epoch has 16 steps or so: stops lie at its start, in its middle, and behind its end."""
     settings = [*TINY, *FEATURES[features]]

@@ -30,9 +30,10 @@ from lmtrain.inference.evaluate import Bill, evaluate
 from lmtrain.inference.sample import SampleSettings, sample_text
 from lmtrain.models.base import LanguageModel
 from lmtrain.training.checkpoint import load_checkpoint, mark, newest_valid_checkpoint, prune, save_checkpoint
-from lmtrain.training.durable_file import write_atomically
+from lmtrain.training.durable_file import check_free_space, write_atomically
 from lmtrain.training.finite import nonfinite_names
 from lmtrain.training.loop import Cadence, TrainState, fit
+from lmtrain.training.provenance import device_facts
 from lmtrain.training.run_directory import RunDirectory, open_run_directory
 from lmtrain.training.signals import Stop, catch_signals
 from lmtrain.training.strict_json import parse_json
@@ -44,7 +45,7 @@ log = logging.getLogger("lmtrain")
 def train(settings: config.Config, directory: Path) -> float | None:
     """Trains from the beginning in `directory`; returns the best validation loss in nats per token."""
     choose_device(settings.trainer)  # before anything is written
-    with open_run_directory(directory, sys.argv) as run:
+    with open_run_directory(directory, sys.argv, new=True) as run:
         write_atomically(run.settings, json.dumps(config.config_to_json(settings), indent=2) + "\n")
         return _run(settings, run, resumed_from=None)
 
@@ -66,7 +67,14 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> float | None:
 
 def _changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Config:
     """The settings of a run with `changes`; refuses those that would make it another run, warns of those that alter it."""
-    mapping = parse_json((directory / "settings.json").read_bytes())
+    try:
+        mapping = parse_json((directory / "settings.json").read_bytes())
+    except ValueError as error:
+        raise CheckpointError(
+            f"{directory / 'settings.json'} cannot be read: {error}.",
+            "It holds the settings of the run as JSON.",
+            "Restore the file; every checkpoint holds the same settings in its training.json.",
+        ) from None
     old = config.read_config(mapping)
     for key, value in changes.items():
         node = mapping
@@ -114,8 +122,9 @@ def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) 
     if resumed_from is not None:
         _load(state, resumed_from, corpus)
         log.info("Going on from step %d (%s).", state.step, resumed_from)
-    run.note(num_parameters=_num_parameters(model), device=str(device), num_threads=torch.get_num_threads(),
+    run.note(**device_facts(device), num_parameters=_num_parameters(model), num_threads=torch.get_num_threads(),
              corpus=corpus.fingerprint)  # fmt: skip
+    check_free_space(run.path, 3 * _num_bytes(model) * (trainer.keep + 2))
     log.info("%s", _describe_model(settings, model, device, run.path))
 
     def validate(evaluated: LanguageModel) -> Bill:
@@ -139,7 +148,7 @@ def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) 
         )  # fmt: skip
         telemetry.record_settings(config.config_to_json(settings), state.best_nats)
     best_nats = state.best_nats if state.best_step is not None else None
-    run.note(ended_because=reason, num_steps=state.step, best_nats_per_token=best_nats, best_step=state.best_step)
+    run.note(exit_reason=reason, num_steps=state.step, best_nats_per_token=best_nats, best_step=state.best_step)
     if stop.requested:
         _say_resume(run, stop, state)
     _conclude(run, corpus, trainer, device)
@@ -229,6 +238,10 @@ def _describe_model(settings: config.Config, model: LanguageModel, device: torch
 
 def _num_parameters(model: LanguageModel) -> int:
     return sum(p.numel() for p in model.parameters()) if isinstance(model, torch.nn.Module) else 0
+
+
+def _num_bytes(model: LanguageModel) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters()) if isinstance(model, torch.nn.Module) else 0
 
 
 def _set_threads(num_threads: int) -> None:

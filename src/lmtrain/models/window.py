@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lmtrain.models.base import NeuralLanguageModel, State, keep_mask
-from lmtrain.ops.activations import ACTIVATIONS, GATED
+from lmtrain.ops.activations import ACTIVATIONS, GATED, LEARNT
 
 
 class WindowLayer(nn.Module):
@@ -34,8 +34,7 @@ class WindowLayer(nn.Module):
         self.norm = nn.LayerNorm(hidden_size) if layer_norm else None
         self.residual = residual and input_size == hidden_size
         self.activation = activation
-        # parametric ReLU learns its slope, Swish its steepness
-        start = {"parametric_relu": 0.25, "swish": 1.0}.get(activation)
+        start = LEARNT.get(activation)
         self.slope = nn.Parameter(torch.tensor(start)) if start is not None else None
 
     def forward(self, x_TBD: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from lmtrain.models.base import LanguageModel, NeuralLanguageModel, State, detac
 from lmtrain.models.ngram import NgramModel
 from lmtrain.training.averaging import Averaging
 from lmtrain.training.optimizer import clip_gradients, load_optimizer, optimizer_tensors, set_rate
+from lmtrain.training.random_state import load_random_document, random_document
 from lmtrain.training.schedule import Progress, Schedule
 
 Tensors = dict[str, dict[str, Tensor]]  # file name -> tensor name -> tensor
@@ -164,7 +165,7 @@ class GradientLearner(Learner):
             "optimizer": optimizer_tensors(self.optimizer)[1],
             "schedule": self.schedule.state(),
             "averaging": self.averaging.document(),
-            "generator": self.generator.get_state().numpy().tobytes().hex(),
+            "random": random_document({"dropout": self.generator}),
         }
 
     def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
@@ -174,7 +175,7 @@ class GradientLearner(Learner):
         load_optimizer(self.optimizer, _part(training, "optimizer."), document["optimizer"])
         self.averaging.load(_part(training, "averaging."), document["averaging"])
         self.schedule.load_state(document["schedule"])
-        self.generator.set_state(torch.frombuffer(bytearray.fromhex(document["generator"]), dtype=torch.uint8))
+        load_random_document(document["random"], {"dropout": self.generator})
         device = next(self.model.parameters()).device
         carried = _part(training, "state.")
         self.state = tuple(carried[str(number)].to(device) for number in range(len(carried)))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lmtrain.inference.evaluate import Bill, perplexity_of
+from lmtrain.training.durable_file import write_atomically
 from lmtrain.training.learner import StepReport
 
 if TYPE_CHECKING:
@@ -185,9 +185,7 @@ def _drop_records_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, "".join(kept))
 
 
 def _flatten(settings: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
