@@ -21,6 +21,9 @@ from typing import Any
 from lmtrain.errors import SettingsError
 
 
+MAX_LIST = 1000  # items of a setting that is a list, also in a checkpoint
+
+
 class Resume(Enum):
     """What happens when a resumed run is given another value than it was started with."""
 
@@ -102,8 +105,9 @@ class NeuralConfig(ModelConfig):
     )
     head: HeadName = setting(HeadName.full, "Output layer: full, adaptive or sampled softmax.", resume=Resume.refused)
     cutoffs: list[int] = setting(
-        [2000, 10000], "Adaptive softmax: the rank at which each tail cluster begins.", resume=Resume.refused
-    )
+        [2000, 10000], "Adaptive softmax: the rank at which each tail cluster begins.", least=1, most=1 << 24,
+        resume=Resume.refused,
+    )  # fmt: skip
     div_value: float = setting(
         4.0,
         "Adaptive softmax: how much smaller each further cluster's features are.",
@@ -146,7 +150,8 @@ class RecurrentConfig(NeuralConfig):
     nonlinearity: Nonlinearity = setting(
         Nonlinearity.tanh, "Elman's non-linearity: tanh, relu or sigmoid.", resume=Resume.refused
     )
-    hidden_sizes: list[int] = setting([], "A size for every layer; replaces hidden_size and num_layers.", resume=Resume.refused)
+    hidden_sizes: list[int] = setting([], "A size for every layer; replaces hidden_size and num_layers.", least=1, most=1 << 16,
+                                      resume=Resume.refused)  # fmt: skip
     projection_size: int = setting(
         0, "Size of a linear projection behind every layer; 0: none.", least=0, most=1 << 16, resume=Resume.refused
     )
@@ -313,8 +318,10 @@ class OneCycleConfig(ScheduleConfig):
 @dataclass(kw_only=True)
 class TrainerConfig:
     batch_size: int = setting(20, "Parallel streams.", least=1, most=1 << 20, resume=Resume.refused)
-    chunk_length: int = setting(35, "Steps of truncated backpropagation through time.", least=1, most=1 << 20,
-                                resume=Resume.refused)  # fmt: skip
+    chunk_length: int = setting(
+        0, "Steps of truncated backpropagation through time; 0: 35 for words, 64 for characters and bytes.", least=0,
+        most=1 << 20, resume=Resume.refused,
+    )  # fmt: skip
     backward_length: int = setting(
         0, "Steps that gradients reach back (k2); more than chunk_length (k1) overlaps; 0: chunk_length.", least=0,
         resume=Resume.refused,
@@ -334,7 +341,9 @@ class TrainerConfig:
     sample_tokens: int = setting(200, "Tokens of the sample at each evaluation; 0: none.", least=0, most=100000,
                                  resume=Resume.allowed)  # fmt: skip
     sample_temperature: float = setting(0.8, "Temperature of these samples.", least=0, most=100, resume=Resume.allowed)
-    precision: Precision = setting(Precision.float32, "float32, bfloat16 (products only), or auto.")
+    precision: Precision = setting(
+        Precision.auto, "float32, bfloat16 (products only), or auto: bfloat16 where the device has instructions for it."
+    )
     device: Device = setting(Device.auto, "auto, cpu or cuda.", resume=Resume.warned)
     num_threads: int = setting(0, "CPU threads; 0: as many as PyTorch chooses.", least=0, most=1024)
     seed: int = setting(1, "Seed of everything random.", least=0, most=2**32 - 1, resume=Resume.refused)
@@ -379,6 +388,8 @@ def read_config(mapping: Mapping[str, Any]) -> Config:
     problems: list[str] = []
     config = read_settings(Config, mapping, "", problems)
     if not problems:
+        if config.trainer.chunk_length == 0:
+            config.trainer.chunk_length = 35 if config.tokenizer.name is TokenizerName.word else 64
         problems.extend(_conflicts(config))
     raise_problems(problems)
     return config
@@ -456,6 +467,8 @@ def _convert(value: Any, hint: Any) -> Any:
     if typing.get_origin(hint) is list:
         if not isinstance(value, (list, tuple)):
             raise ValueError("allowed is a list such as [1,2]")
+        if len(value) > MAX_LIST:
+            raise ValueError(f"allowed are at most {MAX_LIST} numbers")
         return [_convert(item, typing.get_args(hint)[0]) for item in value]
     if isinstance(hint, type) and issubclass(hint, Enum):
         return _convert_enum(value, hint)
@@ -487,13 +500,20 @@ def _outside(number: float, metadata: Mapping[str, Any]) -> str:
     )
     if inside:
         return ""
-    low = f"at least {least:g}" if least is not None else f"above {above:g}" if above is not None else "a finite number"
-    high = f" and at most {most:g}" if most is not None else f" and below {below:g}" if below is not None else ""
+    low = f"at least {least}" if least is not None else f"above {above}" if above is not None else "a finite number"
+    high = f" and at most {most}" if most is not None else f" and below {below}" if below is not None else ""
     return low + high
 
 
 def unknown_setting(key: str, allowed: list[str]) -> str:
-    """One line for a setting that does not exist, with the nearest one that does."""
+    """One line for a setting that does not exist, with the nearest one that does, or the choice that it belongs to."""
+    group, _, name = key.partition(".")
+    kinds = {
+        f.name: KINDS.get(hint, ()) for f in dataclasses.fields(Config) for hint in [typing.get_type_hints(Config)[f.name]]
+    }
+    owners = [getattr(cls, "kind") for cls in kinds.get(group, ()) if name in {f.name for f in dataclasses.fields(cls)}]
+    if owners:
+        return f"{key} is a setting of {group}s of the kind {' or '.join(owners)} only."
     return f"{key} does not exist{nearest(key, allowed)}"
 
 
@@ -529,8 +549,6 @@ def _conflicts(config: Config) -> Iterator[str]:
             yield "model.direct_order needs model.head=full. Set model.direct_order=0 or model.head=full."
         if model.activation_penalty or model.temporal_penalty:
             yield "model.direct_order goes without model.activation_penalty and model.temporal_penalty. Set them to 0."
-    if isinstance(model, RecurrentConfig) and any(size < 1 for size in model.hidden_sizes):
-        yield f"model.hidden_sizes={model.hidden_sizes} must be whole numbers of at least 1."
     if isinstance(data, TextConfig) and not data.path:
         yield "data=text needs data.path. Type data.path=FILE, or a directory with train.txt, valid.txt and test.txt."
     if data.valid_fraction + data.test_fraction >= 1:

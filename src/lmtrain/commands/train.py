@@ -20,6 +20,7 @@ from lmtrain.build import (
     build_model,
     build_stream,
     choose_device,
+    choose_precision,
     describe_model,
     describe_texts,
     load_trained,
@@ -230,9 +231,11 @@ def _say_resume(run: RunDirectory, stop: Stop, state: TrainState) -> None:
 
 
 def _describe_model(settings: config.Config, model: LanguageModel, device: torch.device, path: Path) -> str:
+    precision = str(choose_precision(settings.trainer, device)).removeprefix("torch.")
+    chosen = " (chosen for this device)" if settings.trainer.precision is config.Precision.auto else ""
     return (
         f"Model: {settings.model.kind}, {_num_parameters(model):,} parameters, on {device} with {torch.get_num_threads()} "
-        f"threads. Run: {_shown(path)}"
+        f"threads, products in {precision}{chosen}. Run: {_shown(path)}"
     )
 
 
