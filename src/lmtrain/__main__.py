@@ -6,11 +6,12 @@ The first argument tells: a Hydra override never is a bare word, a command alway
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import sys
 from importlib import import_module
 
-from lmtrain.errors import UserError, end_process
+from lmtrain.errors import ResourceError, UserError, end_process, is_out_of_memory
 
 COMMANDS = {
     "sample": "write text",
@@ -26,10 +27,26 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command; a user's mistake is one paragraph and an exit code, without a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # where the terminal's encoding lacks a character
     try:
         _dispatch(arguments)
     except UserError as error:
         end_process(error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        end_process(
+            ResourceError(
+                f"There is not enough memory: {str(error).partition(chr(10))[0] or 'Python could get no more'}.",
+                "",
+                "Close other programs, or give less at a time: fewer --streams, a smaller --cache, a smaller model.",
+            )
+        )
+    except KeyboardInterrupt:
+        print("lmtrain: interrupted.", file=sys.stderr)
+        raise SystemExit(130) from None
     except BrokenPipeError:
         # The reader went away (`| head`); what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

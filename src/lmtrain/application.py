@@ -2,12 +2,16 @@
 
 Overrides are checked by `check_overrides` before Hydra acts on them, so that everything wrong with them is said at once, before
 torch is imported and before a run directory appears. Hydra then composes `conf/`, makes the run directory and calls `train`.
+A job of a sweep that fails does not keep the others from running; the sweep then ends with a list of those that failed.
 """
 
 from __future__ import annotations
 
+import copy
+import itertools
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +21,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +29,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import lmtrain.config as config
 from lmtrain.errors import SettingsError, UserError, end_process
+
+MAX_SWEEP = 10_000  # values of one setting
 
 GROUPS = ("model", "data", "tokenizer", "optimizer", "schedule", "trainer", "experiment")
 
@@ -47,17 +53,95 @@ def register_schemas() -> None:
 
 def run(arguments: Sequence[str]) -> None:
     """`python -m lmtrain` without a command: checks the overrides, then lets Hydra train, sweep or show."""
+    _refuse_several_processes()
     register_schemas()
     overrides = _overrides(arguments)
     extra: list[str] = []
     if not any(argument in ("--hydra-help", "--version", "--shell-completion", "-sc") for argument in arguments):
         mapping = check_overrides(overrides)
+        _refuse_sweep_unless_asked_for(overrides, arguments)
         if mapping["resume"]:
-            # A resumed run goes on in its own directory; what Hydra wrote there at the start stays as it is.
-            directory = Path(mapping["resume"]).expanduser().resolve()
-            extra = [f"hydra.run.dir={_quoted(str(directory))}", "hydra.output_subdir=null"]
-    sys.argv = [sys.argv[0], *arguments, *extra]
-    hydra.main(version_base="1.3", config_path=str(config.conf_directory()), config_name="config")(_train)()
+            extra = _in_its_own_directory(mapping["resume"], arguments)
+        else:
+            for note in config.iter_idle(config.read_config(mapping), [override.partition("=")[0] for override in overrides]):
+                print(f"lmtrain: {note}", file=sys.stderr)
+    # Overrides first: argparse takes them from one place only, and we do not want to mind where they were typed.
+    sys.argv = [sys.argv[0], *overrides, *extra, *(argument for argument in arguments if argument not in overrides)]
+    _call_hydra(swept={item.key_or_group for item in _parse(overrides) if item.is_sweep_override()})
+
+
+def _refuse_several_processes() -> None:
+    """`torchrun` and the like start several processes that would all train the same model in the same place."""
+    world_size = os.environ.get("WORLD_SIZE", "1")
+    if world_size not in ("", "1"):
+        raise SettingsError(
+            f"WORLD_SIZE={world_size} says that this is one of several processes.",
+            "One process trains one model; there is no distributed training here.",
+            "Start it without torchrun (or unset WORLD_SIZE); for several runs at once see  python -m lmtrain -m --help.",
+        )
+
+
+def _refuse_sweep_unless_asked_for(overrides: Sequence[str], arguments: Sequence[str]) -> None:
+    if not {"-m", "--multirun"} & set(arguments) and not any("hydra.mode" in override for override in overrides):
+        config.raise_problems(
+            [
+                f"{item.input_line} gives several values. To train once for each, type -m as well; for one value with commas "
+                f"in it, quote it twice: '{item.key_or_group}=\"{(item.input_line or '').partition('=')[2]}\"'."
+                for item in _parse(overrides)
+                if item.is_sweep_override()
+            ]
+        )
+
+
+def _in_its_own_directory(resume: str, arguments: Sequence[str]) -> list[str]:
+    """What makes Hydra go on in the directory of the run; what it wrote there at the start stays as it is."""
+    given = [argument for argument in arguments if argument.startswith(("hydra.run.dir=", "hydra.sweep.", "-m", "--multirun"))]
+    if given:
+        raise SettingsError(
+            f"{' '.join(given)} was given together with resume=.",
+            "A run goes on in its own directory, one run at a time.",
+            f"Leave {' '.join(given)} out.",
+        )
+    directory = Path(resume).expanduser().resolve()
+    return [f"hydra.run.dir={_quoted(str(directory))}", "hydra.output_subdir=null"]
+
+
+def _call_hydra(swept: Set[str]) -> None:
+    """Runs the job or jobs of `sys.argv`. What Hydra cannot do before the first job begins is a mistake in the settings.
+
+    A job that fails is listed at the end with its values of the `swept` settings; the sweep ends with its exit code.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions reach us as they are; Hydra would print them and exit with 1
+    jobs: list[str] = []
+    failures: list[str] = []
+
+    def task(composed: DictConfig) -> float | None:
+        jobs.append(" ".join(o for o in HydraConfig.get().overrides.task if o.partition("=")[0].lstrip("+") in swept))
+        try:
+            return _train(composed)
+        except Exception as error:
+            failures.append(f"  #{len(jobs) - 1}  {jobs[-1]}: {str(error) or type(error).__name__}")
+            raise
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(config.conf_directory()), config_name="config")(task)()
+    except BrokenPipeError:
+        raise  # `--cfg job | head`
+    except (OSError, HydraException, OmegaConfBaseException) as error:
+        if jobs:
+            raise
+        if not isinstance(error, HydraException | OmegaConfBaseException):
+            raise SettingsError(
+                f"The run directory cannot be made: {error}.",
+                "It must be a new path, or a directory, that you may write in.",
+                "Choose another with hydra.run.dir=DIRECTORY (for a sweep hydra.sweep.dir=DIRECTORY).",
+            ) from error
+        raise SettingsError(
+            f"Hydra refuses the settings: {error}", "", "\nOptions of Hydra itself:  python -m lmtrain --hydra-help"
+        ) from error
+    finally:
+        if failures and len(jobs) > 1:
+            print(f"\n{len(failures)} of {len(jobs)} jobs failed:\n" + "\n".join(failures), file=sys.stderr)
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
@@ -109,9 +193,9 @@ def check_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     parsed = _parse(overrides)
     config.raise_problems(
         [
-            f"~{item.key_or_group} would remove a setting. Set it to another value, or to null."
+            f"{item.input_line} would remove a setting, or put a group elsewhere. Set it to another value, or to null."
             for item in parsed
-            if item.is_delete()
+            if item.is_delete() or item.package is not None
         ]
     )
     groups = [item for item in parsed if item.key_or_group in GROUPS]
@@ -120,20 +204,45 @@ def check_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     config.raise_problems(problems)
     settings = _compose([f"{item.key_or_group}={_first(item)}" for item in groups])
     for item in parsed:
-        if item.key_or_group in GROUPS or item.key_or_group.split(".")[0] == "hydra":
+        if item.key_or_group in GROUPS or item.is_hydra_override():
             continue
         problem = _apply(settings, item)
         if problem:
             problems.append(problem)
-    if settings.get("resume"):
+    settings = _resolve(settings, problems)
+    if isinstance(settings["resume"], str) and settings["resume"]:
         config.raise_problems(problems)  # the rest of the settings comes from the run itself
         return settings
-    try:
-        config.read_config(settings)
-    except config.SettingsProblemsError as error:
-        problems.extend(error.problems)
+    for variant in [settings, *([] if problems else _iter_variants(settings, parsed))]:
+        try:
+            config.read_config(variant)
+        except config.SettingsProblemsError as error:
+            problems.extend(problem for problem in error.problems if problem not in problems)
     config.raise_problems(problems)
     return settings
+
+
+def _resolve(settings: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """`settings` with every `${...}` replaced. Only what was typed here is resolved, never what a checkpoint says."""
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(settings), resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        problems.append(f"The settings cannot be resolved: {str(error).partition(chr(10))[0].rstrip('.')}.")
+        config.raise_problems(problems)
+    return cast(dict[str, Any], resolved)
+
+
+def _iter_variants(settings: dict[str, Any], parsed: Sequence[Override]) -> Iterator[dict[str, Any]]:
+    """The settings with each further value of a sweep (groups apart)."""
+    for item in parsed:
+        if item.is_sweep_override() and item.key_or_group not in GROUPS and not item.is_hydra_override():
+            *parents, name = item.key_or_group.split(".")
+            for value in _values(item)[1:]:
+                variant = node = copy.deepcopy(settings)
+                for parent in parents:
+                    node = node[parent]
+                node[name] = value
+                yield variant
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -153,32 +262,38 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
 
 def _check_choices(item: Override) -> list[str]:
     """Group choices that do not exist."""
-    directory = config.conf_directory() / item.key_or_group
-    allowed = sorted(path.stem for path in directory.glob("*.yaml"))
+    allowed = _choices(item.key_or_group)
     return [
         f"{item.key_or_group}={value} does not exist; allowed are {', '.join(allowed)}" + config.nearest(str(value), allowed)
         for value in _values(item)
-        if value not in allowed and not (item.key_or_group == "experiment" and value is None)
+        if value not in allowed
     ]
 
 
+def _choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (config.conf_directory() / group).glob("*.yaml"))
+
+
 def _values(item: Override) -> list[Any]:
-    """All values of an override: several in a sweep."""
-    if item.is_sweep_override():
-        return [_plain(value) for value in item.sweep_iterator()]
-    return [item.value()]
+    """All values of an override: several in a sweep. Raises SettingsError where there is none, or no end of them."""
+    match item.value():
+        case Glob() as pattern:
+            values: list[Any] = pattern.filter(_choices(item.key_or_group))
+        case IntervalSweep(start=start, end=end):  # only for sweepers that search
+            values = [int(bound) if bound.is_integer() else bound for bound in map(float, (start or 0, end or 0))]
+        case RangeSweep() as steps:
+            values = list(itertools.islice(steps.range(), MAX_SWEEP + 1)) if steps.step else []
+        case ChoiceSweep() as choice:
+            values = [value.text if isinstance(value, QuotedString) else value for value in choice.list]
+        case value:
+            values = [value]
+    if not 1 <= len(values) <= MAX_SWEEP:
+        config.raise_problems([f"{item.input_line} stands for no value, or for more than {MAX_SWEEP:,}."])
+    return values
 
 
 def _first(item: Override) -> str:
-    value = _values(item)[0]
-    return "null" if value is None else str(value)
-
-
-def _plain(value: Any) -> Any:
-    """A sweep yields text; what it stands for."""
-    if isinstance(value, str):
-        return OmegaConf.to_container(OmegaConf.create(f"v: {value}"))["v"]  # type: ignore[index, call-overload]
-    return value
+    return str(_values(item)[0])
 
 
 def _compose(group_overrides: list[str]) -> dict[str, Any]:
@@ -205,8 +320,7 @@ def _apply(settings: dict[str, Any], item: Override) -> str | None:
         return config.unknown_setting(key, list(_all_keys(settings)))
     if isinstance(node[name], dict):
         return f"{key} is a group of settings. Set one of them, for example {key}.{next(iter(node[name]))}=..."
-    for value in reversed(_values(item)):
-        node[name] = value
+    node[name] = _values(item)[0]
     return None
 
 

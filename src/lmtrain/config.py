@@ -12,14 +12,13 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from lmtrain.errors import SettingsError
-
 
 MAX_LIST = 1000  # items of a setting that is a list, also in a checkpoint
 
@@ -473,7 +472,7 @@ def _convert(value: Any, hint: Any) -> Any:
     if isinstance(hint, type) and issubclass(hint, Enum):
         return _convert_enum(value, hint)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 1 << 1000 else math.inf  # which no range allows
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ValueError(f"allowed is {names[hint]}")
@@ -492,7 +491,7 @@ def _outside(number: float, metadata: Mapping[str, Any]) -> str:
     """The range in words where `number` is outside it, else nothing."""
     least, most, above, below = (metadata.get(name) for name in ("least", "most", "above", "below"))
     inside = (
-        math.isfinite(number)
+        (isinstance(number, int) or math.isfinite(number))
         and (least is None or number >= least)
         and (most is None or number <= most)
         and (above is None or number > above)
@@ -513,7 +512,7 @@ def unknown_setting(key: str, allowed: list[str]) -> str:
     }
     owners = [getattr(cls, "kind") for cls in kinds.get(group, ()) if name in {f.name for f in dataclasses.fields(cls)}]
     if owners:
-        return f"{key} is a setting of {group}s of the kind {' or '.join(owners)} only."
+        return f"{key} does not exist here; it belongs to {group} settings of the kind {' or '.join(owners)}."
     return f"{key} does not exist{nearest(key, allowed)}"
 
 
@@ -559,6 +558,19 @@ def _conflicts(config: Config) -> Iterator[str]:
             f"optimizer.learning_rate={rate:g} is absurd for {name.name}: it divides each gradient by its own size, so a step "
             "moves every weight by about the rate. Only sgd takes such rates; type for example optimizer.learning_rate=0.003."
         )
+    optimizer = config.optimizer
+    for option in {option for options in READ_BY.values() for option in options} - READ_BY[name]:
+        default, value = (getattr(settings, option) for settings in (OptimizerConfig(), optimizer))
+        if value != default:
+            readers = ", ".join(other.name for other, options in READ_BY.items() if option in options)
+            yield f"optimizer.{option}={value} would be ignored by {name.name}; it is read by {readers}. Leave it out."
+    if optimizer.nesterov and not optimizer.momentum and name is OptimizerName.sgd:
+        yield "optimizer.nesterov=true looks ahead along the momentum. Type optimizer.momentum=0.9 as well."
+    if name is OptimizerName.sparse_adam and (optimizer.weight_decay or optimizer.l1 or getattr(model, "tie_weights", False)):
+        yield (
+            "optimizer=sparse_adam updates only the rows of the embedding that a chunk reads, so it goes without "
+            "optimizer.weight_decay, optimizer.l1 and model.tie_weights. Leave them out, or type optimizer=adam."
+        )
     if isinstance(config.schedule, OneCycleConfig) and config.schedule.up + config.schedule.flat + config.schedule.down > 1:
         yield "schedule.up, schedule.flat and schedule.down are shares of the run; their sum must be at most 1."
     if not isinstance(model, NgramConfig) and trainer.num_steps is trainer.num_epochs is trainer.max_seconds is None:
@@ -568,6 +580,56 @@ def _conflicts(config: Config) -> Iterator[str]:
             f"trainer.backward_length={trainer.backward_length} is shorter than trainer.chunk_length="
             f"{trainer.chunk_length}. Set it to 0 (no overlap) or to at least {trainer.chunk_length}."
         )
+
+
+READ_BY: dict[OptimizerName, set[str]] = {
+    OptimizerName.sgd: {"momentum", "nesterov"},
+    OptimizerName.adagrad: {"epsilon"},
+    OptimizerName.rmsprop: {"momentum", "alpha", "epsilon"},
+    OptimizerName.adam: {"beta1", "beta2", "epsilon"},
+    OptimizerName.adamw: {"beta1", "beta2", "epsilon"},
+    OptimizerName.sparse_adam: {"beta1", "beta2", "epsilon"},
+}
+"""The options that each optimiser reads; another one that is not at its default is refused."""
+
+
+def iter_idle(config: Config, keys: Collection[str]) -> Iterator[str]:
+    """A line for each of the settings `keys` that is read by nothing, because of how others are set."""
+    model, optimizer, trainer = config.model, config.optimizer, config.trainer
+    counted = isinstance(model, NgramConfig)
+    head = getattr(model, "head", None)
+    needs = {
+        "model.nonlinearity": (getattr(model, "cell", None) is Cell.elman, "model=elman"),
+        "model.forget_bias": (getattr(model, "cell", None) is Cell.lstm, "model=lstm"),
+        "model.cutoffs": (head is HeadName.adaptive, "model.head=adaptive"),
+        "model.div_value": (head is HeadName.adaptive, "model.head=adaptive"),
+        "model.num_samples": (head is HeadName.sampled, "model.head=sampled"),
+        "model.proposal": (head is HeadName.sampled, "model.head=sampled"),
+        "model.direct_table": (bool(getattr(model, "direct_order", 0)), "model.direct_order=2 or more"),
+        "model.average_span": (bool(getattr(model, "num_averages", 0)), "model.num_averages above 0"),
+        "model.num_averages": (bool(getattr(model, "average_span", 0)), "model.average_span above 0"),
+        "model.hidden_size": (not getattr(model, "hidden_sizes", None), "an empty model.hidden_sizes"),
+        "model.num_layers": (not getattr(model, "hidden_sizes", None), "an empty model.hidden_sizes"),
+        "model.add_k": (getattr(model, "smoothing", None) is Smoothing.add_k, "model.smoothing=add_k"),
+        "optimizer.ema_decay": (optimizer.averaging is Averaging.ema, "optimizer.averaging=ema"),
+        "optimizer.patience": (optimizer.averaging is Averaging.nt_asgd, "optimizer.averaging=nt_asgd"),
+        "trainer.sample_temperature": (trainer.sample_tokens > 0, "trainer.sample_tokens above 0"),
+    }
+    for key in keys:
+        matters, need = needs.get(key, (True, ""))
+        if counted and (key in COUNTING_IGNORES or key.partition(".")[0] in ("optimizer", "schedule")):
+            matters, need = False, "a model that is trained by gradients; n-grams are counted in one pass"
+        if not matters:
+            yield f"{key} has no effect here: it needs {need}."
+
+
+COUNTING_IGNORES = [
+    f"trainer.{name}"
+    for name in (
+        "batch_size", "chunk_length", "backward_length", "random_chunk_length", "random_offset", "num_steps", "num_epochs",
+        "max_seconds", "clip_norm", "precision", "on_nonfinite",
+    )
+]  # fmt: skip
 
 
 def _last_size(model: NeuralConfig) -> int:

@@ -53,6 +53,15 @@ class ResourceError(UserError):
     exit_code = 6
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was asked for that there is not: by Python, NumPy, PyTorch on CPU or GPU, or C++."""
+    words = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in words or "std::bad_alloc" in words)
+    )
+
+
 def end_process(error: UserError) -> NoReturn:
     """Says what is wrong in one paragraph and ends with the error's exit code; `LMTRAIN_DEBUG=1` shows a traceback instead."""
     if os.environ.get("LMTRAIN_DEBUG"):
