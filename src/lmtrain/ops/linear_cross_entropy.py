@@ -26,8 +26,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import cross_entropy, linear
 
 from lmtrain.ops.backends import Call, choose, kernels
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
@@ -85,11 +85,11 @@ def linear_cross_entropy_reference(
     features_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, compute_dtype: torch.dtype
 ) -> Tensor:
     """The definition, in plain differentiable PyTorch."""
-    logits_NV = F.linear(features_ND.to(compute_dtype), weight_VD.to(compute_dtype))
+    logits_NV = linear(features_ND.to(compute_dtype), weight_VD.to(compute_dtype))
     logits_NV = logits_NV.to(accumulate_dtype(compute_dtype))
     if bias_V is not None:
         logits_NV = logits_NV + bias_V
-    return F.cross_entropy(logits_NV, targets_N, reduction="sum")
+    return cross_entropy(logits_NV, targets_N, reduction="sum")
 
 
 class LinearCrossEntropyFunction(torch.autograd.Function):
@@ -118,7 +118,8 @@ class LinearCrossEntropyFunction(torch.autograd.Function):
             return *reference_gradients(_reference_tuple, arguments, needed, (d_total,)), None, None, None
         gradients, ctx.unspent = ctx.unspent, None
         if gradients is None:
-            _, *gradients = _run(*inputs, ctx.compute_dtype, ctx.max_bytes, ctx.backend, ctx.wanted)
+            arguments = (*inputs, ctx.compute_dtype, ctx.max_bytes, ctx.backend, ctx.wanted)
+            _, *gradients = _run(*arguments)
         scaled = (None if g is None else g.mul_(d_total).to(x.dtype) for g, x in zip(gradients, inputs, strict=False))
         return *scaled, None, None, None, None, None
 

@@ -31,7 +31,8 @@ import torch
 log = logging.getLogger("lmtrain")
 
 FOLDER = Path(__file__).parent
-FLAGS = "-std=c++17 -O3 -fno-math-errno -fno-trapping-math -fopenmp -fPIC -shared -Wno-psabi".split()
+FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-Wno-psabi"]
+LIBRARY_FLAGS = ["-fPIC", "-shared", "-fvisibility=hidden"]  # hidden: builds in one process must not share templates
 NO_AMX = ["-mno-amx-bf16", "-mno-amx-tile", "-mno-amx-int8"]
 ISA_FLAGS = {
     "native": ["-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"],
@@ -96,7 +97,15 @@ def _cache_folder() -> Path:
 
 def _key(isa: str) -> str:
     parts = [path.read_bytes() for path in _sources()]
-    told = (torch.__version__, platform.machine(), *FLAGS, *ISA_FLAGS[isa], *_openmp_runtime(), _instruction_sets())
+    told = (
+        torch.__version__,
+        platform.machine(),
+        *FLAGS,
+        *LIBRARY_FLAGS,
+        *ISA_FLAGS[isa],
+        *_openmp_runtime(),
+        _instruction_sets(),
+    )
     return hashlib.sha256(b"\0".join([*parts, *(part.encode() for part in told)])).hexdigest()[:20]
 
 
@@ -131,7 +140,8 @@ def _build(isa: str, path: Path) -> None:
     started_at = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         output = Path(folder) / "native.so"
-        command = [compiler, *FLAGS, *ISA_FLAGS[isa], "-o", str(output), str(FOLDER / "native.cpp"), *_openmp_runtime()]
+        command = [compiler, *FLAGS, *LIBRARY_FLAGS, *ISA_FLAGS[isa]]
+        command += [str(FOLDER / "native.cpp"), "-o", str(output), *_openmp_runtime()]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:300])

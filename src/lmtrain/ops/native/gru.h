@@ -6,10 +6,10 @@
 
 namespace lmtrain {
 
-// `gates` [T, B, 4H] may be null: r, z, n (activated) and q = R_n h + b_hn.
+// `gates` [T, B, 4H] may be null: r, z, n (activated) and q = R_n h + b_hn, which is of type S.
 template <class S>
-void gru_forward(long T, long B, long H, const S* projected, const S* h0, const S* weight, const S* candidate_bias,
-                 const float* keep_TB, S* states, S* gates, long threads) {
+void gru_forward(long T, long B, long H, const S* projected, const S* h0, const S* weight, const float* candidate_bias,
+                 const float* keep_TB, S* states, typename GateOf<S>::type* gates, long threads) {
     const Recurrent<S> matrix{H, 3, B, threads, false};
     const Operand<S> operand(matrix);
     const Keep keep{keep_TB, T, B};
@@ -34,15 +34,16 @@ void gru_forward(long T, long B, long H, const S* projected, const S* h0, const 
         if (!gates) return;
         store(gates + gate, r, n);
         store(gates + gate + H, z, n);
-        store(gates + gate + 2 * H, candidate, n);
-        store(gates + gate + 3 * H, q, n);
+        store_signed(gates + gate + 2 * H, candidate, n);
+        store((S*)(gates + gate + 3 * H), q, n);
     };
     time_loop(matrix, operand, weight, T, start, cell);
 }
 
 // d_gates [T, B, 4H]: gradients of r, z, n before their activations, and of q.
 template <class S>
-void gru_backward(long T, long B, long H, const S* d_states, const S* states, const S* gates, const S* h0,
+void gru_backward(long T, long B, long H, const S* d_states, const S* states,
+                  const typename GateOf<S>::type* gates, const S* h0,
                   const S* weight, const float* keep_TB, S* d_gates, S* d_h0, long threads) {
     const Recurrent<S> matrix{H, 3, B, threads, true};
     const Operand<S> operand(matrix);
@@ -54,8 +55,9 @@ void gru_backward(long T, long B, long H, const S* d_states, const S* states, co
         float* passing = travelling + b * H + u;
         const F d_previous = s ? (load(sum) + load(passing, n)) * keep(t + 1, b) : F{};
         if (t < 0) return store(d_h0 + b * H + u, d_previous, n);
-        const F r = load(gates + gate, n), z = load(gates + gate + H, n), candidate = load(gates + gate + 2 * H, n);
-        const F q = load(gates + gate + 3 * H, n);
+        const F r = load(gates + gate, n), z = load(gates + gate + H, n);
+        const F candidate = load_signed(gates + gate + 2 * H, n);
+        const F q = load((const S*)(gates + gate + 3 * H), n);
         const F before = load(t ? states + here - B * H : h0 + here, n) * keep(t, b);
         const F d_h = load(d_states + here, n) + d_previous;
         const F d_n = d_h * (1.0f - z) * (1.0f - candidate * candidate);

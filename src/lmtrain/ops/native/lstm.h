@@ -9,7 +9,8 @@ namespace lmtrain {
 // and holds the newest cell all along.
 template <class S>
 void lstm_forward(long T, long B, long H, const S* projected, const S* h0, const float* c0, const S* weight,
-                  const float* keep_TB, S* states, float* last_cell, float* cells, S* gates, long threads) {
+                  const float* keep_TB, S* states, float* last_cell, float* cells,
+                  typename GateOf<S>::type* gates, long threads) {
     const Recurrent<S> matrix{H, 4, B, threads, false};
     const Operand<S> operand(matrix);
     const Keep keep{keep_TB, T, B};
@@ -34,7 +35,7 @@ void lstm_forward(long T, long B, long H, const S* projected, const S* h0, const
         if (!gates) return;
         store(gates + gate, i, n);
         store(gates + gate + H, f, n);
-        store(gates + gate + 2 * H, g, n);
+        store_signed(gates + gate + 2 * H, g, n);
         store(gates + gate + 3 * H, o, n);
     };
     time_loop(matrix, operand, weight, T, start, cell);
@@ -43,8 +44,8 @@ void lstm_forward(long T, long B, long H, const S* projected, const S* h0, const
 // d_projected is the gradient before the activations; d_weight is left to one matrix product by the caller.
 // d_states holds the gradient of the last state too; d_c that of the last cell.
 template <class S>
-void lstm_backward(long T, long B, long H, const S* d_states, const float* d_c, const float* cells, const S* gates,
-                   const float* c0, const S* weight, const float* keep_TB, S* d_projected, S* d_h0, float* d_c0,
+void lstm_backward(long T, long B, long H, const S* d_states, const float* d_c, const float* cells,
+                   const typename GateOf<S>::type* gates, const float* c0, const S* weight, const float* keep_TB, S* d_projected, S* d_h0, float* d_c0,
                    long threads) {
     const Recurrent<S> matrix{H, 4, B, threads, true};
     const Operand<S> operand(matrix);
@@ -57,7 +58,7 @@ void lstm_backward(long T, long B, long H, const S* d_states, const float* d_c, 
         if (t < 0) return store(d_h0 + b * H + u, d_recurrent, n);
         float* travelling = d_c0 + b * H + u;  // the cell's gradient, on its way to c0
         const F i = load(gates + gate, n), f = load(gates + gate + H, n);
-        const F g = load(gates + gate + 2 * H, n), o = load(gates + gate + 3 * H, n);
+        const F g = load_signed(gates + gate + 2 * H, n), o = load(gates + gate + 3 * H, n);
         const F c_before = load(t ? cells + here - B * H : c0 + here, n) * keep(t, b);
         const F squashed = tanh(load(cells + here, n));
         const F d_h = load(d_states + here, n) + d_recurrent;

@@ -13,6 +13,7 @@ static void with_type(int bfloat16, Run run) {
     bfloat16 ? run(bf16()) : run(float());
 }
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 // What this build multiplies with, for the log.
@@ -36,7 +37,7 @@ void lmtrain_lstm_forward(int bfloat16, long T, long B, long H, const void* proj
     with_type(bfloat16, [&](auto type) {
         typedef decltype(type) S;
         lstm_forward<S>(T, B, H, (const S*)projected, (const S*)h0, c0, (const S*)weight, keep, (S*)states, last_cell,
-                        cells, (S*)gates, threads);
+                        cells, (typename GateOf<S>::type*)gates, threads);
     });
 }
 
@@ -45,17 +46,17 @@ void lmtrain_lstm_backward(int bfloat16, long T, long B, long H, const void* d_s
                            const float* keep, void* d_projected, void* d_h0, float* d_c0, long threads) {
     with_type(bfloat16, [&](auto type) {
         typedef decltype(type) S;
-        lstm_backward<S>(T, B, H, (const S*)d_states, d_c, cells, (const S*)gates, c0, (const S*)weight, keep,
+        lstm_backward<S>(T, B, H, (const S*)d_states, d_c, cells, (const typename GateOf<S>::type*)gates, c0, (const S*)weight, keep,
                          (S*)d_projected, (S*)d_h0, d_c0, threads);
     });
 }
 
 void lmtrain_gru_forward(int bfloat16, long T, long B, long H, const void* projected, const void* h0, const void* weight,
-                         const void* candidate_bias, const float* keep, void* states, void* gates, long threads) {
+                         const float* candidate_bias, const float* keep, void* states, void* gates, long threads) {
     with_type(bfloat16, [&](auto type) {
         typedef decltype(type) S;
-        gru_forward<S>(T, B, H, (const S*)projected, (const S*)h0, (const S*)weight, (const S*)candidate_bias, keep,
-                       (S*)states, (S*)gates, threads);
+        gru_forward<S>(T, B, H, (const S*)projected, (const S*)h0, (const S*)weight, candidate_bias, keep,
+                       (S*)states, (typename GateOf<S>::type*)gates, threads);
     });
 }
 
@@ -64,7 +65,7 @@ void lmtrain_gru_backward(int bfloat16, long T, long B, long H, const void* d_st
                           void* d_h0, long threads) {
     with_type(bfloat16, [&](auto type) {
         typedef decltype(type) S;
-        gru_backward<S>(T, B, H, (const S*)d_states, (const S*)states, (const S*)gates, (const S*)h0,
+        gru_backward<S>(T, B, H, (const S*)d_states, (const S*)states, (const typename GateOf<S>::type*)gates, (const S*)h0,
                         (const S*)weight, keep, (S*)d_gates, (S*)d_h0, threads);
     });
 }
@@ -108,3 +109,4 @@ double lmtrain_linear_cross_entropy(int bfloat16, long float32_weight, long N, l
     return nats;
 }
 }
+#pragma GCC visibility pop

@@ -132,6 +132,16 @@ void time_loop(const Recurrent<S>& matrix, const Operand<S>& operand, const S* w
     }
 }
 
+// How activated gates are saved for the backward pass.
+template <class S>
+struct GateOf {
+    typedef float type;
+};
+template <>
+struct GateOf<bf16> {
+    typedef gate16 type;
+};
+
 // keep_TB[t, b], or 1 without resets and outside the chunk.
 struct Keep {
     const float* keep;

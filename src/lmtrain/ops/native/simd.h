@@ -3,6 +3,7 @@
 //
 //   LANES   floats in one vector        load / store      with a lane count n: lanes beyond n read as 0, are not written
 //   bf16    storage type, 16 bits       load / store of bf16 widen and round (to nearest even, NaN stays NaN)
+//   gate16  a number in [0, 1] in steps of 1/65535; load_signed / store_signed: in [-1, 1]
 //
 // sigmoid and tanh are accurate to about 2e-7 relative (tanh also near 0) and finite for every finite argument.
 
@@ -33,6 +34,12 @@ typedef uint32_t U __attribute__((vector_size(4 * LANES)));
 typedef uint16_t U16 __attribute__((vector_size(2 * LANES)));
 
 struct bf16 {
+    uint16_t bits;
+};
+
+// For activated gates: sigmoid' = s (1 - s) and tanh' = 1 - t^2 need many digits near 1, where bfloat16 has none (a forget
+// gate of 0.998 would round to 1 and never learn).
+struct gate16 {
     uint16_t bits;
 };
 
@@ -103,6 +110,27 @@ INLINE void store(S* p, F v, long n) {
     for (long i = 0; i < n; i++) p[i] = lane[i];
 }
 #endif
+
+INLINE F load(const gate16* p, long n) {
+    U16 bits;
+    if (n >= LANES) memcpy(&bits, p, sizeof bits);
+    else {
+        gate16 lane[LANES] = {};
+        for (long i = 0; i < n; i++) lane[i] = p[i];
+        memcpy(&bits, lane, sizeof bits);
+    }
+    return __builtin_convertvector(__builtin_convertvector(bits, I), F) * (1 / 65535.0f);
+}
+INLINE void store(gate16* p, F x, long n) {
+    U16 bits = __builtin_convertvector(__builtin_convertvector(x * 65535.0f + 0.5f, I), U16);
+    if (n >= LANES) memcpy(p, &bits, sizeof bits);
+    else
+        for (long i = 0; i < n; i++) p[i].bits = bits[i];
+}
+INLINE F load_signed(const float* p, long n) { return load(p, n); }
+INLINE F load_signed(const gate16* p, long n) { return load(p, n) * 2.0f - 1.0f; }
+INLINE void store_signed(float* p, F x, long n) { store(p, x, n); }
+INLINE void store_signed(gate16* p, F x, long n) { store(p, x * 0.5f + 0.5f, n); }
 
 // The value that storage of type S will give back.
 template <class S>
