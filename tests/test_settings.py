@@ -78,7 +78,7 @@ def test_a_wrong_setting_is_refused_with_what_is_allowed(override: str, message:
 
 
 def test_tied_sizes_that_differ_name_both_and_the_remedy() -> None:
-    with pytest.raises(SettingsError, match=r"650 and 200\. Set model\.embed_size=650, or model\.project=true"):
+    with pytest.raises(SettingsError, match=r"650 and 128\. Set model\.embed_size=650, or model\.project=true"):
         check_overrides(["model.tie_weights=true", "model.hidden_size=650"])
 
 

@@ -51,12 +51,13 @@ class TinyRecurrent(NeuralLanguageModel):
 
     def __init__(self, size: int = 3, vocab_size: int = 5) -> None:
         super().__init__(
-            head=TinyHead(size, vocab_size), eos_id=0, state_policy=StatePolicy.carry, output_dropout=0.5, locked=False,
-            activation_penalty=0.0, temporal_penalty=0.0,
-        )  # fmt: skip
-        self.embedding = nn.Embedding(vocab_size, size)
+            head=TinyHead(size, vocab_size), embedding=nn.Embedding(vocab_size, size), eos_id=0, output_dropout=0.5
+        )
         self.recurrent = nn.Linear(size, size)
         self.unused = nn.Parameter(torch.ones(2))
+
+    def initialise(self, how: str, half_width: float) -> None:
+        """The fixture draws the weights."""
 
     def initial_state(self, batch_size: int) -> State:
         return (self.recurrent.weight.new_zeros(batch_size, self.recurrent.in_features),)
@@ -74,6 +75,6 @@ def recurrent(generator: Generator) -> TinyRecurrent:
     """Weights large enough for adaptation to be felt, in float64, in training mode."""
     model = TinyRecurrent().double()
     with torch.no_grad():
-        for weight in model.parameters():
+        for weight in (model.unused, *model.head.parameters(), model.embedding.weight, *model.recurrent.parameters()):
             weight.copy_(torch.randn(weight.shape, generator=generator, dtype=torch.float64))
     return model
