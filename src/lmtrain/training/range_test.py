@@ -1,0 +1,73 @@
+"""The learning-rate range test (Smith 2017): let the rate rise geometrically, watch the loss, choose from the curve.
+
+`schedule=range_test` trains with rates from `schedule.low` to `schedule.high`; afterwards `range_test.svg` in the run
+directory shows the loss over the rate, and two rates are named: where the smoothed loss falls fastest (a good peak for a
+schedule that warms up), and where it is lowest (about the largest that still trains).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+Curve = list[tuple[float, float]]  # (learning rate, nats per token), the rate ascending
+
+WIDTH, HEIGHT, MARGIN = 720, 420, 60
+
+
+def read_curve(metrics: Path) -> Curve:
+    """Rates and losses of a run's `metrics.jsonl`."""
+    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    points = [(r.get("optim/learning_rate"), r.get("train/nats_per_token")) for r in records]
+    return [(rate, nats) for rate, nats in points if rate and nats is not None]
+
+
+def smooth(curve: Curve, weight: float = 0.8) -> Curve:
+    """Exponentially weighted losses, corrected for their start."""
+    smoothed, total, norm = [], 0.0, 0.0
+    for rate, nats in curve:
+        total, norm = weight * total + (1 - weight) * nats, weight * norm + (1 - weight)
+        smoothed.append((rate, total / norm))
+    return smoothed
+
+
+def suggest(curve: Curve) -> tuple[float, float]:
+    """(rate of the steepest fall of the smoothed loss per decade, rate of the lowest smoothed loss); needs two points."""
+    points = smooth(curve)
+    lowest = min(range(len(points)), key=lambda i: points[i][1])
+    slopes = [(points[i + 1][1] - points[i][1]) / math.log(points[i + 1][0] / points[i][0]) for i in range(max(1, lowest))]
+    steepest = min(range(len(slopes)), key=slopes.__getitem__)
+    return points[steepest][0], points[lowest][0]
+
+
+def draw_svg(curve: Curve) -> str:
+    """The loss (grey) and the smoothed loss (blue) over the rate (logarithmic), losses above the first one cut off."""
+    points = smooth(curve)
+    top = max(nats for _, nats in points[: max(2, len(points) // 4)]) * 1.1
+    bottom = min(nats for _, nats in points) * 0.95
+    first, last = math.log10(curve[0][0]), math.log10(curve[-1][0])
+
+    def place(rate: float, nats: float) -> str:
+        x = MARGIN + (math.log10(rate) - first) / max(last - first, 1e-9) * (WIDTH - 2 * MARGIN)
+        y = MARGIN + (top - min(max(nats, bottom), top)) / max(top - bottom, 1e-9) * (HEIGHT - 2 * MARGIN)
+        return f"{x:.1f},{y:.1f}"
+
+    def line(values: Sequence[tuple[float, float]], colour: str, width: float) -> str:
+        return (
+            f'<polyline fill="none" stroke="{colour}" stroke-width="{width}" points="{" ".join(place(*v) for v in values)}"/>'
+        )
+
+    def text(x: float, y: float, words: str) -> str:
+        return f'<text x="{x}" y="{y}" font-family="sans-serif" font-size="13" text-anchor="middle">{words}</text>'
+
+    decades = range(math.ceil(first), math.floor(last) + 1)
+    ticks = [text(float(place(10.0**d, bottom).split(",")[0]), HEIGHT - MARGIN + 20, f"1e{d}") for d in decades]
+    losses = [bottom + (top - bottom) * i / 4 for i in range(5)]
+    marks = [text(MARGIN - 28, float(place(curve[0][0], nats).split(",")[1]) + 4, f"{nats:.2f}") for nats in losses]
+    frame = f'<rect x="{MARGIN}" y="{MARGIN}" width="{WIDTH - 2 * MARGIN}" height="{HEIGHT - 2 * MARGIN}" fill="none" stroke="#999"/>'
+    titles = [text(WIDTH / 2, 30, "nats per token over the learning rate"), text(WIDTH / 2, HEIGHT - 15, "learning rate")]
+    body = "\n".join([frame, line(curve, "#bbb", 1), line(points, "#1f5fbf", 2.5), *ticks, *marks, *titles])
+    size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n'
