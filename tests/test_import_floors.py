@@ -13,9 +13,10 @@ FLOORS = {
     "inference": 3,
     "training": 4,
     "build": 5, "verify": 5,
-    "commands": 6,
-    "application": 7,
-    "__main__": 8,
+    "memory": 6,
+    "commands": 7,
+    "application": 8,
+    "__main__": 9,
 }  # fmt: skip
 FILES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -26,13 +27,16 @@ from lmtrain.build import (
     load_trained,
 )
 from lmtrain.data.corpus import Corpus, Split, describe
-from lmtrain.errors import CheckpointError, SettingsError
+from lmtrain.data.stream import Chunk, Stream
+from lmtrain.errors import CheckpointError, DivergedError, SettingsError, is_out_of_memory
 from lmtrain.inference.evaluate import Bill, evaluate
 from lmtrain.inference.sample import SampleSettings, sample_text
+from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
 from lmtrain.models.base import LanguageModel
-from lmtrain.training.checkpoint import load_checkpoint, mark, newest_valid_checkpoint, prune, save_checkpoint
+from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint, mark, newest_valid_checkpoint, prune, save_checkpoint
 from lmtrain.training.durable_file import check_free_space, write_atomically
-from lmtrain.training.finite import nonfinite_names
+from lmtrain.training.finite import Nonfinite, nonfinite_names
+from lmtrain.training.learner import Tensors
 from lmtrain.training.loop import Cadence, TrainState, fit
 from lmtrain.training.provenance import device_facts
 from lmtrain.training.run_directory import RunDirectory, open_run_directory
@@ -62,7 +66,13 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> float | None:
     settings = _changed_settings(directory, changes)
     choose_device(settings.trainer)
     with open_run_directory(directory, sys.argv) as run:
-        checkpoint = newest_valid_checkpoint(directory)
+        if any(run.checkpoints.iterdir()):
+            checkpoint = newest_valid_checkpoint(directory)
+        else:
+            checkpoint = None
+            log.warning("%s was stopped before its first checkpoint: it begins again.", _shown(directory))
+        if changes:
+            write_atomically(run.settings, json.dumps(config.config_to_json(settings), indent=2) + "\n")
         return _run(settings, run, resumed_from=checkpoint)
 
 
@@ -114,6 +124,21 @@ def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) 
     tokenizer = corpus.tokenizer
     log.info("%s", describe(corpus))
     stream = build_stream(trainer, corpus, settings.model)
+    need = check_memory(settings, tokenizer.vocab_size, device)
+    if need is not None and need.total_bytes > device_bytes(device) / 10:
+        log.info("Memory: at least %s of the %s of %s.", gigabytes(need.total_bytes), gigabytes(device_bytes(device)), device)
+    try:
+        return _train(settings, run, resumed_from, corpus, stream, device)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise out_of_memory(settings, tokenizer.vocab_size, error, _shown(run.path)) from error
+
+
+def _train(
+    settings: config.Config, run: RunDirectory, resumed_from: Path | None, corpus: Corpus, stream: Stream, device: torch.device
+) -> float | None:
+    trainer, tokenizer = settings.trainer, corpus.tokenizer
     model = build_model(
         settings.model, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, seed=trainer.seed,
         sparse_embeddings=settings.optimizer.name is config.OptimizerName.sparse_adam,
@@ -137,15 +162,22 @@ def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) 
     def save(current: TrainState, is_best: bool) -> None:
         _save(current, is_best, settings, corpus, run)
 
+    on_nonfinite = Nonfinite(
+        trainer.on_nonfinite.name,
+        save_crash=lambda current, chunk: _save_crash(current, chunk, settings, corpus, run),
+        load=lambda current, which: _load(current, find_checkpoint(run.path, which), corpus),
+    )
     limits, cadence = build_limits(settings), Cadence(trainer.log_every, trainer.evaluate_every, trainer.save_every)
     with (
         catch_signals() as stop,
         Telemetry(run.path, resume_step=state.step, resume_fraction=limits.share(state, 0.0)) as telemetry,
     ):
         telemetry.record_settings(config.config_to_json(settings))
+        if trainer.on_nonfinite is config.OnNonfinite.rollback and resumed_from is None:
+            save(state, True)  # so that there always is somewhere to go back to
         reason = fit(
             state, stream, limits=limits, cadence=cadence, evaluate=validate, show_sample=show_sample, save=save,
-            telemetry=telemetry, stop=stop, may_skip=trainer.on_nonfinite is config.OnNonfinite.skip,
+            telemetry=telemetry, stop=stop, on_nonfinite=on_nonfinite,
         )  # fmt: skip
         telemetry.record_settings(config.config_to_json(settings), state.best_nats)
     best_nats = state.best_nats if state.best_step is not None else None
@@ -162,7 +194,8 @@ def _load(state: TrainState, path: Path, corpus: Corpus) -> None:
     saved = checkpoint.documents["training"]
     if saved["corpus"] != corpus.fingerprint:
         raise CheckpointError(
-            f"The text has changed since {path} was saved (fingerprint {corpus.fingerprint[:12]} instead of {saved['corpus'][:12]}).",
+            f"The text has changed since {path} was saved (fingerprint {corpus.fingerprint[:12]} instead of "
+            f"{saved['corpus'][:12]}).",
             "A run goes on only on the very text it was started with.",
             "Restore the text, set data.path to where it is now, or start a new run.",
         )
@@ -175,6 +208,23 @@ def _save(state: TrainState, is_best: bool, settings: config.Config, corpus: Cor
     if broken:
         log.warning("No checkpoint at step %d: %s is not finite.", state.step, ", ".join(broken[:3]))
         return
+    path = save_checkpoint(run.path, state.step, *_contents(state, tensors, settings, corpus))
+    if is_best:
+        mark(run.path, "best", path)
+    prune(run.path, settings.trainer.keep)
+
+
+def _save_crash(state: TrainState, chunk: Chunk | None, settings: config.Config, corpus: Corpus, run: RunDirectory) -> Path:
+    """The state that could not go on, and the chunk that it could not take, in `crash/`: for looking at, not for resuming."""
+    tensors, documents = _contents(state, state.tensors(), settings, corpus)
+    if chunk is not None:
+        tensors |= {"chunk": {"inputs_TB": chunk.inputs_TB.clone(), "targets_TB": chunk.targets_TB.clone()}}
+        documents |= {"chunk": {"epoch": chunk.epoch, "index": chunk.index}}
+    return save_checkpoint(run.path / "crash", state.step, tensors, documents)
+
+
+def _contents(state: TrainState, tensors: Tensors, settings: config.Config, corpus: Corpus) -> tuple[Tensors, dict[str, Any]]:
+    """The files of a checkpoint."""
     text_tensors, texts = describe_texts(corpus)
     documents = {
         "model": describe_model(settings.model, corpus.tokenizer.vocab_size, corpus.tokenizer.eos_id),
@@ -184,10 +234,7 @@ def _save(state: TrainState, is_best: bool, settings: config.Config, corpus: Cor
             "corpus": corpus.fingerprint, "settings": config.config_to_json(settings), "state": state.document(),
         },
     }  # fmt: skip
-    path = save_checkpoint(run.path, state.step, tensors | {"texts": text_tensors}, documents)
-    if is_best:
-        mark(run.path, "best", path)
-    prune(run.path, settings.trainer.keep)
+    return tensors | {"texts": text_tensors}, documents
 
 
 def _evaluate(model: LanguageModel, split: Split, corpus: Corpus, num_streams: int, device: torch.device) -> Bill:
@@ -210,7 +257,13 @@ def _conclude(run: RunDirectory, corpus: Corpus, trainer: config.TrainerConfig, 
     name, split = ("Test", corpus.test) if corpus.test is not None else ("Validation (there is no test split)", corpus.valid)
     bill = _evaluate(trained.model, split, corpus, 1, device)
     run.note(final=bill.to_json(), final_split=name.split()[0].lower())
-    text = _sample(trained.model, corpus, trainer, device)
+    if math.isnan(bill.nats_per_token):
+        raise DivergedError(
+            f"The best model of the run ({trained.path}) does not give probabilities: it has diverged.",
+            "A perplexity needs finite numbers.",
+            "Train with a smaller optimizer.learning_rate or trainer.clip_norm.",
+        )
+    text = _sample(trained.model, corpus, trainer, device) if math.isfinite(bill.nats_per_token) else ""
     directory = _shown(run.path)
     print(f"\n{name} of the best model (step {trained.step}):\n{_indented(bill.format())}")
     if text:

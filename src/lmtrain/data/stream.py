@@ -148,6 +148,12 @@ class Stream:
             return Position(position.epoch, position.index + 1)
         return Position(position.epoch + 1, 0)
 
+    def previous(self, position: Position) -> Position:
+        """The position before `position`, which is not the first."""
+        if position.index:
+            return Position(position.epoch, position.index - 1)
+        return Position(position.epoch - 1, self.num_chunks(position.epoch - 1) - 1)
+
     def num_chunks(self, epoch: int) -> int:
         """Chunks of `epoch`; with random lengths or offsets, epochs may differ."""
         return len(self._starts(epoch)) - 1

@@ -1,16 +1,98 @@
 """Numbers that go wrong: weights that are not finite, a loss that jumps.
 
 The loop looks at the loss and at the gradient's norm before each update; weights are looked at before they become `last`
-or `best`, and before one samples from them.
+or `best`, and before one samples from them. What happens then is `trainer.on_nonfinite`:
+
+    stop      saves all there is in `crash/` of the run, and ends with exit code 5
+    skip      leaves the chunk out: neither weights nor the carried state change
+    rollback  goes back to the newest checkpoint, with half the learning rate from there on; to the best one, which has been
+              validated, where training then comes no further
+
+A validation that is not a number is a model that has diverged: there is nothing to skip then.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
+
+from lmtrain.data.stream import Chunk
+from lmtrain.errors import CheckpointError, DivergedError, ResourceError
+
+if TYPE_CHECKING:
+    from lmtrain.training.loop import TrainState
+
+log = logging.getLogger("lmtrain")
+
+MOST_SKIPPED = 100  # steps in a row; a model that cannot take a single one will not recover
+MOST_ROLLBACKS = 10  # without coming any further; the learning rate is then a thousandth of what it was
+
+
+@dataclass
+class Nonfinite:
+    """What is done about numbers that are not finite.
+
+    policy       stop, skip or rollback
+    save_crash   keeps the state and the chunk that spoilt it for inspection; returns where
+    load         puts the newest (or the best) checkpoint into the state; raises CheckpointError where there is none
+    """
+
+    policy: str
+    save_crash: Callable[[TrainState, Chunk | None], Path]
+    load: Callable[[TrainState, Literal["last", "best"]], object]
+    _last_step: int = -1  # at which something was not finite
+    _count: int = 0  # times in a row
+
+    def __call__(self, state: TrainState, problem: str, chunk: Chunk | None) -> None:
+        """Raises DivergedError, or leaves a state from which training can go on; see the top of this file."""
+        if self.policy == "skip" and chunk is not None:
+            self._skip(state, problem, chunk)
+        elif self.policy == "rollback":
+            self._roll_back(state, problem, chunk)
+        else:
+            self.stop(state, problem, chunk)
+
+    def stop(self, state: TrainState, problem: str, chunk: Chunk | None, tried: str = "") -> None:
+        """Saves the crash and raises DivergedError."""
+        try:
+            kept = f"The state before it{' and the chunk' if chunk else ''} are in {self.save_crash(state, chunk)}."
+        except ResourceError as error:
+            kept = f"The crash itself could not be saved: {error}"
+        raise DivergedError(
+            f"{problem}{tried}",
+            f"No weight was changed by it. {kept}",
+            "Resume with a smaller optimizer.learning_rate or trainer.clip_norm"
+            + (", or with trainer.on_nonfinite=rollback." if self.policy != "rollback" else "."),
+        )
+
+    def _skip(self, state: TrainState, problem: str, chunk: Chunk) -> None:
+        self._count = self._count + 1 if state.step == self._last_step + 1 else 1
+        self._last_step = state.step
+        if self._count >= MOST_SKIPPED:
+            self.stop(state, problem, chunk, f" {MOST_SKIPPED} steps in a row were skipped.")
+        log.warning("%s This chunk is skipped.", problem)
+
+    def _roll_back(self, state: TrainState, problem: str, chunk: Chunk | None) -> None:
+        self._count = 1 if state.step > self._last_step else self._count + 1
+        self._last_step = max(state.step, self._last_step)
+        if self._count > MOST_ROLLBACKS:
+            self.stop(state, problem, chunk, f" Going back was tried {MOST_ROLLBACKS} times.")
+        scale = state.learner.rate_scale
+        try:
+            self.load(state, "last" if self._count == 1 else "best")
+        except CheckpointError:
+            self.stop(state, problem, chunk, " There is no checkpoint yet to go back to.")
+        state.learner.rate_scale = min(scale, state.learner.rate_scale) / 2
+        log.warning(
+            "%s Going back to step %d, from where the learning rate is multiplied by %g.",
+            problem, state.step, state.learner.rate_scale,
+        )  # fmt: skip
 
 
 def nonfinite_names(tensors: Mapping[str, Tensor]) -> list[str]:

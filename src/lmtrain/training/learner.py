@@ -48,13 +48,14 @@ class StepReport(NamedTuple):
 
 
 class Learner(ABC):
-    """A model and the way in which it learns."""
+    """A model and the way in which it learns. `rate_scale` multiplies the learning rate; each rollback halves it."""
 
     model: LanguageModel
+    rate_scale: float = 1.0
 
     @abstractmethod
     def step(self, chunk: Chunk, progress: Progress) -> StepReport:
-        """Learns from one chunk; where the report is not finite, nothing has been updated."""
+        """Learns from one chunk; where the report is not finite, nothing has been updated and no state carried on."""
 
     @abstractmethod
     def evaluated(self) -> AbstractContextManager[LanguageModel]:
@@ -126,7 +127,7 @@ class GradientLearner(Learner):
         if report.is_finite:
             self.optimizer.step()
             self.averaging.update()
-        self.state = detach(state)
+            self.state = detach(state)  # else that before the chunk is carried on: it was finite
         return report
 
     def evaluated(self) -> AbstractContextManager[LanguageModel]:
@@ -166,6 +167,7 @@ class GradientLearner(Learner):
             "schedule": self.schedule.state(),
             "averaging": self.averaging.document(),
             "random": random_document({"dropout": self.generator}),
+            "rate_scale": self.rate_scale,
         }
 
     def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
@@ -176,6 +178,7 @@ class GradientLearner(Learner):
         self.averaging.load(_part(training, "averaging."), document["averaging"])
         self.schedule.load_state(document["schedule"])
         load_random_document(document["random"], {"dropout": self.generator})
+        self.rate_scale = document["rate_scale"]
         device = next(self.model.parameters()).device
         carried = _part(training, "state.")
         self.state = tuple(carried[str(number)].to(device) for number in range(len(carried)))
@@ -194,7 +197,7 @@ class GradientLearner(Learner):
 
     def _rate(self, chunk: Chunk, progress: Progress) -> float:
         scale = len(chunk.targets_TB) / self.full_length if self.full_length else 1.0
-        return self.learning_rate * self.schedule.rate(progress) * scale
+        return self.learning_rate * self.schedule.rate(progress) * scale * self.rate_scale
 
 
 @dataclass

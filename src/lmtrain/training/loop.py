@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lmtrain.data.stream import Position, Stream
-from lmtrain.errors import DivergedError, ResourceError
+from lmtrain.data.stream import Chunk, Position, Stream
+from lmtrain.errors import ResourceError
 from lmtrain.inference.evaluate import Bill
 from lmtrain.models.base import LanguageModel
 from lmtrain.training.finite import Spikes
@@ -127,6 +127,11 @@ class Cadence:
     save_every: int = 0
 
 
+OnNonfinite = Callable[[TrainState, str, Chunk | None], None]
+"""Is told of a step, or (chunk None) of a validation, whose numbers are not finite. Raises DivergedError, or leaves a state
+from which training can go on: this one, or an earlier one."""
+
+
 def steps(state: TrainState, stream: Stream, limits: Limits) -> Iterator[StepReport]:
     """Learns from chunk after chunk until a limit is reached; `state` moves on before each report is yielded."""
     started_at = time.monotonic() - state.elapsed_seconds
@@ -159,32 +164,35 @@ def fit(
     save: Callable[[TrainState, bool], None],
     telemetry: Telemetry,
     stop: Stop,
-    may_skip: bool = False,
+    on_nonfinite: OnNonfinite,
 ) -> str:
     """Trains to the end or to a signal; returns why it ended. `save(state, is_best)` keeps a checkpoint."""
-    for report in steps(state, stream, limits):
-        _check(report, state, may_skip)
-        state.interval.add(report)
-        telemetry.progress(state, report, limits.share(state, epochs_done(stream, state.position)))
-        if state.step % cadence.log_every == 0:
-            telemetry.record_training(state, report)
-            state.interval = Interval()
-        ends_epoch = state.position.index == 0
-        due = ends_epoch if cadence.evaluate_every == 0 else state.step % cadence.evaluate_every == 0
-        if due and not stop.requested:
-            is_best = _evaluate(state, evaluate, show_sample, telemetry)
-            if is_best or cadence.save_every == 0:
-                _save(state, save, is_best)
-        if (cadence.save_every and state.step % cadence.save_every == 0) or stop.take_save_request():
-            _save(state, save, False)
-        if stop.requested:
-            break
-    if stop.requested:
-        save(state, False)
-        return stop.reason
-    is_best = state.evaluated_step != state.step and _evaluate(state, evaluate, show_sample, telemetry)
-    save(state, is_best)
-    return "finished"
+    while True:
+        for report in steps(state, stream, limits):
+            if report.is_finite:
+                state.interval.add(report)
+                _report_spike(report, state)
+            elif _went_back(state, telemetry, on_nonfinite, *_describe_nonfinite(report, state, stream)):
+                continue
+            telemetry.progress(state, report, limits.share(state, epochs_done(stream, state.position)))
+            if state.step % cadence.log_every == 0:
+                telemetry.record_training(state, report)
+                state.interval = Interval()
+            ends_epoch = state.position.index == 0
+            due = ends_epoch if cadence.evaluate_every == 0 else state.step % cadence.evaluate_every == 0
+            if due and not stop.requested:
+                is_best = _evaluate(state, evaluate, show_sample, telemetry, on_nonfinite)
+                if is_best or cadence.save_every == 0:
+                    _save(state, save, is_best)
+            if (cadence.save_every and state.step % cadence.save_every == 0) or stop.take_save_request():
+                _save(state, save, False)
+            if stop.requested:
+                save(state, False)
+                return stop.reason
+        is_best = state.evaluated_step != state.step and _evaluate(state, evaluate, show_sample, telemetry, on_nonfinite)
+        if limits.share(state, epochs_done(stream, state.position)) >= 1:  # else the last validation made training go back
+            save(state, is_best)
+            return "finished"
 
 
 def _evaluate(
@@ -192,15 +200,19 @@ def _evaluate(
     evaluate: Callable[[LanguageModel], Bill],
     show_sample: Callable[[LanguageModel], str],
     telemetry: Telemetry,
+    on_nonfinite: OnNonfinite,
 ) -> bool:
-    """Validates; True where this is the best so far."""
+    """Validates; True where this is the best so far. A model whose validation is not a number has diverged."""
     with state.learner.evaluated() as model:
         bill = evaluate(model)
-        text = show_sample(model)
+        text = show_sample(model) if math.isfinite(bill.nats_per_token) else ""
+    state.evaluated_step = state.step
+    if math.isnan(bill.nats_per_token):
+        _went_back(state, telemetry, on_nonfinite, f"Validation at step {state.step} is not a number.", None)
+        return False
     is_best = bill.nats_per_token < state.best_nats
     if is_best:
         state.best_nats, state.best_step = bill.nats_per_token, state.step
-    state.evaluated_step = state.step
     state.learner.after_evaluation(bill.nats_per_token)
     telemetry.record_evaluation(state, bill, text, is_best)
     return is_best
@@ -214,23 +226,32 @@ def _save(state: TrainState, save: Callable[[TrainState, bool], None], is_best: 
         log.warning("%s Training goes on; the next checkpoint will be tried again.", error)
 
 
-def _check(report: StepReport, state: TrainState, may_skip: bool) -> None:
-    """Stops (or, where allowed, warns) at numbers that are not finite, and reports a loss that jumps."""
+def _went_back(state: TrainState, telemetry: Telemetry, on_nonfinite: OnNonfinite, problem: str, chunk: Chunk | None) -> bool:
+    """Asks what shall be done about `problem`; True where `state` is an earlier one now."""
+    step = state.step
+    on_nonfinite(state, problem, chunk)
+    if state.step != step:
+        telemetry.rewind(state.step)
+    return state.step != step
+
+
+def _describe_nonfinite(report: StepReport, state: TrainState, stream: Stream) -> tuple[str, Chunk]:
+    """What went wrong in the step just done, and the chunk it was done with."""
+    chunk = stream.chunk(stream.previous(state.position))
+    return (
+        f"The loss ({report.nats}) or the norm of its gradient ({report.grad_norm}) is not finite at step {state.step} "
+        f"(epoch {chunk.epoch}, chunk {chunk.index}).",
+        chunk,
+    )
+
+
+def _report_spike(report: StepReport, state: TrainState) -> None:
     if report.nats is None:
         return
-    where = f"step {state.step} (epoch {state.position.epoch}, chunk {state.position.index})"
-    if not report.is_finite and may_skip:
-        log.warning("Loss %s, gradient norm %s at %s: this update was left out.", report.nats, report.grad_norm, where)
-        return
-    if not report.is_finite:
-        raise DivergedError(
-            f"The loss ({report.nats}) or the norm of its gradient ({report.grad_norm}) is not finite at {where}.",
-            "Training goes on only with finite numbers; no weight was changed by this step.",
-            "Resume with a smaller optimizer.learning_rate or trainer.clip_norm, or with trainer.on_nonfinite=skip.",
-        )
     nats_per_token = report.nats / report.num_tokens
     if state.spikes.is_spike(nats_per_token):
         log.warning(
-            "The loss jumped to %.3f nats per token at %s; its mean was %.3f.", nats_per_token, where, state.spikes.mean
-        )
+            "The loss jumped to %.3f nats per token at step %d (epoch %d); its mean was %.3f.",
+            nats_per_token, state.step, state.position.epoch, state.spikes.mean,
+        )  # fmt: skip
     state.spikes = state.spikes.with_value(nats_per_token)

@@ -3,7 +3,8 @@
 Tags are `train/…`, `val/…`, `optim/…`, `perf/…`; the step is the number of updates. A resumed run writes on in the same
 files: records behind the step it resumes from are dropped, so no step is ever shown twice.
 
-Failing to write telemetry never ends training: it is said once, and training goes on.
+Failing to write telemetry never ends training: it is said once, and training goes on. `metrics.jsonl` gets what it lacks as
+soon as it can be written again; TensorBoard goes on in the next process.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import json
 import logging
 import math
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("lmtrain")
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
+MOST_UNWRITTEN_BYTES = 16 << 20
 
 
 class Telemetry:
@@ -42,11 +45,10 @@ class Telemetry:
     """
 
     def __init__(self, directory: Path, *, resume_step: int = 0, resume_fraction: float = 0.0) -> None:
-        self._metrics_path = directory / "metrics.jsonl"
-        if resume_step:
-            _drop_records_after(self._metrics_path, resume_step)
-        self._metrics = self._metrics_path.open("a", encoding="utf-8")
-        self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
+        self._directory = directory
+        self._broken = False
+        self._excepthook, threading.excepthook = threading.excepthook, self._on_thread_error
+        self._open(resume_step)
         self._is_terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=100.0,
@@ -56,9 +58,31 @@ class Telemetry:
             bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         )
         self._redirect = logging_redirect_tqdm()
-        self._broken = False
         self._rate = _Rate()
         self._next_line_at = 0.0
+
+    def _open(self, resume_step: int) -> None:
+        """Opens the files for the records after `resume_step`; what stands there of later steps goes."""
+        path = self._directory / "metrics.jsonl"
+        _drop_records_after(path, resume_step)
+        self._unwritten = b""
+        self._metrics = path.open("ab", buffering=0)
+        self._writer: SummaryWriter | None = None
+        purge_step = resume_step + 1 if resume_step else None
+        self._guard(lambda: self._use_tensorboard(str(self._directory / "tensorboard"), purge_step))
+
+    def _use_tensorboard(self, directory: str, purge_step: int | None) -> None:
+        self._writer = SummaryWriter(directory, purge_step=purge_step)
+
+    def _close(self) -> None:
+        self._guard(lambda: self._append(""))
+        self._metrics.close()
+        self._to_tensorboard(lambda writer: writer.close())
+
+    def rewind(self, step: int) -> None:
+        """Training went back to `step`: what was recorded after it is dropped."""
+        self._close()
+        self._open(step)
 
     def __enter__(self) -> Telemetry:
         if self._is_terminal:
@@ -69,8 +93,8 @@ class Telemetry:
         self._bar.close()
         if self._is_terminal:
             self._redirect.__exit__(kind, error, traceback)
-        self._metrics.close()
-        self._writer.close()
+        self._close()
+        threading.excepthook = self._excepthook
 
     def progress(self, state: TrainState, report: StepReport, fraction: float) -> None:
         """Moves the bar; where there is no terminal, a plain line now and then."""
@@ -90,7 +114,7 @@ class Telemetry:
         """Means since the last record."""
         interval = state.interval
         numbers: dict[str, float] = {"train/tokens": state.num_tokens, "train/epoch": state.position.epoch}
-        if report.nats is not None:
+        if interval.num_tokens and report.nats is not None:
             nats_per_token = interval.nats / interval.num_tokens
             numbers |= {
                 "train/nats_per_token": nats_per_token,
@@ -116,14 +140,14 @@ class Telemetry:
             f"perplexity {bill.perplexity:.2f}{mark}"
         )
         if sample:
-            self._guard(lambda: self._writer.add_text("sample", _fenced(sample), state.step))
+            self._to_tensorboard(lambda writer: writer.add_text("sample", _fenced(sample), state.step))
 
     def record_settings(self, settings: Mapping[str, Any], final_nats: float | None = None) -> None:
         """The settings as text and as hyper-parameters beside the final metric (in the run itself, not in a sub-run)."""
         flat = {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in _flatten(settings)}
-        self._guard(lambda: self._writer.add_text("settings", _fenced(json.dumps(settings, indent=2)), 0))
+        self._to_tensorboard(lambda writer: writer.add_text("settings", _fenced(json.dumps(settings, indent=2)), 0))
         metric = {"val/best_nats_per_token": math.nan if final_nats is None else final_nats}
-        self._guard(lambda: self._writer.add_hparams(flat, metric, run_name="."))
+        self._to_tensorboard(lambda writer: writer.add_hparams(flat, metric, run_name="."))
 
     def say(self, line: str) -> None:
         """A line on the terminal and in the log file that does not tear the bar."""
@@ -137,22 +161,44 @@ class Telemetry:
         return " ".join(["", *parts] if self._is_terminal else parts)
 
     def _record(self, step: int, numbers: Mapping[str, float]) -> None:
-        def write() -> None:
-            finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-            self._metrics.write(json.dumps({"step": step, **finite}) + "\n")
-            self._metrics.flush()
+        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        self._guard(lambda: self._append(json.dumps({"step": step, **finite}) + "\n"))
+
+        def add(writer: SummaryWriter) -> None:
             for name, value in numbers.items():
-                self._writer.add_scalar(name, value, step)
+                writer.add_scalar(name, value, step)
 
-        self._guard(write)
+        self._to_tensorboard(add)
 
-    def _guard(self, write: Any) -> None:
+    def _append(self, line: str) -> None:
+        """Writes to `metrics.jsonl` what is not yet written, and `line`. What cannot be written now is kept for next time."""
+        if len(self._unwritten) < MOST_UNWRITTEN_BYTES:
+            self._unwritten += line.encode()
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._metrics.write(self._unwritten) :]
+
+    def _to_tensorboard(self, write: Callable[[SummaryWriter], None]) -> None:
+        """Writes to TensorBoard; its writer does not recover from an error, so after the first it is left alone."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            if self._guard(lambda: write(writer)):
+                self._writer = writer
+
+    def _on_thread_error(self, arguments: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread, which hands its errors to us and would print a traceback as well."""
+        if not (type(arguments.thread).__module__.startswith("tensorboard.") and issubclass(arguments.exc_type, OSError)):
+            self._excepthook(arguments)
+
+    def _guard(self, write: Callable[[], None]) -> bool:
+        """Whether it could be written; a failure is said once."""
         try:
             write()
         except (OSError, ValueError) as error:
             if not self._broken:
                 log.warning("Telemetry cannot be written (%s); training goes on without it.", error)
             self._broken = True
+            return False
+        return True
 
 
 class _Rate:
