@@ -10,8 +10,9 @@ import torch
 from lmtrain.data.tokenizer import WordTokenizer
 from lmtrain.errors import SettingsError
 from lmtrain.inference.dynamic import Adaptive, Cache, Dynamic, gradient_rms
-from lmtrain.inference.evaluate import Static, evaluate, iter_target_log_probs
+from lmtrain.inference.evaluate import STATIC, Static, evaluate, iter_target_log_probs
 from lmtrain.inference.score import score_text
+from lmtrain.models.mixture import Mixture
 
 TEXT = np.array([1, 2, 0, 3, 1, 2, 4, 1, 2, 0, 3, 3, 1])
 COUNTS = {"eos_id": 0, "unk_id": 4, "num_chars": 20, "num_bytes": 25}
@@ -241,3 +242,16 @@ def test_models_without_features_are_refused(table):
 def test_settings_out_of_range_are_refused(settings, given):
     with pytest.raises(SettingsError, match=given):
         settings()
+
+
+def test_in_a_mixture_the_neural_model_adapts_and_the_other_predicts_as_always(recurrent, table):
+    mixture = Mixture([recurrent, table], [0.3, 0.7])
+    method = methods(recurrent)["sgd"]
+    parts = [
+        np.concatenate([scored.log_probs.ravel() for scored in iter_target_log_probs(model, TEXT, eos_id=0, method=own)])
+        for model, own in ((recurrent, method), (table, STATIC))
+    ]
+    expected = -np.logaddexp(parts[0] + np.log(0.3), parts[1] + np.log(0.7)).sum()
+    bill = evaluate(mixture, TEXT, method=method, **COUNTS)
+    assert bill.total_nats == pytest.approx(expected, rel=1e-12)
+    assert bill.total_nats != evaluate(mixture, TEXT, **COUNTS).total_nats

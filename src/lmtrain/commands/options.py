@@ -56,7 +56,8 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
 
 def choose_method(options: argparse.Namespace, trained: Trained) -> Method:
     """The method that the options name. `rms` takes its statistics from the start of the training text."""
-    from lmtrain.inference.dynamic import Adaptive, Cache, Dynamic, gradient_rms
+    from lmtrain.errors import SettingsError
+    from lmtrain.inference.dynamic import Adaptive, Cache, Dynamic, gradient_rms, neural_models
     from lmtrain.inference.evaluate import Static
 
     if not options.dynamic and options.cache is None:
@@ -67,8 +68,14 @@ def choose_method(options: argparse.Namespace, trained: Trained) -> Method:
     if options.dynamic:
         rms = None
         if options.dynamic == "rms":
+            adapting = neural_models(trained.model)
+            if len(adapting) != 1:
+                raise SettingsError(
+                    f"--dynamic rms was given {len(adapting)} neural models.",
+                    "It needs the gradient statistics of exactly one.", "Type --dynamic sgd.",
+                )  # fmt: skip
             ids = trained.texts["train_start"].ids
-            rms = gradient_rms(trained.model, ids, eos_id=trained.tokenizer.eos_id, device=options.device)
+            rms = gradient_rms(adapting[0], ids, eos_id=trained.tokenizer.eos_id, device=options.device)
         rate = options.dynamic_rate if options.dynamic_rate is not None else {"sgd": 0.1, "rms": 1e-4}[options.dynamic]
         dynamic = Dynamic(rate=rate, decay=options.dynamic_decay, segment_length=options.dynamic_segment, rms=rms)
     return Adaptive(dynamic=dynamic, cache=cache, temperature=options.temperature)

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,6 +37,7 @@ from torch import Tensor
 
 from lmtrain.errors import SettingsError
 from lmtrain.inference.evaluate import (
+    STATIC,
     Method,
     Score,
     check_temperature,
@@ -48,6 +49,7 @@ from lmtrain.inference.evaluate import (
     tempered,
 )
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel, detach
+from lmtrain.models.mixture import Mixture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,10 @@ def _check(fine: bool, name: str, value: object, allowed: str, example: str) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Method):
-    """Dynamic evaluation, the cache, or both; `temperature` is applied to the model before the cache is mixed in."""
+    """Dynamic evaluation, the cache, or both; `temperature` is applied to the model before the cache is mixed in.
+
+    In a mixture each neural model adapts by itself; the others predict as always.
+    """
 
     dynamic: Dynamic | None = None
     cache: Cache | None = None
@@ -119,6 +124,12 @@ class Adaptive(Method):
 
     @contextmanager
     def scoring(self, model: LanguageModel, previous_B: Tensor) -> Iterator[Score]:
+        if isinstance(model, Mixture):
+            with ExitStack() as stack:
+                parts = [self if neural_models(part) else STATIC for part in model.models]
+                scores = [stack.enter_context(m.scoring(p, previous_B)) for m, p in zip(parts, model.models, strict=True)]
+                yield lambda targets_TB: model.mix([score(targets_TB) for score in scores])
+            return
         neural = _neural(model)
         if self.dynamic and len(previous_B) > 1:
             raise SettingsError(
@@ -163,6 +174,13 @@ def _make_score(
         return log_probs_TB
 
     return score
+
+
+def neural_models(model: LanguageModel) -> list[NeuralLanguageModel]:
+    """Those that can adapt: the model itself, or the neural models of a mixture."""
+    if isinstance(model, Mixture):
+        return [neural for part in model.models for neural in neural_models(part)]
+    return [model] if isinstance(model, NeuralLanguageModel) else []
 
 
 def _neural(model: LanguageModel) -> NeuralLanguageModel:

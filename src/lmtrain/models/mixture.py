@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -40,35 +40,42 @@ class Mixture(LanguageModel):
 
     def log_probs(self, tokens_TB: Tensor, state: State) -> tuple[Tensor, State]:
         """Exact, normalised log-probabilities of every next token, [T, B, V], in the widest dtype of the models."""
-        mixed, next_state = None, list[Tensor]()
-        for model, weight, part in self._parts(state):
-            log_probs_TBV, part = model.log_probs(tokens_TB, part)
-            mixed = _mix(mixed, log_probs_TBV, weight)
-            next_state.extend(part)
-        assert mixed is not None
-        return mixed, tuple(next_state)
+        next_state = list[Tensor]()
+
+        def of_each() -> Iterator[Tensor]:
+            for model, part in self._parts(state):
+                log_probs_TBV, part = model.log_probs(tokens_TB, part)
+                next_state.extend(part)
+                yield log_probs_TBV
+
+        return self.mix(of_each()), tuple(next_state)
 
     def target_log_probs(self, tokens_TB: Tensor, targets_TB: Tensor, state: State) -> tuple[Tensor, State]:
-        mixed, next_state = None, list[Tensor]()
-        for model, weight, part in self._parts(state):
-            log_probs_TB, part = model.target_log_probs(tokens_TB, targets_TB, part)
-            mixed = _mix(mixed, log_probs_TB, weight)
-            next_state.extend(part)
+        next_state = list[Tensor]()
+
+        def of_each() -> Iterator[Tensor]:
+            for model, part in self._parts(state):
+                log_probs_TB, part = model.target_log_probs(tokens_TB, targets_TB, part)
+                next_state.extend(part)
+                yield log_probs_TB
+
+        return self.mix(of_each()), tuple(next_state)
+
+    def mix(self, log_probs: Iterable[Tensor]) -> Tensor:
+        """log sum_m w_m exp(log p_m) of what each model says, of any shape; only two such tensors are held at a time."""
+        mixed: Tensor | None = None
+        for weight, own in zip(self.weights, log_probs, strict=True):
+            weighted = own + (math.log(weight) if weight else -math.inf)
+            mixed = weighted if mixed is None else torch.logaddexp(mixed, weighted)
         assert mixed is not None
-        return mixed, tuple(next_state)
+        return mixed
 
-    def _parts(self, state: State) -> Iterator[tuple[LanguageModel, float, State]]:
-        """Every model with its weight and its part of the state."""
+    def _parts(self, state: State) -> Iterator[tuple[LanguageModel, State]]:
+        """Every model with its part of the state."""
         begin = 0
-        for model, weight, size in zip(self.models, self.weights, self._state_sizes, strict=True):
-            yield model, weight, state[begin : begin + size]
+        for model, size in zip(self.models, self._state_sizes, strict=True):
+            yield model, state[begin : begin + size]
             begin += size
-
-
-def _mix(mixed: Tensor | None, log_probs: Tensor, weight: float) -> Tensor:
-    """log(exp(mixed) + weight exp(log_probs)); one model at a time, so that only two distributions are held."""
-    weighted = log_probs + (math.log(weight) if weight else -math.inf)
-    return weighted if mixed is None else torch.logaddexp(mixed, weighted)
 
 
 def _check_mixture(models: Sequence[LanguageModel], weights: Sequence[float]) -> None:
