@@ -5,8 +5,8 @@ layer normalisation. The recurrent weight is packed once per call; bfloat16 prod
 pointwise arithmetic are float32. Results depend on the instruction set compiled for, not on the number of threads (except
 the output layer's: its sums over tokens and vocabulary are split among threads, always alike).
 
-One liberty: with bfloat16 the saved gates are int16 tensors, in fixed point. A forget gate of 0.998 is 1 in bfloat16 and would
-never learn; kept so, gradients err by 0.5 to 0.9 of what the reference itself errs in bfloat16.
+One liberty: the saved gates are in a layout of their own, and with bfloat16 int16 tensors, in fixed point. A forget gate of
+0.998 is 1 in bfloat16 and would never learn; kept so, gradients err by 0.5 to 0.9 of what the reference errs in bfloat16.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def forward_gru(
     T, B, Z = projected_TBZ.shape
     H = Z // 3
     states_TBH = projected_TBZ.new_empty(T, B, H)
-    gates_TBY = _new_gates(projected_TBZ, 4 * H) if save else None
+    gates_TBY = _new_gates(projected_TBZ, H) if save else None
     tensors = (projected_TBZ, h0_BH, weight_ZH, candidate_bias_H, keep_TB, states_TBH, gates_TBY)
     _call("gru_forward", projected_TBZ.dtype, (T, B, H), *tensors)
     return states_TBH, gates_TBY
@@ -143,7 +143,7 @@ def forward_lstm(
     states_TBH = projected_TBZ.new_empty(T, B, H)
     c_BH = c0_BH.new_empty(B, H)
     cells_TBH = c0_BH.new_empty(T, B, H) if save else None
-    gates_TBZ = _new_gates(projected_TBZ, 4 * H) if save else None
+    gates_TBZ = _new_gates(projected_TBZ, H) if save else None
     tensors = (projected_TBZ, h0_BH, c0_BH, weight_ZH, keep_TB, states_TBH, c_BH, cells_TBH, gates_TBZ)
     _call("lstm_forward", projected_TBZ.dtype, (T, B, H), *tensors)
     return states_TBH, c_BH, cells_TBH, gates_TBZ
@@ -198,10 +198,11 @@ def _assert_plain(*refused: object) -> None:
     assert all(argument is None for argument in refused)
 
 
-def _new_gates(projected_TBZ: Tensor, width: int) -> Tensor:
-    """Memory for activated gates: bfloat16 computations save them in 16 bits of fixed point."""
+def _new_gates(projected_TBZ: Tensor, H: int) -> Tensor:
+    """Memory for four saved numbers of every unit: step, tile of 16 units, stream, which number, unit within the tile."""
+    T, B, _ = projected_TBZ.shape
     dtype = torch.int16 if projected_TBZ.dtype == torch.bfloat16 else projected_TBZ.dtype
-    return projected_TBZ.new_empty(*projected_TBZ.shape[:2], width, dtype=dtype)
+    return projected_TBZ.new_empty(T, (H + 15) // 16, B, 4, 16, dtype=dtype)
 
 
 def _call(function: str, dtype: torch.dtype, sizes: tuple[int, ...], *tensors: Tensor | None, returns: Any = None) -> Any:

@@ -248,7 +248,7 @@ struct CrossEntropy {
     static void store_words(uint32_t* to, const F pair[PER_WORD]) {
         if constexpr (PER_WORD == 1) store_operand<S>((float*)to, pair[0], LANES);
         else {
-            const U words = __builtin_convertvector(narrow(pair[0]), U) | __builtin_convertvector(narrow(pair[1]), U) << 16;
+            const U words = lengthen(narrow(pair[0])) | lengthen(narrow(pair[1])) << 16;
             memcpy(to, &words, sizeof words);
         }
     }

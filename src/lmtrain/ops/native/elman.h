@@ -29,10 +29,10 @@ void elman_forward(long T, long B, long H, const S* projected, const S* h0, cons
     const Operand<S> operand(matrix);
     const Keep keep{keep_TB, T, B};
 
-    auto start = [&](long b, long u, long n) {
+    auto start = [=](long b, long u, long n) {
         store_operand<S>(operand.at(0, b, u), load(h0 + b * H + u, n) * keep(0, b), n);
     };
-    auto cell = [&](long t, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
+    auto cell = [=](long t, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
         const long here = (t * B + b) * H + u;
         const F h = activate<f>(load(projected + here, n) + load(sum));
         store(states + here, h, n);
@@ -48,7 +48,7 @@ void elman_backward(long T, long B, long H, const S* d_states, const S* states, 
     const Operand<S> operand(matrix);
     const Keep keep{keep_TB, T, B};
 
-    auto cell = [&](long s, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
+    auto cell = [=](long s, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
         const long t = T - 1 - s, here = (t * B + b) * H + u;
         const F d_previous = load(sum) * keep(t + 1, b);
         if (t < 0) return store(d_h0 + b * H + u, d_previous, n);

@@ -6,22 +6,23 @@
 
 namespace lmtrain {
 
-// `gates` [T, B, 4H] may be null: r, z, n (activated) and q = R_n h + b_hn, which is of type S.
+// `saved` may be null: the gates r, z, n (activated) and q = R_n h + b_hn, which is of type S.
 template <class S>
 void gru_forward(long T, long B, long H, const S* projected, const S* h0, const S* weight, const float* candidate_bias,
-                 const float* keep_TB, S* states, typename GateOf<S>::type* gates, long threads) {
+                 const float* keep_TB, S* states, void* saved, long threads) {
     const Recurrent<S> matrix{H, 3, B, threads, false};
     const Operand<S> operand(matrix);
     const Keep keep{keep_TB, T, B};
+    const Gates<S> gates{(typename Gates<S>::type*)saved, B, H};
     float* travelling = scratch<float>(3, B * H);  // the state in float32, times the coming keep
 
-    auto start = [&](long b, long u, long n) {
+    auto start = [=](long b, long u, long n) {
         const F h = load(h0 + b * H + u, n) * keep(0, b);
         store(travelling + b * H + u, h, n);
         store_operand<S>(operand.at(0, b, u), h, n);
     };
-    auto cell = [&](long t, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
-        const long here = (t * B + b) * H + u, gate = (t * B + b) * 4 * H + u;
+    auto cell = [=](long t, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
+        const long here = (t * B + b) * H + u;
         const S* in = projected + (t * B + b) * 3 * H + u;
         const F r = sigmoid(load(in, n) + load(sum));
         const F z = sigmoid(load(in + H, n) + load(sum + 16));
@@ -32,32 +33,33 @@ void gru_forward(long T, long B, long H, const S* projected, const S* h0, const 
         store(travelling + b * H + u, h * keep(t + 1, b), n);
         store_operand<S>(operand.at(t + 1, b, u), h * keep(t + 1, b), n);
         if (!gates) return;
-        store(gates + gate, r, n);
-        store(gates + gate + H, z, n);
-        store_signed(gates + gate + 2 * H, candidate, n);
-        store((S*)(gates + gate + 3 * H), q, n);
+        auto* gate = gates.at(t, b, u);
+        store(gate, r);
+        store(gate + 16, z);
+        store_signed(gate + 32, candidate);
+        store((S*)(gate + 48), q);
     };
     time_loop(matrix, operand, weight, T, start, cell);
 }
 
 // d_gates [T, B, 4H]: gradients of r, z, n before their activations, and of q.
 template <class S>
-void gru_backward(long T, long B, long H, const S* d_states, const S* states,
-                  const typename GateOf<S>::type* gates, const S* h0,
+void gru_backward(long T, long B, long H, const S* d_states, const S* states, void* saved, const S* h0,
                   const S* weight, const float* keep_TB, S* d_gates, S* d_h0, long threads) {
     const Recurrent<S> matrix{H, 3, B, threads, true};
     const Operand<S> operand(matrix);
     const Keep keep{keep_TB, T, B};
+    const Gates<S> gates{(typename Gates<S>::type*)saved, B, H};
     float* travelling = scratch<float>(3, B * H);  // the part of the state's gradient that passes by the gate z
 
-    auto cell = [&](long s, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
+    auto cell = [=](long s, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
         const long t = T - 1 - s, here = (t * B + b) * H + u, gate = (t * B + b) * 4 * H + u;
         float* passing = travelling + b * H + u;
         const F d_previous = s ? (load(sum) + load(passing, n)) * keep(t + 1, b) : F{};
         if (t < 0) return store(d_h0 + b * H + u, d_previous, n);
-        const F r = load(gates + gate, n), z = load(gates + gate + H, n);
-        const F candidate = load_signed(gates + gate + 2 * H, n);
-        const F q = load((const S*)(gates + gate + 3 * H), n);
+        const auto* saved_gate = gates.at(t, b, u);
+        const F r = load(saved_gate), z = load(saved_gate + 16), candidate = load_signed(saved_gate + 32);
+        const F q = load((const S*)(saved_gate + 48));
         const F before = load(t ? states + here - B * H : h0 + here, n) * keep(t, b);
         const F d_h = load(d_states + here, n) + d_previous;
         const F d_n = d_h * (1.0f - z) * (1.0f - candidate * candidate);

@@ -5,22 +5,23 @@
 
 namespace lmtrain {
 
-// Cells are float32 whatever S is. `cells` (all of them) and `gates` (activated i, f, g, o) may be null; `last_cell` comes out
+// Cells are float32 whatever S is. `cells` (all of them) and `saved` (activated i, f, g, o) may be null; `last_cell` comes out
 // and holds the newest cell all along.
 template <class S>
 void lstm_forward(long T, long B, long H, const S* projected, const S* h0, const float* c0, const S* weight,
-                  const float* keep_TB, S* states, float* last_cell, float* cells,
-                  typename GateOf<S>::type* gates, long threads) {
+                  const float* keep_TB, S* states, float* last_cell, float* cells, void* saved,
+                  long threads) {
     const Recurrent<S> matrix{H, 4, B, threads, false};
     const Operand<S> operand(matrix);
     const Keep keep{keep_TB, T, B};
+    const Gates<S> gates{(typename Gates<S>::type*)saved, B, H};
 
-    auto start = [&](long b, long u, long n) {
+    auto start = [=](long b, long u, long n) {
         store_operand<S>(operand.at(0, b, u), load(h0 + b * H + u, n) * keep(0, b), n);
     };
-    auto cell = [&](long t, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
-        const long here = (t * B + b) * H + u, gate = (t * B + b) * 4 * H + u;
-        const S* in = projected + gate;
+    auto cell = [=](long t, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
+        const long here = (t * B + b) * H + u;
+        const S* in = projected + (t * B + b) * 4 * H + u;
         const F c_before = load((t ? last_cell : c0) + b * H + u, n) * keep(t, b);
         const F i = sigmoid(load(in, n) + load(sum));
         const F f = sigmoid(load(in + H, n) + load(sum + 16));
@@ -33,10 +34,11 @@ void lstm_forward(long T, long B, long H, const S* projected, const S* h0, const
         store_operand<S>(operand.at(t + 1, b, u), h * keep(t + 1, b), n);
         if (cells) store(cells + here, c, n);
         if (!gates) return;
-        store(gates + gate, i, n);
-        store(gates + gate + H, f, n);
-        store_signed(gates + gate + 2 * H, g, n);
-        store(gates + gate + 3 * H, o, n);
+        auto* gate = gates.at(t, b, u);
+        store(gate, i);
+        store(gate + 16, f);
+        store_signed(gate + 32, g);
+        store(gate + 48, o);
     };
     time_loop(matrix, operand, weight, T, start, cell);
 }
@@ -45,20 +47,21 @@ void lstm_forward(long T, long B, long H, const S* projected, const S* h0, const
 // d_states holds the gradient of the last state too; d_c that of the last cell.
 template <class S>
 void lstm_backward(long T, long B, long H, const S* d_states, const float* d_c, const float* cells,
-                   const typename GateOf<S>::type* gates, const float* c0, const S* weight, const float* keep_TB, S* d_projected, S* d_h0, float* d_c0,
+                   void* saved, const float* c0, const S* weight, const float* keep_TB, S* d_projected, S* d_h0, float* d_c0,
                    long threads) {
     const Recurrent<S> matrix{H, 4, B, threads, true};
     const Operand<S> operand(matrix);
     const Keep keep{keep_TB, T, B};
+    const Gates<S> gates{(typename Gates<S>::type*)saved, B, H};
 
     // Step s brings `sum`, the gradient that reaches h_t through the gates of t + 1; step T reaches h_0 and ends there.
-    auto cell = [&](long s, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
-        const long t = T - 1 - s, here = (t * B + b) * H + u, gate = (t * B + b) * 4 * H + u;
+    auto cell = [=](long s, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
+        const long t = T - 1 - s, here = (t * B + b) * H + u;
         const F d_recurrent = load(sum) * keep(t + 1, b);
         if (t < 0) return store(d_h0 + b * H + u, d_recurrent, n);
         float* travelling = d_c0 + b * H + u;  // the cell's gradient, on its way to c0
-        const F i = load(gates + gate, n), f = load(gates + gate + H, n);
-        const F g = load_signed(gates + gate + 2 * H, n), o = load(gates + gate + 3 * H, n);
+        const auto* gate = gates.at(t, b, u);
+        const F i = load(gate), f = load(gate + 16), g = load_signed(gate + 32), o = load(gate + 48);
         const F c_before = load(t ? cells + here - B * H : c0 + here, n) * keep(t, b);
         const F squashed = tanh(load(cells + here, n));
         const F d_h = load(d_states + here, n) + d_recurrent;
@@ -67,7 +70,7 @@ void lstm_backward(long T, long B, long H, const S* d_states, const float* d_c, 
         const F d_gates[4] = {d_cell * g * i * (1.0f - i), d_cell * c_before * f * (1.0f - f),
                               d_cell * i * (1.0f - g * g), d_h * squashed * o * (1.0f - o)};
         for (int which = 0; which < 4; which++) {
-            store(d_projected + gate + which * H, d_gates[which], n);
+            store(d_projected + (t * B + b) * 4 * H + which * H + u, d_gates[which], n);
             store_operand<S>(operand.at(s + 1, b, which * matrix.padded + u), d_gates[which], n);
         }
     };

@@ -37,16 +37,16 @@ void lmtrain_lstm_forward(int bfloat16, long T, long B, long H, const void* proj
     with_type(bfloat16, [&](auto type) {
         typedef decltype(type) S;
         lstm_forward<S>(T, B, H, (const S*)projected, (const S*)h0, c0, (const S*)weight, keep, (S*)states, last_cell,
-                        cells, (typename GateOf<S>::type*)gates, threads);
+                        cells, gates, threads);
     });
 }
 
 void lmtrain_lstm_backward(int bfloat16, long T, long B, long H, const void* d_states, const float* d_c,
-                           const float* cells, const void* gates, const float* c0, const void* weight,
+                           const float* cells, void* gates, const float* c0, const void* weight,
                            const float* keep, void* d_projected, void* d_h0, float* d_c0, long threads) {
     with_type(bfloat16, [&](auto type) {
         typedef decltype(type) S;
-        lstm_backward<S>(T, B, H, (const S*)d_states, d_c, cells, (const typename GateOf<S>::type*)gates, c0, (const S*)weight, keep,
+        lstm_backward<S>(T, B, H, (const S*)d_states, d_c, cells, gates, c0, (const S*)weight, keep,
                          (S*)d_projected, (S*)d_h0, d_c0, threads);
     });
 }
@@ -56,16 +56,16 @@ void lmtrain_gru_forward(int bfloat16, long T, long B, long H, const void* proje
     with_type(bfloat16, [&](auto type) {
         typedef decltype(type) S;
         gru_forward<S>(T, B, H, (const S*)projected, (const S*)h0, (const S*)weight, candidate_bias, keep,
-                       (S*)states, (typename GateOf<S>::type*)gates, threads);
+                       (S*)states, gates, threads);
     });
 }
 
 void lmtrain_gru_backward(int bfloat16, long T, long B, long H, const void* d_states, const void* states,
-                          const void* gates, const void* h0, const void* weight, const float* keep, void* d_gates,
+                          void* gates, const void* h0, const void* weight, const float* keep, void* d_gates,
                           void* d_h0, long threads) {
     with_type(bfloat16, [&](auto type) {
         typedef decltype(type) S;
-        gru_backward<S>(T, B, H, (const S*)d_states, (const S*)states, (const typename GateOf<S>::type*)gates, (const S*)h0,
+        gru_backward<S>(T, B, H, (const S*)d_states, (const S*)states, gates, (const S*)h0,
                         (const S*)weight, keep, (S*)d_gates, (S*)d_h0, threads);
     });
 }

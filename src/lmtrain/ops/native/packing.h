@@ -83,9 +83,9 @@ INLINE U words_across(const S* from, long k_stride, long k_left, long columns) {
     if (k_left <= 0 || columns <= 0) return U{};
     if constexpr (Word::PER_WORD == 1) return (U)load(from, columns);
     else {
-        U even = __builtin_convertvector(narrow(load(from, columns)), U);
+        U even = lengthen(narrow(load(from, columns)));
         if (k_left < 2) return even;
-        return even | __builtin_convertvector(narrow(load(from + k_stride, columns)), U) << 16;
+        return even | lengthen(narrow(load(from + k_stride, columns))) << 16;
     }
 }
 

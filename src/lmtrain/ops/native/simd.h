@@ -50,7 +50,23 @@ INLINE F min(F a, F b) { return a < b ? a : b; }
 
 // ---- float32 <-> bfloat16
 
-INLINE F widen(U16 x) { return (F)(__builtin_convertvector(x, U) << 16); }
+// GCC splits these conversions of 512 bits in halves if it is not told the instruction.
+INLINE U lengthen(U16 x) {
+#ifdef LMTRAIN_AVX512
+    return (U)_mm512_cvtepu16_epi32((__m256i)x);
+#else
+    return __builtin_convertvector(x, U);
+#endif
+}
+INLINE U16 shorten(U x) {
+#ifdef LMTRAIN_AVX512
+    return (U16)_mm512_cvtepi32_epi16((__m512i)x);
+#else
+    return __builtin_convertvector(x, U16);
+#endif
+}
+
+INLINE F widen(U16 x) { return (F)(lengthen(x) << 16); }
 INLINE float widen(bf16 x) {
     uint32_t bits = uint32_t(x.bits) << 16;
     float value;
@@ -65,7 +81,7 @@ INLINE U16 narrow(F x) {
 #else
     U bits = (U)x;
     U rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    return __builtin_convertvector(x == x ? rounded : (rounded & 0) + 0x7fc0, U16);
+    return shorten(x == x ? rounded : (rounded & 0) + 0x7fc0);
 #endif
 }
 
@@ -111,26 +127,19 @@ INLINE void store(S* p, F v, long n) {
 }
 #endif
 
-INLINE F load(const gate16* p, long n) {
+INLINE F load(const gate16* p) {
     U16 bits;
-    if (n >= LANES) memcpy(&bits, p, sizeof bits);
-    else {
-        gate16 lane[LANES] = {};
-        for (long i = 0; i < n; i++) lane[i] = p[i];
-        memcpy(&bits, lane, sizeof bits);
-    }
-    return __builtin_convertvector(__builtin_convertvector(bits, I), F) * (1 / 65535.0f);
+    memcpy(&bits, p, sizeof bits);
+    return __builtin_convertvector((I)lengthen(bits), F) * (1 / 65535.0f);
 }
-INLINE void store(gate16* p, F x, long n) {
-    U16 bits = __builtin_convertvector(__builtin_convertvector(x * 65535.0f + 0.5f, I), U16);
-    if (n >= LANES) memcpy(p, &bits, sizeof bits);
-    else
-        for (long i = 0; i < n; i++) p[i].bits = bits[i];
+INLINE void store(gate16* p, F x) {
+    U16 bits = shorten((U)__builtin_convertvector(x * 65535.0f + 0.5f, I));
+    memcpy(p, &bits, sizeof bits);
 }
-INLINE F load_signed(const float* p, long n) { return load(p, n); }
-INLINE F load_signed(const gate16* p, long n) { return load(p, n) * 2.0f - 1.0f; }
-INLINE void store_signed(float* p, F x, long n) { store(p, x, n); }
-INLINE void store_signed(gate16* p, F x, long n) { store(p, x * 0.5f + 0.5f, n); }
+INLINE F load_signed(const float* p) { return load(p); }
+INLINE F load_signed(const gate16* p) { return load(p) * 2.0f - 1.0f; }
+INLINE void store_signed(float* p, F x) { store(p, x); }
+INLINE void store_signed(gate16* p, F x) { store(p, x * 0.5f + 0.5f); }
 
 // The value that storage of type S will give back.
 template <class S>
