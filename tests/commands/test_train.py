@@ -104,6 +104,28 @@ def test_every_model_trains_evaluates_scores_and_samples(
     assert json.loads(capsys.readouterr().out)["total_nats"] == bill["total_nats"]
 
 
+def test_a_mixture_is_a_model_like_any_other_and_needs_none_of_its_parts(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("neural", "model=gru", "tokenizer=word", *TINY, "model.dropout=0.3")
+    train("counts", "model=ngram", "model.order=3", "tokenizer=word", *COUNTED)
+    main(["mix", "neural", "counts", "--output", "mixture"])
+    assert "validation perplexity alone" in capsys.readouterr().out
+    bills = {}
+    for run in ("neural", "counts", "mixture"):
+        main(["evaluate", run, "--split", "valid", "--json"])
+        bills[run] = json.loads(capsys.readouterr().out)
+    assert bills["mixture"]["total_nats"] <= min(bills["neural"]["total_nats"], bills["counts"]["total_nats"]) * 1.001
+    for run in ("neural", "counts"):
+        os.rename(run, f"gone-{run}")
+    main(["evaluate", "mixture", "--dynamic", "sgd", "--cache", "50", "--json"])
+    assert json.loads(capsys.readouterr().out)["method"].startswith("dynamic evaluation")
+    main(["score", "mixture", "text.txt"])
+    assert "perplexity" in capsys.readouterr().out
+    main(["sample", "mixture", "--prompt", "the cat", "--max-tokens", "5"])
+    assert capsys.readouterr().out.startswith("the cat")
+
+
 def test_split(place: Path) -> str:
     """The text of the test split, read back from the ids that were saved with the model."""
     from lmtrain.build import load_trained

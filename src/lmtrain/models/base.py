@@ -114,6 +114,10 @@ class NeuralLanguageModel(LanguageModel, nn.Module):
         self.temporal_penalty = temporal_penalty
 
     @abstractmethod
+    def initialise(self, how: str, half_width: float) -> None:
+        """Draws the weights of the hidden layers: `xavier`, `uniform` (+-half_width), `fan` or `identity`."""
+
+    @abstractmethod
     def activations(self, tokens_TB: Tensor, state: State, generator: Generator | None = None) -> tuple[Tensor, State]:
         """Activations [T, B, D] of the last hidden layer and the next state: all in which the families differ."""
 

@@ -36,6 +36,8 @@ class DirectNgramModel(NeuralLanguageModel):
     be 0.
     """
 
+    inner: NeuralLanguageModel
+
     def __init__(self, inner: NeuralLanguageModel, *, order: int = 3, table_size: int = 1 << 22) -> None:
         if inner.activation_penalty or inner.temporal_penalty:
             raise ValueError("direct n-gram connections do not go together with penalties on activations.")

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmtrain.errors import DataError, SettingsError
 from lmtrain.models.base import LanguageModel, State, StatePolicy
@@ -22,13 +22,15 @@ from lmtrain.models.base import LanguageModel, State, StatePolicy
 logger = logging.getLogger("lmtrain")
 
 
-class Mixture(LanguageModel):
+class Mixture(LanguageModel, nn.Module):
     """A fixed mixture. It reports the state policy that all its models share, `carry` where they differ."""
 
     def __init__(self, models: Sequence[LanguageModel], weights: Sequence[float]) -> None:
         """weights  one a model, at least 0, sum 1 (to 1e-6). Raises SettingsError where models or weights do not fit."""
+        nn.Module.__init__(self)
         _check_mixture(models, weights)
         self.models = list(models)
+        self.neural = nn.ModuleList(model for model in models if isinstance(model, nn.Module))  # for eval() and to()
         self.weights = [weight / math.fsum(weights) for weight in weights]
         self.vocab_size = models[0].vocab_size
         policies = {model.state_policy for model in models}
