@@ -29,13 +29,14 @@ from lmtrain.models.ngram import NgramModel
 from lmtrain.models.recurrent import ElmanLayer, GRULayer, LSTMLayer, RecurrentLanguageModel, RecurrentLayer
 from lmtrain.models.window import WindowLanguageModel
 from lmtrain.training.averaging import Averaging, ExponentialAverage, LastWeights, NonMonotonicAverage
-from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from lmtrain.training.checkpoint import believing, find_checkpoint, load_checkpoint, save_checkpoint
 from lmtrain.training.learner import CountLearner, GradientLearner, Learner, check_weights, load_weights
 from lmtrain.training.loop import Limits
 from lmtrain.training.optimizer import group_parameters, make_optimizer
 from lmtrain.training.schedule import Constant, Cosine, Exponential, Linear, OneCycle, Plateau, Schedule, Step
 
 COUNT_CHUNK = 1 << 18  # tokens counted in one step
+MAX_COMPONENTS = 256  # of a mixture
 TRAIN_START = 100_000  # tokens of the training split that a checkpoint carries
 
 
@@ -349,14 +350,25 @@ def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", 
     Raises CheckpointError for anything that is missing, damaged or does not fit together.
     """
     checkpoint = load_checkpoint(find_checkpoint(path, prefer), names=("model", "tokenizer", "texts"))
-    documents = checkpoint.documents
-    tokenizer = load_tokenizer(documents["tokenizer"])
-    model = _restore(documents["model"], checkpoint.tensors["model"], tokenizer, checkpoint.path)
+    documents, tensors = checkpoint.documents, checkpoint.tensors
+    with believing(checkpoint.path):
+        tokenizer = load_tokenizer(documents["tokenizer"])
+        model = _restore(documents["model"], tensors["model"], tokenizer, checkpoint.path)
+        texts = {
+            name: _read_text(tensors["texts"][name], sizes, tokenizer.vocab_size) for name, sizes in documents["texts"].items()
+        }
     if isinstance(model, nn.Module):
         model.to(device).eval()
-    ids = checkpoint.tensors.get("texts", {})
-    texts = {name: Text(ids[name].numpy(), **counts) for name, counts in documents.get("texts", {}).items()}
     return Trained(checkpoint.path, checkpoint.step, model, tokenizer, texts)
+
+
+def _read_text(ids: Tensor, sizes: Any, vocab_size: int) -> Text:
+    if ids.dtype is not torch.int32 or ids.dim() != 1 or not bool(((ids >= 0) & (ids < vocab_size)).all()):
+        raise ValueError("a text is a row of ids in the vocabulary")
+    match sizes:
+        case {"num_chars": int(num_chars), "num_bytes": int(num_bytes), **rest} if not rest and min(num_chars, num_bytes) >= 0:
+            return Text(ids.numpy(), num_chars, num_bytes)
+    raise TypeError("the sizes of a text are num_chars and num_bytes")
 
 
 def save_mixture(parts: Sequence[Trained], weights: Sequence[float], directory: Path) -> Path:
@@ -374,6 +386,8 @@ def save_mixture(parts: Sequence[Trained], weights: Sequence[float], directory: 
 def _restore(document: Any, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, path: Path) -> LanguageModel:
     """The model that `document` describes, with its weights."""
     if "components" in document:
+        if len(document["components"]) > MAX_COMPONENTS:
+            raise ValueError(f"a mixture of more than {MAX_COMPONENTS} models")
         models = [
             _restore(part, {n.removeprefix(f"{i}."): t for n, t in tensors.items() if n.startswith(f"{i}.")}, tokenizer, path)
             for i, part in enumerate(document["components"])
@@ -383,8 +397,8 @@ def _restore(document: Any, tensors: Mapping[str, Tensor], tokenizer: Tokenizer,
     settings = config.read_settings(config.ModelConfig, document["settings"], "model", problems)
     if problems or document["vocab_size"] != tokenizer.vocab_size or document["eos_id"] != tokenizer.eos_id:
         raise CheckpointError(
-            f"{path / 'model.json'} does not describe a model of this program: {'; '.join(problems) or 'its vocabulary differs'}.",
-            "",
+            f"{path / 'model.json'} does not describe a model of this program.",
+            f"{'; '.join(problems) or 'Its vocabulary differs from that of tokenizer.json.'}",
             "Use a checkpoint as it was written.",
         )
     return restore_model(settings, tokenizer.vocab_size, tokenizer.eos_id, tensors)

@@ -33,7 +33,15 @@ from lmtrain.inference.evaluate import Bill, evaluate
 from lmtrain.inference.sample import SampleSettings, sample_text
 from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
 from lmtrain.models.base import LanguageModel
-from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint, mark, newest_valid_checkpoint, prune, save_checkpoint
+from lmtrain.training.checkpoint import (
+    believing,
+    find_checkpoint,
+    load_checkpoint,
+    mark,
+    newest_valid_checkpoint,
+    prune,
+    save_checkpoint,
+)
 from lmtrain.training.durable_file import check_free_space, write_atomically
 from lmtrain.training.finite import Nonfinite, nonfinite_names
 from lmtrain.training.learner import Tensors
@@ -192,14 +200,15 @@ def _load(state: TrainState, path: Path, corpus: Corpus) -> None:
     """Everything of a checkpoint into `state`; the corpus must be the one it was trained on."""
     checkpoint = load_checkpoint(path, names=("model", "training", "tokenizer"))
     saved = checkpoint.documents["training"]
-    if saved["corpus"] != corpus.fingerprint:
-        raise CheckpointError(
-            f"The text has changed since {path} was saved (fingerprint {corpus.fingerprint[:12]} instead of "
-            f"{saved['corpus'][:12]}).",
-            "A run goes on only on the very text it was started with.",
-            "Restore the text, set data.path to where it is now, or start a new run.",
-        )
-    state.load(checkpoint.tensors, saved["state"])
+    with believing(path):
+        if saved["corpus"] != corpus.fingerprint:
+            raise CheckpointError(
+                f"The text has changed since {path} was saved (fingerprint {corpus.fingerprint[:12]} instead of "
+                f"{saved['corpus'][:12]}).",
+                "A run goes on only on the very text it was started with.",
+                "Restore the text, set data.path to where it is now, or start a new run.",
+            )
+        state.load(checkpoint.tensors, saved["state"])
 
 
 def _save(state: TrainState, is_best: bool, settings: config.Config, corpus: Corpus, run: RunDirectory) -> None:

@@ -25,6 +25,7 @@ import platform
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,7 @@ import torch
 from torch import Tensor
 
 from lmtrain import __version__
-from lmtrain.errors import CheckpointError, ResourceError
+from lmtrain.errors import CheckpointError, ResourceError, UserError, is_out_of_memory
 from lmtrain.training.durable_file import (
     FileRecord,
     remove_temporaries,
@@ -264,6 +265,30 @@ def newest_valid_checkpoint(run_dir: Path) -> Path:
         f"Of the {num_damaged} checkpoints in {run_dir / 'checkpoints'} none is whole.",
         "A run is resumed from a checkpoint whose files are as they were written.",
         "Give another run, or start this one anew in another directory.",
+    )
+
+
+@contextmanager
+def believing(path: Path) -> Iterator[None]:
+    """Within it, what a checkpoint's documents say is taken for what it should be; where it is not, that is a CheckpointError.
+
+    The hashes say that a checkpoint is as it was written, not that we wrote it.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise error if isinstance(error, CheckpointError) else _foreign(path, str(error)) from error
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, OverflowError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise _foreign(path, f"{type(error).__name__}: {str(error)[:200]}") from error
+
+
+def _foreign(path: Path, problem: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is whole, but does not hold what lmtrain would have written ({problem}).",
+        "Only checkpoints of this program are read.",
+        "Use a checkpoint as it was written.",
     )
 
 

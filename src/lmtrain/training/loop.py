@@ -65,6 +65,7 @@ class TrainState:
 
     def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
         """Goes on from `tensors()` and `document()` of another process."""
+        _check_leaves(document)
         self.learner.load(tensors, document["learner"])
         self.position = Position.from_json(document["position"])
         self.step, self.num_tokens = document["step"], document["num_tokens"]
@@ -73,6 +74,15 @@ class TrainState:
         self.best_step, self.evaluated_step = document["best_step"], document["evaluated_step"]
         self.interval = Interval(**document["interval"])
         self.spikes = Spikes(**document["spikes"])
+
+
+def _check_leaves(document: Any, name: str = "state") -> None:
+    """ValueError unless all that is not a list or a group is a number or nothing, but for the few names there are."""
+    if isinstance(document, Mapping | list):
+        for key, value in document.items() if isinstance(document, Mapping) else enumerate(document):
+            _check_leaves(value, f"{name}.{key}")
+    elif isinstance(document, str) and document != "tensor" and not name.endswith((".optimizer", ".device", ".state")):
+        raise ValueError(f"{name} is text")
 
 
 @dataclass

@@ -6,6 +6,7 @@ A process number alone is not enough, because numbers are used again after a cra
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 
@@ -24,8 +25,19 @@ def is_alive(process_id: int, started: str | None = None) -> bool:
 
 
 def memory_bytes() -> int:
-    """Size of the main memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """The most memory that this process can have: all of the machine, or what its container or `ulimit -v` leaves of it."""
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space != resource.RLIM_INFINITY:
+        most = min(most, address_space)
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(path).read_text().strip()
+        except OSError:
+            continue  # no such kind of container
+        if text.isdigit():  # else "max"
+            most = min(most, int(text))
+    return most
 
 
 def start_of(process_id: int) -> str | None:

@@ -145,7 +145,7 @@ class Exponential(Schedule):
 class Plateau(Schedule):
     """Multiplied by `factor` when the last `patience` evaluations were no better than the best before them.
 
-    With factor 1/4 and patience 1 this is the PyTorch example's rule. A loss that is not a number is no improvement.
+    With factor 1/4 and patience 1 this is the PyTorch example's rule. A loss that is not finite is no improvement.
     """
 
     factor: float
@@ -158,7 +158,7 @@ class Plateau(Schedule):
         return self.factor**self.cuts
 
     def after_evaluation(self, nats_per_token: float) -> None:
-        if not math.isnan(nats_per_token) and (self.best is None or nats_per_token < self.best):
+        if math.isfinite(nats_per_token) and (self.best is None or nats_per_token < self.best):
             self.best, self.stale = nats_per_token, 0
             return
         self.stale += 1
