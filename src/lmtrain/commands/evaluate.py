@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 
-from lmtrain.commands.options import add_method_options, add_model_options, choose_method, open_model
+from lmtrain.commands.options import add_method_options, add_model_options, choose_method, open_model, whole
 from lmtrain.errors import DataError
 
 
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--split", choices=("test", "valid"), default="test", help="saved with the model (default: test)")
     source.add_argument("--text", metavar="FILE", help="a text of your own instead")
-    parser.add_argument("--streams", type=int, default=1, help="more are faster and slightly pessimistic (default: 1)")
+    parser.add_argument("--streams", type=whole(1), default=1, help="more are faster and slightly pessimistic (default: 1)")
     parser.add_argument("--json", action="store_true")
     add_method_options(parser)
     options = parser.parse_args(arguments)

@@ -10,6 +10,7 @@ import logging
 import sys
 from pathlib import Path
 
+from lmtrain.commands.options import whole
 from lmtrain.errors import SettingsError
 
 
@@ -18,10 +19,15 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m lmtrain mix", description=__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run or checkpoint directories of models with one vocabulary")
     parser.add_argument("--output", metavar="DIR", required=True, help="where the mixture is saved")
-    parser.add_argument("--streams", type=int, default=16, help="streams in which validation is scored (default: 16)")
+    parser.add_argument("--streams", type=whole(1), default=16, help="streams in which validation is scored (default: 16)")
     options = parser.parse_args(arguments)
     if len(options.runs) < 2:
         raise SettingsError("One model was given.", "A mixture needs at least two.", "Name a second RUN.")
+
+    if Path(options.output).exists():
+        raise SettingsError(
+            f"--output {options.output} is there already.", "A mixture gets a directory of its own.", "Give another path."
+        )
 
     import numpy as np
     import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,17 @@ def open_model(options: argparse.Namespace) -> Trained:
     return load_trained(options.run, prefer=options.checkpoint, device=options.device)
 
 
+def whole(least: int, most: int = 1 << 31) -> Callable[[str], int]:
+    """The `type=` of an option that takes whole numbers from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or len(text) > 20 or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
 def read_text(path: str) -> Iterator[str]:
     """A text in blocks, "-" for standard input. Raises DataError for what is not UTF-8 text."""
     from lmtrain.data.text import iter_decoded, iter_text
@@ -48,8 +59,10 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dynamic", choices=("sgd", "rms"), help="dynamic evaluation (Krause et al. 2018)")
     group.add_argument("--dynamic-rate", type=float, help="its learning rate (default: sgd 0.1, rms 0.0001)")
     group.add_argument("--dynamic-decay", type=float, default=0.002, help="its pull to the trained weights (default: 0.002)")
-    group.add_argument("--dynamic-segment", type=int, default=20, help="tokens between two of its updates (default: 20)")
-    group.add_argument("--cache", type=int, metavar="WINDOW", help="continuous cache (Grave et al. 2017) of so many tokens")
+    group.add_argument("--dynamic-segment", type=whole(1), default=20, help="tokens between two of its updates (default: 20)")
+    group.add_argument(
+        "--cache", type=whole(1), metavar="WINDOW", help="continuous cache (Grave et al. 2017) of so many tokens"
+    )
     group.add_argument("--cache-theta", type=float, default=0.66, help="its sharpness (default: 0.66)")
     group.add_argument("--cache-weight", type=float, default=0.13, help="its share (default: 0.13)")
 

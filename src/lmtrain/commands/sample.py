@@ -6,7 +6,8 @@ import argparse
 import json
 import sys
 
-from lmtrain.commands.options import add_model_options, open_model, read_text
+from lmtrain.commands.options import add_model_options, open_model, read_text, whole
+from lmtrain.errors import DataError
 
 
 def main(arguments: list[str]) -> None:
@@ -22,9 +23,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--top-p", type=float, help="draw only from the likeliest tokens that make up P")
     parser.add_argument("--min-p", type=float, help="draw only tokens at least P times as likely as the likeliest")
     parser.add_argument("--num-samples", type=int, default=1, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same text (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=whole(0, 2**32 - 1), default=1, help="the same seed gives the same text (default: %(default)s)"
+    )
     parser.add_argument("--stop", action="append", default=[], help="end before this text; may be given several times")
     parser.add_argument("--allow-unk", action="store_true", help="may also draw <unk>")
+    parser.add_argument("--strict", action="store_true", help="refuse a prompt that holds unknown text")
     parser.add_argument("--json", action="store_true", help="a JSON line per token: text, nats, rank, entropy")
     options = parser.parse_args(arguments)
 
@@ -38,6 +42,13 @@ def main(arguments: list[str]) -> None:
     if options.prompt_file is not None:
         prompt = "".join(read_text(options.prompt_file))
     trained = open_model(options)
+    unknown = trained.tokenizer.unknown_pieces(prompt) if options.strict else []
+    if unknown:
+        raise DataError(
+            f"The prompt contains {', '.join(map(repr, unknown[:10]))}, unknown to this model.",
+            "With --strict it may hold known text only.",
+            "Leave --strict out to have it read as <unk>.",
+        )
     texts = sample(
         trained.model, trained.tokenizer, prompt, settings, num_samples=options.num_samples, seed=options.seed,
         device=options.device,
