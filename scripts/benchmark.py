@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
 from torch import Tensor, nn
 
 import lmtrain.config as config
@@ -32,6 +31,7 @@ from lmtrain.data.stream import Chunk
 from lmtrain.inference.sample import SampleSettings, sample
 from lmtrain.models.base import NeuralLanguageModel
 from lmtrain.ops import backends
+from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
 from lmtrain.training.averaging import LastWeights
 from lmtrain.training.learner import GradientLearner
 from lmtrain.training.optimizer import group_parameters, make_optimizer
@@ -154,7 +154,8 @@ def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
           f"T={preset.chunk_length}, V={preset.vocab_size}; matrix products reach {peak['float32']:.0f} GFLOP/s in float32, "
           f"{peak['bfloat16']:.0f} in bfloat16")  # fmt: skip
     print(
-        f"{'backend':30}{'precision':>10}{'ms':>9}{'tokens/s':>11}{'ratio':>7}{'GFLOP/s':>9}{'peak':>6}{'MB':>7}  agrees  parts (ms)"
+        f"{'backend':30}{'precision':>10}{'ms':>9}{'tokens/s':>11}{'ratio':>7}{'GFLOP/s':>9}{'peak':>6}{'MB':>7}"
+        "  agrees  parts (ms)"
     )
     rows = []
     for contestant, agrees in zip(contestants, agreements, strict=True):
@@ -168,7 +169,8 @@ def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
         parts = " ".join(f"{name} {value:.1f}" for name, value in row.parts.items())
         agrees_word = {True: "yes", False: "NO", None: "-"}[agrees]
         print(f"{row.backend:30}{row.precision:>10}{row.milliseconds_per_step:>9.2f}{row.tokens_per_second:>11,.0f}{row.ratio:>7.2f}"
-              f"{row.gflops:>9.0f}{row.fraction_of_peak:>6.0%}{row.peak_megabytes:>7.0f}  {agrees_word:6}  {parts}", flush=True)  # fmt: skip
+              f"{row.gflops:>9.0f}{row.fraction_of_peak:>6.0%}{row.peak_megabytes:>7.0f}"
+              f"  {agrees_word:6}  {parts}", flush=True)  # fmt: skip
         rows.append(row)
     return rows
 
