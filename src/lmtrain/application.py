@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -170,6 +171,7 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 def _train(composed: DictConfig) -> float | None:
     from lmtrain.commands.train import resume, train  # here: it imports torch
 
+    logging.raiseExceptions = False  # a line of the log that cannot be written (a full disk) is no reason for a traceback
     settings = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     settings = cast(dict[str, Any], settings)
     directory = Path(HydraConfig.get().runtime.output_dir)
