@@ -11,6 +11,7 @@ import copy
 import itertools
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -29,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import lmtrain.config as config
-from lmtrain.errors import SettingsError, UserError, end_process
+from lmtrain.errors import CheckpointError, SettingsError, UserError, end_process
 
 MAX_SWEEP = 10_000  # values of one setting
 
@@ -104,6 +105,12 @@ def _in_its_own_directory(resume: str, arguments: Sequence[str]) -> list[str]:
             f"Leave {' '.join(given)} out.",
         )
     directory = Path(resume).expanduser().resolve()
+    if not (directory / "settings.json").is_file():  # before Hydra makes it
+        raise CheckpointError(
+            f"resume={resume} is not a run directory: {directory} holds no settings.json.",
+            "A run directory is what a training wrote under outputs/.",
+            "Type resume=outputs/RUN; to use a single checkpoint, see  python -m lmtrain sample --help.",
+        )
     return [f"hydra.run.dir={_quoted(str(directory))}", "hydra.output_subdir=null"]
 
 
@@ -181,9 +188,21 @@ def _train(composed: DictConfig) -> float | None:
             return resume(directory, _given_values(given))
         return train(config.read_config(settings), directory)
     except UserError as error:
+        if not settings["resume"]:
+            _remove_if_nothing_was_done(directory)
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise  # the other jobs of a sweep go on
         end_process(error)
+
+
+def _remove_if_nothing_was_done(directory: Path) -> None:
+    """A run that was refused before it began (its text, its device, its size) leaves no directory behind.
+
+    Only what Hydra and we write at the start goes, and only where nothing else is and nobody is at work.
+    """
+    ours = {"settings.json", "run.json", "lmtrain.log", "checkpoints", ".hydra"}
+    if {entry.name for entry in directory.iterdir()} <= ours and not any((directory / "checkpoints").glob("*")):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def check_overrides(overrides: Sequence[str]) -> dict[str, Any]:

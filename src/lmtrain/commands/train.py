@@ -65,12 +65,6 @@ def train(settings: config.Config, directory: Path) -> float | None:
 
 def resume(directory: Path, changes: Mapping[str, Any]) -> float | None:
     """Goes on where the run in `directory` stopped, with the single settings in `changes` replaced."""
-    if not (directory / "settings.json").is_file():
-        raise CheckpointError(
-            f"resume={directory} is not a run directory: it holds no settings.json.",
-            "A run directory is what a training wrote under outputs/.",
-            "Type resume=outputs/RUN; to use a single checkpoint, see  python -m lmtrain sample --help.",
-        )
     settings = _changed_settings(directory, changes)
     choose_device(settings.trainer)
     with open_run_directory(directory, sys.argv) as run:
@@ -88,7 +82,7 @@ def _changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Con
     """The settings of a run with `changes`; refuses those that would make it another run, warns of those that alter it."""
     try:
         mapping = parse_json((directory / "settings.json").read_bytes())
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{directory / 'settings.json'} cannot be read: {error}.",
             "It holds the settings of the run as JSON.",
