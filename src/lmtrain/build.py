@@ -33,7 +33,7 @@ from lmtrain.training.checkpoint import believing, find_checkpoint, load_checkpo
 from lmtrain.training.learner import CountLearner, GradientLearner, Learner, check_weights, load_weights
 from lmtrain.training.loop import Limits
 from lmtrain.training.optimizer import group_parameters, make_optimizer
-from lmtrain.training.schedule import Constant, Cosine, Exponential, Linear, OneCycle, Plateau, Schedule, Step
+from lmtrain.training.schedule import Constant, Cosine, Exponential, Linear, OneCycle, Plateau, RangeTest, Schedule, Step
 
 COUNT_CHUNK = 1 << 18  # tokens counted in one step
 MAX_COMPONENTS = 256  # of a mixture
@@ -223,7 +223,7 @@ def _build_gradient_learner(
             nesterov=optimizer.nesterov, beta1=optimizer.beta1, beta2=optimizer.beta2, alpha=optimizer.alpha,
             epsilon=optimizer.epsilon,
         ),
-        schedule=build_schedule(settings.schedule),
+        schedule=build_schedule(settings.schedule, optimizer.learning_rate),
         averaging=build_averaging(optimizer, model),
         generator=torch.Generator(device).manual_seed(trainer.seed),
         learning_rate=optimizer.learning_rate,
@@ -235,8 +235,8 @@ def _build_gradient_learner(
     )  # fmt: skip
 
 
-def build_schedule(settings: config.ScheduleConfig) -> Schedule:
-    """The learning rate's way through the run."""
+def build_schedule(settings: config.ScheduleConfig, learning_rate: float) -> Schedule:
+    """The learning rate's way through the run, as multiples of `learning_rate`."""
     match settings:
         case config.ConstantConfig():
             return Constant()
@@ -252,6 +252,8 @@ def build_schedule(settings: config.ScheduleConfig) -> Schedule:
             return Plateau(settings.factor, settings.patience)
         case config.OneCycleConfig():
             return OneCycle(settings.up, settings.flat, settings.down, settings.div, settings.beta1_low, settings.beta1_high)
+        case config.RangeTestConfig():
+            return RangeTest(settings.low / learning_rate, settings.high / learning_rate)
     raise AssertionError(f"no schedule for {type(settings).__name__}")
 
 

@@ -311,6 +311,15 @@ class OneCycleConfig(ScheduleConfig):
     beta1_high: float = setting(0.8, "Adam's beta1 at both ends.", least=0, below=1)
 
 
+@dataclass(kw_only=True)
+class RangeTestConfig(ScheduleConfig):
+    """The rate rises geometrically from `low` to `high`, and `range_test.svg` shows the loss over it (Smith 2017)."""
+
+    kind: str = fixed("range_test")
+    low: float = setting(1e-5, "The first rate.", above=0)
+    high: float = setting(1.0, "The last rate.", above=0)
+
+
 # ---- trainer
 
 
@@ -368,6 +377,7 @@ KINDS: dict[type, tuple[type, ...]] = {
     DataConfig: (PydocsConfig, TextConfig),
     ScheduleConfig: (
         ConstantConfig, CosineConfig, LinearConfig, StepConfig, ExponentialConfig, PlateauConfig, OneCycleConfig,
+        RangeTestConfig,
     ),
 }  # fmt: skip
 """Which classes a setting of several kinds may be of; its field `kind` tells."""

@@ -224,6 +224,14 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     return exit_.value.code, capsys.readouterr().err
 
 
+def test_a_range_test_draws_its_curve_even_when_it_diverges(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train("run", *TINY, "optimizer=sgd", "schedule=range_test", "schedule.low=0.01", "schedule.high=1e12",
+          "trainer.num_steps=60", "trainer.log_every=1", "trainer.clip_norm=0",
+          "model=elman", "model.nonlinearity=relu")  # fmt: skip
+    assert "falls fastest at a learning rate of" in capsys.readouterr().out
+    assert Path("run/range_test.svg").read_text().startswith("<svg")
+
+
 def test_no_steps_at_all_still_gives_a_model(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train("run", *TINY, "trainer.num_steps=0")
     assert "perplexity" in capsys.readouterr().out

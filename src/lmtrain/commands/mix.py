@@ -51,7 +51,9 @@ def main(arguments: list[str]) -> None:
     log_probs_MN = np.stack([
         np.concatenate([
             scored.log_probs.ravel()
-            for scored in iter_target_log_probs(part.model, text.ids, eos_id=first.tokenizer.eos_id, num_streams=options.streams)
+            for scored in iter_target_log_probs(
+                part.model, text.ids, eos_id=first.tokenizer.eos_id, num_streams=options.streams
+            )
         ])
         for part in parts
     ])  # fmt: skip

@@ -47,6 +47,7 @@ from lmtrain.training.finite import Nonfinite, nonfinite_names
 from lmtrain.training.learner import Tensors
 from lmtrain.training.loop import Cadence, TrainState, fit
 from lmtrain.training.provenance import device_facts
+from lmtrain.training.range_test import draw_svg, read_curve, suggest
 from lmtrain.training.run_directory import RunDirectory, open_run_directory
 from lmtrain.training.signals import Stop, catch_signals
 from lmtrain.training.strict_json import parse_json
@@ -169,6 +170,7 @@ def _train(
         save_crash=lambda current, chunk: _save_crash(current, chunk, settings, corpus, run),
         load=lambda current, which: _load(current, find_checkpoint(run.path, which), corpus),
     )
+    is_range_test = isinstance(settings.schedule, config.RangeTestConfig)
     limits, cadence = build_limits(settings), Cadence(trainer.log_every, trainer.evaluate_every, trainer.save_every)
     with (
         catch_signals() as stop,
@@ -177,15 +179,23 @@ def _train(
         telemetry.record_settings(config.config_to_json(settings))
         if trainer.on_nonfinite is config.OnNonfinite.rollback and resumed_from is None:
             save(state, True)  # so that there always is somewhere to go back to
-        reason = fit(
-            state, stream, limits=limits, cadence=cadence, evaluate=validate, show_sample=show_sample, save=save,
-            telemetry=telemetry, stop=stop, on_nonfinite=on_nonfinite,
-        )  # fmt: skip
+        try:
+            reason = fit(
+                state, stream, limits=limits, cadence=cadence, evaluate=validate, show_sample=show_sample, save=save,
+                telemetry=telemetry, stop=stop, on_nonfinite=on_nonfinite,
+            )  # fmt: skip
+        except DivergedError:
+            if not is_range_test:
+                raise
+            reason = "diverged, as the high rates of a range test do"
         telemetry.record_settings(config.config_to_json(settings), state.best_nats)
     best_nats = state.best_nats if state.best_step is not None else None
     run.note(exit_reason=reason, num_steps=state.step, best_nats_per_token=best_nats, best_step=state.best_step)
     if stop.requested:
         _say_resume(run, stop, state)
+    if is_range_test:
+        _show_range_test(run)
+        return best_nats
     _conclude(run, corpus, trainer, device)
     return best_nats
 
@@ -278,6 +288,18 @@ def _conclude(run: RunDirectory, corpus: Corpus, trainer: config.TrainerConfig, 
         f"  python -m lmtrain score {directory} FILE\n"
         f"  python -m lmtrain resume={directory} trainer.max_seconds=... (or trainer.num_steps=...)"
     )
+
+
+def _show_range_test(run: RunDirectory) -> None:
+    """Draws the loss over the learning rate and names the two rates that one reads off it."""
+    curve = read_curve(run.metrics)
+    if len(curve) < 10:
+        log.warning("A range test of %d records shows nothing: set trainer.log_every=1 and more trainer.num_steps.", len(curve))
+        return
+    write_atomically(run.path / "range_test.svg", draw_svg(curve))
+    steepest, lowest = suggest(curve)
+    print(f"\nRange test: the loss falls fastest at a learning rate of {steepest:.2g} and is lowest at {lowest:.2g} "
+          f"({_shown(run.path / 'range_test.svg')}).")  # fmt: skip
 
 
 def _say_resume(run: RunDirectory, stop: Stop, state: TrainState) -> None:
