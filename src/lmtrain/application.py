@@ -58,18 +58,33 @@ def run(arguments: Sequence[str]) -> None:
     _refuse_several_processes()
     register_schemas()
     overrides = _overrides(arguments)
-    extra: list[str] = []
-    if not any(argument in ("--hydra-help", "--version", "--shell-completion", "-sc") for argument in arguments):
-        mapping = check_overrides(overrides)
-        _refuse_sweep_unless_asked_for(overrides, arguments)
-        if mapping["resume"]:
-            extra = _in_its_own_directory(mapping["resume"], arguments)
+    options = [argument for argument in arguments if argument not in overrides]
+    changes: dict[str, Any] = {}
+    if not {"--hydra-help", "--version", "--shell-completion", "-sc"} & set(options):
+        resumed = _resumed_run(overrides)
+        if resumed is None:
+            _check_new_run(overrides, options)
         else:
-            for note in config.iter_idle(config.read_config(mapping), [override.partition("=")[0] for override in overrides]):
-                print(f"lmtrain: {note}", file=sys.stderr)
+            changes = _given_values(overrides)
+            overrides = _in_its_own_directory(resumed, overrides, options)
     # Overrides first: argparse takes them from one place only, and we do not want to mind where they were typed.
-    sys.argv = [sys.argv[0], *overrides, *extra, *(argument for argument in arguments if argument not in overrides)]
-    _call_hydra(swept={item.key_or_group for item in _parse(overrides) if item.is_sweep_override()})
+    sys.argv = [sys.argv[0], *overrides, *options]
+    _call_hydra(changes, swept={item.key_or_group for item in _parse(overrides) if item.is_sweep_override()})
+
+
+def _resumed_run(overrides: Sequence[str]) -> str | None:
+    """The run that `resume=` names."""
+    named = [item.value() for item in _parse(overrides) if item.key_or_group == "resume" and not item.is_sweep_override()]
+    return named[-1] if named and isinstance(named[-1], str) and named[-1] else None
+
+
+def _check_new_run(overrides: Sequence[str], options: Sequence[str]) -> None:
+    """All that is refused or remarked before anything is done."""
+    settings = config.read_config(check_overrides(overrides))
+    _refuse_sweep_unless_asked_for(overrides, options)
+    _refuse_directory_of_a_run(overrides)
+    for note in config.iter_idle(settings, [override.partition("=")[0] for override in overrides]):
+        print(f"lmtrain: {note}", file=sys.stderr)
 
 
 def _refuse_several_processes() -> None:
@@ -83,8 +98,8 @@ def _refuse_several_processes() -> None:
         )
 
 
-def _refuse_sweep_unless_asked_for(overrides: Sequence[str], arguments: Sequence[str]) -> None:
-    if not {"-m", "--multirun"} & set(arguments) and not any("hydra.mode" in override for override in overrides):
+def _refuse_sweep_unless_asked_for(overrides: Sequence[str], options: Sequence[str]) -> None:
+    if not {"-m", "--multirun"} & set(options) and not any("hydra.mode" in override for override in overrides):
         config.raise_problems(
             [
                 f"{item.input_line} gives several values. To train once for each, type -m as well; for one value with commas "
@@ -95,27 +110,44 @@ def _refuse_sweep_unless_asked_for(overrides: Sequence[str], arguments: Sequence
         )
 
 
-def _in_its_own_directory(resume: str, arguments: Sequence[str]) -> list[str]:
-    """What makes Hydra go on in the directory of the run; what it wrote there at the start stays as it is."""
-    given = [argument for argument in arguments if argument.startswith(("hydra.run.dir=", "hydra.sweep.", "-m", "--multirun"))]
-    if given:
+def _in_its_own_directory(resumed: str, overrides: Sequence[str], options: Sequence[str]) -> list[str]:
+    """The overrides with which Hydra goes on in the directory of the run; what it wrote there at the start stays as it is."""
+    elsewhere = [o for o in overrides if o.startswith(("hydra.run.dir=", "hydra.sweep.", "hydra.mode"))]
+    elsewhere += [option for option in options if option in ("-m", "--multirun")]
+    if elsewhere:
         raise SettingsError(
-            f"{' '.join(given)} was given together with resume=.",
+            f"{' '.join(elsewhere)} was given together with resume=.",
             "A run goes on in its own directory, one run at a time.",
-            f"Leave {' '.join(given)} out.",
+            f"Leave {' '.join(elsewhere)} out.",
         )
-    directory = Path(resume).expanduser().resolve()
+    directory = Path(resumed).expanduser().resolve()
     if not (directory / "settings.json").is_file():  # before Hydra makes it
         raise CheckpointError(
-            f"resume={resume} is not a run directory: {directory} holds no settings.json.",
+            f"resume={resumed} is not a run directory: {directory} holds no settings.json.",
             "A run directory is what a training wrote under outputs/.",
             "Type resume=outputs/RUN; to use a single checkpoint, see  python -m lmtrain sample --help.",
         )
-    return [f"hydra.run.dir={_quoted(str(directory))}", "hydra.output_subdir=null"]
+    place = _quoted(str(directory))
+    of_hydra = [override for override in overrides if override.lstrip("+").startswith(("hydra.", "hydra/"))]
+    return [f"resume={place}", f"hydra.run.dir={place}", "hydra.output_subdir=null", *of_hydra]
 
 
-def _call_hydra(swept: Set[str]) -> None:
-    """Runs the job or jobs of `sys.argv`. What Hydra cannot do before the first job begins is a mistake in the settings.
+def _refuse_directory_of_a_run(overrides: Sequence[str]) -> None:
+    """Before Hydra writes its own files there; `open_run_directory` refuses once more, under its lock."""
+    for item in _parse(overrides):
+        folder = os.path.join(str(item.value()), "checkpoints")
+        if item.key_or_group == "hydra.run.dir" and os.path.isdir(folder) and os.listdir(folder):
+            raise SettingsError(
+                f"{item.value()} holds the checkpoints of another run.",
+                "A new run begins in a directory without any.",
+                f"Type resume={item.value()} to go on with that run, or choose another directory with hydra.run.dir=DIRECTORY.",
+            )
+
+
+def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
+    """Runs the job or jobs of `sys.argv`, a resumed one with `changes`.
+
+    What Hydra cannot do before the first job begins is a mistake in the settings.
 
     A job that fails is listed at the end with its values of the `swept` settings; the sweep ends with its exit code.
     """
@@ -126,7 +158,7 @@ def _call_hydra(swept: Set[str]) -> None:
     def task(composed: DictConfig) -> float | None:
         jobs.append(" ".join(o for o in HydraConfig.get().overrides.task if o.partition("=")[0].lstrip("+") in swept))
         try:
-            return _train(composed)
+            return _train(composed, changes)
         except Exception as error:
             failures.append(f"  #{len(jobs) - 1}  {jobs[-1]}: {str(error) or type(error).__name__}")
             raise
@@ -175,7 +207,7 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
     ]
 
 
-def _train(composed: DictConfig) -> float | None:
+def _train(composed: DictConfig, changes: Mapping[str, Any]) -> float | None:
     from lmtrain.commands.train import resume, train  # here: it imports torch
 
     logging.raiseExceptions = False  # a line of the log that cannot be written (a full disk) is no reason for a traceback
@@ -184,8 +216,7 @@ def _train(composed: DictConfig) -> float | None:
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         if settings["resume"]:
-            given = [o for o in HydraConfig.get().overrides.task if o.split("=")[0] != "resume"]
-            return resume(directory, _given_values(given))
+            return resume(directory, changes)
         return train(config.read_config(settings), directory)
     except UserError as error:
         if not settings["resume"]:
@@ -231,9 +262,6 @@ def check_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         if problem:
             problems.append(problem)
     settings = _resolve(settings, problems)
-    if isinstance(settings["resume"], str) and settings["resume"]:
-        config.raise_problems(problems)  # the rest of the settings comes from the run itself
-        return settings
     for variant in [settings, *([] if problems else _iter_variants(settings, parsed))]:
         try:
             config.read_config(variant)
@@ -355,16 +383,20 @@ def _all_keys(settings: Mapping[str, Any], path: str = "") -> list[str]:
 
 
 def _given_values(overrides: Sequence[str]) -> dict[str, Any]:
-    """`key: value` of the overrides given beside `resume=`; whole groups cannot be exchanged then."""
+    """`key: value` of the overrides given beside `resume=`; whole groups cannot be exchanged then.
+
+    They are compared with the settings of the run, not with the defaults: see `lmtrain.commands.train.resume`.
+    """
     values: dict[str, Any] = {}
     for item in _parse(overrides):
-        if item.key_or_group in GROUPS:
+        if item.key_or_group in GROUPS or item.is_delete() or item.package is not None or item.is_sweep_override():
             raise SettingsError(
                 f"{item.input_line} was given together with resume=.",
                 "A resumed run keeps its groups of settings; single values may be set.",
                 f"Type for example {item.key_or_group}.NAME=VALUE, or leave it out.",
             )
-        values[item.key_or_group] = item.value()
+        if item.key_or_group != "resume" and not item.is_hydra_override():
+            values[item.key_or_group] = item.value()
     return values
 
 

@@ -1,0 +1,490 @@
+"""The 64 faults that a trainer has to survive: how each ends here, and the tests that hold it.
+
+A fault is tested by `cases` (commands, typed in a directory with text.txt and a trained `run`, with the exit code and a
+pattern of the message; `test_commands.py` runs them), by named `tests`, or both. `why` says what was decided where more
+than one thing could be right, or why a fault cannot occur. `python scripts/faults.py` prints it all.
+"""
+
+import ast
+import bz2
+import gzip
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+
+class Case(NamedTuple):
+    """A command, what it ends with, and a pattern of what it says (standard error, or standard output where it ends with 0)."""
+
+    arguments: tuple[str, ...]
+    exit_code: int
+    message: str
+    files: Mapping[str, bytes] = MappingProxyType({})  # written before
+    environment: Mapping[str, str] = MappingProxyType({})
+
+
+class Fault(NamedTuple):
+    """One row. `tests` are node ids without their parameters."""
+
+    number: int
+    words: str
+    cases: tuple[Case, ...] = ()
+    tests: tuple[str, ...] = ()
+    why: str = ""
+
+
+def training(*settings: str, code: int, message: str, files: dict[str, bytes] | None = None) -> Case:
+    """A small training of text.txt with `settings` that override what it has."""
+    return Case(("TRAIN", *settings), code, message, files or {})
+
+
+def reading(content: bytes, code: int, message: str, *settings: str) -> Case:
+    """A small training of a file with `content`."""
+    return training("data.path=given.txt", *settings, code=code, message=message, files={"given.txt": content})
+
+
+def refusing(setting: str, message: str) -> Case:
+    """A training that a setting keeps from beginning."""
+    return training(setting, code=2, message=message)
+
+
+TEXT, CORPUS, TOKENIZER, STREAM = (f"tests/data/test_{name}.py" for name in ("text", "corpus", "tokenizer", "stream"))
+CHECKPOINT, RUN, KILL, SIGNALS, FINITE = (
+    f"tests/training/test_{name}.py" for name in ("checkpoint", "run_directory", "kill_while_saving", "signals", "finite")
+)
+SETTINGS, TRAIN = "tests/test_settings.py", "tests/commands/test_train.py"
+EVALUATE, SAMPLE, SCORE = (f"tests/inference/test_{name}.py" for name in ("evaluate", "sample", "score"))
+HERE = "tests/faults/test_"
+ENOUGH = b"a line of words\n" * 60
+
+FAULTS = (
+    # ---- text
+    Fault(
+        1, "invalid UTF-8",
+        (reading(ENOUGH + b"caf\xe9\n", 3, r"given\.txt is not UTF-8: byte 0xE9 at offset 963, in line 61\."),),
+        (f"{TEXT}::test_invalid_utf8_is_refused_with_its_place",),
+        "Refused with the command that converts; nothing is replaced behind one's back.",
+    ),
+    Fault(
+        2, "UTF-16 or UTF-32",
+        (reading("héllo\n".encode("utf-16"), 3, r"given\.txt is UTF-16, not plain text.*iconv -f UTF-16 -t UTF-8 given\.txt"),),
+        (f"{TEXT}::test_what_is_no_plain_text_is_recognised",),
+    ),
+    Fault(
+        3, "byte order mark", (),
+        (f"{TEXT}::test_only_the_first_byte_order_mark_is_dropped",
+         f"{CORPUS}::test_windows_line_ends_and_byte_order_marks_give_the_same_corpus"),
+    ),
+    Fault(
+        4, "CRLF, lone CR, both", (),
+        (f"{CORPUS}::test_windows_line_ends_and_byte_order_marks_give_the_same_corpus",
+         f"{TEXT}::test_lone_carriage_returns_are_kept_and_counted_in_a_warning"),
+        "CRLF is always read as LF; a lone CR is a character like any other.",
+    ),
+    Fault(
+        5, "NUL and other control bytes",
+        (reading(b"a\x00b c\n" * 200, 0, r"perplexity"),),
+        (f"{TEXT}::test_control_characters_are_kept_and_counted_in_a_warning",),
+    ),
+    Fault(
+        6, "U+2028, U+0085, \\x1c, no-break space", (),
+        (f"{TOKENIZER}::test_only_the_line_feed_ends_a_line",
+         f"{TOKENIZER}::test_words_are_separated_by_ascii_whitespace_alone",
+         f"{TOKENIZER}::test_blocks_cut_anywhere_give_the_ids_of_the_whole_text"),
+    ),
+    Fault(
+        7, "empty file, only whitespace, only newlines",
+        (reading(b"", 3, r"given\.txt is empty"), reading(b" \n\n", 3, r"given\.txt holds nothing but whitespace")),
+        (f"{CORPUS}::test_a_blank_text_is_refused",),
+    ),
+    Fault(
+        8, "one token, one type",
+        (reading(b"a", 3, r"has 0 tokens\. Every split needs at least 2"),
+         reading(b"a" * 900, 0, r"perplexity 1\.0")),
+        (f"{CORPUS}::test_a_text_of_one_type_is_a_corpus", f"{CORPUS}::test_a_split_of_fewer_than_two_tokens_is_refused"),
+    ),
+    Fault(
+        9, "no newline at the end", (),
+        (f"{CORPUS}::test_a_last_line_without_end_gets_its_eos_for_words",
+         f"{CORPUS}::test_a_last_line_without_end_stays_so_for_characters",
+         f"{SCORE}::test_last_line_of_words_is_ended_and_of_characters_is_left_as_it_is"),
+    ),
+    Fault(
+        10, "a line of 100 MB, a file of 1 GB", (),
+        (f"{CORPUS}::test_a_long_line_needs_little_memory",
+         f"{HERE}hostile.py::test_a_line_of_ten_million_characters_needs_little_memory",
+         f"{SCORE}::test_one_line_of_ten_million_characters_is_read_in_chunks",
+         f"{TOKENIZER}::test_a_word_without_end_is_refused_instead_of_held_in_memory"),
+    ),
+    Fault(
+        11, "missing file, directory, no permission, dangling link",
+        (training("data.path=texd.txt", code=3,
+                  message=r"no file or directory \S+texd\.txt.*Did you mean \S+text\.txt\?.*directory, /"),
+         training("data.path=run", code=3, message=r"The directory run lacks train, valid, test; it holds"),
+         Case(("score", "run", "nowhere/x.txt"), 3, r"The nearest directory that exists is \S+here\.")),
+        (f"{TEXT}::test_a_missing_path_says_where_it_was_looked_for_and_what_is_there",
+         f"{TEXT}::test_a_dangling_link_is_called_one", f"{TEXT}::test_a_file_without_permission_says_so",
+         f"{TEXT}::test_a_device_and_a_directory_are_refused"),
+    ),
+    Fault(
+        12, "splits that are the same text", (),
+        (f"{CORPUS}::test_splits_with_the_same_text_are_warned_of",),
+        "Warned of where whole splits are equal; a split inside another one is not looked for.",
+    ),
+    Fault(
+        13, "validation shorter than a chunk or than its streams; no test split",
+        (training("data.valid_fraction=0.003", "data.test_fraction=0", code=0, message=r"there is no test split"),
+         training("data.path=splits", code=3, message=r"lacks test; it holds",
+                  files={"splits/train.txt": ENOUGH, "splits/valid.txt": ENOUGH})),
+        (f"{EVALUATE}::test_more_streams_than_tokens_are_fewer_streams_with_a_warning",
+         f"{EVALUATE}::test_every_token_is_scored_once_by_the_stream_that_it_stands_in",
+         f"{CORPUS}::test_a_directory_with_a_short_split_asks_for_more_text"),
+    ),
+    Fault(
+        14, "batch_size x (chunk_length + 1) beyond the text",
+        (training("trainer.batch_size=500", code=3,
+                  message=r"too few for trainer\.batch_size=500.*at least .* = 5,500.*Type trainer\.batch_size=190 or less"),),
+        (f"{STREAM}::test_too_few_tokens_are_refused_with_the_largest_batch_that_fits",
+         f"{STREAM}::test_a_text_for_which_no_batch_is_small_enough_asks_for_more_text"),
+    ),
+    Fault(
+        15, "tokens left over", (),
+        (f"{STREAM}::test_every_target_appears_once_but_for_the_documented_remainder",
+         f"{EVALUATE}::test_every_token_is_scored_once_by_the_stream_that_it_stands_in"),
+    ),
+    Fault(
+        16, "text changed before resuming", (),
+        (f"{TRAIN}::test_a_changed_text_is_refused_on_resume", f"{CORPUS}::test_the_fingerprint_changes_with_every_split"),
+    ),
+    Fault(
+        17, "text edited behind the token cache", (),
+        (f"{CORPUS}::test_another_text_is_another_cache", f"{CORPUS}::test_other_options_are_another_cache",
+         f"{TEXT}::test_a_text_that_changes_while_it_is_read_is_refused"),
+    ),
+    Fault(
+        18, "token cache damaged, cut, or written twice at once", (),
+        (f"{CORPUS}::test_a_damaged_cache_is_built_again_with_a_line_in_the_log",
+         f"{CORPUS}::test_a_cache_of_which_a_file_is_lost_is_built_again",
+         f"{CORPUS}::test_two_processes_may_build_the_same_cache_at_once"),
+    ),
+    Fault(
+        19, "words of validation that training lacks", (),
+        (f"{CORPUS}::test_the_vocabulary_comes_from_the_training_split_alone",
+         f"{CORPUS}::test_the_description_holds_the_facts",
+         f"{TOKENIZER}::test_word_ids_come_back_exactly_also_with_unknown_words"),
+    ),
+    Fault(
+        20, "<unk> and <eos> in the text itself", (),
+        (f"{TOKENIZER}::test_a_literal_unk_is_the_unknown_word", f"{TOKENIZER}::test_a_literal_eos_is_the_end_of_a_line",
+         f"{TOKENIZER}::test_literals_are_ordinary_characters_for_char",
+         f"{CORPUS}::test_a_literal_eos_is_warned_of_for_words_only"),
+    ),
+    Fault(
+        21, "composed and decomposed accents, zero-width characters", (),
+        (f"{HERE}text.py::test_composed_and_decomposed_letters_stay_what_they_are",),
+        "Text is never normalised: bits per character and byte are those of the text as it is, and samples are made of what "
+        "was read. Who wants NFC runs  uconv -x any-nfc  over the file first.",
+    ),
+    Fault(
+        22, "compressed file",
+        (reading(gzip.compress(ENOUGH), 3, r"given\.txt is gzip, not plain text.*gzip -dc given\.txt > text\.txt"),
+         reading(bz2.compress(ENOUGH), 3, r"bzip2 -dc"), reading(b"PK\x03\x04rest", 3, r"unzip given\.txt")),
+        (f"{TEXT}::test_what_is_no_plain_text_is_recognised",),
+        "Recognised and refused with the command to type: no archive is ever unpacked here, so no member of one can escape.",
+    ),
+    Fault(
+        23, "ids beyond 16 bits, ten million types",
+        (training("model.hidden_size=65536", "model.num_layers=3", code=6,
+                  message=r"[\d,]+ parameters need at least .* GB.* cpu has .* GB\. Each of these would fit: model"),),
+        (f"{CORPUS}::test_ids_are_small_where_they_can_be", f"{TOKENIZER}::test_too_many_types_are_refused",
+         f"{HERE}memory.py::test_a_model_that_cannot_fit_is_refused_before_anything_is_allocated"),
+    ),
+    Fault(
+        24, "standard input, pipe or device as text",
+        (training("data.path=/dev/null", code=3, message=r"/dev/null is a device\. Text is read from regular files"),),
+        (f"{TEXT}::test_a_pipe_is_refused_without_waiting_for_it", f"{TEXT}::test_a_device_and_a_directory_are_refused"),
+    ),
+    # ---- settings
+    Fault(
+        25, "unknown setting",
+        (refusing("trainer.epoch=3", r"trainer\.epoch does not exist; did you mean trainer\.num_epochs\?"),),
+        (f"{SETTINGS}::test_all_mistakes_are_reported_together_with_the_nearest_key",),
+    ),
+    Fault(
+        26, "unknown setting that is added with +",
+        (refusing("+trainer.epoch=3", r"trainer\.epoch does not exist"), refusing("++typo=1", r"typo does not exist"),
+         Case(("resume=run", "+trainer.epoch=3"), 2, r"trainer\.epoch does not exist")),
+    ),
+    Fault(
+        27, "unknown choice",
+        (refusing("model=lstmm", r"allowed are elman, gru, lstm, ngram, window; did you mean lstm\?"),),
+    ),
+    Fault(
+        28, "value of a wrong type",
+        (refusing("trainer.chunk_length=2.5", r"chunk_length=2\.5 is not usable; allowed is a whole number"),
+         refusing("trainer.num_steps=1e3", r"num_steps=1000\.0 is not usable"),
+         refusing("data.path=null", r"data\.path=None is not usable; allowed is text")),
+    ),
+    Fault(
+        29, "rates, norms and decays that are negative, zero, NaN or infinite",
+        (training("optimizer.learning_rate=nan", "trainer.clip_norm=-1", "optimizer.weight_decay=inf", code=2,
+                  message=r"3 settings cannot be used(.|\n)*learning_rate=nan(.|\n)*weight_decay=inf(.|\n)*clip_norm=-1"),),
+        (f"{SETTINGS}::test_all_mistakes_are_reported_together_with_the_nearest_key",),
+    ),
+    Fault(
+        30, "dropout of 1, above 1, below 0",
+        (refusing("model.dropout=1", r"at least 0 and below 1"), refusing("model.dropout=1.5", r"below 1"),
+         refusing("model.zoneout=-0.1", r"at least 0")),
+    ),
+    Fault(
+        31, "no steps at all",
+        (training("trainer.num_epochs=0", "trainer.num_steps=null", code=0, message=r"perplexity"),),
+        (f"{TRAIN}::test_no_steps_at_all_still_gives_a_model",),
+    ),
+    Fault(
+        32, "sizes of zero or less, tied sizes that differ",
+        (training("trainer.batch_size=0", "model.hidden_size=-1", "model.num_layers=0", code=2,
+                  message=r"hidden_size=-1(.|\n)*num_layers=0(.|\n)*batch_size=0"),
+         training("model=window", "model.context=0", code=2, message=r"context=0 is out of range; allowed is at least 1"),
+         refusing("model.tie_weights=true", r"are 8 and 6\. Set model\.embed_size=8, or model\.project=true")),
+    ),
+    Fault(
+        33, "settings that have no meaning together",
+        (refusing("model.context=4", r"model\.context does not exist here; it belongs to model settings of the kind window"),
+         training("optimizer=sgd", "optimizer.beta1=0.5", code=2, message=r"beta1=0\.5 would be ignored by sgd"),
+         refusing("trainer.backward_length=3", r"shorter than trainer\.chunk_length")),
+        (f"{HERE}settings.py::test_a_setting_without_effect_is_said",
+         f"{HERE}settings.py::test_optimisers_read_what_the_settings_say"),
+    ),
+    Fault(
+        34, "seed missing, negative, too large, not a number",
+        (refusing("trainer.seed=-1", r"at least 0"), refusing("trainer.seed=4294967296", r"at most 4294967295"),
+         refusing("trainer.seed=true", r"whole number"), refusing("trainer.seed=null", r"whole number"),
+         Case(("sample", "run", "--seed", "-1"), 2, r"not a whole number from 0 to 4294967295")),
+        why="The seed is 1 unless another is given, and stands in settings.json: there is no run without a known one.",
+    ),
+    Fault(
+        35, "a GPU that is not there",
+        (refusing("trainer.device=cuda:7", r"allowed are auto, cpu, cuda"),
+         refusing("trainer.device=mps", r"allowed are auto, cpu, cuda")),
+        (f"{TRAIN}::test_a_gpu_that_is_absent_is_said_before_anything_is_written",),
+    ),
+    Fault(
+        36, "run directory that cannot be written, is a file, has a name of 300 characters",
+        (refusing("hydra.run.dir=text.txt", r"The run directory cannot be made: .*File exists: 'text\.txt'"),
+         refusing("hydra.run.dir=/proc/nothing", r"cannot be made.*Choose another with hydra\.run\.dir=DIRECTORY"),
+         refusing("hydra.run.dir=" + 300 * "n", r"File name too long")),
+        (f"{RUN}::test_a_place_that_cannot_be_a_directory_is_refused_at_once",
+         f"{RUN}::test_a_directory_that_may_not_be_written_is_refused_before_work_begins",
+         f"{RUN}::test_a_full_disk_is_told_before_work_begins_and_leaves_no_lock"),
+    ),
+    Fault(
+        37, "two processes in one run directory", (),
+        (f"{HERE}runs.py::test_a_second_process_in_a_run_directory_is_refused_and_changes_nothing",
+         f"{RUN}::test_of_two_processes_that_race_for_one_lock_exactly_one_gets_it",
+         f"{RUN}::test_a_new_run_is_refused_where_another_one_left_checkpoints_and_a_resumed_one_is_not"),
+    ),
+    Fault(
+        38, "another working directory; blanks, =, commas and Unicode in paths",
+        (refusing("data.path=a,b.txt", r"gives several values.*quote it twice: 'data\.path=\"a,b\.txt\"'"),
+         refusing("data.path=a=b{", r"cannot be read as key=value\. Quote a value .* twice.*'data\.path=\"a=b\{\"'")),
+        (f"{HERE}runs.py::test_paths_with_blanks_commas_and_unicode_work_once_quoted",
+         f"{HERE}runs.py::test_from_another_directory_the_text_is_missed_by_its_full_name_and_can_be_given_anew"),
+    ),
+    Fault(
+        39, "interpolations that go in a circle, mandatory values that are missing",
+        (refusing("data.cache_dir=${data.cache_dir}", r"cannot be resolved: Recursive interpolation"),
+         refusing("data.cache_dir=${nowhere}", r"'nowhere' not found"),
+         refusing("data.cache_dir=???", r"Missing mandatory value"),
+         refusing("model.hidden_size=???", r"Missing mandatory value")),
+    ),
+    # ---- checkpoints
+    Fault(
+        40, "checkpoint cut anywhere, empty, prolonged, with a flipped bit", (),
+        (f"{CHECKPOINT}::test_a_truncated_or_prolonged_file_is_named",
+         f"{CHECKPOINT}::test_a_flipped_bit_anywhere_is_noticed_and_the_file_named",
+         f"{CHECKPOINT}::test_a_missing_file_is_named",
+         f"{CHECKPOINT}::test_resuming_falls_back_to_the_newest_whole_checkpoint_and_says_so",
+         f"{HERE}runs.py::test_a_damaged_checkpoint_ends_with_4_and_names_the_file"),
+    ),
+    Fault(
+        41, "kill -9 at any moment, also while saving, renaming, removing", (),
+        (f"{KILL}::test_a_kill_at_any_call_that_touches_the_disk_leaves_whole_checkpoints",
+         f"{KILL}::test_a_kill_at_any_moment_leaves_whole_checkpoints",
+         f"{TRAIN}::test_a_resumed_run_ends_bit_for_bit_like_the_uninterrupted_one",
+         f"{HERE}runs.py::test_a_run_that_was_killed_before_its_first_checkpoint_begins_again",
+         f"{HERE}chaos.py::test_a_disturbed_training_ends_like_the_undisturbed_one"),
+    ),
+    Fault(
+        42, "disk full, quota or I/O error while saving or logging", (),
+        (f"{CHECKPOINT}::test_whichever_call_fails_the_checkpoint_before_is_left_and_nothing_half_done",
+         f"{KILL}::test_a_full_disk_costs_only_the_checkpoint_being_written",
+         f"{HERE}runs.py::test_a_full_disk_costs_no_step_and_no_record",
+         f"{HERE}runs.py::test_only_a_last_save_that_fails_ends_a_run_with_6",
+         f"{HERE}chaos.py::test_a_disturbed_training_ends_like_the_undisturbed_one"),
+    ),
+    Fault(
+        43, "SIGTERM, SIGINT, SIGHUP, SIGUSR1, also during validation", (),
+        (f"{TRAIN}::test_a_signal_saves_prints_how_to_resume_and_loses_nothing",
+         f"{SIGNALS}::test_a_signal_ends_the_loop_with_its_exit_code_and_says_what_happens",
+         f"{SIGNALS}::test_a_second_signal_ends_at_once_but_still_cleans_up",
+         f"{HERE}runs.py::test_a_signal_during_validation_ends_behind_it_with_everything_saved",
+         f"{HERE}runs.py::test_sigusr1_saves_and_training_goes_on"),
+    ),
+    Fault(
+        44, "checkpoint of another model, another size, another vocabulary",
+        (Case(("resume=run", "model.hidden_size=9"), 2, r"model\.hidden_size is 8 in this run and cannot become 9"),
+         Case(("resume=run", "model=gru"), 2, r"A resumed run keeps its groups of settings")),
+        (f"{HERE}hostile.py::test_weights_of_another_shape_are_said_in_one_line",
+         f"{TRAIN}::test_settings_that_make_another_model_are_refused_on_resume"),
+    ),
+    Fault(
+        45, "settings changed on resuming",
+        (Case(("resume=run", "trainer.batch_size=5", "tokenizer.name=word"), 2,
+              r"tokenizer\.name is char .* cannot become word(.|\n)*trainer\.batch_size is 4 .* cannot become 5"),),
+        (f"{SETTINGS}::test_changes_between_two_settings_carry_their_rule_for_resuming",
+         f"{HERE}runs.py::test_a_changed_rate_is_warned_of_and_kept_and_a_longer_run_is_simply_done"),
+    ),
+    Fault(
+        46, "newer schema, other PyTorch, other device, other precision", (),
+        (f"{CHECKPOINT}::test_a_newer_schema_is_refused_with_what_to_install",
+         f"{CHECKPOINT}::test_the_checkpoint_of_schema_1_loads_for_ever",
+         "tests/training/test_random_state.py::test_a_state_of_another_device_is_left_out_with_a_warning"),
+        "Tensors are read on the CPU and copied into the model wherever it is; device and precision are warned of on resuming.",
+    ),
+    Fault(
+        47, "malicious checkpoint, tokenizer or settings", (),
+        (f"{CHECKPOINT}::test_a_malicious_pickle_does_not_run", f"{CHECKPOINT}::test_a_saved_torch_archive_does_not_run_either",
+         f"{CHECKPOINT}::test_a_manifest_cannot_name_a_file_elsewhere",
+         f"{CHECKPOINT}::test_a_header_that_asks_for_terabytes_is_refused_before_anything_is_allocated",
+         f"{HERE}hostile.py::test_a_malicious_pickle_in_a_run_does_not_run",
+         f"{HERE}hostile.py::test_a_target_in_a_setting_is_refused_wherever_it_stands",
+         f"{HERE}hostile.py::test_an_interpolation_in_a_run_is_never_resolved",
+         f"{HERE}hostile.py::test_a_model_of_absurd_size_in_a_checkpoint_is_refused_before_anything_is_allocated",
+         f"{HERE}fuzz.py::test_any_change_of_a_documents_content_is_usable_or_refused"),
+        "There is no downloader and nothing is ever unpacked, so neither a checksum nor an escaping member can be forgotten.",
+    ),
+    Fault(
+        48, "checkpoint directory that is empty, a file, an address",
+        (Case(("sample", "https://example.org/run"), 4, r"is an address on the network"),
+         Case(("sample", "text.txt"), 4, r"text\.txt is a file\. A checkpoint is a directory"),
+         Case(("sample", "."), 4, r"holds no checkpoint.*Runs there: run"),
+         Case(("sample", "runn"), 4, r"runn does not exist .*Did you mean \S*run\?"),
+         Case(("resume=text.txt",), 4, r"is not a run directory: \S+text\.txt holds no settings\.json")),
+        (f"{CHECKPOINT}::test_what_is_no_checkpoint_is_described",
+         f"{TRAIN}::test_a_run_directory_without_a_checkpoint_says_so"),
+    ),
+    # ---- sampling
+    Fault(
+        49, "prompt with unknown characters",
+        (Case(("sample", "run", "--strict", "--prompt", "the #"), 3, r"The prompt contains '#', unknown to this model"),
+         Case(("sample", "run", "--prompt", "the #"), 0, r"(?m)^the #")),
+        (f"{SAMPLE}::test_unknown_characters_of_a_prompt_are_listed_and_read_as_unk",
+         f"{SAMPLE}::test_unknown_characters_are_refused_where_there_is_no_unk"),
+    ),
+    Fault(50, "empty prompt", (Case(("sample", "run", "--prompt", ""), 0, r"\n$"),)),
+    Fault(
+        51, "prompt longer than the window, prompt file that is no text",
+        (Case(("sample", "run", "--prompt-file", "given.txt"), 3, r"given\.txt is not UTF-8", {"given.txt": b"\xff"}),
+         Case(("sample", "run", "--prompt", "the cat " * 400), 0, r"^(the cat ){400}")),
+        (f"{SAMPLE}::test_the_prompt_is_read_once_in_chunks_and_then_token_by_token",),
+    ),
+    Fault(
+        52, "temperature 0, negative, tiny or NaN; top-k and top-p out of range; no tokens",
+        (Case(("sample", "run", "--temperature", "nan"), 2, r"--temperature is nan\. Allowed are 0 .*--temperature 0\.8"),
+         Case(("sample", "run", "--temperature", "-1"), 2, r"--temperature is -1"),
+         Case(("sample", "run", "--temperature", "1e-300"), 0, r"."),
+         Case(("sample", "run", "--temperature", "0"), 0, r"."),
+         Case(("sample", "run", "--top-k", "0"), 2, r"--top-k is 0"),
+         Case(("sample", "run", "--top-p", "1.1"), 2, r"--top-p is 1\.1"),
+         Case(("sample", "run", "--max-tokens", "-1"), 2, r"--max-tokens is -1")),
+        (f"{SAMPLE}::test_tiny_temperatures_are_greedy_and_do_not_underflow",
+         f"{SAMPLE}::test_settings_out_of_range_are_refused_with_what_to_type"),
+    ),
+    Fault(
+        53, "weights that are not finite", (),
+        (f"{SAMPLE}::test_weights_that_are_not_finite_are_named",
+         f"{HERE}hostile.py::test_weights_that_are_not_finite_end_sampling_with_4"),
+    ),
+    Fault(
+        54, "closed pipe, terminal without UTF-8", (),
+        (f"{HERE}terminal.py::test_a_reader_that_goes_away_ends_sampling_quietly",
+         f"{HERE}terminal.py::test_characters_that_the_terminal_lacks_are_written_as_escapes"),
+    ),
+    # ---- running
+    Fault(
+        55, "loss, gradient or validation that is not finite", (),
+        (f"{HERE}nonfinite.py::test_stopping_keeps_the_state_and_the_chunk_and_ends_with_5",
+         f"{HERE}nonfinite.py::test_skipping_leaves_out_the_chunk_and_nothing_else",
+         f"{HERE}nonfinite.py::test_rolling_back_halves_the_rate_and_finishes",
+         f"{HERE}nonfinite.py::test_a_validation_that_is_not_a_number_is_divergence",
+         f"{HERE}nonfinite.py::test_a_model_that_is_not_finite_is_never_saved",
+         f"{TRAIN}::test_a_diverging_run_stops_with_its_own_exit_code_and_keeps_its_checkpoint",
+         f"{FINITE}::test_a_jump_is_a_spike_and_noise_is_not"),
+    ),
+    Fault(
+        56, "perplexity too large for a number", (),
+        (f"{EVALUATE}::test_unlikely_text_has_infinite_perplexity_and_no_overflow",),
+    ),
+    Fault(
+        57, "out of memory at the first step, later, or in validation", (),
+        (f"{HERE}memory.py::test_running_out_of_memory_ends_with_6_and_says_what_would_fit",
+         f"{HERE}memory.py::test_a_model_that_cannot_fit_is_refused_before_anything_is_allocated",
+         f"{HERE}memory.py::test_the_estimate_is_less_than_what_training_takes",
+         f"{HERE}memory.py::test_a_limit_on_memory_is_said_not_thrown"),
+    ),
+    Fault(
+        58, "token beyond the vocabulary", (),
+        (f"{EVALUATE}::test_token_that_the_model_does_not_know_is_refused",
+         f"{CORPUS}::test_a_damaged_cache_is_built_again_with_a_line_in_the_log",
+         f"{HERE}fuzz.py::test_any_change_of_a_documents_content_is_usable_or_refused"),
+        "Ids are checked on the CPU when they are loaded, before any device sees them.",
+    ),
+    Fault(
+        59, "TensorBoard that cannot be written, NaN as a scalar, lists as hyper-parameters", (),
+        (f"{HERE}runs.py::test_training_goes_on_without_tensorboard",
+         f"{HERE}runs.py::test_a_full_disk_costs_no_step_and_no_record",
+         f"{HERE}runs.py::test_what_is_not_finite_is_null_in_the_records_and_lists_are_hyper_parameters"),
+        "TensorBoard is a dependency, so it cannot be missing.",
+    ),
+    Fault(
+        60, "no terminal", (),
+        (f"{HERE}terminal.py::test_without_a_terminal_there_are_plain_lines_and_no_bar",),
+        "tqdm is a dependency, so it cannot be missing.",
+    ),
+    Fault(
+        61, "clock that jumps back; TensorBoard steps that overlap after resuming", (),
+        (f"{HERE}runs.py::test_no_step_is_shown_twice_after_resuming",
+         f"{HERE}terminal.py::test_durations_do_not_depend_on_the_time_of_day"),
+    ),
+    Fault(
+        62, "torch.compile or Triton not available", (),
+        ("tests/ops/test_backends.py::test_a_named_backend_that_cannot_serve_raises_and_says_why",),
+        "torch.compile is not used. `auto` takes what there is and logs it; a backend that is named is taken or refused.",
+    ),
+    Fault(
+        63, "a job of a sweep that fails", (),
+        (f"{HERE}runs.py::test_a_failing_job_does_not_stop_a_sweep_and_is_listed",),
+    ),
+    Fault(
+        64, "a process of several dies",
+        (Case(("TRAIN",), 2, r"WORLD_SIZE=2 says .*One process trains one model", environment={"WORLD_SIZE": "2"}),),
+        why="There is no distributed training; being started as one of several processes is refused.",
+    ),
+)  # fmt: skip
+
+
+def missing_tests(root: Path) -> list[str]:
+    """The named tests that do not exist below `root`, the top of the repository."""
+    defined: dict[str, set[str]] = {}
+    missing = []
+    for fault in FAULTS:
+        for node in fault.tests:
+            path, _, name = node.partition("::")
+            if path not in defined:
+                source = (root / path).read_text(encoding="utf-8") if (root / path).is_file() else ""
+                defined[path] = {n.name for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef)}
+            if name not in defined[path]:
+                missing.append(node)
+    return missing

@@ -1,0 +1,75 @@
+"""Settings that go together, or do not."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lmtrain.config as config
+from lmtrain.application import check_overrides, register_schemas
+from lmtrain.training.optimizer import OPTIONS
+
+register_schemas()
+
+
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        (["model=gru", "model.forget_bias=2"], "model.forget_bias has no effect here: it needs model=lstm."),
+        (["model.num_samples=7"], "model.num_samples has no effect here: it needs model.head=sampled."),
+        (["optimizer.ema_decay=0.5"], "optimizer.ema_decay has no effect here: it needs optimizer.averaging=ema."),
+        (["model=ngram", "trainer.batch_size=7"], "trainer.batch_size has no effect here: it needs a model that is trained"),
+        (["model=ngram", "optimizer.learning_rate=1"], "optimizer.learning_rate has no effect here"),
+    ],
+)
+def test_a_setting_without_effect_is_said(settings: list[str], note: str, place: Path, call: Callable[..., Any]) -> None:
+    ended = call("data=text", "data.path=nowhere.txt", *settings)
+    assert ended.err.startswith(f"lmtrain: {note}")
+
+
+def test_a_setting_with_effect_is_not_commented() -> None:
+    settings = config.read_config(check_overrides(["model.head=sampled", "model.num_samples=7", "model.forget_bias=2"]))
+    assert list(config.iter_idle(settings, ["model.head", "model.num_samples", "model.forget_bias", "data.path"])) == []
+
+
+def test_every_setting_that_may_be_idle_exists() -> None:
+    """A misspelt key in the table would never be commented."""
+    names = {
+        f"{group}.{name}"
+        for group, classes in (
+            ("model", config.KINDS[config.ModelConfig]), ("optimizer", [config.OptimizerConfig]),
+            ("trainer", [config.TrainerConfig]),
+        )
+        for cls in classes
+        for name in cls.__dataclass_fields__
+    }  # fmt: skip
+    settings = config.read_config(check_overrides(["model=ngram"]))
+    assert set(config.COUNTING_IGNORES) <= names
+    assert len(list(config.iter_idle(settings, config.COUNTING_IGNORES))) == len(config.COUNTING_IGNORES)
+
+
+def test_optimisers_read_what_the_settings_say() -> None:
+    assert {name.name: options for name, options in config.READ_BY.items()} == {n: set(o) for n, o in OPTIONS.items()}
+
+
+def test_every_value_of_a_sweep_is_checked_before_anything_starts() -> None:
+    with pytest.raises(config.SettingsProblemsError, match=r"trainer\.keep=1 is out of range"):
+        check_overrides(["trainer.keep=2,3,1"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["model.hidden_sizes=[" + "1," * 1000 + "1]", "model.cutoffs=[0,5]", "model.hidden_sizes=[70000]",
+     "trainer.num_steps=range(5,1)", "model@other=lstm", "trainer.seed=" + "9" * 400, "optimizer.learning_rate=1" + "0" * 400],
+)  # fmt: skip
+def test_lists_sweeps_and_numbers_have_bounds(override: str) -> None:
+    with pytest.raises(config.SettingsProblemsError):
+        check_overrides([override])
+
+
+@pytest.mark.parametrize("order", [["-m", "model=gru", "trainer.seed=1,2"], ["model=gru", "-m", "trainer.seed=1,2"]])
+def test_options_may_stand_anywhere(order: list[str], place: Path, call: Callable[..., Any]) -> None:
+    ended = call(*order, "data=text", "data.path=nowhere.txt", "hydra.sweep.dir=sweep")
+    assert ended.code == 3
+    assert "2 of 2 jobs failed" in ended.err
