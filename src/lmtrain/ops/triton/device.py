@@ -11,14 +11,16 @@ import triton.language as tl
 
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + e^-x): for large negative x the exponential is infinite and the quotient 0, never NaN."""
-    return 1 / (1 + tl.exp(-x))
+    """1 / (1 + e^-x), for negative x as e^x / (1 + e^x): the exponential never overflows."""
+    e = tl.exp(-tl.abs(x))
+    return tl.where(x < 0, e, 1.0) / (1 + e)
 
 
 @triton.jit
 def tanh(x):
-    """2 s(2x) - 1, which survives |x| of any size (a quotient of two exponentials is NaN from about 44 on in float32)."""
-    return 2 / (1 + tl.exp(-2 * x)) - 1
+    """sign(x) (1 - e^-2|x|) / (1 + e^-2|x|): the exponential never overflows."""
+    e = tl.exp(-2 * tl.abs(x))
+    return tl.where(x < 0, e - 1, 1 - e) / (1 + e)
 
 
 @triton.jit

@@ -179,4 +179,4 @@ def _describe(device: torch.device) -> tuple[int, int]:
 
 
 def _has_tensor_cores_for(dtype: torch.dtype) -> bool:
-    return dtype == torch.bfloat16 or (dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32)
+    return dtype == torch.bfloat16 or (dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32")
