@@ -107,16 +107,16 @@ def assert_same_end() -> Callable[[Path, Path], None]:
 
 
 @pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, Callable[[], object]]], None]:
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, Callable[[GradientLearner], object]]], None]:
     """Makes something happen just before the given steps (the first is 1) of the trainings that follow."""
     step = GradientLearner.step
-    arranged: dict[int, Callable[[], object]] = {}
+    arranged: dict[int, Callable[[GradientLearner], object]] = {}
 
     def disturbed(self: GradientLearner, chunk: Chunk, progress: Progress) -> StepReport:
-        arranged.get(progress.step + 1, lambda: None)()
+        arranged.get(progress.step + 1, lambda _: None)(self)
         return step(self, chunk, progress)
 
-    def arrange(actions: dict[int, Callable[[], object]]) -> None:
+    def arrange(actions: dict[int, Callable[[GradientLearner], object]]) -> None:
         arranged.clear()
         arranged.update(actions)
 

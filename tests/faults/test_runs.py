@@ -23,7 +23,7 @@ Call = Callable[..., Any]
 OFTEN = ["trainer.num_steps=10", "trainer.log_every=1", "trainer.save_every=2", "model.dropout=0.3"]
 
 
-def interrupt() -> None:
+def interrupt(_: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -120,7 +120,7 @@ def test_a_signal_during_validation_ends_behind_it_with_everything_saved(
 
 
 def test_sigusr1_saves_and_training_goes_on(place: Path, call: Call, at_step: Callable[..., None]) -> None:
-    at_step({3: lambda: os.kill(os.getpid(), signal.SIGUSR1)})
+    at_step({3: lambda _: os.kill(os.getpid(), signal.SIGUSR1)})
     settings = [*OFTEN, "trainer.save_every=1000", "trainer.evaluate_every=1000"]
     assert call("TRAIN", *settings, "hydra.run.dir=saved").code == 0
     assert {path.name for path in (place / "saved" / "checkpoints").glob("step-*")} == {"step-00000003", "step-00000010"}
@@ -134,7 +134,7 @@ def test_a_full_disk_costs_no_step_and_no_record(
     assert_same_end: Callable[..., None],
 ) -> None:  # fmt: skip
     assert call("TRAIN", *OFTEN, "hydra.run.dir=whole").code == 0
-    at_step({4: lambda: file_limit(1), 8: lambda: file_limit(None)})
+    at_step({4: lambda _: file_limit(1), 8: lambda _: file_limit(None)})
     ended = call("TRAIN", *OFTEN, "hydra.run.dir=full")
     assert ended.code == 0, ended.err
     assert "Traceback" not in ended.err + ended.out
@@ -146,7 +146,7 @@ def test_a_full_disk_costs_no_step_and_no_record(
 def test_only_a_last_save_that_fails_ends_a_run_with_6(
     place: Path, call: Call, at_step: Callable[..., None], file_limit: Callable[[int | None], None]
 ) -> None:
-    at_step({5: lambda: file_limit(1)})
+    at_step({5: lambda _: file_limit(1)})
     ended = call("TRAIN", *OFTEN, "hydra.run.dir=full")
     file_limit(None)
     assert ended.code == 6

@@ -162,8 +162,8 @@ def _train(
     def show_sample(evaluated: LanguageModel) -> str:
         return _sample(evaluated, corpus, trainer, device)
 
-    def save(current: TrainState, is_best: bool) -> None:
-        _save(current, is_best, settings, corpus, run)
+    def save(current: TrainState, is_best: bool) -> str:
+        return _save(current, is_best, settings, corpus, run)
 
     on_nonfinite = Nonfinite(
         trainer.on_nonfinite.name,
@@ -215,16 +215,17 @@ def _load(state: TrainState, path: Path, corpus: Corpus) -> None:
         state.load(checkpoint.tensors, saved["state"])
 
 
-def _save(state: TrainState, is_best: bool, settings: config.Config, corpus: Corpus, run: RunDirectory) -> None:
+def _save(state: TrainState, is_best: bool, settings: config.Config, corpus: Corpus, run: RunDirectory) -> str:
+    """Keeps a checkpoint; what is not finite in the model, if anything: then it is not kept."""
     tensors = state.tensors()
-    broken = nonfinite_names(tensors["model"])
+    broken = nonfinite_names(tensors["model"]) if state.learner.can_diverge else []
     if broken:
-        log.warning("No checkpoint at step %d: %s is not finite.", state.step, ", ".join(broken[:3]))
-        return
+        return f"The model is not finite at step {state.step}: {', '.join(broken[:3])}."
     path = save_checkpoint(run.path, state.step, *_contents(state, tensors, settings, corpus))
     if is_best:
         mark(run.path, "best", path)
     prune(run.path, settings.trainer.keep)
+    return ""
 
 
 def _save_crash(state: TrainState, chunk: Chunk | None, settings: config.Config, corpus: Corpus, run: RunDirectory) -> Path:

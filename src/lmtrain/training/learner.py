@@ -48,10 +48,15 @@ class StepReport(NamedTuple):
 
 
 class Learner(ABC):
-    """A model and the way in which it learns. `rate_scale` multiplies the learning rate; each rollback halves it."""
+    """A model and the way in which it learns.
+
+    rate_scale   multiplies the learning rate; each rollback halves it
+    can_diverge  whether numbers of the model that are not finite are a fault (an n-gram's log 0 is none)
+    """
 
     model: LanguageModel
     rate_scale: float = 1.0
+    can_diverge: bool = True
 
     @abstractmethod
     def step(self, chunk: Chunk, progress: Progress) -> StepReport:
@@ -205,6 +210,7 @@ class CountLearner(Learner):
     """Counts n-grams chunk by chunk; the model estimates when it is first asked."""
 
     model: NgramModel
+    can_diverge = False
 
     def step(self, chunk: Chunk, progress: Progress) -> StepReport:
         self.model.count(chunk.targets_TB[:, 0].numpy())

@@ -142,6 +142,10 @@ OnNonfinite = Callable[[TrainState, str, Chunk | None], None]
 from which training can go on: this one, or an earlier one."""
 
 
+Save = Callable[[TrainState, bool], str]
+"""Keeps a checkpoint of the state, as the best so far if so; returns why that must not be, else nothing."""
+
+
 def steps(state: TrainState, stream: Stream, limits: Limits) -> Iterator[StepReport]:
     """Learns from chunk after chunk until a limit is reached; `state` moves on before each report is yielded."""
     started_at = time.monotonic() - state.elapsed_seconds
@@ -171,12 +175,12 @@ def fit(
     cadence: Cadence,
     evaluate: Callable[[LanguageModel], Bill],
     show_sample: Callable[[LanguageModel], str],
-    save: Callable[[TrainState, bool], None],
+    save: Save,
     telemetry: Telemetry,
     stop: Stop,
     on_nonfinite: OnNonfinite,
 ) -> str:
-    """Trains to the end or to a signal; returns why it ended. `save(state, is_best)` keeps a checkpoint."""
+    """Trains to the end or to a signal; returns why it ended."""
     while True:
         for report in steps(state, stream, limits):
             if report.is_finite:
@@ -193,15 +197,16 @@ def fit(
             if due and not stop.requested:
                 is_best = _evaluate(state, evaluate, show_sample, telemetry, on_nonfinite)
                 if is_best or cadence.save_every == 0:
-                    _save(state, save, is_best)
+                    _save(state, save, is_best, telemetry, on_nonfinite)
             if (cadence.save_every and state.step % cadence.save_every == 0) or stop.take_save_request():
-                _save(state, save, False)
+                _save(state, save, False, telemetry, on_nonfinite)
             if stop.requested:
-                save(state, False)
+                _save(state, save, False, telemetry, on_nonfinite, final=True)
                 return stop.reason
         is_best = state.evaluated_step != state.step and _evaluate(state, evaluate, show_sample, telemetry, on_nonfinite)
-        if limits.share(state, epochs_done(stream, state.position)) >= 1:  # else the last validation made training go back
-            save(state, is_best)
+        if limits.share(state, epochs_done(stream, state.position)) >= 1:
+            _save(state, save, is_best, telemetry, on_nonfinite, final=True)
+        if limits.share(state, epochs_done(stream, state.position)) >= 1:  # else what was not finite made training go back
             return "finished"
 
 
@@ -228,12 +233,19 @@ def _evaluate(
     return is_best
 
 
-def _save(state: TrainState, save: Callable[[TrainState, bool], None], is_best: bool) -> None:
-    """Saves; a full disk costs this checkpoint, not the run."""
+def _save(
+    state: TrainState, save: Save, is_best: bool, telemetry: Telemetry, on_nonfinite: OnNonfinite, *, final: bool = False
+) -> None:
+    """Saves; a full disk costs this checkpoint, not the run, unless it is the final one."""
     try:
-        save(state, is_best)
+        problem = save(state, is_best)
     except ResourceError as error:
+        if final:
+            raise
         log.warning("%s Training goes on; the next checkpoint will be tried again.", error)
+        return
+    if problem:
+        _went_back(state, telemetry, on_nonfinite, problem, None)
 
 
 def _went_back(state: TrainState, telemetry: Telemetry, on_nonfinite: OnNonfinite, problem: str, chunk: Chunk | None) -> bool:
