@@ -82,6 +82,11 @@ def test_tied_sizes_that_differ_name_both_and_the_remedy() -> None:
         check_overrides(["model.tie_weights=true", "model.hidden_size=650"])
 
 
+def test_a_group_that_lacks_what_the_experiment_sets_is_said_in_our_words() -> None:
+    with pytest.raises(SettingsError, match=r"word_language_model sets schedule\.factor, which the schedule that was chosen"):
+        check_overrides(["experiment=word_language_model", "data.path=x", "schedule=constant"])
+
+
 def test_text_without_a_path_says_what_to_type() -> None:
     with pytest.raises(SettingsError, match=r"Type data\.path=FILE"):
         check_overrides(["data=text"])

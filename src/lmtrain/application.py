@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import shutil
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -352,8 +353,21 @@ def _compose(group_overrides: list[str]) -> dict[str, Any]:
                 composed = compose("config", overrides=group_overrides)
         settings = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise SettingsError(f"The settings do not compose: {error}", "", "Check the files in conf/.") from None
+        raise _does_not_compose(str(error)) from None
     return cast(dict[str, Any], settings)
+
+
+def _does_not_compose(problem: str) -> SettingsError:
+    """Hydra's words, or ours where an experiment sets what another choice of group does not have."""
+    setting, file = re.search(r"full_key: (\S+)", problem), re.search(r"In '([^']+)'", problem)
+    if setting and file:
+        group = setting[1].split(".")[0]
+        return SettingsError(
+            f"{file[1]} sets {setting[1]}, which the {group} that was chosen beside it does not have.",
+            "",
+            f"Leave out {group}=..., or write the experiment's other settings on the command line instead of experiment=.",
+        )
+    return SettingsError(f"The settings do not compose: {problem}", "", "Check the files in conf/.")
 
 
 def _apply(settings: dict[str, Any], item: Override) -> str | None:
