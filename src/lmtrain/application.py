@@ -11,8 +11,8 @@ import copy
 import itertools
 import logging
 import os
-import shutil
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
