@@ -1,5 +1,7 @@
 """The output layer with its loss: every backend against the definition in float64."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -185,6 +187,28 @@ def test_tensors_of_any_strides_are_taken(backend: str) -> None:
     )
     for name, y in run(strided, torch.float32, backend=backend).items():
         assert_close(y, plain[name], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "native"])
+def test_working_memory_stays_below_max_bytes(backend: str) -> None:
+    """In a process of its own: how far its peak rises beyond gradients, for logits of 320 MB and 16 MB of max_bytes."""
+    N, V, D, limit = 2000, 40_000, 16, 16 << 20
+    code = f"""
+import resource, torch
+from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
+def run(N, V):
+    features, weight = torch.randn(N, {D}, requires_grad=True), torch.randn(V, {D}, requires_grad=True)
+    targets = torch.randint(V, (N,))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    linear_cross_entropy(features, weight, None, targets, max_bytes={limit}, backend="{backend}").backward()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+run(8, 8)
+print(run({N}, {V}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    gradients = 4 * D * (N + V)
+    assert 1024 * int(done.stdout) < limit + 3 * gradients + (4 << 20)
 
 
 def test_eager_takes_as_many_rows_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,11 +122,10 @@ def _instruction_sets() -> str:
 
 def _openmp_runtime() -> list[str]:
     """The file of the OpenMP runtime that torch has loaded: a second one would bring threads of its own."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        file = line.split(maxsplit=5)[-1]
-        if Path(file).name.startswith(("libgomp", "libiomp", "libomp")):
-            return [file]
-    return []
+    files = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    runtimes = sorted(file for file in files if Path(file).name.startswith(("libgomp", "libiomp", "libomp")))
+    own = [file for file in runtimes if Path(torch.__file__).parent in Path(file).parents]
+    return (own or runtimes)[:1]
 
 
 def _build(isa: str, path: Path) -> None:

@@ -30,7 +30,7 @@ class Barrier {
         long ticket = arrived.fetch_add(1, std::memory_order_acq_rel);
         long full = (ticket / threads + 1) * threads;
         for (long spins = 0; arrived.load(std::memory_order_acquire) < full; spins++) {
-            if (spins < 4096) {
+            if (spins < 512) {
 #if defined(__x86_64__)
                 _mm_pause();
 #endif
