@@ -109,8 +109,9 @@ def _tile_by_tile(
     grid = triton.cdiv(R, TILE_ROWS), triton.cdiv(V, TILE_COLUMNS)
     sums_PV = None if d_bias_V is None else d_bias_V.new_empty(grid[0], V)
     _gradients[grid](
-        logits_RV, bias_V, targets_R, log_sums_R, sums_PV, R, V, TYPES[log_sums_R.dtype], TILE_ROWS, TILE_COLUMNS, **OPTIONS
-    )
+        logits_RV, bias_V, targets_R, log_sums_R, sums_PV, R, V, TYPES[log_sums_R.dtype], TILE_ROWS, TILE_COLUMNS,
+        **OPTIONS | {"num_warps": 8},
+    )  # fmt: skip
     if sums_PV is not None and d_bias_V is not None:
         d_bias_V += sums_PV.sum(0)
 
