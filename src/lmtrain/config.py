@@ -445,9 +445,10 @@ def _class_of_kind(cls: type, mapping: Mapping[str, Any], path: str, problems: l
     if cls not in KINDS:
         return cls
     named = {getattr(kind, "kind"): kind for kind in KINDS[cls]}
-    if mapping.get("kind") in named:
-        return named[mapping["kind"]]
-    problems.append(f"{path}.kind is {mapping.get('kind')!r}; allowed are {', '.join(named)}.")
+    kind = mapping.get("kind")
+    if isinstance(kind, str) and kind in named:
+        return named[kind]
+    problems.append(f"{path}.kind is {kind!r}; allowed are {', '.join(named)}.")
     return cls
 
 

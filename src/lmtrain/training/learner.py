@@ -184,6 +184,8 @@ class GradientLearner(Learner):
         self.schedule.load_state(document["schedule"])
         load_random_document(document["random"], {"dropout": self.generator})
         self.rate_scale = document["rate_scale"]
+        if not 0 < self.rate_scale <= 1:
+            raise ValueError(f"a learning rate multiplied by {self.rate_scale}")
         device = next(self.model.parameters()).device
         carried = _part(training, "state.")
         self.state = tuple(carried[str(number)].to(device) for number in range(len(carried)))

@@ -65,7 +65,7 @@ class TrainState:
 
     def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
         """Goes on from `tensors()` and `document()` of another process."""
-        _check_leaves(document)
+        _check_like(self.document(), document)
         self.learner.load(tensors, document["learner"])
         self.position = Position.from_json(document["position"])
         self.step, self.num_tokens = document["step"], document["num_tokens"]
@@ -76,13 +76,28 @@ class TrainState:
         self.spikes = Spikes(**document["spikes"])
 
 
-def _check_leaves(document: Any, name: str = "state") -> None:
-    """ValueError unless all that is not a list or a group is a number or nothing, but for the few names there are."""
-    if isinstance(document, Mapping | list):
-        for key, value in document.items() if isinstance(document, Mapping) else enumerate(document):
-            _check_leaves(value, f"{name}.{key}")
-    elif isinstance(document, str) and document != "tensor" and not name.endswith((".optimizer", ".device", ".state")):
-        raise ValueError(f"{name} is text")
+def _check_like(own: Any, given: Any, name: str = "state") -> None:
+    """ValueError unless `given` has the form of `own`, with counts that are counts and numbers that are numbers."""
+    if name in ("state.learner.optimizer", "state.learner.random"):
+        return  # checked where they are put back
+    is_number = isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < 1 << 63
+    match own:
+        case dict():
+            fits = isinstance(given, dict) and given.keys() == own.keys()
+            for key in own if fits else ():
+                _check_like(own[key], given[key], f"{name}.{key}")
+        case list():
+            fits = isinstance(given, list) and all(item is None or isinstance(item, float) for item in given)
+        case bool():
+            fits = isinstance(given, bool)
+        case int():
+            fits = is_number and isinstance(given, int) and given >= 0
+        case float():
+            fits = is_number or (given is None and not math.isfinite(own))
+        case _:
+            fits = given is None or is_number
+    if not fits:
+        raise ValueError(f"{name} is {given!r:.60}")
 
 
 @dataclass

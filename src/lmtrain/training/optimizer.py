@@ -203,6 +203,14 @@ def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], document: d
             "They must have the same ones.",
             "Resume with the model settings that the run was started with.",
         )
+    stored = {f"{name}.{key}" for name, own_state in document["state"].items() for key, v in own_state.items() if v == "tensor"}
+    others = {v for own_state in document["state"].values() for v in own_state.values()} - {"tensor", None}
+    if stored != set(tensors) or others:
+        raise CheckpointError(
+            "The checkpoint's optimizer does not list the tensors that are stored for it.",
+            "Each of its moments is a tensor.",
+            "Use the checkpoint as it was written.",
+        )
     state = {}
     for index, (name, parameter) in enumerate(parameters.items()):
         own_state = {k: tensors[f"{name}.{k}"] if v == "tensor" else v for k, v in document["state"][name].items()}
