@@ -174,7 +174,7 @@ def test_every_build_agrees_at_every_size(cell: Cell, isa: str, dtype: torch.dty
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_two_threads_compute_what_one_computes(cell: Cell, dtype: torch.dtype) -> None:
-    inputs = cell.make(3, 20, 70)  # large enough for two threads
+    inputs = cell.make(3, 20, 130)  # large enough for two threads
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     alone = cell.run(inputs, "native", dtype)
@@ -187,7 +187,7 @@ def test_two_threads_compute_what_one_computes(cell: Cell, dtype: torch.dtype) -
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_two_runs_are_bit_identical(cell: Cell, dtype: torch.dtype, threads: int) -> None:
-    inputs = cell.make(5, 20, 70)
+    inputs = cell.make(5, 20, 130)
     first = cell.run(inputs, "native", dtype)
     for _ in range(3):
         for name, y in cell.run(inputs, "native", dtype).items():

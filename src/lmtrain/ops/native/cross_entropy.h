@@ -7,7 +7,7 @@
 //                                 and e itself is stored. The maximum it refers to is stored once per 64 words.
 //   Between:                      loss_n = m_n + log s_n - z[target_n, n].
 //   Pass 2, some hundred words:   d_z = e exp(m - loss's log sum) - onehot, written twice into second-level cache, as the left
-//                                 operand of d_W = d_z F and as the packed right one of d_F^T += W^T d_z. One exp per logit in all.
+//                                 operand of d_W = d_z F and as the packed right one of d_F^T += W^T d_z. One exp a logit.
 //
 // Threads take contiguous parts of the vocabulary. Each sums its own d_F^T; these are added in the order of the threads. With
 // a vocabulary too small for that, each thread takes its part of the tokens instead, and the weight gradients are added.

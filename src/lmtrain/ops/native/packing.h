@@ -31,7 +31,7 @@ INLINE void store_operand(bf16* to, F value, long n) {
     store(to, value, n);
 }
 
-// Columns in tiles of 16, the tiles in panels of at most 4 and nearly equal width: 13 tiles are 4 + 3 + 3 + 3, not 4 + 4 + 4 + 1.
+// Columns in tiles of 16, tiles in panels of at most 4 and nearly equal width: 13 tiles are 4 + 3 + 3 + 3, not 4 + 4 + 4 + 1.
 struct Panels {
     long first_tile, tiles;
     long count() const { return (tiles + 3) / 4; }

@@ -28,7 +28,7 @@ struct Recurrent {
 
     long hidden, gates, rows, allowed_threads;
     bool backward;
-    long threads = rows * gates * hidden * hidden < 32768 ? 1 : allowed_threads;  // small steps are not worth a meeting
+    long threads = rows * gates * hidden * hidden < (1l << 18) ? 1 : allowed_threads;  // below, meeting costs more
     long padded = round_up(hidden, 32);                    // one group of K
     long inputs = backward ? gates * padded : padded;      // all of K, in elements
     long words = inputs / Word::PER_WORD;
@@ -62,7 +62,7 @@ struct Recurrent {
         }
     }
 
-    // The same sums from the weight as it lies, by dot products: for a generator's single step, where packing is most of the work.
+    // The same sums from the weight as it lies, by dot products: for a generator's single step, where packing is most work.
     void dot_block(const Block& block, const S* weight, const Element* operand, float* sums) const {
         for (long row = 0; row < rows; row++)
             for (long column = 0; column < block.columns; column += LANES) {
