@@ -356,8 +356,8 @@ class TrainerConfig:
     num_threads: int = setting(0, "CPU threads; 0: as many as PyTorch chooses.", least=0, most=1024)
     seed: int = setting(1, "Seed of everything random.", least=0, most=2**32 - 1, resume=Resume.refused)
     on_nonfinite: OnNonfinite = setting(
-        OnNonfinite.stop, "At a loss, gradient or validation that is not finite: stop (and keep it in crash/), skip the chunk, or "
-        "rollback to the newest checkpoint with half the rate.", resume=Resume.allowed,
+        OnNonfinite.stop, "At a loss, gradient or validation that is not finite: stop (it is kept in crash/), skip the chunk, "
+        "or rollback to the newest checkpoint with half the rate.", resume=Resume.allowed,
     )  # fmt: skip
 
 
