@@ -116,24 +116,35 @@ class GradientLearner(Learner):
         self.model.train()
         rate = self._rate(chunk, progress)
         set_rate(self.optimizer, rate, self.schedule.beta1(progress))
-        with self.autocast():
-            total_nats, penalty, state = self.model.training_loss(
-                inputs_TB, chunk.targets_TB, self.state, self.generator, carry_after=carry_after
-            )
-        num_tokens = chunk.targets_TB.numel()
-        if self.l1:
-            matrices = [weight for weight in self.model.parameters() if weight.dim() > 1]
-            penalty = penalty + self.l1 * torch.stack([weight.abs().sum() for weight in matrices]).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        (total_nats / num_tokens + penalty).backward()
-        grad_norm = float(clip_gradients(self.model.parameters(), self.clip_norm))
-        clipped = 0 < self.clip_norm < grad_norm
-        report = StepReport(num_tokens, total_nats.item(), penalty.item(), grad_norm, clipped, rate)
+        return self._learn(inputs_TB, chunk.targets_TB, carry_after, rate)
+
+    def _learn(self, inputs_TB: Tensor, targets_TB: Tensor, carry_after: int | None, rate: float) -> StepReport:
+        """Gradients, their norm looked at, and the update."""
+        nats, penalty, grad_norm, state = self._gradients(inputs_TB, targets_TB, self.state, carry_after)
+        report = self._report(targets_TB.numel(), nats.item(), penalty.item(), grad_norm.item(), rate)
         if report.is_finite:
             self.optimizer.step()
             self.averaging.update()
             self.state = detach(state)  # else that before the chunk is carried on: it was finite
         return report
+
+    def _gradients(
+        self, inputs_TB: Tensor, targets_TB: Tensor, state: State, carry_after: int | None
+    ) -> tuple[Tensor, Tensor, Tensor, State]:
+        """Forward and backward: total nats, penalty, norm of the gradient (clipped after that), the state to carry."""
+        with self.autocast():
+            total_nats, penalty, state = self.model.training_loss(
+                inputs_TB, targets_TB, state, self.generator, carry_after=carry_after
+            )
+        if self.l1:
+            matrices = [weight for weight in self.model.parameters() if weight.dim() > 1]
+            penalty = penalty + self.l1 * torch.stack([weight.abs().sum() for weight in matrices]).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        (total_nats / targets_TB.numel() + penalty).backward()
+        return total_nats.detach(), penalty.detach(), clip_gradients(self.model.parameters(), self.clip_norm), state
+
+    def _report(self, num_tokens: int, nats: float, penalty: float, grad_norm: float, rate: float) -> StepReport:
+        return StepReport(num_tokens, nats, penalty, grad_norm, 0 < self.clip_norm < grad_norm, rate)
 
     def evaluated(self) -> AbstractContextManager[LanguageModel]:
         return self._evaluated()

@@ -134,9 +134,12 @@ class SparseAdam(Adam):
 
 def set_rate(optimizer: Optimizer, learning_rate: float, beta1: float | None = None) -> None:
     """Sets the rate of the next step in every group, and beta1 where given: for SGD and RMSprop the momentum, if they
-    use one."""
+    use one. A rate that is a tensor stays that tensor."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
         if beta1 is not None and "betas" in group:
             group["betas"] = (beta1, group["betas"][1])
         elif beta1 is not None and group.get("momentum"):
