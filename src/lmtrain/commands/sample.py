@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
 
     settings = SampleSettings(
         temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, min_p=options.min_p,
-        max_tokens=options.max_tokens, stop=tuple(options.stop), allow_unk=options.allow_unk,
+        max_tokens=options.max_tokens, stop=tuple(options.stop), allow_unk=options.allow_unk, statistics=options.json,
     )  # fmt: skip
     prompt = options.prompt or ""
     if options.prompt_file is not None:

@@ -48,6 +48,7 @@ class SampleSettings:
     max_tokens: int = 200
     stop: Sequence[str] = ()
     allow_unk: bool = False
+    statistics: bool = True  # False saves the time for a draw's rank (then 0) and entropy (then not a number)
 
     def __post_init__(self) -> None:
         _check(0 <= self.temperature < math.inf, "temperature", self.temperature,
@@ -172,11 +173,17 @@ def generate(
     for remaining in reversed(range(settings.max_tokens)):
         allowed_V = log_probs_V if excluded is None else exclude(log_probs_V, excluded)
         token = draw(truncate(allowed_V, settings), generator)
-        nats = -log_probs_V[token].item()
-        rank = 1 + int((log_probs_V > log_probs_V[token]).sum())
-        yield Draw(token, "", nats, rank, torch.special.entr(log_probs_V.exp()).sum().item())
+        yield _describe(token, log_probs_V, settings)
         if remaining:
             log_probs_V, state = read(model, np.array([token]), state, device)
+
+
+def _describe(token: int, log_probs_V: Tensor, settings: SampleSettings) -> Draw:
+    nats = -log_probs_V[token].item()
+    if not settings.statistics:
+        return Draw(token, "", nats, 0, math.nan)
+    rank = 1 + int((log_probs_V > -nats).sum())
+    return Draw(token, "", nats, rank, torch.special.entr(log_probs_V.exp()).sum().item())
 
 
 def exclude(log_probs_V: Tensor, token: int) -> Tensor:
@@ -191,7 +198,12 @@ def exclude(log_probs_V: Tensor, token: int) -> Tensor:
 
 
 def truncate(log_probs_V: Tensor, settings: SampleSettings) -> Tensor:
-    """Normalised log-probabilities of what may be drawn, -inf for the rest; of equals, lower ids come first."""
+    """Log-probabilities of what may be drawn, -inf for the rest; of equals, lower ids come first.
+
+    Normalised, but where nothing is asked for: then they are returned as they are, and `draw` does not mind.
+    """
+    if settings.temperature == 1 and settings.top_k is settings.top_p is settings.min_p is None:
+        return log_probs_V
     likeliest = log_probs_V.argmax()
     if settings.temperature == 0:
         return torch.full_like(log_probs_V, -math.inf).index_fill(0, likeliest, 0.0)
@@ -211,11 +223,10 @@ def truncate(log_probs_V: Tensor, settings: SampleSettings) -> Tensor:
 
 def draw(log_probs_V: Tensor, generator: Generator) -> int:
     """One token: the first whose cumulated probability exceeds a uniform number (one number of the generator per token)."""
-    possible = (log_probs_V > -math.inf).nonzero().squeeze(-1)
-    cumulated = log_probs_V[possible].exp().cumsum(-1)
+    cumulated = log_probs_V.exp().cumsum(-1)
     uniform = torch.rand((), generator=generator, dtype=torch.float64) * cumulated[-1]
-    position = int(torch.searchsorted(cumulated, uniform, right=True))
-    return int(possible[min(position, len(possible) - 1)])  # where rounding reaches the very end
+    position = int(torch.searchsorted(cumulated, uniform, right=True))  # never a token of probability 0
+    return position if position < len(cumulated) else int(log_probs_V.isfinite().nonzero()[-1])  # rounding at the very end
 
 
 def decode(draws: Iterator[Draw], tokenizer: Tokenizer, prompt_ids: np.ndarray, settings: SampleSettings) -> Iterator[Draw]:
