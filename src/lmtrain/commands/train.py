@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from lmtrain.build import (
 )
 from lmtrain.data.corpus import Corpus, Split, describe
 from lmtrain.data.stream import Chunk, Stream
-from lmtrain.errors import CheckpointError, DivergedError, SettingsError, is_out_of_memory
+from lmtrain.errors import CheckpointError, DivergedError, ResourceError, SettingsError, is_out_of_memory
 from lmtrain.inference.evaluate import Bill, evaluate
 from lmtrain.inference.sample import SampleSettings, sample_text
 from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
@@ -54,6 +55,8 @@ from lmtrain.training.strict_json import parse_json
 from lmtrain.training.telemetry import Telemetry
 
 log = logging.getLogger("lmtrain")
+
+PROMPT_TOKENS = {"word": 10, "char": 60, "byte": 60}  # of the validation text, which samples during training go on from
 
 
 def train(settings: config.Config, directory: Path) -> float | None:
@@ -162,12 +165,10 @@ def _train(
     def show_sample(evaluated: LanguageModel) -> str:
         return _sample(evaluated, corpus, trainer, device)
 
-    def save(current: TrainState, is_best: bool) -> str:
-        return _save(current, is_best, settings, corpus, run)
-
+    save = _Saver(settings, corpus, run)
     on_nonfinite = Nonfinite(
         trainer.on_nonfinite.name,
-        save_crash=lambda current, chunk: _save_crash(current, chunk, settings, corpus, run),
+        save_crash=save.crash,
         load=lambda current, which: _load(current, find_checkpoint(run.path, which), corpus),
     )
     is_range_test = isinstance(settings.schedule, config.RangeTestConfig)
@@ -215,40 +216,61 @@ def _load(state: TrainState, path: Path, corpus: Corpus) -> None:
         state.load(checkpoint.tensors, saved["state"])
 
 
-def _save(state: TrainState, is_best: bool, settings: config.Config, corpus: Corpus, run: RunDirectory) -> str:
-    """Keeps a checkpoint; what is not finite in the model, if anything: then it is not kept."""
-    tensors = state.tensors()
-    broken = nonfinite_names(tensors["model"]) if state.learner.can_diverge else []
-    if broken:
-        return f"The model is not finite at step {state.step}: {', '.join(broken[:3])}."
-    path = save_checkpoint(run.path, state.step, *_contents(state, tensors, settings, corpus))
-    if is_best:
-        mark(run.path, "best", path)
-    prune(run.path, settings.trainer.keep)
-    return ""
+@dataclass
+class _Saver:
+    """Keeps checkpoints. A best model that cannot be written is held until it can be: training does not come back to it."""
 
+    settings: config.Config
+    corpus: Corpus
+    run: RunDirectory
+    unsaved_best: tuple[int, Tensors, dict[str, Any]] | None = None
 
-def _save_crash(state: TrainState, chunk: Chunk | None, settings: config.Config, corpus: Corpus, run: RunDirectory) -> Path:
-    """The state that could not go on, and the chunk that it could not take, in `crash/`: for looking at, not for resuming."""
-    tensors, documents = _contents(state, state.tensors(), settings, corpus)
-    if chunk is not None:
-        tensors |= {"chunk": {"inputs_TB": chunk.inputs_TB.clone(), "targets_TB": chunk.targets_TB.clone()}}
-        documents |= {"chunk": {"epoch": chunk.epoch, "index": chunk.index}}
-    return save_checkpoint(run.path / "crash", state.step, tensors, documents)
+    def __call__(self, state: TrainState, is_best: bool) -> str:
+        """Keeps a checkpoint; what is not finite in the model, if anything: then it is not kept."""
+        tensors, documents = self._contents(state)
+        broken = nonfinite_names(tensors["model"]) if state.learner.can_diverge else []
+        if broken:
+            return f"The model is not finite at step {state.step}: {', '.join(broken[:3])}."
+        if is_best:
+            self.unsaved_best = state.step, tensors, documents
+        try:
+            self._save_best()
+            if not is_best:
+                save_checkpoint(self.run.path, state.step, tensors, documents)
+        except ResourceError:
+            if is_best:
+                copies = {file: {name: t.clone() for name, t in members.items()} for file, members in tensors.items()}
+                self.unsaved_best = state.step, copies, documents
+            raise
+        prune(self.run.path, self.settings.trainer.keep)
+        return ""
 
+    def crash(self, state: TrainState, chunk: Chunk | None) -> Path:
+        """The state that could not go on, and the chunk that it could not take, in `crash/`: to look at, not to resume."""
+        tensors, documents = self._contents(state)
+        if chunk is not None:
+            tensors |= {"chunk": {"inputs_TB": chunk.inputs_TB.clone(), "targets_TB": chunk.targets_TB.clone()}}
+            documents |= {"chunk": {"epoch": chunk.epoch, "index": chunk.index}}
+        return save_checkpoint(self.run.path / "crash", state.step, tensors, documents)
 
-def _contents(state: TrainState, tensors: Tensors, settings: config.Config, corpus: Corpus) -> tuple[Tensors, dict[str, Any]]:
-    """The files of a checkpoint."""
-    text_tensors, texts = describe_texts(corpus)
-    documents = {
-        "model": describe_model(settings.model, corpus.tokenizer.vocab_size, corpus.tokenizer.eos_id),
-        "tokenizer": corpus.tokenizer.to_json(),
-        "texts": texts,
-        "training": {
-            "corpus": corpus.fingerprint, "settings": config.config_to_json(settings), "state": state.document(),
-        },
-    }  # fmt: skip
-    return tensors | {"texts": text_tensors}, documents
+    def _save_best(self) -> None:
+        if self.unsaved_best is not None:
+            mark(self.run.path, "best", save_checkpoint(self.run.path, *self.unsaved_best))
+            self.unsaved_best = None
+
+    def _contents(self, state: TrainState) -> tuple[Tensors, dict[str, Any]]:
+        """The files of a checkpoint."""
+        text_tensors, texts = describe_texts(self.corpus)
+        tokenizer = self.corpus.tokenizer
+        documents = {
+            "model": describe_model(self.settings.model, tokenizer.vocab_size, tokenizer.eos_id),
+            "tokenizer": tokenizer.to_json(),
+            "texts": texts,
+            "training": {
+                "corpus": self.corpus.fingerprint, "settings": config.config_to_json(self.settings), "state": state.document(),
+            },
+        }  # fmt: skip
+        return state.tensors() | {"texts": text_tensors}, documents
 
 
 def _evaluate(model: LanguageModel, split: Split, corpus: Corpus, num_streams: int, device: torch.device) -> Bill:
@@ -259,10 +281,12 @@ def _evaluate(model: LanguageModel, split: Split, corpus: Corpus, num_streams: i
 
 
 def _sample(model: LanguageModel, corpus: Corpus, trainer: config.TrainerConfig, device: torch.device) -> str:
+    """The beginning of the validation text, and how the model goes on."""
     if not trainer.sample_tokens:
         return ""
+    prompt = corpus.tokenizer.decode(corpus.valid.ids[: PROMPT_TOKENS[corpus.tokenizer.name]].tolist())
     settings = SampleSettings(max_tokens=trainer.sample_tokens, temperature=trainer.sample_temperature)
-    return sample_text(model, corpus.tokenizer, "", settings, seed=trainer.seed, device=device)
+    return prompt + sample_text(model, corpus.tokenizer, prompt, settings, seed=trainer.seed, device=device)
 
 
 def _conclude(run: RunDirectory, corpus: Corpus, trainer: config.TrainerConfig, device: torch.device) -> None:
@@ -281,7 +305,7 @@ def _conclude(run: RunDirectory, corpus: Corpus, trainer: config.TrainerConfig, 
     directory = _shown(run.path)
     print(f"\n{name} of the best model (step {trained.step}):\n{_indented(bill.format())}")
     if text:
-        print(f"\nA sample at temperature {trainer.sample_temperature:g}:\n{_indented(text)}")
+        print(f"\nHow the validation text begins, continued at temperature {trainer.sample_temperature:g}:\n{_indented(text)}")
     print(
         f"\nEverything lies in {directory}. Next:\n"
         f"  tensorboard --logdir {directory}\n"
