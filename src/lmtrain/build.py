@@ -5,6 +5,7 @@ Nothing else in the package asks which kind of model, optimiser or schedule it h
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -30,10 +31,13 @@ from lmtrain.models.recurrent import ElmanLayer, GRULayer, LSTMLayer, RecurrentL
 from lmtrain.models.window import WindowLanguageModel
 from lmtrain.training.averaging import Averaging, ExponentialAverage, LastWeights, NonMonotonicAverage
 from lmtrain.training.checkpoint import believing, find_checkpoint, load_checkpoint, save_checkpoint
+from lmtrain.training.graphed import graphed, why_no_graph
 from lmtrain.training.learner import CountLearner, GradientLearner, Learner, check_weights, load_weights
 from lmtrain.training.loop import Limits
 from lmtrain.training.optimizer import group_parameters, make_optimizer
 from lmtrain.training.schedule import Constant, Cosine, Exponential, Linear, OneCycle, Plateau, RangeTest, Schedule, Step
+
+log = logging.getLogger("lmtrain")
 
 COUNT_CHUNK = 1 << 18  # tokens counted in one step
 MAX_COMPONENTS = 256  # of a mixture
@@ -216,7 +220,7 @@ def _build_gradient_learner(
     model.head.set_proposal(counts)
     model.to(device)
     groups = group_parameters(model.named_parameters(), optimizer.weight_decay)
-    return GradientLearner(
+    learner = GradientLearner(
         model=model,
         optimizer=make_optimizer(
             optimizer.name.name, groups, learning_rate=optimizer.learning_rate, momentum=optimizer.momentum,
@@ -233,6 +237,20 @@ def _build_gradient_learner(
         autocast=autocast(device, choose_precision(trainer, device)),
         full_length=trainer.chunk_length if trainer.random_chunk_length else None,
     )  # fmt: skip
+    return _graphed(learner, trainer.cuda_graph, device)
+
+
+def _graphed(learner: GradientLearner, choice: config.CudaGraph, device: torch.device) -> GradientLearner:
+    """The learner that records its step, where the settings ask for it and it can."""
+    if choice is config.CudaGraph.off or (choice is config.CudaGraph.auto and device.type != "cuda"):
+        return learner
+    reason = f"the device is {device.type}" if device.type != "cuda" else why_no_graph(learner)
+    if reason is None:
+        return graphed(learner)
+    if choice is config.CudaGraph.on:
+        raise SettingsError(f"trainer.cuda_graph=on cannot be done: {reason}.", "", "Type trainer.cuda_graph=auto.")
+    log.info("Steps are not recorded as a CUDA graph: %s.", reason)
+    return learner
 
 
 def build_schedule(settings: config.ScheduleConfig, learning_rate: float) -> Schedule:

@@ -69,6 +69,7 @@ OptimizerName = Enum("OptimizerName", "sgd adagrad rmsprop adam adamw sparse_ada
 Averaging = Enum("Averaging", "none nt_asgd ema")
 Device = Enum("Device", "auto cpu cuda")
 Precision = Enum("Precision", "auto float32 bfloat16")
+CudaGraph = Enum("CudaGraph", "auto on off")
 OnNonfinite = Enum("OnNonfinite", "stop skip rollback")
 
 
@@ -353,6 +354,8 @@ class TrainerConfig:
         Precision.auto, "float32, bfloat16 (products only), or auto: bfloat16 where the device has instructions for it."
     )
     device: Device = setting(Device.auto, "auto, cpu or cuda.", resume=Resume.warned)
+    cuda_graph: CudaGraph = setting(CudaGraph.auto, "On a GPU a step is recorded once and replayed: auto, on or off.",
+                                    resume=Resume.allowed)  # fmt: skip
     num_threads: int = setting(0, "CPU threads; 0: as many as PyTorch chooses.", least=0, most=1024)
     seed: int = setting(1, "Seed of everything random.", least=0, most=2**32 - 1, resume=Resume.refused)
     on_nonfinite: OnNonfinite = setting(
@@ -494,7 +497,7 @@ def _convert(value: Any, hint: Any) -> Any:
 
 def _convert_enum(value: Any, hint: type[Enum]) -> Enum:
     names = list(hint.__members__)
-    text = value.name if isinstance(value, Enum) else value
+    text = value.name if isinstance(value, Enum) else {True: "on", False: "off"}.get(value, value)  # YAML's on and off
     if isinstance(text, str) and text in names:
         return hint[text]
     raise ValueError(f"allowed are {', '.join(names)}{nearest(str(text), names)}".rstrip(".?"))

@@ -33,6 +33,7 @@ class Head(nn.Module, ABC):
     """An output layer. Its features may have any leading axes, written TBD here; all results are float32 or wider."""
 
     vocab_size: int
+    has_fixed_sizes = True  # whether no tensor within `loss` has a size that depends on words or samples
 
     @abstractmethod
     def loss(self, features_TBD: Tensor, targets_TB: Tensor, generator: Generator | None = None) -> Tensor:
@@ -111,6 +112,7 @@ class SampledSoftmax(MatrixHead):
     sparse       gradients of the word vectors name only the rows used; for an optimiser that knows what to do with them
     """
 
+    has_fixed_sizes = False
     proposal_V: Tensor
 
     def __init__(
@@ -174,6 +176,8 @@ class AdaptiveSoftmax(Head):
     div_value    cluster i (from 1) sees features projected to D / div_value ** i; not used where weights are tied
     tied_weight  the embedding matrix [V, E], of which each cluster takes its rows; features are projected to E where D != E
     """
+
+    has_fixed_sizes = False
 
     def __init__(
         self,

@@ -1,0 +1,149 @@
+"""A whole training step as one recorded piece of work: on a GPU a CUDA graph, which starts hundreds of kernels in one launch.
+
+    eager    the first steps, and every chunk of another shape: `GradientLearner`, kernel by kernel
+    record   once: forward, backward, clipping, update and the state to carry, over buffers that stay where they are
+    replay   copies a chunk into these buffers and plays the record; the host learns three numbers, in one transfer
+
+What the host decides in an eager step is decided on the device here: where the loss or the gradient is not finite, the update
+is left out (`found_inf` of PyTorch's fused optimisers) and the carried state stays. The learning rate is a tensor. The random
+generator is registered with the graph, so each replay draws what an eager step would have drawn and moves it as far. So a
+replayed step computes what the eager one does, with the same kernels in the same order, and a run that is resumed (and is
+eager again for its first steps) goes on as if it had not been interrupted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.optim import SGD, Adam, Optimizer
+
+from lmtrain.models.base import State
+from lmtrain.training.learner import GradientLearner, StepReport, Tensors
+from lmtrain.training.optimizer import SparseAdam
+from lmtrain.training.schedule import Progress
+
+EAGER_STEPS = 3  # of a shape before it is recorded: libraries, compiled kernels and the optimiser's memory are there then
+
+Work = Callable[[], None]
+Record = Callable[[Work, Generator], Work]  # takes the work and what it draws from; gives what plays it again
+Shape = tuple[torch.Size, torch.Size, int | None]  # of inputs and targets, and after how many inputs the state is carried
+
+
+def record_cuda_graph(work: Work, generator: Generator) -> Work:
+    """Records `work` without doing it. It must have run before, use only memory that stays, and never ask the device."""
+    graph = torch.cuda.CUDAGraph()
+    graph.register_generator_state(generator)
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+@dataclass
+class GraphedLearner(GradientLearner):
+    """A `GradientLearner` that records its step and replays it; one shape of chunk is recorded, others run eagerly."""
+
+    record: Record = record_cuda_graph
+    num_replayed: int = 0
+    _seen: Counter[Shape] = field(default_factory=Counter, repr=False)
+    _recorded: RecordedStep | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        assert (reason := why_no_graph(self)) is None, reason
+        self._make_capturable()
+
+    def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
+        super().load(tensors, document)
+        self._make_capturable()
+        self._seen.clear()
+        self._recorded = None  # the optimiser's memory has moved
+
+    def _learn(self, inputs_TB: Tensor, targets_TB: Tensor, carry_after: int | None, rate: float) -> StepReport:
+        shape = inputs_TB.shape, targets_TB.shape, carry_after
+        if self._recorded is None:
+            if self._seen[shape] < EAGER_STEPS:
+                self._seen[shape] += 1
+                return super()._learn(inputs_TB, targets_TB, carry_after, rate)
+            self._recorded = RecordedStep(self, inputs_TB, targets_TB, carry_after)
+        if self._recorded.shape != shape:
+            return super()._learn(inputs_TB, targets_TB, carry_after, rate)
+        nats, penalty, grad_norm = self._recorded.play(inputs_TB, targets_TB, self.state)
+        self.state = self._recorded.state
+        self.num_replayed += 1
+        report = self._report(targets_TB.numel(), nats, penalty, grad_norm, rate)
+        if report.is_finite:
+            self.averaging.update()
+        return report
+
+    def _make_capturable(self) -> None:
+        """The rate as a tensor and the number of steps on the device, in eager steps too: their arithmetic is the same."""
+        device = next(self.model.parameters()).device
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)
+            if "capturable" in group:
+                group["capturable"] = True
+
+
+class RecordedStep:
+    """One step over buffers that stay: inputs, targets, carried state, and the three numbers that the host wants to know."""
+
+    def __init__(self, learner: GraphedLearner, inputs_TB: Tensor, targets_TB: Tensor, carry_after: int | None) -> None:
+        self.shape = inputs_TB.shape, targets_TB.shape, carry_after
+        self.inputs_TB, self.targets_TB = torch.empty_like(inputs_TB), torch.empty_like(targets_TB)
+        self.state: State = tuple(tensor.clone() for tensor in learner.state)
+        self.numbers_3 = torch.zeros(3, dtype=torch.float64, device=inputs_TB.device)
+
+        def work() -> None:
+            nats, penalty, grad_norm, state = learner._gradients(self.inputs_TB, self.targets_TB, self.state, carry_after)
+            torch.stack([nats.double(), penalty.double(), grad_norm.double()], out=self.numbers_3)
+            is_finite = self.numbers_3.isfinite().all()
+            update_where(is_finite, learner.optimizer)
+            for old, new in zip(self.state, state, strict=True):
+                old.copy_(torch.where(is_finite, new.detach(), old))
+
+        self._play = learner.record(work, learner.generator)
+
+    def play(self, inputs_TB: Tensor, targets_TB: Tensor, state: State) -> list[float]:
+        """Learns from a chunk; `state` is that before it, unless it lies in the buffers already. Returns the numbers."""
+        self.inputs_TB.copy_(inputs_TB)
+        self.targets_TB.copy_(targets_TB)
+        for buffer, tensor in zip(self.state, state, strict=True):
+            if buffer is not tensor:
+                buffer.copy_(tensor)
+        self._play()
+        numbers: list[float] = self.numbers_3.tolist()
+        return numbers
+
+
+def update_where(is_finite: Tensor, optimizer: Optimizer) -> None:
+    """The optimiser's step, which its fused kernel leaves out where `is_finite` is not true."""
+    vars(optimizer)["found_inf"] = 1.0 - is_finite.float()
+    try:
+        optimizer.step()
+    finally:
+        del vars(optimizer)["found_inf"]
+
+
+def graphed(learner: GradientLearner) -> GraphedLearner:
+    """The same learner, recording."""
+    return GraphedLearner(**{f.name: getattr(learner, f.name) for f in fields(learner)})
+
+
+def why_no_graph(learner: GradientLearner) -> str | None:
+    """Why the learner's step cannot be recorded and replayed, a clause without a full stop; None where it can."""
+    optimizer, head = learner.optimizer, learner.model.head
+    if not isinstance(optimizer, (Adam, SGD)) or not all(group.get("fused") for group in optimizer.param_groups):
+        return f"{type(optimizer).__name__} has no fused kernel that can leave out an update"
+    if isinstance(optimizer, SparseAdam):
+        return "SparseAdam updates another number of rows in every step"
+    if not head.has_fixed_sizes:
+        return f"the sizes within {type(head).__name__} depend on the words of a chunk"
+    if learner.schedule.beta1(Progress(step=0, epoch=0.0, fraction=0.0)) is not None:
+        return f"{type(learner.schedule).__name__} moves beta1, which would be recorded"
+    if learner.full_length:
+        return "chunks of random length have no common shape"
+    return None
