@@ -67,6 +67,7 @@ def test_a_crash_that_cannot_be_saved_is_still_a_divergence(
 
     at_step({5: both})
     ended = call("TRAIN", *OFTEN, "hydra.run.dir=bad")
+    file_limit(None)  # before pytest itself writes
     assert ended.code == 5
     assert "The crash itself could not be saved" in ended.err
 
@@ -134,16 +135,6 @@ def records(run: Path) -> list[dict[str, Any]]:
 def find_state(run: str) -> dict[str, Any]:
     state: dict[str, Any] = load_checkpoint(find_checkpoint(run, "last")).documents["training"]["state"]
     return state
-
-
-def test_a_run_that_diverges_at_every_rate_is_brought_to_an_end_by_halving(place: Path, call: Call) -> None:
-    wild = [
-        "model=elman", "model.nonlinearity=relu", "model.init=uniform", "model.init_range=1", "optimizer=sgd",
-        "optimizer.learning_rate=1000", "trainer.clip_norm=0", "trainer.save_every=1", "trainer.num_steps=30",
-    ]  # fmt: skip
-    assert call("TRAIN", *wild, "hydra.run.dir=wild").code == 5
-    assert call("TRAIN", *wild, "hydra.run.dir=tamed", "trainer.on_nonfinite=rollback").code == 0
-    assert find_state("tamed")["step"] == 30
 
 
 def test_rolling_back_goes_to_the_best_where_the_newest_does_not_help_and_ends_after_ten_times(tmp_path: Path) -> None:
