@@ -21,7 +21,7 @@ TRAININGS = {
     "LSTM": "experiment=brown_lstm",
 }
 MIXTURES = {"LSTM + n-gram": ["LSTM", "n-gram 5"], "LSTM + window + n-gram": ["LSTM", "window", "n-gram 5"]}
-DYNAMIC = "--dynamic sgd --dynamic-rate 0.3 --dynamic-decay 0.002 --dynamic-segment 20"
+DYNAMIC = "--dynamic sgd --dynamic-rate 1 --dynamic-decay 0.002 --dynamic-segment 20"
 ROWS = [
     ("n-gram 3", ""),
     ("n-gram 5", ""),
