@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
+import shlex
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
@@ -134,7 +136,7 @@ class NeuralConfig(ModelConfig):
                                 resume=Resume.refused)  # fmt: skip
     init: Initialisation = setting(
         Initialisation.xavier,
-        "Weights: xavier; uniform (+-init_range); fan (+-1/sqrt(hidden_size), PyTorch's); identity (recurrent).",
+        "Weights: xavier; uniform (+-init_range); fan (+-1/sqrt(hidden_size), PyTorch's); identity (of elman's recurrence).",
         resume=Resume.refused,
     )
     init_range: float = setting(0.1, "Half width of the uniform initialisation, also of embeddings.", above=0, most=10)
@@ -497,7 +499,9 @@ def _convert(value: Any, hint: Any) -> Any:
 
 def _convert_enum(value: Any, hint: type[Enum]) -> Enum:
     names = list(hint.__members__)
-    text = value.name if isinstance(value, Enum) else {True: "on", False: "off"}.get(value, value)  # YAML's on and off
+    text = value.name if isinstance(value, Enum) else value
+    if isinstance(value, bool):
+        text = "on" if value else "off"  # YAML reads both as truth values
     if isinstance(text, str) and text in names:
         return hint[text]
     raise ValueError(f"allowed are {', '.join(names)}{nearest(str(text), names)}".rstrip(".?"))
@@ -564,10 +568,28 @@ def _conflicts(config: Config) -> Iterator[str]:
             yield "model.direct_order needs model.head=full. Set model.direct_order=0 or model.head=full."
         if model.activation_penalty or model.temporal_penalty:
             yield "model.direct_order goes without model.activation_penalty and model.temporal_penalty. Set them to 0."
+    if isinstance(model, WindowConfig) and (model.num_averages > 0) != (model.average_span > 0):
+        yield (
+            f"model.num_averages={model.num_averages} and model.average_span={model.average_span} need each other. Set both "
+            "above 0, for example model.num_averages=5 model.average_span=48, or both to 0."
+        )
+    if isinstance(model, NeuralConfig) and model.init is Initialisation.identity and getattr(model, "cell", None) != Cell.elman:
+        yield "model.init=identity is for the recurrence of model=elman (Le et al. 2015). Type that, or model.init=xavier."
     if isinstance(data, TextConfig) and not data.path:
         yield "data=text needs data.path. Type data.path=FILE, or a directory with train.txt, valid.txt and test.txt."
     if data.valid_fraction + data.test_fraction >= 1:
         yield "data.valid_fraction and data.test_fraction leave nothing to train on; their sum must stay below 1."
+    tokenizer = config.tokenizer
+    if tokenizer.name is TokenizerName.byte and (tokenizer.min_count > 1 or tokenizer.max_size):
+        yield (
+            f"tokenizer.min_count={tokenizer.min_count} and tokenizer.max_size={tokenizer.max_size} cannot shrink the 256 "
+            "bytes of tokenizer=byte. Leave both out."
+        )
+    elif 0 < tokenizer.max_size < 3:
+        yield (
+            f"tokenizer.max_size={tokenizer.max_size} leaves no token besides the line's end and <unk>. Set it to 0 (no limit) "
+            "or to at least 3."
+        )
     name, rate = config.optimizer.name, config.optimizer.learning_rate
     if rate > {OptimizerName.sgd: math.inf, OptimizerName.adagrad: 10.0}.get(name, 1.0):
         yield (
@@ -589,6 +611,10 @@ def _conflicts(config: Config) -> Iterator[str]:
         )
     if isinstance(config.schedule, OneCycleConfig) and config.schedule.up + config.schedule.flat + config.schedule.down > 1:
         yield "schedule.up, schedule.flat and schedule.down are shares of the run; their sum must be at most 1."
+    if isinstance(config.schedule, RangeTestConfig) and config.schedule.low >= config.schedule.high:
+        yield f"schedule.low={config.schedule.low:g} must be below schedule.high={config.schedule.high:g}."
+    if config.resume is not None and not config.resume.strip():
+        yield "resume= names no run. Type resume=outputs/RUN, or leave it out."
     if not isinstance(model, NgramConfig) and trainer.num_steps is trainer.num_epochs is trainer.max_seconds is None:
         yield "nothing ends the training. Set trainer.num_steps, trainer.num_epochs or trainer.max_seconds."
     if 0 < trainer.backward_length < trainer.chunk_length:
@@ -611,24 +637,41 @@ READ_BY: dict[OptimizerName, set[str]] = {
 
 def iter_idle(config: Config, keys: Collection[str]) -> Iterator[str]:
     """A line for each of the settings `keys` that is read by nothing, because of how others are set."""
-    model, optimizer, trainer = config.model, config.optimizer, config.trainer
+    model, optimizer, schedule, trainer, data = config.model, config.optimizer, config.schedule, config.trainer, config.data
     counted = isinstance(model, NgramConfig)
     head = getattr(model, "head", None)
+    one_cycle = isinstance(schedule, OneCycleConfig)
+    has_beta1 = "beta1" in READ_BY[optimizer.name] or optimizer.momentum > 0
+    drops = any(getattr(model, name, None) for name in ("dropout", "input_dropout", "hidden_dropout", "output_dropout"))
+    num_layers = len(getattr(model, "hidden_sizes", [])) or getattr(model, "num_layers", 0)
+    is_cut = isinstance(data, TextConfig) and not Path(data.path).expanduser().is_dir()
     needs = {
         "model.nonlinearity": (getattr(model, "cell", None) is Cell.elman, "model=elman"),
         "model.forget_bias": (getattr(model, "cell", None) is Cell.lstm, "model=lstm"),
         "model.cutoffs": (head is HeadName.adaptive, "model.head=adaptive"),
-        "model.div_value": (head is HeadName.adaptive, "model.head=adaptive"),
+        "model.div_value": (
+            head is HeadName.adaptive and not getattr(model, "tie_weights", False),
+            "model.head=adaptive without model.tie_weights=true",
+        ),
         "model.num_samples": (head is HeadName.sampled, "model.head=sampled"),
         "model.proposal": (head is HeadName.sampled, "model.head=sampled"),
         "model.direct_table": (bool(getattr(model, "direct_order", 0)), "model.direct_order=2 or more"),
-        "model.average_span": (bool(getattr(model, "num_averages", 0)), "model.num_averages above 0"),
-        "model.num_averages": (bool(getattr(model, "average_span", 0)), "model.average_span above 0"),
         "model.hidden_size": (not getattr(model, "hidden_sizes", None), "an empty model.hidden_sizes"),
         "model.num_layers": (not getattr(model, "hidden_sizes", None), "an empty model.hidden_sizes"),
+        "model.hidden_dropout": (num_layers > 1, "two layers or more"),
+        "model.locked_dropout": (drops, "a model.dropout above 0"),
         "model.add_k": (getattr(model, "smoothing", None) is Smoothing.add_k, "model.smoothing=add_k"),
+        "data.valid_fraction": (is_cut, "a single text, data=text data.path=FILE"),
+        "data.test_fraction": (is_cut, "a single text, data=text data.path=FILE"),
         "optimizer.ema_decay": (optimizer.averaging is Averaging.ema, "optimizer.averaging=ema"),
         "optimizer.patience": (optimizer.averaging is Averaging.nt_asgd, "optimizer.averaging=nt_asgd"),
+        "optimizer.beta1": (not one_cycle, "another schedule than one_cycle, which moves it from schedule.beta1_high"),
+        "optimizer.learning_rate": (
+            not isinstance(schedule, RangeTestConfig),
+            "another schedule than range_test, which goes from schedule.low to schedule.high",
+        ),
+        "schedule.beta1_low": (has_beta1, "optimizer=adam, or a momentum"),
+        "schedule.beta1_high": (has_beta1, "optimizer=adam, or a momentum"),
         "trainer.sample_temperature": (trainer.sample_tokens > 0, "trainer.sample_tokens above 0"),
     }
     for key in keys:
@@ -658,6 +701,18 @@ def _last_size(model: NeuralConfig) -> int:
 
 
 # ---- writing, comparing
+
+
+def typed(key: str, value: object) -> str:
+    """`key=value` as one types it into a shell, quoted for the shell and for the settings where that is needed."""
+    text = str(value)
+    is_plain = isinstance(value, int | float) or re.fullmatch(r"[a-z./][\w./:+-]*", text, re.ASCII | re.IGNORECASE)
+    return shlex.quote(f"{key}={text if is_plain else quoted(text)}")
+
+
+def quoted(text: str) -> str:
+    """A value that is text as Hydra reads it: backslashes are doubled only before a quotation mark."""
+    return '"' + re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text) + '"'
 
 
 def config_to_json(config: Any) -> Any:
