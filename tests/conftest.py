@@ -1,7 +1,5 @@
 """Policy for every test: deterministic algorithms (which also fill `torch.empty` with NaN), one thread, seeded generators."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import settings
@@ -13,10 +11,9 @@ settings.load_profile("ordinary")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _deterministic() -> Iterator[None]:
+def _deterministic() -> None:
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)
-    yield
 
 
 @pytest.fixture
