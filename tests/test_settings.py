@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,10 @@ def test_help_imports_neither_torch_nor_hydra() -> None:
         ("model.kind=window", r"Choose the group: model=NAME"),
         ("trainer=3", r"trainer=3 does not exist"),
         ("data.path=a=b{", r"cannot be read as key=value. Quote"),
+        ("text.txt", r"is not key=value. Is it part of a value with blanks\?"),
+        ("model.init=identity", r"is for the recurrence of model=elman"),
+        ("tokenizer.max_size=2", r"to at least 3"),
+        ("resume=", r"names no run"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_what_is_allowed(override: str, message: str) -> None:
@@ -87,6 +92,63 @@ def test_a_group_that_lacks_what_the_experiment_sets_is_said_in_our_words() -> N
         check_overrides(["experiment=word_language_model", "data.path=x", "schedule=constant"])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model=window", "model.num_averages=3"], r"num_averages=3 and model\.average_span=0 need each other"),
+        (["model=window", "model.average_span=3"], r"num_averages=0 and model\.average_span=3 need each other"),
+        (["tokenizer=byte", "tokenizer.min_count=2"], r"cannot shrink the 256 bytes"),
+        (["schedule=range_test", "schedule.low=2"], r"schedule\.low=2 must be below schedule\.high=1\."),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        check_overrides(overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "need"),
+    [
+        (["schedule=range_test"], "optimizer.learning_rate", "another schedule than range_test"),
+        (["schedule=one_cycle"], "optimizer.beta1", "another schedule than one_cycle"),
+        (["schedule=one_cycle", "optimizer=sgd"], "schedule.beta1_low", "optimizer=adam, or a momentum"),
+        ([], "data.valid_fraction", "a single text, data=text data.path=FILE"),
+        (["data=text", "data.path=."], "data.test_fraction", "a single text, data=text data.path=FILE"),
+        ([], "model.hidden_dropout", "two layers or more"),
+        ([], "model.locked_dropout", "a model.dropout above 0"),
+        (
+            ["model.head=adaptive", "model.tie_weights=true", "model.project=true"],
+            "model.div_value",
+            "without model.tie_weights",
+        ),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_said(overrides: list[str], key: str, need: str) -> None:
+    (note,) = config.iter_idle(config.read_config(check_overrides(overrides)), [key])
+    assert note.startswith(f"{key} has no effect here: it needs ")
+    assert need in note
+
+
+def test_a_setting_that_something_reads_is_not() -> None:
+    overrides = ["data=text", "data.path=one.txt", "model.hidden_sizes=[5,6]", "model.dropout=0.1", "schedule=one_cycle"]
+    keys = [
+        "data.valid_fraction",
+        "model.hidden_dropout",
+        "model.locked_dropout",
+        "schedule.beta1_low",
+        "optimizer.learning_rate",
+    ]
+    assert not list(config.iter_idle(config.read_config(check_overrides(overrides)), keys))
+
+
+@pytest.mark.parametrize(
+    "text", ["outputs/2026-01-02_03", "my run", "a,b", "it's", 'say "a"', "a=b", "ümlaut", "x\\y", "x\\", "$HOME", "2026"]
+)
+def test_a_printed_setting_can_be_typed_back(text: str) -> None:
+    (word,) = shlex.split(config.typed("data.path", text))
+    assert check_overrides(["data=text", word])["data"]["path"] == text
+
+
 def test_text_without_a_path_says_what_to_type() -> None:
     with pytest.raises(SettingsError, match=r"Type data\.path=FILE"):
         check_overrides(["data=text"])
@@ -95,6 +157,20 @@ def test_text_without_a_path_says_what_to_type() -> None:
 def test_every_value_of_a_sweep_is_checked() -> None:
     with pytest.raises(SettingsError, match="model=gruu does not exist"):
         check_overrides(["model=lstm,gruu"])
+
+
+def test_every_model_of_a_sweep_is_checked_with_the_other_settings() -> None:
+    with pytest.raises(SettingsError, match=r"model\.context does not exist here; it belongs to .* window"):
+        check_overrides(["model=window,lstm", "model.context=3"])
+    with pytest.raises(SettingsError, match="absurd for adam"):
+        check_overrides(["optimizer=sgd,adam", "optimizer.learning_rate=20"])
+
+
+def test_several_runs_cannot_go_on_at_once(tmp_path: Path) -> None:
+    result = run_lmtrain("-m", "resume=a,b", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "resume=a,b names several runs" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

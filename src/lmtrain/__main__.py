@@ -11,6 +11,7 @@ import os
 import sys
 from importlib import import_module
 
+from lmtrain import __version__
 from lmtrain.errors import ResourceError, UserError, end_process, is_out_of_memory
 
 COMMANDS = {
@@ -54,6 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _dispatch(arguments: list[str]) -> None:
     first = "help" if {"--help", "-h"} & set(arguments[:1]) else arguments[0] if arguments else ""
+    if first == "--version":
+        print(f"lmtrain {__version__}")
+        return
     if first.isidentifier():
         if first not in COMMANDS:
             raise UserError(

@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> None:
     overrides = _overrides(arguments)
     options = [argument for argument in arguments if argument not in overrides]
     changes: dict[str, Any] = {}
-    if not {"--hydra-help", "--version", "--shell-completion", "-sc"} & set(options):
+    if not {"--hydra-help", "--shell-completion", "-sc"} & set(options):
         resumed = _resumed_run(overrides)
         if resumed is None:
             _check_new_run(overrides, options)
@@ -74,8 +74,15 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _resumed_run(overrides: Sequence[str]) -> str | None:
-    """The run that `resume=` names."""
-    named = [item.value() for item in _parse(overrides) if item.key_or_group == "resume" and not item.is_sweep_override()]
+    """The run that `resume=` names. Raises SettingsError where it names several."""
+    items = [item for item in _parse(overrides) if item.key_or_group == "resume"]
+    if any(item.is_sweep_override() for item in items):
+        raise SettingsError(
+            f"{items[-1].input_line} names several runs.",
+            "One run goes on at a time.",
+            "Type resume=RUN for each of them; a path with commas is quoted twice: 'resume=\"a, b\"'.",
+        )
+    named = [item.value() for item in items]
     return named[-1] if named and isinstance(named[-1], str) and named[-1] else None
 
 
@@ -84,7 +91,7 @@ def _check_new_run(overrides: Sequence[str], options: Sequence[str]) -> None:
     settings = config.read_config(check_overrides(overrides))
     _refuse_sweep_unless_asked_for(overrides, options)
     _refuse_directory_of_a_run(overrides)
-    for note in config.iter_idle(settings, [override.partition("=")[0] for override in overrides]):
+    for note in config.iter_idle(settings, [override.partition("=")[0].lstrip("+") for override in overrides]):
         print(f"lmtrain: {note}", file=sys.stderr)
 
 
@@ -128,7 +135,7 @@ def _in_its_own_directory(resumed: str, overrides: Sequence[str], options: Seque
             "A run directory is what a training wrote under outputs/.",
             "Type resume=outputs/RUN; to use a single checkpoint, see  python -m lmtrain sample --help.",
         )
-    place = _quoted(str(directory))
+    place = config.quoted(str(directory))
     of_hydra = [override for override in overrides if override.lstrip("+").startswith(("hydra.", "hydra/"))]
     return [f"resume={place}", f"hydra.run.dir={place}", "hydra.output_subdir=null", *of_hydra]
 
@@ -141,7 +148,8 @@ def _refuse_directory_of_a_run(overrides: Sequence[str]) -> None:
             raise SettingsError(
                 f"{item.value()} holds the checkpoints of another run.",
                 "A new run begins in a directory without any.",
-                f"Type resume={item.value()} to go on with that run, or choose another directory with hydra.run.dir=DIRECTORY.",
+                f"Type {config.typed('resume', item.value())} to go on with that run, or choose another directory with "
+                "hydra.run.dir=DIRECTORY.",
             )
 
 
@@ -255,21 +263,26 @@ def check_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     for item in groups:
         problems.extend(_check_choices(item))
     config.raise_problems(problems)
-    settings = _compose([f"{item.key_or_group}={_first(item)}" for item in groups])
-    for item in parsed:
-        if item.key_or_group in GROUPS or item.is_hydra_override():
-            continue
-        problem = _apply(settings, item)
-        if problem:
-            problems.append(problem)
-    settings = _resolve(settings, problems)
-    for variant in [settings, *([] if problems else _iter_variants(settings, parsed))]:
+    settings = _composed(parsed, {}, problems)
+    for variant in [settings, *([] if problems else _iter_variants(settings, parsed, problems))]:
         try:
             config.read_config(variant)
         except config.SettingsProblemsError as error:
             problems.extend(problem for problem in error.problems if problem not in problems)
     config.raise_problems(problems)
     return settings
+
+
+def _composed(parsed: Sequence[Override], chosen: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """The settings with the first value of every override, but for the groups `chosen`; appends to `problems`."""
+    first = {item.key_or_group: _first(item) for item in parsed if item.key_or_group in GROUPS}
+    settings = _compose([f"{group}={value}" for group, value in (first | dict(chosen)).items()])
+    for item in parsed:
+        if item.key_or_group not in GROUPS and not item.is_hydra_override():
+            problem = _apply(settings, item)
+            if problem and problem not in problems:
+                problems.append(problem)
+    return _resolve(settings, problems)
 
 
 def _resolve(settings: dict[str, Any], problems: list[str]) -> dict[str, Any]:
@@ -282,10 +295,15 @@ def _resolve(settings: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     return cast(dict[str, Any], resolved)
 
 
-def _iter_variants(settings: dict[str, Any], parsed: Sequence[Override]) -> Iterator[dict[str, Any]]:
-    """The settings with each further value of a sweep (groups apart)."""
+def _iter_variants(settings: dict[str, Any], parsed: Sequence[Override], problems: list[str]) -> Iterator[dict[str, Any]]:
+    """The settings with each further value of a sweep."""
     for item in parsed:
-        if item.is_sweep_override() and item.key_or_group not in GROUPS and not item.is_hydra_override():
+        if item.is_hydra_override() or not item.is_sweep_override():
+            continue
+        if item.key_or_group in GROUPS:
+            for value in dict.fromkeys(_values(item)[1:]):
+                yield _composed(parsed, {item.key_or_group: value}, problems)
+        else:
             *parents, name = item.key_or_group.split(".")
             for value in _values(item)[1:]:
                 variant = node = copy.deepcopy(settings)
@@ -303,7 +321,10 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         except HydraException:
             key, _, value = override.partition("=")
             problems.append(
-                f"{override!r} cannot be read as key=value. Quote a value with commas, braces, blanks or a further '=' "
+                f"{override!r} is not key=value. Is it part of a value with blanks? Quote such a value twice, once for the "
+                "shell and once for the settings: 'data.path=\"my text.txt\"'."
+                if "=" not in override
+                else f"{override!r} cannot be read as key=value. Quote a value with commas, braces, blanks or a further '=' "
                 f"twice, once for the shell and once for the settings: '{key}=\"{value}\"'."
             )
     config.raise_problems(problems)
@@ -412,7 +433,3 @@ def _given_values(overrides: Sequence[str]) -> dict[str, Any]:
         if item.key_or_group != "resume" and not item.is_hydra_override():
             values[item.key_or_group] = item.value()
     return values
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -21,6 +21,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from lmtrain.errors import SettingsError
 from lmtrain.models.base import NeuralLanguageModel, State, keep_mask
 from lmtrain.models.heads import FullSoftmax, Head
 
@@ -91,9 +92,10 @@ class DirectNgramHead(Head):
         super().__init__()
         self.vocab_size = softmax.vocab_size
         if order < 2 or not self.vocab_size <= table_size <= MAX_TABLE_SIZE:
-            raise ValueError(
-                f"order is {order} and table_size {table_size}; the order must be at least 2 and the table between the "
-                f"vocabulary's size, {self.vocab_size}, and {MAX_TABLE_SIZE}."
+            raise SettingsError(
+                f"model.direct_order={order} and model.direct_table={table_size} were given.",
+                f"The order is at least 2, the table between the vocabulary's size, {self.vocab_size}, and {MAX_TABLE_SIZE}.",
+                f"Type for example model.direct_table={max(MAX_TABLE_SIZE // 4, self.vocab_size)}, or model.direct_order=0.",
             )
         self.softmax, self.num_columns = softmax, order - 1
         self.table = nn.Parameter(torch.zeros(table_size))

@@ -66,7 +66,8 @@ def draw_svg(curve: Curve) -> str:
     ticks = [text(float(place(10.0**d, bottom).split(",")[0]), HEIGHT - MARGIN + 20, f"1e{d}") for d in decades]
     losses = [bottom + (top - bottom) * i / 4 for i in range(5)]
     marks = [text(MARGIN - 28, float(place(curve[0][0], nats).split(",")[1]) + 4, f"{nats:.2f}") for nats in losses]
-    frame = f'<rect x="{MARGIN}" y="{MARGIN}" width="{WIDTH - 2 * MARGIN}" height="{HEIGHT - 2 * MARGIN}" fill="none" stroke="#999"/>'
+    area = f'x="{MARGIN}" y="{MARGIN}" width="{WIDTH - 2 * MARGIN}" height="{HEIGHT - 2 * MARGIN}"'
+    frame = f'<rect {area} fill="none" stroke="#999"/>'
     titles = [text(WIDTH / 2, 30, "nats per token over the learning rate"), text(WIDTH / 2, HEIGHT - 15, "learning rate")]
     body = "\n".join([frame, line(curve, "#bbb", 1), line(points, "#1f5fbf", 2.5), *ticks, *marks, *titles])
     size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
