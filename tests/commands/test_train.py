@@ -173,11 +173,11 @@ def cut(run: Path, step: int, settings: list[str]) -> None:
     code = (
         "import os, sys\n"
         "import lmtrain.commands.train as command\n"
-        "save = command._save\n"
-        "def save_and_die(state, *rest):\n"
-        "    save(state, *rest)\n"
+        "save = command._Saver.__call__\n"
+        "def save_and_die(self, state, is_best):\n"
+        "    save(self, state, is_best)\n"
         f"    if state.step == {step}: os.kill(os.getpid(), 9)\n"
-        "command._save = save_and_die\n"
+        "command._Saver.__call__ = save_and_die\n"
         "from lmtrain.__main__ import main\n"
         "main(sys.argv[1:])\n"
     )
