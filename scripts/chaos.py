@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint, verify_checkpoint
+from lmtrain.training.checkpoint import DIRECTORY, find_checkpoint, load_checkpoint, verify_checkpoint
 
 KINDS = {"start": 1, "kill": 4, "term": 2, "disk": 2, "damage": 3}  # how often each, in proportion
 STEPS_PER_LIFE = 24
@@ -91,10 +91,10 @@ def run(place: Path, num_kills: int, chance: random.Random) -> list[Disturbance]
     print(f"{'':>4}  {'kind':<8}{'at step':>8}{'exit':>6}  remark", flush=True)
     kinds = ["kill", "term", "disk", "damage"][:num_kills] + chance.choices([*KINDS], [*KINDS.values()], k=num_kills)
     disturbances: list[Disturbance] = []
+    damaged: set[int] = set()
     for kind in kinds[:num_kills]:
-        item = disturb(
-            place, settings, kind, chance, was_damaged=bool(disturbances) and disturbances[-1].remark.startswith("step-")
-        )
+        falls_back = bool(disturbances) and disturbances[-1].remark.startswith("step-")
+        item = disturb(place, settings, kind, chance, damaged, falls_back)
         disturbances.append(item)
         print(f"{len(disturbances):>4}  {item.kind:<8}{item.step:>8}{item.exit_code:>6}  {item.remark}", flush=True)
     finish(start(place, "disturbed", settings), "the last process of the disturbed training")
@@ -124,8 +124,13 @@ def finish(process: subprocess.Popen[str], what: str) -> None:
         raise LossError(f"{what} ended with {process.returncode}: {shown[-2000:]}")
 
 
-def disturb(place: Path, settings: list[str], kind: str, chance: random.Random, *, was_damaged: bool) -> Disturbance:
-    """Starts a process, waits for its moment, does `kind` to it, and looks at what is left."""
+def disturb(
+    place: Path, settings: list[str], kind: str, chance: random.Random, damaged: set[int], falls_back: bool
+) -> Disturbance:
+    """Starts a process, waits for its moment, does `kind` to it, and looks at what is left.
+
+    `damaged` are the inodes of the checkpoints that were spoilt; `falls_back` says that the newest one is.
+    """
     directory, remark = place / "disturbed", ""
     process = start(place, "disturbed", settings)
     if kind == "start":
@@ -151,13 +156,11 @@ def disturb(place: Path, settings: list[str], kind: str, chance: random.Random, 
         raise LossError(f"{kind}: exit code {process.returncode} instead of {expected}, or no {words!r}: {shown[-2000:]}")
     if "Traceback" in shown:
         raise LossError(f"{kind}: a traceback: {shown[-4000:]}")
-    if was_damaged and kind != "start" and "is damaged" not in shown:
+    if falls_back and kind != "start" and "is damaged" not in shown:
         raise LossError(f"the damage of the checkpoint was not mentioned: {shown[-2000:]}")
-    newest = newest_checkpoint(directory)
-    if newest is not None:
-        verify_checkpoint(newest)
+    whole = whole_checkpoints(directory, damaged)
     if kind == "damage":
-        remark = damage(directory, newest, chance)
+        remark = damage(whole, damaged, chance)
     return Disturbance(kind, step, process.returncode, remark)
 
 
@@ -186,17 +189,19 @@ def limit_files(process_id: int, num_bytes: int) -> None:
     resource.prlimit(process_id, resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
 
 
-def newest_checkpoint(directory: Path) -> Path | None:
-    return find_checkpoint(directory, "last") if any((directory / "checkpoints").glob("step-*[0-9]")) else None
+def whole_checkpoints(directory: Path, damaged: set[int]) -> list[Path]:
+    """All checkpoints but the `damaged` (inodes), the newest first. Each one of them verifies, or the script ends in error."""
+    paths = [path for path in directory.glob("checkpoints/*") if DIRECTORY.fullmatch(path.name)]
+    ordinals = {path: verify_checkpoint(path).ordinal for path in paths if path.stat().st_ino not in damaged}
+    return sorted(ordinals, key=ordinals.__getitem__, reverse=True)
 
 
-def damage(directory: Path, newest: Path | None, chance: random.Random) -> str:
+def damage(whole: list[Path], damaged: set[int], chance: random.Random) -> str:
     """Spoils a file of the newest checkpoint, if there is another one to fall back to; says how."""
-    whole = [
-        path for path in (directory / "checkpoints").glob("step-*") if (path / "manifest.json").exists() and path != newest
-    ]
-    if newest is None or not whole:
+    if len(whole) < 2:
         return "nothing to damage yet"
+    newest = whole[0]
+    damaged.add(newest.stat().st_ino)
     file = chance.choice(sorted(newest.iterdir()))
     content = bytearray(file.read_bytes())
     match chance.choice(["flip", "cut", "remove", "prolong"]):

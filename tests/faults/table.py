@@ -322,6 +322,8 @@ FAULTS = (
          f"{KILL}::test_a_full_disk_costs_only_the_checkpoint_being_written",
          f"{HERE}runs.py::test_a_full_disk_costs_no_step_and_no_record",
          f"{HERE}runs.py::test_only_a_last_save_that_fails_ends_a_run_with_6",
+         f"{HERE}runs.py::test_the_best_model_of_a_moment_without_space_is_kept_as_soon_as_there_is_some",
+         f"{HERE}runs.py::test_too_little_space_is_said_before_training",
          f"{HERE}chaos.py::test_a_disturbed_training_ends_like_the_undisturbed_one"),
     ),
     Fault(

@@ -137,6 +137,17 @@ def find_state(run: str) -> dict[str, Any]:
     return state
 
 
+def test_a_rate_that_is_much_too_high_is_brought_down_by_halving(place: Path, call: Call) -> None:
+    wild = [
+        "model=elman", "model.nonlinearity=relu", "model.init=uniform", "model.init_range=0.3", "optimizer=sgd",
+        "optimizer.learning_rate=30", "trainer.clip_norm=0", "trainer.save_every=10", "trainer.num_steps=30",
+    ]  # fmt: skip
+    assert call("TRAIN", *wild, "hydra.run.dir=wild").code == 5
+    assert call("TRAIN", *wild, "hydra.run.dir=tamed", "trainer.on_nonfinite=rollback").code == 0
+    assert find_state("tamed")["step"] == 30
+    assert find_state("tamed")["learner"]["rate_scale"] < 1
+
+
 def test_rolling_back_goes_to_the_best_where_the_newest_does_not_help_and_ends_after_ten_times(tmp_path: Path) -> None:
     class Learner:
         rate_scale = 1.0

@@ -1,5 +1,6 @@
 """Runs that are disturbed: what they end with, what they say, and that nothing is lost."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import lmtrain.commands.train as command
 from lmtrain.data.stream import Position
 from lmtrain.inference.evaluate import Bill
-from lmtrain.training.checkpoint import find_checkpoint, verify_checkpoint
+from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint, verify_checkpoint
 from lmtrain.training.run_directory import open_run_directory
 from lmtrain.training.telemetry import Telemetry
 
@@ -143,6 +144,38 @@ def test_a_full_disk_costs_no_step_and_no_record(
     assert_same_end(place / "full", place / "whole")
 
 
+def test_the_best_model_of_a_moment_without_space_is_kept_as_soon_as_there_is_some(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch, file_limit: Callable[[int | None], None],
+    at_step: Callable[..., None],
+) -> None:  # fmt: skip
+    """Validation is best at step 4, while the disk is full, and never again."""
+    evaluate, evaluations = command._evaluate, iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+
+    def arranged(*arguments: Any) -> Bill:
+        bill = evaluate(*arguments)
+        return dataclasses.replace(bill, total_nats=bill.num_tokens * next(evaluations))
+
+    monkeypatch.setattr(command, "_evaluate", arranged)
+    at_step({4: lambda _: file_limit(1), 5: lambda _: file_limit(None)})
+    assert call("TRAIN", *OFTEN, "trainer.evaluate_every=2", "hydra.run.dir=full").code == 0
+    best = load_checkpoint(find_checkpoint(place / "full", "best"))
+    assert best.step == 4
+    assert best.documents["training"]["state"]["best_nats"] == 1.0
+    at_step({5: interrupt})
+    assert call("TRAIN", *OFTEN, "trainer.evaluate_every=1000", "hydra.run.dir=four").code == 130
+    four = load_checkpoint(find_checkpoint(place / "four", "last"))
+    assert four.step == 4
+    assert all(tensor.equal(best.tensors["model"][name]) for name, tensor in four.tensors["model"].items())
+
+
+def test_too_little_space_is_said_before_training(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmtrain.training.durable_file.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    ended = call("TRAIN", "hydra.run.dir=small")
+    assert ended.code == 6
+    assert "This run's checkpoints need" in ended.err
+    assert not (place / "small").exists()
+
+
 def test_only_a_last_save_that_fails_ends_a_run_with_6(
     place: Path, call: Call, at_step: Callable[..., None], file_limit: Callable[[int | None], None]
 ) -> None:
@@ -168,7 +201,7 @@ def test_what_is_not_finite_is_null_in_the_records_and_lists_are_hyper_parameter
     bill = Bill(1e9, 10, 1, 0, 0.0, 10, 10, 1, "carry")
     state: Any = SimpleNamespace(step=3, position=Position())
     with Telemetry(tmp_path) as telemetry:
-        telemetry.record_settings({"model": {"cutoffs": [1, 2], "dropout": None}}, float("inf"))
+        telemetry.record_settings({"model": {"cutoffs": [1, 2], "dropout": None}})
         telemetry.record_evaluation(state, bill, "", False)
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["val/perplexity"] is None
     assert events_of(tmp_path).Scalars("val/perplexity")[0].value == float("inf")

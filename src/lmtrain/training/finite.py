@@ -86,8 +86,8 @@ class Nonfinite:
         scale = state.learner.rate_scale
         try:
             self.load(state, "last" if self._count == 1 else "best")
-        except CheckpointError:
-            self.stop(state, problem, chunk, " There is no checkpoint yet to go back to.")
+        except CheckpointError as error:
+            self.stop(state, problem, chunk, f" Going back is not possible: {error}")
         state.learner.rate_scale = min(scale, state.learner.rate_scale) / 2
         log.warning(
             "%s Going back to step %d, from where the learning rate is multiplied by %g.",

@@ -80,7 +80,8 @@ def _check_like(own: Any, given: Any, name: str = "state") -> None:
     """ValueError unless `given` has the form of `own`, with counts that are counts and numbers that are numbers."""
     if name in ("state.learner.optimizer", "state.learner.random"):
         return  # checked where they are put back
-    is_number = isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < 1 << 63
+    largest = 1e100 if isinstance(given, float) else 1 << 63  # more than any sum of a diverging run, and safe to square
+    is_number = isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < largest
     match own:
         case dict():
             fits = isinstance(given, dict) and given.keys() == own.keys()
