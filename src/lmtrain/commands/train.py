@@ -177,7 +177,7 @@ def _train(
         catch_signals() as stop,
         Telemetry(run.path, resume_step=state.step, resume_fraction=limits.share(state, 0.0)) as telemetry,
     ):
-        telemetry.record_settings(config.config_to_json(settings))
+        telemetry.record_settings(config.config_to_json(settings), state.step)
         if trainer.on_nonfinite is config.OnNonfinite.rollback and resumed_from is None:
             save(state, True)  # so that there always is somewhere to go back to
         try:
@@ -189,7 +189,7 @@ def _train(
             if not is_range_test:
                 raise
             reason = "diverged, as the high rates of a range test do"
-        telemetry.record_settings(config.config_to_json(settings), state.best_nats)
+        telemetry.record_best(state)
     best_nats = state.best_nats if state.best_step is not None else None
     run.note(exit_reason=reason, num_steps=state.step, best_nats_per_token=best_nats, best_step=state.best_step)
     if stop.requested:

@@ -1,7 +1,8 @@
 """What one sees of a run: TensorBoard, `metrics.jsonl` with the same numbers, a progress bar or plain lines, the log.
 
-Tags are `train/…`, `val/…`, `optim/…`, `perf/…`; the step is the number of updates. A resumed run writes on in the same
-files: records behind the step it resumes from are dropped, so no step is ever shown twice.
+Tags are `train/…`, `val/…`, `optim/…`, `perf/…`; the step is the number of updates. A resumed run writes on: records behind the
+step it resumes from are dropped, so no step is ever shown twice. A process writes one TensorBoard file and no other, because
+TensorBoard's plain loader leaves a file for good as soon as there is a later one, and with it the curves that still grow.
 
 Failing to write telemetry never ends training: it is said once, and training goes on. `metrics.jsonl` gets what it lacks as
 soon as it can be written again; TensorBoard goes on in the next process.
@@ -21,6 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -35,6 +37,7 @@ log = logging.getLogger("lmtrain")
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
 MOST_UNWRITTEN_BYTES = 16 << 20
+BEST = "val/best_nats_per_token"
 
 
 class Telemetry:
@@ -68,10 +71,9 @@ class Telemetry:
         self._unwritten = b""
         self._metrics = path.open("ab", buffering=0)
         self._writer: SummaryWriter | None = None
-        purge_step = resume_step + 1 if resume_step else None
-        self._guard(lambda: self._use_tensorboard(str(self._directory / "tensorboard"), purge_step))
+        self._guard(lambda: self._use_tensorboard(str(self._directory / "tensorboard"), resume_step + 1))
 
-    def _use_tensorboard(self, directory: str, purge_step: int | None) -> None:
+    def _use_tensorboard(self, directory: str, purge_step: int) -> None:
         self._writer = SummaryWriter(directory, purge_step=purge_step)
 
     def _close(self) -> None:
@@ -142,12 +144,21 @@ class Telemetry:
         if sample:
             self._to_tensorboard(lambda writer: writer.add_text("sample", _fenced(sample), state.step))
 
-    def record_settings(self, settings: Mapping[str, Any], final_nats: float | None = None) -> None:
-        """The settings as text and as hyper-parameters beside the final metric (in the run itself, not in a sub-run)."""
+    def record_settings(self, settings: Mapping[str, Any], step: int = 0) -> None:
+        """The settings as text, and as hyper-parameters beside which TensorBoard shows what `record_best` tells."""
         flat = {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in _flatten(settings)}
-        self._to_tensorboard(lambda writer: writer.add_text("settings", _fenced(json.dumps(settings, indent=2)), 0))
-        metric = {"val/best_nats_per_token": math.nan if final_nats is None else final_nats}
-        self._to_tensorboard(lambda writer: writer.add_hparams(flat, metric, run_name="."))
+
+        def add(writer: SummaryWriter) -> None:
+            writer.add_text("settings", _fenced(json.dumps(settings, indent=2)), step)
+            for summary in hparams(flat, {BEST: 0.0}):  # SummaryWriter.add_hparams would open a file of its own
+                writer._get_file_writer().add_summary(summary)
+
+        self._to_tensorboard(add)
+
+    def record_best(self, state: TrainState) -> None:
+        """The best validation loss of the run, where there was any."""
+        if math.isfinite(state.best_nats):
+            self._to_tensorboard(lambda writer: writer.add_scalar(BEST, state.best_nats, state.step))
 
     def say(self, line: str) -> None:
         """A line on the terminal and in the log file that does not tear the bar."""

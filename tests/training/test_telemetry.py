@@ -1,0 +1,88 @@
+"""What one sees of a run: the same numbers in TensorBoard and in `metrics.jsonl`, visible while the run goes on."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from lmtrain.data.stream import Position
+from lmtrain.inference.evaluate import Bill
+from lmtrain.training.learner import StepReport
+from lmtrain.training.loop import Interval
+from lmtrain.training.telemetry import Telemetry
+
+SETTINGS = {"model": {"cell": "gru", "hidden_size": 7, "cutoffs": [1, 2]}, "trainer": {"max_seconds": None}}
+BILL = Bill(20.0, 10, 1, 0, 0.0, 30, 40, 1, "carry")
+
+
+def state_at(step: int, **more: Any) -> Any:
+    interval = Interval()
+    interval.add(StepReport(10, 20.0, 0.5, 3.0, True, 0.01))
+    return SimpleNamespace(step=step, num_tokens=10 * step, position=Position(2, 1), interval=interval, **more)
+
+
+def shown(accumulator: EventAccumulator, tag: str) -> list[tuple[int, float]]:
+    accumulator.Reload()
+    return [(event.step, round(event.value, 6)) for event in accumulator.Scalars(tag)]
+
+
+def test_a_running_tensorboard_sees_every_record_as_it_comes(tmp_path: Path) -> None:
+    """TensorBoard's plain loader leaves a file for good as soon as there is a later one."""
+    with Telemetry(tmp_path) as telemetry:
+        telemetry.record_settings(SETTINGS)
+        watching = EventAccumulator(str(tmp_path / "tensorboard"))
+        for step in (1, 2, 3):
+            telemetry.record_training(state_at(step), StepReport(10, 20.0, 0.5, 3.0, True, 0.01))
+            assert telemetry._writer is not None
+            telemetry._writer.flush()
+            assert shown(watching, "train/nats_per_token") == [(n, 2.0) for n in range(1, step + 1)]
+        telemetry.record_best(state_at(3, best_nats=1.5))
+    assert shown(watching, "val/best_nats_per_token") == [(3, 1.5)]
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+def test_both_records_hold_the_same_numbers(tmp_path: Path) -> None:
+    with Telemetry(tmp_path) as telemetry:
+        telemetry.record_training(state_at(4), StepReport(10, 20.0, 0.5, 3.0, True, 0.01))
+        telemetry.record_evaluation(state_at(4), BILL, "a sample", True)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    tensorboard = EventAccumulator(str(tmp_path / "tensorboard"))
+    tensorboard.Reload()
+    for line in lines:
+        assert line.pop("step") == 4
+        for tag, value in line.items():
+            (event,) = tensorboard.Scalars(tag)
+            assert (event.step, event.value) == (4, pytest.approx(value)), tag
+    assert lines[0]["optim/learning_rate"] == 0.01
+    assert lines[0]["optim/clipped_share"] == 1
+    assert lines[1]["val/bits_per_character"] == BILL.bits_per_character
+    assert {"sample/text_summary"} <= set(tensorboard.Tags()["tensors"])
+
+
+def test_settings_are_hyper_parameters_beside_the_best_loss(tmp_path: Path) -> None:
+    with Telemetry(tmp_path) as telemetry:
+        telemetry.record_settings(SETTINGS)
+    tensorboard = EventAccumulator(str(tmp_path / "tensorboard"))
+    tensorboard.Reload()
+    contents = tensorboard.PluginTagToContent("hparams")
+    start = HParamsPluginData.FromString(contents["_hparams_/session_start_info"]).session_start_info.hparams
+    assert start["model.cell"].string_value == "gru"
+    assert start["model.hidden_size"].number_value == 7
+    assert start["model.cutoffs"].string_value == "[1, 2]"
+    experiment = HParamsPluginData.FromString(contents["_hparams_/experiment"]).experiment
+    assert [metric.name.tag for metric in experiment.metric_infos] == ["val/best_nats_per_token"]
+
+
+def test_what_a_resumed_run_does_again_is_shown_once(tmp_path: Path) -> None:
+    for first in (0, 2, 0):
+        with Telemetry(tmp_path, resume_step=first) as telemetry:
+            for step in range(first + 1, 5):
+                telemetry.record_evaluation(state_at(step), BILL, "", False)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+    tensorboard = EventAccumulator(str(tmp_path / "tensorboard"))
+    assert [step for step, _ in shown(tensorboard, "val/perplexity")] == [1, 2, 3, 4]
