@@ -16,6 +16,7 @@ used: the expectation of the output is the input. Callers apply these in trainin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -85,6 +86,7 @@ def _drop(x: Tensor, mask_shape: Sequence[int], p: float, generator: Generator) 
     return x * _coins(mask_shape, count, generator, x.device).to(x.dtype).mul_(scale)
 
 
+@cache
 def quantised_keep(p: float, dtype: torch.dtype) -> tuple[int, float]:
     """How many of the 65536 sides of a coin keep, and the scale of what is kept: count * scale = 65536 within `dtype`.
 

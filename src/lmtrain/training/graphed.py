@@ -93,7 +93,7 @@ class RecordedStep:
 
     def __init__(self, learner: GraphedLearner, inputs_TB: Tensor, targets_TB: Tensor, carry_after: int | None) -> None:
         self.shape = inputs_TB.shape, targets_TB.shape, carry_after
-        self.inputs_TB, self.targets_TB = torch.empty_like(inputs_TB), torch.empty_like(targets_TB)
+        self.inputs_TB, self.targets_TB = inputs_TB.clone(), targets_TB.clone()
         self.state: State = tuple(tensor.clone() for tensor in learner.state)
         self.numbers_3 = torch.zeros(3, dtype=torch.float64, device=inputs_TB.device)
 
