@@ -35,6 +35,7 @@ from lmtrain.ops.shapes import check_dtype, check_shape
 
 Wanted = tuple[bool, bool, bool]
 
+MAX_BYTES = {"cuda": 1 << 30}
 CACHED_ROWS = 256  # rows per chunk on a CPU: logits of a 17k vocabulary then stay in the last-level cache
 
 
@@ -45,7 +46,7 @@ def linear_cross_entropy(
     targets_N: Tensor,
     *,
     compute_dtype: torch.dtype | None = None,
-    max_bytes: int = 64 << 20,
+    max_bytes: int | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Total cross entropy of the targets in nats: a scalar, float32 (float64 where the computation is float64).
@@ -55,7 +56,7 @@ def linear_cross_entropy(
     bias_V         or None
     targets_N      int64 token ids
     compute_dtype  type of the products: bfloat16, float32 or float64; default is that of the features
-    max_bytes      bound on working memory, whatever N and V are
+    max_bytes      bound on working memory, whatever N and V are; default 64 MB, on a GPU 1 GB: there, few chunks are fast
     backend        see `lmtrain.ops.backends`
 
     Raises ValueError for shapes and types that do not fit, IndexError for a target outside the vocabulary (on a CPU; a GPU
@@ -77,6 +78,7 @@ def linear_cross_entropy(
             return linear_cross_entropy_reference(features_ND, weight_VD, bias_V, targets_N, dtype)
         inputs = features_ND, weight_VD, bias_V
         wanted = tuple(torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs)
+        max_bytes = MAX_BYTES.get(features_ND.device.type, 64 << 20) if max_bytes is None else max_bytes
         total, *_ = LinearCrossEntropyFunction.apply(*inputs, targets_N, dtype, max_bytes, backend, wanted)
         return total
 
