@@ -700,6 +700,11 @@ def _last_size(model: NeuralConfig) -> int:
     return model.projection_size or sizes[-1]
 
 
+def model_name(model: ModelConfig) -> str:
+    """What one types behind `model=` for it."""
+    return model.cell.name if isinstance(model, RecurrentConfig) else model.kind
+
+
 # ---- writing, comparing
 
 

@@ -78,11 +78,11 @@ def out_of_memory(settings: config.Config, vocab_size: int, error: BaseException
     """What to say when memory ran out in the midst of `run`: what was asked for, and how to ask for less."""
     words = str(error).partition("\n")[0] or "Python could get no more"
     remedies = "; ".join(knob(settings, vocab_size, 1).override for knob in _knobs(settings))
-    streams = max(1, settings.trainer.evaluation_streams // 2)
+    streams, again = max(1, settings.trainer.evaluation_streams // 2), config.typed("resume", run)
     return ResourceError(
         f"Memory ran out: {words}.",
         f"Asked for was {_asked_for(settings, vocab_size)}. The checkpoints of the run are as they were.",
-        f"Start a smaller one: {remedies or 'model.order=3'}; or free memory and type  python -m lmtrain resume={run}  "
+        f"Start a smaller one: {remedies or 'model.order=3'}; or free memory and type  python -m lmtrain {again}  "
         f"(if it ran out during validation, with trainer.evaluation_streams={streams}).",
     )
 
@@ -98,7 +98,7 @@ def _asked_for(settings: config.Config, vocab_size: int) -> str:
         hidden = getattr(model, "hidden_sizes", None) or f"{model.num_layers} x {model.hidden_size}"
         sizes += [f"embed_size {model.embed_size}", f"hidden {hidden}", f"batch_size {trainer.batch_size}",
                   f"chunk_length {trainer.chunk_length}", settings.optimizer.name.name]  # fmt: skip
-    return f"{model.kind} model with {', '.join(sizes)}"
+    return f"{config.model_name(model)} model with {', '.join(sizes)}"
 
 
 def device_bytes(device: torch.device) -> int:

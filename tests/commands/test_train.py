@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -235,6 +236,19 @@ def test_a_range_test_draws_its_curve_even_when_it_diverges(place: Path, capsys:
 def test_no_steps_at_all_still_gives_a_model(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train("run", *TINY, "trainer.num_steps=0")
     assert "perplexity" in capsys.readouterr().out
+
+
+def test_a_run_that_has_ended_says_by_what_and_how_to_go_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train('"my run"', *TINY)
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command == ["python", "-m", "lmtrain", 'resume="my run"', "trainer.num_steps=48"]
+    checkpoints = sorted(path.name for path in Path("my run/checkpoints").iterdir())
+    main(["resume=my run"])
+    shown = capsys.readouterr().out
+    assert "Nothing is left to train: Training ended at trainer.num_steps=24." in shown
+    assert sorted(path.name for path in Path("my run/checkpoints").iterdir()) == checkpoints
+    main(command[3:])
+    assert losses(Path("my run"))[-1][0] == 48
 
 
 def test_a_changed_text_is_refused_on_resume(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from lmtrain.errors import ResourceError, SettingsError
 from lmtrain.training import run_directory
 from lmtrain.training.checkpoint import save_checkpoint
-from lmtrain.training.run_directory import open_run_directory, unique_name
+from lmtrain.training.run_directory import open_run_directory
 
 PROGRAM = """
 import logging, os, signal, sys, time
@@ -127,10 +127,6 @@ def test_a_new_run_is_refused_where_another_one_left_checkpoints_and_a_resumed_o
     assert len(sessions(tmp_path)) == 1
     with open_run_directory(tmp_path):
         pass
-
-
-def test_a_hundred_names_made_at_once_differ():
-    assert len({unique_name() for _ in range(100)}) == 100
 
 
 # ---- the record

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ from lmtrain.training.checkpoint import (
 from lmtrain.training.durable_file import check_free_space, write_atomically
 from lmtrain.training.finite import Nonfinite, nonfinite_names
 from lmtrain.training.learner import Tensors
-from lmtrain.training.loop import Cadence, TrainState, fit
+from lmtrain.training.loop import Cadence, TrainState, epochs_done, fit
 from lmtrain.training.provenance import device_facts
 from lmtrain.training.range_test import draw_svg, read_curve, suggest
 from lmtrain.training.run_directory import RunDirectory, open_run_directory
@@ -173,9 +174,12 @@ def _train(
     )
     is_range_test = isinstance(settings.schedule, config.RangeTestConfig)
     limits, cadence = build_limits(settings), Cadence(trainer.log_every, trainer.evaluate_every, trainer.save_every)
+    epoch = epochs_done(stream, state.position)
+    if resumed_from is not None and (reached := limits.reached(state, epoch)):
+        log.warning("Nothing is left to train: %s", _ended(settings, reached, run.path))
     with (
         catch_signals() as stop,
-        Telemetry(run.path, resume_step=state.step, resume_fraction=limits.share(state, 0.0)) as telemetry,
+        Telemetry(run.path, resume_step=state.step, resume_fraction=limits.share(state, epoch)) as telemetry,
     ):
         telemetry.record_settings(config.config_to_json(settings), state.step)
         if trainer.on_nonfinite is config.OnNonfinite.rollback and resumed_from is None:
@@ -198,6 +202,7 @@ def _train(
         _show_range_test(run)
         return best_nats
     _conclude(run, corpus, trainer, device)
+    print(_next_steps(run.path) + _ended(settings, limits.reached(state, epochs_done(stream, state.position)), run.path))
     return best_nats
 
 
@@ -290,7 +295,7 @@ def _sample(model: LanguageModel, corpus: Corpus, trainer: config.TrainerConfig,
 
 
 def _conclude(run: RunDirectory, corpus: Corpus, trainer: config.TrainerConfig, device: torch.device) -> None:
-    """Tests the best checkpoint exactly, shows a sample, and says what one can do next."""
+    """Tests the best checkpoint exactly and shows a sample."""
     trained = load_trained(run.path, device=str(device))
     name, split = ("Test", corpus.test) if corpus.test is not None else ("Validation (there is no test split)", corpus.valid)
     bill = _evaluate(trained.model, split, corpus, 1, device)
@@ -302,16 +307,31 @@ def _conclude(run: RunDirectory, corpus: Corpus, trainer: config.TrainerConfig, 
             "Train with a smaller optimizer.learning_rate or trainer.clip_norm.",
         )
     text = _sample(trained.model, corpus, trainer, device) if math.isfinite(bill.nats_per_token) else ""
-    directory = _shown(run.path)
     print(f"\n{name} of the best model (step {trained.step}):\n{_indented(bill.format())}")
     if text:
         print(f"\nHow the validation text begins, continued at temperature {trainer.sample_temperature:g}:\n{_indented(text)}")
-    print(
-        f"\nEverything lies in {directory}. Next:\n"
+
+
+def _next_steps(path: Path) -> str:
+    """What one can do with the run, as it can be typed here."""
+    directory = shlex.quote(_shown(path))
+    return (
+        f"\nEverything lies in {_shown(path)}. Next:\n"
         f"  tensorboard --logdir {directory}\n"
         f'  python -m lmtrain sample {directory} --prompt "..."\n'
         f"  python -m lmtrain score {directory} FILE\n"
-        f"  python -m lmtrain resume={directory} trainer.max_seconds=... (or trainer.num_steps=...)"
+    )
+
+
+def _ended(settings: config.Config, reached: Mapping[str, float], path: Path) -> str:
+    """By which limits training ended, and what to type so that it goes on, to twice as far."""
+    limits = {f"trainer.{name}": limit for name, limit in reached.items()}
+    if list(config.iter_idle(settings, limits)):
+        return "The text has been counted."
+    ended = ", ".join(f"{name}={limit:g}" for name, limit in limits.items())
+    further = " ".join(f"{name}={max(2 * limit, 1):g}" for name, limit in limits.items())
+    return (
+        f"Training ended at {ended}. To go on from there:\n  python -m lmtrain {config.typed('resume', _shown(path))} {further}"
     )
 
 
@@ -329,17 +349,18 @@ def _show_range_test(run: RunDirectory) -> None:
 
 def _say_resume(run: RunDirectory, stop: Stop, state: TrainState) -> None:
     print(f"\nStopped by {stop.reason} at step {state.step}; everything is saved. Go on exactly here with\n"
-          f"  python -m lmtrain resume={_shown(run.path)}", file=sys.stderr)  # fmt: skip
+          f"  python -m lmtrain {config.typed('resume', _shown(run.path))}", file=sys.stderr)  # fmt: skip
     raise SystemExit(stop.exit_code)
 
 
 def _describe_model(settings: config.Config, model: LanguageModel, device: torch.device, path: Path) -> str:
-    precision = str(choose_precision(settings.trainer, device)).removeprefix("torch.")
-    chosen = " (chosen for this device)" if settings.trainer.precision is config.Precision.auto else ""
-    return (
-        f"Model: {settings.model.kind}, {_num_parameters(model):,} parameters, on {device} with {torch.get_num_threads()} "
-        f"threads, products in {precision}{chosen}. Run: {_shown(path)}"
-    )
+    facts = [config.model_name(settings.model)]
+    if isinstance(model, torch.nn.Module):
+        precision = str(choose_precision(settings.trainer, device)).removeprefix("torch.")
+        chosen = " (chosen for this device)" if settings.trainer.precision is config.Precision.auto else ""
+        facts += [f"{_num_parameters(model):,} parameters", f"on {device} with {torch.get_num_threads()} threads",
+                  f"products in {precision}{chosen}"]  # fmt: skip
+    return f"Model: {', '.join(facts)}. Run: {_shown(path)}"
 
 
 def _num_parameters(model: LanguageModel) -> int:

@@ -131,9 +131,20 @@ class Limits:
 
     def share(self, state: TrainState, epoch: float) -> float:
         """How much of the run is done, from 0 to 1: what the bar shows; training ends at 1."""
-        done = [(state.step, self.num_steps), (epoch, self.num_epochs), (state.elapsed_seconds, self.max_seconds)]
-        shares = [1.0 if limit == 0 else value / limit for value, limit in done if limit is not None]
+        shares = [value / limit if limit else 1.0 for _, value, limit in self._iter_done(state, epoch)]
         return min(1.0, max(shares, default=0.0))
+
+    def reached(self, state: TrainState, epoch: float) -> dict[str, float]:
+        """The limits by which training has ended: name and value."""
+        return {name: limit for name, value, limit in self._iter_done(state, epoch) if value >= limit}
+
+    def _iter_done(self, state: TrainState, epoch: float) -> Iterator[tuple[str, float, float]]:
+        """Of every limit its name, how far the run is, and the limit itself."""
+        done = {"num_steps": state.step, "num_epochs": epoch, "max_seconds": state.elapsed_seconds}
+        for name, value in done.items():
+            limit = getattr(self, name)
+            if limit is not None:
+                yield name, value, limit
 
     def progress(self, state: TrainState, epoch: float) -> Progress:
         """What schedules go by."""
@@ -197,6 +208,7 @@ def fit(
     on_nonfinite: OnNonfinite,
 ) -> str:
     """Trains to the end or to a signal; returns why it ended."""
+    first_step = state.step
     while True:
         for report in steps(state, stream, limits):
             if report.is_finite:
@@ -219,8 +231,9 @@ def fit(
             if stop.requested:
                 _save(state, save, False, telemetry, on_nonfinite, final=True)
                 return stop.reason
-        is_best = state.evaluated_step != state.step and _evaluate(state, evaluate, show_sample, telemetry, on_nonfinite)
-        if limits.share(state, epochs_done(stream, state.position)) >= 1:
+        is_new = state.evaluated_step != state.step
+        is_best = is_new and _evaluate(state, evaluate, show_sample, telemetry, on_nonfinite)
+        if (is_new or state.step != first_step) and limits.share(state, epochs_done(stream, state.position)) >= 1:
             _save(state, save, is_best, telemetry, on_nonfinite, final=True)
         if limits.share(state, epochs_done(stream, state.position)) >= 1:  # else what was not finite made training go back
             return "finished"

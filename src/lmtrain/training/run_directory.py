@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lmtrain.config import typed
 from lmtrain.errors import ResourceError, SettingsError
 from lmtrain.training.durable_file import remove_temporaries, temporary_path, write_atomically
 from lmtrain.training.machine import is_alive, start_of
@@ -114,13 +115,8 @@ def _refuse_another_run(run: RunDirectory) -> None:
         raise SettingsError(
             f"{run.path} holds the checkpoints of another run.",
             "A new run begins in a directory without any.",
-            f"Type resume={run.path} to go on with that run, or choose another directory with hydra.run.dir=DIRECTORY.",
+            f"Type {typed('resume', run.path)} to go on with that run, or choose another directory: hydra.run.dir=DIRECTORY.",
         )
-
-
-def unique_name() -> str:
-    """A name for a run that no other run has: the time of day to the microsecond, and four random digits."""
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{secrets.token_hex(2)}"
 
 
 @contextmanager
