@@ -313,6 +313,7 @@ FAULTS = (
         (f"{KILL}::test_a_kill_at_any_call_that_touches_the_disk_leaves_whole_checkpoints",
          f"{KILL}::test_a_kill_at_any_moment_leaves_whole_checkpoints",
          f"{TRAIN}::test_a_resumed_run_ends_bit_for_bit_like_the_uninterrupted_one",
+         f"{HERE}resume.py::test_a_resumed_training_ends_bit_for_bit_like_the_uninterrupted_one",
          f"{HERE}runs.py::test_a_run_that_was_killed_before_its_first_checkpoint_begins_again",
          f"{HERE}chaos.py::test_a_disturbed_training_ends_like_the_undisturbed_one"),
     ),
