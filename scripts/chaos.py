@@ -159,7 +159,9 @@ def disturb(
     if falls_back and kind != "start" and "is damaged" not in shown:
         raise LossError(f"the damage of the checkpoint was not mentioned: {shown[-2000:]}")
     whole = whole_checkpoints(directory, damaged)
-    if kind == "damage":
+    if kind == "damage" and len(whole) < 2:
+        kind, remark = "kill", "no second checkpoint to fall back to, so nothing was damaged"
+    elif kind == "damage":
         remark = damage(whole, damaged, chance)
     return Disturbance(kind, step, process.returncode, remark)
 
@@ -197,9 +199,7 @@ def whole_checkpoints(directory: Path, damaged: set[int]) -> list[Path]:
 
 
 def damage(whole: list[Path], damaged: set[int], chance: random.Random) -> str:
-    """Spoils a file of the newest checkpoint, if there is another one to fall back to; says how."""
-    if len(whole) < 2:
-        return "nothing to damage yet"
+    """Spoils a file of the newest checkpoint; says how."""
     newest = whole[0]
     damaged.add(newest.stat().st_ino)
     file = chance.choice(sorted(newest.iterdir()))
