@@ -1,11 +1,16 @@
 """How fast one training step is, against the same step written with `torch.nn`, in one process on the same numbers.
 
     python scripts/benchmark.py --preset all --json benchmark.json
+    python scripts/benchmark.py --device cuda --preset all --json benchmark_gpu.json
 
 Every contestant starts from the same weights and sees the same batch. First losses and gradients are compared; then the
 contestants take turns, so that a machine that slows down slows all of them. A row gives the median time of a step, the
 ratio to the plain float32 way (`torch.nn` modules, `cross_entropy`, `torch.optim.Adam` as one would write it), and the
 share of the fastest matrix product that the same run measured. Presets are the shapes of the README's table.
+
+On a GPU, `torch.nn` is cuDNN, in float32, float32 with TF32, bfloat16 and float16. Ours is `eager`, Triton step by step (a)
+and in one launch (b, where the weight fits on the chip), each also recorded as a CUDA graph. The recurrences alone give
+microseconds a step and layer, forward and backward. Memory is what PyTorch allocates at most; a graph's stays reserved.
 """
 
 from __future__ import annotations
@@ -16,14 +21,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 import lmtrain.config as config
 from lmtrain.build import build_model
@@ -33,13 +40,17 @@ from lmtrain.models.base import NeuralLanguageModel
 from lmtrain.ops import backends
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
 from lmtrain.training.averaging import LastWeights
+from lmtrain.training.graphed import graphed
 from lmtrain.training.learner import GradientLearner
 from lmtrain.training.optimizer import group_parameters, make_optimizer
 from lmtrain.training.schedule import Constant, Progress
 
 RATE = 0.001
 CLIP = 0.25
-TOLERANCE = {"float32": (1e-5, 1e-3), "bfloat16": (1e-2, 6e-2)}  # of the loss and of the gradient, relative
+TOLERANCE = {  # of the loss and of the gradient, relative
+    "float32": (1e-5, 1e-3), "tf32": (1e-3, 1e-2), "bfloat16": (1e-2, 6e-2), "float16": (1e-2, 6e-2),
+}  # fmt: skip
+PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "tf32", "bfloat16")}
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,16 @@ class Preset:
     vocab_size: int = 17112
     tied: bool = True
     head: str = "full"
+    embed_size: int = 0  # 0: hidden_size
+    last_size: int = 0  # of the last layer; 0: hidden_size
+    weight_drop: float = 0.0
+
+    @property
+    def layer_sizes(self) -> list[tuple[int, int]]:
+        """Input and hidden size of every layer."""
+        sizes = [self.embed_size or self.hidden_size, *[self.hidden_size] * self.num_layers]
+        sizes[-1] = self.last_size or self.hidden_size
+        return list(pairwise(sizes))
 
     @property
     def num_tokens(self) -> int:
@@ -65,9 +86,9 @@ class Preset:
     def flops(self) -> float:
         """Floating-point operations of the matrix products of one training step: two per weight and token, times three."""
         gates = {"elman": 1, "gru": 3, "lstm": 4}[self.cell]
-        recurrence = self.num_layers * 2 * gates * self.hidden_size * 2 * self.hidden_size
+        recurrence = sum(2 * gates * hidden * (size + hidden) for size, hidden in self.layer_sizes)
         outputs = {"sampled": 512}.get(self.head, self.vocab_size)
-        head = 2 * self.hidden_size * outputs
+        head = 2 * self.layer_sizes[-1][1] * outputs
         passes = 1 if self.part == "generate" else 3
         return passes * self.num_tokens * (recurrence * (self.part != "head") + head * (self.part != "recurrence"))
 
@@ -85,6 +106,35 @@ PRESETS = {
         Preset("generate200", "generate", batch_size=1, chunk_length=200),
     )
 }
+WIKITEXT2, PTB, WIKITEXT103 = 33_278, 10_000, 267_735  # vocabularies
+GPU_PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("step650", "step", hidden_size=650, vocab_size=WIKITEXT2),
+        Preset("awd1152", "step", num_layers=3, hidden_size=1152, batch_size=101, chunk_length=70, vocab_size=WIKITEXT2,
+               embed_size=400, last_size=400, weight_drop=0.5),
+        Preset("step512chars", "step", hidden_size=512, batch_size=64, chunk_length=256, vocab_size=100, tied=False),
+        Preset("step200", "step", vocab_size=PTB),
+        Preset("step1500", "step", hidden_size=1500, vocab_size=PTB, tied=False),
+        Preset("step1024", "step", hidden_size=1024, batch_size=64, chunk_length=70, vocab_size=WIKITEXT103),
+        Preset("gru1024", "recurrence", "gru", hidden_size=1024, batch_size=64, chunk_length=128),
+        Preset("lstm1024", "recurrence", hidden_size=1024, batch_size=64, chunk_length=128),
+        Preset("lstm200x20", "recurrence"),
+        Preset("lstm512x64", "recurrence", hidden_size=512, batch_size=64, chunk_length=128),
+        Preset("lstm512x128", "recurrence", hidden_size=512, batch_size=128, chunk_length=70),
+        Preset("lstm650x20", "recurrence", hidden_size=650),
+        Preset("lstm1152x20", "recurrence", num_layers=3, hidden_size=1152, chunk_length=70),
+        Preset("lstm1024x128", "recurrence", num_layers=1, hidden_size=1024, batch_size=128, chunk_length=70),
+        Preset("lstm1500x20", "recurrence", hidden_size=1500),
+        Preset("gru650x20", "recurrence", "gru", hidden_size=650),
+        Preset("elman650x20", "recurrence", "elman", hidden_size=650),
+        Preset("elman1024x64", "recurrence", "elman", num_layers=1, hidden_size=1024, batch_size=64, chunk_length=128),
+        Preset("head10k", "head", hidden_size=650, vocab_size=PTB),
+        Preset("head33k", "head", hidden_size=650, vocab_size=WIKITEXT2),
+        Preset("head267k", "head", hidden_size=1024, batch_size=64, chunk_length=70, vocab_size=WIKITEXT103),
+        Preset("generate650", "generate", hidden_size=650, batch_size=1, chunk_length=200, vocab_size=WIKITEXT2),
+    )
+}  # fmt: skip
 
 
 @dataclass
@@ -116,7 +166,7 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="all", choices=["all", *PRESETS])
+    parser.add_argument("--preset", default="all", choices=["all", *PRESETS, *GPU_PRESETS])
     parser.add_argument("--repeat", type=int, default=15, help="timed turns of every contestant (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="also write the rows there")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -127,8 +177,9 @@ def main() -> None:
     torch.set_flush_denormal(True)
     device = torch.device(options.device)
     rows: list[Row] = []
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {_processor()}")
-    for preset in PRESETS.values() if options.preset == "all" else [PRESETS[options.preset]]:
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {_processor()}{_gpu(device)}")
+    presets = PRESETS if device.type == "cpu" else GPU_PRESETS
+    for preset in presets.values() if options.preset == "all" else [(PRESETS | GPU_PRESETS)[options.preset]]:
         rows += run_preset(preset, options.repeat, device)
     if options.json:
         Path(options.json).write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
@@ -141,30 +192,34 @@ def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
     torch.manual_seed(0)
     contestants = list(MAKERS[preset.part](preset, device))
     plain = contestants[0]
-    agreements = [_agrees(contestant, plain) for contestant in contestants]
+    agreements = [_agrees(contestant, plain, device) for contestant in contestants]
     for contestant in contestants:
-        for _ in range(3):
-            contestant.run()
-    peak = {precision: _peak_gflops(precision, device) for precision in ("float32", "bfloat16")}
+        with _float32_products(contestant.precision, device):
+            for _ in range(5):
+                contestant.run()
+    peak = {precision: _peak_gflops(precision, device) for precision in {c.precision for c in contestants}}
     for _ in range(repeat):
         for contestant in contestants:
-            contestant.seconds.append(_seconds(contestant.run, device))
+            with _float32_products(contestant.precision, device):
+                contestant.seconds.append(_seconds(contestant.run, device))
     baseline = statistics.median(plain.seconds)
     print(f"\n{preset.name}: {preset.part}, {preset.cell} {preset.num_layers}x{preset.hidden_size}, B={preset.batch_size}, "
-          f"T={preset.chunk_length}, V={preset.vocab_size}; matrix products reach {peak['float32']:.0f} GFLOP/s in float32, "
-          f"{peak['bfloat16']:.0f} in bfloat16")  # fmt: skip
+          f"T={preset.chunk_length}, V={preset.vocab_size}; matrix products reach "
+          + ", ".join(f"{peak[name]:.0f} GFLOP/s in {name}" for name in sorted(peak)))  # fmt: skip
     print(
         f"{'backend':30}{'precision':>10}{'ms':>9}{'tokens/s':>11}{'ratio':>7}{'GFLOP/s':>9}{'peak':>6}{'MB':>7}"
-        "  agrees  parts (ms)"
+        "  agrees  parts (ms; recurrences on a GPU: microseconds a step)"
     )
     rows = []
     for contestant, agrees in zip(contestants, agreements, strict=True):
         seconds = statistics.median(contestant.seconds)
         gflops = preset.flops / seconds / 1e9
+        with _float32_products(contestant.precision, device):
+            megabytes = _peak_megabytes(contestant.run, device)
+            parts_of_row = contestant.parts() if contestant.parts else {}
         row = Row(
             preset.name, contestant.backend, contestant.precision, 1e3 * seconds, preset.num_tokens / seconds,
-            baseline / seconds, gflops, gflops / peak[contestant.precision], _peak_megabytes(contestant.run), agrees,
-            contestant.parts() if contestant.parts else {},
+            baseline / seconds, gflops, gflops / peak[contestant.precision], megabytes, agrees, parts_of_row,
         )  # fmt: skip
         parts = " ".join(f"{name} {value:.1f}" for name, value in row.parts.items())
         agrees_word = {True: "yes", False: "NO", None: "-"}[agrees]
@@ -183,10 +238,14 @@ class PlainModel(nn.Module):
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(preset.vocab_size, preset.hidden_size)
+        sizes = preset.layer_sizes
+        self.embedding = nn.Embedding(preset.vocab_size, sizes[0][0])
         module = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}[preset.cell]
-        self.recurrence = module(preset.hidden_size, preset.hidden_size, preset.num_layers)
-        self.output = nn.Linear(preset.hidden_size, preset.vocab_size)
+        if len(set(sizes)) == 1:
+            self.recurrence = module(*sizes[0], len(sizes))
+        else:
+            self.recurrence = Stack([module(*size) for size in sizes])
+        self.output = nn.Linear(sizes[-1][1], preset.vocab_size)
         if preset.tied:
             self.output.weight = self.embedding.weight
 
@@ -195,18 +254,39 @@ class PlainModel(nn.Module):
         return self.output(hidden_TBH), state
 
 
+class Stack(nn.Module):
+    """Layers of several sizes, to be called like a module of several layers."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        after = []
+        for number, layer in enumerate(self.layers):
+            x, own = layer(x, None if state is None else state[number])
+            after.append(own)
+        return x, after
+
+
+def _plain_weights(recurrence: nn.Module, layer: int) -> dict[str, Tensor]:
+    """The parameters of one layer of a plain recurrence, by their names without the number."""
+    own, suffix = (recurrence.layers[layer], "_l0") if isinstance(recurrence, Stack) else (recurrence, f"_l{layer}")
+    return {name.removesuffix(suffix): weight for name, weight in own.named_parameters() if name.endswith(suffix)}
+
+
 def make_steps(preset: Preset, device: torch.device) -> Iterator[Contestant]:
     """Plain torch.nn in both precisions, then ours on every backend that serves the shape."""
     tokens_TB = _tokens(preset, device, preset.chunk_length + 1)
     ours = _our_model(preset, "reference", device)
-    for precision in ("float32", "bfloat16"):
-        yield _plain_step(_copied(ours, PlainModel(preset).to(device)), tokens_TB, precision)
-    for backend in _backends(preset, device):
-        for precision in ("float32", "bfloat16"):
-            yield _our_step(preset, backend, precision, tokens_TB, device)
+    for precision in _plain_precisions(device):
+        yield _plain_step(_copied(ours, PlainModel(preset).to(device)), tokens_TB, precision, preset.num_layers)
+    for precision in PRECISIONS[device.type]:
+        for way in _ways(preset, device, precision):
+            yield _our_step(preset, way, precision, tokens_TB, device)
 
 
-def _plain_step(model: PlainModel, tokens_TB: Tensor, precision: str) -> Contestant:
+def _plain_step(model: PlainModel, tokens_TB: Tensor, precision: str, num_layers: int) -> Contestant:
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     inputs_TB, targets_TB = tokens_TB[:-1], tokens_TB[1:]
     state: Any = None
@@ -216,7 +296,7 @@ def _plain_step(model: PlainModel, tokens_TB: Tensor, precision: str) -> Contest
         with _autocast(precision, tokens_TB.device):
             logits_TBV, after = model(inputs_TB, state)
             loss = F.cross_entropy(logits_TBV.flatten(0, 1), targets_TB.flatten())
-        state = tuple(s.detach() for s in after) if isinstance(after, tuple) else after.detach()
+        state = tree_map(Tensor.detach, after)
         return loss
 
     def run() -> float:
@@ -235,16 +315,18 @@ def _plain_step(model: PlainModel, tokens_TB: Tensor, precision: str) -> Contest
         loss.backward()
         state = None
         gradients = {"loss": loss.detach(), "embedding": _gradient(model.embedding.weight)}
-        for layer in range(model.recurrence.num_layers):
-            for ours, theirs in (("input", "ih"), ("recurrent", "hh")):
-                gradients[f"{ours}{layer}"] = _gradient(getattr(model.recurrence, f"weight_{theirs}_l{layer}"))
+        for layer in range(num_layers):
+            weights = _plain_weights(model.recurrence, layer)
+            gradients[f"input{layer}"] = _gradient(weights["weight_ih"])
+            gradients[f"recurrent{layer}"] = _gradient(weights["weight_hh"])
         return gradients | {"bias": _gradient(model.output.bias)}
 
-    return Contestant("torch.nn", precision, run, probe)
+    # without scaling, gradients in float16 are not to be compared
+    return Contestant("torch.nn", precision, run, probe if precision != "float16" else None)
 
 
-def _our_step(preset: Preset, backend: str, precision: str, tokens_TB: Tensor, device: torch.device) -> Contestant:
-    model = _our_model(preset, backend, device)
+def _our_step(preset: Preset, way: Way, precision: str, tokens_TB: Tensor, device: torch.device) -> Contestant:
+    model = _our_model(preset, way.backend, device)
     learner = GradientLearner(
         model=model,
         optimizer=make_optimizer("adam", group_parameters(model.named_parameters()), learning_rate=RATE),
@@ -255,12 +337,19 @@ def _our_step(preset: Preset, backend: str, precision: str, tokens_TB: Tensor, d
         clip_norm=CLIP,
         autocast=lambda: _autocast(precision, device),
     )
+    if way.graph:
+        learner = graphed(learner)
     chunk = Chunk(tokens_TB[:-1], tokens_TB[1:], starts_epoch=False, epoch=0, index=0, num_chunks=2)
     progress = Progress(step=0, epoch=0.0, fraction=0.0)
 
+    def step() -> object:
+        with way.variant():
+            return learner.step(chunk, progress)
+
     def probe() -> dict[str, Tensor]:
         model.zero_grad()
-        with learner.autocast():
+        model.eval()  # without weight-drop, so that it can be compared
+        with learner.autocast(), way.variant():
             nats, _, _ = model.training_loss(
                 chunk.inputs_TB, chunk.targets_TB, model.initial_state(preset.batch_size), learner.generator
             )
@@ -272,10 +361,11 @@ def _our_step(preset: Preset, backend: str, precision: str, tokens_TB: Tensor, d
         return gradients | {"bias": _gradient(model.head.bias_V)}
 
     def parts() -> dict[str, float]:
-        return _parts(learner, chunk, preset, device)
+        with way.variant():
+            return {} if way.graph else _parts(learner, chunk, preset, device)
 
-    name = f"lmtrain {backend}" + ("" if preset.head == "full" else f", {preset.head}")
-    return Contestant(name, precision, lambda: learner.step(chunk, progress), probe if preset.head == "full" else None, parts)
+    name = f"lmtrain {way}" + ("" if preset.head == "full" else f", {preset.head}")
+    return Contestant(name, precision, step, probe if preset.head == "full" else None, parts)
 
 
 def _parts(learner: GradientLearner, chunk: Chunk, preset: Preset, device: torch.device) -> dict[str, float]:
@@ -294,7 +384,7 @@ def _parts(learner: GradientLearner, chunk: Chunk, preset: Preset, device: torch
         with learner.autocast():
             x, used = embedded.detach().requires_grad_(), 1
             for layer in model.layers:
-                x, after = layer(x, state[used : used + layer.num_states], None, None)
+                x, after = layer(x, state[used : used + layer.num_states], None, learner.generator)
                 used += len(after)
         x.backward(torch.ones_like(x))
 
@@ -327,50 +417,85 @@ def make_recurrences(preset: Preset, device: torch.device) -> Iterator[Contestan
     """Forward and backward of the layers over given inputs."""
     ours = _our_model(preset, "reference", device)
     plain = _copied(ours, PlainModel(preset).to(device)).recurrence
-    inputs = torch.randn(preset.chunk_length, preset.batch_size, preset.hidden_size, device=device)
-    upstream = torch.randn_like(inputs)
-    for precision in ("float32", "bfloat16"):
-        yield _recurrence("torch.nn", precision, lambda x: plain(x)[0], list(plain.named_parameters()), inputs, upstream)
-    for backend in _backends(preset, device):
-        model = _our_model(preset, backend, device)
-        initial = model.initial_state(preset.batch_size)
+    inputs = torch.randn(preset.chunk_length, preset.batch_size, preset.layer_sizes[0][0], device=device)
+    upstream = torch.randn(preset.chunk_length, preset.batch_size, preset.layer_sizes[-1][1], device=device)
+    plainly, weights = Way("torch.nn", "auto", False), list(plain.named_parameters())
+    for precision in _plain_precisions(device):
+        yield _recurrence("torch.nn", plainly, precision, lambda x: plain(x)[0], weights, inputs, upstream, preset)
+    for precision in PRECISIONS[device.type]:
+        for way in _ways(preset, device, precision):
+            model = _our_model(preset, way.backend, device)
+            initial = model.initial_state(preset.batch_size)
 
-        def forward(x: Tensor, model: Any = model, initial: Any = initial) -> Tensor:
-            used = 1
-            for layer in model.layers:
-                x, after = layer(x, initial[used : used + layer.num_states], None, None)
-                used += len(after)
-            return x
+            def forward(x: Tensor, model: Any = model, initial: Any = initial) -> Tensor:
+                used = 1
+                for layer in model.layers:
+                    x, after = layer(x, initial[used : used + layer.num_states], None, None)
+                    used += len(after)
+                return x
 
-        for precision in ("float32", "bfloat16"):
-            yield _recurrence(f"lmtrain {backend}", precision, forward, list(model.layers.named_parameters()), inputs, upstream)
+            weights = list(model.layers.named_parameters())
+            yield _recurrence(f"lmtrain {way}", way, precision, forward, weights, inputs, upstream, preset)
 
 
 def _recurrence(
     name: str,
+    way: Way,
     precision: str,
     forward: Callable[[Tensor], Tensor],
     weights: list[tuple[str, Tensor]],
     inputs: Tensor,
     upstream: Tensor,
+    preset: Preset,
 ) -> Contestant:
     leaf = inputs.clone().requires_grad_()
 
-    def run() -> Tensor:
+    def only_forward() -> Tensor:
+        with _autocast(precision, inputs.device), way.variant():
+            return forward(leaf)
+
+    def both() -> Tensor:
         for _, weight in weights:
             weight.grad = None
         leaf.grad = None
-        with _autocast(precision, inputs.device):
-            outputs = forward(leaf)
-        outputs.backward(upstream.to(outputs.dtype))
+        outputs = only_forward()
+        with way.variant():
+            outputs.backward(upstream.to(outputs.dtype))
         return outputs
 
     def probe() -> dict[str, Tensor]:
-        outputs = run()
+        outputs = both()
         first = next(w for n, w in weights if n.endswith(("weight_hh_l0", "0.weight_recurrent_ZH")))
         return {"loss": outputs.detach().float().square().mean(), "inputs": _gradient(leaf), "recurrent": _gradient(first)}
 
-    return Contestant(name, precision, run, probe)
+    def parts() -> dict[str, float]:
+        """Microseconds of a step in one layer."""
+        half, whole = (min(_seconds(work, inputs.device) for _ in range(10)) for work in (shown_forward, run))
+        steps = preset.chunk_length * preset.num_layers
+        return {"forward": 1e6 * half / steps, "backward": 1e6 * (whole - half) / steps}
+
+    run, shown_forward = both, only_forward
+    if way.graph:
+        run, shown_forward = _Captured(both, precision), _Captured(only_forward, precision)
+    return Contestant(name, precision, run, probe, parts if inputs.is_cuda else None)
+
+
+class _Captured:
+    """Work that is captured as a CUDA graph when it is first called, after a few plain calls."""
+
+    def __init__(self, work: Callable[[], Tensor], precision: str) -> None:
+        self.work, self.precision = work, precision
+        self.graph: Any = None
+
+    def __call__(self) -> Tensor:
+        if self.graph is None:
+            for _ in range(3):
+                self.work()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.outputs = self.work()
+        self.graph.replay()
+        return self.outputs
 
 
 def make_heads(preset: Preset, device: torch.device) -> Iterator[Contestant]:
@@ -382,8 +507,8 @@ def make_heads(preset: Preset, device: torch.device) -> Iterator[Contestant]:
     def plain(f: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return F.cross_entropy(F.linear(f, w, b), targets, reduction="sum")
 
-    yield _head("torch.nn", "float32", plain, features, weight, bias)
-    yield _head("torch.nn", "bfloat16", plain, features, weight, bias)
+    for precision in PRECISIONS[device.type]:
+        yield _head("torch.nn", precision, plain, features, weight, bias)
     if hasattr(F, "linear_cross_entropy"):
 
         def torchs(f: Tensor, w: Tensor, b: Tensor) -> Tensor:
@@ -391,11 +516,12 @@ def make_heads(preset: Preset, device: torch.device) -> Iterator[Contestant]:
             return F.linear_cross_entropy(f, w, targets, linear_bias=b, reduction="sum", options=options)
 
         yield _head("torch linear_cross_entropy", "float32", torchs, features, weight, bias)
-    for backend in ("eager", "native") if device.type == "cpu" else ("eager",):
-        for precision in ("float32", "bfloat16"):
+    for backend in ("eager", "native") if device.type == "cpu" else ("eager", "triton"):
+        for precision in PRECISIONS[device.type]:
+            dtype = _dtype(precision)
 
-            def ours(f: Tensor, w: Tensor, b: Tensor, backend: str = backend, precision: str = precision) -> Tensor:
-                return linear_cross_entropy(f, w, b, targets, compute_dtype=getattr(torch, precision), backend=backend)
+            def ours(f: Tensor, w: Tensor, b: Tensor, backend: str = backend, dtype: torch.dtype = dtype) -> Tensor:
+                return linear_cross_entropy(f, w, b, targets, compute_dtype=dtype, backend=backend)
 
             yield _head(f"lmtrain {backend}", precision, ours, features, weight, bias)
 
@@ -481,10 +607,11 @@ MAKERS: dict[str, Callable[[Preset, torch.device], Iterator[Contestant]]] = {
 
 
 def _our_model(preset: Preset, backend: str, device: torch.device) -> Any:
+    sizes = preset.layer_sizes
     settings = config.RecurrentConfig(
-        cell=config.Cell[preset.cell], embed_size=preset.hidden_size, hidden_size=preset.hidden_size,
-        num_layers=preset.num_layers, tie_weights=preset.tied, head=config.HeadName[preset.head],
-        backend=config.Backend[backend],
+        cell=config.Cell[preset.cell], embed_size=sizes[0][0], hidden_sizes=[hidden for _, hidden in sizes],
+        hidden_size=preset.hidden_size, num_layers=preset.num_layers, tie_weights=preset.tied,
+        head=config.HeadName[preset.head], weight_drop=preset.weight_drop, backend=config.Backend[backend],
     )  # fmt: skip
     model = build_model(settings, vocab_size=preset.vocab_size, eos_id=0, seed=1)
     assert isinstance(model, NeuralLanguageModel)
@@ -498,18 +625,55 @@ def _copied(ours: Any, plain: PlainModel) -> PlainModel:
     plain.output.weight.copy_(ours.head.weight_VE)
     plain.output.bias.zero_()
     for number, layer in enumerate(ours.layers):
-        getattr(plain.recurrence, f"weight_ih_l{number}").copy_(layer.weight_input_ZE)
-        getattr(plain.recurrence, f"weight_hh_l{number}").copy_(layer.weight_recurrent_ZH)
-        getattr(plain.recurrence, f"bias_ih_l{number}").copy_(layer.bias_Z)
-        getattr(plain.recurrence, f"bias_hh_l{number}").zero_()
+        weights = _plain_weights(plain.recurrence, number)
+        weights["weight_ih"].copy_(layer.weight_input_ZE)
+        weights["weight_hh"].copy_(layer.weight_recurrent_ZH)
+        weights["bias_ih"].copy_(layer.bias_Z)
+        weights["bias_hh"].zero_()
     return plain
 
 
-def _backends(preset: Preset, device: torch.device) -> list[str]:
-    """Those that can serve the shape here."""
+@dataclass(frozen=True)
+class Way:
+    """How ours computes: the backend, for Triton its variant, and whether as a CUDA graph."""
+
+    backend: str
+    variant_name: str
+    graph: bool
+
+    def variant(self) -> AbstractContextManager[None]:
+        if self.backend != "triton":
+            return nullcontext()
+        from lmtrain.ops.triton.launch import variant
+
+        return variant(self.variant_name)
+
+    def __str__(self) -> str:
+        letter = {"auto": "", "steps": " a", "persistent": " b"}[self.variant_name]
+        return f"{self.backend}{letter}{' graph' if self.graph else ''}"
+
+
+def _ways(preset: Preset, device: torch.device, precision: str) -> list[Way]:
+    """Those that can serve the shape here; on a GPU with and without a graph."""
     sizes = {"T": preset.chunk_length, "B": preset.batch_size, "H": preset.hidden_size}
-    call = backends.Call(preset.cell, device.type, torch.float32, sizes)
-    return [name for name in ("eager", "native", "triton") if backends.why_not(name, call) is None]
+    call = backends.Call(preset.cell, device.type, _dtype(precision), sizes)
+    ways = [Way(name, "auto", False) for name in ("eager", "native") if backends.why_not(name, call) is None]
+    if backends.why_not("triton", call) is None:
+        ways.append(Way("triton", "steps", False))
+        if _fits(preset, device, precision):
+            ways.append(Way("triton", "persistent", False))
+    return [
+        Way(w.backend, w.variant_name, graph) for w in ways for graph in ((False, True) if device.type == "cuda" else (False,))
+    ]
+
+
+def _fits(preset: Preset, device: torch.device, precision: str) -> bool:
+    """Whether every layer's weight can be held on the chip."""
+    from lmtrain.ops.triton.persistent import make_plan
+
+    gates, dtype = {"elman": 1, "gru": 3, "lstm": 4}[preset.cell], _dtype(precision)
+    with _float32_products(precision, device):
+        return all(make_plan(device, dtype, gates, preset.batch_size, hidden) for _, hidden in preset.layer_sizes)
 
 
 def _tokens(preset: Preset, device: torch.device, length: int) -> Tensor:
@@ -518,8 +682,33 @@ def _tokens(preset: Preset, device: torch.device, length: int) -> Tensor:
     return torch.multinomial(1 / ranks, length * preset.batch_size, replacement=True).view(length, preset.batch_size).to(device)
 
 
+def _dtype(precision: str) -> torch.dtype:
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision, torch.float32)
+
+
+def _plain_precisions(device: torch.device) -> tuple[str, ...]:
+    """PyTorch's own modules also know float16, where cuDNN has its fastest recurrences."""
+    return PRECISIONS[device.type] + (("float16",) if device.type == "cuda" else ())
+
+
 def _autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    return nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16)
+    dtype = _dtype(precision)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+@contextmanager
+def _float32_products(precision: str, device: torch.device) -> Iterator[None]:
+    """On a GPU: whether products of float32 are exact or TF32, in cuBLAS and in cuDNN."""
+    if device.type != "cuda":
+        yield
+        return
+    switches: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn.rnn
+    before = [switch.fp32_precision for switch in switches]
+    with ExitStack() as stack:
+        for switch, value in zip(switches, before, strict=True):
+            stack.callback(setattr, switch, "fp32_precision", value)
+            switch.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        yield
 
 
 def _gradient(tensor: Tensor) -> Tensor:
@@ -527,11 +716,14 @@ def _gradient(tensor: Tensor) -> Tensor:
     return tensor.grad.detach().float().clone()
 
 
-def _agrees(contestant: Contestant, plain: Contestant) -> bool | None:
+def _agrees(contestant: Contestant, plain: Contestant, device: torch.device) -> bool | None:
     """Whether loss and gradients are those of the plain float32 step, within the precision's tolerance."""
     if contestant.probe is None or plain.probe is None:
         return None
-    expected, got = plain.probe(), contestant.probe()
+    with _float32_products(plain.precision, device):
+        expected = plain.probe()
+    with _float32_products(contestant.precision, device):
+        got = contestant.probe()
     loss, gradient = TOLERANCE[contestant.precision]
     errors = {name: float((got[name] - want).norm() / want.norm()) for name, want in expected.items()}
     return all(error <= (loss if name == "loss" else gradient) for name, error in errors.items())
@@ -550,12 +742,18 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 def _peak_gflops(precision: str, device: torch.device) -> float:
     """The best rate of a large square product."""
     size = 2048 if device.type == "cpu" else 8192
-    a = torch.randn(size, size, device=device, dtype=getattr(torch, precision))
-    return max(2 * size**3 / _seconds(lambda: a @ a, device) / 1e9 for _ in range(6))
+    a = torch.randn(size, size, device=device, dtype=_dtype(precision))
+    with _float32_products(precision, device):
+        return max(2 * size**3 / _seconds(lambda: a @ a, device) / 1e9 for _ in range(6))
 
 
-def _peak_megabytes(work: Callable[[], object]) -> float:
-    """How much one call adds to the process at most (Linux; 0 elsewhere)."""
+def _peak_megabytes(work: Callable[[], object], device: torch.device) -> float:
+    """How much one call adds to the process at most (Linux; 0 elsewhere), on a GPU to the memory allocated there."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before_bytes = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - before_bytes) / (1 << 20)
     try:
         Path("/proc/self/clear_refs").write_text("5")
         before = _memory("VmRSS")
@@ -568,6 +766,17 @@ def _peak_megabytes(work: Callable[[], object]) -> float:
 def _memory(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+def _gpu(device: torch.device) -> str:
+    if device.type != "cuda":
+        return ""
+    import triton
+
+    return (
+        f"; {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, "
+        f"Triton {triton.__version__}"
+    )
 
 
 def _processor() -> str:
