@@ -277,26 +277,32 @@ def test_a_lock_that_somebody_else_put_there_is_not_removed(tmp_path):
 def test_of_two_processes_that_race_for_one_lock_exactly_one_gets_it(tmp_path):
     program = """
 def race(number, lock):
-    '''Both start at the same moment; the exit code says who got it.'''
-    begin, go = os.pipe()
+    '''Both start at the same moment and say who got it; neither ends before both have tried.'''
+    begin, go, release, end, answers, answer = *os.pipe(), *os.pipe(), *os.pipe()
     children = []
     for _ in range(2):
         child = os.fork()
         if child == 0:
             os.close(go)
+            os.close(end)
             os.read(begin, 1)  # returns when the parent closes its end
             text = _lock_text()
             try:
                 _lock(lock, text)
+                os.write(answer, b"w" if lock.read_text() == text else b"?")
             except SettingsError:
-                os._exit(1)
-            time.sleep(0.02)
-            os._exit(0 if lock.read_text() == text else 2)
+                os.write(answer, b"l")
+            os.read(release, 1)
+            os._exit(0)
         children.append(child)
-    os.close(begin)
     os.close(go)
-    codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
-    assert codes == [0, 1], (number, codes)
+    said = sorted((os.read(answers, 1), os.read(answers, 1)))
+    os.close(end)
+    for child in children:
+        os.waitpid(child, 0)
+    for descriptor in (begin, release, answers, answer):
+        os.close(descriptor)
+    assert said == [b"l", b"w"], (number, said)
 
 for number in range(50):
     race(number, directory / "run.lock")  # the lock of the dead winner before, but for the first round
