@@ -99,6 +99,31 @@ def test_a_line_is_forgotten_under_the_line_policy(family: str, generator: torch
     torch.testing.assert_close(after_TBV[-4:], alone_TBV)
 
 
+@pytest.mark.parametrize("policy", ["carry", "line"])
+@pytest.mark.parametrize("averaged", [0, 2])
+def test_a_window_is_the_last_embeddings_and_averages_of_those_before(
+    policy: str, averaged: int, generator: torch.Generator
+) -> None:
+    model = make_model("window, grown up", policy, num_averages=averaged).eval()
+    seen: list[Tensor] = []
+    model.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    tokens_TB = make_tokens(generator)
+    with torch.no_grad():
+        if averaged:
+            model.average_weights_AS.normal_(generator=generator)
+        _, state = model.activations(tokens_TB[:9], model.initial_state(3))
+        model.activations(tokens_TB[9:], state)
+    for t in range(23):
+        for b in range(3):
+            past = [EOS] * 9 + tokens_TB[: t + 1, b].tolist()
+            if policy == "line":  # all before the last line end is as if it had been line ends
+                last = max(i for i, token in enumerate(past) if token == EOS)
+                past = [EOS] * last + past[last:]
+            near, before = model.embedding(torch.tensor(past[-3:])), model.embedding(torch.tensor(past[-9:-3]))
+            expected = [near, model.average_weights_AS @ before] if averaged else [near]
+            torch.testing.assert_close(torch.cat(seen)[t, b], torch.cat(expected).flatten(), rtol=1e-10, atol=1e-12)
+
+
 def test_only_an_empty_line_ends_a_document() -> None:
     tokens_TB = torch.tensor([[EOS, 1], [EOS, EOS], [3, EOS], [EOS, EOS]])
     previous_B = torch.tensor([5, EOS])

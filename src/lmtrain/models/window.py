@@ -19,6 +19,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
 from lmtrain.models.base import NeuralLanguageModel, State, keep_mask
@@ -102,12 +103,11 @@ class WindowLanguageModel(NeuralLanguageModel):
 
     def activations(self, tokens_TB: Tensor, state: State, generator: Generator | None = None) -> tuple[Tensor, State]:
         history_NB = torch.cat([state[0].T, tokens_TB])  # N = C + S + T; the first row is only the token before the rest
-        embedded_TBCE = self._windows(history_NB, generator)
-        inputs_TBD = embedded_TBCE[:, :, self.average_span :].flatten(2)
-        x_TBD = inputs_TBD
-        if self.average_weights_AS is not None:
-            averages_TBAE = torch.einsum("as,tbse->tbae", self.average_weights_AS, embedded_TBCE[:, :, : self.average_span])
-            x_TBD = torch.cat([inputs_TBD, averages_TBAE.flatten(2)], dim=-1)
+        embedded_NBE = self._embed(history_NB[1:], generator)
+        keep_NB = keep_mask(self.state_policy, self.eos_id, history_NB[1:], history_NB[0])
+        windows_TBCE, averages_TBAE = self._plain(embedded_NBE) if keep_NB is None else self._forgetful(embedded_NBE, keep_NB)
+        inputs_TBD = windows_TBCE.flatten(2)
+        x_TBD = inputs_TBD if averages_TBAE is None else torch.cat([inputs_TBD, averages_TBAE.flatten(2)], dim=-1)
         for number, layer in enumerate(self.layers):
             if number:
                 x_TBD = self._drop(x_TBD, self.hidden_dropout, generator)
@@ -116,15 +116,26 @@ class WindowLanguageModel(NeuralLanguageModel):
             x_TBD = torch.cat([x_TBD, inputs_TBD], dim=-1)
         return x_TBD, (history_NB[len(tokens_TB) :].T.contiguous(),)
 
-    def _windows(self, history_NB: Tensor, generator: Generator | None) -> Tensor:
-        """For every step the embeddings of the last S + C tokens, that of `<eos>` for what is forgotten: [T, B, S + C, E]."""
+    def _plain(self, embedded_NBE: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The windows [T, B, C, E] and the averages of what lies before them, where nothing is ever forgotten."""
+        windows_TBCE = embedded_NBE[self.average_span :].unfold(0, self.context, 1).movedim(-1, 2)
+        if self.average_weights_AS is None:
+            return windows_TBCE, None
+        # One product with a band matrix, instead of a copy of every token for each of the S steps that average over it.
+        T, (A, S) = len(windows_TBCE), self.average_weights_AS.shape
+        N = S + T - 1
+        band_ATN = F.pad(self.average_weights_AS, (0, T)).repeat(1, T)[:, : T * N].view(A, T, N)
+        return windows_TBCE, torch.einsum("atn,nbe->tbae", band_ATN, embedded_NBE[:N])
+
+    def _forgetful(self, embedded_NBE: Tensor, keep_NB: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The same with the embedding of `<eos>` for what a step has forgotten."""
         size = self.average_span + self.context
-        windows_TBCE = self._embed(history_NB[1:], generator).unfold(0, size, 1).movedim(-1, 2)
-        keep_NB = keep_mask(self.state_policy, self.eos_id, history_NB[1:], history_NB[0])
-        if keep_NB is None:
-            return windows_TBCE
         # A token is forgotten where a reset stands behind it in the window: count the resets from the right.
         resets_TBC = (1 - keep_NB).unfold(0, size, 1)
         later_TBC = resets_TBC.flip(-1).cumsum(-1).flip(-1) - resets_TBC
-        eos_E = self.embedding(torch.tensor(self.eos_id, device=history_NB.device))
-        return torch.where((later_TBC > 0)[..., None], eos_E, windows_TBCE)
+        eos_E = self.embedding(torch.tensor(self.eos_id, device=keep_NB.device))
+        all_TBCE = torch.where((later_TBC > 0)[..., None], eos_E, embedded_NBE.unfold(0, size, 1).movedim(-1, 2))
+        before_TBSE, windows_TBCE = all_TBCE[:, :, : self.average_span], all_TBCE[:, :, self.average_span :]
+        if self.average_weights_AS is None:
+            return windows_TBCE, None
+        return windows_TBCE, torch.einsum("as,tbse->tbae", self.average_weights_AS, before_TBSE)
