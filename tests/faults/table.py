@@ -50,8 +50,8 @@ def refusing(setting: str, message: str) -> Case:
 
 
 TEXT, CORPUS, TOKENIZER, STREAM = (f"tests/data/test_{name}.py" for name in ("text", "corpus", "tokenizer", "stream"))
-CHECKPOINT, RUN, KILL, SIGNALS, FINITE = (
-    f"tests/training/test_{name}.py" for name in ("checkpoint", "run_directory", "kill_while_saving", "signals", "finite")
+CHECKPOINT, RUN, KILL, SIGNALS, STATE = (
+    f"tests/training/test_{name}.py" for name in ("checkpoint", "run_directory", "kill_while_saving", "signals", "state")
 )
 SETTINGS, TRAIN = "tests/test_settings.py", "tests/commands/test_train.py"
 EVALUATE, SAMPLE, SCORE = (f"tests/inference/test_{name}.py" for name in ("evaluate", "sample", "score"))
@@ -424,7 +424,7 @@ FAULTS = (
          f"{HERE}nonfinite.py::test_a_validation_that_is_not_a_number_is_divergence",
          f"{HERE}nonfinite.py::test_a_model_that_is_not_finite_is_never_saved",
          f"{TRAIN}::test_a_diverging_run_stops_with_its_own_exit_code_and_keeps_its_checkpoint",
-         f"{FINITE}::test_a_jump_is_a_spike_and_noise_is_not"),
+         f"{STATE}::test_a_jump_is_a_spike_and_noise_is_not"),
     ),
     Fault(
         56, "perplexity too large for a number", (),

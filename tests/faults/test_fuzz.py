@@ -33,7 +33,8 @@ from lmtrain.inference.sample import SampleSettings, sample_text
 from lmtrain.models.arpa import read_arpa
 from lmtrain.training import checkpoint as checkpoints
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
-from lmtrain.training.loop import TrainState, steps
+from lmtrain.training.loop import steps
+from lmtrain.training.state import TrainState
 
 DTYPES = [torch.int64, torch.int32, torch.float16, torch.float64, torch.bool]
 FEW_AND_MANY = [1, pytest.param(20, marks=pytest.mark.slow)]

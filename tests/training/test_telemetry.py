@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from lmtrain.data.stream import Position
 from lmtrain.inference.evaluate import Bill
 from lmtrain.training.learner import StepReport
-from lmtrain.training.loop import Interval
+from lmtrain.training.state import Interval
 from lmtrain.training.telemetry import Telemetry
 
 SETTINGS = {"model": {"cell": "gru", "hidden_size": 7, "cutoffs": [1, 2]}, "trainer": {"max_seconds": None}}

@@ -47,11 +47,12 @@ from lmtrain.training.checkpoint import (
 from lmtrain.training.durable_file import check_free_space, write_atomically
 from lmtrain.training.finite import Nonfinite, nonfinite_names
 from lmtrain.training.learner import Tensors
-from lmtrain.training.loop import Cadence, TrainState, epochs_done, fit
+from lmtrain.training.loop import Cadence, epochs_done, fit
 from lmtrain.training.provenance import device_facts
 from lmtrain.training.range_test import draw_svg, read_curve, suggest
 from lmtrain.training.run_directory import RunDirectory, open_run_directory
 from lmtrain.training.signals import Stop, catch_signals
+from lmtrain.training.state import TrainState
 from lmtrain.training.strict_json import parse_json
 from lmtrain.training.telemetry import Telemetry
 

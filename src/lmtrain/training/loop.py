@@ -14,111 +14,20 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from lmtrain.data.stream import Chunk, Position, Stream
 from lmtrain.errors import ResourceError
 from lmtrain.inference.evaluate import Bill
 from lmtrain.models.base import LanguageModel
-from lmtrain.training.finite import Spikes
-from lmtrain.training.learner import Learner, StepReport, Tensors
+from lmtrain.training.learner import StepReport
 from lmtrain.training.schedule import Progress, fraction_done
 from lmtrain.training.signals import Stop
+from lmtrain.training.state import Interval, TrainState
 from lmtrain.training.telemetry import Telemetry
 
 log = logging.getLogger("lmtrain")
-
-
-@dataclass
-class TrainState:
-    """All that must survive a crash: what was learnt, where in the text, how long, and the best so far."""
-
-    learner: Learner
-    position: Position = field(default_factory=Position)
-    step: int = 0
-    num_tokens: int = 0
-    elapsed_seconds: float = 0.0
-    best_nats: float = math.inf  # nats per token on validation
-    best_step: int | None = None
-    evaluated_step: int | None = None
-    interval: Interval = field(default_factory=lambda: Interval())
-    spikes: Spikes = Spikes()
-
-    def tensors(self) -> Tensors:
-        return self.learner.tensors()
-
-    def document(self) -> dict[str, Any]:
-        return {
-            "position": self.position.to_json(),
-            "step": self.step,
-            "num_tokens": self.num_tokens,
-            "elapsed_seconds": self.elapsed_seconds,
-            "best_nats": self.best_nats if math.isfinite(self.best_nats) else None,
-            "best_step": self.best_step,
-            "evaluated_step": self.evaluated_step,
-            "interval": asdict(self.interval),
-            "spikes": asdict(self.spikes),
-            "learner": self.learner.document(),
-        }
-
-    def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
-        """Goes on from `tensors()` and `document()` of another process."""
-        _check_like(self.document(), document)
-        self.learner.load(tensors, document["learner"])
-        self.position = Position.from_json(document["position"])
-        self.step, self.num_tokens = document["step"], document["num_tokens"]
-        self.elapsed_seconds = document["elapsed_seconds"]
-        self.best_nats = math.inf if document["best_nats"] is None else document["best_nats"]
-        self.best_step, self.evaluated_step = document["best_step"], document["evaluated_step"]
-        self.interval = Interval(**document["interval"])
-        self.spikes = Spikes(**document["spikes"])
-
-
-def _check_like(own: Any, given: Any, name: str = "state") -> None:
-    """ValueError unless `given` has the form of `own`, with counts that are counts and numbers that are numbers."""
-    if name in ("state.learner.optimizer", "state.learner.random"):
-        return  # checked where they are put back
-    largest = 1e100 if isinstance(given, float) else 1 << 63  # more than any sum of a diverging run, and safe to square
-    is_number = isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < largest
-    match own:
-        case dict():
-            fits = isinstance(given, dict) and given.keys() == own.keys()
-            for key in own if fits else ():
-                _check_like(own[key], given[key], f"{name}.{key}")
-        case list():
-            fits = isinstance(given, list) and all(item is None or isinstance(item, float) for item in given)
-        case bool():
-            fits = isinstance(given, bool)
-        case int():
-            fits = is_number and isinstance(given, int) and given >= 0
-        case float():
-            fits = is_number or (given is None and not math.isfinite(own))
-        case _:
-            fits = given is None or is_number
-    if not fits:
-        raise ValueError(f"{name} is {given!r:.60}")
-
-
-@dataclass
-class Interval:
-    """Sums since the last record, so that a resumed run writes the records which the uninterrupted one would have."""
-
-    num_steps: int = 0
-    num_tokens: int = 0
-    nats: float = 0.0
-    penalty: float = 0.0
-    grad_norm: float = 0.0
-    num_clipped: int = 0
-
-    def add(self, report: StepReport) -> None:
-        self.num_steps += 1
-        self.num_tokens += report.num_tokens
-        self.nats += report.nats or 0.0
-        self.penalty += report.penalty
-        self.grad_norm += report.grad_norm
-        self.num_clipped += report.clipped
 
 
 @dataclass(frozen=True)

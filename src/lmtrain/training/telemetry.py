@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -29,9 +29,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from lmtrain.inference.evaluate import Bill, perplexity_of
 from lmtrain.training.durable_file import write_atomically
 from lmtrain.training.learner import StepReport
-
-if TYPE_CHECKING:
-    from lmtrain.training.loop import TrainState
+from lmtrain.training.state import TrainState
 
 log = logging.getLogger("lmtrain")
 
