@@ -585,7 +585,7 @@ class _Numbers:
     def encode(self, text: str) -> Any:
         return torch.zeros(0, dtype=torch.int32).numpy()
 
-    def make_decoder(self) -> _Numbers:
+    def make_decoder(self, before: str = "") -> _Numbers:
         return self
 
     def push(self, token_id: int) -> str:

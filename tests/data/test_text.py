@@ -126,7 +126,7 @@ def test_a_missing_path_says_where_it_was_looked_for_and_what_is_there(tmp_path,
     assert str(caught.value) == (
         f"There is no file or directory {tmp_path}/books/old/poem.txt. "
         f"The nearest directory that exists is {tmp_path}/books. It holds novel.txt. "
-        f"Relative paths start at the current directory, {tmp_path}. Type data.path=PATH with a path that exists."
+        f"Relative paths start at the current directory, {tmp_path}. Give a path that exists."
     )
     with pytest.raises(DataError, match=re.escape(f"Did you mean {tmp_path}/books/novel.txt?")):
         read(text.Path("books/novels.txt"))

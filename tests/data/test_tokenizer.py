@@ -208,6 +208,16 @@ def test_words_have_single_spaces_between_and_none_at_line_ends():
     assert [decoder.push(i) for i in tokenizer.encode("a  b\n\nc\n")] == ["a", " b", "\n", "\n", "c", "\n"]
 
 
+@pytest.mark.parametrize(
+    ("before", "continued"),
+    [("", "b a"), ("a", " b a"), ("a ", "b a"), ("a\t", "b a"), ("a\n", "b a"), ("a \n ", "b a"), ("?", " b a")],
+)
+def test_words_are_separated_from_the_text_before_them_once(before: str, continued: str):
+    tokenizer = words_of("a b\nc\n")
+    decoder = tokenizer.make_decoder(before)
+    assert "".join(decoder.push(i) for i in tokenizer.encode("b a")) == continued
+
+
 def test_an_id_outside_the_vocabulary_is_never_decoded():
     tokenizer = words_of("a")
     for token_id in (-1, tokenizer.vocab_size):

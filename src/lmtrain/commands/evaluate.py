@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 
-from lmtrain.commands.options import add_method_options, add_model_options, choose_method, open_model, whole
+from lmtrain.commands.options import add_method_options, add_model_options, choose_method, open_model, parse, whole
 from lmtrain.errors import DataError
 
 
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--streams", type=whole(1), default=1, help="more are faster and slightly pessimistic (default: 1)")
     parser.add_argument("--json", action="store_true")
     add_method_options(parser)
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
 
     from tqdm import tqdm
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmtrain.build import Trained
     from lmtrain.inference.evaluate import Method
+
+OWNERS = {"dynamic": "sgd", "cache": "2000"}
+"""Options that have options of their own, `--dynamic-rate` and so on; and what one types behind them."""
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +23,23 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run directory, a checkpoint directory or a mixture")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="of a run directory (default: best)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+
+
+def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """The options; SettingsError for one that belongs to another which is missing: `--cache-theta` without `--cache`."""
+    from lmtrain.errors import SettingsError
+
+    options = parser.parse_args(arguments)
+    for owner, example in OWNERS.items():
+        given = [name for name, value in vars(options).items() if name.startswith(f"{owner}_") and value is not None]
+        if given and getattr(options, owner) is None:
+            shown = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise SettingsError(
+                f"{shown} was given without --{owner}.",
+                f"It says how --{owner} is done, and without it would do nothing.",
+                f"Type --{owner} {example} as well, or leave it out.",
+            )
+    return options
 
 
 def open_model(options: argparse.Namespace) -> Trained:
@@ -45,11 +66,26 @@ def whole(least: int, most: int = 1 << 31) -> Callable[[str], int]:
     return parse
 
 
-def read_text(path: str) -> Iterator[str]:
-    """A text in blocks, "-" for standard input. Raises DataError for what is not UTF-8 text."""
-    from lmtrain.data.text import iter_decoded, iter_text
+def unescaped(text: str) -> str:
+    r"""The `type=` of an option that takes text in which \n, \t and \\ stand for a line's end, a tab and a backslash."""
+    meanings = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
+    pieces = re.findall(r"\\.?|[^\\]+", text, re.DOTALL)
+    for piece in pieces:
+        if piece.startswith("\\") and piece not in meanings:
+            raise argparse.ArgumentTypeError(rf"{piece!s} means nothing; allowed are \n, \t and \\ (for one backslash)")
+    return "".join(meanings.get(piece, piece) for piece in pieces)
 
-    return iter_decoded(sys.stdin.buffer, Path("standard input")) if path == "-" else iter_text(Path(path))
+
+def read_text(path: str) -> Iterator[str]:
+    """A text in blocks, "-" for standard input. Raises DataError for what is not UTF-8 text.
+
+    A file is read to its end first, so that it is refused before anything is done with it.
+    """
+    from lmtrain.data.text import iter_decoded, iter_text, scan
+
+    if path == "-":
+        return iter_decoded(sys.stdin.buffer, Path("standard input"))
+    return iter_text(scan(Path(path).expanduser()).path)
 
 
 def add_method_options(parser: argparse.ArgumentParser) -> None:
@@ -58,13 +94,13 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--temperature", type=float, default=1.0, help="divides the log-probabilities (default: 1)")
     group.add_argument("--dynamic", choices=("sgd", "rms"), help="dynamic evaluation (Krause et al. 2018)")
     group.add_argument("--dynamic-rate", type=float, help="its learning rate (default: sgd 0.1, rms 0.0001)")
-    group.add_argument("--dynamic-decay", type=float, default=0.002, help="its pull to the trained weights (default: 0.002)")
-    group.add_argument("--dynamic-segment", type=whole(1), default=20, help="tokens between two of its updates (default: 20)")
+    group.add_argument("--dynamic-decay", type=float, help="its pull to the trained weights (default: 0.002)")
+    group.add_argument("--dynamic-segment", type=whole(1), help="tokens between two of its updates (default: 20)")
     group.add_argument(
         "--cache", type=whole(1), metavar="WINDOW", help="continuous cache (Grave et al. 2017) of so many tokens"
     )
-    group.add_argument("--cache-theta", type=float, default=0.66, help="its sharpness (default: 0.66)")
-    group.add_argument("--cache-weight", type=float, default=0.13, help="its share (default: 0.13)")
+    group.add_argument("--cache-theta", type=float, help="its sharpness (default: 0.66)")
+    group.add_argument("--cache-weight", type=float, help="its share (default: 0.13)")
 
 
 def choose_method(options: argparse.Namespace, trained: Trained) -> Method:
@@ -77,7 +113,7 @@ def choose_method(options: argparse.Namespace, trained: Trained) -> Method:
         return Static(options.temperature)
     cache = dynamic = None
     if options.cache is not None:
-        cache = Cache(window=options.cache, theta=options.cache_theta, weight=options.cache_weight)
+        cache = Cache(window=options.cache, **_given(theta=options.cache_theta, weight=options.cache_weight))
     if options.dynamic:
         rms = None
         if options.dynamic == "rms":
@@ -89,6 +125,12 @@ def choose_method(options: argparse.Namespace, trained: Trained) -> Method:
                 )  # fmt: skip
             ids = trained.texts["train_start"].ids
             rms = gradient_rms(adapting[0], ids, eos_id=trained.tokenizer.eos_id, device=options.device)
-        rate = options.dynamic_rate if options.dynamic_rate is not None else {"sgd": 0.1, "rms": 1e-4}[options.dynamic]
-        dynamic = Dynamic(rate=rate, decay=options.dynamic_decay, segment_length=options.dynamic_segment, rms=rms)
+        usual = {"rate": {"sgd": 0.1, "rms": 1e-4}[options.dynamic], "decay": 0.002}
+        chosen = _given(rate=options.dynamic_rate, decay=options.dynamic_decay, segment_length=options.dynamic_segment)
+        dynamic = Dynamic(**usual | chosen, rms=rms)
     return Adaptive(dynamic=dynamic, cache=cache, temperature=options.temperature)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Those that were typed; the others are left to their defaults."""
+    return {name: value for name, value in values.items() if value is not None}

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from lmtrain.commands.options import add_model_options, open_model, read_text, whole
+from lmtrain.commands.options import add_model_options, open_model, read_text, unescaped, whole
 from lmtrain.errors import DataError
 
 
@@ -26,7 +26,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--seed", type=whole(0, 2**32 - 1), default=1, help="the same seed gives the same text (default: %(default)s)"
     )
-    parser.add_argument("--stop", action="append", default=[], help="end before this text; may be given several times")
+    parser.add_argument(
+        "--stop", action="append", default=[], type=unescaped,
+        help=r"end before this text, in which \n is a line's end, \t a tab, \\ a backslash; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--allow-unk", action="store_true", help="may also draw <unk>")
     parser.add_argument("--strict", action="store_true", help="refuse a prompt that holds unknown text")
     parser.add_argument("--json", action="store_true", help="a JSON line per token: text, nats, rank, entropy")

@@ -164,7 +164,7 @@ def missing(path: Path) -> DataError:
     return DataError(
         f"There is no file or directory {absolute}{link}.",
         f"The nearest directory that exists is {parent}. {there}",
-        f"Relative paths start at the current directory, {Path.cwd()}. Type data.path=PATH with a path that exists.",
+        f"Relative paths start at the current directory, {Path.cwd()}. Give a path that exists.",
     )
 
 

@@ -77,8 +77,8 @@ class Tokenizer(ABC):
         return "".join(decoder.push(int(token_id)) for token_id in ids) + decoder.flush()
 
     @abstractmethod
-    def make_decoder(self) -> Decoder:
-        """A decoder at the start of a text."""
+    def make_decoder(self, before: str = "") -> Decoder:
+        """A decoder of what comes behind the text `before`."""
 
     @abstractmethod
     def token_text(self, token_id: int) -> str:
@@ -129,7 +129,7 @@ class CharTokenizer(Tokenizer):
     def encode(self, text: str) -> Ids:
         return self._table[np.minimum(code_points(text), len(self._table) - 1)]
 
-    def make_decoder(self) -> Decoder:
+    def make_decoder(self, before: str = "") -> Decoder:
         return _CharDecoder(self)
 
     def token_text(self, token_id: int) -> str:
@@ -154,7 +154,7 @@ class ByteTokenizer(Tokenizer):
     def encode(self, text: str) -> Ids:
         return np.frombuffer(utf8(text), np.uint8).astype(np.int32)
 
-    def make_decoder(self) -> Decoder:
+    def make_decoder(self, before: str = "") -> Decoder:
         return _ByteDecoder()
 
     def token_text(self, token_id: int) -> str:
@@ -185,8 +185,8 @@ class WordTokenizer(Tokenizer):
     def encode_blocks(self, blocks: Iterable[str]) -> Iterator[Ids]:
         return map(self.encode, whole_words(blocks))
 
-    def make_decoder(self) -> Decoder:
-        return _WordDecoder(self)
+    def make_decoder(self, before: str = "") -> Decoder:
+        return _WordDecoder(self, before)
 
     def token_text(self, token_id: int) -> str:
         return self._tokens[_checked(token_id, self.vocab_size)]
@@ -229,19 +229,16 @@ class _ByteDecoder:
 
 
 class _WordDecoder:
-    """A space between two words of a line, none at its ends."""
+    """A space between two words of a line, none at its ends, and none where there is one already."""
 
-    def __init__(self, tokenizer: WordTokenizer) -> None:
+    def __init__(self, tokenizer: WordTokenizer, before: str) -> None:
         self._tokenizer = tokenizer
-        self._at_line_start = True
+        self._behind_word = before[-1:] not in WHITESPACE  # "" is in it: nothing stands before the first word
 
     def push(self, token_id: int) -> str:
-        if token_id == self._tokenizer.eos_id:
-            self._at_line_start = True
-            return "\n"
-        space = "" if self._at_line_start else " "
-        self._at_line_start = False
-        return space + self._tokenizer.token_text(token_id)
+        space = " " if self._behind_word else ""
+        self._behind_word = token_id != self._tokenizer.eos_id
+        return space + self._tokenizer.token_text(token_id) if self._behind_word else "\n"
 
     def flush(self) -> str:
         return ""

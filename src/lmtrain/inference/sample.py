@@ -99,14 +99,13 @@ def sample(
     if settings.top_k is not None and settings.top_k > model.vocab_size:
         log.warning("--top-k %d is more than the %d tokens there are; all are kept.", settings.top_k, model.vocab_size)
     generator = torch.Generator().manual_seed(seed)
-    prompt_ids = encode_prompt(tokenizer, prompt)
-    ids = np.concatenate([[tokenizer.eos_id], prompt_ids])
+    ids = np.concatenate([[tokenizer.eos_id], encode_prompt(tokenizer, prompt)])
     log_probs_V, state = read(model, ids, model.initial_state(1), device)
     excluded = None if settings.allow_unk else tokenizer.unk_id
     return (
         decode(
             generate(model, log_probs_V, state, settings, generator, excluded=excluded, device=device),
-            tokenizer, prompt_ids, settings,
+            tokenizer, prompt, settings,
         )
         for _ in range(num_samples)
     )  # fmt: skip
@@ -229,11 +228,9 @@ def draw(log_probs_V: Tensor, generator: Generator) -> int:
     return position if position < len(cumulated) else int(log_probs_V.isfinite().nonzero()[-1])  # rounding at the very end
 
 
-def decode(draws: Iterator[Draw], tokenizer: Tokenizer, prompt_ids: np.ndarray, settings: SampleSettings) -> Iterator[Draw]:
+def decode(draws: Iterator[Draw], tokenizer: Tokenizer, prompt: str, settings: SampleSettings) -> Iterator[Draw]:
     """The draws with their text, as soon as it is certain; ends behind the first stop string, which is left out."""
-    decoder = tokenizer.make_decoder()
-    for token in prompt_ids.tolist():
-        decoder.push(token)  # so that the first word is separated from the prompt's last
+    decoder = tokenizer.make_decoder(prompt)
     held = ""
     for number, drawn in enumerate(draws, start=1):
         held += decoder.push(drawn.token)

@@ -1,0 +1,78 @@
+"""Options of the commands that use a trained model: what is refused, with which words, and before anything is written."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmtrain.commands.options import unescaped
+
+Call = Callable[..., Any]
+
+
+@pytest.mark.parametrize("command", [["evaluate", "run"], ["score", "run", "text.txt"]], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--dynamic-rate", "1"], r"--dynamic-rate was given without --dynamic\. .* Type --dynamic sgd as well"),
+        (["--dynamic-decay", "0.1", "--cache", "5"], "--dynamic-decay was given without --dynamic"),
+        (["--dynamic-segment", "5"], "--dynamic-segment was given without --dynamic"),
+        (["--cache-theta", "1", "--cache-weight", "0.1"], "--cache-theta, --cache-weight was given without --cache"),
+        (["--cache-weight", "0.1", "--dynamic", "sgd"], r"--cache-weight was given without --cache\. .* Type --cache 2000"),
+    ],
+    ids=str,
+)
+def test_an_option_of_an_option_is_refused_without_it(
+    command: list[str], options: list[str], words: str, place: Path, call: Call
+) -> None:
+    ended = call(*command, *options)
+    assert (ended.code, ended.out) == (2, "")
+    assert re.search(words, ended.err)
+
+
+def test_options_left_out_have_the_defaults_that_the_help_says(place: Path, call: Call) -> None:
+    plain = json.loads(call("evaluate", "run", "--json", "--dynamic", "sgd", "--cache", "50").out)
+    typed = ["--dynamic-rate", "0.1", "--dynamic-decay", "0.002", "--dynamic-segment", "20", "--cache-theta", "0.66"]
+    spelt = call("evaluate", "run", "--json", "--dynamic", "sgd", "--cache", "50", *typed, "--cache-weight", "0.13")
+    assert json.loads(spelt.out) == plain
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("score", "run"), ("evaluate", "run", "--text"), ("sample", "run", "--prompt-file")],
+    ids=lambda words: words[0],
+)
+def test_the_remedy_for_a_missing_file_is_no_setting(arguments: list[str], place: Path, call: Call) -> None:
+    ended = call(*arguments, "nowhere.txt")
+    assert (ended.code, ended.out) == (3, "")
+    assert "There is no file" in ended.err
+    assert "data.path" not in ended.err
+
+
+def test_score_writes_nothing_before_a_file_that_is_refused(place: Path, call: Call) -> None:
+    (place / "late.txt").write_bytes(b"the cat\n" * 300_000 + b"\xff\n")  # several blocks, the last one damaged
+    for text in ("late.txt", "run", "nowhere.txt"):
+        ended = call("score", "run", text)
+        assert (ended.code, ended.out) == (3, ""), text
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [(r"\n", "\n"), (r"a\tb", "a\tb"), (r"\\n", r"\n"), ("\n", "\n"), ("plain", "plain"), (r"\\", "\\")]
+)
+def test_escapes_are_what_they_are_elsewhere(typed: str, meant: str) -> None:
+    assert unescaped(typed) == meant
+
+
+@pytest.mark.parametrize("typed", [r"\d", "\\"])
+def test_another_escape_is_refused(typed: str, place: Path, call: Call) -> None:
+    ended = call("sample", "run", "--stop", typed)
+    assert (ended.code, ended.out) == (2, "")
+    assert r"means nothing; allowed are \n, \t and \\" in ended.err
+
+
+def test_a_sample_ends_before_the_line_end_that_is_typed_as_an_escape(place: Path, call: Call) -> None:
+    assert "\n" in call("sample", "run", "--temperature", "1").out[:-1]
+    assert "\n" not in call("sample", "run", "--temperature", "1", "--stop", r"\n").out[:-1]
