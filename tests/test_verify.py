@@ -1,12 +1,15 @@
 """The checks that run on a user's machine find what they are there to find."""
 
+import importlib
 import math
+import pkgutil
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
+import lmtrain
 from lmtrain import verify
 from lmtrain.ops import elman, gru, linear_cross_entropy, lstm
 from lmtrain.ops.activations import ACTIVATIONS
@@ -26,8 +29,41 @@ def test_nothing_fails_and_every_function_is_checked(monkeypatch: pytest.MonkeyP
     before = torch.get_rng_state()
     checks = list(iter_checks())
     assert [check for check in checks if not check.passed] == []
-    assert {check.function.split()[0] for check in checks} == {"elman", "gru", "lstm", "linear_cross_entropy", *ACTIVATIONS}
+    output_layers = {"linear_cross_entropy", "direct_cross_entropy"}
+    assert {check.function.split()[0] for check in checks} == {"elman", "gru", "lstm", *output_layers, *ACTIVATIONS}
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def functions() -> list[type[torch.autograd.Function]]:
+    """Every function of the package whose gradient was written by hand."""
+    for module in pkgutil.walk_packages(lmtrain.__path__, "lmtrain."):
+        if not module.name.endswith("__main__") and ".triton" not in module.name:  # Triton may be absent
+            importlib.import_module(module.name)
+    found, left = [], [torch.autograd.Function]
+    while left:
+        subclasses = left.pop().__subclasses__()
+        left += subclasses
+        found += [cls for cls in subclasses if cls.__module__.startswith("lmtrain.")]
+    return found
+
+
+def test_every_hand_written_gradient_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    differentiated: set[str] = set()
+
+    def watched(cls: type[torch.autograd.Function]) -> Callable[..., object]:
+        backward = cls.backward
+
+        def watching(*arguments: object) -> object:
+            differentiated.add(cls.__name__)
+            return backward(*arguments)
+
+        return watching
+
+    for cls in functions():
+        monkeypatch.setattr(cls, "backward", staticmethod(watched(cls)))
+    monkeypatch.setattr(verify, "_fast_backends", lambda operation: iter(()))
+    assert all(check.passed for check in iter_checks())
+    assert differentiated == {cls.__name__ for cls in functions()}
 
 
 @pytest.mark.parametrize(

@@ -144,10 +144,28 @@ def _build_head(settings: config.NeuralConfig, input_size: int, embedding: nn.Em
                                   num_samples=settings.num_samples, proposal=settings.proposal.name,
                                   init_range=settings.init_range, sparse=sparse)  # fmt: skip
         case config.HeadName.adaptive:
-            cutoffs = [cutoff for cutoff in settings.cutoffs if cutoff < vocab_size]
+            cutoffs = [cutoff for cutoff in settings.cutoffs if cutoff < vocab_size]  # see check_cutoffs
             return AdaptiveSoftmax(input_size, vocab_size, cutoffs=cutoffs, div_value=settings.div_value, tied_weight=tied,
                                    init_range=settings.init_range)  # fmt: skip
     raise AssertionError(settings.head)
+
+
+def check_cutoffs(settings: config.ModelConfig, vocab_size: int) -> None:
+    """Warns of cutoffs of an adaptive softmax that the vocabulary does not reach; SettingsError where it reaches none."""
+    if not isinstance(settings, config.NeuralConfig) or settings.head is not config.HeadName.adaptive:
+        return
+    dropped = [cutoff for cutoff in settings.cutoffs if cutoff >= vocab_size]
+    if dropped == settings.cutoffs:
+        raise SettingsError(
+            f"model.cutoffs={settings.cutoffs} leaves no cluster of rare words: the vocabulary has {vocab_size:,} tokens.",
+            f"A cutoff lies between 1 and {vocab_size - 1}.",
+            f"Type model.head=full, which suits such a size, or for example model.cutoffs=[{vocab_size // 4 or 1}].",
+        )
+    if dropped:
+        log.warning(
+            "model.cutoffs=%s: the vocabulary has %s tokens, so %s is left out.",
+            settings.cutoffs, f"{vocab_size:,}", ", ".join(map(str, dropped)),
+        )  # fmt: skip
 
 
 def _or(value: float | None, default: float) -> float:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
+from lmtrain.models.direct import DirectCrossEntropyFunction
 from lmtrain.ops.activations import ACTIVATIONS, GATED, LEARNT
 from lmtrain.ops.backends import Call, why_not
 from lmtrain.ops.elman import NONLINEARITIES, elman
@@ -67,7 +68,7 @@ def iter_checks() -> Iterator[Check]:
     generator = Generator().manual_seed(1)
     plain, resets, everything = (list(_recurrences(generator, options)) for options in ("", " with resets", " with everything"))
     output_layer = _output_layer(generator)
-    for subject in [*plain, *everything, output_layer, *_activations(generator)]:
+    for subject in [*plain, *everything, output_layer, _direct_output_layer(generator), *_activations(generator)]:
         yield from _check_differences(subject)
     yield from _check_against_torch(generator)
     for subject in [*plain, *resets, output_layer]:
@@ -145,6 +146,18 @@ def _output_layer(generator: Generator) -> Subject:
 
     inputs = {"features_ND": randn(6, H), "weight_VD": randn(7, H), "bias_V": randn(7)}
     return Subject("linear_cross_entropy", "linear_cross_entropy", run, inputs)
+
+
+def _direct_output_layer(generator: Generator) -> Subject:
+    """The output layer with hashed n-gram features, whose slices of the table overlap."""
+    randn = partial(torch.randn, generator=generator, dtype=torch.float64)
+    starts_NO, targets_N = torch.randint(4, (6, 2), generator=generator), torch.randint(7, (6,), generator=generator)
+
+    def run(inputs: Tensors, _: str) -> Tensors:
+        return {"total": DirectCrossEntropyFunction.apply(*inputs.values(), starts_NO, targets_N)}
+
+    inputs = {"features_ND": randn(6, H), "weight_VD": randn(7, H), "bias_V": randn(7), "table": randn(10)}
+    return Subject("direct_cross_entropy", "direct_cross_entropy", run, inputs)
 
 
 def _activations(generator: Generator) -> Iterator[Subject]:

@@ -73,3 +73,18 @@ def test_options_may_stand_anywhere(order: list[str], place: Path, call: Callabl
     ended = call(*order, "data=text", "data.path=nowhere.txt", "hydra.sweep.dir=sweep")
     assert ended.code == 3
     assert "2 of 2 jobs failed" in ended.err
+
+
+def test_cutoffs_beyond_the_vocabulary_are_named(place: Path, call: Callable[..., Any]) -> None:
+    ended = call("TRAIN", "tokenizer=word", "model.head=adaptive", "model.cutoffs=[4,2000,10000]", "hydra.run.dir=other")
+    assert ended.code == 0
+    log = (place / "other" / "lmtrain.log").read_text(encoding="utf-8")
+    assert log.count("so 2000, 10000 is left out") == 1
+
+
+def test_cutoffs_that_leave_no_cluster_are_refused(place: Path, call: Callable[..., Any]) -> None:
+    ended = call("TRAIN", "tokenizer=word", "model.head=adaptive", "hydra.run.dir=other")
+    assert ended.code == 2
+    assert "leaves no cluster of rare words" in ended.err
+    assert "Type model.head=full" in ended.err
+    assert not (place / "other").exists()

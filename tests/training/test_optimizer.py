@@ -159,12 +159,12 @@ def test_matrices_decay_and_biases_and_norms_do_not():
     assert (decayed["weight_decay"], rest["weight_decay"]) == (0.1, 0)
 
 
-def test_embeddings_are_spared_by_option_and_frozen_parameters_left_out():
+def test_frozen_parameters_are_left_out():
     model = Tiny()
     model.linear.bias.requires_grad_(False)
-    decayed, rest = group_parameters(model.named_parameters(), 0.1, decay_embeddings=False)
-    assert [name for name, _ in decayed["params"]] == ["linear.weight"]
-    assert [name for name, _ in rest["params"]] == ["embedding.weight", "norm.weight", "norm.bias"]
+    decayed, rest = group_parameters(model.named_parameters(), 0.1)
+    assert [name for name, _ in decayed["params"]] == ["embedding.weight", "linear.weight"]
+    assert [name for name, _ in rest["params"]] == ["norm.weight", "norm.bias"]
 
 
 def test_set_rate_reaches_every_group_and_beta1_is_adams_or_the_momentum():
@@ -260,7 +260,8 @@ def test_moments_find_their_parameters_in_other_groups_and_another_order():
     model, optimizer = make("adam")
     train(model, optimizer, range(3))
     tensors, document = optimizer_tensors(optimizer)
-    reordered = group_parameters(reversed(list(model.named_parameters())), decay_embeddings=False)
+    backwards = [*reversed([*model.named_parameters()])]
+    reordered = [{"params": part, "weight_decay": 0.0} for part in (backwards[:1], backwards[1:])]
     other = make_optimizer("adam", reordered, learning_rate=0.01)
     load_optimizer(other, tensors, document)
     loaded, _ = optimizer_tensors(other)

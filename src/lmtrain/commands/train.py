@@ -22,6 +22,7 @@ from lmtrain.build import (
     build_limits,
     build_model,
     build_stream,
+    check_cutoffs,
     choose_device,
     choose_precision,
     describe_model,
@@ -132,6 +133,7 @@ def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) 
     tokenizer = corpus.tokenizer
     log.info("%s", describe(corpus))
     stream = build_stream(trainer, corpus, settings.model)
+    check_cutoffs(settings.model, tokenizer.vocab_size)
     need = check_memory(settings, tokenizer.vocab_size, device)
     if need is not None and need.total_bytes > device_bytes(device) / 10:
         log.info("Memory: at least %s of the %s of %s.", gigabytes(need.total_bytes), gigabytes(device_bytes(device)), device)

@@ -36,22 +36,13 @@ LARGEST_RATE = {"rmsprop": 1.0, "adam": 1.0, "adamw": 1.0, "sparse_adam": 1.0, "
 _DEFAULTS = {"momentum": 0.0, "nesterov": False, "beta1": 0.9, "beta2": 0.999, "alpha": 0.99, "epsilon": 1e-8}
 
 
-def group_parameters(
-    named_parameters: Iterable[tuple[str, nn.Parameter]],
-    weight_decay: float = 0.0,
-    *,
-    decay_embeddings: bool = True,
-) -> list[dict[str, Any]]:
-    """At most two groups: matrices, which decay, and the rest (biases, gains of norms; embeddings if asked), which do not.
-
-    Frozen parameters are left out. A parameter is an embedding if its name ends in "embedding.weight".
-    """
+def group_parameters(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float = 0.0) -> list[dict[str, Any]]:
+    """At most two groups: matrices, which decay, and the rest (biases, gains of norms), which do not; without frozen ones."""
     decayed: list[tuple[str, nn.Parameter]] = []
     rest: list[tuple[str, nn.Parameter]] = []
     for name, parameter in named_parameters:
         if parameter.requires_grad:
-            decays = parameter.ndim >= 2 and (decay_embeddings or not name.endswith("embedding.weight"))
-            (decayed if decays else rest).append((name, parameter))
+            (decayed if parameter.ndim >= 2 else rest).append((name, parameter))
     groups = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": rest, "weight_decay": 0.0},
