@@ -19,6 +19,7 @@ COMMANDS = {
     "score": "log-probability of every line of a text",
     "evaluate": "exact perplexity with its bill",
     "mix": "interpolate models, weights fitted by EM",
+    "arpa": "n-gram models to and from ARPA files",
     "verify": "check every hand-written gradient on this machine",
     "settings": "every setting with its meaning",
     "help": "this overview",

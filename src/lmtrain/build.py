@@ -20,8 +20,9 @@ import lmtrain.config as config
 from lmtrain.data.corpus import Corpus, load_corpus
 from lmtrain.data.pydocs import write_pydocs
 from lmtrain.data.stream import Stream
-from lmtrain.data.tokenizer import Tokenizer, load_tokenizer
+from lmtrain.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
 from lmtrain.errors import CheckpointError, SettingsError
+from lmtrain.models.arpa import read_arpa, write_arpa
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel, StatePolicy
 from lmtrain.models.direct import DirectNgramModel
 from lmtrain.models.heads import AdaptiveSoftmax, FullSoftmax, Head, SampledSoftmax
@@ -412,13 +413,50 @@ def _read_text(ids: Tensor, sizes: Any, vocab_size: int) -> Text:
 def save_mixture(parts: Sequence[Trained], weights: Sequence[float], directory: Path) -> Path:
     """A mixture of `parts` as a model directory that needs none of them; returns its checkpoint."""
     saved = [load_checkpoint(part.path, names=("model", "tokenizer", "texts")) for part in parts]
+    told = next((part for part in saved if part.documents["texts"]), saved[0])
     tensors = {f"{i}.{name}": t for i, part in enumerate(saved) for name, t in part.tensors["model"].items()}
     documents = {
         "model": {"components": [part.documents["model"] for part in saved], "weights": list(weights)},
         "tokenizer": saved[0].documents["tokenizer"],
-        "texts": saved[0].documents["texts"],
+        "texts": told.documents["texts"],
     }
-    return save_checkpoint(directory, 0, {"model": tensors, "texts": saved[0].tensors["texts"]}, documents)
+    return save_checkpoint(directory, 0, {"model": tensors, "texts": told.tensors["texts"]}, documents)
+
+
+def export_arpa(trained: Trained, path: Path) -> NgramModel:
+    """Writes an n-gram model as an ARPA file and returns it; SettingsError for any other model."""
+    if not isinstance(trained.model, NgramModel):
+        raise SettingsError(
+            f"{trained.path} holds no n-gram model.", "ARPA files hold nothing else.", "Give a run of model=ngram."
+        )
+    write_arpa(trained.model, [trained.tokenizer.token_text(number) for number in range(trained.tokenizer.vocab_size)], path)
+    return trained.model
+
+
+def import_arpa(path: Path, directory: Path, like: Trained | None = None) -> NgramModel:
+    """Saves the model of an ARPA file as a model directory and returns it.
+
+    Its tokenizer has the words of the file, in the file's order; those of `like`, whose validation and test texts it
+    takes over too, in that model's order, so that both can be mixed.
+    """
+    if like is not None and like.tokenizer.name != "word":
+        raise SettingsError(
+            f"{like.path} is a model of tokenizer={like.tokenizer.name}.", "The tokens of ARPA files are words.",
+            "Give a model of tokenizer=word.",
+        )  # fmt: skip
+    wanted = None if like is None else [like.tokenizer.token_text(number) for number in range(like.tokenizer.vocab_size)]
+    model, tokens = read_arpa(path, wanted)
+    texts: dict[str, Tensor] = {}
+    documents = {
+        "model": describe_model(config.NgramConfig(order=model.order), model.vocab_size, model.eos_id),
+        "tokenizer": WordTokenizer(tokens).to_json(),
+        "texts": {},
+    }
+    if like is not None:
+        saved = load_checkpoint(like.path, names=("texts",))
+        texts, documents["texts"] = saved.tensors.get("texts", {}), saved.documents["texts"]
+    save_checkpoint(directory, 0, {"model": model.tensors(), "texts": texts}, documents)
+    return model
 
 
 def _restore(document: Any, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, path: Path) -> LanguageModel:

@@ -184,7 +184,7 @@ class NgramConfig(ModelConfig):
 
     kind: str = fixed("ngram")
     state_policy: Policy = setting(Policy.line, "When the model forgets.", resume=Resume.refused)
-    order: int = setting(5, "Longest n-gram.", least=1, most=6, resume=Resume.refused)
+    order: int = setting(5, "Longest n-gram.", least=1, most=10, resume=Resume.refused)
     smoothing: Smoothing = setting(Smoothing.kneser_ney, "How unseen n-grams get their share.", resume=Resume.refused)
     add_k: float = setting(0.1, "The k of add-k smoothing.", above=0, resume=Resume.refused)
 

@@ -1,5 +1,6 @@
 r"""ARPA files: there and back, what KenLM and SRILM write, and what nobody should."""
 
+import gzip
 import math
 from pathlib import Path
 
@@ -113,6 +114,29 @@ def test_backing_off_is_worked_out_as_the_format_says(words: str, expected: list
     assert log10_scores(model, words) == pytest.approx(expected, rel=1e-12)
 
 
+def test_ids_can_be_those_of_another_model_with_the_same_words(tmp_path: Path) -> None:
+    (tmp_path / "model.arpa").write_text(SRILM)
+    model, tokens = read_arpa(tmp_path / "model.arpa")
+    other_way_round, reversed_tokens = read_arpa(tmp_path / "model.arpa", tokens[::-1])
+    assert reversed_tokens == tokens[::-1]
+    ids = torch.randint(len(tokens), (50, 1), generator=torch.Generator().manual_seed(1))
+    expected_TBV, _ = model.log_probs(ids, model.initial_state(1))
+    made_TBV, _ = other_way_round.log_probs(len(tokens) - 1 - ids, other_way_round.initial_state(1))
+    torch.testing.assert_close(made_TBV.flip(-1), expected_TBV)
+    with pytest.raises(DataError, match=r"lacks x, and has besides c\. Allowed are exactly the 5 words"):
+        read_arpa(tmp_path / "model.arpa", ["x", *tokens[:-1]])
+
+
+def test_a_closed_vocabulary_gives_no_probability_to_unknown_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "model.arpa").write_text(SRILM.replace("-1.9\t<unk>\n", "").replace("ngram 1=6", "ngram 1=5"))
+    model, tokens = read_arpa(tmp_path / "model.arpa")
+    assert tokens == ["<eos>", "a", "b", "c", "<unk>"]
+    assert "lists no <unk>" in caplog.text
+    log_probs_TBV, _ = model.log_probs(torch.tensor([[1], [4], [2]]), model.initial_state(1))
+    assert log_probs_TBV[:, 0, 4].tolist() == [-math.inf] * 3
+    assert log_probs_TBV[:, 0, :4].isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -122,7 +146,7 @@ def test_backing_off_is_worked_out_as_the_format_says(words: str, expected: list
         ("ngram 2=4", "ngram 3=4", r"Line 5 of .* cannot be read.*ngram 2=NUMBER"),
         ("ngram 2=4", "ngram 2=-4", r"Line 5 of .* cannot be read"),
         ("ngram 1=6\nngram 2=4\nngram 3=2\n", "", r"Line 4 of .* cannot be read.*ngram 1=NUMBER"),
-        ("\\data\\", "\\date\\", r"is missing.*ends too early"),
+        ("\\data\\", "\\date\\", r"is no ARPA file: none of its lines is .data.\."),
         ("\\end\\", "", r"is missing.*ends too early"),
         ("\\end\\", "\\4-grams:", r"Line 26 of .* is not the end"),
         ("-0.5\ta\t-0.3", "-0.5\ta\tx", r"Line 12 of .* has 'x' where a number"),
@@ -161,8 +185,11 @@ def test_more_orders_than_allowed_are_refused(tmp_path: Path) -> None:
 def test_missing_file_and_directory_are_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no file .*nowhere"):
         read_arpa(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="no file"):
+    with pytest.raises(DataError, match="is a directory"):
         read_arpa(tmp_path)
+    (tmp_path / "model.arpa.gz").write_bytes(gzip.compress(SRILM.encode()))
+    with pytest.raises(DataError, match=r"is gzip.*Type  gzip -dc"):
+        read_arpa(tmp_path / "model.arpa.gz")
     with pytest.raises(ResourceError, match=r"nowhere/model.arpa cannot be written: No such file"):
         write_arpa(trained(2, "add_k"), TOKENS, tmp_path / "nowhere" / "model.arpa")
 

@@ -42,8 +42,8 @@ def main(arguments: list[str]) -> None:
     else:
         raise DataError(
             f"No {options.split} split was saved with {trained.path}.",
-            f"Saved are: {', '.join(trained.texts) or 'none'}.",
-            "Type --split valid, or --text FILE.",
+            f"Saved are: {', '.join(name for name in trained.texts if name != 'train_start') or 'none'}.",
+            "Type --split valid, or --text FILE." if "valid" in trained.texts else "Type --text FILE.",
         )
     with tqdm(total=len(text.ids), unit="tok", unit_scale=True, disable=None, leave=False, file=sys.stderr) as bar:
         bill = evaluate(

@@ -20,6 +20,8 @@ Use a trained model (each has its own --help; RUN is a run, a checkpoint or a mi
   python -m lmtrain score RUN FILE                             log-probability of every line ("-": standard input)
   python -m lmtrain evaluate RUN                               exact test perplexity with its bill
   python -m lmtrain mix RUN RUN ... --output DIR               interpolates models, weights by EM on validation
+  python -m lmtrain arpa RUN --output FILE.arpa                an n-gram model as KenLM and SRILM read it
+  python -m lmtrain arpa FILE.arpa --output DIR                ... and from them
   python -m lmtrain verify                                     checks every hand-written gradient on this machine
 
 Groups and what they offer:

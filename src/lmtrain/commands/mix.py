@@ -8,10 +8,9 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from pathlib import Path
 
-from lmtrain.commands.options import whole
-from lmtrain.errors import SettingsError
+from lmtrain.commands.options import new_path, whole
+from lmtrain.errors import DataError, SettingsError
 
 
 def main(arguments: list[str]) -> None:
@@ -23,11 +22,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if len(options.runs) < 2:
         raise SettingsError("One model was given.", "A mixture needs at least two.", "Name a second RUN.")
-
-    if Path(options.output).exists():
-        raise SettingsError(
-            f"--output {options.output} is there already.", "A mixture gets a directory of its own.", "Give another path."
-        )
+    output = new_path(options.output)
 
     import numpy as np
     import torch
@@ -47,7 +42,13 @@ def main(arguments: list[str]) -> None:
                 "Models are mixed token by token, so they must share one tokenizer.",
                 "Train them on the same text with the same tokenizer.",
             )
-    text = first.texts["valid"]
+    text = next((part.texts["valid"] for part in parts if "valid" in part.texts), None)
+    if text is None:
+        raise DataError(
+            "None of these models was saved with a validation text.",
+            "The weights of a mixture are fitted on one.",
+            "Name a model that was trained here as well, or import the ARPA file again with --like RUN.",
+        )
     log_probs_MN = np.stack([
         np.concatenate([
             scored.log_probs.ravel()
@@ -62,5 +63,5 @@ def main(arguments: list[str]) -> None:
         print(f"{weight:.4f}  {run}   validation perplexity alone {np.exp(-row_N.mean()):.2f}")
     mixed_N = np.logaddexp.reduce(log_probs_MN + np.log(np.maximum(weights, 1e-300))[:, None])
     print(f"        mixture: validation perplexity {np.exp(-mixed_N.mean()):.2f} ({options.streams} streams)")
-    path = save_mixture(parts, weights, Path(options.output))
+    path = save_mixture(parts, weights, output)
     print(f"\nSaved in {path}. Next:\n  python -m lmtrain evaluate {options.output}")

@@ -55,6 +55,15 @@ def open_model(options: argparse.Namespace) -> Trained:
     return load_trained(options.run, prefer=options.checkpoint, device=options.device)
 
 
+def new_path(path: str) -> Path:
+    """Where a command writes; SettingsError where something is already."""
+    from lmtrain.errors import SettingsError
+
+    if Path(path).exists():
+        raise SettingsError(f"--output {path} is there already.", "Nothing is overwritten.", "Give another path, or remove it.")
+    return Path(path)
+
+
 def whole(least: int, most: int = 1 << 31) -> Callable[[str], int]:
     """The `type=` of an option that takes whole numbers from `least` to `most`."""
 

@@ -70,7 +70,7 @@ def iter_decoded(file: BinaryIO, path: Path) -> Iterator[str]:
         block = file.read(BLOCK_BYTES)
         data = held + block
         if position == 0:
-            _check_beginning(path, data[:8])
+            check_beginning(path, data[:8])
             if data.startswith(codecs.BOM_UTF8):
                 data, position = data[3:], 3
         try:
@@ -175,7 +175,8 @@ def unreadable(path: Path, error: OSError | ValueError) -> DataError:
     return DataError(f"{path} cannot be read: {reason}.", "A text file must be readable.", f"{remedy}, or give another file.")
 
 
-def _check_beginning(path: Path, beginning: bytes) -> None:
+def check_beginning(path: Path, beginning: bytes) -> None:
+    """Raises DataError where a file begins as archives and texts of other encodings do."""
     for magic, kind, command in NOT_TEXT:
         if re.match(magic, beginning):
             raise DataError(

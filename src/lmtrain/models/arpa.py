@@ -19,6 +19,7 @@ lines that are there. All errors are DataErrors that name the line.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from array import array
@@ -29,12 +30,15 @@ from typing import IO, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtrain.data.text import check_beginning, check_file, listing, unreadable
+from lmtrain.data.vocabulary import EOS, UNK
 from lmtrain.errors import DataError, ResourceError, SettingsError
 from lmtrain.models.backoff import BackoffTable
 from lmtrain.models.base import StatePolicy
 from lmtrain.models.ngram import MAX_ORDER, NgramModel
 
-EOS = "<eos>"
+log = logging.getLogger("lmtrain")
+
 LOG_ZERO = -99.0  # log10; this or less is a probability of zero
 LOG_10 = math.log(10)
 MAX_LINE_BYTES = 1 << 16
@@ -127,25 +131,50 @@ def _format(nats: NDArray[np.float64]) -> list[str]:
 # ---- reading
 
 
-def read_arpa(path: str | Path) -> tuple[NgramModel, list[str]]:
-    """The model in an ARPA file, and its tokens by id, in the order of the file's 1-grams.
+def read_arpa(path: str | Path, tokens: Sequence[str] | None = None) -> tuple[NgramModel, list[str]]:
+    """The model in an ARPA file, and its tokens by id: `tokens`, which must be those of the file, or else in its order.
 
-    As in KenLM, the n-gram in front of every longer one's last word must be listed. Raises DataError naming the line.
+    As in KenLM, the n-gram in front of every longer one's last word must be listed. A file without `<unk>` (SRILM's of a
+    closed vocabulary) gives it the probability zero. Raises DataError naming the line.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"There is no file {path}.", "Allowed is an ARPA file.", "Give the path of one.")
-    with open(path, "rb") as file:
-        lines = _Lines(file, path)
-        numbers = _read_numbers(lines)
-        tokens, table = _read_unigrams(lines, numbers)
-        eos_id = tokens.index(EOS)
-        inner = {token.encode(): number for number, token in enumerate(tokens) if number != eos_id}
-        for order in range(2, len(numbers) + 1):
-            _read_order(lines, order, numbers, table, inner, eos_id)
-        if lines.next_filled() != b"\\end\\":
-            lines.refuse("is not the end of the file", "After the last order comes \\end\\.")
+    check_file(path)
+    try:
+        with open(path, "rb") as file:
+            check_beginning(path, file.read(8))
+            file.seek(0)
+            return _read(_Lines(file, path), tokens)
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def _read(lines: _Lines, wanted: Sequence[str] | None) -> tuple[NgramModel, list[str]]:
+    numbers = _read_numbers(lines)
+    tokens, table = _read_unigrams(lines, numbers)
+    if wanted is not None:
+        tokens, table = _reordered(tokens, table, wanted, lines.path)
+    eos_id = tokens.index(EOS)
+    inner = {token.encode(): number for number, token in enumerate(tokens) if number != eos_id}
+    for order in range(2, len(numbers) + 1):
+        _read_order(lines, order, numbers, table, inner, eos_id)
+    if lines.next_filled() != b"\\end\\":
+        lines.refuse("is not the end of the file", "After the last order comes \\end\\.")
     return NgramModel.from_table(table, eos_id=eos_id), tokens
+
+
+def _reordered(tokens: Sequence[str], table: BackoffTable, wanted: Sequence[str], path: Path) -> tuple[list[str], BackoffTable]:
+    """A table of order 1 with its words in another order."""
+    missing, unwanted = sorted({*wanted} - {*tokens}), sorted({*tokens} - {*wanted})
+    if missing or unwanted:
+        raise DataError(
+            f"{path} has another vocabulary: it lacks {listing(missing)}, and has besides {listing(unwanted)}.",
+            f"Allowed are exactly the {len(wanted):,} words of the model whose vocabulary is to be taken.",
+            "Estimate the file from the training text of that model, with the same words left out.",
+        )
+    place = {token: number for number, token in enumerate(tokens)}
+    places = [place[token] for token in wanted]
+    log_probs, log_rests = ([row[places] for row in rows] for rows in (table.log_probs, table.log_rests))
+    return [*wanted], BackoffTable(table.vocab_size, table.keys, log_probs, log_rests)
 
 
 class _Lines:
@@ -177,8 +206,15 @@ class _Lines:
 
 def _read_numbers(lines: _Lines) -> list[int]:
     """How many n-grams of each order the head of the file announces; the file must be large enough for them."""
-    while lines.next_filled() != b"\\data\\":
-        pass
+    while (line := lines.file.readline(MAX_LINE_BYTES)).strip() != b"\\data\\":
+        lines.number += 1
+        if not line:
+            raise DataError(
+                f"{lines.path} is no ARPA file: none of its lines is \\data\\.",
+                "Allowed are n-gram models as text, as KenLM, SRILM and lmtrain write them.",
+                "Give such a file; a binary model of KenLM is written as text by the program that made it.",
+            )
+    lines.number += 1
     numbers: list[int] = []
     room = lines.size
     while line := lines.next().strip():
@@ -219,6 +255,11 @@ def _read_unigrams(lines: _Lines, numbers: list[int]) -> tuple[list[str], Backof
         log_rests.append(log_rest)
     if len(marks) < 2:
         lines.refuse("ends the 1-grams without <s> or </s>", "Both must be listed.")
+    if UNK not in tokens:
+        log.warning("%s lists no %s: words that it does not know have the probability zero.", lines.path, UNK)
+        tokens[UNK] = len(tokens)
+        log_probs.append(-math.inf)
+        log_rests.append(0.0)
     eos_id = tokens[EOS]
     log_probs[eos_id], log_rests[eos_id] = marks[b"</s>"][0], marks[b"<s>"][1]
     table = BackoffTable(len(tokens), [np.arange(len(tokens))], [np.array(log_probs)], [])

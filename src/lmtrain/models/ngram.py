@@ -131,14 +131,20 @@ class NgramModel(LanguageModel):
     # ---- saving
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that must be saved: the table where it is up to date, and the counted ids so that counting can go on."""
-        tensors = self._table.tensors() if self._table is not None else {}
-        if self._pieces or self._table is None:
-            tensors["counted_ids"] = torch.from_numpy(np.concatenate([np.empty(0, np.int32), *self._pieces]))
-        return tensors
+        """What inference needs: the table, or while it is not estimated what it will be estimated from."""
+        return self._table.tensors() if self._table is not None else self.counted()
+
+    def counted(self) -> dict[str, Tensor]:
+        """The text that was counted, so that counting can go on; nothing of a model that came without it."""
+        if self._table is not None and not self._pieces:
+            return {}
+        return {"counted_ids": torch.from_numpy(np.concatenate([np.empty(0, np.int32), *self._pieces]))}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes over what `tensors()` gave. Raises CheckpointError for anything else; then nothing has changed."""
+        """Takes over what `tensors()` gave, with or without `counted()`.
+
+        Raises CheckpointError for anything else; then nothing has changed.
+        """
         left = dict(tensors)
         pieces, table = [], None
         if "counted_ids" in left:

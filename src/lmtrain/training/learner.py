@@ -241,13 +241,14 @@ class CountLearner(Learner):
         """Counting depends on nothing that validation could say."""
 
     def tensors(self) -> Tensors:
-        return {"model": self.model.tensors(), "training": {}}
+        model = self.model.tensors()
+        return {"model": model, "training": {name: ids for name, ids in self.model.counted().items() if name not in model}}
 
     def document(self) -> dict[str, Any]:
         return {}
 
     def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
-        self.model.load(tensors["model"])
+        self.model.load({**tensors["model"], **tensors["training"]})
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,46 @@
+"""`python -m lmtrain arpa SOURCE --output TARGET`: n-gram models to and from ARPA files, as KenLM and SRILM write them.
+
+From a run directory to a file, from a file to a directory that `evaluate`, `score`, `sample` and `mix` take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+from pathlib import Path
+
+from lmtrain.commands.options import new_path
+from lmtrain.errors import SettingsError
+
+
+def main(arguments: list[str]) -> None:
+    """Writes the file or the directory and says what is in it."""
+    parser = argparse.ArgumentParser(prog="python -m lmtrain arpa", description=__doc__)
+    parser.add_argument("source", metavar="SOURCE", help="a run or checkpoint directory of model=ngram, or an ARPA file")
+    parser.add_argument("--output", metavar="TARGET", required=True, help="the ARPA file, or the directory of the model")
+    parser.add_argument(
+        "--like", metavar="RUN", help="of a file: with the vocabulary and the texts of RUN, so that the two can be mixed"
+    )
+    options = parser.parse_args(arguments)
+    output = new_path(options.output)
+    from_file = Path(options.source).is_file()
+    if options.like and not from_file:
+        raise SettingsError(
+            f"--like {options.like} was given, but {options.source} is not a file.",
+            "It says which vocabulary a model from an ARPA file takes.",
+            "Leave it out.",
+        )
+
+    from lmtrain.build import export_arpa, import_arpa, load_trained
+
+    logging.basicConfig(level=logging.WARNING, format="lmtrain: %(message)s", stream=sys.stderr)
+    if from_file:
+        model = import_arpa(Path(options.source), output, load_trained(options.like) if options.like else None)
+        text = "" if options.like else " --text FILE"
+        next_step = f" Next:\n  python -m lmtrain evaluate {shlex.quote(str(output))}{text}"
+    else:
+        model, next_step = export_arpa(load_trained(options.source), output), ""
+    numbers = ", ".join(f"{len(keys):,}" for keys in model.table.keys)
+    print(f"Saved in {output}: order {model.order}, n-grams of each order: {numbers}.{next_step}")

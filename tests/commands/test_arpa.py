@@ -1,0 +1,113 @@
+"""N-gram models through ARPA files and back, by the commands that one types."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Call = Callable[..., Any]
+
+COUNTED = ["data=text", "data.path=text.txt", "tokenizer=word", "model=ngram", "trainer.num_threads=1"]
+
+BY_HAND = r"""
+\data\
+ngram 1=5
+ngram 2=3
+
+\1-grams:
+-0.7	</s>
+-99	<s>	-0.4
+-1.9	<unk>
+-0.5	the	-0.3
+-0.6	cat
+
+\2-grams:
+-0.25	<s> the
+-0.35	the cat
+-0.45	cat </s>
+
+\end\
+""".replace(r"\t", "\t")
+
+
+@pytest.fixture
+def counts(place: Path, call: Call) -> Path:
+    """A run of an n-gram model."""
+    assert call(*COUNTED, "model.order=3", "hydra.run.dir=counts").code == 0
+    return place / "counts"
+
+
+def scores(call: Call, run: str) -> list[float]:
+    """The log-probability of every line, as printed with six digits."""
+    ended = call("score", run, "text.txt")
+    assert ended.code == 0, ended.err
+    return [float(row.split("\t")[1]) for row in ended.out.partition("\n\n")[0].splitlines()[1:]]
+
+
+def test_a_model_comes_back_with_the_same_scores(counts: Path, call: Call) -> None:
+    ended = call("arpa", "counts", "--output", "counts.arpa")
+    assert (ended.code, ended.err) == (0, "")
+    assert re.search(r"Saved in counts\.arpa: order 3, n-grams of each order: \d+, \d+, \d+\.", ended.out)
+    assert call("arpa", "counts.arpa", "--output", "again").code == 0
+    assert scores(call, "again") == pytest.approx(scores(call, "counts"), abs=2e-6)
+    assert call("sample", "again", "--prompt", "the cat", "--max-tokens", "5").out.startswith("the cat")
+    ended = call("evaluate", "again")
+    assert ended.code == 3
+    assert "Saved are: none. Type --text FILE." in ended.err
+
+
+def test_a_model_with_the_vocabulary_of_another_can_be_mixed_with_it(counts: Path, call: Call) -> None:
+    assert call("TRAIN", "tokenizer=word", "hydra.run.dir=neural").code == 0
+    assert call("arpa", "counts", "--output", "counts.arpa").code == 0
+    assert call("arpa", "counts.arpa", "--output", "again", "--like", "neural").code == 0
+    assert call("mix", "again", "neural", "--output", "mixture").code == 0
+    nats = {run: json.loads(call("evaluate", run, "--json").out)["total_nats"] for run in ("counts", "again", "neural")}
+    assert nats["again"] == pytest.approx(nats["counts"], rel=1e-8)
+    assert json.loads(call("evaluate", "mixture", "--json").out)["total_nats"] < max(nats.values())
+
+
+def test_what_another_program_wrote_is_scored_as_the_format_says(place: Path, call: Call) -> None:
+    (place / "hand.arpa").write_text(BY_HAND, encoding="utf-8")
+    (place / "lines.txt").write_text("the cat\n\nthe dog\n", encoding="utf-8")
+    assert call("arpa", "hand.arpa", "--output", "hand").code == 0
+    rows = call("score", "hand", "lines.txt").out.splitlines()[1:4]
+    log10 = [float(row.split("\t")[1]) / math.log(10) for row in rows]
+    assert log10 == pytest.approx([-0.25 - 0.35 - 0.45, -0.4 - 0.7, -0.25 - 0.3 - 1.9 - 0.7], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["text.txt", "--output", "new"], 3, r"text\.txt is no ARPA file: none of its lines is .data.\."),
+        (["nowhere.arpa", "--output", "new"], 4, r"nowhere\.arpa does not exist"),
+        (["run", "--output", "new.arpa"], 2, r"holds no n-gram model\. .* Give a run of model=ngram\."),
+        (["run", "--output", "text.txt"], 2, r"--output text\.txt is there already"),
+        (["run", "--output", "new.arpa", "--like", "run"], 2, r"--like run was given, but run is not a file"),
+        (["hand.arpa", "--output", "new", "--like", "run"], 2, r"is a model of tokenizer=char"),
+        (["broken.arpa", "--output", "new"], 3, r"Line 9 of broken\.arpa has 'x' where a number is needed"),
+        (["run"], 2, r"required: --output"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_is_said_and_leaves_nothing(
+    arguments: list[str], code: int, words: str, place: Path, call: Call
+) -> None:
+    (place / "hand.arpa").write_text(BY_HAND, encoding="utf-8")
+    (place / "broken.arpa").write_text(BY_HAND.replace("-1.9", "x"), encoding="utf-8")
+    before = sorted(place.iterdir())
+    ended = call("arpa", *arguments)
+    assert (ended.code, ended.out) == (code, "")
+    assert re.search(words, ended.err), ended.err
+    assert sorted(place.iterdir()) == before
+
+
+def test_the_text_that_was_counted_is_in_the_state_of_training_alone(counts: Path, call: Call) -> None:
+    from safetensors.torch import load_file
+
+    (checkpoint,) = counts.glob("checkpoints/step-*")
+    assert "counted_ids" not in load_file(checkpoint / "model.safetensors")
+    assert [*load_file(checkpoint / "training.safetensors")] == ["counted_ids"]
