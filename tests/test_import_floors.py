@@ -1,23 +1,19 @@
-"""The floors of the house: a file imports only from floors below its own, and data/ and ops/ never import each other."""
+"""The floors of the house: a file imports only from floors below its own, and data/ and ops/ never import each other.
+
+The floors are those that the README gives.
+"""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lmtrain"
-FLOORS = {
-    "__init__": 0, "errors": 0,
-    "config": 1, "data": 1, "ops": 1,
-    "models": 2,
-    "inference": 3,
-    "training": 4,
-    "build": 5, "verify": 5,
-    "memory": 6,
-    "commands": 7,
-    "application": 8,
-    "__main__": 9,
-}  # fmt: skip
+README = Path(__file__).parents[1] / "README.md"
+FLOORS = {"__init__": 0} | {
+    name: int(floor) for name, floor in re.findall(r"(?m)^  (\w+)/? .*  floor (\d+)$", README.read_text(encoding="utf-8"))
+}
 FILES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
 
 
@@ -36,6 +32,11 @@ def imports_of(path: Path) -> set[str]:
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     own = {name.split(".")[1] if "." in name else "__init__" for name in names if name.split(".")[0] == "lmtrain"}
     return {name if name in FLOORS else "__init__" for name in own}
+
+
+def test_the_readme_names_every_room_and_none_besides() -> None:
+    assert set(FLOORS) == {room(path) for path in FILES}
+    assert len(set(FLOORS.values())) == 10
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

@@ -185,6 +185,17 @@ def test_every_experiment_opens_with_its_command(experiment: str) -> None:
     assert any(f"python -m lmtrain experiment={experiment}" in line for line in first)
 
 
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_ends_with_what_it_reaches_as_the_readme_says(experiment: str) -> None:
+    last = (config.conf_directory() / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8").splitlines()[-1]
+    assert last.startswith(("# Measured on ", "# Not measured here"))
+    if last.startswith("# Measured"):
+        measured = re.findall(r"\d+\.\d+", last)
+        readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+        assert measured
+        assert [number for number in measured if number not in readme] == []
+
+
 @pytest.mark.parametrize("model", ["lstm", "gru", "elman", "window", "ngram"])
 def test_settings_survive_the_way_through_json(model: str) -> None:
     read = config.read_config(check_overrides([f"model={model}"]))

@@ -310,3 +310,27 @@ def test_a_diverging_run_stops_with_its_own_exit_code_and_keeps_its_checkpoint(
     assert code == 5
     assert "is not finite at step" in message
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "train_text", "valid_text", "prompt"),
+    [
+        ("char", "abc \n" * 40, "ab#" + "abc " * 40, "abc " * 15),
+        ("word", "a b c\n" * 40, "a # b c\na " + "# " + "c b a\n" * 20, "c b a\nc b a\nc b"),  # 10 tokens, two of them <eos>
+        ("word", "a b c\n" * 40, "# # # a b # c\n", "a b"),
+        ("word", "a b c\n" * 40, "# # #", "\n"),
+        ("byte", "abc\n" * 40, "a" + "ß" * 40, "a" + "ß" * 29),  # the 60th byte is half a character
+    ],
+)
+def test_the_prompt_of_samples_is_a_stretch_that_the_model_reads_as_it_is_shown(
+    name: str, train_text: str, valid_text: str, prompt: str, tmp_path: Path
+) -> None:
+    from lmtrain.commands.train import _prompt
+    from lmtrain.data.corpus import load_corpus
+
+    for split, text in (("train", train_text), ("valid", valid_text), ("test", train_text)):
+        (tmp_path / f"{split}.txt").write_text(text, encoding="utf-8")
+    corpus = load_corpus(tmp_path, tokenizer=name, cache_dir=tmp_path / "cache")
+    assert _prompt(corpus) == prompt
+    ids = corpus.tokenizer.encode(prompt)
+    assert corpus.tokenizer.unk_id not in ids

@@ -10,9 +10,11 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import lmtrain.config as config
@@ -289,12 +291,22 @@ def _evaluate(model: LanguageModel, split: Split, corpus: Corpus, num_streams: i
 
 
 def _sample(model: LanguageModel, corpus: Corpus, trainer: config.TrainerConfig, device: torch.device) -> str:
-    """The beginning of the validation text, and how the model goes on."""
+    """A little of the validation text, and how the model goes on."""
     if not trainer.sample_tokens:
         return ""
-    prompt = corpus.tokenizer.decode(corpus.valid.ids[: PROMPT_TOKENS[corpus.tokenizer.name]].tolist())
+    prompt = _prompt(corpus)
     settings = SampleSettings(max_tokens=trainer.sample_tokens, temperature=trainer.sample_temperature)
     return prompt + sample_text(model, corpus.tokenizer, prompt, settings, seed=trainer.seed, device=device)
+
+
+def _prompt(corpus: Corpus) -> str:
+    """The first stretch of the validation text that is known from beginning to end; the longest where all are short."""
+    tokenizer, ids = corpus.tokenizer, np.asarray(corpus.valid.ids)
+    size = PROMPT_TOKENS[tokenizer.name]
+    unknown = [] if tokenizer.unk_id is None else np.flatnonzero(ids == tokenizer.unk_id).tolist()
+    before, after = max(pairwise([-1, *unknown, len(ids)]), key=lambda gap: min(gap[1] - gap[0] - 1, size))
+    text = tokenizer.decode(ids[before + 1 : min(after, before + 1 + size)].tolist())
+    return text.rstrip("\ufffd")  # bytes may end within a character
 
 
 def _conclude(run: RunDirectory, corpus: Corpus, trainer: config.TrainerConfig, device: torch.device) -> None:
@@ -312,7 +324,7 @@ def _conclude(run: RunDirectory, corpus: Corpus, trainer: config.TrainerConfig, 
     text = _sample(trained.model, corpus, trainer, device) if math.isfinite(bill.nats_per_token) else ""
     print(f"\n{name} of the best model (step {trained.step}):\n{_indented(bill.format())}")
     if text:
-        print(f"\nHow the validation text begins, continued at temperature {trainer.sample_temperature:g}:\n{_indented(text)}")
+        print(f"\nA little of the validation text, continued at temperature {trainer.sample_temperature:g}:\n{_indented(text)}")
 
 
 def _next_steps(path: Path) -> str:
