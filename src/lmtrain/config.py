@@ -637,15 +637,27 @@ READ_BY: dict[OptimizerName, set[str]] = {
 
 def iter_idle(config: Config, keys: Collection[str]) -> Iterator[str]:
     """A line for each of the settings `keys` that is read by nothing, because of how others are set."""
+    needs = needs_of(config)
+    for key in keys:
+        matters, need = needs.get(key, (True, ""))
+        if isinstance(config.model, NgramConfig) and (
+            key in COUNTING_IGNORES or key.partition(".")[0] in ("optimizer", "schedule")
+        ):
+            matters, need = False, "a model that is trained by gradients; n-grams are counted in one pass"
+        if not matters:
+            yield f"{key} has no effect here: it needs {need}."
+
+
+def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
+    """Settings that matter only beside others: whether they do in `config`, and what they need for it."""
     model, optimizer, schedule, trainer, data = config.model, config.optimizer, config.schedule, config.trainer, config.data
-    counted = isinstance(model, NgramConfig)
     head = getattr(model, "head", None)
     one_cycle = isinstance(schedule, OneCycleConfig)
     has_beta1 = "beta1" in READ_BY[optimizer.name] or optimizer.momentum > 0
     drops = any(getattr(model, name, None) for name in ("dropout", "input_dropout", "hidden_dropout", "output_dropout"))
     num_layers = len(getattr(model, "hidden_sizes", [])) or getattr(model, "num_layers", 0)
     is_cut = isinstance(data, TextConfig) and not Path(data.path).expanduser().is_dir()
-    needs = {
+    return {
         "model.nonlinearity": (getattr(model, "cell", None) is Cell.elman, "model=elman"),
         "model.forget_bias": (getattr(model, "cell", None) is Cell.lstm, "model=lstm"),
         "model.cutoffs": (head is HeadName.adaptive, "model.head=adaptive"),
@@ -674,19 +686,13 @@ def iter_idle(config: Config, keys: Collection[str]) -> Iterator[str]:
         "schedule.beta1_high": (has_beta1, "optimizer=adam, or a momentum"),
         "trainer.sample_temperature": (trainer.sample_tokens > 0, "trainer.sample_tokens above 0"),
     }
-    for key in keys:
-        matters, need = needs.get(key, (True, ""))
-        if counted and (key in COUNTING_IGNORES or key.partition(".")[0] in ("optimizer", "schedule")):
-            matters, need = False, "a model that is trained by gradients; n-grams are counted in one pass"
-        if not matters:
-            yield f"{key} has no effect here: it needs {need}."
 
 
 COUNTING_IGNORES = [
     f"trainer.{name}"
     for name in (
         "batch_size", "chunk_length", "backward_length", "random_chunk_length", "random_offset", "num_steps", "num_epochs",
-        "max_seconds", "clip_norm", "precision", "on_nonfinite",
+        "max_seconds", "clip_norm", "precision", "on_nonfinite", "cuda_graph",
     )
 ]  # fmt: skip
 

@@ -1,5 +1,7 @@
 """Settings that go together, or do not."""
 
+import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,20 +35,34 @@ def test_a_setting_with_effect_is_not_commented() -> None:
     assert list(config.iter_idle(settings, ["model.head", "model.num_samples", "model.forget_bias", "data.path"])) == []
 
 
-def test_every_setting_that_may_be_idle_exists() -> None:
-    """A misspelt key in the table would never be commented."""
-    names = {
-        f"{group}.{name}"
-        for group, classes in (
-            ("model", config.KINDS[config.ModelConfig]), ("optimizer", [config.OptimizerConfig]),
-            ("trainer", [config.TrainerConfig]),
-        )
+def names_of_settings() -> set[str]:
+    """Every setting there is."""
+    return {
+        f"{group}.{field.name}"
+        for group, classes in {
+            "model": config.KINDS[config.ModelConfig], "data": config.KINDS[config.DataConfig],
+            "tokenizer": (config.TokenizerConfig,), "optimizer": (config.OptimizerConfig,),
+            "schedule": config.KINDS[config.ScheduleConfig], "trainer": (config.TrainerConfig,),
+        }.items()
         for cls in classes
-        for name in cls.__dataclass_fields__
+        for field in dataclasses.fields(cls)
+        if field.name != "kind"
     }  # fmt: skip
+
+
+def test_every_setting_that_may_be_idle_exists() -> None:
+    """A misspelt key in the tables would never be commented."""
     settings = config.read_config(check_overrides(["model=ngram"]))
-    assert set(config.COUNTING_IGNORES) <= names
+    assert set(config.needs_of(settings)) | set(config.COUNTING_IGNORES) <= names_of_settings()
     assert len(list(config.iter_idle(settings, config.COUNTING_IGNORES))) == len(config.COUNTING_IGNORES)
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    """A setting whose name occurs nowhere else has no effect."""
+    source = config.conf_directory().parent / "src" / "lmtrain"
+    code = "\n".join(path.read_text(encoding="utf-8") for path in source.rglob("*.py") if path.name != "config.py")
+    names = {key.partition(".")[2] for key in names_of_settings()}
+    assert [name for name in sorted(names) if not re.search(rf"\.{name}\b", code)] == []
 
 
 def test_optimisers_read_what_the_settings_say() -> None:
