@@ -53,14 +53,14 @@ def test_help_imports_neither_torch_nor_hydra() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
     assert "python -m lmtrain sample RUN" in result.stdout
-    assert re.search(r"model=\s+elman, gru, lstm, ngram, window", result.stdout)
+    assert re.search(r"model=\s+elman, gru,.* ngram, window", result.stdout)
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("model=lstmm", r"model=lstmm does not exist; allowed are .*did you mean lstm\?"),
-        ("model.cell=lstn", r"model\.cell=lstn .*allowed are elman, gru, lstm; did you mean lstm"),
+        ("model.cell=lstn", r"model\.cell=lstn .*allowed are elman, gru, lstm.*; did you mean lstm"),
         ("trainer.chunk_length=2.5", r"trainer\.chunk_length=2\.5 is not usable; allowed is a whole number"),
         ("trainer.seed=true", r"trainer\.seed=True is not usable; allowed is a whole number"),
         ("trainer.seed=-1", r"at least 0"),

@@ -28,7 +28,7 @@ from lmtrain.models.direct import DirectNgramModel
 from lmtrain.models.heads import AdaptiveSoftmax, FullSoftmax, Head, SampledSoftmax
 from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
-from lmtrain.models.recurrent import ElmanLayer, GRULayer, LSTMLayer, RecurrentLanguageModel, RecurrentLayer
+from lmtrain.models.recurrent import CELLS, RecurrentLanguageModel, RecurrentLayer
 from lmtrain.models.window import WindowLanguageModel
 from lmtrain.training.averaging import Averaging, ExponentialAverage, LastWeights, NonMonotonicAverage
 from lmtrain.training.checkpoint import believing, find_checkpoint, load_checkpoint, save_checkpoint
@@ -107,11 +107,6 @@ def _build_neural(
 
 def _build_recurrent_layers(settings: config.RecurrentConfig) -> list[RecurrentLayer]:
     sizes = settings.hidden_sizes or [settings.hidden_size] * settings.num_layers
-    cells: dict[config.Cell, Callable[..., RecurrentLayer]] = {
-        config.Cell.elman: ElmanLayer,
-        config.Cell.gru: GRULayer,
-        config.Cell.lstm: LSTMLayer,
-    }
     own: dict[str, Any] = {}
     match settings.cell:
         case config.Cell.elman:
@@ -121,7 +116,7 @@ def _build_recurrent_layers(settings: config.RecurrentConfig) -> list[RecurrentL
     layers: list[RecurrentLayer] = []
     for size in sizes:
         layers.append(
-            cells[settings.cell](
+            CELLS[settings.cell.name](
                 layers[-1].output_size if layers else settings.embed_size, size,
                 projection_size=settings.projection_size, residual=settings.residual, layer_norm=settings.layer_norm,
                 weight_drop=settings.weight_drop, zoneout=settings.zoneout, backend=settings.backend.name, **own,

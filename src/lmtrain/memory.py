@@ -20,6 +20,7 @@ from torch import nn
 import lmtrain.config as config
 from lmtrain.build import build_model
 from lmtrain.errors import ResourceError
+from lmtrain.models.recurrent import CELLS
 from lmtrain.training.machine import memory_bytes
 
 FLOAT_BYTES = 4
@@ -108,7 +109,8 @@ def device_bytes(device: torch.device) -> int:
 
 def _token_bytes(model: config.NeuralConfig) -> int:
     """The least that is kept of a token for the backward pass: two bytes a number, as in bfloat16."""
-    gates = {config.Cell.gru: 3, config.Cell.lstm: 4}.get(getattr(model, "cell", config.Cell.elman), 1)
+    cell = getattr(model, "cell", None)  # a window model has none
+    gates = CELLS[cell.name].num_gates if cell else 1
     sizes = getattr(model, "hidden_sizes", None) or [model.hidden_size] * model.num_layers
     return 2 * (model.embed_size + gates * sum(sizes))
 

@@ -187,7 +187,7 @@ def _neural(model: LanguageModel) -> NeuralLanguageModel:
     if not isinstance(model, NeuralLanguageModel):
         raise SettingsError(
             f"Dynamic evaluation and the cache need features and gradients, which {type(model).__name__} does not have.",
-            "They work with model=window, elman, gru and lstm.",
+            "They work with every neural model.",
             "Leave out --dynamic and --cache, or name a run of such a model.",
         )
     return model

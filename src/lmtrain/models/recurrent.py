@@ -175,6 +175,10 @@ class LSTMLayer(RecurrentLayer):
         return states_TBH, (h_BH, c_BH)
 
 
+CELLS: dict[str, type[RecurrentLayer]] = {"elman": ElmanLayer, "gru": GRULayer, "lstm": LSTMLayer}
+"""The layers by the names that `model.cell` takes."""
+
+
 class RecurrentLanguageModel(NeuralLanguageModel):
     """Embedding, recurrent layers (from the embedding upwards; their sizes must fit together), head.
 
