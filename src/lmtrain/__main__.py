@@ -59,7 +59,9 @@ def _dispatch(arguments: list[str]) -> None:
     if first == "--version":
         print(f"lmtrain {__version__}")
         return
-    if first.isidentifier():
+    if first == "help" and len(arguments) > 1 and arguments[1] != "help":
+        _dispatch([arguments[1], "--help"])
+    elif first.isidentifier():
         if first not in COMMANDS:
             raise UserError(
                 f"{first!r} is neither a command nor a setting.",
@@ -74,6 +76,8 @@ def _dispatch(arguments: list[str]) -> None:
 
 
 def _remedy(word: str) -> str:
+    if word == "train":
+        return "Training needs no command:  python -m lmtrain key=value ..."
     close = difflib.get_close_matches(word, COMMANDS, n=1)
     return f"Did you mean  python -m lmtrain {close[0]}?" if close else "See  python -m lmtrain --help."
 

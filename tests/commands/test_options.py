@@ -76,3 +76,33 @@ def test_another_escape_is_refused(typed: str, place: Path, call: Call) -> None:
 def test_a_sample_ends_before_the_line_end_that_is_typed_as_an_escape(place: Path, call: Call) -> None:
     assert "\n" in call("sample", "run", "--temperature", "1").out[:-1]
     assert "\n" not in call("sample", "run", "--temperature", "1", "--stop", r"\n").out[:-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sample", "run", "--promt", "x"], r"--promt cannot be used by .* Did you mean --prompt\?"),
+        (["sample", "run", "--temp", "1"], r"--temp cannot be used by"),  # no abbreviations: a new option must not change them
+        (
+            ["sample", "run", "--temperature", "hot"],
+            r"Argument --temperature: invalid float value: 'hot'\. See .*sample --help",
+        ),
+        (["sample"], r"required: RUN\. See  python -m lmtrain sample --help"),
+        (["evaluate", "run", "text.txt"], r"text\.txt cannot be used by .* It takes RUN; its options are --help, --checkpoint"),
+        (["evaluate", "run", "--split", "vaild"], r"Did you mean valid\?"),
+        (["settings", "modle"], r"Did you mean model\?"),
+        (["verify", "now"], r"now cannot be used by  python -m lmtrain verify\. It takes nothing"),
+        (["train"], r"Training needs no command"),
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_is_one_paragraph_with_the_remedy(arguments: list[str], words: str, place: Path, call: Call) -> None:
+    ended = call(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert re.search(words, ended.err)
+    assert ended.err.count("\n") == 1
+
+
+def test_help_of_a_command_is_the_commands_own(place: Path, call: Call) -> None:
+    assert call("help", "score") == call("score", "--help")
+    assert call("help", "score").out.startswith("usage: python -m lmtrain score")

@@ -5,19 +5,18 @@ From a run directory to a file, from a file to a directory that `evaluate`, `sco
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shlex
 import sys
 from pathlib import Path
 
-from lmtrain.commands.options import new_path
+from lmtrain.commands.options import Parser, new_path
 from lmtrain.errors import SettingsError
 
 
 def main(arguments: list[str]) -> None:
     """Writes the file or the directory and says what is in it."""
-    parser = argparse.ArgumentParser(prog="python -m lmtrain arpa", description=__doc__)
+    parser = Parser("arpa", __doc__)
     parser.add_argument("source", metavar="SOURCE", help="a run or checkpoint directory of model=ngram, or an ARPA file")
     parser.add_argument("--output", metavar="TARGET", required=True, help="the ARPA file, or the directory of the model")
     parser.add_argument(

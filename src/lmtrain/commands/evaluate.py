@@ -5,23 +5,22 @@ By default of the test split that was saved with the model, so the corpus is not
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 
-from lmtrain.commands.options import add_method_options, add_model_options, choose_method, open_model, parse, whole
+from lmtrain.commands.options import Parser, add_method_options, add_model_options, choose_method, open_model, parse, whole
 from lmtrain.errors import DataError
 
 
 def main(arguments: list[str]) -> None:
     """Prints the bill."""
-    parser = argparse.ArgumentParser(prog="python -m lmtrain evaluate", description=__doc__)
+    parser = Parser("evaluate", __doc__)
     add_model_options(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--split", choices=("test", "valid"), default="test", help="saved with the model (default: test)")
     source.add_argument("--text", metavar="FILE", help="a text of your own instead")
     parser.add_argument("--streams", type=whole(1), default=1, help="more are faster and slightly pessimistic (default: 1)")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="the bill as JSON")
     add_method_options(parser)
     options = parse(parser, arguments)
 

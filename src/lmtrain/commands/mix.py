@@ -5,17 +5,16 @@ The mixture is a directory like any other model's: `evaluate`, `score` and `samp
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 
-from lmtrain.commands.options import new_path, whole
+from lmtrain.commands.options import Parser, new_path, whole
 from lmtrain.errors import DataError, SettingsError
 
 
 def main(arguments: list[str]) -> None:
     """Fits the weights, prints them, saves the mixture."""
-    parser = argparse.ArgumentParser(prog="python -m lmtrain mix", description=__doc__)
+    parser = Parser("mix", __doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run or checkpoint directories of models with one vocabulary")
     parser.add_argument("--output", metavar="DIR", required=True, help="where the mixture is saved")
     parser.add_argument("--streams", type=whole(1), default=16, help="streams in which validation is scored (default: 16)")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from lmtrain.build import Trained
@@ -18,11 +19,48 @@ OWNERS = {"dynamic": "sgd", "cache": "2000"}
 """Options that have options of their own, `--dynamic-rate` and so on; and what one types behind them."""
 
 
+class Parser(argparse.ArgumentParser):
+    """The arguments of one command. What is wrong with them is a SettingsError, a paragraph like any other."""
+
+    def __init__(self, command: str, description: str | None) -> None:
+        super().__init__(
+            prog=f"python -m lmtrain {command}", description=description, allow_abbrev=False, formatter_class=_Formatter
+        )
+
+    def error(self, message: str) -> NoReturn:
+        from lmtrain.errors import SettingsError
+
+        see = f"See  {self.prog} --help"
+        if found := re.fullmatch(r"unrecognized arguments: (\S+).*", message, re.DOTALL):
+            takes = [str(action.metavar or action.dest) for action in self._get_positional_actions()]
+            options = [name for name in self._option_string_actions if name.startswith("--")]
+            raise SettingsError(
+                f"{found[1]} cannot be used by  {self.prog}.",
+                f"It takes {' '.join(takes) or 'nothing'}; its options are {', '.join(options)}.",
+                _did_you_mean(found[1].partition("=")[0], options) or see,
+            )
+        found = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
+        remedy = found and _did_you_mean(found[1], re.findall(r"[\w-]+", found[2]))
+        raise SettingsError(f"{message[0].upper()}{message[1:]}.", "", remedy or see)
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Values by the last word of their option: `--dynamic-rate RATE`."""
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return action.dest.rpartition("_")[2].upper()
+
+
+def _did_you_mean(word: str, allowed: list[str]) -> str | None:
+    close = difflib.get_close_matches(word, allowed, n=1)
+    return f"Did you mean {close[0]}?" if close else None
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """RUN, and which of its checkpoints."""
     parser.add_argument("run", metavar="RUN", help="a run directory, a checkpoint directory or a mixture")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="of a run directory (default: best)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
 
 
 def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 
-from lmtrain.commands.options import add_model_options, open_model, read_text, unescaped, whole
+from lmtrain.commands.options import Parser, add_model_options, open_model, read_text, unescaped, whole
 from lmtrain.errors import DataError
 
 
 def main(arguments: list[str]) -> None:
     """Reads a prompt, draws continuations, prints them."""
-    parser = argparse.ArgumentParser(prog="python -m lmtrain sample", description=__doc__)
+    parser = Parser("sample", __doc__)
     add_model_options(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", help="text to go on from (default: the start of a line)")

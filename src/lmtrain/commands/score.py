@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
-from lmtrain.commands.options import add_method_options, add_model_options, choose_method, open_model, parse, read_text
+from lmtrain.commands.options import Parser, add_method_options, add_model_options, choose_method, open_model, parse, read_text
 
 
 def main(arguments: list[str]) -> None:
     """Prints a row per line (number, natural log-probability, tokens, unknown words), then the bill of all."""
-    parser = argparse.ArgumentParser(prog="python -m lmtrain score", description=__doc__)
+    parser = Parser("score", __doc__)
     add_model_options(parser)
     parser.add_argument("file", metavar="FILE", help='text to score; "-": standard input')
     parser.add_argument("--per-token", action="store_true", help="also every token's log-probability")

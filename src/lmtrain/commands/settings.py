@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Iterator
 
 import lmtrain.config as config
+from lmtrain.commands.options import Parser
 
 TITLES: dict[str, tuple[type, ...]] = {
     "model": config.KINDS[config.ModelConfig],
@@ -21,7 +21,7 @@ TITLES: dict[str, tuple[type, ...]] = {
 
 def main(arguments: list[str]) -> None:
     """Prints the settings of one group, or of all."""
-    parser = argparse.ArgumentParser(prog="python -m lmtrain settings", description=__doc__)
+    parser = Parser("settings", __doc__)
     parser.add_argument("group", nargs="?", choices=TITLES, help="only this group")
     group = parser.parse_args(arguments).group
     for name in [group] if group else TITLES:
@@ -31,7 +31,8 @@ def main(arguments: list[str]) -> None:
 
 def _iter_lines(group: str, cls: type) -> Iterator[str]:
     kind = getattr(cls, "kind", "")
-    yield f"\n{group}{f' ({kind})' if kind else ''}: {(cls.__doc__ or '').strip().splitlines()[0] if _has_words(cls) else ''}"
+    words = (cls.__doc__ or "").strip().splitlines()[0] if _has_words(cls) else ""
+    yield f"\n{group}{f' ({kind})' if kind else ''}: {words}".rstrip()
     for field in dataclasses.fields(cls):
         if field.name != "kind":
             factory = field.default_factory

@@ -3,13 +3,14 @@ torch.nn, on this machine."""
 
 from __future__ import annotations
 
-import argparse
 import sys
+
+from lmtrain.commands.options import Parser
 
 
 def main(arguments: list[str]) -> None:
     """Prints a table of tensors and errors; exit code 1 where one fails."""
-    argparse.ArgumentParser(prog="python -m lmtrain verify", description=__doc__).parse_args(arguments)
+    Parser("verify", __doc__).parse_args(arguments)
 
     from lmtrain.verify import format_table, iter_checks
 
