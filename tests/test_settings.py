@@ -149,6 +149,29 @@ def test_a_printed_setting_can_be_typed_back(text: str) -> None:
     assert check_overrides(["data=text", word])["data"]["path"] == text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--lr", "0.1"], "--lr is not an option of training. Settings are written key=value, without dashes."),
+        (["--trainer.seed=3"], "Type for example  python -m lmtrain trainer.seed=3"),
+        (["data.path=my.txt"], "Type data=text as well."),
+        (["model=window", "model.cell=gru"], "Type model=elman|gru|lstm as well."),
+    ],
+)
+def test_what_is_not_a_setting_says_how_one_is_written(arguments: list[str], words: str, tmp_path: Path) -> None:
+    result = run_lmtrain(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert " \n" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_may_stand_behind_settings(tmp_path: Path) -> None:
+    result = run_lmtrain("model=gru", "--help", cwd=tmp_path)
+    assert result.stdout.startswith("lmtrain trains")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_text_without_a_path_says_what_to_type() -> None:
     with pytest.raises(SettingsError, match=r"Type data\.path=FILE"):
         check_overrides(["data=text"])

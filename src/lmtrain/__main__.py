@@ -55,11 +55,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _dispatch(arguments: list[str]) -> None:
-    first = "help" if {"--help", "-h"} & set(arguments[:1]) else arguments[0] if arguments else ""
+    first = arguments[0] if arguments else ""
+    if not first.isidentifier() and {"--help", "-h"} & set(arguments):
+        first = "help"
     if first == "--version":
         print(f"lmtrain {__version__}")
         return
-    if first == "help" and len(arguments) > 1 and arguments[1] != "help":
+    if arguments[:1] == ["help"] and len(arguments) > 1 and arguments[1] != "help":
         _dispatch([arguments[1], "--help"])
     elif first.isidentifier():
         if first not in COMMANDS:

@@ -35,6 +35,12 @@ from lmtrain.errors import CheckpointError, SettingsError, UserError, end_proces
 
 MAX_SWEEP = 10_000  # values of one setting
 
+TAKES_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+               "--experimental-rerun")  # fmt: skip
+MAY_TAKE_WORD = ("--info", "-i")
+TAKES_NOTHING = ("--hydra-help", "--resolve", "--run", "-r", "--multirun", "-m", "--shell-completion", "-sc")
+"""The options of Hydra itself."""
+
 GROUPS = ("model", "data", "tokenizer", "optimizer", "schedule", "trainer", "experiment")
 
 
@@ -57,6 +63,7 @@ def register_schemas() -> None:
 def run(arguments: Sequence[str]) -> None:
     """`python -m lmtrain` without a command: checks the overrides, then lets Hydra train, sweep or show."""
     _refuse_several_processes()
+    _refuse_other_options(arguments)
     register_schemas()
     overrides = _overrides(arguments)
     options = [argument for argument in arguments if argument not in overrides]
@@ -104,6 +111,19 @@ def _refuse_several_processes() -> None:
             "One process trains one model; there is no distributed training here.",
             "Start it without torchrun (or unset WORLD_SIZE); for several runs at once see  python -m lmtrain -m --help.",
         )
+
+
+def _refuse_other_options(arguments: Sequence[str]) -> None:
+    """`--lr 0.1`: neither ours nor Hydra's."""
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name.startswith("-") and name not in (*TAKES_VALUE, *MAY_TAKE_WORD, *TAKES_NOTHING):
+            example = f"{name.lstrip('-')}={value or 'VALUE'}" if "." in name else "optimizer.learning_rate=0.1"
+            raise SettingsError(
+                f"{argument} is not an option of training.",
+                "Settings are written key=value, without dashes.",
+                f"Type for example  python -m lmtrain {example};  all settings:  python -m lmtrain settings",
+            )
 
 
 def _refuse_sweep_unless_asked_for(overrides: Sequence[str], options: Sequence[str]) -> None:
@@ -195,24 +215,13 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
     """The arguments that are neither one of Hydra's own options nor the value of one."""
-    takes_value = (
-        "--cfg",
-        "-c",
-        "--package",
-        "-p",
-        "--config-path",
-        "-cp",
-        "--config-name",
-        "-cn",
-        "--config-dir",
-        "-cd",
-    )
-    takes_word = ("--info", "-i")  # its value may be left out
     before = ["", *arguments]
     return [
         argument
         for previous, argument in zip(before, arguments, strict=False)
-        if not argument.startswith("-") and previous not in takes_value and not (previous in takes_word and "=" not in argument)
+        if not argument.startswith("-")
+        and previous not in TAKES_VALUE
+        and not (previous in MAY_TAKE_WORD and "=" not in argument)
     ]
 
 

@@ -532,7 +532,11 @@ def unknown_setting(key: str, allowed: list[str]) -> str:
     }
     owners = [getattr(cls, "kind") for cls in kinds.get(group, ()) if name in {f.name for f in dataclasses.fields(cls)}]
     if owners:
-        return f"{key} does not exist here; it belongs to {group} settings of the kind {' or '.join(owners)}."
+        choices = " or ".join(f"{group}={'|'.join(Cell.__members__) if owner == 'recurrent' else owner}" for owner in owners)
+        kinds_in_words = " or ".join(owners)
+        return (
+            f"{key} does not exist here; it belongs to {group} settings of the kind {kinds_in_words}. Type {choices} as well."
+        )
     return f"{key} does not exist{nearest(key, allowed)}"
 
 

@@ -19,7 +19,7 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, given: str, allowed: str, remedy: str) -> None:
-        super().__init__(" ".join(part for part in (given, allowed, remedy) if part))
+        super().__init__(" ".join(part for part in (given, allowed, remedy) if part).replace(" \n", "\n"))
         self.given, self.allowed, self.remedy = given, allowed, remedy
 
 
