@@ -1,4 +1,5 @@
 import gzip
+import io
 import logging
 import os
 import re
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmtrain.data import text
-from lmtrain.data.text import check_unchanged, iter_passage, iter_text, scan
+from lmtrain.data.text import STANDARD_INPUT, check_unchanged, iter_decoded, iter_passage, iter_text, scan
 from lmtrain.errors import DataError
 
 fixed = settings(derandomize=True, deadline=None, database=None)
@@ -88,6 +89,13 @@ def test_invalid_utf8_is_refused_with_its_place(file, monkeypatch, data, said, b
 def test_what_is_no_plain_text_is_recognised(file, data, said):
     with pytest.raises(DataError, match=re.escape(said)):
         read(file(data))
+
+
+def test_printed_commands_can_be_typed(file):
+    with pytest.raises(DataError, match="UTF-8 '[^']*my text.txt' > text.txt"):
+        read(file(b"\xff", "my text.txt"))
+    with pytest.raises(DataError, match="standard input is not UTF-8.* Type  iconv -f LATIN1 -t UTF-8 - > text.txt"):
+        list(iter_decoded(io.BytesIO(b"\xff"), STANDARD_INPUT))
 
 
 def test_a_text_that_begins_like_an_archive_in_letters_is_text(file):

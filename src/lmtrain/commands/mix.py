@@ -6,6 +6,7 @@ The mixture is a directory like any other model's: `evaluate`, `score` and `samp
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 
 from lmtrain.commands.options import Parser, new_path, whole
@@ -63,4 +64,4 @@ def main(arguments: list[str]) -> None:
     mixed_N = np.logaddexp.reduce(log_probs_MN + np.log(np.maximum(weights, 1e-300))[:, None])
     print(f"        mixture: validation perplexity {np.exp(-mixed_N.mean()):.2f} ({options.streams} streams)")
     path = save_mixture(parts, weights, output)
-    print(f"\nSaved in {path}. Next:\n  python -m lmtrain evaluate {options.output}")
+    print(f"\nSaved in {path}. Next:\n  python -m lmtrain evaluate {shlex.quote(options.output)}")

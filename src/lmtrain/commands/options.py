@@ -128,10 +128,10 @@ def read_text(path: str) -> Iterator[str]:
 
     A file is read to its end first, so that it is refused before anything is done with it.
     """
-    from lmtrain.data.text import iter_decoded, iter_text, scan
+    from lmtrain.data.text import STANDARD_INPUT, iter_decoded, iter_text, scan
 
     if path == "-":
-        return iter_decoded(sys.stdin.buffer, Path("standard input"))
+        return iter_decoded(sys.stdin.buffer, STANDARD_INPUT)
     return iter_text(scan(Path(path).expanduser()).path)
 
 

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import logging
 import re
+import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from lmtrain.errors import DataError
 log = logging.getLogger("lmtrain")
 
 BLOCK_BYTES = 1 << 20
+STANDARD_INPUT = Path("standard input")  # its name in errors
 
 NOT_TEXT = (  # what a file begins with -> what it is, what to type
     (rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff", "UTF-32", "iconv -f UTF-32 -t UTF-8 {path} > text.txt"),
@@ -171,7 +173,7 @@ def missing(path: Path) -> DataError:
 def unreadable(path: Path, error: OSError | ValueError) -> DataError:
     """The error for a path that the operating system refuses to read."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    remedy = f"Type  chmod u+r {path}" if isinstance(error, PermissionError) else "Check the path and the disk"
+    remedy = f"Type  chmod u+r {_typed(path)}" if isinstance(error, PermissionError) else "Check the path and the disk"
     return DataError(f"{path} cannot be read: {reason}.", "A text file must be readable.", f"{remedy}, or give another file.")
 
 
@@ -182,7 +184,7 @@ def check_beginning(path: Path, beginning: bytes) -> None:
             raise DataError(
                 f"{path} is {kind}, not plain text.",
                 "Allowed is text in UTF-8.",
-                f"Type  {command.format(path=path)}  and give the result.",
+                f"Type  {command.format(path=_typed(path))}  and give the result.",
             )
 
 
@@ -190,8 +192,13 @@ def _invalid(path: Path, byte: int, offset: int, line: int) -> DataError:
     return DataError(
         f"{path} is not UTF-8: byte 0x{byte:02X} at offset {offset:,}, in line {line:,}.",
         "Allowed is text in UTF-8.",
-        f"Type  iconv -f LATIN1 -t UTF-8 {path} > text.txt  (or the encoding that it has) and give the result.",
+        f"Type  iconv -f LATIN1 -t UTF-8 {_typed(path)} > text.txt  (or the encoding that it has) and give the result.",
     )
+
+
+def _typed(path: Path) -> str:
+    """A path as one types it behind a command."""
+    return "-" if path == STANDARD_INPUT else shlex.quote(str(path))
 
 
 def listing(names: list[str], most: int = 8) -> str:
