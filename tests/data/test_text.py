@@ -92,9 +92,9 @@ def test_what_is_no_plain_text_is_recognised(file, data, said):
 
 
 def test_printed_commands_can_be_typed(file):
-    with pytest.raises(DataError, match="UTF-8 '[^']*my text.txt' > text.txt"):
+    with pytest.raises(DataError, match=r"UTF-8 '[^']*my text\.txt' > text\.txt"):
         read(file(b"\xff", "my text.txt"))
-    with pytest.raises(DataError, match="standard input is not UTF-8.* Type  iconv -f LATIN1 -t UTF-8 - > text.txt"):
+    with pytest.raises(DataError, match=r"standard input is not UTF-8.* Type  iconv -f LATIN1 -t UTF-8 - > text\.txt"):
         list(iter_decoded(io.BytesIO(b"\xff"), STANDARD_INPUT))
 
 
