@@ -5,12 +5,10 @@ From a run directory to a file, from a file to a directory that `evaluate`, `sco
 
 from __future__ import annotations
 
-import logging
 import shlex
-import sys
 from pathlib import Path
 
-from lmtrain.commands.options import Parser, new_path
+from lmtrain.commands.options import Parser, new_path, parse
 from lmtrain.errors import SettingsError
 
 
@@ -22,7 +20,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--like", metavar="RUN", help="of a file: with the vocabulary and the texts of RUN, so that the two can be mixed"
     )
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     output = new_path(options.output)
     from_file = Path(options.source).is_file()
     if options.like and not from_file:
@@ -34,7 +32,6 @@ def main(arguments: list[str]) -> None:
 
     from lmtrain.build import export_arpa, import_arpa, load_trained
 
-    logging.basicConfig(level=logging.WARNING, format="lmtrain: %(message)s", stream=sys.stderr)
     if from_file:
         model = import_arpa(Path(options.source), output, load_trained(options.like) if options.like else None)
         text = "" if options.like else " --text FILE"

@@ -5,11 +5,9 @@ The mixture is a directory like any other model's: `evaluate`, `score` and `samp
 
 from __future__ import annotations
 
-import logging
 import shlex
-import sys
 
-from lmtrain.commands.options import Parser, new_path, whole
+from lmtrain.commands.options import Parser, new_path, parse, whole
 from lmtrain.errors import DataError, SettingsError
 
 
@@ -19,7 +17,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run or checkpoint directories of models with one vocabulary")
     parser.add_argument("--output", metavar="DIR", required=True, help="where the mixture is saved")
     parser.add_argument("--streams", type=whole(1), default=16, help="streams in which validation is scored (default: 16)")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     if len(options.runs) < 2:
         raise SettingsError("One model was given.", "A mixture needs at least two.", "Name a second RUN.")
     output = new_path(options.output)
@@ -31,7 +29,6 @@ def main(arguments: list[str]) -> None:
     from lmtrain.inference.evaluate import iter_target_log_probs
     from lmtrain.models.mixture import fit_weights
 
-    logging.basicConfig(level=logging.WARNING, format="lmtrain: %(message)s", stream=sys.stderr)
     parts = [load_trained(run) for run in options.runs]
     first = parts[0]
     for run, part in zip(options.runs, parts, strict=True):

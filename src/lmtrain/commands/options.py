@@ -64,10 +64,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """The options; SettingsError for one that belongs to another which is missing: `--cache-theta` without `--cache`."""
+    """The options; SettingsError for one that belongs to another which is missing: `--cache-theta` without `--cache`.
+
+    From here on warnings go to standard error, each beginning as errors do.
+    """
     from lmtrain.errors import SettingsError
 
     options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="lmtrain: %(message)s", stream=sys.stderr)
     for owner, example in OWNERS.items():
         given = [name for name, value in vars(options).items() if name.startswith(f"{owner}_") and value is not None]
         if given and getattr(options, owner) is None:
@@ -89,7 +93,6 @@ def open_model(options: argparse.Namespace) -> Trained:
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("--device cuda was given, but PyTorch finds no CUDA device.", "Allowed is cpu.", "Leave it out.")
-    logging.basicConfig(level=logging.WARNING, format="lmtrain: %(message)s", stream=sys.stderr)
     return load_trained(options.run, prefer=options.checkpoint, device=options.device)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from lmtrain.commands.options import Parser, add_model_options, open_model, read_text, unescaped, whole
+from lmtrain.commands.options import Parser, add_model_options, open_model, parse, read_text, unescaped, whole
 from lmtrain.errors import DataError
 
 
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--allow-unk", action="store_true", help="may also draw <unk>")
     parser.add_argument("--strict", action="store_true", help="refuse a prompt that holds unknown text")
     parser.add_argument("--json", action="store_true", help="a JSON line per token: text, nats, rank, entropy")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
 
     from lmtrain.inference.sample import SampleSettings, sample  # here, because it imports torch
 

@@ -214,7 +214,7 @@ class _Rate:
     """Tokens per second over roughly the last two seconds."""
 
     def __init__(self) -> None:
-        self._started_at = self._marked_at = time.monotonic()
+        self._marked_at = time.monotonic()
         self._num_tokens = 0
         self._last = 0.0
 
