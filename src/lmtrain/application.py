@@ -178,19 +178,24 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
 
     What Hydra cannot do before the first job begins is a mistake in the settings.
 
-    A job that fails is listed at the end with its values of the `swept` settings; the sweep ends with its exit code.
+    A sweep ends with a list of its jobs, their values of the `swept` settings and what they reached, then one of those that
+    failed; and with the exit code of such a one.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions reach us as they are; Hydra would print them and exit with 1
     jobs: list[str] = []
+    results: list[str] = []
     failures: list[str] = []
 
     def task(composed: DictConfig) -> float | None:
         jobs.append(" ".join(o for o in HydraConfig.get().overrides.task if o.partition("=")[0].lstrip("+") in swept))
         try:
-            return _train(composed, changes)
+            best_nats = _train(composed, changes)
         except Exception as error:
             failures.append(f"  #{len(jobs) - 1}  {jobs[-1]}: {str(error) or type(error).__name__}")
             raise
+        if best_nats is not None:
+            results.append(f"  #{len(jobs) - 1}  {jobs[-1]}: {best_nats:.4f}")
+        return best_nats
 
     try:
         hydra.main(version_base="1.3", config_path=str(config.conf_directory()), config_name="config")(task)()
@@ -209,6 +214,8 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
             f"Hydra refuses the settings: {error}", "", "\nOptions of Hydra itself:  python -m lmtrain --hydra-help"
         ) from error
     finally:
+        if len(results) > 1:
+            print("\nBest validation of each job, in nats per token:\n" + "\n".join(results))
         if failures and len(jobs) > 1:
             print(f"\n{len(failures)} of {len(jobs)} jobs failed:\n" + "\n".join(failures), file=sys.stderr)
 
