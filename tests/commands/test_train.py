@@ -203,6 +203,7 @@ def test_a_signal_saves_prints_how_to_resume_and_loses_nothing(number: int, code
     process = subprocess.Popen(
         [sys.executable, "-m", "lmtrain", "data=text", "data.path=text.txt", "hydra.run.dir=run", *settings],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell ignores SIGINT for what it runs in the background
     )  # fmt: skip
     metrics = Path("run/metrics.jsonl")
     deadline = time.monotonic() + 60

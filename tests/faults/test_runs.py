@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -235,6 +236,10 @@ def test_a_failing_job_does_not_stop_a_sweep_and_is_listed(place: Path, call: Ca
     ended = call("-m", "TRAIN", "trainer.batch_size=4,500,5", "hydra.sweep.dir=sweep")
     assert ended.code == 3, "the exit code of the job that failed"
     assert "1 of 3 jobs failed:\n  #1  trainer.batch_size=500: The training split has" in ended.err
+    reached = (
+        r"Best validation of each job, in nats per token:\n  #0  trainer.batch_size=4: \d\.\d+\n  #2  trainer.batch_size=5: "
+    )
+    assert re.search(reached, ended.out)
     assert "Traceback" not in ended.err
     assert (place / "sweep" / "2" / "checkpoints" / "best").exists()
     assert not (place / "sweep" / "1").exists()

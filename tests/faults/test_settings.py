@@ -59,7 +59,7 @@ def test_every_setting_that_may_be_idle_exists() -> None:
 
 def test_every_setting_is_read_somewhere() -> None:
     """A setting whose name occurs nowhere else has no effect."""
-    source = config.conf_directory().parent / "src" / "lmtrain"
+    source = Path(config.__file__).parent
     code = "\n".join(path.read_text(encoding="utf-8") for path in source.rglob("*.py") if path.name != "config.py")
     names = {key.partition(".")[2] for key in names_of_settings()}
     assert [name for name in sorted(names) if not re.search(rf"\.{name}\b", code)] == []
