@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -550,25 +551,28 @@ def _head(
 
 
 def make_generators(preset: Preset, device: torch.device) -> Iterator[Contestant]:
-    """One stream of text, token by token."""
+    """One stream of text, token by token. Plain bfloat16 is autocast without its cache of weights, which inference lacks."""
     ours = _our_model(preset, "auto", device).eval()
     plain = _copied(ours, PlainModel(preset).to(device)).eval()
 
     @torch.no_grad()
-    def write() -> None:
+    def write(precision: str) -> None:
         token, state = torch.zeros(1, 1, dtype=torch.long, device=device), None
         for _ in range(preset.chunk_length):
-            logits, state = plain(token, state)
-            token = torch.multinomial(logits[0].softmax(-1), 1)
+            with _autocast(precision, device):
+                logits, state = plain(token, state)
+            token = torch.multinomial(logits[0].float().softmax(-1), 1)
 
-    yield Contestant("torch.nn", "float32", write)
     settings = SampleSettings(max_tokens=preset.chunk_length, allow_unk=True, statistics=False)
 
-    def write_ours() -> None:
-        for _ in next(sample(ours, _Numbers(preset.vocab_size), "", settings, device=device)):  # type: ignore[arg-type]
-            pass
+    def write_ours(precision: str) -> None:
+        with _autocast(precision, device):
+            for _ in next(sample(ours, _Numbers(preset.vocab_size), "", settings, device=device)):  # type: ignore[arg-type]
+                pass
 
-    yield Contestant("lmtrain", "float32", write_ours)
+    for name, work in (("torch.nn", write), ("lmtrain", write_ours)):
+        for precision in ("float32", "bfloat16"):
+            yield Contestant(name, precision, partial(work, precision))
 
 
 class _Numbers:

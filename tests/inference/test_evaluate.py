@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from lmtrain.errors import DataError, SettingsError
-from lmtrain.inference.evaluate import Bill, Static, evaluate, evaluating, iter_target_log_probs
-from lmtrain.models.base import LanguageModel, StatePolicy
+from lmtrain.inference.evaluate import Bill, Static, evaluate, iter_target_log_probs
+from lmtrain.models.base import LanguageModel, StatePolicy, evaluating
 
 TEXT = np.array([1, 2, 0, 0, 3, 4, 1, 1, 2, 0, 4], dtype=np.uint16)
 COUNTS = {"eos_id": 0, "unk_id": 4, "num_chars": 20, "num_bytes": 25}

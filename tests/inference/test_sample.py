@@ -46,7 +46,8 @@ def log_probs(*probabilities):
 
 def test_draws_follow_the_distribution(generator):
     probabilities, count = [0.5, 0.3, 0.15, 0.0, 0.05], 20_000
-    drawn = [draw(log_probs(*probabilities), generator) for _ in range(count)]
+    uniforms = itertools.islice(sampler.iter_uniforms(generator), count)
+    drawn = [draw(log_probs(*probabilities), SampleSettings(), uniform) for uniform in uniforms]
     observed = np.bincount(drawn, minlength=5)
     assert observed[3] == 0, "a token of probability 0 was drawn"
     expected = count * np.array(probabilities)
@@ -223,7 +224,7 @@ def test_unknown_characters_of_a_prompt_are_listed_and_read_as_unk(table, caplog
     ids = np.array([0, 1, 4, 2, 4, 4])
     log_probs_V, state = read(table, ids, table.initial_state(1), "cpu")
     generator = torch.Generator().manual_seed(3)
-    draws = sampler.generate(table, log_probs_V, state, SampleSettings(), generator, excluded=4, device="cpu")
+    draws = sampler.generate(table.readers()(state), log_probs_V, SampleSettings(), generator, excluded=4)
     assert with_unknown == CHARS.decode(d.token for d in draws)
 
 

@@ -30,11 +30,16 @@ def main(arguments: list[str]) -> None:
         help=r"end before this text, in which \n is a line's end, \t a tab, \\ a backslash; may be given several times",
     )  # fmt: skip
     parser.add_argument("--allow-unk", action="store_true", help="may also draw <unk>")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of products (default: %(default)s)"
+    )
     parser.add_argument("--strict", action="store_true", help="refuse a prompt that holds unknown text")
     parser.add_argument("--json", action="store_true", help="a JSON line per token: text, nats, rank, entropy")
     options = parse(parser, arguments)
 
-    from lmtrain.inference.sample import SampleSettings, sample  # here, because it imports torch
+    import torch  # here, because it is slow
+
+    from lmtrain.inference.sample import SampleSettings, sample
 
     settings = SampleSettings(
         temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, min_p=options.min_p,
@@ -51,18 +56,19 @@ def main(arguments: list[str]) -> None:
             "With --strict it may hold known text only.",
             "Leave --strict out to have it read as <unk>.",
         )
-    texts = sample(
-        trained.model, trained.tokenizer, prompt, settings, num_samples=options.num_samples, seed=options.seed,
-        device=options.device,
-    )  # fmt: skip
-    for number, draws in enumerate(texts):
+    with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bfloat16"):
+        texts = sample(
+            trained.model, trained.tokenizer, prompt, settings, num_samples=options.num_samples, seed=options.seed,
+            device=options.device,
+        )  # fmt: skip
+        for number, draws in enumerate(texts):
+            if not options.json:
+                sys.stdout.write(("\n---\n" if number else "") + prompt)
+            for draw in draws:
+                if options.json:
+                    print(json.dumps({"sample": number} | draw._asdict()))
+                else:
+                    sys.stdout.write(draw.text)
+                    sys.stdout.flush()
         if not options.json:
-            sys.stdout.write(("\n---\n" if number else "") + prompt)
-        for draw in draws:
-            if options.json:
-                print(json.dumps({"sample": number} | draw._asdict()))
-            else:
-                sys.stdout.write(draw.text)
-                sys.stdout.flush()
-    if not options.json:
-        sys.stdout.write("\n")
+            sys.stdout.write("\n")

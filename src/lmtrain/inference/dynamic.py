@@ -41,14 +41,13 @@ from lmtrain.inference.evaluate import (
     Method,
     Score,
     check_temperature,
-    evaluating,
     iter_positions,
     make_tokens,
     next_inputs,
     previous_tokens,
     tempered,
 )
-from lmtrain.models.base import LanguageModel, NeuralLanguageModel, detach
+from lmtrain.models.base import LanguageModel, NeuralLanguageModel, detach, evaluating
 from lmtrain.models.mixture import Mixture
 
 

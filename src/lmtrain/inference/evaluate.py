@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lmtrain.errors import DataError, SettingsError
-from lmtrain.models.base import LanguageModel, State
+from lmtrain.models.base import LanguageModel, State, evaluating
 
 log = logging.getLogger("lmtrain")
 
@@ -226,20 +226,6 @@ def next_inputs(previous_B: Tensor, targets_TB: Tensor, state: State) -> tuple[T
     """What a model reads to predict `targets_TB`, with the state, both cut to the streams that go on."""
     streams = targets_TB.shape[1]
     return torch.cat([previous_B[None, :streams], targets_TB[:-1]]), tuple(tensor[:streams] for tensor in state)
-
-
-@contextmanager
-def evaluating(model: LanguageModel, *, autograd: bool = False) -> Iterator[None]:
-    """Within it, the model neither drops anything out nor (by default) records gradients; afterwards it is as before."""
-    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
-    for module in training:
-        module.training = False
-    try:
-        with torch.inference_mode(not autograd), torch.set_grad_enabled(autograd):
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 # ---- the loop over a text

@@ -26,8 +26,9 @@ from torch import Generator, Tensor
 
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.errors import CheckpointError, DataError, SettingsError
-from lmtrain.inference.evaluate import evaluating, make_tokens
-from lmtrain.models.base import LanguageModel, State
+from lmtrain.inference.evaluate import make_tokens
+from lmtrain.models.base import LanguageModel, Reader, State, evaluating
+from lmtrain.ops.draw import draw_token
 
 log = logging.getLogger("lmtrain")
 
@@ -49,6 +50,11 @@ class SampleSettings:
     stop: Sequence[str] = ()
     allow_unk: bool = False
     statistics: bool = True  # False saves the time for a draw's rank (then 0) and entropy (then not a number)
+
+    @property
+    def truncates(self) -> bool:
+        """Whether some tokens may not be drawn, whatever the temperature."""
+        return not (self.top_k is self.top_p is self.min_p is None)
 
     def __post_init__(self) -> None:
         _check(0 <= self.temperature < math.inf, "temperature", self.temperature,
@@ -101,14 +107,12 @@ def sample(
     generator = torch.Generator().manual_seed(seed)
     ids = np.concatenate([[tokenizer.eos_id], encode_prompt(tokenizer, prompt)])
     log_probs_V, state = read(model, ids, model.initial_state(1), device)
+    readers = model.readers(device)
     excluded = None if settings.allow_unk else tokenizer.unk_id
     return (
-        decode(
-            generate(model, log_probs_V, state, settings, generator, excluded=excluded, device=device),
-            tokenizer, prompt, settings,
-        )
+        decode(generate(readers(state), log_probs_V, settings, generator, excluded=excluded), tokenizer, prompt, settings)
         for _ in range(num_samples)
-    )  # fmt: skip
+    )
 
 
 def sample_text(
@@ -143,89 +147,102 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
 
 
 def read(model: LanguageModel, ids: np.ndarray, state: State, device: torch.device | str) -> tuple[Tensor, State]:
-    """Log-probabilities [V] (float64, on the CPU) of what follows after reading `ids` from `state`; and the next state."""
+    """Log-probabilities [V] (on the CPU) of what follows after reading `ids` from `state`; and the next state."""
     with evaluating(model):
         for start in range(0, len(ids), PROMPT_CHUNK):
             tokens_TB = make_tokens(ids[start : start + PROMPT_CHUNK, None], model, device)
             log_probs_TBV, state = model.log_probs(tokens_TB, state)
-        log_probs_V = log_probs_TBV[-1, 0].double().cpu()
-    if log_probs_V.isnan().any():
+        log_probs_V = log_probs_TBV[-1, 0].clone().cpu()  # alone: the rest of the chunk is not kept
+    _check_numbers(not log_probs_V.isnan().any())
+    return log_probs_V, state
+
+
+def _check_numbers(fine: bool) -> None:
+    if not fine:
         raise CheckpointError(
             "The model contains non-finite weights: its probabilities are not numbers.",
             "Sampling needs a model whose training did not diverge.",
             "Name an earlier checkpoint, or train again with a lower learning rate or stronger clipping.",
         )
-    return log_probs_V, state
 
 
 def generate(
-    model: LanguageModel,
-    log_probs_V: Tensor,
-    state: State,
-    settings: SampleSettings,
-    generator: Generator,
-    *,
-    excluded: int | None,
-    device: torch.device | str,
+    read_token: Reader, log_probs_V: Tensor, settings: SampleSettings, generator: Generator, *, excluded: int | None
 ) -> Iterator[Draw]:
     """Up to `max_tokens` draws (their text still empty), the first from `log_probs_V`; token `excluded` is never drawn."""
+    uniforms = iter_uniforms(generator)
     for remaining in reversed(range(settings.max_tokens)):
-        allowed_V = log_probs_V if excluded is None else exclude(log_probs_V, excluded)
-        token = draw(truncate(allowed_V, settings), generator)
+        token = draw(log_probs_V, settings, next(uniforms), excluded=excluded)
         yield _describe(token, log_probs_V, settings)
         if remaining:
-            log_probs_V, state = read(model, np.array([token]), state, device)
+            log_probs_V = read_token(token)
 
 
 def _describe(token: int, log_probs_V: Tensor, settings: SampleSettings) -> Draw:
     nats = -log_probs_V[token].item()
+    _check_numbers(not math.isnan(nats))
     if not settings.statistics:
         return Draw(token, "", nats, 0, math.nan)
+    log_probs_V = log_probs_V.double()
     rank = 1 + int((log_probs_V > -nats).sum())
     return Draw(token, "", nats, rank, torch.special.entr(log_probs_V.exp()).sum().item())
+
+
+def iter_uniforms(generator: Generator) -> Iterator[float]:
+    """Numbers from 0 to 1 without end, taken from the generator 64 at a time: calling it for each costs too much."""
+    while True:
+        yield from torch.rand(64, generator=generator, dtype=torch.float64).tolist()
 
 
 def exclude(log_probs_V: Tensor, token: int) -> Tensor:
     """The same without `token`; not normalised."""
     log_probs_V = log_probs_V.clone()
     log_probs_V[token] = -math.inf
-    if log_probs_V.max() == -math.inf:
-        raise SettingsError(
-            "The model expects <unk> and nothing else.", "It is not drawn by default.", "Type --allow-unk to draw it."
-        )
+    if log_probs_V.amax() == -math.inf:
+        raise _only_unk()
     return log_probs_V
 
 
-def truncate(log_probs_V: Tensor, settings: SampleSettings) -> Tensor:
-    """Log-probabilities of what may be drawn, -inf for the rest; of equals, lower ids come first.
+def _only_unk() -> SettingsError:
+    return SettingsError(
+        "The model expects <unk> and nothing else.", "It is not drawn by default.", "Type --allow-unk to draw it."
+    )
 
-    Normalised, but where nothing is asked for: then they are returned as they are, and `draw` does not mind.
-    """
-    if settings.temperature == 1 and settings.top_k is settings.top_p is settings.min_p is None:
-        return log_probs_V
-    likeliest = log_probs_V.argmax()
+
+def truncate(log_probs_V: Tensor, settings: SampleSettings) -> Tensor:
+    """Log-probabilities of what may be drawn, normalised, -inf for the rest; of equals, lower ids come first."""
     if settings.temperature == 0:
-        return torch.full_like(log_probs_V, -math.inf).index_fill(0, likeliest, 0.0)
+        return torch.full_like(log_probs_V, -math.inf).index_fill(0, log_probs_V.argmax(), 0.0)
     # In log space and relative to the maximum: however small the temperature, the likeliest token keeps its probability.
-    log_probs_V = ((log_probs_V - log_probs_V[likeliest]) / settings.temperature).log_softmax(-1)
-    if settings.top_k is settings.top_p is settings.min_p is None:
+    # Beyond 1e30 either way nothing changes, and float32 has no numbers.
+    temperature = min(max(settings.temperature, 1e-30), 1e30)
+    log_probs_V = (log_probs_V - log_probs_V.amax()).div_(temperature).log_softmax(-1)
+    if not settings.truncates:
         return log_probs_V
-    kept, order = log_probs_V.sort(descending=True, stable=True)
-    kept = kept[: settings.top_k].log_softmax(-1)
+    candidates = torch.arange(len(log_probs_V))
+    if settings.top_k is not None:  # only these, and equals of the last one, need to be sorted
+        least = log_probs_V.topk(min(settings.top_k, len(log_probs_V))).values[-1]
+        candidates = (log_probs_V >= least).nonzero()[:, 0]
+    kept, order = log_probs_V[candidates].double().sort(descending=True, stable=True)
+    kept, order = kept[: settings.top_k].log_softmax(-1), candidates[order]
     if settings.top_p is not None:
         probability_before = kept.exp().cumsum(-1) - kept.exp()
         kept = kept[probability_before < settings.top_p].log_softmax(-1)
     if settings.min_p:
         kept = kept[kept >= kept[0] + math.log(settings.min_p)].log_softmax(-1)
-    return torch.full_like(log_probs_V, -math.inf).index_copy(0, order[: len(kept)], kept)
+    return torch.full_like(log_probs_V, -math.inf).index_copy(0, order[: len(kept)], kept.to(log_probs_V.dtype))
 
 
-def draw(log_probs_V: Tensor, generator: Generator) -> int:
-    """One token: the first whose cumulated probability exceeds a uniform number (one number of the generator per token)."""
-    cumulated = log_probs_V.exp().cumsum(-1)
-    uniform = torch.rand((), generator=generator, dtype=torch.float64) * cumulated[-1]
-    position = int(torch.searchsorted(cumulated, uniform, right=True))  # never a token of probability 0
-    return position if position < len(cumulated) else int(log_probs_V.isfinite().nonzero()[-1])  # rounding at the very end
+def draw(log_probs_V: Tensor, settings: SampleSettings, uniform: float, *, excluded: int | None = None) -> int:
+    """The token that a number from 0 to 1 picks from what may be drawn."""
+    try:  # a temperature alone needs no truncation, and then the vocabulary is gone through only once
+        if not settings.truncates and settings.temperature > 0:
+            return draw_token(log_probs_V, uniform, temperature=settings.temperature, excluded=excluded)
+        allowed_V = log_probs_V if excluded is None else exclude(log_probs_V, excluded)
+        return draw_token(truncate(allowed_V, settings), uniform)
+    except ValueError:
+        _check_numbers(not log_probs_V.isnan().any())
+        raise _only_unk() from None
 
 
 def decode(draws: Iterator[Draw], tokenizer: Tokenizer, prompt: str, settings: SampleSettings) -> Iterator[Draw]:

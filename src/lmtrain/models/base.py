@@ -13,6 +13,8 @@ is preceded by the tokenizer's `<eos>` (the end of the line before it), so every
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 
 import torch
@@ -23,6 +25,9 @@ from lmtrain.models.heads import Head
 from lmtrain.models.penalties import activation_penalty, temporal_activation_penalty
 
 State = tuple[Tensor, ...]  # what a model carries from chunk to chunk; every tensor has the stream axis B first
+
+Reader = Callable[[int], Tensor]
+"""One text, read token by token: token -> log-probabilities [V] of the next one, on the CPU, valid until the next call."""
 
 
 class StatePolicy(Enum):
@@ -59,6 +64,38 @@ class LanguageModel(ABC):
         """Log-probabilities [T, B] of the given next tokens alone; models override it where that is cheaper."""
         log_probs_TBV, state = self.log_probs(tokens_TB, state)
         return log_probs_TBV.gather(-1, targets_TB[..., None]).squeeze(-1), state
+
+    def readers(self, device: torch.device | str = "cpu") -> Callable[[State], Reader]:
+        """From a state (of one stream) to what reads on from there, token by token, as `log_probs` does in evaluation.
+
+        Models override it where they are faster so. What can be prepared once for many texts is prepared here; afterwards
+        weights must not change, nor the precision (an open autocast).
+        """
+
+        def reader(state: State) -> Reader:
+            def read(token: int) -> Tensor:
+                nonlocal state
+                with evaluating(self):
+                    log_probs_TBV, state = self.log_probs(torch.tensor([[token]], device=device), state)
+                return log_probs_TBV[0, 0].cpu()
+
+            return read
+
+        return reader
+
+
+@contextmanager
+def evaluating(model: LanguageModel, *, autograd: bool = False) -> Iterator[None]:
+    """Within it, the model neither drops anything out nor (by default) records gradients; afterwards it is as before."""
+    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    for module in training:
+        module.training = False
+    try:
+        with torch.inference_mode(not autograd), torch.set_grad_enabled(autograd):
+            yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def keep_mask(policy: StatePolicy, eos_id: int, tokens_TB: Tensor, previous_B: Tensor) -> Tensor | None:

@@ -25,6 +25,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
+from lmtrain.ops.native.step import Stage
 
 MAX_LOGITS_BYTES = 64 << 20  # of the logits held at once when only the targets' probabilities are asked for
 
@@ -53,6 +54,10 @@ class Head(nn.Module, ABC):
 
     def set_proposal(self, counts_V: Tensor) -> None:
         """Tells how frequent words are; only a head that samples listens."""
+
+    def stages(self) -> list[Stage] | None:
+        """From features to logits as stages of a native step; None for a head that is more than one softmax."""
+        return None
 
 
 class MatrixHead(Head):
@@ -92,6 +97,10 @@ class MatrixHead(Head):
     def projected(self, features_TBD: Tensor) -> Tensor:
         """Features of the size of word vectors."""
         return features_TBD if self.projection is None else self.projection(features_TBD)
+
+    def stages(self) -> list[Stage] | None:
+        projection = [] if self.projection is None else [Stage("linear", self.projection.weight)]
+        return [*projection, Stage("linear", self.weight_VE, self.bias_V)]
 
     def _exact_loss(self, features_NE: Tensor, targets_N: Tensor) -> Tensor:
         return _cross_entropy(features_NE, self.weight_VE, self.bias_V, targets_N)

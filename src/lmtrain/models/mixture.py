@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lmtrain.errors import DataError, SettingsError
-from lmtrain.models.base import LanguageModel, State, StatePolicy
+from lmtrain.models.base import LanguageModel, Reader, State, StatePolicy
 
 logger = logging.getLogger("lmtrain")
 
@@ -62,6 +62,16 @@ class Mixture(LanguageModel, nn.Module):
                 yield log_probs_TB
 
         return self.mix(of_each()), tuple(next_state)
+
+    def readers(self, device: torch.device | str = "cpu") -> Callable[[State], Reader]:
+        """Every model reads in its own fastest way."""
+        readers_of_each = [model.readers(device) for model in self.models]
+
+        def reader(state: State) -> Reader:
+            each = [readers(part) for readers, (_, part) in zip(readers_of_each, self._parts(state), strict=True)]
+            return lambda token: self.mix(read(token) for read in each)
+
+        return reader
 
     def mix(self, log_probs: Iterable[Tensor]) -> Tensor:
         """log sum_m w_m exp(log p_m) of what each model says, of any shape; only two such tensors are held at a time."""

@@ -16,18 +16,21 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
-from lmtrain.models.base import NeuralLanguageModel, State, keep_mask
+from lmtrain.models.base import NeuralLanguageModel, Reader, State, keep_mask
 from lmtrain.models.dropout import weight_drop, zoneout_weights
+from lmtrain.ops import native
+from lmtrain.ops.backends import Call
 from lmtrain.ops.elman import elman
 from lmtrain.ops.gru import gru
 from lmtrain.ops.lstm import lstm
+from lmtrain.ops.native.step import Network, Stage
 
 
 class RecurrentLayer(nn.Module):
@@ -89,6 +92,17 @@ class RecurrentLayer(nn.Module):
     ) -> tuple[Tensor, State]:
         """The recurrence alone: hidden states [T, B, H] and the state after the last step."""
 
+    def stages(self) -> list[Stage] | None:
+        """The layer as stages of a native step, as it evaluates; None where it does what they do not."""
+        if self.residual or self.zoneout or self.norm_input is not None or self.backend not in ("auto", "native"):
+            return None
+        projection = [] if self.projection is None else [Stage("linear", self.projection.weight)]
+        return [self.cell_stage(), *projection]
+
+    @abstractmethod
+    def cell_stage(self) -> Stage:
+        """The cell alone, with its weights."""
+
     def initialise(self, how: str, half_width: float) -> None:
         """Draws the weights: `xavier`, `uniform` (+-half_width), `fan` (+-1/sqrt(H)), `identity` (recurrent; else xavier)."""
         bound = {"uniform": half_width, "fan": 1 / math.sqrt(self.hidden_size)}.get(how)
@@ -129,6 +143,9 @@ class ElmanLayer(RecurrentLayer):
         )  # fmt: skip
         return states_TBH, (h_BH,)
 
+    def cell_stage(self) -> Stage:
+        return Stage(f"elman {self.nonlinearity}", self.weight_input_ZE, self.bias_Z, self.weight_recurrent_ZH)
+
 
 class GRULayer(RecurrentLayer):
     """Gated recurrent unit (Cho et al. 2014), in the form of `torch.nn.GRU`."""
@@ -148,6 +165,9 @@ class GRULayer(RecurrentLayer):
             norm_gain_Z=self.norm_gain_Z, backend=self.backend,
         )  # fmt: skip
         return states_TBH, (h_BH,)
+
+    def cell_stage(self) -> Stage:
+        return Stage("gru", self.weight_input_ZE, self.bias_Z, self.weight_recurrent_ZH, self.candidate_bias_H)
 
 
 class LSTMLayer(RecurrentLayer):
@@ -173,6 +193,9 @@ class LSTMLayer(RecurrentLayer):
             norm_gain_Z=self.norm_gain_Z, backend=self.backend,
         )  # fmt: skip
         return states_TBH, (h_BH, c_BH)
+
+    def cell_stage(self) -> Stage:
+        return Stage("lstm", self.weight_input_ZE, self.bias_Z, self.weight_recurrent_ZH)
 
 
 CELLS: dict[str, type[RecurrentLayer]] = {"elman": ElmanLayer, "gru": GRULayer, "lstm": LSTMLayer}
@@ -216,6 +239,37 @@ class RecurrentLanguageModel(NeuralLanguageModel):
             x_TBD, own = layer(x_TBD, own, keep_TB, generator)
             next_states.extend(own)
         return x_TBD, (tokens_TB[-1], *next_states)
+
+    def readers(self, device: torch.device | str = "cpu") -> Callable[[State], Reader]:
+        """One C++ call a token where the native backend can: then in float32 or, within an autocast to it, in bfloat16."""
+        network = self._network()
+        return super().readers(device) if network is None else lambda state: self._native_reader(network, state)
+
+    def _network(self) -> Network | None:
+        """The whole model for the native step, or None where a part of it is not made for that."""
+        weight_VE = self.embedding.weight
+        kind = weight_VE.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight_VE.dtype
+        parts = [*(layer.stages() for layer in self._iter_layers()), self.head.stages()]
+        stages = [stage for part in parts if part is not None for stage in part]
+        if None in parts or weight_VE.dtype != torch.float32 or native.why_not(Call("step", kind, dtype, {})):
+            return None
+        return Network(weight_VE, stages, dtype)
+
+    def _native_reader(self, network: Network, state: State) -> Reader:
+        previous_B, *layer_states = state
+        stream, previous = network.stream(layer_states), int(previous_B)
+
+        def read(token: int) -> Tensor:
+            nonlocal previous
+            if token == self.eos_id:  # elsewhere no policy forgets
+                keep_TB = keep_mask(self.state_policy, self.eos_id, torch.tensor([[token]]), torch.tensor([previous]))
+                if keep_TB is not None and not keep_TB.all():
+                    stream.forget()
+            previous = token
+            return stream.read(token)
+
+        return read
 
     def _iter_layers(self) -> Iterator[RecurrentLayer]:
         return iter(self.layers)  # type: ignore[arg-type]

@@ -5,6 +5,8 @@ layer normalisation. The recurrent weight is packed once per call; bfloat16 prod
 pointwise arithmetic are float32. Results depend on the instruction set compiled for, not on the number of threads (except
 the output layer's: its sums over tokens and vocabulary are split among threads, always alike).
 
+For generation there is more: `step.py`, one token through a whole network, and the draw of a token.
+
 One liberty: the saved gates are in a layout of their own, and with bfloat16 int16 tensors, in fixed point. A forget gate of
 0.998 is 1 in bfloat16 and would never learn; kept so, gradients err by 0.5 to 0.9 of what the reference errs in bfloat16.
 """
@@ -12,6 +14,7 @@ One liberty: the saved gates are in a layout of their own, and with bfloat16 int
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +27,7 @@ __all__ = [
     "backward_elman",
     "backward_gru",
     "backward_lstm",
+    "forward_draw",
     "forward_elman",
     "forward_gru",
     "forward_linear_cross_entropy",
@@ -191,6 +195,25 @@ def forward_linear_cross_entropy(
     tensors = (features_ND, weight_VD, bias_V, targets_N, d_features_ND, d_weight_VD, d_bias_V)
     nats = _call("linear_cross_entropy", features_ND.dtype, sizes, *tensors, returns=ctypes.c_double)
     return like.new_tensor(nats), d_features_ND, d_weight_VD, d_bias_V
+
+
+def forward_draw() -> Callable[[Tensor, float, float, int | None], int]:
+    """The function of log_probs_V (float32), uniform, temperature, excluded that `lmtrain.ops.draw` describes.
+
+    It gives -1 where there is no token to be found. Made once, because after each step of a large network the caches are
+    cold, and what Python does in microseconds takes ten times as long.
+    """
+    entry = library()["lmtrain_draw"]
+    entry.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_double, ctypes.c_float, ctypes.c_long]
+    entry.restype = ctypes.c_long
+
+    def draw(log_probs_V: Tensor, uniform: float, temperature: float, excluded: int | None) -> int:
+        log_probs_V = log_probs_V.contiguous()
+        none_or = -1 if excluded is None else excluded
+        token: int = entry(log_probs_V.data_ptr(), log_probs_V.shape[0], uniform, temperature, none_or)
+        return token
+
+    return draw
 
 
 def _assert_plain(*refused: object) -> None:

@@ -2,9 +2,11 @@
 // the Python signatures; `bfloat16` says the type of everything except cells and gradients of cells, which are float32.
 
 #include "cross_entropy.h"
+#include "draw.h"
 #include "elman.h"
 #include "gru.h"
 #include "lstm.h"
+#include "step.h"
 
 using namespace lmtrain;
 
@@ -91,6 +93,15 @@ void lmtrain_elman_backward(int bfloat16, long nonlinearity, long T, long B, lon
                                           : elman_backward<S, SIGMOID>;
         run(T, B, H, (const S*)d_states, (const S*)states, (const S*)weight, keep, (S*)d_projected, (S*)d_h0, threads);
     });
+}
+
+// One token: its embedding in, the log-probabilities of the next one out.
+void lmtrain_step(int bfloat16, const Stage* stages, long count, const float* embedding, float* log_probs, long threads) {
+    with_type(bfloat16, [&](auto type) { step<decltype(type)>(stages, count, embedding, log_probs, threads); });
+}
+
+long lmtrain_draw(const float* log_probs, long V, double uniform, float temperature, long excluded) {
+    return draw(log_probs, V, uniform, temperature, excluded);
 }
 
 // The weight has the type of the features, or is float32 and rounded to it on the way. Returns the total in nats.

@@ -11,7 +11,7 @@
 // the products run. With tiles and B=20, H=650 a step is half product, half cells and memory.
 
 #pragma once
-#include "packing.h"
+#include "rows.h"
 
 namespace lmtrain {
 
@@ -68,17 +68,7 @@ struct Recurrent {
             for (long column = 0; column < block.columns; column += LANES) {
                 const long unit = block.first_unit + column % block.units;
                 const S* from = weight + (column / block.units * hidden + unit) * hidden;
-                F dots[LANES] = {};
-                for (long k = 0; k < hidden; k += LANES) {
-                    const F x = load(operand + row * inputs + k);
-                    for (long j = 0; j < std::min<long>(LANES, hidden - unit); j++)
-                        dots[j] += load(from + j * hidden + k, hidden - k) * x;
-                }
-                U square[LANES];
-                for (int j = 0; j < LANES; j++) square[j] = (U)dots[j];
-                transpose(square);
-                F total = {};
-                for (int j = 0; j < LANES; j++) total += (F)square[j];
+                const F total = unit < hidden ? dot_rows(from, hidden, hidden - unit, operand + row * inputs) : F{};
                 store(sums + row * block.columns + column, total);
             }
     }

@@ -1,0 +1,60 @@
+"""One token drawn from a distribution: the first whose cumulated probability exceeds a uniform number (inversion).
+
+    token = min { v : p_0 + ... + p_v > u (p_0 + ... + p_{V-1}) },     p_v = exp(log p_v / temperature), 0 for one excluded
+
+One number decides one token, so the same numbers give the same text. A token of probability 0 is never drawn.
+
+    legend   V vocabulary
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from lmtrain.ops.backends import Call, choose, kernels
+
+
+def draw_token(
+    log_probs_V: Tensor, uniform: float, *, temperature: float = 1.0, excluded: int | None = None, backend: str = "auto"
+) -> int:
+    """The token that `uniform`, at least 0 and below 1, picks from these log-probabilities, normalised or not.
+
+    temperature  above 0; sums are float64
+    excluded     a token that is not drawn
+
+    Raises ValueError where there is no probability at all, or one that is not a number.
+    """
+    # Beyond 1e30 either way nothing changes, and float32 has no numbers.
+    temperature = min(max(temperature, 1e-30), 1e30)
+    native_draw = _native_draw(backend, log_probs_V.device.type, log_probs_V.dtype)
+    if native_draw is not None and (token := native_draw(log_probs_V, uniform, temperature, excluded)) >= 0:
+        return token
+    return reference_draw(log_probs_V, uniform, temperature, excluded)
+
+
+def reference_draw(log_probs_V: Tensor, uniform: float, temperature: float = 1.0, excluded: int | None = None) -> int:
+    """The definition, relative to the likeliest token, so that it is exact however unlikely that is."""
+    if excluded is not None:
+        log_probs_V = log_probs_V.index_fill(0, torch.tensor([excluded], device=log_probs_V.device), -math.inf)
+    likeliest = log_probs_V.amax()
+    if not likeliest > -math.inf:
+        raise ValueError("no token has a probability, or one that is not a number.")
+    probabilities_V = ((log_probs_V - likeliest).double() / temperature).exp()
+    cumulated_V = probabilities_V.cumsum(-1)
+    position = int(torch.searchsorted(cumulated_V, uniform * cumulated_V[-1], right=True))
+    return position if position < len(cumulated_V) else int(probabilities_V.nonzero()[-1])  # rounding at the very end
+
+
+@cache  # asked at every token, from cold caches
+def _native_draw(backend: str, device: str, dtype: torch.dtype) -> Callable[[Tensor, float, float, int | None], int] | None:
+    """The native kernel where it is the one to take."""
+    chosen = "eager" if dtype == torch.float64 else choose(backend, Call("draw", device, dtype, {}))
+    if chosen != "native":
+        return None
+    made: Callable[[Tensor, float, float, int | None], int] = kernels("native", "draw").forward_draw()
+    return made

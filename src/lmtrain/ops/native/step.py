@@ -1,0 +1,120 @@
+"""One token through a whole recurrent network in one C++ call (`step.h`), for text that is written token by token.
+
+    x = embedding[token];   for each stage   x = cell(W x + b, R h)   or   x = W x + b;   log p = log_softmax(x)
+
+One stream, float32 or bfloat16. float32 weights are read where they lie; bfloat16 ones are copied once, when the network is
+made: half as much to read at each token, on which alone the speed of a large vocabulary depends. Then products are of
+bfloat16, sums, biases, cells and logits float32, and states are rounded to bfloat16, as in the recurrences. A network sees the
+weights as they were when it was made.
+
+    legend   E inputs of a stage · H its units · Z gates x H · V vocabulary
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lmtrain.ops.native.build import library
+
+KINDS = ("linear", "elman tanh", "elman relu", "elman sigmoid", "gru", "lstm")  # the order of the enumeration in step.h
+SMALL = 1 << 18  # weights; below, threads that wait for each other cost more than they save
+
+
+class Stage(NamedTuple):
+    """A recurrent layer, its gates as in `lmtrain.ops`, or a matrix ("linear", without recurrent weight and state)."""
+
+    kind: str
+    weight_input_ZE: Tensor
+    bias_Z: Tensor | None = None
+    weight_recurrent_ZH: Tensor | None = None
+    candidate_bias_H: Tensor | None = None  # of a GRU
+
+    @property
+    def num_states(self) -> int:
+        """How many vectors [H] the stage carries from token to token: h, c."""
+        return {"linear": 0, "lstm": 2}.get(self.kind, 1)
+
+
+class Network:
+    """Stages behind an embedding matrix (float32, [V, E]); the last one is linear and makes the logits.
+
+    dtype  of the products: float32 or bfloat16
+    """
+
+    def __init__(self, embedding_VE: Tensor, stages: Sequence[Stage], dtype: torch.dtype) -> None:
+        self.embedding_VE = embedding_VE.detach().contiguous()
+        self.stages = [_prepared(stage, dtype) for stage in stages]
+        self.dtype = dtype
+
+    def stream(self, states: Sequence[Tensor]) -> Stream:
+        """A text that goes on from these states (h, or h and c, [1, H], of every stage that has any), which are copied."""
+        return Stream(self, states)
+
+
+class Stream:
+    """One text that a network reads. Streams of one network do not disturb each other."""
+
+    def __init__(self, network: Network, states: Sequence[Tensor]) -> None:
+        self._network = network  # keeps the weights alive
+        self._states = [state.detach().float().clone() for state in states]
+        self._log_probs_V = torch.empty(len(network.stages[-1].weight_input_ZE))
+        left = iter(self._states)
+        self._stages = (_Stage * len(network.stages))(
+            *(_laid_out(stage, [next(left) for _ in range(stage.num_states)]) for stage in network.stages)
+        )
+        weights = sum(stage.weight_input_ZE.numel() for stage in network.stages)
+        self._threads = torch.get_num_threads() if weights >= SMALL else 1
+        self._step = library()["lmtrain_step"]
+        self._step.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
+        self._step.restype = None
+
+    def read(self, token: int) -> Tensor:
+        """Log-probabilities [V] (float32) of what follows `token`; the next call overwrites them."""
+        embedding_VE = self._network.embedding_VE
+        assert 0 <= token < len(embedding_VE)
+        self._step(
+            self._network.dtype == torch.bfloat16, self._stages, len(self._stages),
+            embedding_VE.data_ptr() + token * embedding_VE.shape[1] * 4, self._log_probs_V.data_ptr(), self._threads,
+        )  # fmt: skip
+        return self._log_probs_V
+
+    def forget(self) -> None:
+        """Every state becomes zero."""
+        for state in self._states:
+            state.zero_()
+
+
+class _Stage(ctypes.Structure):
+    """`Stage` of step.h."""
+
+    _fields_ = (
+        [(name, ctypes.c_long) for name in ("kind", "inputs", "units")]
+        + [(name, ctypes.c_void_p) for name in ("weight_input", "weight_recurrent", "bias", "candidate_bias", "h", "c")]
+    )  # fmt: skip
+
+
+def _prepared(stage: Stage, dtype: torch.dtype) -> Stage:
+    """The stage with its weights of this type and its biases float32, each in one piece."""
+
+    def of(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        return None if tensor is None else tensor.detach().to(dtype).contiguous()
+
+    return Stage(
+        stage.kind, stage.weight_input_ZE.detach().to(dtype).contiguous(), of(stage.bias_Z, torch.float32),
+        of(stage.weight_recurrent_ZH, dtype), of(stage.candidate_bias_H, torch.float32),
+    )  # fmt: skip
+
+
+def _laid_out(stage: Stage, states: Sequence[Tensor]) -> _Stage:
+    """Sizes and addresses of a prepared stage and of its states."""
+    outputs, inputs = stage.weight_input_ZE.shape
+    units = outputs if stage.weight_recurrent_ZH is None else stage.weight_recurrent_ZH.shape[1]
+    assert all(state.shape == (1, units) for state in states), "one stream"
+    h, c = [*states, None, None][:2]
+    tensors = (stage.weight_input_ZE, stage.weight_recurrent_ZH, stage.bias_Z, stage.candidate_bias_H, h, c)
+    return _Stage(KINDS.index(stage.kind), inputs, units, *(None if x is None else x.data_ptr() for x in tensors))

@@ -1,0 +1,212 @@
+"""Reading token by token: the native step against the model itself, and which models it leaves alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import lmtrain.config as config
+from lmtrain.build import build_model
+from lmtrain.data.tokenizer import CharTokenizer
+from lmtrain.inference.sample import SampleSettings, sample_text
+from lmtrain.models.base import LanguageModel
+from lmtrain.models.mixture import Mixture
+from lmtrain.models.recurrent import RecurrentLanguageModel
+from lmtrain.ops import native
+from lmtrain.ops.backends import Call
+from lmtrain.ops.native import build
+from lmtrain.ops.native.step import SMALL
+
+EOS = 2
+CELLS = {
+    "elman tanh": {"cell": config.Cell.elman},
+    "elman relu": {"cell": config.Cell.elman, "nonlinearity": config.Nonlinearity.relu},
+    "elman sigmoid": {"cell": config.Cell.elman, "nonlinearity": config.Nonlinearity.sigmoid},
+    "gru": {"cell": config.Cell.gru},
+    "lstm": {"cell": config.Cell.lstm},
+}
+SHAPES = {  # vocabulary, settings
+    "tiny": (3, {"embed_size": 1, "hidden_size": 1, "num_layers": 1}),
+    "odd": (37, {"embed_size": 5, "hidden_size": 19, "num_layers": 2}),
+    "uneven layers": (300, {"embed_size": 33, "hidden_sizes": [7, 35, 16]}),
+    "tied": (257, {"embed_size": 32, "hidden_size": 32, "num_layers": 2, "tie_weights": True}),
+    "tied with projection": (
+        1025, {"embed_size": 9, "hidden_size": 130, "num_layers": 1, "tie_weights": True, "project": True},
+    ),
+    "projection after the cells": (65, {"embed_size": 6, "hidden_size": 20, "num_layers": 2, "projection_size": 11}),
+    "sampled softmax": (50, {"embed_size": 17, "hidden_size": 8, "num_layers": 1, "head": config.HeadName.sampled}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled() -> None:
+    if reason := native.why_not(Call("step", "cpu", torch.float32, {})):
+        pytest.skip(reason)
+
+
+def make_model(vocab_size: int, **settings: object) -> RecurrentLanguageModel:
+    """Weights so large that states and probabilities are far from uniform; biases too."""
+    model = build_model(config.RecurrentConfig(**settings), vocab_size=vocab_size, eos_id=EOS, seed=3)
+    assert isinstance(model, RecurrentLanguageModel)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            size = parameter.shape[-1] if parameter.dim() == 2 else 4
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (2 / size**0.5))
+    return model.eval()
+
+
+def ids_of(vocab_size: int, generator: torch.Generator, length: int = 40) -> list[int]:
+    """Line ends are frequent, two in a row too."""
+    ids = torch.randint(vocab_size, (length,), generator=generator)
+    return torch.where(torch.rand(length, generator=generator) < 0.3, EOS, ids).tolist()
+
+
+def read(model: LanguageModel, ids: list[int], prompt: int = 0) -> Tensor:
+    """Log-probabilities behind each token after the first `prompt` ones, which are read as a chunk."""
+    state = model.initial_state(1)
+    if prompt:
+        with torch.no_grad():
+            _, state = model.log_probs(torch.tensor(ids[:prompt])[:, None], state)
+    reader = model.readers()(state)
+    return torch.stack([reader(token).clone() for token in ids[prompt:]])
+
+
+def expected(model: LanguageModel, ids: list[int]) -> Tensor:
+    with torch.no_grad():
+        return model.log_probs(torch.tensor(ids)[:, None], model.initial_state(1))[0][:, 0]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_native_step_equals_the_model_in_float32(cell: str, shape: str, generator: torch.Generator) -> None:
+    vocab_size, settings = SHAPES[shape]
+    model = make_model(vocab_size, **CELLS[cell], **settings)
+    assert model._network() is not None
+    ids = ids_of(vocab_size, generator)
+    got, want = read(model, ids), expected(model.double(), ids)
+    assert (got - want).norm() <= 1e-5 * want.norm()
+    torch.testing.assert_close(got.double().exp().sum(-1), torch.ones(len(ids), dtype=torch.float64), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("shape", ["odd", "uneven layers", "tied with projection", "projection after the cells"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_native_step_in_bfloat16_errs_no_more_than_twice_what_the_model_errs(
+    cell: str, shape: str, generator: torch.Generator
+) -> None:
+    vocab_size, settings = SHAPES[shape]
+    model = make_model(vocab_size, **CELLS[cell], **settings)
+    ids = ids_of(vocab_size, generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, rounded = read(model, ids), expected(model, ids)
+    exact = expected(model.double(), ids)
+    assert (got - exact).norm() <= 2 * (rounded - exact).norm()
+    assert (got - exact).norm() >= 1e-5 * exact.norm()  # or it was not bfloat16
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_builds_for_lesser_processors_give_the_same(
+    cell: str, isa: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isa == "avx512" and "avx512bw" not in build._instruction_sets():
+        pytest.skip("this processor has no AVX-512")
+    vocab_size, settings = SHAPES["uneven layers"]
+    model = make_model(vocab_size, **CELLS[cell], **settings)
+    ids = ids_of(vocab_size, generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        best = read(model, ids)
+    monkeypatch.setenv("LMTRAIN_NATIVE_ISA", isa)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = read(model, ids)
+    got, want = read(model, ids), expected(model.double(), ids)
+    assert (got - want).norm() <= 1e-5 * want.norm()
+    assert (rounded - want).norm() <= 2 * (best - want).norm()
+
+
+@pytest.mark.parametrize("policy", ["carry", "line", "document"])
+@pytest.mark.parametrize("prompt", [1, 2, 13])
+def test_the_state_is_taken_over_behind_a_prompt_and_forgotten_as_the_policy_says(
+    prompt: int, policy: str, generator: torch.Generator
+) -> None:
+    model = make_model(37, embed_size=5, hidden_size=9, num_layers=2, state_policy=config.Policy[policy])
+    ids = ids_of(37, generator)
+    torch.testing.assert_close(read(model, ids, prompt), expected(model, ids)[prompt:], rtol=1e-5, atol=1e-4)
+
+
+def test_two_threads_give_the_same_bits_as_one(generator: torch.Generator) -> None:
+    model = make_model(2 * SMALL // 16, embed_size=16, hidden_size=16, num_layers=1)
+    ids = ids_of(model.vocab_size, generator, length=3)
+    alone = read(model, ids)
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(read(model, ids), alone)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_texts_read_side_by_side_do_not_disturb_each_other(generator: torch.Generator) -> None:
+    model = make_model(37, embed_size=5, hidden_size=9, num_layers=1)
+    readers, (a, b) = model.readers(), (ids_of(37, generator), ids_of(37, generator))
+    first, second = readers(model.initial_state(1)), readers(model.initial_state(1))
+    pairs = [(first(x).clone(), second(y).clone()) for x, y in zip(a, b, strict=True)]
+    assert torch.equal(torch.stack([x for x, _ in pairs]), read(model, a))
+    assert torch.equal(torch.stack([y for _, y in pairs]), read(model, b))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"head": config.HeadName.adaptive, "cutoffs": [10, 20]}, {"layer_norm": True}, {"zoneout": 0.1}, {"residual": True},
+        {"backend": config.Backend.eager}, {"direct_order": 3, "direct_table": 1024},
+    ],
+)  # fmt: skip
+def test_models_that_the_step_does_not_know_read_in_the_general_way(
+    settings: dict[str, object], generator: torch.Generator
+) -> None:
+    model = build_model(
+        config.RecurrentConfig(embed_size=8, hidden_size=8, num_layers=2, **settings), vocab_size=37, eos_id=EOS, seed=3
+    )
+    ids = ids_of(37, generator)
+    assert not isinstance(model, RecurrentLanguageModel) or model._network() is None
+    model.eval()
+    torch.testing.assert_close(read(model, ids, prompt=3), expected(model, ids)[3:], rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_in_float64_reads_in_float64(generator: torch.Generator) -> None:
+    model = make_model(37, embed_size=5, hidden_size=9, num_layers=1).double()
+    assert read(model, ids_of(37, generator)).dtype == torch.float64
+
+
+def test_a_mixture_reads_as_its_models_do(generator: torch.Generator) -> None:
+    models = [make_model(37, embed_size=size, hidden_size=9, num_layers=1) for size in (5, 6)]
+    mixture, ids = Mixture(models, [0.3, 0.7]), ids_of(37, generator)
+    torch.testing.assert_close(read(mixture, ids, prompt=4), expected(mixture, ids)[4:], rtol=1e-5, atol=1e-4)
+
+
+def test_reading_never_drops_out(generator: torch.Generator) -> None:
+    model, ids = make_model(37, embed_size=5, hidden_size=9, num_layers=2, dropout=0.5), ids_of(37, generator)
+    want = read(model, ids)
+    model.train()
+    assert torch.equal(read(model, ids), want)
+    assert model.training
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_the_same_seed_writes_the_same_text_with_and_without_a_compiler(
+    temperature: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = CharTokenizer(["a", "b", "\n", *"cdefgh", "<unk>"])
+    model = make_model(10, embed_size=5, hidden_size=9, num_layers=2)
+    settings = SampleSettings(temperature=temperature, max_tokens=100)
+    texts = [sample_text(model, tokenizer, "abc", settings, seed=4) for _ in range(2)]
+    assert len(set(texts)) == 1
+    monkeypatch.setattr(build, "_libraries", {})
+    monkeypatch.setattr(build, "_reasons", {})
+    monkeypatch.setenv("LMTRAIN_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert model._network() is None
+    assert sample_text(model, tokenizer, "abc", settings, seed=4) == texts[0]
+    assert sample_text(model, tokenizer, "abc", settings, seed=5) != texts[0]
