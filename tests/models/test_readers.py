@@ -185,6 +185,16 @@ def test_a_mixture_reads_as_its_models_do(generator: torch.Generator) -> None:
     torch.testing.assert_close(read(mixture, ids, prompt=4), expected(mixture, ids)[4:], rtol=1e-5, atol=1e-4)
 
 
+def test_a_state_without_predictions_is_the_state_with_them(generator: torch.Generator) -> None:
+    model = make_model(37, embed_size=5, hidden_size=9, num_layers=2, state_policy=config.Policy.line)
+    tokens_TB = torch.tensor([ids_of(37, generator), ids_of(37, generator)]).T
+    for given in (model, Mixture([model, make_model(37, embed_size=3, hidden_size=4, num_layers=1)], [0.5, 0.5])):
+        _, state = given.log_probs(tokens_TB, given.initial_state(2))
+        alone = given.advance(tokens_TB, given.initial_state(2))
+        assert len(alone) == len(state)
+        assert all(torch.equal(a, b) for a, b in zip(alone, state, strict=True))
+
+
 def test_reading_never_drops_out(generator: torch.Generator) -> None:
     model, ids = make_model(37, embed_size=5, hidden_size=9, num_layers=2, dropout=0.5), ids_of(37, generator)
     want = read(model, ids)

@@ -148,11 +148,13 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
 
 def read(model: LanguageModel, ids: np.ndarray, state: State, device: torch.device | str) -> tuple[Tensor, State]:
     """Log-probabilities [V] (on the CPU) of what follows after reading `ids` from `state`; and the next state."""
+    tokens_TB = make_tokens(ids[:, None], model, device)
     with evaluating(model):
-        for start in range(0, len(ids), PROMPT_CHUNK):
-            tokens_TB = make_tokens(ids[start : start + PROMPT_CHUNK, None], model, device)
-            log_probs_TBV, state = model.log_probs(tokens_TB, state)
-        log_probs_V = log_probs_TBV[-1, 0].clone().cpu()  # alone: the rest of the chunk is not kept
+        for chunk_TB in tokens_TB[:-1].split(PROMPT_CHUNK):
+            if len(chunk_TB):
+                state = model.advance(chunk_TB, state)
+        log_probs_TBV, state = model.log_probs(tokens_TB[-1:], state)
+        log_probs_V = log_probs_TBV[0, 0].cpu()
     _check_numbers(not log_probs_V.isnan().any())
     return log_probs_V, state
 

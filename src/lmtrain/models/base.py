@@ -65,6 +65,10 @@ class LanguageModel(ABC):
         log_probs_TBV, state = self.log_probs(tokens_TB, state)
         return log_probs_TBV.gather(-1, targets_TB[..., None]).squeeze(-1), state
 
+    def advance(self, tokens_TB: Tensor, state: State) -> State:
+        """The state after reading `tokens_TB`; models override it where that is cheaper than predicting, too."""
+        return self.log_probs(tokens_TB, state)[1]
+
     def readers(self, device: torch.device | str = "cpu") -> Callable[[State], Reader]:
         """From a state (of one stream) to what reads on from there, token by token, as `log_probs` does in evaluation.
 
@@ -201,6 +205,9 @@ class NeuralLanguageModel(LanguageModel, nn.Module):
     def target_log_probs(self, tokens_TB: Tensor, targets_TB: Tensor, state: State) -> tuple[Tensor, State]:
         features_TBD, state = self.features(tokens_TB, state)
         return self.head.target_log_probs(features_TBD, targets_TB), state
+
+    def advance(self, tokens_TB: Tensor, state: State) -> State:
+        return self.features(tokens_TB, state)[1]
 
     def _embed(self, ids: Tensor, generator: Generator | None) -> Tensor:
         """Embeddings of `ids` (any shape), whole rows of the matrix dropped and the rest dropped out as set."""

@@ -63,6 +63,9 @@ class Mixture(LanguageModel, nn.Module):
 
         return self.mix(of_each()), tuple(next_state)
 
+    def advance(self, tokens_TB: Tensor, state: State) -> State:
+        return tuple(tensor for model, part in self._parts(state) for tensor in model.advance(tokens_TB, part))
+
     def readers(self, device: torch.device | str = "cpu") -> Callable[[State], Reader]:
         """Every model reads in its own fastest way."""
         readers_of_each = [model.readers(device) for model in self.models]

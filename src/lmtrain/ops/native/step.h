@@ -6,7 +6,8 @@
 // lie, rows one behind the other, without packing (a core reaches 30 GB/s that way, two 59). LANES rows are multiplied side
 // by side. In bfloat16 there is half as much to read. Sums and states do not depend on the number of threads.
 //
-// Tried, no gain: fetching rows 2 to 25 kB ahead; 4 or 8 rows side by side.
+// Tried, no gain: fetching rows 2 to 25 kB ahead; 4 or 8 rows side by side. Fetching them past the second-level cache, to leave
+// it to Python and the recurrent weights: four times slower.
 
 #pragma once
 #include <cmath>
