@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 import lmtrain.config as config
-from lmtrain.build import build_model
+from lmtrain.build import build_model, sparse_gradients
 from lmtrain.data.stream import Chunk
 from lmtrain.inference.sample import SampleSettings, sample
 from lmtrain.models.base import NeuralLanguageModel
@@ -617,7 +617,10 @@ def _our_model(preset: Preset, backend: str, device: torch.device) -> Any:
         hidden_size=preset.hidden_size, num_layers=preset.num_layers, tie_weights=preset.tied,
         head=config.HeadName[preset.head], weight_drop=preset.weight_drop, backend=config.Backend[backend],
     )  # fmt: skip
-    model = build_model(settings, vocab_size=preset.vocab_size, eos_id=0, seed=1)
+    model = build_model(
+        settings, vocab_size=preset.vocab_size, eos_id=0, seed=1,
+        sparse_embeddings=sparse_gradients(preset.num_tokens, preset.vocab_size, device),
+    )  # fmt: skip
     assert isinstance(model, NeuralLanguageModel)
     return model.to(device)
 
@@ -717,7 +720,7 @@ def _float32_products(precision: str, device: torch.device) -> Iterator[None]:
 
 def _gradient(tensor: Tensor) -> Tensor:
     assert tensor.grad is not None
-    return tensor.grad.detach().float().clone()
+    return (tensor.grad.to_dense() if tensor.grad.is_sparse else tensor.grad).detach().float().clone()
 
 
 def _agrees(contestant: Contestant, plain: Contestant, device: torch.device) -> bool | None:

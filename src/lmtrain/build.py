@@ -66,6 +66,12 @@ def build_model(
     raise AssertionError(f"no model for {type(settings).__name__}")
 
 
+def sparse_gradients(num_tokens: int, vocab_size: int, device: torch.device) -> bool:
+    """Whether gradients of word vectors had better name only the rows that a chunk of `num_tokens` uses: see
+    `SpreadGradients`. On a GPU, where zeros cost nothing, they would make the host wait."""
+    return device.type == "cpu" and num_tokens < vocab_size
+
+
 def _build_neural(
     settings: config.NeuralConfig, policy: StatePolicy, vocab_size: int, eos_id: int, sparse: bool
 ) -> NeuralLanguageModel:

@@ -27,6 +27,7 @@ from lmtrain.ops.elman import NONLINEARITIES, elman
 from lmtrain.ops.gru import gru
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
 from lmtrain.ops.lstm import lstm
+from lmtrain.ops.sampled_cross_entropy import sampled_cross_entropy
 
 log = logging.getLogger("lmtrain")
 
@@ -68,7 +69,8 @@ def iter_checks() -> Iterator[Check]:
     generator = Generator().manual_seed(1)
     plain, resets, everything = (list(_recurrences(generator, options)) for options in ("", " with resets", " with everything"))
     output_layer = _output_layer(generator)
-    for subject in [*plain, *everything, output_layer, _direct_output_layer(generator), *_activations(generator)]:
+    others = [output_layer, _sampled_output_layer(generator), _direct_output_layer(generator), *_activations(generator)]
+    for subject in [*plain, *everything, *others]:
         yield from _check_differences(subject)
     yield from _check_against_torch(generator)
     for subject in [*plain, *resets, output_layer]:
@@ -158,6 +160,20 @@ def _direct_output_layer(generator: Generator) -> Subject:
 
     inputs = {"features_ND": randn(6, H), "weight_VD": randn(7, H), "bias_V": randn(7), "table": randn(10)}
     return Subject("direct_cross_entropy", "direct_cross_entropy", run, inputs)
+
+
+def _sampled_output_layer(generator: Generator) -> Subject:
+    """The same with a sampled normaliser; two of the targets are among the samples, one of them twice."""
+    randn = partial(torch.randn, generator=generator, dtype=torch.float64)
+    targets_N, samples_K = torch.tensor([0, 2, 6, 2, 5, 3]), torch.tensor([1, 2, 3])
+
+    def run(inputs: Tensors, _: str) -> Tensors:
+        features, weight, bias = inputs.values()
+        log_expected_K = torch.tensor([0.5, 0.9, 0.2], dtype=torch.float64).log()
+        return {"total": sampled_cross_entropy(features, weight, bias, targets_N, samples_K, log_expected_K)}
+
+    inputs = {"features_ND": randn(6, H), "weight_VD": randn(7, H), "bias_V": randn(7)}
+    return Subject("sampled_cross_entropy", "sampled_cross_entropy", run, inputs)
 
 
 def _activations(generator: Generator) -> Iterator[Subject]:

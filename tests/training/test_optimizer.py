@@ -149,6 +149,18 @@ def test_sparse_adam_on_every_row_is_adam():
         torch.testing.assert_close(mine, yours, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("title", [title for title in SETTINGS if title != "sparse_adam"])
+def test_sparse_gradients_move_every_row_as_dense_ones_do(title):
+    models = []
+    for sparse in (False, True):
+        model, optimizer = make(title, sparse=sparse, weight_decay=0.1, dtype=torch.float64)
+        train(model, optimizer, range(4))
+        assert model.embedding.weight.grad.is_sparse == sparse
+        models.append([*model.parameters(), *optimizer_tensors(optimizer)[0].values()])
+    for mine, yours in zip(*models, strict=True):
+        torch.testing.assert_close(mine, yours, rtol=1e-12, atol=1e-14)
+
+
 # ---- groups and the rate
 
 

@@ -30,6 +30,7 @@ from lmtrain.build import (
     describe_model,
     describe_texts,
     load_trained,
+    sparse_gradients,
 )
 from lmtrain.data.corpus import Corpus, Split, describe
 from lmtrain.data.stream import Chunk, Stream
@@ -151,9 +152,10 @@ def _train(
     settings: config.Config, run: RunDirectory, resumed_from: Path | None, corpus: Corpus, stream: Stream, device: torch.device
 ) -> float | None:
     trainer, tokenizer = settings.trainer, corpus.tokenizer
+    sparse = sparse_gradients(trainer.batch_size * trainer.chunk_length, tokenizer.vocab_size, device)
     model = build_model(
         settings.model, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, seed=trainer.seed,
-        sparse_embeddings=settings.optimizer.name is config.OptimizerName.sparse_adam,
+        sparse_embeddings=sparse or settings.optimizer.name is config.OptimizerName.sparse_adam,
     )  # fmt: skip
     learner = build_learner(settings, model, corpus, device)
     state = TrainState(learner)

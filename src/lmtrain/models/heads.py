@@ -26,6 +26,7 @@ from torch import Generator, Tensor, nn
 
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
 from lmtrain.ops.native.step import Stage
+from lmtrain.ops.sampled_cross_entropy import sampled_cross_entropy
 
 MAX_LOGITS_BYTES = 64 << 20  # of the logits held at once when only the targets' probabilities are asked for
 
@@ -156,15 +157,10 @@ class SampledSoftmax(MatrixHead):
             return self._exact_loss(features_NE, targets_N)
         assert generator is not None, "training with a sampled softmax takes a generator"
         samples_K, log_expected_K = self.sample(generator)
-        # One look-up for samples and targets, so that the gradient of the matrix is made once.
-        rows = torch.cat([samples_K, targets_N])
-        vectors, biases = F.embedding(rows, self.weight_VE, sparse=self.sparse), self.bias_V.index_select(0, rows)
-        sample_KE, target_NE = vectors.split([len(samples_K), len(targets_N)])
-        sample_bias_K, target_bias_N = biases.split([len(samples_K), len(targets_N)])
-        logits_NK = _wide(F.linear(features_NE, sample_KE)) + (sample_bias_K - log_expected_K.to(biases.dtype))
-        logits_NK = logits_NK.masked_fill(samples_K == targets_N[:, None], -math.inf)
-        logits_N = _wide((features_NE * target_NE).sum(-1)) + target_bias_N
-        return (torch.cat([logits_N[:, None], logits_NK], dim=1).logsumexp(1) - logits_N).sum()
+        return sampled_cross_entropy(
+            features_NE, self.weight_VE, self.bias_V, targets_N, samples_K, log_expected_K,
+            compute_dtype=_compute_dtype(features_NE), sparse=self.sparse,
+        )  # fmt: skip
 
     def sample(self, generator: Generator) -> tuple[Tensor, Tensor]:
         """Distinct word ids [K] of `num_samples` draws, and the log probability of each to be among them (float64)."""
@@ -296,10 +292,14 @@ class AdaptiveSoftmax(Head):
 
 
 def _cross_entropy(features_NE: Tensor, weight_VE: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
-    """Total nats; products run in the type of an open autocast, sums in float32 or wider."""
-    device = features_NE.device.type
-    compute_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    return linear_cross_entropy(features_NE, weight_VE, bias_V, targets_N, compute_dtype=compute_dtype)
+    """Total nats; sums in float32 or wider."""
+    return linear_cross_entropy(features_NE, weight_VE, bias_V, targets_N, compute_dtype=_compute_dtype(features_NE))
+
+
+def _compute_dtype(features: Tensor) -> torch.dtype | None:
+    """The type of an open autocast, in which products run."""
+    device = features.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def _log_probs(features: Tensor, weight_VE: Tensor, bias_V: Tensor) -> Tensor:

@@ -72,14 +72,54 @@ def make_optimizer(
     }  # fmt: skip
     _check_options(name, learning_rate, options, parameter_groups)
     fused = _fused(name, parameter_groups)
+    if name == "sparse_adam":
+        return SparseAdam(parameter_groups, learning_rate, betas=(beta1, beta2), eps=epsilon, fused=fused)
+    optimizer: Optimizer
     if name == "sgd":
-        return SGD(parameter_groups, learning_rate, momentum=momentum, nesterov=nesterov, fused=fused)
-    if name == "adagrad":
-        return Adagrad(parameter_groups, learning_rate, eps=epsilon, fused=fused)
-    if name == "rmsprop":
-        return RMSprop(parameter_groups, learning_rate, alpha=alpha, eps=epsilon, momentum=momentum)
-    kind = {"adam": Adam, "adamw": AdamW, "sparse_adam": SparseAdam}[name]
-    return kind(parameter_groups, learning_rate, betas=(beta1, beta2), eps=epsilon, fused=fused)
+        optimizer = SGD(parameter_groups, learning_rate, momentum=momentum, nesterov=nesterov, fused=fused)
+    elif name == "adagrad":
+        optimizer = Adagrad(parameter_groups, learning_rate, eps=epsilon, fused=fused)
+    elif name == "rmsprop":
+        optimizer = RMSprop(parameter_groups, learning_rate, alpha=alpha, eps=epsilon, momentum=momentum)
+    else:
+        kind = {"adam": Adam, "adamw": AdamW}[name]
+        optimizer = kind(parameter_groups, learning_rate, betas=(beta1, beta2), eps=epsilon, fused=fused)
+    SpreadGradients().attach(optimizer)
+    return optimizer
+
+
+class SpreadGradients:
+    """Shows an optimiser that moves every row dense gradients in place of sparse ones, which it gives back after the step.
+
+    A table of 17,000 words of which a chunk reads 2,700: making, summing and scaling a dense gradient costs more than the
+    rest of the output layer. So gradients are sparse up to here, and lie for the time of a step in a table of zeros that is
+    kept from step to step; afterwards only the rows written are zeroed again.
+    """
+
+    def __init__(self) -> None:
+        self._tables: dict[nn.Parameter, Tensor] = {}
+        self._sparse: list[tuple[nn.Parameter, Tensor]] = []
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """From now on at every step of this optimiser."""
+        optimizer.register_step_pre_hook(self._spread)
+        optimizer.register_step_post_hook(self._gather)
+
+    def _spread(self, optimizer: Optimizer, *_: object) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    grad = parameter.grad.coalesce()
+                    if parameter not in self._tables:
+                        self._tables[parameter] = torch.zeros_like(parameter)
+                    self._sparse.append((parameter, grad))
+                    parameter.grad = self._tables[parameter].index_copy_(0, grad.indices()[0], grad.values())
+
+    def _gather(self, *_: object) -> None:
+        for parameter, grad in self._sparse:
+            self._tables[parameter].index_fill_(0, grad.indices()[0], 0)
+            parameter.grad = grad
+        self._sparse.clear()
 
 
 class SparseAdam(Adam):

@@ -1,0 +1,182 @@
+"""Cross entropy of a softmax whose normaliser is estimated from samples that all rows share, in nats (Jean et al. 2015).
+
+    s_nk = features_n w_k + b_k - log pi_k   for the distinct samples k, -inf where k is the row's target y_n
+    s_n0 = features_n w_y + b_y              the target
+    loss = sum over n of log(sum over j of exp s_nj) - s_n0
+
+pi_k is the probability of k to be among the samples: see `lmtrain.models.heads.SampledSoftmax`. With p = softmax(s) the
+gradient of s is known in the forward pass already, p - 1 for the target and p elsewhere, so all gradients are made there:
+
+    d_features_n = (p_n0 - 1) w_y + sum over k of p_nk w_k      d_w_k = sum over n of p_nk features_n, and for k = y_n also
+    d_b          = sums of d_s                                      (p_n0 - 1) features_n
+
+Only the rows of samples and targets have gradients. Sparse, these are R = K + N rows in which words may repeat; dense, a
+matrix of zeros takes them up. The backward pass multiplies by the upstream gradient, in place: a second one makes them again.
+
+Products with the samples in the compute type; logits of targets, softmax, sums and gradients in float32 (float64 for float64).
+
+    legend   N rows (tokens) · K samples · V vocabulary · D features · J = K + 1, the target first · R = K + N
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, linear, pad
+
+from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
+from lmtrain.ops.shapes import check_dtype, check_shape
+
+# Samples are filled up to a multiple of this, with logits of -inf: how many of the draws are distinct differs from step to
+# step, and oneDNN compiles its products for every size anew.
+PADDED_TO = 64
+
+
+def sampled_cross_entropy(
+    features_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor,
+    targets_N: Tensor,
+    samples_K: Tensor,
+    log_expected_K: Tensor,
+    *,
+    compute_dtype: torch.dtype | None = None,
+    sparse: bool = False,
+) -> Tensor:
+    """Total estimated cross entropy of the targets in nats: a scalar, float32 (float64 where the computation is float64).
+
+    features_ND     what the body of the model hands to the output layer
+    weight_VD       output weight, possibly tied to the embedding
+    bias_V          output bias
+    targets_N       int64 token ids
+    samples_K       distinct token ids, ascending, int64; at least one
+    log_expected_K  log of the probability of each to be among the samples
+    compute_dtype   type of the products: bfloat16, float32 or float64; default is that of the features
+    sparse          the weight's gradient names only the rows used
+
+    Raises ValueError for shapes and types that do not fit.
+    """
+    sizes = check_shape("features_ND", features_ND, "N D")
+    check_shape("weight_VD", weight_VD, "V D", sizes)
+    check_shape("bias_V", bias_V, "V", sizes)
+    check_shape("targets_N", targets_N, "N", sizes)
+    check_shape("samples_K", samples_K, "K", sizes)
+    check_shape("log_expected_K", log_expected_K, "K", sizes)
+    dtype = compute_dtype or features_ND.dtype
+    check_dtype("the computation", torch.empty(0, dtype=dtype), torch.float32, torch.float64, torch.bfloat16)
+    with torch.autocast(features_ND.device.type, enabled=False):
+        total, *_ = SampledCrossEntropyFunction.apply(
+            features_ND, weight_VD, bias_V, targets_N, samples_K, log_expected_K, dtype, sparse
+        )
+    return total
+
+
+def sampled_cross_entropy_reference(
+    features_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor,
+    targets_N: Tensor,
+    samples_K: Tensor,
+    log_expected_K: Tensor,
+    compute_dtype: torch.dtype,
+    sparse: bool = False,
+) -> Tensor:
+    """The definition, in plain differentiable PyTorch."""
+    wide_dtype = accumulate_dtype(compute_dtype)
+    features_ND = features_ND.to(compute_dtype)
+    sample_KD, target_ND = (embedding(rows, weight_VD, sparse=sparse) for rows in (samples_K, targets_N))
+    logits_NK = linear(features_ND, sample_KD.to(compute_dtype)).to(wide_dtype)
+    logits_NK = logits_NK + (bias_V[samples_K] - log_expected_K).to(wide_dtype)
+    logits_NK = logits_NK.masked_fill(samples_K == targets_N[:, None], -math.inf)
+    logits_N = (features_ND.to(wide_dtype) * target_ND.to(wide_dtype)).sum(-1) + bias_V[targets_N].to(wide_dtype)
+    return (torch.cat([logits_N[:, None], logits_NK], dim=1).logsumexp(1) - logits_N).sum()
+
+
+class SampledCrossEntropyFunction(torch.autograd.Function):
+    """`sampled_cross_entropy_reference` with gradients made in the forward pass; takes its arguments, `sparse` the last."""
+
+    @staticmethod
+    def forward(*arguments_and_sparse: Any) -> tuple[Tensor, ...]:
+        *arguments, _ = arguments_and_sparse
+        return _run(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, ctx.compute_dtype, ctx.sparse = inputs
+        _, *ctx.unspent = output
+        ctx.mark_non_differentiable(*ctx.unspent)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        inputs, d_total = ctx.saved_tensors, d_outputs[0]
+        if d_total is None:
+            return (None,) * 8
+        if torch.is_grad_enabled():  # create_graph=True: the reference is differentiable twice
+            arguments = (*inputs, ctx.compute_dtype)
+            needed = (*ctx.needs_input_grad[:6], False)
+            return *reference_gradients(_reference_tuple, arguments, needed, (d_total,)), None
+        gradients, ctx.unspent = ctx.unspent, None
+        if gradients is None:
+            arguments = (*inputs, ctx.compute_dtype)
+            _, *gradients = _run(*arguments)
+        features_ND, weight_VD, bias_V, targets_N, samples_K, _ = inputs
+        d_features_ND, d_rows_RD, d_bias_R = (gradient.mul_(d_total) for gradient in gradients)
+        rows_R = torch.cat([samples_K, targets_N])
+        d_weight_VD = _scattered(rows_R, d_rows_RD.to(weight_VD.dtype), weight_VD, ctx.sparse)
+        d_bias_V = _scattered(rows_R, d_bias_R.to(bias_V.dtype), bias_V, sparse=False)
+        return d_features_ND.to(features_ND.dtype), d_weight_VD, d_bias_V, None, None, None, None, None
+
+
+def _run(
+    features_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor,
+    targets_N: Tensor,
+    samples_K: Tensor,
+    log_expected_K: Tensor,
+    compute_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Total, d_features_ND, and the gradients of the rows of weight and bias that samples and targets name, [R, D] and [R]."""
+    wide_dtype, num_samples = accumulate_dtype(compute_dtype), len(samples_K)
+    padding = -num_samples % PADDED_TO
+    features_ND, wide_ND = features_ND.to(compute_dtype), features_ND.to(compute_dtype).to(wide_dtype)
+    sample_KD = weight_VD.index_select(0, pad(samples_K, (0, padding))).to(compute_dtype)
+    target_ND = weight_VD.index_select(0, targets_N).to(wide_dtype)
+    added_K = pad((bias_V[samples_K] - log_expected_K).to(wide_dtype), (0, padding), value=-math.inf)
+    logits_NJ = wide_ND.new_empty(len(targets_N), 1 + len(added_K))
+    torch.add(torch.linalg.vecdot(wide_ND, target_ND), bias_V[targets_N], out=logits_NJ[:, 0])
+    torch.add(features_ND @ sample_KD.T, added_K, out=logits_NJ[:, 1:])
+    _forget_targets(logits_NJ, samples_K, targets_N)
+    log_p_NJ = logits_NJ.log_softmax(1)
+    total = -log_p_NJ[:, 0].sum(dtype=torch.float64).to(wide_dtype)
+    d_logits_NJ = log_p_NJ.exp_()
+    d_target_N = d_logits_NJ[:, 0].sub_(1)
+    d_logits_NK = d_logits_NJ[:, 1:].to(compute_dtype)
+    d_features_ND = torch.addcmul((d_logits_NK @ sample_KD).to(wide_dtype), d_target_N[:, None], target_ND)
+    d_rows_RD = wide_ND.new_empty(num_samples + len(targets_N), features_ND.shape[1])
+    d_rows_RD[:num_samples] = (d_logits_NK.T @ features_ND)[:num_samples]
+    torch.mul(wide_ND, d_target_N[:, None], out=d_rows_RD[num_samples:])
+    return total, d_features_ND, d_rows_RD, torch.cat([d_logits_NJ[:, 1 : num_samples + 1].sum(0), d_target_N])
+
+
+def _forget_targets(logits_NJ: Tensor, samples_K: Tensor, targets_N: Tensor) -> None:
+    """-inf for a row's target among the samples, found by bisection: N numbers are looked at and not N x K."""
+    place_N = torch.searchsorted(samples_K, targets_N).clamp_(max=len(samples_K) - 1)
+    place_N1, is_there_N1 = place_N[:, None] + 1, (samples_K[place_N] == targets_N)[:, None]
+    logits_NJ.scatter_(1, place_N1, logits_NJ.gather(1, place_N1).masked_fill_(is_there_N1, -math.inf))
+
+
+def _scattered(rows_R: Tensor, values: Tensor, like: Tensor, sparse: bool) -> Tensor:
+    """A tensor of the shape of `like` whose rows are the values, those of a row that occurs twice added; else zero."""
+    if sparse:
+        return torch.sparse_coo_tensor(rows_R[None], values, like.shape, check_invariants=False)
+    return torch.zeros_like(like).index_add_(0, rows_R, values)
+
+
+def _reference_tuple(*arguments: Any) -> tuple[Tensor]:
+    return (sampled_cross_entropy_reference(*arguments),)
