@@ -4,6 +4,9 @@
 // columns and, while the sums are still in the first-level cache, turns them into its units of the next state; then all
 // threads meet. Packing, the loop and the meeting happen in one parallel region per call.
 //
+// Where one core's cache holds the whole packed matrix, every thread owns rows (streams) instead and all units of them: then
+// no number passes from core to core, and threads meet once, behind the packing.
+//
 // The left operand of the products (`Operand`: the state going forward, the gates' gradients going backward) is kept apart
 // from the results: padded with zeros to whole words, in the type of the product, two of them used in turn.
 //
@@ -21,6 +24,8 @@ namespace lmtrain {
 //   Backward  sums[unit] = sum over (gate, j) of weight[gate * H + j, unit] * d_gate[gate, j]
 //
 // A thread's units come in blocks. With several gates a block is 16 units of each, so that a unit's gates meet in it.
+constexpr long BY_ROWS_BYTES = 1l << 20;  // of the packed matrix, at most, for threads to share rows and not units
+
 template <class S>
 struct Recurrent {
     typedef typename WordOf<S>::type Word;
@@ -29,6 +34,7 @@ struct Recurrent {
     long hidden, gates, rows, allowed_threads;
     bool backward;
     long threads = rows * gates * hidden * hidden < (1l << 18) ? 1 : allowed_threads;  // below, meeting costs more
+    bool by_rows = threads > 1 && rows >= 8 * threads && 4 * gates * hidden * hidden / Word::PER_WORD <= BY_ROWS_BYTES;
     long padded = round_up(hidden, 32);                    // one group of K
     long inputs = backward ? gates * padded : padded;      // all of K, in elements
     long words = inputs / Word::PER_WORD;
@@ -63,7 +69,7 @@ struct Recurrent {
     }
 
     // The same sums from the weight as it lies, by dot products: for a generator's single step, where packing is most work.
-    void dot_block(const Block& block, const S* weight, const Element* operand, float* sums) const {
+    void dot_block(const Block& block, const S* weight, const Element* operand, long rows, float* sums) const {
         for (long row = 0; row < rows; row++)
             for (long column = 0; column < block.columns; column += LANES) {
                 const long unit = block.first_unit + column % block.units;
@@ -73,8 +79,8 @@ struct Recurrent {
             }
     }
 
-    // sums[row, column] of one block for all rows of the operand
-    void multiply_block(const Block& block, const Element* operand, float* sums) const {
+    // sums[row, column] of one block for `rows` rows of the operand
+    void multiply_block(const Block& block, const Element* operand, long rows, float* sums) const {
         multiply<Word>(rows, (const uint32_t*)operand, words, at(block), words, block.columns, sums);
     }
 
@@ -87,7 +93,7 @@ struct Recurrent {
 template <class S>
 struct Operand {
     typedef typename Recurrent<S>::Element Element;
-    explicit Operand(const Recurrent<S>& matrix) : rows(round_rows(matrix.rows)), stride(matrix.inputs) {}
+    explicit Operand(const Recurrent<S>& matrix) : rows(round_up(matrix.rows, 16) + 16), stride(matrix.inputs) {}
     long rows, stride;
     Element* memory = scratch<Element>(1, 2 * rows * stride);
 
@@ -120,35 +126,40 @@ void time_loop(const Recurrent<S>& shared_matrix, const Operand<S>& shared_opera
         const auto start = shared_start;
         const auto cell = shared_cell;
         const long me = omp_get_thread_num(), team = omp_get_num_threads();
-        const Share mine = share(matrix.tiles, me, team);
+        const Share mine = matrix.by_rows ? Share{0, matrix.tiles} : share(matrix.tiles, me, team);
         const long blocks = matrix.blocks(mine);
+        const Share to_pack = matrix.by_rows ? share(blocks, me, team) : Share{0, blocks};
+        const Share my_rows = matrix.by_rows ? share(rows, me, team) : Share{0, rows};
+        const long num_rows = my_rows.last - my_rows.first;
         const FlushDenormals flush;
-        const Tiles tiles(rows);
+        const Tiles tiles(num_rows);
         float* sums = all_sums + me * block_sums;
 
         auto each_unit = [&](const auto& block, auto work) __attribute__((always_inline)) {
             const long end = std::min(matrix.hidden, block.first_unit + block.units);
-            for (long row = 0; row < rows; row++)
+            const float* row_sums = sums;
+            for (long row = my_rows.first; row < my_rows.last; row++, row_sums += block.columns)
                 for (long unit = block.first_unit; unit < end; unit += LANES)
-                    work(row, unit, end - unit, sums + row * block.columns + (unit - block.first_unit));
+                    work(row, unit, end - unit, row_sums + (unit - block.first_unit));
         };
-        for (long index = 0; index < blocks; index++) {
-            const auto block = matrix.block(mine, index);
-            if (!direct) matrix.pack_block(block, weight);
-            if constexpr (!from_zero) each_unit(block, [&](long row, long unit, long n, float*) { start(row, unit, n); });
-        }
+        for (long index = to_pack.first; index < to_pack.last; index++)
+            if (!direct) matrix.pack_block(matrix.block(mine, index), weight);
+        if constexpr (!from_zero)
+            for (long index = 0; index < blocks; index++)
+                each_unit(matrix.block(mine, index), [&](long row, long unit, long n, const float*) { start(row, unit, n); });
         barrier.wait(team);
         for (long step = 0; step < steps; step++) {
+            const auto* left = operand.at(step, my_rows.first);
             for (long index = 0; index < blocks; index++) {
                 const auto block = matrix.block(mine, index);
                 if (from_zero && step == 0) memset(sums, 0, block_sums * sizeof(float));
-                else if (direct) matrix.dot_block(block, weight, operand.at(step), sums);
-                else matrix.multiply_block(block, operand.at(step), sums);
+                else if (direct) matrix.dot_block(block, weight, left, num_rows, sums);
+                else matrix.multiply_block(block, left, num_rows, sums);
                 each_unit(block, [&](long row, long unit, long n, const float* sum) __attribute__((always_inline)) {
                     cell(step, row, unit, n, sum);
                 });
             }
-            barrier.wait(team);
+            if (!matrix.by_rows) barrier.wait(team);
         }
     }
 }
