@@ -43,6 +43,7 @@ from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
 from lmtrain.training.averaging import LastWeights
 from lmtrain.training.graphed import graphed
 from lmtrain.training.learner import GradientLearner
+from lmtrain.training.machine import keep_freed_memory
 from lmtrain.training.optimizer import group_parameters, make_optimizer
 from lmtrain.training.schedule import Constant, Progress
 
@@ -176,6 +177,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
+    keep_freed_memory()  # for all contestants alike, as in training
     device = torch.device(options.device)
     rows: list[Row] = []
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {_processor()}{_gpu(device)}")

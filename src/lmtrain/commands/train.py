@@ -52,6 +52,7 @@ from lmtrain.training.durable_file import check_free_space, write_atomically
 from lmtrain.training.finite import Nonfinite, nonfinite_names
 from lmtrain.training.learner import Tensors
 from lmtrain.training.loop import Cadence, epochs_done, fit
+from lmtrain.training.machine import keep_freed_memory
 from lmtrain.training.provenance import device_facts
 from lmtrain.training.range_test import draw_svg, read_curve, suggest
 from lmtrain.training.run_directory import RunDirectory, open_run_directory
@@ -130,6 +131,7 @@ def _keys(mapping: Mapping[str, Any], path: str = "") -> list[str]:
 
 def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) -> float | None:
     trainer = settings.trainer
+    keep_freed_memory()
     _set_threads(trainer.num_threads)
     device = choose_device(trainer)
     corpus = build_corpus(settings.data, settings.tokenizer)

@@ -1,13 +1,17 @@
-"""What the system tells about this machine: its memory, and which processes live.
+"""This machine: its memory and how it is handed out, and which processes live.
 
 A process number alone is not enough, because numbers are used again after a crash or a restart.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
+import sys
 from pathlib import Path
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def is_alive(process_id: int, started: str | None = None) -> bool:
@@ -38,6 +42,21 @@ def memory_bytes() -> int:
         if text.isdigit():  # else "max"
             most = min(most, int(text))
     return most
+
+
+def keep_freed_memory() -> None:
+    """Has this process keep the memory that tensors free, for those of the next step (Linux with glibc; elsewhere nothing).
+
+    Every step makes tensors of the same sizes. By default glibc gives large ones back to the system at once, which clears
+    each page again when it is next touched: 15 to 20 % of a step on a CPU. And PyTorch takes memory in pages of 2 MB, if it
+    has not made a tensor yet. The process holds on to the most that it ever needed, evaluation included.
+    """
+    libc = ctypes.CDLL(None)
+    if not sys.platform.startswith("linux") or not hasattr(libc, "gnu_get_libc_version"):
+        return
+    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    libc.mallopt(_M_TRIM_THRESHOLD, -1)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def start_of(process_id: int) -> str | None:
