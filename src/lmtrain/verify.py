@@ -27,6 +27,7 @@ from lmtrain.ops.elman import NONLINEARITIES, elman
 from lmtrain.ops.gru import gru
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
 from lmtrain.ops.lstm import lstm
+from lmtrain.ops.rows import rows
 from lmtrain.ops.sampled_cross_entropy import sampled_cross_entropy
 
 log = logging.getLogger("lmtrain")
@@ -69,8 +70,8 @@ def iter_checks() -> Iterator[Check]:
     generator = Generator().manual_seed(1)
     plain, resets, everything = (list(_recurrences(generator, options)) for options in ("", " with resets", " with everything"))
     output_layer = _output_layer(generator)
-    others = [output_layer, _sampled_output_layer(generator), _direct_output_layer(generator), *_activations(generator)]
-    for subject in [*plain, *everything, *others]:
+    others = [output_layer, _sampled_output_layer(generator), _direct_output_layer(generator), _rows(generator)]
+    for subject in [*plain, *everything, *others, *_activations(generator)]:
         yield from _check_differences(subject)
     yield from _check_against_torch(generator)
     for subject in [*plain, *resets, output_layer]:
@@ -174,6 +175,13 @@ def _sampled_output_layer(generator: Generator) -> Subject:
 
     inputs = {"features_ND": randn(6, H), "weight_VD": randn(7, H), "bias_V": randn(7)}
     return Subject("sampled_cross_entropy", "sampled_cross_entropy", run, inputs)
+
+
+def _rows(generator: Generator) -> Subject:
+    """Rows of a table, one of them never taken."""
+    ids_TB = torch.tensor([[0, 2, 2], [3, 0, 2]])
+    table_VZ = torch.randn(4, H, generator=generator, dtype=torch.float64)
+    return Subject("rows", "rows", lambda inputs, _: {"y": rows(inputs["table_VZ"], ids_TB)}, {"table_VZ": table_VZ})
 
 
 def _activations(generator: Generator) -> Iterator[Subject]:

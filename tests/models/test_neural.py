@@ -210,3 +210,39 @@ def test_a_seed_gives_the_same_weights_and_leaves_the_global_generator_alone() -
     second = make_model("gru")
     for ours, theirs in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+# ---- the first input product over words
+
+
+@pytest.mark.parametrize("changes", [{}, {"layer_norm": True}, {"num_layers": 1, "projection_size": 8}, {"tie_weights": True}])
+@pytest.mark.parametrize("cell", config.Cell)
+def test_projecting_words_and_projecting_tokens_are_the_same(
+    cell: config.Cell, changes: dict[str, object], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields: dict[str, object] = {"cell": cell, "embed_size": 8, "hidden_size": 8, "num_layers": 2, **changes}
+    model = build_model(config.RecurrentConfig(**fields), vocab_size=V, eos_id=EOS, seed=3).double()  # type: ignore[attr-defined, arg-type]
+    tokens_TB, targets_TB = make_tokens(generator), make_tokens(generator)
+    results = []
+    for over_words in (True, False):
+        if not over_words:
+            monkeypatch.setattr(model, "_projects_words", lambda tokens_TB: False)
+        assert model._projects_words(tokens_TB) is over_words
+        nats, _, _ = model.training_loss(tokens_TB, targets_TB, model.initial_state(3))
+        results.append([nats, *torch.autograd.grad(nats, list(model.parameters()))])
+    for made, expected in zip(*results, strict=True):
+        torch.testing.assert_close(made, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "training", "expected"),
+    [({}, True, True), ({"input_dropout": 0.5}, True, False), ({"input_dropout": 0.5}, False, True),
+     ({"embedding_dropout": 0.5}, True, False), ({"residual": True}, True, False), ({"embed_size": 5}, True, False)],
+)  # fmt: skip
+def test_words_are_projected_where_that_is_less_work_and_nothing_is_drawn_per_token(
+    changes: dict[str, object], training: bool, expected: bool, generator: torch.Generator
+) -> None:
+    settings = config.RecurrentConfig(**{"embed_size": 8, "hidden_size": 8, **changes})  # type: ignore[arg-type]
+    model = build_model(settings, vocab_size=V, eos_id=EOS).train(training)  # type: ignore[attr-defined]
+    assert model._projects_words(make_tokens(generator)) is expected
+    assert not model._projects_words(make_tokens(generator, steps=2))

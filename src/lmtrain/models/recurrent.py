@@ -2,7 +2,8 @@
 
     x_t = embedding[token_t]      layer l: h_t = cell(W_l x_t + b_l, h_{t-1}; R_l)      features_t = h_t of the last
 
-The input product W x of a whole chunk is one matrix product; the recurrence itself is `lmtrain.ops`. Weights are laid out
+The input product W x of a whole chunk is one matrix product, in the first layer over words where there are fewer of them than
+tokens; the recurrence itself is `lmtrain.ops`. Weights are laid out
 and ordered as in `torch.nn.RNN`, `GRU` and `LSTM` (Elman and LSTM keep one bias, the sum of PyTorch's two).
 
 Regularisers, each an argument, each drawn from the caller's generator: dropout on embedding rows (Gal 2016), between
@@ -31,6 +32,7 @@ from lmtrain.ops.elman import elman
 from lmtrain.ops.gru import gru
 from lmtrain.ops.lstm import lstm
 from lmtrain.ops.native.step import Network, Stage
+from lmtrain.ops.rows import rows
 
 
 class RecurrentLayer(nn.Module):
@@ -73,18 +75,27 @@ class RecurrentLayer(nn.Module):
         self, inputs_TBE: Tensor, state: State, keep_TB: Tensor | None, generator: Generator | None
     ) -> tuple[Tensor, State]:
         """Outputs [T, B, D] and the state after the last step; `keep_TB` is 0 where the state before a step is forgotten."""
+        outputs_TBD, state = self.run(self.project(inputs_TBE), state, keep_TB, generator)
+        return (outputs_TBD + inputs_TBE if self.residual else outputs_TBD), state
+
+    def project(self, inputs: Tensor) -> Tensor:
+        """What inputs (any leading axes) add to the gates before their activations, [..., Z]."""
         if self.norm_input is None:
-            projected_TBZ = F.linear(inputs_TBE, self.weight_input_ZE, self.bias_Z)
-        else:
-            projected_TBZ = self.norm_input(F.linear(inputs_TBE, self.weight_input_ZE)) + self.bias_Z
+            return F.linear(inputs, self.weight_input_ZE, self.bias_Z)
+        normed: Tensor = self.norm_input(F.linear(inputs, self.weight_input_ZE))
+        return normed + self.bias_Z
+
+    def run(
+        self, projected_TBZ: Tensor, state: State, keep_TB: Tensor | None, generator: Generator | None
+    ) -> tuple[Tensor, State]:
+        """`forward` behind `project`, without the residual."""
         weight_ZH: Tensor = self.weight_recurrent_ZH
         if self.training and self.weight_drop:
             assert generator is not None, "training with weight_drop takes a generator"
             weight_ZH = weight_drop(weight_ZH, self.weight_drop, generator)
-        zoneout = self._zoneout_weights(inputs_TBE, generator)
+        zoneout = self._zoneout_weights(projected_TBZ, generator)
         states_TBH, state = self.recur(projected_TBZ, state, weight_ZH, keep_TB, zoneout)
-        outputs_TBD = states_TBH if self.projection is None else self.projection(states_TBH)
-        return (outputs_TBD + inputs_TBE if self.residual else outputs_TBD), state
+        return (states_TBH if self.projection is None else self.projection(states_TBH)), state
 
     @abstractmethod
     def recur(
@@ -113,13 +124,13 @@ class RecurrentLayer(nn.Module):
             nn.init.eye_(self.weight_recurrent_ZH)
         nn.init.zeros_(self.bias_Z) if bound is None else nn.init.uniform_(self.bias_Z, -bound, bound)
 
-    def _zoneout_weights(self, inputs_TBE: Tensor, generator: Generator | None) -> list[Tensor | None]:
+    def _zoneout_weights(self, projected_TBZ: Tensor, generator: Generator | None) -> list[Tensor | None]:
         """For every state the weights [T, B, H] of its previous value, or None without zoneout."""
         if not self.zoneout:
             return [None] * self.num_states
-        shape = (*inputs_TBE.shape[:2], self.hidden_size)
+        shape = (*projected_TBZ.shape[:2], self.hidden_size)
         return [
-            zoneout_weights(shape, self.zoneout, generator, training=self.training, device=inputs_TBE.device)
+            zoneout_weights(shape, self.zoneout, generator, training=self.training, device=projected_TBZ.device)
             for _ in range(self.num_states)
         ]
 
@@ -230,15 +241,27 @@ class RecurrentLanguageModel(NeuralLanguageModel):
     def activations(self, tokens_TB: Tensor, state: State, generator: Generator | None = None) -> tuple[Tensor, State]:
         previous_B, *layer_states = state
         keep_TB = keep_mask(self.state_policy, self.eos_id, tokens_TB, previous_B)
-        x_TBD = self._embed(tokens_TB, generator)
-        next_states: list[Tensor] = []
-        for number, layer in enumerate(self._iter_layers()):
-            if number:
-                x_TBD = self._drop(x_TBD, self.hidden_dropout, generator)
+        first, *others = self._iter_layers()
+        own = tuple(layer_states[: first.num_states])
+        if self._projects_words(tokens_TB):
+            projected_TBZ = rows(first.project(self.embedding.weight), tokens_TB)
+            x_TBD, own = first.run(projected_TBZ, own, keep_TB, generator)
+        else:
+            x_TBD, own = first(self._embed(tokens_TB, generator), own, keep_TB, generator)
+        next_states = [*own]
+        for layer in others:
+            x_TBD = self._drop(x_TBD, self.hidden_dropout, generator)
             own = tuple(layer_states[len(next_states) : len(next_states) + layer.num_states])
             x_TBD, own = layer(x_TBD, own, keep_TB, generator)
             next_states.extend(own)
         return x_TBD, (tokens_TB[-1], *next_states)
+
+    def _projects_words(self, tokens_TB: Tensor) -> bool:
+        """Whether the first layer's input product is made once for every word of a small vocabulary, not for every token."""
+        first = next(self._iter_layers())
+        is_noisy = self.training and bool(self.input_dropout or self.embedding_dropout)
+        is_small = 2 * self.vocab_size <= tokens_TB.numel() and self.vocab_size <= 2 * self.embedding.embedding_dim
+        return is_small and not is_noisy and not first.residual and not self.embedding.sparse
 
     def readers(self, device: torch.device | str = "cpu") -> Callable[[State], Reader]:
         """One C++ call a token where the native backend can: then in float32 or, within an autocast to it, in bfloat16."""

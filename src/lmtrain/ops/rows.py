@@ -1,0 +1,42 @@
+"""Rows of a small table, each taken many times: what `torch.nn.functional.embedding` does, with another backward pass.
+
+    y_n = table[ids_n]        d_table = sum over n of onehot(ids_n) d_y_n^T = onehot^T d_y
+
+The sum is a matrix product, so in bfloat16 it is accumulated in float32; PyTorch's own adds row to row and rounds each time.
+
+    legend   T steps · B streams · V rows of the table · Z their size
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, one_hot
+
+
+def rows(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
+    """The rows [T, B, Z] of `table_VZ` that int64 `ids_TB` name. Raises IndexError for an id outside the table (on a CPU)."""
+    y_TBZ: Tensor = RowsFunction.apply(table_VZ, ids_TB)
+    return y_TBZ
+
+
+class RowsFunction(torch.autograd.Function):
+    """A look-up whose gradient is a matrix product."""
+
+    @staticmethod
+    def forward(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
+        return embedding(ids_TB, table_VZ)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        table_VZ, ids_TB = inputs
+        ctx.num_rows = len(table_VZ)
+        ctx.save_for_backward(ids_TB)
+
+    @staticmethod
+    def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, None]:
+        (ids_TB,), (d_TBZ,) = ctx.saved_tensors, d_outputs
+        onehot_NV = one_hot(ids_TB.flatten(), ctx.num_rows).to(d_TBZ.dtype)
+        return onehot_NV.T @ d_TBZ.flatten(0, 1), None
