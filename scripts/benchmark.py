@@ -376,19 +376,11 @@ def _parts(learner: GradientLearner, chunk: Chunk, preset: Preset, device: torch
     model: Any = learner.model
     state = model.initial_state(preset.batch_size)
     with torch.no_grad(), learner.autocast():
-        embedded = model.embedding(chunk.inputs_TB)
         features = model.features(chunk.inputs_TB, state, learner.generator)[0]
 
-    def embedding() -> None:
-        out = model.embedding(chunk.inputs_TB)
-        out.backward(torch.ones_like(out))
-
-    def recurrence() -> None:
+    def recurrence() -> None:  # with the embedding, which may be projected word by word
         with learner.autocast():
-            x, used = embedded.detach().requires_grad_(), 1
-            for layer in model.layers:
-                x, after = layer(x, state[used : used + layer.num_states], None, learner.generator)
-                used += len(after)
+            x = model.activations(chunk.inputs_TB, state, learner.generator)[0]
         x.backward(torch.ones_like(x))
 
     def head() -> None:
@@ -401,7 +393,7 @@ def _parts(learner: GradientLearner, chunk: Chunk, preset: Preset, device: torch
 
     measured = {}
     learner.step(chunk, Progress(step=0, epoch=0.0, fraction=0.0))
-    for work in (embedding, recurrence, head, optimizer):
+    for work in (recurrence, head, optimizer):
         if work is not optimizer:
             model.zero_grad(set_to_none=True)
         else:
