@@ -242,9 +242,10 @@ def test_sparse_adam_refuses_a_model_whose_gradients_are_all_dense():
 # ---- saving
 
 
+@pytest.mark.parametrize("sparse", [None, True])
 @pytest.mark.parametrize("title", SETTINGS)
-def test_a_run_goes_on_from_its_saved_optimiser_bit_by_bit(title):
-    whole, optimizer = make(title)
+def test_a_run_goes_on_from_its_saved_optimiser_bit_by_bit(title, sparse):
+    whole, optimizer = make(title, sparse)
     train(whole, optimizer, range(5))
     saved = copy.deepcopy(whole.state_dict())
     tensors, document = optimizer_tensors(optimizer)
@@ -252,7 +253,7 @@ def test_a_run_goes_on_from_its_saved_optimiser_bit_by_bit(title):
     rate = optimizer.param_groups[0]["lr"]
     train(whole, optimizer, range(5, 10))
 
-    resumed, again = make(title)
+    resumed, again = make(title, sparse)
     resumed.load_state_dict(saved)
     load_optimizer(again, load(blob), json.loads(text))
     set_rate(again, rate)
