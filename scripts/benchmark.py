@@ -173,11 +173,13 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the rows there")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--system-memory", action="store_true", help="memory as glibc gives it, not as in our training")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    keep_freed_memory()  # for all contestants alike, as in training
+    if not options.system_memory:
+        keep_freed_memory()  # as in training, but for all contestants alike
     device = torch.device(options.device)
     rows: list[Row] = []
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {_processor()}{_gpu(device)}")

@@ -48,7 +48,7 @@ def keep_freed_memory() -> None:
     """Has this process keep the memory that tensors free, for those of the next step (Linux with glibc; elsewhere nothing).
 
     Every step makes tensors of the same sizes. By default glibc gives large ones back to the system at once, which clears
-    each page again when it is next touched: 15 to 20 % of a step on a CPU. And PyTorch takes memory in pages of 2 MB, if it
+    each page again when it is next touched: 5 to 16 % of a step on a CPU. And PyTorch takes memory in pages of 2 MB, if it
     has not made a tensor yet. The process holds on to the most that it ever needed, evaluation included.
     """
     libc = ctypes.CDLL(None)
