@@ -4,9 +4,10 @@
     python scripts/benchmark.py --device cuda --preset all --json benchmark_gpu.json
 
 Every contestant starts from the same weights and sees the same batch. First losses and gradients are compared; then the
-contestants take turns, so that a machine that slows down slows all of them. A row gives the median time of a step, the
-ratio to the plain float32 way (`torch.nn` modules, `cross_entropy`, `torch.optim.Adam` as one would write it), and the
-share of the fastest matrix product that the same run measured. Presets are the shapes of the README's table.
+contestants take turns, so that a machine that slows down slows all of them: a step to warm up, a step that is timed. Ours
+keep the memory that tensors free, as in our training; the others have it as glibc gives it. A row gives the median time
+of a step, the ratio to the plain float32 way (`torch.nn` modules, `cross_entropy`, `torch.optim.Adam` as one would write
+it), and the share of the fastest matrix product that the same run measured. Presets are the shapes of the README's table.
 
 On a GPU, `torch.nn` is cuDNN, in float32, float32 with TF32, bfloat16 and float16. Ours is `eager`, Triton step by step (a)
 and in one launch (b, where the weight fits on the chip), each also recorded as a CUDA graph. The recurrences alone give
@@ -173,13 +174,10 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the rows there")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--system-memory", action="store_true", help="memory as glibc gives it, not as in our training")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    if not options.system_memory:
-        keep_freed_memory()  # as in training, but for all contestants alike
     device = torch.device(options.device)
     rows: list[Row] = []
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {_processor()}{_gpu(device)}")
@@ -199,13 +197,14 @@ def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
     plain = contestants[0]
     agreements = [_agrees(contestant, plain, device) for contestant in contestants]
     for contestant in contestants:
-        with _float32_products(contestant.precision, device):
+        with _as_it_runs(contestant, device):
             for _ in range(5):
                 contestant.run()
     peak = {precision: _peak_gflops(precision, device) for precision in {c.precision for c in contestants}}
     for _ in range(repeat):
         for contestant in contestants:
-            with _float32_products(contestant.precision, device):
+            with _as_it_runs(contestant, device):
+                contestant.run()  # its caches and its memory
                 contestant.seconds.append(_seconds(contestant.run, device))
     baseline = statistics.median(plain.seconds)
     print(f"\n{preset.name}: {preset.part}, {preset.cell} {preset.num_layers}x{preset.hidden_size}, B={preset.batch_size}, "
@@ -219,7 +218,7 @@ def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
     for contestant, agrees in zip(contestants, agreements, strict=True):
         seconds = statistics.median(contestant.seconds)
         gflops = preset.flops / seconds / 1e9
-        with _float32_products(contestant.precision, device):
+        with _as_it_runs(contestant, device):
             megabytes = _peak_megabytes(contestant.run, device)
             parts_of_row = contestant.parts() if contestant.parts else {}
         row = Row(
@@ -697,6 +696,14 @@ def _plain_precisions(device: torch.device) -> tuple[str, ...]:
 def _autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     dtype = _dtype(precision)
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+@contextmanager
+def _as_it_runs(contestant: Contestant, device: torch.device) -> Iterator[None]:
+    """What holds for the whole process: the kind of products in float32, and whether freed memory is kept."""
+    keep_freed_memory(contestant.backend.startswith("lmtrain"))
+    with _float32_products(contestant.precision, device):
+        yield
 
 
 @contextmanager

@@ -8,8 +8,10 @@ import pytest
 TOUCH_TWICE = """
 import ctypes, resource, sys
 from lmtrain.training.machine import keep_freed_memory
-if sys.argv[1] == "kept":
+if sys.argv[1] != "default":
     keep_freed_memory()
+if sys.argv[1] == "given back":
+    keep_freed_memory(False)
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 for _ in range(2):
@@ -22,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's settings")
-@pytest.mark.parametrize(("how", "is_touched_anew"), [("kept", False), ("default", True)])
+@pytest.mark.parametrize(("how", "is_touched_anew"), [("kept", False), ("given back", True), ("default", True)])
 def test_freed_memory_is_touched_anew_unless_it_is_kept(how: str, is_touched_anew: bool) -> None:
     done = subprocess.run([sys.executable, "-c", TOUCH_TWICE, how], capture_output=True, text=True, check=True)
     assert (int(done.stdout) > 100) is is_touched_anew

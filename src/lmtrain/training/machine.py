@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_NEVER, _MOST_MMAP_THRESHOLD = 1 << 30, 32 << 20  # mallopt(3): the threshold follows what is freed, up to 32 MB
 
 
 def is_alive(process_id: int, started: str | None = None) -> bool:
@@ -44,19 +45,22 @@ def memory_bytes() -> int:
     return most
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(keep: bool = True) -> None:
     """Has this process keep the memory that tensors free, for those of the next step (Linux with glibc; elsewhere nothing).
 
     Every step makes tensors of the same sizes. By default glibc gives large ones back to the system at once, which clears
-    each page again when it is next touched: 5 to 16 % of a step on a CPU. And PyTorch takes memory in pages of 2 MB, if it
-    has not made a tensor yet. The process holds on to the most that it ever needed, evaluation included.
+    each page again when it is next touched: 5 to 16 % of a step on a CPU. The process holds on to the most that it ever
+    needed, evaluation included. `keep=False` gives all of it back, and from then on does what glibc by itself comes to.
     """
-    libc = ctypes.CDLL(None)
-    if not sys.platform.startswith("linux") or not hasattr(libc, "gnu_get_libc_version"):
+    if not sys.platform.startswith("linux"):
         return
-    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-    libc.mallopt(_M_TRIM_THRESHOLD, -1)
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return
+    libc.mallopt(_M_MMAP_THRESHOLD, _NEVER if keep else _MOST_MMAP_THRESHOLD)
+    libc.mallopt(_M_TRIM_THRESHOLD, -1 if keep else 2 * _MOST_MMAP_THRESHOLD)
+    if not keep:
+        libc.malloc_trim(ctypes.c_size_t(0))
 
 
 def start_of(process_id: int) -> str | None:
