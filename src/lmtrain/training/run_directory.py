@@ -2,14 +2,15 @@
 
     RUN/  settings.json  run.json  metrics.jsonl  lmtrain.log  tensorboard/  checkpoints/  run.lock
 
-`run.lock` exists while a process trains here and says which. It is made with O_EXCL, so of two processes one gets it. A
-lock whose process is dead is taken over: it is renamed first, and only one of two processes can rename a file.
+`run.lock` exists while a process trains here and says which. A lock whose process is dead is taken over. Processes that look
+at the lock of one directory do so one after the other.
 `run.json` holds one record for each process: what it ran on, from when to when, and why it ended.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any
 
 from lmtrain.config import typed
 from lmtrain.errors import ResourceError, SettingsError
-from lmtrain.training.durable_file import remove_temporaries, temporary_path, write_atomically
+from lmtrain.training.durable_file import remove_temporaries, write_atomically
 from lmtrain.training.machine import is_alive, start_of
 from lmtrain.training.provenance import session_facts
 from lmtrain.training.strict_json import MAX_BYTES, parse_json, to_json
@@ -175,11 +176,28 @@ def _lock_text() -> str:
 
 def _lock(path: Path, text: str) -> None:
     """Makes the lock file, or raises SettingsError that says who holds it."""
-    while not _make_lock(path, text):
-        held = _read_lock(path)
-        if held is not None:
-            _refuse_if_alive(path, held)
-            _take_over(path, held)
+    with _alone(path.parent):
+        while not _make_lock(path, text):
+            held = _read_lock(path)
+            if held is not None:
+                _refuse_if_alive(path, held)
+                logger.warning("%s was left by a process that is dead (%s); it is taken over.", path, held.strip() or "no text")
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Within it no other process of this host looks at locks in `directory`; the kernel ends that when a process dies.
+
+    Where a file system has no such thing, two processes that take over one dead lock at the same moment may both succeed.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _make_lock(path: Path, text: str) -> bool:
@@ -233,20 +251,6 @@ def _refuse_if_alive(path: Path, text: str) -> None:
         if here
         else f"Wait for it; if you know that it is dead (it cannot be seen from {socket.gethostname()}), type: rm {path}",
     )
-
-
-def _take_over(path: Path, text: str) -> None:
-    """Removes the dead process's lock `text`, and no other that may have taken its place meanwhile."""
-    aside = temporary_path(path)
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return  # another process was faster
-    if aside.read_text(errors="replace") == text:
-        logger.warning("%s was left by a process that is dead (%s); it is taken over.", path, text.strip() or "no text")
-        aside.unlink()
-    else:
-        os.rename(aside, path)  # we took the fresh lock of a faster process: it gets it back
 
 
 def _unlock(path: Path, text: str) -> None:
