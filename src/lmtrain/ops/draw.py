@@ -16,12 +16,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from lmtrain.ops.backends import Call, choose, kernels
+from lmtrain.ops.backends import Call, kernels, why_not
 
 
-def draw_token(
-    log_probs_V: Tensor, uniform: float, *, temperature: float = 1.0, excluded: int | None = None, backend: str = "auto"
-) -> int:
+def draw_token(log_probs_V: Tensor, uniform: float, *, temperature: float = 1.0, excluded: int | None = None) -> int:
     """The token that `uniform`, at least 0 and below 1, picks from these log-probabilities, normalised or not.
 
     temperature  above 0; sums are float64
@@ -31,7 +29,7 @@ def draw_token(
     """
     # Beyond 1e30 either way nothing changes, and float32 has no numbers.
     temperature = min(max(temperature, 1e-30), 1e30)
-    native_draw = _native_draw(backend, log_probs_V.device.type, log_probs_V.dtype)
+    native_draw = _native_draw(log_probs_V.device.type, log_probs_V.dtype)
     if native_draw is not None and (token := native_draw(log_probs_V, uniform, temperature, excluded)) >= 0:
         return token
     return reference_draw(log_probs_V, uniform, temperature, excluded)
@@ -51,10 +49,9 @@ def reference_draw(log_probs_V: Tensor, uniform: float, temperature: float = 1.0
 
 
 @cache  # asked at every token, from cold caches
-def _native_draw(backend: str, device: str, dtype: torch.dtype) -> Callable[[Tensor, float, float, int | None], int] | None:
-    """The native kernel where it is the one to take."""
-    chosen = "eager" if dtype == torch.float64 else choose(backend, Call("draw", device, dtype, {}))
-    if chosen != "native":
+def _native_draw(device: str, dtype: torch.dtype) -> Callable[[Tensor, float, float, int | None], int] | None:
+    """The native kernel where there is one."""
+    if why_not("native", Call("draw", device, dtype, {})) is not None:
         return None
     made: Callable[[Tensor, float, float, int | None], int] = kernels("native", "draw").forward_draw()
     return made
