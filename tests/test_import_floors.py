@@ -72,7 +72,12 @@ def test_only_build_and_config_ask_for_a_kind_of_model() -> None:
         if room(path) in ("build", "config"):
             continue
         for node in ast.walk(ast.parse((SOURCE / path).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
-                named = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
-                named |= {n.attr for n in ast.walk(node.args[1]) if isinstance(n, ast.Attribute)}
-                assert not named & classes, f"{path}:{node.lineno} asks which model it holds"
+            if isinstance(node, ast.MatchClass):
+                asked = node.cls
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+                asked = node.args[1]
+            else:
+                continue
+            named = {n.id for n in ast.walk(asked) if isinstance(n, ast.Name)}
+            named |= {n.attr for n in ast.walk(asked) if isinstance(n, ast.Attribute)}
+            assert not named & classes, f"{path}:{node.lineno} asks which model it holds"

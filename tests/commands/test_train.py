@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from lmtrain.__main__ import main
+from lmtrain.commands.train import _limit
 
 TINY = [
     "model.embed_size=6", "model.hidden_size=8", "trainer.batch_size=4", "trainer.chunk_length=10", "trainer.num_steps=24",
@@ -254,6 +255,11 @@ def test_a_run_that_has_ended_says_by_what_and_how_to_go_on(place: Path, capsys:
     assert sorted(path.name for path in Path("my run/checkpoints").iterdir()) == checkpoints
     main(command[3:])
     assert losses(Path("my run"))[-1][0] == 48
+
+
+def test_limits_are_printed_as_they_can_be_typed() -> None:
+    assert _limit("trainer.num_steps", 2_469_134.0) == "trainer.num_steps=2469134"
+    assert _limit("trainer.num_epochs", 0.5) == "trainer.num_epochs=0.5"
 
 
 def test_a_changed_text_is_refused_on_resume(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

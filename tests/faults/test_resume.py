@@ -68,6 +68,27 @@ def test_a_resumed_training_ends_bit_for_bit_like_the_uninterrupted_one(
     assert_same_end(place / "cut", place / "whole")
 
 
+@pytest.mark.parametrize(
+    "settings", [["model.tie_weights=true", "model.embed_size=8"], ["model.head=sampled", "model.num_samples=3"]]
+)
+def test_a_vocabulary_larger_than_a_chunk_resumes_exactly_with_sparse_gradients(
+    settings: list[str], place: Path, call: Callable[..., Any], at_step: Callable[..., None],
+    assert_same_end: Callable[..., None],
+) -> None:  # fmt: skip
+    settings = [*SETTINGS, *settings, "trainer.batch_size=2", "trainer.chunk_length=3"]
+
+    def interrupt(learner: Any) -> None:
+        assert learner.model.embedding.sparse
+        raise KeyboardInterrupt
+
+    assert call("TRAIN", *settings, "hydra.run.dir=whole").code == 0
+    at_step({9: interrupt})
+    assert call("TRAIN", *settings, "hydra.run.dir=cut").code == 130
+    at_step({})
+    assert call("resume=cut").code == 0
+    assert_same_end(place / "cut", place / "whole")
+
+
 def test_the_few_hold_every_choice() -> None:
     for position, choices in enumerate((MODELS, OPTIMIZERS, SCHEDULES, HEADS)):
         assert {combination[position] for combination in FEW} == set(choices)

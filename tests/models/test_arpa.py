@@ -263,3 +263,8 @@ def test_file_with_lines_moved_or_missing_is_either_usable_or_refused(tmp_path: 
             lines.insert(data.draw(st.integers(0, len(lines))), line)
     (tmp_path / "model.arpa").write_bytes(b"".join(lines))
     readable_or_refused(tmp_path / "model.arpa")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "model.arpa").write_text("\ufeff" + SRILM.partition("\n\n")[2], encoding="utf-8")
+    assert read_arpa(tmp_path / "model.arpa")[1] == ["<eos>", "<unk>", "a", "b", "c"]

@@ -12,9 +12,10 @@ from lmtrain.data.tokenizer import CharTokenizer
 from lmtrain.inference.sample import SampleSettings, sample_text
 from lmtrain.models.base import LanguageModel
 from lmtrain.models.mixture import Mixture
-from lmtrain.models.recurrent import RecurrentLanguageModel
+from lmtrain.models.recurrent import GRULayer, RecurrentLanguageModel, RecurrentLayer
 from lmtrain.ops import native
 from lmtrain.ops.backends import Call
+from lmtrain.ops.draw import _native_draw
 from lmtrain.ops.native import build
 from lmtrain.ops.native.step import SMALL
 
@@ -136,7 +137,7 @@ def test_the_state_is_taken_over_behind_a_prompt_and_forgotten_as_the_policy_say
 
 
 def test_two_threads_give_the_same_bits_as_one(generator: torch.Generator) -> None:
-    model = make_model(2 * SMALL // 16, embed_size=16, hidden_size=16, num_layers=1)
+    model = make_model(2 * SMALL // 16, embed_size=16, hidden_sizes=[301, 211, 16])
     ids = ids_of(model.vocab_size, generator, length=3)
     alone = read(model, ids)
     torch.set_num_threads(2)
@@ -171,6 +172,19 @@ def test_models_that_the_step_does_not_know_read_in_the_general_way(
     ids = ids_of(37, generator)
     assert not isinstance(model, RecurrentLanguageModel) or model._network() is None
     model.eval()
+    torch.testing.assert_close(read(model, ids, prompt=3), expected(model, ids)[3:], rtol=1e-5, atol=1e-5)
+
+
+def test_a_cell_that_the_step_does_not_know_reads_in_the_general_way(generator: torch.Generator) -> None:
+    class OwnLayer(GRULayer):
+        """As one writes it who follows the README."""
+
+        cell_stage = RecurrentLayer.cell_stage
+
+    model = make_model(37, cell=config.Cell.gru, embed_size=8, hidden_size=8, num_layers=2)
+    for layer in model.layers:
+        layer.__class__ = OwnLayer
+    ids = ids_of(37, generator)
     torch.testing.assert_close(read(model, ids, prompt=3), expected(model, ids)[3:], rtol=1e-5, atol=1e-5)
 
 
@@ -217,6 +231,8 @@ def test_the_same_seed_writes_the_same_text_with_and_without_a_compiler(
     monkeypatch.setenv("LMTRAIN_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
+    _native_draw.cache_clear()
     assert model._network() is None
     assert sample_text(model, tokenizer, "abc", settings, seed=4) == texts[0]
     assert sample_text(model, tokenizer, "abc", settings, seed=5) != texts[0]
+    _native_draw.cache_clear()

@@ -53,7 +53,7 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
         assert {draw(log_probs_V, uniform, 1.0, 3) for uniform in UNIFORMS} == {1}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_tiny_temperatures_take_the_likeliest_and_huge_ones_any(dtype: torch.dtype) -> None:
     log_probs_V = torch.tensor([0.3, 0.4, 0.0, 0.3], dtype=dtype).log()
     for temperature in (5e-324, 1e-300, 1e-12):
@@ -66,7 +66,7 @@ def test_what_is_left_is_drawn_however_unlikely_it_was() -> None:
     assert [draw_token(log_probs_V, uniform, excluded=0) for uniform in (0.4, 0.6)] == [1, 2]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_no_probability_at_all_and_what_is_no_number_are_refused(dtype: torch.dtype) -> None:
     impossible = torch.full((300,), -math.inf, dtype=dtype)
     no_number = torch.zeros(300, dtype=dtype)

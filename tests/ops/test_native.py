@@ -174,17 +174,18 @@ def test_every_build_agrees_at_every_size(cell: Cell, isa: str, dtype: torch.dty
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("T", "B", "H"), [(3, 20, 130), (2, 33, 114), (3, 5, 250), (2, 16, 730)])
-def test_two_threads_compute_what_one_computes(cell: Cell, dtype: torch.dtype, T: int, B: int, H: int) -> None:
-    """Large enough for two threads, which share the streams, or the units where streams are few or the weight is large."""
+def test_several_threads_compute_what_one_computes(cell: Cell, dtype: torch.dtype, T: int, B: int, H: int) -> None:
+    """Large enough for several threads, which share the streams, or the units where streams are few or the weight is large."""
     inputs = cell.make(T, B, H)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     alone = cell.run(inputs, "native", dtype)
-    torch.set_num_threads(2)
-    together = cell.run(inputs, "native", dtype)
-    torch.set_num_threads(before)
-    for name in ("states_TBH", "d_h0_BH"):
-        assert torch.equal(alone[name], together[name]), name
+    for number in (2, 3, 5):
+        torch.set_num_threads(number)
+        together = cell.run(inputs, "native", dtype)
+        torch.set_num_threads(before)
+        for name in ("states_TBH", "d_h0_BH"):
+            assert torch.equal(alone[name], together[name]), (name, number)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

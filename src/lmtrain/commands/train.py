@@ -347,11 +347,15 @@ def _ended(settings: config.Config, reached: Mapping[str, float], path: Path) ->
     limits = {f"trainer.{name}": limit for name, limit in reached.items()}
     if list(config.iter_idle(settings, limits)):
         return "The text has been counted."
-    ended = ", ".join(f"{name}={limit:g}" for name, limit in limits.items())
-    further = " ".join(f"{name}={max(2 * limit, 1):g}" for name, limit in limits.items())
+    ended = ", ".join(_limit(name, limit) for name, limit in limits.items())
+    further = " ".join(_limit(name, max(2 * limit, 1)) for name, limit in limits.items())
     return (
         f"Training ended at {ended}. To go on from there:\n  python -m lmtrain {config.typed('resume', _shown(path))} {further}"
     )
+
+
+def _limit(name: str, limit: float) -> str:
+    return config.typed(name, int(limit) if limit == int(limit) else limit)
 
 
 def _show_range_test(run: RunDirectory) -> None:

@@ -19,6 +19,7 @@ lines that are there. All errors are DataErrors that name the line.
 
 from __future__ import annotations
 
+import codecs
 import logging
 import math
 import os
@@ -141,8 +142,9 @@ def read_arpa(path: str | Path, tokens: Sequence[str] | None = None) -> tuple[Ng
     check_file(path)
     try:
         with open(path, "rb") as file:
-            check_beginning(path, file.read(8))
-            file.seek(0)
+            beginning = file.read(8)
+            check_beginning(path, beginning)
+            file.seek(len(codecs.BOM_UTF8) if beginning.startswith(codecs.BOM_UTF8) else 0)
             return _read(_Lines(file, path), tokens)
     except OSError as error:
         raise unreadable(path, error) from None

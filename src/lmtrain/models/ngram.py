@@ -116,6 +116,9 @@ class NgramModel(LanguageModel):
         log_probs_TB = self.table.target_log_probs(contexts, targets_TB.numpy(force=True))
         return torch.from_numpy(log_probs_TB).to(tokens_TB.device), next_state
 
+    def advance(self, tokens_TB: Tensor, state: State) -> State:
+        return self._read(tokens_TB, state)[1]
+
     def _read(self, tokens_TB: Tensor, state: State) -> tuple[list[Ints], State]:
         """Where the contexts of length 1, 2, ... behind each token are listed, each int64 [T, B], and the next state."""
         (context_BN,) = state

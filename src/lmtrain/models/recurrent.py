@@ -107,12 +107,13 @@ class RecurrentLayer(nn.Module):
         """The layer as stages of a native step, as it evaluates; None where it does what they do not."""
         if self.residual or self.zoneout or self.norm_input is not None or self.backend not in ("auto", "native"):
             return None
+        cell = self.cell_stage()
         projection = [] if self.projection is None else [Stage("linear", self.projection.weight)]
-        return [self.cell_stage(), *projection]
+        return None if cell is None else [cell, *projection]
 
-    @abstractmethod
-    def cell_stage(self) -> Stage:
-        """The cell alone, with its weights."""
+    def cell_stage(self) -> Stage | None:
+        """The cell alone, with its weights; None for one that the native step does not know."""
+        return None
 
     def initialise(self, how: str, half_width: float) -> None:
         """Draws the weights: `xavier`, `uniform` (+-half_width), `fan` (+-1/sqrt(H)), `identity` (recurrent; else xavier)."""

@@ -51,7 +51,7 @@ def reference_draw(log_probs_V: Tensor, uniform: float, temperature: float = 1.0
 @cache  # asked at every token, from cold caches
 def _native_draw(device: str, dtype: torch.dtype) -> Callable[[Tensor, float, float, int | None], int] | None:
     """The native kernel where there is one."""
-    if why_not("native", Call("draw", device, dtype, {})) is not None:
+    if dtype != torch.float32 or why_not("native", Call("draw", device, dtype, {})) is not None:
         return None
     made: Callable[[Tensor, float, float, int | None], int] = kernels("native", "draw").forward_draw()
     return made

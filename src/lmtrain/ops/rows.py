@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, one_hot
+from torch.nn.functional import embedding
 
 
 def rows(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
@@ -38,5 +38,5 @@ class RowsFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, None]:
         (ids_TB,), (d_TBZ,) = ctx.saved_tensors, d_outputs
-        onehot_NV = one_hot(ids_TB.flatten(), ctx.num_rows).to(d_TBZ.dtype)
+        onehot_NV = d_TBZ.new_zeros(ids_TB.numel(), ctx.num_rows).scatter_(1, ids_TB.reshape(-1, 1), 1)
         return onehot_NV.T @ d_TBZ.flatten(0, 1), None

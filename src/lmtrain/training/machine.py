@@ -57,7 +57,8 @@ def keep_freed_memory(keep: bool = True) -> None:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return
-    libc.mallopt(_M_MMAP_THRESHOLD, _NEVER if keep else _MOST_MMAP_THRESHOLD)
+    if not (keep and libc.mallopt(_M_MMAP_THRESHOLD, _NEVER)):  # an older glibc refuses that
+        libc.mallopt(_M_MMAP_THRESHOLD, _MOST_MMAP_THRESHOLD)
     libc.mallopt(_M_TRIM_THRESHOLD, -1 if keep else 2 * _MOST_MMAP_THRESHOLD)
     if not keep:
         libc.malloc_trim(ctypes.c_size_t(0))

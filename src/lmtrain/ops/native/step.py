@@ -4,8 +4,8 @@
 
 One stream, float32 or bfloat16. float32 weights are read where they lie; bfloat16 ones are copied once, when the network is
 made: half as much to read at each token, on which alone the speed of a large vocabulary depends. Then products are of
-bfloat16, sums, biases, cells and logits float32, and states are rounded to bfloat16, as in the recurrences. A network sees the
-weights as they were when it was made.
+bfloat16, sums, biases, cells and logits float32, and states are rounded to bfloat16, as in the recurrences. While a
+network is in use, weights must not change: it may see them as they were or as they are.
 
     legend   E inputs of a stage · H its units · Z gates x H · V vocabulary
 """
