@@ -2,7 +2,8 @@
 
     python scripts/reproduce.py ../shared/data/brown --output outputs/reproduce
 
-Settings that were tuned (dynamic evaluation, mixture weights) were tuned on validation alone. About an hour, most of it on one core.
+Settings that were tuned (dynamic evaluation, mixture weights) were tuned on validation alone.
+About an hour, most of it on one core.
 """
 
 from __future__ import annotations

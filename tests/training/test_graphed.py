@@ -14,11 +14,14 @@ import lmtrain.config as config
 from lmtrain.build import _graphed, build_model
 from lmtrain.data.stream import Chunk
 from lmtrain.errors import SettingsError
+from lmtrain.inference.evaluate import Static, iter_target_log_probs
+from lmtrain.inference.sample import SampleSettings, generate, read
 from lmtrain.models.base import NeuralLanguageModel
 from lmtrain.ops import backends, linear_cross_entropy
+from lmtrain.ops.replay import Replayed, record_cuda_graph
 from lmtrain.training import graphed as module
 from lmtrain.training.averaging import ExponentialAverage, LastWeights
-from lmtrain.training.graphed import GraphedLearner, graphed, record_cuda_graph, why_no_graph
+from lmtrain.training.graphed import GraphedLearner, graphed, why_no_graph
 from lmtrain.training.learner import GradientLearner, StepReport
 from lmtrain.training.optimizer import group_parameters, make_optimizer
 from lmtrain.training.schedule import Cosine, OneCycle, Progress
@@ -79,13 +82,14 @@ class Tape(TorchDispatchMode):
                         old.copy_(new)
 
 
-def record_on_tape(work: Callable[[], None], generator: Generator) -> Callable[[], None]:
+def record_on_tape(work: Callable[[], None], generator: Generator | None) -> Callable[[], None]:
     """In place of `record_cuda_graph`."""
-    state, tape = generator.get_state(), Tape()
+    state, tape = generator and generator.get_state(), Tape()
     with tape:
         work()
     tape.undo()
-    generator.set_state(state)
+    if generator is not None:
+        generator.set_state(state)
     return tape.play
 
 
@@ -294,3 +298,71 @@ def test_on_and_off_are_read_as_yaml_writes_them(given: object, name: str) -> No
     settings = config.read_settings(config.TrainerConfig, {"cuda_graph": given}, "trainer", problems)
     assert not problems
     assert settings.cuda_graph is config.CudaGraph[name]
+
+
+# ---- evaluation and generation
+
+
+@pytest.fixture
+def replays(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> list[Replayed]:
+    """What evaluation and generation record from now on."""
+    made: list[Replayed] = []
+    record = record_on_tape if device.type == "cpu" else record_cuda_graph
+
+    def replayed(self: NeuralLanguageModel, function: Any, device: object) -> Replayed:
+        made.append(Replayed(function, record))
+        return made[-1]
+
+    monkeypatch.setattr(NeuralLanguageModel, "replayed", replayed)
+    return made
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("num_streams", [1, 3])
+def test_replayed_evaluation_gives_the_same_numbers(
+    temperature: float, num_streams: int, device: torch.device, replays: list[Replayed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = plain(device).model  # forgets at line ends, so the last token read is part of its state
+    ids = torch.randint(V, (3 * 29 + 2,), generator=Generator().manual_seed(5)).numpy()
+
+    def numbers() -> list[float]:
+        chunks = iter_target_log_probs(
+            model, ids, eos_id=0, num_streams=num_streams, chunk_length=4, method=Static(temperature), device=device
+        )
+        return [number for scored in chunks for number in scored.log_probs.flatten().tolist()]
+
+    got = numbers()
+    assert len(replays) == 1
+    assert replays[0]._play is not None, "something was recorded"
+    monkeypatch.setattr(NeuralLanguageModel, "replayed", lambda self, function, device: function)
+    assert got == numbers()
+
+
+def test_replayed_generation_writes_the_same_text(
+    device: torch.device, replays: list[Replayed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = plain(device).model
+    settings = SampleSettings(max_tokens=30)
+
+    def texts() -> list[list[int]]:
+        """Two texts, written in turns."""
+        log_probs_V, state = read(model, torch.tensor([0, 3, 4]).numpy(), model.initial_state(1), device)
+        readers = model.readers(device)
+        pair = [generate(readers(state), log_probs_V, settings, Generator().manual_seed(n), excluded=None) for n in (1, 2)]
+        return [[a.token, b.token] for a, b in zip(*pair, strict=True)]
+
+    got = texts()
+    assert [replay._play is not None for replay in replays] == [True, True]
+    monkeypatch.setattr(NeuralLanguageModel, "replayed", lambda self, function, device: function)
+    assert got == texts()
+
+
+def test_what_cannot_be_recorded_is_said_and_computed(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(*_: object) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted")
+
+    double = Replayed(lambda x: (2 * x,), refuse)
+    assert [double(torch.tensor([float(n)]))[0].item() for n in range(6)] == [0, 2, 4, 6, 8, 10]
+    assert [record.getMessage() for record in caplog.records] == [
+        "This cannot be recorded as a CUDA graph, and is computed kernel by kernel: operation not permitted"
+    ]

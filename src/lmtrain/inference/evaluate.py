@@ -188,16 +188,24 @@ class Static(Method):
     def scoring(self, model: LanguageModel, previous_B: Tensor) -> Iterator[Score]:
         state = model.initial_state(len(previous_B))
 
+        def predict(inputs_TB: Tensor, targets_TB: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+            if self.temperature == 1:
+                log_probs_TB, state = model.target_log_probs(inputs_TB, targets_TB, state)
+            else:
+                log_probs_TBV, state = model.log_probs(inputs_TB, state)
+                log_probs_TB = tempered(log_probs_TBV, targets_TB, self.temperature)
+            return log_probs_TB, *state
+
+        step = model.replayed(predict, previous_B.device)
+
         def score(targets_TB: Tensor) -> Tensor:
             nonlocal state, previous_B
             inputs_TB, state = next_inputs(previous_B, targets_TB, state)
             previous_B = targets_TB[-1]
             with evaluating(model):
-                if self.temperature == 1:
-                    log_probs_TB, state = model.target_log_probs(inputs_TB, targets_TB, state)
-                    return log_probs_TB
-                log_probs_TBV, state = model.log_probs(inputs_TB, state)
-                return tempered(log_probs_TBV, targets_TB, self.temperature)
+                log_probs_TB, *after = step(inputs_TB, targets_TB, *state)
+            state = tuple(after)
+            return log_probs_TB
 
         yield score
 

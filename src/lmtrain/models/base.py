@@ -23,6 +23,7 @@ from torch import Generator, Tensor, nn
 from lmtrain.models.dropout import dropout, dropped_rows, locked_dropout
 from lmtrain.models.heads import Head
 from lmtrain.models.penalties import activation_penalty, temporal_activation_penalty
+from lmtrain.ops.replay import Function, Replayed
 
 State = tuple[Tensor, ...]  # what a model carries from chunk to chunk; every tensor has the stream axis B first
 
@@ -76,16 +77,27 @@ class LanguageModel(ABC):
         weights must not change, nor the precision (an open autocast).
         """
 
+        def predict(tokens_TB: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+            log_probs_TBV, state = self.log_probs(tokens_TB, state)
+            return log_probs_TBV, *state
+
         def reader(state: State) -> Reader:
+            step = self.replayed(predict, device)
+
             def read(token: int) -> Tensor:
                 nonlocal state
                 with evaluating(self):
-                    log_probs_TBV, state = self.log_probs(torch.tensor([[token]], device=device), state)
+                    log_probs_TBV, *after = step(torch.tensor([[token]], device=device), *state)
+                state = tuple(after)
                 return log_probs_TBV[0, 0].cpu()
 
             return read
 
         return reader
+
+    def replayed(self, function: Function, device: torch.device | str) -> Function:
+        """A function of this model, as it is best called again and again in evaluation, while its weights stay."""
+        return function
 
 
 @contextmanager
@@ -208,6 +220,11 @@ class NeuralLanguageModel(LanguageModel, nn.Module):
 
     def advance(self, tokens_TB: Tensor, state: State) -> State:
         return self.features(tokens_TB, state)[1]
+
+    def replayed(self, function: Function, device: torch.device | str) -> Function:
+        """On a GPU recorded as a CUDA graph, unless sizes within depend on the words read."""
+        is_recorded = torch.device(device).type == "cuda" and self.head.has_fixed_sizes
+        return Replayed(function) if is_recorded else function
 
     def _embed(self, ids: Tensor, generator: Generator | None) -> Tensor:
         """Embeddings of `ids` (any shape), whole rows of the matrix dropped and the rest dropped out as set."""

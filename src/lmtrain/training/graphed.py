@@ -14,33 +14,23 @@ eager again for its first steps) goes on as if it had not been interrupted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
 from lmtrain.models.base import State
+from lmtrain.ops.replay import Record, record_cuda_graph
 from lmtrain.training.learner import GradientLearner, StepReport, Tensors
 from lmtrain.training.optimizer import SparseAdam
 from lmtrain.training.schedule import Progress
 
 EAGER_STEPS = 3  # of a shape before it is recorded: libraries, compiled kernels and the optimiser's memory are there then
 
-Work = Callable[[], None]
-Record = Callable[[Work, Generator], Work]  # takes the work and what it draws from; gives what plays it again
 Shape = tuple[torch.Size, torch.Size, int | None]  # of inputs and targets, and after how many inputs the state is carried
-
-
-def record_cuda_graph(work: Work, generator: Generator) -> Work:
-    """Records `work` without doing it. It must have run before, use only memory that stays, and never ask the device."""
-    graph = torch.cuda.CUDAGraph()
-    graph.register_generator_state(generator)
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
 
 
 @dataclass
