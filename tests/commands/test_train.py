@@ -153,11 +153,7 @@ FEATURES = {
 }  # fmt: skip
 
 
-QUICK = [
-    ("lstm, dropout", 1),
-    ("lstm, dropout", 17),
-    ("gru, nt-asgd", 9),
-]  # the rest in one process: tests/faults/test_resume.py
+QUICK = [("lstm, dropout", 17), ("gru, nt-asgd", 9)]  # more in one process: tests/faults/test_resume.py
 STOPS = [(features, stop_at) for features in FEATURES for stop_at in (1, 9, 16, 17, 23)]
 
 

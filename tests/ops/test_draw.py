@@ -27,7 +27,7 @@ def cumulated(log_probs_V: Tensor, temperature: float, excluded: int | None) -> 
     return log_probs_V.softmax(-1).cumsum(-1)
 
 
-@pytest.mark.parametrize("isa", ["native", "avx2", "portable"])
+@pytest.mark.parametrize("isa", ["native", "avx2", pytest.param("portable", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("size", SIZES)
 def test_both_pick_the_token_where_the_cumulated_probability_passes_the_number(
     size: int, isa: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
