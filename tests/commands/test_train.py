@@ -153,7 +153,7 @@ FEATURES = {
 }  # fmt: skip
 
 
-QUICK = [("lstm, dropout", 17), ("gru, nt-asgd", 9)]  # more in one process: tests/faults/test_resume.py
+QUICK = [("lstm, dropout", 17)]  # more in one process: tests/faults/test_resume.py
 STOPS = [(features, stop_at) for features in FEATURES for stop_at in (1, 9, 16, 17, 23)]
 
 
@@ -188,7 +188,9 @@ def cut(run: Path, step: int, settings: list[str]) -> None:
     assert result.returncode == -9, result.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)  # fmt: skip
 def test_a_signal_saves_prints_how_to_resume_and_loses_nothing(number: int, code: int, place: Path) -> None:
     settings = [
         *TINY,
