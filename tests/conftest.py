@@ -3,6 +3,7 @@
 And for tests of commands: a small text and a small trained run in a directory of one's own, and `main` called as a user would.
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,12 @@ settings.load_profile("ordinary")
 def _deterministic() -> None:
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _the_disk_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test can cut the power. Those that look at what is synced, and when, watch the calls."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ FEW = [
 ]  # fmt: skip
 SETTINGS = [
     "tokenizer=word", "model.cutoffs=[3,6]", "model.num_samples=5", "model.dropout=0.3", "trainer.batch_size=4",
-    "trainer.chunk_length=16", "trainer.num_steps=14", "trainer.log_every=1", "trainer.save_every=1",
+    "trainer.chunk_length=16", "trainer.num_steps=14", "trainer.log_every=1", "trainer.save_every=4",
     "trainer.evaluate_every=3", "trainer.sample_tokens=0",
 ]  # fmt: skip
 
