@@ -17,7 +17,7 @@ from hypothesis import settings
 from lmtrain.__main__ import main
 
 # The same examples on every run, however slow the machine. A longer search:  pytest --hypothesis-profile=search
-settings.register_profile("ordinary", deadline=None, derandomize=True, database=None)
+settings.register_profile("ordinary", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.register_profile("search", deadline=None, max_examples=5000)
 settings.load_profile("ordinary")
 

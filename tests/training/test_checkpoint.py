@@ -340,7 +340,7 @@ def test_any_bytes_in_any_file_are_a_checkpoint_error_or_what_they_say(tmp_path_
     path = save(tmp_path_factory.mktemp("run"), 7)
     manifest, original = (path / "manifest.json").read_bytes(), (path / name).read_bytes()
 
-    @settings(max_examples=settings.default.max_examples // 3)  # two files each
+    @settings(max_examples=settings.default.max_examples // 2)  # two files each
     @given(st.binary(max_size=300), st.integers(0, len(original)), st.integers(0, 40))
     def check(junk, place, num_cut):
         for data in (junk, original[:place] + junk[:20] + original[place + num_cut :]):
