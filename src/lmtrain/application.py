@@ -8,6 +8,7 @@ A job of a sweep that fails does not keep the others from running; the sweep the
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import logging
 import os
@@ -21,7 +22,6 @@ from typing import Any, cast
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, QuotedString, RangeSweep
@@ -292,7 +292,8 @@ def check_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 def _composed(parsed: Sequence[Override], chosen: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     """The settings with the first value of every override, but for the groups `chosen`; appends to `problems`."""
     first = {item.key_or_group: _first(item) for item in parsed if item.key_or_group in GROUPS}
-    settings = _compose([f"{group}={value}" for group, value in (first | dict(chosen)).items()])
+    groups = tuple(f"{group}={value}" for group, value in (first | dict(chosen)).items())
+    settings = copy.deepcopy(_compose(config.conf_directory(), groups))
     for item in parsed:
         if item.key_or_group not in GROUPS and not item.is_hydra_override():
             problem = _apply(settings, item)
@@ -383,11 +384,11 @@ def _first(item: Override) -> str:
     return str(_values(item)[0])
 
 
-def _compose(group_overrides: list[str]) -> dict[str, Any]:
+@functools.cache  # a tenth of a second each; a sweep asks for the same choices many times
+def _compose(directory: Path, group_overrides: tuple[str, ...]) -> dict[str, Any]:
     try:
-        if not GlobalHydra.instance().is_initialized():
-            with initialize_config_dir(str(config.conf_directory()), version_base="1.3"):
-                composed = compose("config", overrides=group_overrides)
+        with initialize_config_dir(str(directory), version_base="1.3"):
+            composed = compose("config", overrides=list(group_overrides))
         settings = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise _does_not_compose(str(error)) from None

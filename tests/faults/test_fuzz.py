@@ -5,7 +5,6 @@ The ordinary suite tries a few; `pytest -m slow tests/faults/test_fuzz.py` tries
 
 import copy
 import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -64,15 +63,6 @@ def tried(num_examples: int, strategy: Any, check: Callable[[Any], None]) -> Non
 # ---- the settings parser
 
 
-@pytest.fixture
-def quick_compose(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hydra composes every choice of groups once."""
-    application.register_schemas()
-    compose = functools.lru_cache(lambda groups: application_compose(list(groups)))
-    application_compose = application._compose
-    monkeypatch.setattr(application, "_compose", lambda groups: copy.deepcopy(compose(tuple(groups))))
-
-
 KEYS = [
     *application.GROUPS, "resume", "hydra.run.dir", "trainer.num_steps", "trainer.seed", "model.hidden_size", "model.kind",
     "model.hidden_sizes", "model.cutoffs", "model.dropout", "model.cell", "data.path", "optimizer.learning_rate",
@@ -89,9 +79,10 @@ overrides = st.one_of(
 )
 
 
-@pytest.mark.usefixtures("quick_compose")
 @pytest.mark.parametrize("many", FEW_AND_MANY)
 def test_any_overrides_are_settings_or_refused(many: int) -> None:
+    application.register_schemas()
+
     def check(given: list[str]) -> None:
         with suppress(SettingsError):
             config.read_config(application.check_overrides(given))

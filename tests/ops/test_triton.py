@@ -42,7 +42,7 @@ from lmtrain.ops.triton.persistent import Plan
 DEVICE = "cpu" if INTERPRETED else "cuda"
 SIZES = [(1, 1, 1), (2, 3, 17), (3, 17, 2), (17, 2, 35), (35, 1, 3), (1, 35, 2), (2, 1, 130)]
 FEATURES = ["plain", "keep", "all"]
-ORDINARY = {(2, 3, 17): "all", (17, 2, 35): "plain", (1, 35, 2): "keep", (35, 1, 3): "all"}
+ORDINARY = {(2, 3, 17): "all", (1, 35, 2): "keep", (2, 1, 130): "plain"}  # the interpreter takes its time
 CASES = [  # ordinarily one set of features for some sizes
     pytest.param(*sizes, features, marks=[] if ORDINARY.get(sizes) == features else [pytest.mark.slow])
     for sizes in SIZES

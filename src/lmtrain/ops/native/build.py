@@ -1,8 +1,8 @@
 """The C++ of this folder, compiled for this machine on first use and kept in a per-user cache.
 
 The library is plain C seen from outside (pointers and integers, called through `ctypes`), so it needs neither torch's headers
-nor Python's nor ninja: one g++ call of about five seconds where `torch.utils.cpp_extension` takes half a minute. It shares
-torch's own OpenMP runtime, and with it torch's threads.
+nor Python's nor ninja: g++ takes about five seconds where `torch.utils.cpp_extension` takes half a minute. It shares torch's
+own OpenMP runtime, and with it torch's threads.
 
     $LMTRAIN_CACHE/native/<key>.so      LMTRAIN_CACHE defaults to $XDG_CACHE_HOME/lmtrain, that to ~/.cache/lmtrain
 
@@ -32,7 +32,7 @@ log = logging.getLogger("lmtrain")
 
 FOLDER = Path(__file__).parent
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-Wno-psabi"]
-LIBRARY_FLAGS = ["-fPIC", "-shared", "-fvisibility=hidden"]  # hidden: builds in one process must not share templates
+LIBRARY_FLAGS = ["-fPIC", "-fvisibility=hidden"]  # hidden: builds in one process must not share templates
 NO_AMX = ["-mno-amx-bf16", "-mno-amx-tile", "-mno-amx-int8"]
 ISA_FLAGS = {
     "native": ["-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"],
@@ -138,12 +138,20 @@ def _build(isa: str, path: Path) -> None:
     log.info("compiling the native backend for this processor (once, some seconds)")
     started_at = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        output = Path(folder) / "native.so"
         command = [compiler, *FLAGS, *LIBRARY_FLAGS, *ISA_FLAGS[isa]]
-        command += [str(FOLDER / "native.cpp"), "-o", str(output), *_openmp_runtime()]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:300])
-            raise _CannotBuildError(f"{compiler} cannot compile the native backend: {first}")
+        objects = {source: str(Path(folder) / f"{source.stem}.o") for source in FOLDER.glob("*.cpp")}
+        _run_all([[*command, "-c", str(source), "-o", made] for source, made in objects.items()])
+        output = str(Path(folder) / "native.so")
+        _run_all([[*command, "-shared", *objects.values(), "-o", output, *_openmp_runtime()]])
         os.replace(output, path)
     log.info("native backend compiled in %.1f s: %s", time.perf_counter() - started_at, path)
+
+
+def _run_all(commands: list[list[str]]) -> None:
+    """Runs `commands` side by side."""
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    told = [process.communicate()[1] for process in running]
+    for (compiler, *_), process, text in zip(commands, running, told, strict=True):
+        if process.returncode:
+            first = next((line for line in text.splitlines() if "error" in line), text[:300])
+            raise _CannotBuildError(f"{compiler} cannot compile the native backend: {first}")

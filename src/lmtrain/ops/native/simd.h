@@ -208,4 +208,10 @@ INLINE float largest(F x) {
     return best;
 }
 
+// run(S()) with the storage type S.
+template <class Run>
+inline void with_type(int bfloat16, Run run) {
+    bfloat16 ? run(bf16()) : run(float());
+}
+
 }  // namespace lmtrain
