@@ -44,6 +44,7 @@ TAKES_NOTHING = ("--hydra-help", "--resolve", "--run", "-r", "--multirun", "-m",
 GROUPS = ("model", "data", "tokenizer", "optimizer", "schedule", "trainer", "experiment")
 
 
+@functools.cache
 def register_schemas() -> None:
     """Gives Hydra the typed settings, in a group of their own that no user chooses from."""
     store = ConfigStore.instance().store
