@@ -37,6 +37,7 @@ from torch.utils._pytree import tree_map
 import lmtrain.config as config
 from lmtrain.build import build_model, sparse_gradients
 from lmtrain.data.stream import Chunk
+from lmtrain.errors import UserError
 from lmtrain.inference.sample import SampleSettings, sample
 from lmtrain.models.base import NeuralLanguageModel
 from lmtrain.ops import backends
@@ -53,6 +54,7 @@ CLIP = 0.25
 TOLERANCE = {  # of the loss and of the gradient, relative
     "float32": (1e-5, 1e-3), "tf32": (1e-3, 1e-2), "bfloat16": (1e-2, 6e-2), "float16": (1e-2, 6e-2),
 }  # fmt: skip
+SLOW_GFLOPS = 10  # bfloat16 without instructions for it
 PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "tf32", "bfloat16")}
 
 
@@ -151,6 +153,10 @@ class Contestant:
     parts: Callable[[], dict[str, float]] | None = None
     seconds: list[float] = field(default_factory=list)
 
+    @property
+    def name(self) -> str:
+        return f"{self.backend} {self.precision}"
+
 
 @dataclass
 class Row:
@@ -184,22 +190,21 @@ def main() -> None:
     presets = PRESETS if device.type == "cpu" else GPU_PRESETS
     for preset in presets.values() if options.preset == "all" else [(PRESETS | GPU_PRESETS)[options.preset]]:
         rows += run_preset(preset, options.repeat, device)
-    if options.json:
-        Path(options.json).write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+        if options.json:
+            Path(options.json).write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     if any(row.agrees is False for row in rows):
         sys.exit("a contestant does not agree with the plain float32 step")
 
 
 def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
-    """Compares, times and prints one preset."""
+    """Compares, times and prints one preset. A contestant that cannot run here (no memory, no kernel) is left out, with why."""
     torch.manual_seed(0)
     contestants = list(MAKERS[preset.part](preset, device))
     plain = contestants[0]
-    agreements = [_agrees(contestant, plain, device) for contestant in contestants]
-    for contestant in contestants:
-        with _as_it_runs(contestant, device):
-            for _ in range(5):
-                contestant.run()
+    agreements = _of_each(contestants, lambda contestant: _agrees(contestant, plain, device))
+    contestants = [contestant for contestant in contestants if contestant.name in agreements]
+    warmed_up = _of_each(contestants, lambda contestant: _warm_up(contestant, device))  # which moves the weights
+    contestants = [contestant for contestant in contestants if contestant.name in warmed_up]
     peak = {precision: _peak_gflops(precision, device) for precision in {c.precision for c in contestants}}
     for _ in range(repeat):
         for contestant in contestants:
@@ -215,7 +220,8 @@ def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
         "  agrees  parts (ms; recurrences on a GPU: microseconds a step)"
     )
     rows = []
-    for contestant, agrees in zip(contestants, agreements, strict=True):
+    for contestant in contestants:
+        agrees = agreements[contestant.name]
         seconds = statistics.median(contestant.seconds)
         gflops = preset.flops / seconds / 1e9
         with _as_it_runs(contestant, device):
@@ -232,6 +238,25 @@ def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
               f"  {agrees_word:6}  {parts}", flush=True)  # fmt: skip
         rows.append(row)
     return rows
+
+
+def _of_each(contestants: list[Contestant], work: Callable[[Contestant], Any]) -> dict[str, Any]:
+    """What `work` returns by name; says of those that cannot run here (no memory, no kernel) why, and leaves them out."""
+    results = {}
+    for contestant in contestants:
+        try:
+            results[contestant.name] = work(contestant)
+        except (RuntimeError, UserError) as error:
+            if contestant is contestants[0]:
+                raise
+            print(f"\n{contestant.name} cannot run here: {str(error).partition(chr(10))[0]}")
+    return results
+
+
+def _warm_up(contestant: Contestant, device: torch.device) -> None:
+    with _as_it_runs(contestant, device):
+        for _ in range(5):
+            contestant.run()
 
 
 # ---- contestants: a whole training step
@@ -750,11 +775,15 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _peak_gflops(precision: str, device: torch.device) -> float:
-    """The best rate of a large square product."""
-    size = 2048 if device.type == "cpu" else 8192
-    a = torch.randn(size, size, device=device, dtype=_dtype(precision))
-    with _float32_products(precision, device):
-        return max(2 * size**3 / _seconds(lambda: a @ a, device) / 1e9 for _ in range(6))
+    """The best rate of a large square product; of a smaller one where products of this type are very slow."""
+    best = 0.0
+    for size in (512, 2048) if device.type == "cpu" else (512, 8192):
+        a = torch.randn(size, size, device=device, dtype=_dtype(precision))
+        with _float32_products(precision, device):
+            best = max(2 * size**3 / _seconds(partial(torch.mm, a, a), device) / 1e9 for _ in range(6))
+        if best < SLOW_GFLOPS:
+            break
+    return best
 
 
 def _peak_megabytes(work: Callable[[], object], device: torch.device) -> float:
