@@ -81,15 +81,15 @@ class LanguageModel(ABC):
             log_probs_TBV, state = self.log_probs(tokens_TB, state)
             return log_probs_TBV, *state
 
-        def reader(state: State) -> Reader:
-            step = self.replayed(predict, device)
+        step = self.replayed(predict, device)
 
+        def reader(state: State) -> Reader:
             def read(token: int) -> Tensor:
                 nonlocal state
                 with evaluating(self):
                     log_probs_TBV, *after = step(torch.tensor([[token]], device=device), *state)
-                state = tuple(after)
-                return log_probs_TBV[0, 0].cpu()
+                    state = tuple(tensor.clone() for tensor in after)  # what comes from a replay is valid until the next
+                    return log_probs_TBV[0, 0].to("cpu", copy=True)
 
             return read
 
@@ -222,8 +222,8 @@ class NeuralLanguageModel(LanguageModel, nn.Module):
         return self.features(tokens_TB, state)[1]
 
     def replayed(self, function: Function, device: torch.device | str) -> Function:
-        """On a GPU recorded as a CUDA graph, unless sizes within depend on the words read."""
-        is_recorded = torch.device(device).type == "cuda" and self.head.has_fixed_sizes
+        """On a GPU recorded as a CUDA graph, unless its work depends on the words read."""
+        is_recorded = torch.device(device).type == "cuda" and self.head.can_be_recorded
         return Replayed(function) if is_recorded else function
 
     def _embed(self, ids: Tensor, generator: Generator | None) -> Tensor:

@@ -88,6 +88,8 @@ class DirectNgramModel(NeuralLanguageModel):
 class DirectNgramHead(Head):
     """A full softmax whose logits also take slices of `table`; the last `order` - 1 features are the slices' starts."""
 
+    can_be_recorded = False  # the host places the gradients of the slices
+
     def __init__(self, softmax: FullSoftmax, *, order: int, table_size: int) -> None:
         super().__init__()
         self.vocab_size = softmax.vocab_size

@@ -35,7 +35,7 @@ class Head(nn.Module, ABC):
     """An output layer. Its features may have any leading axes, written TBD here; all results are float32 or wider."""
 
     vocab_size: int
-    has_fixed_sizes = True  # whether no tensor within `loss` has a size that depends on words or samples
+    can_be_recorded = True  # whether `loss` does the same work, on tensors of the same sizes, whatever the words and samples
 
     @abstractmethod
     def loss(self, features_TBD: Tensor, targets_TB: Tensor, generator: Generator | None = None) -> Tensor:
@@ -122,7 +122,7 @@ class SampledSoftmax(MatrixHead):
     sparse       gradients of the word vectors name only the rows used; for an optimiser that knows what to do with them
     """
 
-    has_fixed_sizes = False
+    can_be_recorded = False
     proposal_V: Tensor
 
     def __init__(
@@ -182,7 +182,7 @@ class AdaptiveSoftmax(Head):
     tied_weight  the embedding matrix [V, E], of which each cluster takes its rows; features are projected to E where D != E
     """
 
-    has_fixed_sizes = False
+    can_be_recorded = False
 
     def __init__(
         self,

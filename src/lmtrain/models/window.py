@@ -133,7 +133,7 @@ class WindowLanguageModel(NeuralLanguageModel):
         # A token is forgotten where a reset stands behind it in the window: count the resets from the right.
         resets_TBC = (1 - keep_NB).unfold(0, size, 1)
         later_TBC = resets_TBC.flip(-1).cumsum(-1).flip(-1) - resets_TBC
-        eos_E = self.embedding(torch.tensor(self.eos_id, device=keep_NB.device))
+        eos_E = self.embedding(torch.full((), self.eos_id, device=keep_NB.device))
         all_TBCE = torch.where((later_TBC > 0)[..., None], eos_E, embedded_NBE.unfold(0, size, 1).movedim(-1, 2))
         before_TBSE, windows_TBCE = all_TBCE[:, :, : self.average_span], all_TBCE[:, :, self.average_span :]
         if self.average_weights_AS is None:

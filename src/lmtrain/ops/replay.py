@@ -28,8 +28,12 @@ def record_cuda_graph(work: Work, generator: Generator | None) -> Work:
     graph = torch.cuda.CUDAGraph()
     if generator is not None:
         graph.register_generator_state(generator)
-    with torch.cuda.graph(graph):
-        work()
+    stream = torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph):
+            work()
+    finally:
+        torch.cuda.set_stream(stream)  # where recording fails, `torch.cuda.graph` leaves its own stream behind
     return graph.replay
 
 

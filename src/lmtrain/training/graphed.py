@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
+from lmtrain.errors import ResourceError, is_out_of_memory
 from lmtrain.models.base import State
 from lmtrain.ops.replay import Record, record_cuda_graph
 from lmtrain.training.learner import GradientLearner, StepReport, Tensors
@@ -56,9 +57,11 @@ class GraphedLearner(GradientLearner):
         shape = inputs_TB.shape, targets_TB.shape, carry_after
         if self._recorded is None:
             if self._seen[shape] < EAGER_STEPS:
-                self._seen[shape] += 1
-                return super()._learn(inputs_TB, targets_TB, carry_after, rate)
-            self._recorded = RecordedStep(self, inputs_TB, targets_TB, carry_after)
+                # Copies begin where a record's buffers would: kernels are compiled for the alignment of their arguments.
+                report = super()._learn(inputs_TB.clone(), targets_TB.clone(), carry_after, rate)
+                self._seen[shape] += report.is_finite  # a step that is left out makes no memory for the optimiser
+                return report
+            self._recorded = self._record_step(inputs_TB, targets_TB, carry_after)
         if self._recorded.shape != shape:
             return super()._learn(inputs_TB, targets_TB, carry_after, rate)
         nats, penalty, grad_norm = self._recorded.play(inputs_TB, targets_TB, self.state)
@@ -68,6 +71,18 @@ class GraphedLearner(GradientLearner):
         if report.is_finite:
             self.averaging.update()
         return report
+
+    def _record_step(self, inputs_TB: Tensor, targets_TB: Tensor, carry_after: int | None) -> RecordedStep:
+        try:
+            return RecordedStep(self, inputs_TB, targets_TB, carry_after)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise ResourceError(  # the generator and the weights may be half a step on: nothing is to be computed with them
+                f"The step cannot be recorded as a CUDA graph: {str(error).partition(chr(10))[0]}.",
+                "",
+                "Type trainer.cuda_graph=off; steps are then computed kernel by kernel.",
+            ) from error
 
     def _make_capturable(self) -> None:
         """The rate as a tensor and the number of steps on the device, in eager steps too: their arithmetic is the same."""
@@ -130,8 +145,8 @@ def why_no_graph(learner: GradientLearner) -> str | None:
         return f"{type(optimizer).__name__} has no fused kernel that can leave out an update"
     if isinstance(optimizer, SparseAdam):
         return "SparseAdam updates another number of rows in every step"
-    if not head.has_fixed_sizes:
-        return f"the sizes within {type(head).__name__} depend on the words of a chunk"
+    if not head.can_be_recorded:
+        return f"what {type(head).__name__} does depends on the words of a chunk"
     if learner.schedule.beta1(Progress(step=0, epoch=0.0, fraction=0.0)) is not None:
         return f"{type(learner.schedule).__name__} moves beta1, which would be recorded"
     if learner.full_length:

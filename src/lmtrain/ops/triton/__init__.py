@@ -9,6 +9,8 @@ Without a GPU everything runs in Triton's interpreter (TRITON_INTERPRET=1 when P
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from lmtrain.ops.backends import Call
@@ -35,10 +37,15 @@ def why_not(call: Call) -> str | None:
     if call.device != ("cpu" if INTERPRETED else "cuda"):
         interpreted = "; TRITON_INTERPRET=1 lets it run slowly on the CPU" if call.device == "cpu" else ""
         return f"it runs on {'the CPU, in its interpreter' if INTERPRETED else 'CUDA'}, not on {call.device}{interpreted}"
-    if not INTERPRETED and not torch.cuda.is_available():
-        return "there is no CUDA device"
-    if not INTERPRETED and torch.cuda.get_device_capability() < (8, 0):
-        return "it needs a GPU of compute capability 8.0 or later"
+    if not INTERPRETED and (reason := _why_no_gpu()):
+        return reason
     if unknown := sorted(call.options - {"keep_TB", "zoneout_TBH", "cell_zoneout_TBH"}):
         return f"it has no {' and no '.join(unknown)}"
     return None
+
+
+@cache
+def _why_no_gpu() -> str | None:
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    return None if torch.cuda.get_device_capability() >= (8, 0) else "it needs a GPU of compute capability 8.0 or later"

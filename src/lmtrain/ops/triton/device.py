@@ -74,7 +74,7 @@ def grid_barrier(counter, target):
     programs must be on the chip at once, or this never returns: launch with `launch_cooperative_grid=True`.
     """
     tl.debug_barrier()
-    arrived = tl.atomic_add(counter, 1, sem="release", scope="gpu") + 1
+    arrived = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") + 1
     while arrived < target:
         arrived = tl.atomic_add(counter, 0, sem="acquire", scope="gpu")
     tl.debug_barrier()
