@@ -7,7 +7,8 @@ Every contestant starts from the same weights and sees the same batch. First los
 contestants take turns, so that a machine that slows down slows all of them: a step to warm up, a step that is timed. Ours
 keep the memory that tensors free, as in our training; the others have it as glibc gives it. A row gives the median time
 of a step, the ratio to the plain float32 way (`torch.nn` modules, `cross_entropy`, `torch.optim.Adam` as one would write
-it), and the share of the fastest matrix product that the same run measured. Presets are the shapes of the README's table.
+it), that to the same way in the row's own precision ("alike"), and the share of the fastest matrix product that the same
+run measured. Presets are the shapes of the README's table.
 
 On a GPU, `torch.nn` is cuDNN, in float32, float32 with TF32, bfloat16 and float16. Ours is `eager`, Triton step by step (a)
 and in one launch (b, where the weight fits on the chip), each also recorded as a CUDA graph. The recurrences alone give
@@ -17,14 +18,17 @@ microseconds a step and layer, forward and backward. Memory is what PyTorch allo
 from __future__ import annotations
 
 import argparse
+import copy
+import gc
 import json
+import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -166,6 +170,7 @@ class Row:
     milliseconds_per_step: float
     tokens_per_second: float
     ratio: float
+    ratio_alike: float
     gflops: float
     fraction_of_peak: float
     peak_megabytes: float
@@ -175,7 +180,8 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="all", choices=["all", *PRESETS, *GPU_PRESETS])
+    parser.add_argument("--preset", nargs="+", default=["all"], choices=["all", *PRESETS, *GPU_PRESETS], metavar="NAME",
+                        help=f"all, or some of {', '.join(PRESETS | GPU_PRESETS)}")  # fmt: skip
     parser.add_argument("--repeat", type=int, default=15, help="timed turns of every contestant (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="also write the rows there")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -187,13 +193,19 @@ def main() -> None:
     device = torch.device(options.device)
     rows: list[Row] = []
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {_processor()}{_gpu(device)}")
-    presets = PRESETS if device.type == "cpu" else GPU_PRESETS
-    for preset in presets.values() if options.preset == "all" else [(PRESETS | GPU_PRESETS)[options.preset]]:
-        rows += run_preset(preset, options.repeat, device)
+    names = list(PRESETS if device.type == "cpu" else GPU_PRESETS) if "all" in options.preset else options.preset
+    failed = []
+    for name in names:
+        try:
+            rows += run_preset((PRESETS | GPU_PRESETS)[name], options.repeat, device)
+        except (RuntimeError, UserError) as error:  # the other presets are worth having
+            print(f"\n{name}: {error}", flush=True)
+            failed.append(name)
+        gc.collect()  # contestants, with what they hold on the device
         if options.json:
             Path(options.json).write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
-    if any(row.agrees is False for row in rows):
-        sys.exit("a contestant does not agree with the plain float32 step")
+    if failed or any(row.agrees is False for row in rows):
+        sys.exit(f"failed: {', '.join(failed)}" if failed else "a contestant does not agree with the plain float32 step")
 
 
 def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
@@ -201,7 +213,9 @@ def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
     torch.manual_seed(0)
     contestants = list(MAKERS[preset.part](preset, device))
     plain = contestants[0]
-    agreements = _of_each(contestants, lambda contestant: _agrees(contestant, plain, device))
+    with _float32_products(plain.precision, device):
+        expected = plain.probe() if plain.probe else {}
+    agreements = _of_each(contestants, lambda contestant: _agrees(contestant, expected, device))
     contestants = [contestant for contestant in contestants if contestant.name in agreements]
     warmed_up = _of_each(contestants, lambda contestant: _warm_up(contestant, device))  # which moves the weights
     contestants = [contestant for contestant in contestants if contestant.name in warmed_up]
@@ -212,11 +226,12 @@ def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
                 contestant.run()  # its caches and its memory
                 contestant.seconds.append(_seconds(contestant.run, device))
     baseline = statistics.median(plain.seconds)
+    alike = {c.precision: statistics.median(c.seconds) for c in reversed(contestants) if c.backend == "torch.nn"}
     print(f"\n{preset.name}: {preset.part}, {preset.cell} {preset.num_layers}x{preset.hidden_size}, B={preset.batch_size}, "
           f"T={preset.chunk_length}, V={preset.vocab_size}; matrix products reach "
           + ", ".join(f"{peak[name]:.0f} GFLOP/s in {name}" for name in sorted(peak)))  # fmt: skip
     print(
-        f"{'backend':30}{'precision':>10}{'ms':>9}{'tokens/s':>11}{'ratio':>7}{'GFLOP/s':>9}{'peak':>6}{'MB':>7}"
+        f"{'backend':30}{'precision':>10}{'ms':>9}{'tokens/s':>11}{'ratio':>7}{'alike':>7}{'GFLOP/s':>9}{'peak':>6}{'MB':>7}"
         "  agrees  parts (ms; recurrences on a GPU: microseconds a step)"
     )
     rows = []
@@ -229,11 +244,12 @@ def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
             parts_of_row = contestant.parts() if contestant.parts else {}
         row = Row(
             preset.name, contestant.backend, contestant.precision, 1e3 * seconds, preset.num_tokens / seconds,
-            baseline / seconds, gflops, gflops / peak[contestant.precision], megabytes, agrees, parts_of_row,
+            baseline / seconds, alike.get(contestant.precision, math.nan) / seconds, gflops,
+            gflops / peak[contestant.precision], megabytes, agrees, parts_of_row,
         )  # fmt: skip
         parts = " ".join(f"{name} {value:.1f}" for name, value in row.parts.items())
         agrees_word = {True: "yes", False: "NO", None: "-"}[agrees]
-        print(f"{row.backend:30}{row.precision:>10}{row.milliseconds_per_step:>9.2f}{row.tokens_per_second:>11,.0f}{row.ratio:>7.2f}"
+        print(f"{row.backend:30}{row.precision:>10}{row.milliseconds_per_step:>9.2f}{row.tokens_per_second:>11,.0f}{row.ratio:>7.2f}{row.ratio_alike:>7.2f}"
               f"{row.gflops:>9.0f}{row.fraction_of_peak:>6.0%}{row.peak_megabytes:>7.0f}"
               f"  {agrees_word:6}  {parts}", flush=True)  # fmt: skip
         rows.append(row)
@@ -309,7 +325,7 @@ def make_steps(preset: Preset, device: torch.device) -> Iterator[Contestant]:
     tokens_TB = _tokens(preset, device, preset.chunk_length + 1)
     ours = _our_model(preset, "reference", device)
     for precision in _plain_precisions(device):
-        yield _plain_step(_copied(ours, PlainModel(preset).to(device)), tokens_TB, precision, preset.num_layers)
+        yield _plain_step(_plain_model(preset, ours, device), tokens_TB, precision, preset.num_layers)
     for precision in PRECISIONS[device.type]:
         for way in _ways(preset, device, precision):
             yield _our_step(preset, way, precision, tokens_TB, device)
@@ -437,7 +453,7 @@ def _parts(learner: GradientLearner, chunk: Chunk, preset: Preset, device: torch
 def make_recurrences(preset: Preset, device: torch.device) -> Iterator[Contestant]:
     """Forward and backward of the layers over given inputs."""
     ours = _our_model(preset, "reference", device)
-    plain = _copied(ours, PlainModel(preset).to(device)).recurrence
+    plain = _plain_model(preset, ours, device).recurrence
     inputs = torch.randn(preset.chunk_length, preset.batch_size, preset.layer_sizes[0][0], device=device)
     upstream = torch.randn(preset.chunk_length, preset.batch_size, preset.layer_sizes[-1][1], device=device)
     plainly, weights = Way("torch.nn", "auto", False), list(plain.named_parameters())
@@ -485,7 +501,7 @@ def _recurrence(
         return outputs
 
     def probe() -> dict[str, Tensor]:
-        outputs = both()
+        outputs = run()
         first = next(w for n, w in weights if n.endswith(("weight_hh_l0", "0.weight_recurrent_ZH")))
         return {"loss": outputs.detach().float().square().mean(), "inputs": _gradient(leaf), "recurrent": _gradient(first)}
 
@@ -573,7 +589,7 @@ def _head(
 def make_generators(preset: Preset, device: torch.device) -> Iterator[Contestant]:
     """One stream of text, token by token. Plain bfloat16 is autocast without its cache of weights, which inference lacks."""
     ours = _our_model(preset, "auto", device).eval()
-    plain = _copied(ours, PlainModel(preset).to(device)).eval()
+    plain = _plain_model(preset, ours, device).eval()
 
     @torch.no_grad()
     def write(precision: str) -> None:
@@ -585,9 +601,14 @@ def make_generators(preset: Preset, device: torch.device) -> Iterator[Contestant
 
     settings = SampleSettings(max_tokens=preset.chunk_length, allow_unk=True, statistics=False)
 
+    endless: dict[str, Any] = {}
+
     def write_ours(precision: str) -> None:
+        tokenizer: Any = _Numbers(preset.vocab_size)
         with _autocast(precision, device):
-            for _ in next(sample(ours, _Numbers(preset.vocab_size), "", settings, device=device)):  # type: ignore[arg-type]
+            if precision not in endless:
+                endless[precision] = sample(ours, tokenizer, "", settings, num_samples=10**9, device=device)
+            for _ in next(endless[precision]):
                 pass
 
     for name, work in (("torch.nn", write), ("lmtrain", write_ours)):
@@ -631,11 +652,19 @@ MAKERS: dict[str, Callable[[Preset, torch.device], Iterator[Contestant]]] = {
 
 
 def _our_model(preset: Preset, backend: str, device: torch.device) -> Any:
+    model: Any = copy.deepcopy(_first_model(preset, device))
+    for layer in model.layers:
+        layer.backend = backend
+    return model
+
+
+@lru_cache(maxsize=1)  # drawing hundreds of millions of weights takes longer than a preset's steps
+def _first_model(preset: Preset, device: torch.device) -> NeuralLanguageModel:
     sizes = preset.layer_sizes
     settings = config.RecurrentConfig(
         cell=config.Cell[preset.cell], embed_size=sizes[0][0], hidden_sizes=[hidden for _, hidden in sizes],
         hidden_size=preset.hidden_size, num_layers=preset.num_layers, tie_weights=preset.tied,
-        head=config.HeadName[preset.head], weight_drop=preset.weight_drop, backend=config.Backend[backend],
+        head=config.HeadName[preset.head], weight_drop=preset.weight_drop,
     )  # fmt: skip
     model = build_model(
         settings, vocab_size=preset.vocab_size, eos_id=0, seed=1,
@@ -646,8 +675,10 @@ def _our_model(preset: Preset, backend: str, device: torch.device) -> Any:
 
 
 @torch.no_grad()
-def _copied(ours: Any, plain: PlainModel) -> PlainModel:
+def _plain_model(preset: Preset, ours: Any, device: torch.device) -> PlainModel:
     """The plain model with our weights."""
+    with device:
+        plain = PlainModel(preset)
     plain.embedding.weight.copy_(ours.embedding.weight)
     plain.output.weight.copy_(ours.head.weight_VE)
     plain.output.bias.zero_()
@@ -676,7 +707,7 @@ class Way:
         return variant(self.variant_name)
 
     def __str__(self) -> str:
-        letter = {"auto": "", "steps": " a", "persistent": " b"}[self.variant_name]
+        letter = {"auto": " a+b" if self.backend == "triton" else "", "steps": " a", "persistent": " b"}[self.variant_name]
         return f"{self.backend}{letter}{' graph' if self.graph else ''}"
 
 
@@ -687,20 +718,21 @@ def _ways(preset: Preset, device: torch.device, precision: str) -> list[Way]:
     ways = [Way(name, "auto", False) for name in ("eager", "native") if backends.why_not(name, call) is None]
     if backends.why_not("triton", call) is None:
         ways.append(Way("triton", "steps", False))
-        if _fits(preset, device, precision):
-            ways.append(Way("triton", "persistent", False))
+        fits = _fit(preset, device, precision)
+        if any(fits):
+            ways.append(Way("triton", "persistent" if all(fits) else "auto", False))
     return [
         Way(w.backend, w.variant_name, graph) for w in ways for graph in ((False, True) if device.type == "cuda" else (False,))
     ]
 
 
-def _fits(preset: Preset, device: torch.device, precision: str) -> bool:
-    """Whether every layer's weight can be held on the chip."""
+def _fit(preset: Preset, device: torch.device, precision: str) -> list[bool]:
+    """Of every layer whether its weight can be held on the chip."""
     from lmtrain.ops.triton.persistent import make_plan
 
     gates, dtype = {"elman": 1, "gru": 3, "lstm": 4}[preset.cell], _dtype(precision)
     with _float32_products(precision, device):
-        return all(make_plan(device, dtype, gates, preset.batch_size, hidden) for _, hidden in preset.layer_sizes)
+        return [make_plan(device, dtype, gates, preset.batch_size, hidden) is not None for _, hidden in preset.layer_sizes]
 
 
 def _tokens(preset: Preset, device: torch.device, length: int) -> Tensor:
@@ -751,12 +783,10 @@ def _gradient(tensor: Tensor) -> Tensor:
     return (tensor.grad.to_dense() if tensor.grad.is_sparse else tensor.grad).detach().float().clone()
 
 
-def _agrees(contestant: Contestant, plain: Contestant, device: torch.device) -> bool | None:
+def _agrees(contestant: Contestant, expected: dict[str, Tensor], device: torch.device) -> bool | None:
     """Whether loss and gradients are those of the plain float32 step, within the precision's tolerance."""
-    if contestant.probe is None or plain.probe is None:
+    if contestant.probe is None:
         return None
-    with _float32_products(plain.precision, device):
-        expected = plain.probe()
     with _float32_products(contestant.precision, device):
         got = contestant.probe()
     loss, gradient = TOLERANCE[contestant.precision]
