@@ -106,3 +106,14 @@ def test_a_wrong_argument_is_one_paragraph_with_the_remedy(arguments: list[str],
 def test_help_of_a_command_is_the_commands_own(place: Path, call: Call) -> None:
     assert call("help", "score") == call("score", "--help")
     assert call("help", "score").out.startswith("usage: python -m lmtrain score")
+
+
+def test_lines_are_scored_by_themselves_where_that_is_asked_for(place: Path, call: Call) -> None:
+    (place / "same.txt").write_text("the cat sat\n" * 3, encoding="utf-8")
+    carried, alone = (call("score", "run", "same.txt", *more).out.splitlines() for more in ((), ("--independent",)))
+    assert len({line.split("\t")[1] for line in carried[1:4]}) == 3
+    assert len({line.split("\t")[1] for line in alone[1:4]}) == 1
+    assert "state forgotten at each line" in alone[-1]
+    refused = call("score", "run", "same.txt", "--independent", "--cache", "10")
+    assert refused.code == 2
+    assert "--independent was given together with --dynamic or --cache." in refused.err

@@ -106,7 +106,8 @@ def test_bill_reads_well_and_is_json(table):
     bill = Bill(math.log(8) * 1234, 1234, 100, 10, 30.0, 5678, 5700, 2, "line")
     assert bill.format() == (
         "perplexity 8.00 · 7.94 without <unk> · 2.0794 nats per token · 0.6520 bits per character · 0.6495 bits per byte\n"
-        "1,234 tokens scored, 100 of them <eos>, 10 <unk> · 5,678 characters · 5,700 bytes\n"
+        "1,234 tokens scored, 100 of them <eos>, 10 <unk> (not spelt, so bits per character are no match for a "
+        "character model's) · 5,678 characters · 5,700 bytes\n"
         "static · 2 streams · state forgotten at each line"
     )
     written = json.loads(json.dumps(bill.to_json()))

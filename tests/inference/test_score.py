@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+import lmtrain.config as config
+from lmtrain.build import build_model
 from lmtrain.data.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer
 from lmtrain.errors import DataError
 from lmtrain.inference.evaluate import evaluate
 from lmtrain.inference.score import ScoredLine, ScoredToken, format_line, line_to_json, score_text
 from lmtrain.models.base import LanguageModel, StatePolicy
+from lmtrain.models.mixture import Mixture
 
 WORDS = WordTokenizer(["<eos>", "to", "be", "or", "<unk>"])
 TEXT = "to be or\n\nnot to be\nto\n"
@@ -139,3 +142,49 @@ def test_ids_are_those_of_the_whole_text_wherever_the_blocks_are_cut(table):
 
     score_text(Recorder(), WORDS, list(TEXT), chunk_length=2)
     np.testing.assert_array_equal(seen, WORDS.encode(TEXT))
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4, 5, 6, 7, 100])
+@pytest.mark.parametrize(
+    ("text", "number"), [("to be\nor <eos> to\n", 2), ("<eos>", 1), ("to\n\nbe <eos>", 3), ("or\n<eos>\n", 2)]
+)
+def test_a_word_that_would_end_a_line_is_refused_with_its_line(table, text, number, cut):
+    with pytest.raises(DataError, match=f"Line {number} of the text to score contains the word <eos>, which stands for"):
+        score_text(table, WORDS, [text[start : start + cut] for start in range(0, len(text), cut)])
+
+
+def test_what_only_looks_like_the_end_of_a_line_is_a_word(table):
+    assert score_text(table, WORDS, ["to<eos> <eos>. be\n"]).num_eos == 1
+
+
+MODELS = {
+    "elman": config.RecurrentConfig(cell=config.Cell.elman, hidden_size=4),
+    "gru, direct": config.RecurrentConfig(cell=config.Cell.gru, hidden_size=4, direct_order=3, direct_table=64),
+    "lstm": config.RecurrentConfig(cell=config.Cell.lstm, hidden_size=4, num_layers=2),
+    "window": config.WindowConfig(context=3, hidden_size=4, num_averages=1, average_span=3),
+    "ngram": config.NgramConfig(order=3, state_policy=config.Policy.carry),
+}
+
+
+@pytest.mark.parametrize("kind", [*MODELS, "mixture"])
+def test_where_a_model_forgets_at_lines_their_order_does_not_matter(kind):
+    def make(name):
+        model = build_model(MODELS[name], vocab_size=5, eos_id=0, seed=1)
+        if name == "ngram":
+            model.count(WORDS.encode(TEXT * 3))
+            model.finish()
+        return model
+
+    def score(lines):
+        scored = []
+        score_text(model, WORDS, ["".join(lines)], on_line=scored.append)
+        return {line: result.total_nats for line, result in zip(lines, scored, strict=True)}
+
+    model = Mixture([make("lstm"), make("ngram")], [0.5, 0.5]) if kind == "mixture" else make(kind)
+    lines = ["be or to\n", "or\n", "to be\n", "\n"]
+    if kind != "window":  # whose random weights hardly look at what is far
+        assert score(lines) != pytest.approx(score(lines[::-1]), rel=1e-6)
+    model.forget_at(StatePolicy.line)
+    together = score(lines)
+    assert together == pytest.approx(score(lines[::-1]), rel=1e-6)
+    assert together == pytest.approx({line: score([line])[line] for line in lines}, rel=1e-6)

@@ -1,10 +1,16 @@
-"""`python -m lmtrain score RUN FILE`: the log-probability of every line, then the total with its perplexity."""
+"""`python -m lmtrain score RUN FILE`: the natural logarithm of every line's probability, then the total with its perplexity.
+
+A model that was trained with `model.state_policy=carry`, the default, goes on from line to line as in a running text, so
+the number of a line depends on those before it. Lines that are to be compared, such as n-best lists, are scored with
+`--independent`.
+"""
 
 from __future__ import annotations
 
 import json
 
 from lmtrain.commands.options import Parser, add_method_options, add_model_options, choose_method, open_model, parse, read_text
+from lmtrain.errors import SettingsError
 
 
 def main(arguments: list[str]) -> None:
@@ -12,12 +18,23 @@ def main(arguments: list[str]) -> None:
     parser = Parser("score", __doc__)
     add_model_options(parser)
     parser.add_argument("file", metavar="FILE", help='text to score; "-": standard input')
+    parser.add_argument(
+        "--independent", action="store_true", help="every line by itself, whatever stands before it (n-best lists, filtering)"
+    )
     parser.add_argument("--per-token", action="store_true", help="also every token's log-probability")
     parser.add_argument("--json", action="store_true", help="JSON lines; the last one is the total")
     add_method_options(parser)
     options = parse(parser, arguments)
 
+    if options.independent and (options.dynamic or options.cache):
+        raise SettingsError(
+            "--independent was given together with --dynamic or --cache.",
+            "These carry what was read from line to line.",
+            "Leave out one of them.",
+        )
+
     from lmtrain.inference.score import HEADER, ScoredLine, format_line, line_to_json, score_text
+    from lmtrain.models.base import StatePolicy
 
     def show(line: ScoredLine) -> None:
         if line.number == 1 and not options.json:
@@ -26,6 +43,8 @@ def main(arguments: list[str]) -> None:
 
     text = read_text(options.file)
     trained = open_model(options)
+    if options.independent:
+        trained.model.forget_at(StatePolicy.line)
     method = choose_method(options, trained)
     bill = score_text(
         trained.model, trained.tokenizer, text, on_line=show, per_token=options.per_token,

@@ -83,12 +83,13 @@ class Bill:
     def format(self) -> str:
         """Three lines to read."""
         without = f"{self.perplexity_without_unk:.2f} without <unk> · " if self.num_unk else ""
+        unspelt = " (not spelt, so bits per character are no match for a character model's)" if self.num_unk else ""
         streams = "1 stream" if self.num_streams == 1 else f"{self.num_streams} streams"
         memory = "carried" if self.state_policy == "carry" else f"forgotten at each {self.state_policy}"
         return (
             f"perplexity {self.perplexity:.2f} · {without}{self.nats_per_token:.4f} nats per token · "
             f"{self.bits_per_character:.4f} bits per character · {self.bits_per_byte:.4f} bits per byte\n"
-            f"{self.num_tokens:,} tokens scored, {self.num_eos:,} of them <eos>, {self.num_unk:,} <unk> · "
+            f"{self.num_tokens:,} tokens scored, {self.num_eos:,} of them <eos>, {self.num_unk:,} <unk>{unspelt} · "
             f"{self.num_chars:,} characters · {self.num_bytes:,} bytes\n"
             f"{self.method} · {streams} · state {memory}"
         )

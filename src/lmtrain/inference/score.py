@@ -4,12 +4,14 @@
 
 The chunks are cut as `evaluate` cuts them with one stream, whatever the lines are, so both give the same number to the
 last bit; short lines share a chunk and a long line takes several. Memory does not grow with the length of the text,
-nor (unless its tokens are kept) with that of a line. Between lines the state goes on as the model's policy says.
+nor (unless its tokens are kept) with that of a line. Between lines the state goes on as the model's policy says; for lines that
+are to be compared with each other, `model.forget_at(StatePolicy.line)` makes each start afresh.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,11 +20,12 @@ import numpy as np
 import torch
 
 from lmtrain.data.tokenizer import Tokenizer
-from lmtrain.data.vocabulary import utf8
+from lmtrain.data.vocabulary import EOS, utf8
 from lmtrain.errors import DataError
 from lmtrain.inference.evaluate import CHUNK_TOKENS, STATIC, Bill, Method, Tally, make_tokens
 from lmtrain.models.base import LanguageModel
 
+EOS_WORD = re.compile(rf"\s{re.escape(EOS)}(?=\s)")
 HEADER = "line\tlog_prob\ttokens\tunknown"
 
 
@@ -59,9 +62,9 @@ def score_text(
     """The bill of a text, given in blocks cut anywhere (lines, say), after calling `on_line` for each of its lines.
 
     As in a corpus, a last line of words is ended where it is not. `chunk_length` is how many tokens are read before any
-    of them is scored. Raises DataError for an empty text.
+    of them is scored. Raises DataError for an empty text, and where `<eos>` stands in it as a word, which would end a line.
     """
-    text = _Counted(blocks, end_last_line=tokenizer.name == "word")
+    text = _Counted(blocks, has_words=tokenizer.name == "word")
     chunks = _equal_chunks(tokenizer.encode_blocks(text), method.segment_length or chunk_length or CHUNK_TOKENS)
     total, line = Tally(tokenizer.eos_id, tokenizer.unk_id), _Line(tokenizer, per_token)
     with method.scoring(model, make_tokens(np.array([tokenizer.eos_id]), model, device)) as score:
@@ -81,23 +84,31 @@ def score_text(
 
 
 class _Counted:
-    """The same blocks, counted on their way."""
+    """The same blocks, counted on their way; where they have words, none is `<eos>` and the last line is ended."""
 
-    def __init__(self, blocks: Iterable[str], *, end_last_line: bool) -> None:
-        self.blocks, self.end_last_line = blocks, end_last_line
-        self.num_chars = self.num_bytes = 0
+    def __init__(self, blocks: Iterable[str], *, has_words: bool) -> None:
+        self.blocks, self.has_words = blocks, has_words
+        self.num_chars = self.num_bytes = self.num_lines = 0
+        self.tail = "\n"  # as much as could be the beginning of " <eos> "
 
     def __iter__(self) -> Iterator[str]:
-        last = "\n"
         for block in filter(None, self.blocks):
             yield self._count(block)
-            last = block
-        if self.end_last_line and not last.endswith("\n"):
+        if self.has_words and not self.tail.endswith("\n"):
             yield self._count("\n")
 
     def _count(self, block: str) -> str:
+        if self.has_words and (found := EOS_WORD.search(self.tail + block)):
+            number = self.num_lines + block.count("\n", 0, max(0, found.start() + 1 - len(self.tail))) + 1
+            raise DataError(
+                f"Line {number:,} of the text to score contains the word {EOS}, which stands for the end of a line.",
+                "Every line gets one row of numbers.",
+                f"Take {EOS} out, or type  python -m lmtrain evaluate RUN --text FILE  for the number of the whole text.",
+            )
         self.num_chars += len(block)
         self.num_bytes += len(utf8(block))
+        self.num_lines += block.count("\n")
+        self.tail = (self.tail + block)[-len(EOS) - 1 :]
         return block
 
 

@@ -53,6 +53,10 @@ class LanguageModel(ABC):
     vocab_size: int
     state_policy: StatePolicy = StatePolicy.carry
 
+    def forget_at(self, policy: StatePolicy) -> None:
+        """From now on the model forgets as `policy` says, whatever it was trained with."""
+        self.state_policy = policy
+
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
         """The state before any token, for `batch_size` streams."""

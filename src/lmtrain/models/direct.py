@@ -22,7 +22,7 @@ from torch import Generator, Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lmtrain.errors import SettingsError
-from lmtrain.models.base import NeuralLanguageModel, State, keep_mask
+from lmtrain.models.base import NeuralLanguageModel, State, StatePolicy, keep_mask
 from lmtrain.models.heads import FullSoftmax, Head
 
 MAX_TABLE_SIZE = 1 << 24  # a bucket must be exact as a float32
@@ -52,6 +52,10 @@ class DirectNgramModel(NeuralLanguageModel):
 
     def initialise(self, how: str, half_width: float) -> None:
         self.inner.initialise(how, half_width)
+
+    def forget_at(self, policy: StatePolicy) -> None:
+        super().forget_at(policy)
+        self.inner.forget_at(policy)
 
     def initial_state(self, batch_size: int) -> State:
         device = next(self.parameters()).device

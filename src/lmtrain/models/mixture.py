@@ -37,6 +37,11 @@ class Mixture(LanguageModel, nn.Module):
         self.state_policy = policies.pop() if len(policies) == 1 else StatePolicy.carry
         self._state_sizes = [len(model.initial_state(1)) for model in models]
 
+    def forget_at(self, policy: StatePolicy) -> None:
+        super().forget_at(policy)
+        for model in self.models:
+            model.forget_at(policy)
+
     def initial_state(self, batch_size: int) -> State:
         return tuple(tensor for model in self.models for tensor in model.initial_state(batch_size))
 

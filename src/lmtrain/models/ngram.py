@@ -101,6 +101,10 @@ class NgramModel(LanguageModel):
 
     # ---- the contract of a language model
 
+    def forget_at(self, policy: StatePolicy) -> None:
+        self.finish()  # with the contexts that were counted
+        super().forget_at(policy)
+
     def initial_state(self, batch_size: int) -> State:
         return (torch.full((batch_size, self.order - 1), -1),)
 
