@@ -41,6 +41,7 @@ def test_without_a_terminal_there_are_plain_lines_and_no_bar(
     lines = ended.err.splitlines()
     assert len(lines) == 6, "one for every step"
     assert all(f"step={number} " in line and "loss=" in line for number, line in enumerate(lines, 1))
+    assert all(" tokens/s=" in line for line in lines[1:])
     assert "\r" not in ended.err
 
 

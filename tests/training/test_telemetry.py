@@ -63,6 +63,33 @@ def test_both_records_hold_the_same_numbers(tmp_path: Path) -> None:
     assert {"sample/text_summary"} <= set(tensorboard.Tags()["tensors"])
 
 
+def test_only_time_within_steps_counts_as_speed_and_not_that_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kernels are compiled in the first step; between two others there may be an evaluation of any length."""
+    now = 0.0
+    monkeypatch.setattr("lmtrain.training.telemetry.time.monotonic", lambda: now)
+    with Telemetry(tmp_path) as telemetry:
+        for step, seconds in enumerate([40.0, 0.5, 0.5, 1.5, 0.25], 1):
+            now += seconds + 1000
+            report = StepReport(10, 20.0, 0.5, 3.0, True, 0.01, seconds)
+            telemetry.progress(state_at(step, elapsed_seconds=now), report, 0.1)
+            telemetry.record_training(state_at(step), report)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line.get("perf/tokens_per_second") for line in lines] == [None, 20, 20, 12, 12]
+    shown = capsys.readouterr().err.splitlines()
+    assert "tokens/s" not in shown[0]
+    assert all(f" tokens/s={rate} " in line for rate, line in zip((20, 20, 12, 12), shown[1:], strict=True))
+
+
+def test_counting_has_no_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Telemetry(tmp_path) as telemetry:
+        for step in (1, 2, 3):
+            telemetry.progress(state_at(step, elapsed_seconds=1.0), StepReport(10, seconds=1e-6), 0.1)
+    assert "step=1" in (shown := capsys.readouterr().err)
+    assert "tokens/s" not in shown
+
+
 def test_settings_are_hyper_parameters_beside_the_best_loss(tmp_path: Path) -> None:
     with Telemetry(tmp_path) as telemetry:
         telemetry.record_settings(SETTINGS)

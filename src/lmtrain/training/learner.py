@@ -33,7 +33,7 @@ Tensors = dict[str, dict[str, Tensor]]  # file name -> tensor name -> tensor
 
 
 class StepReport(NamedTuple):
-    """What a step tells. `nats` is None where a learner does not know its loss (counting)."""
+    """What a step tells. `nats` is None where a learner does not know its loss (counting); `seconds` are the loop's to add."""
 
     num_tokens: int
     nats: float | None = None  # total over the chunk's targets
@@ -41,6 +41,7 @@ class StepReport(NamedTuple):
     grad_norm: float = 0.0
     clipped: bool = False
     learning_rate: float = 0.0
+    seconds: float = 0.0
 
     @property
     def is_finite(self) -> bool:

@@ -90,8 +90,10 @@ def steps(state: TrainState, stream: Stream, limits: Limits) -> Iterator[StepRep
         epoch = epochs_done(stream, state.position)
         if limits.share(state, epoch) >= 1:
             return
+        began_at = time.monotonic()
         chunk = stream.chunk(state.position)
         report = state.learner.step(chunk, limits.progress(state, epoch))
+        report = report._replace(seconds=time.monotonic() - began_at)
         state.position = stream.next(state.position)
         state.step += 1
         state.num_tokens += report.num_tokens

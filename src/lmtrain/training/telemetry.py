@@ -98,7 +98,7 @@ class Telemetry:
 
     def progress(self, state: TrainState, report: StepReport, fraction: float) -> None:
         """Moves the bar; where there is no terminal, a plain line now and then."""
-        self._rate.add(report.num_tokens)
+        self._rate.add(report)
         now = time.monotonic()
         if self._is_terminal:
             if now >= self._next_line_at:
@@ -124,7 +124,9 @@ class Telemetry:
                 "optim/grad_norm": interval.grad_norm / interval.num_steps,
                 "optim/clipped_share": interval.num_clipped / interval.num_steps,
             }
-        self._record(state.step, numbers | {"perf/tokens_per_second": self._rate.tokens_per_second()})
+        if rate := self._rate.tokens_per_second():
+            numbers["perf/tokens_per_second"] = rate
+        self._record(state.step, numbers)
 
     def record_evaluation(self, state: TrainState, bill: Bill, sample: str, is_best: bool) -> None:
         """Validation, and a sample of what the model writes."""
@@ -163,7 +165,9 @@ class Telemetry:
         log.info("%s", line)
 
     def _line(self, state: TrainState, report: StepReport) -> str:
-        parts = [f"step={state.step}", f"tokens/s={self._rate.tokens_per_second():,.0f}"]
+        parts = [f"step={state.step}"]
+        if rate := self._rate.tokens_per_second():
+            parts.append(f"tokens/s={rate:,.0f}")
         if report.nats is not None:
             nats = report.nats / report.num_tokens
             parts += [f"loss={nats:.3f}", f"ppl={perplexity_of(nats):.2f}", f"lr={report.learning_rate:.2g}"]
@@ -211,22 +215,27 @@ class Telemetry:
 
 
 class _Rate:
-    """Tokens per second over roughly the last two seconds."""
+    """Tokens per second of training, over roughly the last two seconds of it: evaluating and saving are not counted.
+
+    Neither is the first step of a process, which compiles kernels, nor one that only counts: that is estimated at the end.
+    """
 
     def __init__(self) -> None:
-        self._marked_at = time.monotonic()
-        self._num_tokens = 0
-        self._last = 0.0
+        self._is_first = True
+        self._num_tokens, self._seconds, self._last = 0, 0.0, 0.0
 
-    def add(self, num_tokens: int) -> None:
-        self._num_tokens += num_tokens
-        elapsed_seconds = time.monotonic() - self._marked_at
-        if elapsed_seconds > 2:
-            self._last = self._num_tokens / elapsed_seconds
-            self._marked_at, self._num_tokens = time.monotonic(), 0
+    def add(self, report: StepReport) -> None:
+        if not self._is_first and report.nats is not None:
+            self._num_tokens += report.num_tokens
+            self._seconds += report.seconds
+        self._is_first = False
+        if self._seconds > 2:
+            self._last = self._num_tokens / self._seconds
+            self._num_tokens, self._seconds = 0, 0.0
 
     def tokens_per_second(self) -> float:
-        return self._last or self._num_tokens / max(time.monotonic() - self._marked_at, 1e-9)
+        """0 as long as it is unknown."""
+        return self._last or (self._num_tokens / self._seconds if self._seconds else 0.0)
 
 
 def _drop_records_after(path: Path, step: int) -> None:
