@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import lmtrain.config as config
-from lmtrain.application import check_overrides, register_schemas
+from lmtrain.application import _compose, check_overrides, register_schemas
+from lmtrain.commands.settings import main, options_of
 from lmtrain.errors import SettingsError
 
 register_schemas()
@@ -155,7 +156,7 @@ def test_a_printed_setting_can_be_typed_back(text: str) -> None:
         (["--lr", "0.1"], "--lr is not an option of training. Settings are written key=value, without dashes."),
         (["--trainer.seed=3"], "Type for example  python -m lmtrain trainer.seed=3"),
         (["data.path=my.txt"], "Type data=text as well."),
-        (["model=window", "model.cell=gru"], "Type model=elman|gru|lstm as well."),
+        (["model=window", "model.cell=gru"], f"Type model={'|'.join(config.Cell.__members__)} as well."),
     ],
 )
 def test_what_is_not_a_setting_says_how_one_is_written(arguments: list[str], words: str, tmp_path: Path) -> None:
@@ -217,6 +218,34 @@ def test_every_experiment_ends_with_what_it_reaches_as_the_readme_says(experimen
         readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
         assert measured
         assert [number for number in measured if number not in readme] == []
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"model": "gru", "data": "text", "tokenizer": "word", "optimizer": "sgd", "schedule": "halve", "trainer": "epochs"},
+        {"model": "window", "optimizer": "adamw", "schedule": "one_cycle"},
+        {"model": "ngram", "tokenizer": "byte"},
+    ],
+)
+def test_what_is_listed_of_a_choice_is_what_typing_it_gives(choices: dict[str, str]) -> None:
+    composed = _compose(config.conf_directory(), tuple(f"{group}={name}" for group, name in choices.items()))
+    for group in config.GROUPS:
+        options = options_of(group)
+        name = choices.get(group, next(iter(options)))
+        assert config.config_to_json(options[name]) == composed[group], f"{group}={name}"
+
+
+def test_the_list_of_settings_begins_with_those_of_a_plain_run(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    shown = capsys.readouterr().out
+    for key, value in (("optimizer.learning_rate", "0.004"), ("trainer.max_seconds", "75.0"), ("model.hidden_size", "512")):
+        found = re.search(rf"(?m)^  {key}=(\S+) ", shown)
+        assert found
+        assert found[1] == value
+    assert re.search(r"optimizer=sgd +Instead of optimizer=adam: .*optimizer.learning_rate=20.0", shown)
+    assert f"Recurrence: {', '.join(config.Cell.__members__)}." in shown
 
 
 @pytest.mark.parametrize("model", ["lstm", "gru", "elman", "window", "ngram"])

@@ -148,7 +148,7 @@ class RecurrentConfig(NeuralConfig):
     """Elman, GRU or LSTM layers over embeddings."""
 
     kind: str = fixed("recurrent")
-    cell: Cell = setting(Cell.lstm, "Recurrence: elman, gru or lstm.", resume=Resume.refused)
+    cell: Cell = setting(Cell.lstm, f"Recurrence: {', '.join(Cell.__members__)}.", resume=Resume.refused)
     nonlinearity: Nonlinearity = setting(
         Nonlinearity.tanh, "Elman's non-linearity: tanh, relu or sigmoid.", resume=Resume.refused
     )
@@ -389,6 +389,13 @@ KINDS: dict[type, tuple[type, ...]] = {
 }  # fmt: skip
 """Which classes a setting of several kinds may be of; its field `kind` tells."""
 
+GROUPS: dict[str, type] = {
+    name: hint
+    for name, hint in typing.get_type_hints(Config).items()
+    if isinstance(hint, type)  # `resume` is str | None
+}
+"""The groups of settings, each with its class."""
+
 
 def conf_directory() -> Path:
     """`conf/` inside an installed wheel, else at the top of the checkout."""
@@ -527,10 +534,8 @@ def _outside(number: float, metadata: Mapping[str, Any]) -> str:
 def unknown_setting(key: str, allowed: list[str]) -> str:
     """One line for a setting that does not exist, with the nearest one that does, or the choice that it belongs to."""
     group, _, name = key.partition(".")
-    kinds = {
-        f.name: KINDS.get(hint, ()) for f in dataclasses.fields(Config) for hint in [typing.get_type_hints(Config)[f.name]]
-    }
-    owners = [getattr(cls, "kind") for cls in kinds.get(group, ()) if name in {f.name for f in dataclasses.fields(cls)}]
+    classes = KINDS.get(GROUPS.get(group, object), ())
+    owners = [getattr(cls, "kind") for cls in classes if name in {f.name for f in dataclasses.fields(cls)}]
     if owners:
         choices = " or ".join(f"{group}={'|'.join(Cell.__members__) if owner == 'recurrent' else owner}" for owner in owners)
         kinds_in_words = " or ".join(owners)
