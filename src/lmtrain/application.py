@@ -17,7 +17,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -32,6 +32,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 import lmtrain.config as config
 from lmtrain.errors import CheckpointError, SettingsError, UserError, end_process
+
+if TYPE_CHECKING:
+    from lmtrain.commands.train import Reached
 
 MAX_SWEEP = 10_000  # values of one setting
 
@@ -190,13 +193,17 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
     def task(composed: DictConfig) -> float | None:
         jobs.append(" ".join(o for o in HydraConfig.get().overrides.task if o.partition("=")[0].lstrip("+") in swept))
         try:
-            best_nats = _train(composed, changes)
+            best = _train(composed, changes)
         except Exception as error:
             failures.append(f"  #{len(jobs) - 1}  {jobs[-1]}: {str(error) or type(error).__name__}")
             raise
-        if best_nats is not None:
-            results.append(f"  #{len(jobs) - 1}  {jobs[-1]}: {best_nats:.4f}")
-        return best_nats
+        if best is None:
+            return None
+        results.append(
+            f"  #{len(jobs) - 1}  {jobs[-1]}: {best.nats_per_token:.4f} nats per token, "
+            f"{best.bits_per_character:.4f} bits per character"
+        )
+        return best.nats_per_token  # what a sweeper that searches makes small
 
     try:
         hydra.main(version_base="1.3", config_path=str(config.conf_directory()), config_name="config")(task)()
@@ -216,7 +223,7 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
         ) from error
     finally:
         if len(results) > 1:
-            print("\nBest validation of each job, in nats per token:\n" + "\n".join(results))
+            print("\nBest validation of each job (compare other tokenizers in bits per character):\n" + "\n".join(results))
         if failures and len(jobs) > 1:
             print(f"\n{len(failures)} of {len(jobs)} jobs failed:\n" + "\n".join(failures), file=sys.stderr)
 
@@ -233,7 +240,7 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
     ]
 
 
-def _train(composed: DictConfig, changes: Mapping[str, Any]) -> float | None:
+def _train(composed: DictConfig, changes: Mapping[str, Any]) -> Reached | None:
     from lmtrain.commands.train import resume, train  # here: it imports torch
 
     logging.raiseExceptions = False  # a line of the log that cannot be written (a full disk) is no reason for a traceback

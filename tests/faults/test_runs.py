@@ -233,13 +233,16 @@ def events_of(run: Path) -> EventAccumulator:
 
 
 def test_a_failing_job_does_not_stop_a_sweep_and_is_listed(place: Path, call: Call) -> None:
-    ended = call("-m", "TRAIN", "trainer.batch_size=4,500,5", "hydra.sweep.dir=sweep")
+    ended = call("-m", "TRAIN", "tokenizer=word", "trainer.batch_size=4,500,5", "hydra.sweep.dir=sweep")
     assert ended.code == 3, "the exit code of the job that failed"
     assert "1 of 3 jobs failed:\n  #1  trainer.batch_size=500: The training split has" in ended.err
-    reached = (
-        r"Best validation of each job, in nats per token:\n  #0  trainer.batch_size=4: \d\.\d+\n  #2  trainer.batch_size=5: "
-    )
-    assert re.search(reached, ended.out)
+    reached = r"  #(\d)  trainer.batch_size=(\d): (\d\.\d+) nats per token, (\d\.\d+) bits per character\n"
+    found = re.findall(reached, ended.out.partition("Best validation of each job (")[2])
+    assert [numbers[:2] for numbers in found] == [("0", "4"), ("2", "5")]
+    for number, _, nats, bits in found:
+        records = [json.loads(line) for line in (place / "sweep" / number / "metrics.jsonl").read_text().splitlines()]
+        best = min((r for r in records if "val/perplexity" in r), key=lambda r: r["val/nats_per_token"])
+        assert (nats, bits) == (f"{best['val/nats_per_token']:.4f}", f"{best['val/bits_per_character']:.4f}")
     assert "Traceback" not in ended.err
     assert (place / "sweep" / "2" / "checkpoints" / "best").exists()
     assert not (place / "sweep" / "1").exists()

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,15 +66,22 @@ log = logging.getLogger("lmtrain")
 PROMPT_TOKENS = {"word": 10, "char": 60, "byte": 60}  # of the validation text, which samples during training go on from
 
 
-def train(settings: config.Config, directory: Path) -> float | None:
-    """Trains from the beginning in `directory`; returns the best validation loss in nats per token."""
+class Reached(NamedTuple):
+    """The best validation of a run; bits per character also compare runs whose tokenizers differ."""
+
+    nats_per_token: float
+    bits_per_character: float
+
+
+def train(settings: config.Config, directory: Path) -> Reached | None:
+    """Trains from the beginning in `directory`; returns the best validation, where there was one."""
     choose_device(settings.trainer)  # before anything is written
     with open_run_directory(directory, sys.argv, new=True) as run:
         write_atomically(run.settings, json.dumps(config.config_to_json(settings), indent=2) + "\n")
         return _run(settings, run, resumed_from=None)
 
 
-def resume(directory: Path, changes: Mapping[str, Any]) -> float | None:
+def resume(directory: Path, changes: Mapping[str, Any]) -> Reached | None:
     """Goes on where the run in `directory` stopped, with the single settings in `changes` replaced."""
     settings = _changed_settings(directory, changes)
     choose_device(settings.trainer)
@@ -129,7 +136,7 @@ def _keys(mapping: Mapping[str, Any], path: str = "") -> list[str]:
     ]
 
 
-def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) -> float | None:
+def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) -> Reached | None:
     trainer = settings.trainer
     keep_freed_memory()
     _set_threads(trainer.num_threads)
@@ -152,7 +159,7 @@ def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) 
 
 def _train(
     settings: config.Config, run: RunDirectory, resumed_from: Path | None, corpus: Corpus, stream: Stream, device: torch.device
-) -> float | None:
+) -> Reached | None:
     trainer, tokenizer = settings.trainer, corpus.tokenizer
     sparse = sparse_gradients(trainer.batch_size * trainer.chunk_length, tokenizer.vocab_size, device)
     model = build_model(
@@ -203,16 +210,23 @@ def _train(
                 raise
             reason = "diverged, as the high rates of a range test do"
         telemetry.record_best(state)
-    best_nats = state.best_nats if state.best_step is not None else None
-    run.note(exit_reason=reason, num_steps=state.step, best_nats_per_token=best_nats, best_step=state.best_step)
+    best = _reached(state, corpus.valid)
+    run.note(exit_reason=reason, num_steps=state.step, best_nats_per_token=best and best.nats_per_token,
+             best_step=state.best_step)  # fmt: skip
     if stop.requested:
         _say_resume(run, stop, state)
     if is_range_test:
         _show_range_test(run)
-        return best_nats
+        return best
     _conclude(run, corpus, trainer, device)
     print(_next_steps(run.path) + _ended(settings, limits.reached(state, epochs_done(stream, state.position)), run.path))
-    return best_nats
+    return best
+
+
+def _reached(state: TrainState, valid: Split) -> Reached | None:
+    if state.best_step is None:
+        return None
+    return Reached(state.best_nats, state.best_nats / math.log(2) * len(valid.ids) / valid.num_chars)
 
 
 def _load(state: TrainState, path: Path, corpus: Corpus) -> None:
