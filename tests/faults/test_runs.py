@@ -85,6 +85,31 @@ def test_a_changed_rate_is_warned_of_and_kept_and_a_longer_run_is_simply_done(pl
     assert (settings["optimizer"]["learning_rate"], settings["trainer"]["num_steps"]) == (0.001, 9)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "limit", "said"),
+    [
+        ("cosine", "trainer.num_steps=12", "The cosine schedule stretches over the new length of the run: "),
+        ("one_cycle", "trainer.num_steps=12", "The one_cycle schedule stretches"),
+        ("constant", "trainer.num_steps=12", ""),
+        ("cosine", "trainer.keep=3", ""),
+    ],
+)
+def test_a_schedule_that_goes_by_the_length_of_the_run_says_where_a_new_length_takes_it(
+    schedule: str, limit: str, said: str, place: Path, call: Call
+) -> None:
+    assert call("TRAIN", f"schedule={schedule}", "hydra.run.dir=other", "optimizer.learning_rate=0.5").code == 0
+    log, metrics = place / "other" / "lmtrain.log", place / "other" / "metrics.jsonl"
+    assert "schedule" not in log.read_text(), "a new run is not stretched"
+    assert call("resume=other", limit, "trainer.log_every=1").code == 0
+    assert said in log.read_text()
+    assert ("stretches" in log.read_text()) == bool(said)
+    if schedule == "cosine" and said:
+        (new, old) = map(float, re.findall(r"goes on at (\S+) instead of (\S+)\.", log.read_text())[0])
+        rates = {r["step"]: r.get("optim/learning_rate") for r in map(json.loads, metrics.read_text().splitlines())}
+        assert new == pytest.approx(rates[7], rel=0.05)
+        assert old == 0
+
+
 def test_a_damaged_checkpoint_ends_with_4_and_names_the_file(place: Path, call: Call) -> None:
     file = find_checkpoint(place / "run", "best") / "model.safetensors"
     content = bytearray(file.read_bytes())

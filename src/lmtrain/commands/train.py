@@ -23,6 +23,7 @@ from lmtrain.build import (
     build_learner,
     build_limits,
     build_model,
+    build_schedule,
     build_stream,
     check_cutoffs,
     choose_device,
@@ -168,9 +169,11 @@ def _train(
     )  # fmt: skip
     learner = build_learner(settings, model, corpus, device)
     state = TrainState(learner)
+    before = settings if resumed_from is None else _load(state, resumed_from, corpus)
+    epoch = epochs_done(stream, state.position)
     if resumed_from is not None:
-        _load(state, resumed_from, corpus)
         log.info("Going on from step %d (%s).", state.step, resumed_from)
+        _say_stretched(before, settings, state, epoch)
     run.note(**device_facts(device), num_parameters=_num_parameters(model), num_threads=torch.get_num_threads(),
              corpus=corpus.fingerprint)  # fmt: skip
     check_free_space(run.path, 3 * _num_bytes(model) * (trainer.keep + 2))
@@ -190,7 +193,6 @@ def _train(
     )
     is_range_test = isinstance(settings.schedule, config.RangeTestConfig)
     limits, cadence = build_limits(settings), Cadence(trainer.log_every, trainer.evaluate_every, trainer.save_every)
-    epoch = epochs_done(stream, state.position)
     if resumed_from is not None and (reached := limits.reached(state, epoch)):
         log.warning("Nothing is left to train: %s", _ended(settings, reached, run.path))
     with (
@@ -229,8 +231,8 @@ def _reached(state: TrainState, valid: Split) -> Reached | None:
     return Reached(state.best_nats, state.best_nats / math.log(2) * len(valid.ids) / valid.num_chars)
 
 
-def _load(state: TrainState, path: Path, corpus: Corpus) -> None:
-    """Everything of a checkpoint into `state`; the corpus must be the one it was trained on."""
+def _load(state: TrainState, path: Path, corpus: Corpus) -> config.Config:
+    """Everything of a checkpoint into `state`; the corpus must be the one it was trained on. Returns the settings then."""
     checkpoint = load_checkpoint(path, names=("model", "training", "tokenizer"))
     saved = checkpoint.documents["training"]
     with believing(path):
@@ -242,6 +244,19 @@ def _load(state: TrainState, path: Path, corpus: Corpus) -> None:
                 "Restore the text, set data.path to where it is now, or start a new run.",
             )
         state.load(checkpoint.tensors, saved["state"])
+        return config.read_config(saved["settings"])
+
+
+def _say_stretched(before: config.Config, now: config.Config, state: TrainState, epoch: float) -> None:
+    """Says where another limit moves a schedule that goes by the share of the run: the rate may jump up again."""
+    base = now.optimizer.learning_rate
+    schedule = build_schedule(now.schedule, base)
+    old, new = (base * schedule.rate(build_limits(settings).progress(state, epoch)) for settings in (before, now))
+    if old != new:
+        log.warning(
+            "The %s schedule stretches over the new length of the run: the learning rate goes on at %.2g instead of %.2g.",
+            now.schedule.kind, new, old,
+        )  # fmt: skip
 
 
 @dataclass
