@@ -76,6 +76,10 @@ def test_help_imports_neither_torch_nor_hydra() -> None:
         ("model.init=identity", r"is for the recurrence of model=elman"),
         ("tokenizer.max_size=2", r"to at least 3"),
         ("resume=", r"names no run"),
+        ("trainer.patience=3", r"trainer\.patience does not exist: training .* the best checkpoint that sample"),
+        ("+early_stopping=true", r"early_stopping does not exist: training goes on"),
+        ("schedule.patience=3", r"it belongs to schedule settings of the kind plateau"),
+        ("optimizer.patince=3", r"did you mean optimizer\.patience\?"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_what_is_allowed(override: str, message: str) -> None:

@@ -542,6 +542,12 @@ def unknown_setting(key: str, allowed: list[str]) -> str:
         return (
             f"{key} does not exist here; it belongs to {group} settings of the kind {kinds_in_words}. Type {choices} as well."
         )
+    last = key.rpartition(".")[2]
+    if last == "patience" or last.startswith("early"):
+        return (
+            f"{key} does not exist: training goes on to trainer.max_seconds, num_epochs or num_steps, and it is the best "
+            "checkpoint that sample, score and evaluate use. Leave it out."
+        )
     return f"{key} does not exist{nearest(key, allowed)}"
 
 
