@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from lmtrain.__main__ import main
-from lmtrain.commands.train import _limit
+from lmtrain.commands.train import _limit, _next_steps
 
 TINY = [
     "model.embed_size=6", "model.hidden_size=8", "trainer.batch_size=4", "trainer.chunk_length=10", "trainer.num_steps=24",
@@ -83,7 +83,9 @@ def test_every_model_trains_evaluates_scores_and_samples(
     run = train("run", *model, *(COUNTED if "ngram" in model[0] else TINY))
     shown = capsys.readouterr().out
     assert "perplexity" in shown
-    assert "python -m lmtrain sample run" in shown
+    assert shown.index("continued at temperature") < shown.index("Test of the best model"), "a long sample would hide it"
+    (sample,) = [shlex.split(line)[3:] for line in shown.splitlines() if line.startswith("  python -m lmtrain sample")]
+    assert sample[:-1] == ["sample", "run", "--prompt"]
     assert {path.name for path in run.iterdir()} >= {"settings.json", "run.json", "metrics.jsonl", "checkpoints", "tensorboard"}
 
     main(["evaluate", "run", "--json"])
@@ -97,6 +99,8 @@ def test_every_model_trains_evaluates_scores_and_samples(
 
     os.rename(run / "checkpoints" / (run / "checkpoints" / "best").read_text().strip(), place / "moved")
     (place / "text.txt").unlink()
+    main(["sample", "moved", *sample[2:], "--strict", "--max-tokens", "1"])
+    assert capsys.readouterr().out.startswith(sample[-1])
     main(["sample", "moved", "--prompt", "the", "--max-tokens", "9", "--seed", "4"])
     first = capsys.readouterr().out
     main(["sample", "moved", "--prompt", "the", "--max-tokens", "9", "--seed", "4"])
@@ -253,6 +257,19 @@ def test_a_run_that_has_ended_says_by_what_and_how_to_go_on(place: Path, capsys:
     assert sorted(path.name for path in Path("my run/checkpoints").iterdir()) == checkpoints
     main(command[3:])
     assert losses(Path("my run"))[-1][0] == 48
+
+
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        (" = Robert Boulter = \n", ' --prompt "Robert Boulter"'),
+        ('"don\'t" $(rm) `x` it is what it is', ' --prompt "it is what"'),
+        ("été où\nça", ' --prompt "été où"'),
+        ("!! ...\n", ""),
+    ],
+)
+def test_the_prompt_to_type_is_of_whole_words_that_a_shell_leaves_alone(text: str, option: str) -> None:
+    assert f"  python -m lmtrain sample run{option}\n" in _next_steps(Path.cwd() / "run", text)
 
 
 def test_limits_are_printed_as_they_can_be_typed() -> None:

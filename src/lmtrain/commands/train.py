@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -221,7 +222,8 @@ def _train(
         _show_range_test(run)
         return best
     _conclude(run, corpus, trainer, device)
-    print(_next_steps(run.path) + _ended(settings, limits.reached(state, epochs_done(stream, state.position)), run.path))
+    ended = _ended(settings, limits.reached(state, epochs_done(stream, state.position)), run.path)
+    print(_next_steps(run.path, _prompt(corpus)) + ended)
     return best
 
 
@@ -343,7 +345,7 @@ def _prompt(corpus: Corpus) -> str:
 
 
 def _conclude(run: RunDirectory, corpus: Corpus, trainer: config.TrainerConfig, device: torch.device) -> None:
-    """Tests the best checkpoint exactly and shows a sample."""
+    """Tests the best checkpoint exactly and shows a sample, first: it may be long."""
     trained = load_trained(run.path, device=str(device))
     name, split = ("Test", corpus.test) if corpus.test is not None else ("Validation (there is no test split)", corpus.valid)
     bill = _evaluate(trained.model, split, corpus, 1, device)
@@ -355,18 +357,20 @@ def _conclude(run: RunDirectory, corpus: Corpus, trainer: config.TrainerConfig, 
             "Train with a smaller optimizer.learning_rate or trainer.clip_norm.",
         )
     text = _sample(trained.model, corpus, trainer, device) if math.isfinite(bill.nats_per_token) else ""
-    print(f"\n{name} of the best model (step {trained.step}):\n{_indented(bill.format())}")
     if text:
         print(f"\nA little of the validation text, continued at temperature {trainer.sample_temperature:g}:\n{_indented(text)}")
+    print(f"\n{name} of the best model (step {trained.step}):\n{_indented(bill.format())}")
 
 
-def _next_steps(path: Path) -> str:
-    """What one can do with the run, as it can be typed here."""
+def _next_steps(path: Path, text: str) -> str:
+    """What one can do with the run, as it can be typed here; the prompt are up to three words of `text`."""
     directory = shlex.quote(_shown(path))
+    words = re.search(r"(?<!\S)\w+(?: \w+){0,2}(?!\S)", text)  # whole ones, so that a word model knows them
+    prompt = f' --prompt "{words[0]}"' if words else ""
     return (
         f"\nEverything lies in {_shown(path)}. Next:\n"
         f"  tensorboard --logdir {directory}\n"
-        f'  python -m lmtrain sample {directory} --prompt "..."\n'
+        f"  python -m lmtrain sample {directory}{prompt}\n"
         f"  python -m lmtrain score {directory} FILE\n"
     )
 
