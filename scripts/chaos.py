@@ -84,10 +84,11 @@ def main() -> None:
 def run(place: Path, num_kills: int, chance: random.Random) -> list[Disturbance]:
     """Both trainings in `place`; raises LossError where they differ."""
     write_text(place / "text.txt")
-    settings = [*SETTINGS, f"trainer.num_steps={(num_kills + 2) * STEPS_PER_LIFE}"]
+    num_steps = 2 * (num_kills + 2) * STEPS_PER_LIFE  # a life may last twice as long as it should: a full disk is waited for
+    settings = [*SETTINGS, f"trainer.num_steps={num_steps}"]
     started_at = time.monotonic()
     finish(start(place, "whole", settings), "the undisturbed training")
-    print(f"undisturbed: {(num_kills + 2) * STEPS_PER_LIFE} steps in {time.monotonic() - started_at:.0f} s")
+    print(f"undisturbed: {num_steps} steps in {time.monotonic() - started_at:.0f} s")
     print(f"{'':>4}  {'kind':<8}{'at step':>8}{'exit':>6}  remark", flush=True)
     kinds = ["kill", "term", "disk", "damage"][:num_kills] + chance.choices([*KINDS], [*KINDS.values()], k=num_kills)
     disturbances: list[Disturbance] = []
