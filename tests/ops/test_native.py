@@ -4,6 +4,7 @@ The library goes into the user's cache, so that only the first run of the tests 
 """
 
 import logging
+import mmap
 import os
 import platform
 import subprocess
@@ -357,6 +358,14 @@ def test_importing_compiles_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_openmp_runtime_is_found_beside_files_whose_names_are_not_utf8(tmp_path: Path) -> None:
+    before = build._key("portable")
+    file = tmp_path / os.fsdecode(b"B\xe4r")
+    file.write_bytes(b"text")
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ):
+        assert build._key("portable") == before
+
+
 def test_two_processes_that_build_at_once_compile_once(tmp_path: Path) -> None:
     code = (
         "import logging, torch; logging.basicConfig(level=logging.INFO);"

@@ -1,4 +1,5 @@
 import contextlib
+import os
 
 import pytest
 from hypothesis import given
@@ -73,3 +74,9 @@ def test_what_could_not_be_read_back_is_not_written(monkeypatch):
     monkeypatch.setattr(strict_json, "MAX_BYTES", 10)
     with pytest.raises(ValueError, match="more than the 10 that would be read back"):
         to_json("a" * 10)
+
+
+def test_a_name_that_is_not_utf8_reads_back_as_it_was_written() -> None:
+    name = os.fsdecode(b"B\xe4r\\")
+    assert parse_json(to_json({name: [name, "ä"]})) == {name: [name, "ä"]}
+    assert to_json(name) == b'"B\\udce4r\\\\"\n'

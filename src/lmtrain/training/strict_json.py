@@ -17,7 +17,8 @@ MAX_DEPTH = 32
 def to_json(document: Any) -> bytes:
     """`document` as the bytes that `parse_json` reads back; ValueError for NaN, infinities, or more than is read back."""
     _check_depth(document)
-    data = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1).encode() + b"\n"
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    data = text.encode(errors="backslashreplace")  # \udce4, as JSON escapes it, for the byte 0xE4 in the name of a file
     if len(data) > MAX_BYTES:
         raise ValueError(f"a JSON document of {len(data)} bytes is more than the {MAX_BYTES} that would be read back")
     return data

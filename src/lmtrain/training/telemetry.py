@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
 import threading
 import time
@@ -69,7 +70,8 @@ class Telemetry:
         self._unwritten = b""
         self._metrics = path.open("ab", buffering=0)
         self._writer: SummaryWriter | None = None
-        self._guard(lambda: self._use_tensorboard(str(self._directory / "tensorboard"), resume_step + 1))
+        directory = os.path.relpath(self._directory / "tensorboard")  # TensorBoard needs UTF-8, but not for where we are
+        self._guard(lambda: self._use_tensorboard(directory, resume_step + 1))
 
     def _use_tensorboard(self, directory: str, purge_step: int) -> None:
         self._writer = SummaryWriter(directory, purge_step=purge_step)
@@ -146,7 +148,7 @@ class Telemetry:
 
     def record_settings(self, settings: Mapping[str, Any], step: int = 0) -> None:
         """The settings as text, and as hyper-parameters beside which TensorBoard shows what `record_best` tells."""
-        flat = {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in _flatten(settings)}
+        flat = {key: value if isinstance(value, (int, float, bool)) else _encodable(value) for key, value in _flatten(settings)}
 
         def add(writer: SummaryWriter) -> None:
             writer.add_text("settings", _fenced(json.dumps(settings, indent=2)), step)
@@ -257,6 +259,11 @@ def _flatten(settings: Mapping[str, Any], path: str = "") -> list[tuple[str, Any
     for name, value in settings.items():
         pairs += _flatten(value, f"{path}{name}.") if isinstance(value, Mapping) else [(path + name, value)]
     return pairs
+
+
+def _encodable(value: object) -> str:
+    """As text, with escapes for those bytes of a file's name that are not UTF-8."""
+    return str(value).encode(errors="backslashreplace").decode()
 
 
 def _fenced(text: str) -> str:

@@ -106,7 +106,7 @@ def _key(isa: str) -> str:
         *_openmp_runtime(),
         _instruction_sets(),
     )
-    return hashlib.sha256(b"\0".join([*parts, *(part.encode() for part in told)])).hexdigest()[:20]
+    return hashlib.sha256(b"\0".join([*parts, *map(os.fsencode, told)])).hexdigest()[:20]
 
 
 def _sources() -> list[Path]:
@@ -122,7 +122,7 @@ def _instruction_sets() -> str:
 
 def _openmp_runtime() -> list[str]:
     """The file of the OpenMP runtime that torch has loaded: a second one would bring threads of its own."""
-    files = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    files = {line.split(maxsplit=5)[-1] for line in os.fsdecode(Path("/proc/self/maps").read_bytes()).splitlines()}
     runtimes = sorted(file for file in files if Path(file).name.startswith(("libgomp", "libiomp", "libomp")))
     own = [file for file in runtimes if Path(torch.__file__).parent in Path(file).parents]
     return (own or runtimes)[:1]
@@ -149,7 +149,7 @@ def _build(isa: str, path: Path) -> None:
 
 def _run_all(commands: list[list[str]]) -> None:
     """Runs `commands` side by side."""
-    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") for command in commands]
     told = [process.communicate()[1] for process in running]
     for (compiler, *_), process, text in zip(commands, running, told, strict=True):
         if process.returncode:
