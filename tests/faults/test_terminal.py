@@ -26,6 +26,21 @@ def test_a_reader_that_goes_away_ends_sampling_quietly(place: Path) -> None:
     process.stderr.close()
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["settings"], ["score", "--help"], ["--cfg", "job"], ["sample", "run"]], ids=" ".join
+)
+def test_output_that_cannot_be_written_is_said_in_one_line(arguments: list[str], unbuffered: str, place: Path) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        result = subprocess.run(
+            [*SAMPLE[:3], *arguments], env=os.environ | {"PYTHONUNBUFFERED": unbuffered}, stdout=full, stderr=subprocess.PIPE,
+            timeout=60, check=False,
+        )  # fmt: skip
+    assert result.returncode == 6
+    assert result.stderr.startswith(b"lmtrain: Standard output cannot be written: No space left on device. Free some space")
+    assert result.stderr.count(b"\n") == 1
+
+
 def test_characters_that_the_terminal_lacks_are_written_as_escapes(place: Path) -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     command = [*SAMPLE, "3", "--prompt", "thé ☃"]
