@@ -135,7 +135,7 @@ def _refuse_sweep_unless_asked_for(overrides: Sequence[str], options: Sequence[s
         config.raise_problems(
             [
                 f"{item.input_line} gives several values. To train once for each, type -m as well; for one value with commas "
-                f"in it, quote it twice: '{item.key_or_group}=\"{(item.input_line or '').partition('=')[2]}\"'."
+                f"in it, quote it twice: {config.typed(item.key_or_group, (item.input_line or '').partition('=')[2])}"
                 for item in _parse(overrides)
                 if item.is_sweep_override()
             ]
@@ -344,16 +344,25 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         try:
             parsed.extend(parser.parse_overrides([override]))
         except HydraException:
-            key, _, value = override.partition("=")
-            problems.append(
-                f"{override!r} is not key=value. Is it part of a value with blanks? Quote such a value twice, once for the "
-                "shell and once for the settings: 'data.path=\"my text.txt\"'."
-                if "=" not in override
-                else f"{override!r} cannot be read as key=value. Quote a value with commas, braces, blanks or a further '=' "
-                f"twice, once for the shell and once for the settings: '{key}=\"{value}\"'."
-            )
+            problems.append(_unreadable(override))
     config.raise_problems(problems)
     return parsed
+
+
+def _unreadable(override: str) -> str:
+    """Why Hydra does not take `override` for key=value, and what to type instead."""
+    key, equal, value = override.partition("=")
+    if not equal:
+        return (
+            f"{override!r} is not key=value. Is it part of a value with blanks? Quote such a value: "
+            f"{config.typed('data.path', 'my text.txt')}"
+        )
+    if not re.fullmatch(r"[+~]*[\w/@$-]+(\.[\w/@$-]+)*", key, re.ASCII):
+        return f"{override!r} does not begin with the name of a setting. See  python -m lmtrain settings"
+    return (
+        f"{override!r} cannot be read as key=value. Quote a value of other characters than letters from a to z, digits and "
+        f"_ - . / : twice, once for the shell and once for the settings: {config.typed(key, value)}"
+    )
 
 
 def _check_choices(item: Override) -> list[str]:

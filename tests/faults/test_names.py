@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -56,3 +58,18 @@ def test_where_the_locale_knows_ascii_alone_other_names_are_names_too(place: Pat
     ascii_alone = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     subprocess.run(command, env=os.environ | ascii_alone, capture_output=True, timeout=120, check=True)
     subprocess.run([*command[:3], "resume=plain", "trainer.num_steps=4"], capture_output=True, timeout=120, check=True)
+
+
+@pytest.mark.parametrize("name", ["ελληνικά.txt", "a'b.txt", 'a"b.txt', "a\\'b{.txt", "a,b=[c].txt", "été 1.txt"])
+def test_a_name_that_settings_must_quote_is_refused_with_the_line_to_type(name: str, place: Path, call: Call) -> None:
+    shutil.copy("text.txt", name)
+    ended = call("data=text", f"data.path={name}")
+    assert ended.code == 2
+    line = re.search(r"Quote a value .* twice, .*: ('data\.path=.*)$", ended.err, re.MULTILINE)
+    assert line, ended.err
+    assert call("TRAIN", *shlex.split(line[1]), "trainer.num_steps=1").code == 0
+
+
+def test_a_line_that_begins_with_no_name_is_not_said_to_need_quotes(call: Call) -> None:
+    ended = call("ключ=1")
+    assert "'ключ=1' does not begin with the name of a setting." in ended.err
