@@ -117,3 +117,32 @@ def test_lines_are_scored_by_themselves_where_that_is_asked_for(place: Path, cal
     refused = call("score", "run", "same.txt", "--independent", "--cache", "10")
     assert refused.code == 2
     assert "--independent was given together with --dynamic or --cache." in refused.err
+
+
+@pytest.mark.parametrize("output", ["text.txt/mixed", "new/" + "x" * 300, "/proc/mixed"])
+def test_a_mixture_that_could_not_be_saved_is_refused_before_anything_is_scored(output: str, place: Path, call: Call) -> None:
+    ended = call("mix", "run", "run", "--output", output)
+    assert (ended.code, ended.out) == (2, "")
+    assert re.search(rf"--output {output} cannot be made: .*\. It must be a new path .*\. Give another path\.\n$", ended.err)
+    assert "scores" not in ended.err
+    assert not (place / "new").exists()
+
+
+def test_a_mixture_that_fails_leaves_nothing_behind_but_what_others_made(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        (place / "new" / "of another").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmtrain.models.mixture.fit_weights", fail)
+    assert call("mix", "run", "run", "--output", "new/mixed").code == 130
+    assert [path.name for path in (place / "new").iterdir()] == ["of another"]
+    assert call("mix", "run", "nowhere", "--output", "newer/mixed").code == 4
+    assert not (place / "newer").exists()
+
+
+def test_a_mixture_says_which_model_it_scores(place: Path, call: Call) -> None:
+    ended = call("mix", "run", "run/", "--output", "new/mixed")
+    assert re.match(r"1 of 2: run scores \d+ tokens of validation\n2 of 2: run/ scores", ended.err)
+    assert call("evaluate", "new/mixed").code == 0

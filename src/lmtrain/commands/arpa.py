@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from lmtrain.commands.options import Parser, new_path, parse
+from lmtrain.commands.options import Parser, new_directory, new_path, parse
 from lmtrain.errors import SettingsError
 
 
@@ -33,7 +33,8 @@ def main(arguments: list[str]) -> None:
     from lmtrain.build import export_arpa, import_arpa, load_trained
 
     if from_file:
-        model = import_arpa(Path(options.source), output, load_trained(options.like) if options.like else None)
+        with new_directory(options.output):
+            model = import_arpa(Path(options.source), output, load_trained(options.like) if options.like else None)
         text = "" if options.like else " --text FILE"
         next_step = f" Next:\n  python -m lmtrain evaluate {shlex.quote(str(output))}{text}"
     else:

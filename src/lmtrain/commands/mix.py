@@ -5,9 +5,12 @@ The mixture is a directory like any other model's: `evaluate`, `score` and `samp
 
 from __future__ import annotations
 
+import argparse
 import shlex
+import sys
+from pathlib import Path
 
-from lmtrain.commands.options import Parser, new_path, parse, whole
+from lmtrain.commands.options import Parser, new_directory, parse, whole
 from lmtrain.errors import DataError, SettingsError
 
 
@@ -20,8 +23,11 @@ def main(arguments: list[str]) -> None:
     options = parse(parser, arguments)
     if len(options.runs) < 2:
         raise SettingsError("One model was given.", "A mixture needs at least two.", "Name a second RUN.")
-    output = new_path(options.output)
+    with new_directory(options.output) as output:
+        _mix(options, output)
 
+
+def _mix(options: argparse.Namespace, output: Path) -> None:
     import numpy as np
     import torch
 
@@ -46,15 +52,12 @@ def main(arguments: list[str]) -> None:
             "The weights of a mixture are fitted on one.",
             "Name a model that was trained here as well, or import the ARPA file again with --like RUN.",
         )
-    log_probs_MN = np.stack([
-        np.concatenate([
-            scored.log_probs.ravel()
-            for scored in iter_target_log_probs(
-                part.model, text.ids, eos_id=first.tokenizer.eos_id, num_streams=options.streams
-            )
-        ])
-        for part in parts
-    ])  # fmt: skip
+    rows = []
+    for number, (run, part) in enumerate(zip(options.runs, parts, strict=True), 1):
+        print(f"{number} of {len(parts)}: {run} scores {len(text.ids):,} tokens of validation", file=sys.stderr)
+        scores = iter_target_log_probs(part.model, text.ids, eos_id=first.tokenizer.eos_id, num_streams=options.streams)
+        rows.append(np.concatenate([scored.log_probs.ravel() for scored in scores]))
+    log_probs_MN = np.stack(rows)
     weights = fit_weights(torch.from_numpy(log_probs_MN))
     for run, weight, row_N in zip(options.runs, weights, log_probs_MN, strict=True):
         print(f"{weight:.4f}  {run}   validation perplexity alone {np.exp(-row_N.mean()):.2f}")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
+import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -100,9 +103,36 @@ def new_path(path: str) -> Path:
     """Where a command writes; SettingsError where something is already."""
     from lmtrain.errors import SettingsError
 
-    if Path(path).exists():
+    if os.path.lexists(path):
         raise SettingsError(f"--output {path} is there already.", "Nothing is overwritten.", "Give another path, or remove it.")
     return Path(path)
+
+
+@contextmanager
+def new_directory(path: str) -> Iterator[Path]:
+    """Makes the directory that a command fills, before any work is done; where the command fails, nothing is left of it."""
+    from lmtrain.errors import SettingsError
+
+    directory = new_path(path)
+    with ExitStack() as undo:
+        for new in reversed([directory, *(parent for parent in directory.parents if not os.path.exists(parent))]):
+            try:
+                new.mkdir()
+            except OSError as error:
+                raise SettingsError(
+                    f"--output {path} cannot be made: {error}.",
+                    "It must be a new path in a directory that you may write in.",
+                    "Give another path.",
+                ) from error
+            undo.callback(_remove_if_empty, new)
+        undo.callback(shutil.rmtree, directory, ignore_errors=True)
+        yield directory
+        undo.pop_all()
+
+
+def _remove_if_empty(directory: Path) -> None:
+    with suppress(OSError):
+        directory.rmdir()
 
 
 def whole(least: int, most: int = 1 << 31) -> Callable[[str], int]:
