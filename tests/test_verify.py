@@ -104,3 +104,15 @@ def test_table_names_the_failed_tensor_and_counts() -> None:
     assert good.split() == ["lstm", "eager", "torch.nn", "h_BH", "1.0e-16", "1e-10"]
     assert bad.split() == ["gru", "native", "float64", "d_h0_BH", "5.0e-01", "1e-05", "FAILED"]
     assert last == "2 checks, 1 failed"
+
+
+def test_an_operation_that_no_fast_backend_serves_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for checks in ("_check_differences", "_check_against_torch"):
+        monkeypatch.setattr(verify, checks, lambda _: iter(()))
+    monkeypatch.setattr(verify, "why_not", lambda backend, call: "there is no compiler" if backend == "native" else "no GPU")
+    assert list(iter_checks()) == []
+    said = [message for message in caplog.messages if "native" in message]
+    assert said[0] == "elman is not checked with backend native: there is no compiler"
+    assert len(said) == len(set(said)) == 4

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -74,8 +74,9 @@ def iter_checks() -> Iterator[Check]:
     for subject in [*plain, *everything, *others, *_activations(generator)]:
         yield from _check_differences(subject)
     yield from _check_against_torch(generator)
+    fast_backends = cache(lambda operation: list(_fast_backends(operation)))  # asked once: it warns
     for subject in [*plain, *resets, output_layer]:
-        for backend, device in _fast_backends(subject.operation):
+        for backend, device in fast_backends(subject.operation):
             yield from _check_float32(subject, backend, device)
 
 

@@ -153,6 +153,8 @@ def test_too_few_tokens_are_refused_with_the_largest_batch_that_fits():
         "Type trainer.batch_size=19 or less, or a smaller trainer.chunk_length."
     )
     make_stream(719, batch_size=19, chunk_length=35)
+    with pytest.raises(DataError, match=r"Type trainer\.batch_size=1, or a smaller trainer\.chunk_length\."):
+        make_stream(71, batch_size=2, chunk_length=35)
 
 
 def test_a_text_for_which_no_batch_is_small_enough_asks_for_more_text():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmtrain.data import text
-from lmtrain.data.text import STANDARD_INPUT, check_unchanged, iter_decoded, iter_passage, iter_text, scan
+from lmtrain.data.text import STANDARD_INPUT, check_unchanged, iter_decoded, iter_passage, iter_text, missing, scan
 from lmtrain.errors import DataError
 
 fixed = settings(derandomize=True, deadline=None, database=None)
@@ -106,14 +106,33 @@ def test_control_characters_are_kept_and_counted_in_a_warning(file, caplog):
     path = file(b"a\0b\x1b\tc\f\n\0")
     assert read(path) == "a\0b\x1b\tc\f\n\0"
     scan(path)
-    assert caplog.messages == [f"{path} holds 3 control characters (NUL and the like); they are kept. Is it text?"]
+    assert caplog.messages == [f"{path} holds 3 control characters (NUL and the like), kept as any other. Is it text?"]
 
 
 def test_lone_carriage_returns_are_kept_and_counted_in_a_warning(file, caplog):
     path = file(b"a\rb\r\nc\r")
     assert read(path) == "a\rb\nc\r"
     scan(path)
-    assert caplog.messages == [f"{path} holds 2 carriage returns without a line feed; they end no line."]
+    assert caplog.messages == [f"{path} holds 2 carriage returns without a line feed, where no line ends."]
+
+
+def test_one_of_a_kind_is_counted_as_one(file, caplog):
+    path = file(b"a\rb\0")
+    scan(path)
+    assert caplog.messages == [
+        f"{path} holds 1 control character (NUL and the like), kept as any other. Is it text?",
+        f"{path} holds 1 carriage return without a line feed, where no line ends.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("klien.txt", "klein.txt"), ("text", "text.txt"), ("texd.txt", "text.txt"), ("nix.txt", None)]
+)
+def test_a_name_that_is_missing_is_taken_for_a_near_one_and_for_no_other(file, typed, meant):
+    for name in ("klein.txt", "text.gz", "text.txt"):
+        path = file(b"a", name)
+    said = str(missing(path.with_name(typed)))
+    assert f"Did you mean {path.with_name(meant)}?" in said if meant else "It holds klein.txt, text.gz, text.txt." in said
 
 
 def test_ordinary_text_gives_no_warning(file, caplog):

@@ -271,3 +271,12 @@ def test_a_failing_job_does_not_stop_a_sweep_and_is_listed(place: Path, call: Ca
     assert "Traceback" not in ended.err
     assert (place / "sweep" / "2" / "checkpoints" / "best").exists()
     assert not (place / "sweep" / "1").exists()
+
+
+def test_fewer_validation_tokens_than_streams_are_said_once_a_run(place: Path, call: Call) -> None:
+    ended = call(
+        "TRAIN", "data.valid_fraction=0.003", "trainer.evaluation_streams=16", "trainer.evaluate_every=2", "hydra.run.dir=few"
+    )
+    assert (ended.code, ended.out.count("validation:")) == (0, 3)
+    assert ended.out.count("tokens are too few for 16 streams; using") == 1
+    assert "on cpu with 1 thread," in ended.out

@@ -37,7 +37,7 @@ from lmtrain.build import (
 from lmtrain.data.corpus import Corpus, Split, describe
 from lmtrain.data.stream import Chunk, Stream
 from lmtrain.errors import CheckpointError, DivergedError, ResourceError, SettingsError, is_out_of_memory
-from lmtrain.inference.evaluate import Bill, evaluate
+from lmtrain.inference.evaluate import Bill, evaluate, usable_streams
 from lmtrain.inference.sample import SampleSettings, sample_text
 from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
 from lmtrain.models.base import LanguageModel
@@ -180,8 +180,10 @@ def _train(
     check_free_space(run.path, 3 * _num_bytes(model) * (trainer.keep + 2))
     log.info("%s", _describe_model(settings, model, device, run.path))
 
+    num_streams = usable_streams(len(corpus.valid.ids), trainer.evaluation_streams)  # here, so that fewer are said once
+
     def validate(evaluated: LanguageModel) -> Bill:
-        return _evaluate(evaluated, corpus.valid, corpus, trainer.evaluation_streams, device)
+        return _evaluate(evaluated, corpus.valid, corpus, num_streams, device)
 
     def show_sample(evaluated: LanguageModel) -> str:
         return _sample(evaluated, corpus, trainer, device)
@@ -410,11 +412,11 @@ def _say_resume(run: RunDirectory, stop: Stop, state: TrainState) -> None:
 
 
 def _describe_model(settings: config.Config, model: LanguageModel, device: torch.device, path: Path) -> str:
-    facts = [config.model_name(settings.model)]
+    facts, num_threads = [config.model_name(settings.model)], torch.get_num_threads()
     if isinstance(model, torch.nn.Module):
         precision = str(choose_precision(settings.trainer, device)).removeprefix("torch.")
         chosen = " (chosen for this device)" if settings.trainer.precision is config.Precision.auto else ""
-        facts += [f"{_num_parameters(model):,} parameters", f"on {device} with {torch.get_num_threads()} threads",
+        facts += [f"{_num_parameters(model):,} parameters", f"on {device} with {num_threads} thread{'s' * (num_threads != 1)}",
                   f"products in {precision}{chosen}"]  # fmt: skip
     return f"Model: {', '.join(facts)}. Run: {_shown(path)}"
 

@@ -199,7 +199,7 @@ def _check_enough(num_tokens: int, batch_size: int, chunk_length: int) -> None:
     if num_tokens >= needed:
         return
     largest = num_tokens // (chunk_length + 1)
-    remedy = f"Type trainer.batch_size={largest} or less" if largest else "Give more text"
+    remedy = f"Type trainer.batch_size={largest}{' or less' * (largest > 1)}" if largest else "Give more text"
     raise DataError(
         f"The training split has {num_tokens:,} tokens, too few for trainer.batch_size={batch_size} and "
         f"trainer.chunk_length={chunk_length}.",

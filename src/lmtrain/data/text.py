@@ -118,10 +118,16 @@ def scan(path: Path) -> TextFacts:
         num_controls += len(data) - len(data.translate(None, CONTROL))
         num_returns += data.count(b"\r")
     if num_controls:
-        log.warning("%s holds %s control characters (NUL and the like); they are kept. Is it text?", path, f"{num_controls:,}")
+        log.warning(
+            "%s holds %s (NUL and the like), kept as any other. Is it text?", path, _counted(num_controls, "control character")
+        )
     if num_returns:
-        log.warning("%s holds %s carriage returns without a line feed; they end no line.", path, f"{num_returns:,}")
+        log.warning("%s holds %s without a line feed, where no line ends.", path, _counted(num_returns, "carriage return"))
     return TextFacts(path, digest.hexdigest(), num_chars, num_bytes, is_blank, has_eos, modified_ns)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def check_unchanged(facts: TextFacts) -> None:
@@ -160,8 +166,10 @@ def missing(path: Path) -> DataError:
         names = sorted(entry.name for entry in parent.iterdir())
     except OSError:
         names = []
-    close = difflib.get_close_matches(absolute.name, names, n=1) if parent == absolute.parent else []
-    there = f"Did you mean {parent / close[0]}?" if close else f"It holds {listing(names)}."
+    # By what stands before the suffix, as every text.txt is like any other; of two alike the one with the same suffix.
+    stems = {Path(name).stem: name for name in sorted(names, key=lambda name: Path(name).suffix == absolute.suffix)}
+    close = difflib.get_close_matches(absolute.stem, stems, n=1) if parent == absolute.parent else []
+    there = f"Did you mean {parent / stems[close[0]]}?" if close else f"It holds {listing(names)}."
     link = " (a symbolic link to nothing)" if path.is_symlink() else ""
     return DataError(
         f"There is no file or directory {absolute}{link}.",

@@ -264,7 +264,7 @@ def iter_target_log_probs(
     each stream) is a matter of speed and memory only; a method that adapts prescribes its own. At most one stream per
     token is used. Raises DataError for a token that the model does not know.
     """
-    num_streams = _usable_streams(len(ids), num_streams)
+    num_streams = usable_streams(len(ids), num_streams)
     chunk_length = method.segment_length or chunk_length or max(1, CHUNK_TOKENS // num_streams)
     previous_B = make_tokens(previous_tokens(ids, num_streams, eos_id), model, device)
     with method.scoring(model, previous_B) as score:
@@ -319,7 +319,8 @@ def make_tokens(ids: np.ndarray, model: LanguageModel, device: torch.device | st
     return torch.from_numpy(ids.astype(np.int64)).to(device)
 
 
-def _usable_streams(num_tokens: int, num_streams: int) -> int:
+def usable_streams(num_tokens: int, num_streams: int) -> int:
+    """`num_streams`, or as many as there are tokens, with a warning; DataError where there is none."""
     assert num_streams >= 1, "the settings allow no fewer streams"
     if not num_tokens:
         raise DataError(
