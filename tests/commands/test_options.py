@@ -146,3 +146,12 @@ def test_a_mixture_says_which_model_it_scores(place: Path, call: Call) -> None:
     ended = call("mix", "run", "run/", "--output", "new/mixed")
     assert re.match(r"1 of 2: run scores \d+ tokens of validation\n2 of 2: run/ scores", ended.err)
     assert call("evaluate", "new/mixed").code == 0
+
+
+def test_a_file_that_names_a_checkpoint_is_as_good_as_the_checkpoint(place: Path, call: Call) -> None:
+    best = str(place / "run" / "checkpoints" / "best")
+    for command in (["evaluate", "--json"], ["score", "text.txt"], ["sample"]):
+        command.insert(1, best)
+        ended = call(*command)
+        assert (ended.code, ended.err) == (0, "")
+    assert call("mix", best, "run/checkpoints/last", "--output", "mixed").code == 0

@@ -542,6 +542,16 @@ def test_a_run_means_its_best_or_its_last(tmp_path):
     assert find_checkpoint(tmp_path / "checkpoints", "last") == two
 
 
+def test_the_file_of_a_pointer_means_what_it_names(tmp_path):
+    one, two = save(tmp_path, 1), save(tmp_path, 2)
+    mark(tmp_path, "best", one)
+    assert find_checkpoint(tmp_path / "checkpoints" / "best", "last") == one
+    assert find_checkpoint(tmp_path / "checkpoints" / "last") == two
+    shutil.rmtree(two)
+    with pytest.raises(CheckpointError, match=r"last names step-00000002, which is not there"):
+        find_checkpoint(tmp_path / "checkpoints" / "last")
+
+
 def test_a_checkpoint_that_was_moved_elsewhere_means_itself(tmp_path):
     moved = tmp_path / "my model, the best=one"
     save(tmp_path / "run", 1).rename(moved)
@@ -554,6 +564,8 @@ def test_a_pointer_that_names_no_checkpoint_directory_is_not_followed(tmp_path, 
     path = save(tmp_path, 1)
     (tmp_path / "checkpoints" / "best").write_text(text)
     assert find_checkpoint(tmp_path, "best") == path
+    with pytest.raises(CheckpointError, match=r"best is a file.*Give .*/checkpoints"):
+        find_checkpoint(tmp_path / "checkpoints" / "best")
 
 
 def test_a_pointer_to_what_has_gone_says_what_there_is(tmp_path):
@@ -572,7 +584,6 @@ def test_a_pointer_to_what_has_gone_says_what_there_is(tmp_path):
         ("{}/runs/onee", "Did you mean .*/runs/one"),
         ("{}/nope/nope/nope", "does not exist"),
         ("{}/runs/one/checkpoints/step-00000001/model.safetensors", "is a file.*Give .*/step-00000001"),
-        ("{}/runs/one/checkpoints/last", "is a file.*Give .*/checkpoints"),
         ("{}/file.txt", "is a file.*Give the directory that training wrote"),
         ("{}/runs", "holds no checkpoint.*There is: one/, other/.*Runs there: .*/runs/one"),
         ("{}/runs/other", "holds no checkpoint.*There is: notes.txt"),

@@ -380,7 +380,8 @@ def _damaged(file: Path, problem: str) -> CheckpointError:
 
 
 def find_checkpoint(path: str | Path, prefer: Pointer = "best") -> Path:
-    """The checkpoint directory that `path` means: one itself (wherever it lies), or the `best` or `last` of a run directory.
+    """The checkpoint directory that `path` means: one itself (wherever it lies), the `best` or `last` of a run directory, or
+    what such a file names.
 
     Without a `best`, the `last`. CheckpointError says what is there instead. Nothing is verified yet.
     """
@@ -397,19 +398,15 @@ def find_checkpoint(path: str | Path, prefer: Pointer = "best") -> Path:
 
 
 def _find(path: Path, prefer: Pointer) -> Path:
+    if path.is_file() and (named := _named_by(path)):
+        return named
     _check_directory(path)
     if (path / "manifest.json").exists():
         return path
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     for pointer in dict.fromkeys((prefer, "last")):
-        if name := _read_pointer(folder / pointer):
-            if not (folder / name / "manifest.json").exists():
-                raise CheckpointError(
-                    f"{folder / pointer} names {name}, which is not there.",
-                    f"There is: {_listing(folder)}.",
-                    "Give one of these directories.",
-                )
-            return folder / name
+        if named := _named_by(folder / pointer):
+            return named
     readable, _ = _newest_first(path) if folder != path else ([], [])
     if readable:  # a run that was killed between its first checkpoint and the writing of `last`
         return readable[0][0]
@@ -418,6 +415,18 @@ def _find(path: Path, prefer: Pointer) -> Path:
         "A run directory holds checkpoints/, and a checkpoint holds manifest.json.",
         f"There is: {_listing(folder)}.{_runs_below(path)}",
     )
+
+
+def _named_by(file: Path) -> Path | None:
+    """The checkpoint beside the pointer `file` that it names; None where it is no pointer."""
+    name = _read_pointer(file)
+    if name and not (file.parent / name / "manifest.json").exists():
+        raise CheckpointError(
+            f"{file} names {name}, which is not there.",
+            f"There is: {_listing(file.parent)}.",
+            "Give one of these directories.",
+        )
+    return file.parent / name if name else None
 
 
 def _check_directory(path: Path) -> None:
