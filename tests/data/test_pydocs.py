@@ -160,3 +160,11 @@ def test_a_python_without_documentation_is_named_with_a_remedy(tiny_python, tmp_
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     with pytest.raises(DataError, match=re.escape("data=text data.path=FILE")):
         write_pydocs(tmp_path)
+
+
+def test_tables_and_long_runs_of_blanks_do_not_teach_a_model_to_draw() -> None:
+    table = "Codes:\n\n+------+\n| a    |\n+------+\n| b    |\n\nThey end."
+    code = "x = 1               # one\n" + " " * 20 + "deep\n    shallow"
+    assert pydocs._tidy(table) == "Codes:\n\n\nThey end."
+    assert pydocs._tidy(code) == "x = 1  # one\n        deep\n    shallow"
+    assert pydocs._tidy("if a | b:\n    | c") == "if a | b:\n    | c"

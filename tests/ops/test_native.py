@@ -357,7 +357,6 @@ def test_importing_compiles_nothing(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_the_openmp_runtime_is_found_beside_files_whose_names_are_not_utf8(tmp_path: Path) -> None:
     before = build._key("portable")
     file = tmp_path / os.fsdecode(b"B\xe4r")
@@ -366,6 +365,7 @@ def test_the_openmp_runtime_is_found_beside_files_whose_names_are_not_utf8(tmp_p
         assert build._key("portable") == before
 
 
+@pytest.mark.slow
 def test_two_processes_that_build_at_once_compile_once(tmp_path: Path) -> None:
     code = (
         "import logging, torch; logging.basicConfig(level=logging.INFO);"

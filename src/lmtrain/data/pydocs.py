@@ -5,7 +5,8 @@
 
 Docstrings are parsed from the sources with `ast`: nothing is imported or executed, and the text does not depend on where
 Python is installed, only on its version (which the directory's name tells). A paragraph of at least 80 characters that
-stood in an earlier document is left out, as the reference repeats whole sections and they would tie the splits together.
+stood in an earlier document is left out, as the reference repeats whole sections and they would tie the splits together. Drawn
+tables are left out, and long runs of blanks shortened.
 
 Whole documents go to the splits: topics and modules apart, each ranked by length, of every twenty one validates and its
 neighbour tests. So every split has both kinds and all lengths, and holds close to 90, 5 and 5 % of the characters.
@@ -29,8 +30,9 @@ from lmtrain.errors import DataError
 
 log = logging.getLogger("lmtrain")
 
-FORMAT = 1  # a change makes the cached text stale
+FORMAT = 2  # a change makes the cached text stale
 SPLITS = ("train", "valid", "test")
+MAX_INDENT = 8
 SHORT = 80  # characters below which a repeated paragraph is kept
 
 SKIPPED = {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "lib-dynload", "__pycache__"}
@@ -130,9 +132,15 @@ def _without_repeats(documents: Documents, seen: set[str]) -> Documents:
 
 
 def _tidy(text: str) -> str:
-    """Without control characters and halves of surrogate pairs, which docstrings may hold as escapes."""
+    """Without control characters and halves of surrogate pairs, which docstrings may hold as escapes.
+
+    And without drawn tables and long runs of blanks, of which a model of characters would learn to write more and more.
+    """
     text = re.sub("[\x00-\x09\x0b-\x1f\x7f\ud800-\udfff]", "", text.expandtabs())
-    return re.sub(" +$", "", text, flags=re.MULTILINE).strip("\n")
+    text = re.sub("(?m) +$", "", text)
+    text = re.sub(r"(?m)^ *[|+].*[|+]\n", "", text)
+    text = re.sub(f"(?m)^ {{{MAX_INDENT},}}", " " * MAX_INDENT, text)
+    return re.sub(r"(?<=\S) {3,}", "  ", text).strip("\n")
 
 
 def _deal(documents: Documents) -> dict[str, str]:
