@@ -46,6 +46,8 @@ SETTINGS = [
 ]  # fmt: skip
 PATIENCE_SECONDS = 300.0
 
+Identity = tuple[int, int]  # of a directory, whatever it is called
+
 
 @dataclass(frozen=True)
 class Disturbance:
@@ -92,7 +94,7 @@ def run(place: Path, num_kills: int, chance: random.Random) -> list[Disturbance]
     print(f"{'':>4}  {'kind':<8}{'at step':>8}{'exit':>6}  remark", flush=True)
     kinds = ["kill", "term", "disk", "damage"][:num_kills] + chance.choices([*KINDS], [*KINDS.values()], k=num_kills)
     disturbances: list[Disturbance] = []
-    damaged: set[int] = set()
+    damaged: set[Identity] = set()
     for kind in kinds[:num_kills]:
         falls_back = bool(disturbances) and disturbances[-1].remark.startswith("step-")
         item = disturb(place, settings, kind, chance, damaged, falls_back)
@@ -126,11 +128,11 @@ def finish(process: subprocess.Popen[str], what: str) -> None:
 
 
 def disturb(
-    place: Path, settings: list[str], kind: str, chance: random.Random, damaged: set[int], falls_back: bool
+    place: Path, settings: list[str], kind: str, chance: random.Random, damaged: set[Identity], falls_back: bool
 ) -> Disturbance:
     """Starts a process, waits for its moment, does `kind` to it, and looks at what is left.
 
-    `damaged` are the inodes of the checkpoints that were spoilt; `falls_back` says that the newest one is.
+    `damaged` are the checkpoints that were spoilt; `falls_back` says that the newest one is.
     """
     directory, remark = place / "disturbed", ""
     process = start(place, "disturbed", settings)
@@ -192,17 +194,22 @@ def limit_files(process_id: int, num_bytes: int) -> None:
     resource.prlimit(process_id, resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
 
 
-def whole_checkpoints(directory: Path, damaged: set[int]) -> list[Path]:
-    """All checkpoints but the `damaged` (inodes), the newest first. Each one of them verifies, or the script ends in error."""
+def whole_checkpoints(directory: Path, damaged: set[Identity]) -> list[Path]:
+    """All checkpoints but the `damaged`, the newest first. Each one of them verifies, or the script ends in error."""
     paths = [path for path in directory.glob("checkpoints/*") if DIRECTORY.fullmatch(path.name)]
-    ordinals = {path: verify_checkpoint(path).ordinal for path in paths if path.stat().st_ino not in damaged}
+    ordinals = {path: verify_checkpoint(path).ordinal for path in paths if identity(path) not in damaged}
     return sorted(ordinals, key=ordinals.__getitem__, reverse=True)
 
 
-def damage(whole: list[Path], damaged: set[int], chance: random.Random) -> str:
+def identity(directory: Path) -> Identity:
+    """Inode and time of the last entry: an inode alone may come again once its directory was removed."""
+    status = directory.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def damage(whole: list[Path], damaged: set[Identity], chance: random.Random) -> str:
     """Spoils a file of the newest checkpoint; says how."""
     newest = whole[0]
-    damaged.add(newest.stat().st_ino)
     file = chance.choice(sorted(newest.iterdir()))
     content = bytearray(file.read_bytes())
     match chance.choice(["flip", "cut", "remove", "prolong"]):
@@ -220,6 +227,7 @@ def damage(whole: list[Path], damaged: set[int], chance: random.Random) -> str:
         case _:
             file.write_bytes(content + b"x")
             how = f"{file.name} made longer"
+    damaged.add(identity(newest))
     return f"{newest.name}: {how}"
 
 
