@@ -44,7 +44,7 @@ MAY_TAKE_WORD = ("--info", "-i")
 TAKES_NOTHING = ("--hydra-help", "--resolve", "--run", "-r", "--multirun", "-m", "--shell-completion", "-sc")
 """The options of Hydra itself."""
 
-GROUPS = ("model", "data", "tokenizer", "optimizer", "schedule", "trainer", "experiment")
+GROUPS = (*config.GROUPS, "experiment")
 
 
 @functools.cache

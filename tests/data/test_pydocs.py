@@ -166,5 +166,6 @@ def test_tables_and_long_runs_of_blanks_do_not_teach_a_model_to_draw() -> None:
     table = "Codes:\n\n+------+\n| a    |\n+------+\n| b    |\n\nThey end."
     code = "x = 1               # one\n" + " " * 20 + "deep\n    shallow"
     assert pydocs._tidy(table) == "Codes:\n\n\nThey end."
+    assert pydocs._tidy("Codes:\n" + "| a |") == "Codes:"
     assert pydocs._tidy(code) == "x = 1  # one\n        deep\n    shallow"
     assert pydocs._tidy("if a | b:\n    | c") == "if a | b:\n    | c"

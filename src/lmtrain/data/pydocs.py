@@ -32,7 +32,7 @@ log = logging.getLogger("lmtrain")
 
 FORMAT = 2  # a change makes the cached text stale
 SPLITS = ("train", "valid", "test")
-MAX_INDENT = 8
+MAX_INDENT = 8  # blanks at the beginning of a line
 SHORT = 80  # characters below which a repeated paragraph is kept
 
 SKIPPED = {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "lib-dynload", "__pycache__"}
@@ -138,7 +138,7 @@ def _tidy(text: str) -> str:
     """
     text = re.sub("[\x00-\x09\x0b-\x1f\x7f\ud800-\udfff]", "", text.expandtabs())
     text = re.sub("(?m) +$", "", text)
-    text = re.sub(r"(?m)^ *[|+].*[|+]\n", "", text)
+    text = re.sub(r"(?m)^ *[|+].*[|+](\n|\Z)", "", text)
     text = re.sub(f"(?m)^ {{{MAX_INDENT},}}", " " * MAX_INDENT, text)
     return re.sub(r"(?<=\S) {3,}", "  ", text).strip("\n")
 

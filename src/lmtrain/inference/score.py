@@ -25,7 +25,7 @@ from lmtrain.errors import DataError
 from lmtrain.inference.evaluate import CHUNK_TOKENS, STATIC, Bill, Method, Tally, make_tokens
 from lmtrain.models.base import LanguageModel
 
-EOS_WORD = re.compile(rf"\s{re.escape(EOS)}(?=\s)")
+EOS_WORD = re.compile(rf"\s{re.escape(EOS)}(?=\s)", re.ASCII)  # whitespace as words are split by
 HEADER = "line\tlog_prob\ttokens\tunknown"
 
 
