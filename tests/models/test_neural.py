@@ -177,6 +177,30 @@ def test_overlap_reaches_back_without_scoring_twice(generator: torch.Generator) 
         torch.testing.assert_close(got, want)
 
 
+MASKED = {"input_dropout": 0.3, "hidden_dropout": 0.2, "output_dropout": 0.3, "embedding_dropout": 0.3, "locked_dropout": True}
+RECURRENT_MASKS = {"weight_drop": 0.4, "zoneout": 0.2}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_where_the_state_is_carried_from_changes_neither_loss_nor_gradients(family: str) -> None:
+    """Masks that are drawn once per step are the same for the tokens before that place and behind it."""
+    recurrent = "window" not in family
+    model = make_model(family, **MASKED, **(RECURRENT_MASKS if recurrent else {}))
+    tokens_TB, targets_TB = (make_tokens(torch.Generator().manual_seed(seed), 7) for seed in (5, 6))
+    wanted: list[Tensor] = []
+    for carry_after in (None, *range(8)):
+        generator = torch.Generator().manual_seed(9)
+        nats, _, carried = model.training_loss(
+            tokens_TB, targets_TB[-4:], model.initial_state(3), generator, carry_after=carry_after
+        )
+        found = [nats, *torch.autograd.grad(nats, [*model.parameters()])]
+        wanted = wanted or found
+        for got, want in zip(found, wanted, strict=True):
+            torch.testing.assert_close(got.to_dense(), want.to_dense(), rtol=1e-8, atol=1e-9)
+        if carry_after == 0:
+            assert all(got.equal(given) for got, given in zip(carried, model.initial_state(3), strict=True))
+
+
 @pytest.mark.parametrize(("cell", "gates"), [("elman", 1), ("gru", 3), ("lstm", 4)])
 def test_weights_interchange_with_torch(cell: str, gates: int, generator: torch.Generator) -> None:
     model = make_model(cell, num_layers=1, hidden_sizes=[], hidden_size=7, tie_weights=False, residual=False).eval()

@@ -175,12 +175,19 @@ class NeuralLanguageModel(LanguageModel, nn.Module):
         """Draws the weights of the hidden layers: `xavier`, `uniform` (+-half_width), `fan` or `identity`."""
 
     @abstractmethod
-    def activations(self, tokens_TB: Tensor, state: State, generator: Generator | None = None) -> tuple[Tensor, State]:
-        """Activations [T, B, D] of the last hidden layer and the next state: all in which the families differ."""
+    def activations(
+        self, tokens_TB: Tensor, state: State, generator: Generator | None = None, *, carry_after: int | None = None
+    ) -> tuple[Tensor, State]:
+        """Activations [T, B, D] of the last hidden layer, and the state after the first `carry_after` tokens (all by default).
 
-    def features(self, tokens_TB: Tensor, state: State, generator: Generator | None = None) -> tuple[Tensor, State]:
-        """What the head reads, [T, B, D]: the activations behind the output dropout, and the next state."""
-        raw_TBD, state = self.activations(tokens_TB, state, generator)
+        This is all in which the families differ. After 0 tokens the state is the one that was given.
+        """
+
+    def features(
+        self, tokens_TB: Tensor, state: State, generator: Generator | None = None, *, carry_after: int | None = None
+    ) -> tuple[Tensor, State]:
+        """What the head reads, [T, B, D]: the activations behind the output dropout; and the state, as `activations` does."""
+        raw_TBD, state = self.activations(tokens_TB, state, generator, carry_after=carry_after)
         return self._drop(raw_TBD, self.output_dropout, generator), state
 
     def training_loss(
@@ -196,14 +203,11 @@ class NeuralLanguageModel(LanguageModel, nn.Module):
 
         There may be more tokens than targets: the last ones predict, those before only reach back in time. The state
         returned is that after the first `carry_after` tokens (all of them by default), from where the next chunk starts.
+        All tokens pass through the model at once, so whatever is drawn once per step (locked masks, dropped words and
+        recurrent weights) is the same for all of them.
         The head may estimate the nats (sampled softmax); evaluation never does.
         """
-        if carry_after is None:
-            raw_TBD, carried = self.activations(tokens_TB, state, generator)
-        else:
-            first_TBD, carried = self.activations(tokens_TB[:carry_after], state, generator)
-            rest_TBD, _ = self.activations(tokens_TB[carry_after:], carried, generator)
-            raw_TBD = torch.cat([first_TBD, rest_TBD])
+        raw_TBD, carried = self.activations(tokens_TB, state, generator, carry_after=carry_after)
         raw_TBD = raw_TBD[-len(targets_TB) :]
         features_TBD = self._drop(raw_TBD, self.output_dropout, generator)
         total_nats = self.head.loss(features_TBD, targets_TB, generator)

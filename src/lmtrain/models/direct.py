@@ -61,12 +61,15 @@ class DirectNgramModel(NeuralLanguageModel):
         device = next(self.parameters()).device
         return (torch.full((batch_size, self.order - 1), self.eos_id, device=device), *self.inner.initial_state(batch_size))
 
-    def activations(self, tokens_TB: Tensor, state: State, generator: Generator | None = None) -> tuple[Tensor, State]:
+    def activations(
+        self, tokens_TB: Tensor, state: State, generator: Generator | None = None, *, carry_after: int | None = None
+    ) -> tuple[Tensor, State]:
         history_NB = torch.cat([state[0].T, tokens_TB])  # the tokens before the chunk, then its own
         buckets_TBO = self._buckets(history_NB)[-len(tokens_TB) :]
-        features_TBD, inner_state = self.inner.features(tokens_TB, state[1:], generator)
+        features_TBD, inner_state = self.inner.features(tokens_TB, state[1:], generator, carry_after=carry_after)
         columns_TBO = buckets_TBO.to(torch.promote_types(features_TBD.dtype, torch.float32))
-        recent = history_NB[len(tokens_TB) :].T.contiguous()
+        start = len(tokens_TB) if carry_after is None else carry_after
+        recent = history_NB[start : start + self.order - 1].T.contiguous()
         return torch.cat([features_TBD, columns_TBO], dim=-1), (recent, *inner_state)
 
     def _buckets(self, history_NB: Tensor) -> Tensor:

@@ -72,10 +72,18 @@ class RecurrentLayer(nn.Module):
         self.projection = nn.Linear(hidden_size, projection_size, bias=False) if projection_size else None
 
     def forward(
-        self, inputs_TBE: Tensor, state: State, keep_TB: Tensor | None, generator: Generator | None
+        self,
+        inputs_TBE: Tensor,
+        state: State,
+        keep_TB: Tensor | None,
+        generator: Generator | None,
+        carry_after: int | None = None,
     ) -> tuple[Tensor, State]:
-        """Outputs [T, B, D] and the state after the last step; `keep_TB` is 0 where the state before a step is forgotten."""
-        outputs_TBD, state = self.run(self.project(inputs_TBE), state, keep_TB, generator)
+        """Outputs [T, B, D] and the state after the first `carry_after` steps (all by default).
+
+        `keep_TB` is 0 where the state before a step is forgotten.
+        """
+        outputs_TBD, state = self.run(self.project(inputs_TBE), state, keep_TB, generator, carry_after)
         return (outputs_TBD + inputs_TBE if self.residual else outputs_TBD), state
 
     def project(self, inputs: Tensor) -> Tensor:
@@ -86,7 +94,12 @@ class RecurrentLayer(nn.Module):
         return normed + self.bias_Z
 
     def run(
-        self, projected_TBZ: Tensor, state: State, keep_TB: Tensor | None, generator: Generator | None
+        self,
+        projected_TBZ: Tensor,
+        state: State,
+        keep_TB: Tensor | None,
+        generator: Generator | None,
+        carry_after: int | None = None,
     ) -> tuple[Tensor, State]:
         """`forward` behind `project`, without the residual."""
         weight_ZH: Tensor = self.weight_recurrent_ZH
@@ -94,8 +107,15 @@ class RecurrentLayer(nn.Module):
             assert generator is not None, "training with weight_drop takes a generator"
             weight_ZH = weight_drop(weight_ZH, self.weight_drop, generator)
         zoneout = self._zoneout_weights(projected_TBZ, generator)
-        states_TBH, state = self.recur(projected_TBZ, state, weight_ZH, keep_TB, zoneout)
-        return (states_TBH if self.projection is None else self.projection(states_TBH)), state
+        parts, states = [], [state]
+        for part in _parts(len(projected_TBZ), carry_after):
+            keep_of_part, zoneout_of_part = None if keep_TB is None else keep_TB[part], [_of(z, part) for z in zoneout]
+            part_TBH, state = self.recur(projected_TBZ[part], state, weight_ZH, keep_of_part, zoneout_of_part)
+            parts.append(part_TBH)
+            states.append(state)
+        states_TBH = parts[0] if len(parts) == 1 else torch.cat(parts)
+        carried = states[0 if carry_after == 0 else 1]
+        return (states_TBH if self.projection is None else self.projection(states_TBH)), carried
 
     @abstractmethod
     def recur(
@@ -134,6 +154,18 @@ class RecurrentLayer(nn.Module):
             zoneout_weights(shape, self.zoneout, generator, training=self.training, device=projected_TBZ.device)
             for _ in range(self.num_states)
         ]
+
+
+def _parts(num_steps: int, carry_after: int | None) -> list[slice]:
+    """The steps before and after the state that is carried; all of them at once where it lies at an end."""
+    if carry_after is None or not 0 < carry_after < num_steps:
+        return [slice(0, num_steps)]
+    return [slice(0, carry_after), slice(carry_after, num_steps)]
+
+
+def _of(zoneout: Tensor | None, part: slice) -> Tensor | None:
+    """The weights of the steps in `part`; in evaluation one stands for all steps."""
+    return zoneout if zoneout is None or len(zoneout) == 1 else zoneout[part]
 
 
 class ElmanLayer(RecurrentLayer):
@@ -239,23 +271,26 @@ class RecurrentLanguageModel(NeuralLanguageModel):
         ]
         return (previous_B, *zeros)
 
-    def activations(self, tokens_TB: Tensor, state: State, generator: Generator | None = None) -> tuple[Tensor, State]:
+    def activations(
+        self, tokens_TB: Tensor, state: State, generator: Generator | None = None, *, carry_after: int | None = None
+    ) -> tuple[Tensor, State]:
         previous_B, *layer_states = state
         keep_TB = keep_mask(self.state_policy, self.eos_id, tokens_TB, previous_B)
         first, *others = self._iter_layers()
         own = tuple(layer_states[: first.num_states])
         if self._projects_words(tokens_TB):
             projected_TBZ = rows(first.project(self.embedding.weight), tokens_TB)
-            x_TBD, own = first.run(projected_TBZ, own, keep_TB, generator)
+            x_TBD, own = first.run(projected_TBZ, own, keep_TB, generator, carry_after)
         else:
-            x_TBD, own = first(self._embed(tokens_TB, generator), own, keep_TB, generator)
+            x_TBD, own = first(self._embed(tokens_TB, generator), own, keep_TB, generator, carry_after)
         next_states = [*own]
         for layer in others:
             x_TBD = self._drop(x_TBD, self.hidden_dropout, generator)
             own = tuple(layer_states[len(next_states) : len(next_states) + layer.num_states])
-            x_TBD, own = layer(x_TBD, own, keep_TB, generator)
+            x_TBD, own = layer(x_TBD, own, keep_TB, generator, carry_after)
             next_states.extend(own)
-        return x_TBD, (tokens_TB[-1], *next_states)
+        last_B = previous_B if carry_after == 0 else tokens_TB[(carry_after or len(tokens_TB)) - 1]
+        return x_TBD, (last_B, *next_states)
 
     def _projects_words(self, tokens_TB: Tensor) -> bool:
         """Whether the first layer's input product is made once for every word of a small vocabulary, not for every token."""

@@ -101,7 +101,9 @@ class WindowLanguageModel(NeuralLanguageModel):
         device = self.embedding.weight.device
         return (torch.full((batch_size, self.context + self.average_span), self.eos_id, device=device),)
 
-    def activations(self, tokens_TB: Tensor, state: State, generator: Generator | None = None) -> tuple[Tensor, State]:
+    def activations(
+        self, tokens_TB: Tensor, state: State, generator: Generator | None = None, *, carry_after: int | None = None
+    ) -> tuple[Tensor, State]:
         history_NB = torch.cat([state[0].T, tokens_TB])  # N = C + S + T; the first row is only the token before the rest
         embedded_NBE = self._embed(history_NB[1:], generator)
         keep_NB = keep_mask(self.state_policy, self.eos_id, history_NB[1:], history_NB[0])
@@ -114,7 +116,8 @@ class WindowLanguageModel(NeuralLanguageModel):
             x_TBD = layer(x_TBD)
         if self.direct:
             x_TBD = torch.cat([x_TBD, inputs_TBD], dim=-1)
-        return x_TBD, (history_NB[len(tokens_TB) :].T.contiguous(),)
+        start = len(tokens_TB) if carry_after is None else carry_after
+        return x_TBD, (history_NB[start : start + state[0].shape[1]].T.contiguous(),)
 
     def _plain(self, embedded_NBE: Tensor) -> tuple[Tensor, Tensor | None]:
         """The windows [T, B, C, E] and the averages of what lies before them, where nothing is ever forgotten."""

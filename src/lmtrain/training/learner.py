@@ -91,7 +91,7 @@ class GradientLearner(Learner):
     learning_rate    the rate that the schedule multiplies
     clip_norm        largest norm of the whole gradient; 0 for none
     l1               weight of the sum of absolute matrix entries in the loss
-    overlap          steps before a chunk that gradients reach back in addition (k2 - k1)
+    overlap          steps before a chunk that gradients reach back in addition (k2 - k1): BPTT(k2; k1) of Williams and Peng
     autocast         opens the precision under which the forward pass runs
     full_length      chunk length that the learning rate is meant for; the rate of other lengths is scaled (Merity 2017)
     """
@@ -108,7 +108,7 @@ class GradientLearner(Learner):
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     full_length: int | None = None
     state: State = ()
-    earlier_TB: Tensor | None = field(default=None, repr=False)  # tokens that the next backward pass reaches back over
+    earlier_TB: Tensor | None = field(default=None, repr=False)  # tokens behind `state` that the next backward pass repeats
 
     def step(self, chunk: Chunk, progress: Progress) -> StepReport:
         device = next(self.model.parameters()).device
@@ -117,7 +117,10 @@ class GradientLearner(Learner):
         self.model.train()
         rate = self._rate(chunk, progress)
         set_rate(self.optimizer, rate, self.schedule.beta1(progress))
-        return self._learn(inputs_TB, chunk.targets_TB, carry_after, rate)
+        report = self._learn(inputs_TB, chunk.targets_TB, carry_after, rate)
+        if carry_after is not None and report.is_finite:
+            self.earlier_TB = inputs_TB[carry_after:]  # they follow the state that is carried from now on
+        return report
 
     def _learn(self, inputs_TB: Tensor, targets_TB: Tensor, carry_after: int | None, rate: float) -> StepReport:
         """Gradients, their norm looked at, and the update."""
@@ -204,15 +207,16 @@ class GradientLearner(Learner):
         self.earlier_TB = training["earlier"].to(device) if "earlier" in training else None
 
     def _with_overlap(self, chunk: Chunk) -> tuple[Tensor, int | None]:
-        """The chunk's inputs behind those that gradients reach back over, and after how many of them the state is carried."""
+        """The chunk's inputs behind those that gradients reach back over, and after how many of them the state is carried.
+
+        The carried state lies before the last `overlap` inputs; near the start of an epoch, where there are fewer, before all.
+        """
         if chunk.starts_epoch or not self.state:
             self.state, self.earlier_TB = self.model.initial_state(chunk.inputs_TB.shape[1]), None
         if not self.overlap:
             return chunk.inputs_TB, None
         inputs_TB = chunk.inputs_TB if self.earlier_TB is None else torch.cat([self.earlier_TB, chunk.inputs_TB])
-        carry_after = max(0, len(inputs_TB) - self.overlap)
-        self.earlier_TB = inputs_TB[carry_after:]
-        return inputs_TB, carry_after
+        return inputs_TB, max(0, len(inputs_TB) - self.overlap)
 
     def _rate(self, chunk: Chunk, progress: Progress) -> float:
         scale = len(chunk.targets_TB) / self.full_length if self.full_length else 1.0
