@@ -8,12 +8,16 @@ One training runs undisturbed. The same one runs again and is disturbed as often
     start    kill -9 at any time after the start, while PyTorch is imported or the text is read
     kill     kill -9 in the midst of training, evaluating or saving
     term     SIGTERM: has to save, to say how to go on, and to end with 143
+    moment   SIGTERM or SIGINT exactly before or behind one thing that the loop does (a step, an evaluation, a sample, a save,
+             a record ...), sometimes with SIGUSR1 some moments earlier: has to save, to say how to go on, and to end with 143
+             or 130
     disk     no file can be written any more (a limit on their size); then space again and kill -9, or SIGTERM, which has to
              end with 6 because the last save fails
     damage   kill -9, then a bit of the newest checkpoint is flipped, or a file of it is cut, removed or made longer
 
-After each of them the newest checkpoint must be whole (before it is damaged). In the end the final weights, optimiser,
-averages, generators, carried state and every logged number but the speeds must be those of the undisturbed training.
+After each of them the newest checkpoint must be whole (before it is damaged). The schedule and the average listen to
+evaluations, so one that is lost or made twice shows. In the end the final weights, optimiser, averages, generators, carried
+state, the best checkpoint and every logged number but the speeds must be those of the undisturbed training.
 Exit code 1 where anything differs.
 """
 
@@ -21,8 +25,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import resource
+import runpy
 import shutil
 import signal
 import subprocess
@@ -30,18 +36,23 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmtrain.__main__ import main as lmtrain
 from lmtrain.training.checkpoint import DIRECTORY, find_checkpoint, load_checkpoint, verify_checkpoint
 
-KINDS = {"start": 1, "kill": 4, "term": 2, "disk": 2, "damage": 3}  # how often each, in proportion
+KINDS = {"start": 1, "kill": 4, "term": 2, "moment": 4, "disk": 2, "damage": 3}  # how often each, in proportion
 STEPS_PER_LIFE = 24
+MOMENTS_PER_LIFE = 5 * STEPS_PER_LIFE
+ROOT = Path(__file__).parents[1]
 SETTINGS = [
     "data=text", "data.path=text.txt", "tokenizer=word", "model=lstm", "model.num_layers=2", "model.embed_size=12",
-    "model.hidden_size=16", "model.dropout=0.3", "optimizer.averaging=ema", "schedule=cosine", "trainer.batch_size=4",
-    "trainer.chunk_length=8", "trainer.max_seconds=null", "trainer.log_every=1", "trainer.evaluate_every=30",
+    "model.hidden_size=16", "model.dropout=0.3", "optimizer=sgd", "optimizer.learning_rate=4", "optimizer.averaging=nt_asgd",
+    "optimizer.patience=3", "schedule=plateau", "schedule.factor=0.9", "trainer.batch_size=4", "trainer.chunk_length=8",
+    "trainer.backward_length=20", "trainer.max_seconds=null", "trainer.log_every=1", "trainer.evaluate_every=7",
     "trainer.save_every=5", "trainer.sample_tokens=10", "trainer.num_threads=1", "trainer.precision=float32",
 ]  # fmt: skip
 PATIENCE_SECONDS = 300.0
@@ -68,7 +79,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="how often the training is disturbed (default: 50)")
     parser.add_argument("--seed", type=int, default=1, help="of the moments and kinds (default: 1)")
+    parser.add_argument("--life", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.life:
+        live(*options.life)
+        return
     place = Path(tempfile.mkdtemp(prefix="chaos-"))
     try:
         disturbances = run(place, options.kills, random.Random(options.seed))
@@ -92,7 +107,7 @@ def run(place: Path, num_kills: int, chance: random.Random) -> list[Disturbance]
     finish(start(place, "whole", settings), "the undisturbed training")
     print(f"undisturbed: {num_steps} steps in {time.monotonic() - started_at:.0f} s")
     print(f"{'':>4}  {'kind':<8}{'at step':>8}{'exit':>6}  remark", flush=True)
-    kinds = ["kill", "term", "disk", "damage"][:num_kills] + chance.choices([*KINDS], [*KINDS.values()], k=num_kills)
+    kinds = ["kill", "term", "moment", "disk", "damage"][:num_kills] + chance.choices([*KINDS], [*KINDS.values()], k=num_kills)
     disturbances: list[Disturbance] = []
     damaged: set[Identity] = set()
     for kind in kinds[:num_kills]:
@@ -112,11 +127,24 @@ def write_text(path: Path) -> None:
     path.write_text("\n".join(" ".join(words[i : i + 12]) for i in range(0, len(words), 12)) + "\n", encoding="utf-8")
 
 
-def start(place: Path, run_name: str, settings: list[str]) -> subprocess.Popen[str]:
-    """A process that begins the training, or goes on with it."""
+def live(plan: str, *arguments: str) -> None:
+    """Trains in this process, which sends itself signals at moments: plan is {"moment": number of the signal} as JSON."""
+
+    def send(number: int) -> Callable[[], None]:
+        return lambda: os.kill(os.getpid(), number)
+
+    moments = runpy.run_path(str(ROOT / "tests" / "faults" / "moments.py"))["Moments"]
+    with moments({int(moment): send(number) for moment, number in json.loads(plan).items()}):
+        sys.argv[1:] = arguments
+        lmtrain()
+
+
+def start(place: Path, run_name: str, settings: list[str], plan: dict[int, int] | None = None) -> subprocess.Popen[str]:
+    """A process that begins the training, or goes on with it, and sends itself signals as `plan` says."""
     begun = (place / run_name / "settings.json").exists()
     arguments = [f"resume={run_name}"] if begun else [*settings, f"hydra.run.dir={run_name}"]
-    command = [sys.executable, "-m", "lmtrain", *arguments]
+    program = ["-m", "lmtrain"] if plan is None else [str(Path(__file__).resolve()), "--life", json.dumps(plan)]
+    command = [sys.executable, *program, *arguments]
     # A pipe, because a full disk shall not silence it.
     return subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -134,11 +162,11 @@ def disturb(
 
     `damaged` are the checkpoints that were spoilt; `falls_back` says that the newest one is.
     """
-    directory, remark = place / "disturbed", ""
-    process = start(place, "disturbed", settings)
+    directory, remark, plan = place / "disturbed", "", plan_of(kind, chance)
+    process = start(place, "disturbed", settings, plan)
     if kind == "start":
         time.sleep(chance.uniform(0.0, 3.0))
-    else:
+    elif kind != "moment":
         wait_for_step(process, directory, last_step(directory) + chance.randint(1, STEPS_PER_LIFE))
         time.sleep(chance.uniform(0.0, 0.03))
     step, expected, words = last_step(directory), -signal.SIGKILL, ""
@@ -153,7 +181,11 @@ def disturb(
             remark = "freed again, kill -9"
     elif kind == "term":
         expected, words = 128 + signal.SIGTERM, "python -m lmtrain resume="
-    process.send_signal(signal.SIGKILL if expected < 0 else signal.SIGTERM)
+    elif plan is not None:
+        expected, words = 128 + max(plan.items())[1], "python -m lmtrain resume="
+        remark = ", ".join(f"{signal.Signals(number).name} at moment {moment}" for moment, number in plan.items())
+    if plan is None:
+        process.send_signal(signal.SIGKILL if expected < 0 else signal.SIGTERM)
     shown, _ = process.communicate(timeout=PATIENCE_SECONDS)
     if process.returncode != expected or words not in shown:
         raise LossError(f"{kind}: exit code {process.returncode} instead of {expected}, or no {words!r}: {shown[-2000:]}")
@@ -167,6 +199,15 @@ def disturb(
     elif kind == "damage":
         remark = damage(whole, damaged, chance)
     return Disturbance(kind, step, process.returncode, remark)
+
+
+def plan_of(kind: str, chance: random.Random) -> dict[int, int] | None:
+    """At which moments a process shall send itself which signals; None where signals come from here."""
+    if kind != "moment":
+        return None
+    moment = chance.randrange(MOMENTS_PER_LIFE)
+    plan: dict[int, int] = {moment - chance.randint(1, 20): signal.SIGUSR1} if chance.random() < 0.4 else {}
+    return {**plan, moment: chance.choice([signal.SIGTERM, signal.SIGINT])}
 
 
 def wait_for_step(process: subprocess.Popen[str], directory: Path, step: int) -> None:
@@ -245,6 +286,9 @@ def compare(ours: Path, theirs: Path) -> None:
         raise LossError(f"the rest of the state differs: {[key for key in states[0] if states[0][key] != states[1].get(key)]}")
     if records(ours) != records(theirs):
         raise LossError("the recorded numbers differ")
+    steps = [verify_checkpoint(find_checkpoint(path, "best")).step for path in (ours, theirs)]
+    if steps[0] != steps[1]:
+        raise LossError(f"the best checkpoint is that of step {steps[0]} instead of {steps[1]}")
 
 
 def records(directory: Path) -> list[dict[str, Any]]:

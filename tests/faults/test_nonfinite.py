@@ -17,6 +17,7 @@ from lmtrain.inference.evaluate import Bill
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 from lmtrain.training.finite import MOST_ROLLBACKS, MOST_SKIPPED, Nonfinite, nonfinite_names
 from lmtrain.training.learner import GradientLearner
+from lmtrain.training.state import Trouble
 
 Call = Callable[..., Any]
 OFTEN = ["trainer.num_steps=10", "trainer.log_every=1", "trainer.save_every=2", "trainer.evaluate_every=1000"]
@@ -154,6 +155,7 @@ def test_rolling_back_goes_to_the_best_where_the_newest_does_not_help_and_ends_a
 
     class State:
         step = 7
+        trouble = Trouble()
         learner = Learner()
 
     asked: list[str] = []

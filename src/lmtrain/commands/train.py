@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ from lmtrain.training.checkpoint import (
     newest_valid_checkpoint,
     prune,
     save_checkpoint,
+    scheduled_checkpoint,
 )
 from lmtrain.training.durable_file import check_free_space, write_atomically
 from lmtrain.training.finite import Nonfinite, nonfinite_names
@@ -174,6 +175,8 @@ def _train(
     epoch = epochs_done(stream, state.position)
     if resumed_from is not None:
         log.info("Going on from step %d (%s).", state.step, resumed_from)
+        if state.step == (state.best_step or 0):  # a kill may have come before it was marked
+            mark(run.path, "best", resumed_from)
         _say_stretched(before, settings, state, epoch)
     run.note(**device_facts(device), num_parameters=_num_parameters(model), num_threads=torch.get_num_threads(),
              corpus=corpus.fingerprint)  # fmt: skip
@@ -192,7 +195,7 @@ def _train(
     on_nonfinite = Nonfinite(
         trainer.on_nonfinite.name,
         save_crash=save.crash,
-        load=lambda current, which: _load(current, find_checkpoint(run.path, which), corpus),
+        load=lambda current, which: _load(current, _earlier(run.path, current, which), corpus),
     )
     is_range_test = isinstance(settings.schedule, config.RangeTestConfig)
     limits, cadence = build_limits(settings), Cadence(trainer.log_every, trainer.evaluate_every, trainer.save_every)
@@ -200,10 +203,16 @@ def _train(
         log.warning("Nothing is left to train: %s", _ended(settings, reached, run.path))
     with (
         catch_signals() as stop,
-        Telemetry(run.path, resume_step=state.step, resume_fraction=limits.share(state, epoch)) as telemetry,
+        Telemetry(
+            run.path,
+            resume_step=state.step,
+            resume_fraction=limits.share(state, epoch),
+            is_evaluated=state.evaluated_step == state.step,
+        ) as telemetry,
     ):
         telemetry.record_settings(config.config_to_json(settings), state.step)
         if trainer.on_nonfinite is config.OnNonfinite.rollback and resumed_from is None:
+            state.saved_step = state.step
             save(state, True)  # so that there always is somewhere to go back to
         try:
             reason = fit(
@@ -251,6 +260,11 @@ def _load(state: TrainState, path: Path, corpus: Corpus) -> config.Config:
         return config.read_config(saved["settings"])
 
 
+def _earlier(run: Path, state: TrainState, which: Literal["last", "best"]) -> Path:
+    """The checkpoint to go back to: one that a signal asked for does not count, or a run would depend on its signals."""
+    return find_checkpoint(run, "best") if which == "best" else scheduled_checkpoint(run, state.saved_step)
+
+
 def _say_stretched(before: config.Config, now: config.Config, state: TrainState, epoch: float) -> None:
     """Says where another limit moves a schedule that goes by the share of the run: the rate may jump up again."""
     base = now.optimizer.learning_rate
@@ -289,7 +303,7 @@ class _Saver:
                 copies = {file: {name: t.clone() for name, t in members.items()} for file, members in tensors.items()}
                 self.unsaved_best = state.step, copies, documents
             raise
-        prune(self.run.path, self.settings.trainer.keep)
+        prune(self.run.path, self.settings.trainer.keep, state.saved_step)
         return ""
 
     def crash(self, state: TrainState, chunk: Chunk | None) -> Path:

@@ -139,10 +139,11 @@ def mark(run_dir: Path, pointer: Pointer, path: Path) -> None:
         ) from error
 
 
-def prune(run_dir: Path, keep: int) -> None:
-    """Removes all checkpoints but the `keep` newest, `best` and `last`. What cannot be removed is a warning.
+def prune(run_dir: Path, keep: int, spared_step: int | None = None) -> None:
+    """Removes all checkpoints but the `keep` newest, `best`, `last`, and one of `spared_step`.
 
-    A step that was saved twice counts once. Each goes by a rename first, so that a kill leaves no half of one behind.
+    What cannot be removed is a warning. A step that was saved twice counts once. Each goes by a rename first, so that a
+    kill leaves no half of one behind.
     """
     assert keep >= 2, "one checkpoint is no protection while the next one is being written"
     folder = run_dir / "checkpoints"
@@ -151,7 +152,8 @@ def prune(run_dir: Path, keep: int) -> None:
     named = {_read_pointer(folder / pointer) for pointer in ("last", "best")}
     doomed = [path for path, _ in unreadable]
     for path, manifest in readable:
-        if len(kept_steps) < keep and manifest.step not in kept_steps:
+        is_wanted = len(kept_steps) < keep or manifest.step == spared_step
+        if is_wanted and manifest.step not in kept_steps:
             kept_steps.add(manifest.step)
         else:
             doomed.append(path)
@@ -266,6 +268,12 @@ def newest_valid_checkpoint(run_dir: Path) -> Path:
         "A run is resumed from a checkpoint whose files are as they were written.",
         "Give another run, or start this one anew in another directory.",
     )
+
+
+def scheduled_checkpoint(run_dir: Path, step: int | None) -> Path:
+    """The newest checkpoint of `step`; `last` where there is none. CheckpointError where there is none at all."""
+    of_step = [path for path, manifest in _newest_first(run_dir)[0] if manifest.step == step]
+    return of_step[0] if of_step else find_checkpoint(run_dir, "last")
 
 
 @contextmanager

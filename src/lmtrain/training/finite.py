@@ -5,8 +5,8 @@ or `best`, and before one samples from them. What happens then is `trainer.on_no
 
     stop      saves all there is in `crash/` of the run, and ends with exit code 5
     skip      leaves the chunk out: neither weights nor the carried state change
-    rollback  goes back to the newest checkpoint, with half the learning rate from there on; to the best one, which has been
-              validated, where training then comes no further
+    rollback  goes back to the newest scheduled checkpoint, with half the learning rate from there on; to the best one, which
+              has been validated, where training then comes no further
 
 A validation that is not a number is a model that has diverged: there is nothing to skip then.
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lmtrain.data.stream import Chunk
 from lmtrain.errors import CheckpointError, DivergedError, ResourceError
-from lmtrain.training.state import TrainState
+from lmtrain.training.state import TrainState, Trouble
 
 log = logging.getLogger("lmtrain")
 
@@ -37,14 +37,12 @@ class Nonfinite:
 
     policy       stop, skip or rollback
     save_crash   keeps the state and the chunk that spoilt it for inspection; returns where
-    load         puts the newest (or the best) checkpoint into the state; raises CheckpointError where there is none
+    load         puts the last scheduled (or the best) checkpoint into the state; raises CheckpointError where there is none
     """
 
     policy: str
     save_crash: Callable[[TrainState, Chunk | None], Path]
     load: Callable[[TrainState, Literal["last", "best"]], object]
-    _last_step: int = -1  # at which something was not finite
-    _count: int = 0  # times in a row
 
     def __call__(self, state: TrainState, problem: str, chunk: Chunk | None) -> None:
         """Raises DivergedError, or leaves a state from which training can go on; see the top of this file."""
@@ -69,22 +67,23 @@ class Nonfinite:
         )
 
     def _skip(self, state: TrainState, problem: str, chunk: Chunk) -> None:
-        self._count = self._count + 1 if state.step == self._last_step + 1 else 1
-        self._last_step = state.step
-        if self._count >= MOST_SKIPPED:
+        in_a_row = state.step == state.trouble.last_step + 1
+        state.trouble = Trouble(state.step, state.trouble.count + 1 if in_a_row else 1)
+        if state.trouble.count >= MOST_SKIPPED:
             self.stop(state, problem, chunk, f" {MOST_SKIPPED} steps in a row were skipped.")
         log.warning("%s This chunk is skipped.", problem)
 
     def _roll_back(self, state: TrainState, problem: str, chunk: Chunk | None) -> None:
-        self._count = 1 if state.step > self._last_step else self._count + 1
-        self._last_step = max(state.step, self._last_step)
-        if self._count > MOST_ROLLBACKS:
+        came_further = state.step > state.trouble.last_step
+        trouble = Trouble(max(state.step, state.trouble.last_step), 1 if came_further else state.trouble.count + 1)
+        if trouble.count > MOST_ROLLBACKS:
             self.stop(state, problem, chunk, f" Going back was tried {MOST_ROLLBACKS} times.")
         scale = state.learner.rate_scale
         try:
-            self.load(state, "last" if self._count == 1 else "best")
+            self.load(state, "last" if trouble.count == 1 else "best")
         except CheckpointError as error:
             self.stop(state, problem, chunk, f" Going back is not possible: {error}")
+        state.trouble = trouble  # not that of the time to which the state went back
         state.learner.rate_scale = min(scale, state.learner.rate_scale) / 2
         log.warning(
             "%s Going back to step %d, from where the learning rate is multiplied by %g.",

@@ -72,6 +72,12 @@ class Cadence:
     evaluate_every: int = 0
     save_every: int = 0
 
+    def owes_evaluation(self, state: TrainState) -> bool:
+        """Whether `state` is to be evaluated before the next step. It is in the state alone, so a resumed run owes it too."""
+        ends_epoch = state.position.index == 0
+        is_due = ends_epoch if self.evaluate_every == 0 else state.step % self.evaluate_every == 0
+        return is_due and state.step > 0 and state.evaluated_step != state.step
+
 
 OnNonfinite = Callable[[TrainState, str, Chunk | None], None]
 """Is told of a step, or (chunk None) of a validation, whose numbers are not finite. Raises DivergedError, or leaves a state
@@ -118,34 +124,47 @@ def fit(
     stop: Stop,
     on_nonfinite: OnNonfinite,
 ) -> str:
-    """Trains to the end or to a signal; returns why it ended."""
-    first_step = state.step
+    """Trains to the end or to a signal; returns why it ended.
+
+    Whatever is decided here is decided from `state`, which is saved, so a run that was interrupted takes the same way.
+    """
+    on_disk = state.step, state.evaluated_step, state.saved_step
+
+    def validate() -> None:
+        is_best = _evaluate(state, evaluate, show_sample, telemetry, on_nonfinite)
+        if is_best or cadence.save_every == 0:
+            _save(state, save, is_best, telemetry, on_nonfinite)
+
+    if cadence.owes_evaluation(state):  # a signal came before it
+        validate()
     while True:
         for report in steps(state, stream, limits):
             if report.is_finite:
                 state.interval.add(report)
                 _report_spike(report, state)
-            elif _went_back(state, telemetry, on_nonfinite, *_describe_nonfinite(report, state, stream)):
-                continue
-            telemetry.progress(state, report, limits.share(state, epochs_done(stream, state.position)))
-            if state.step % cadence.log_every == 0:
-                telemetry.record_training(state, report)
-                state.interval = Interval()
-            ends_epoch = state.position.index == 0
-            due = ends_epoch if cadence.evaluate_every == 0 else state.step % cadence.evaluate_every == 0
-            if due and not stop.requested:
-                is_best = _evaluate(state, evaluate, show_sample, telemetry, on_nonfinite)
-                if is_best or cadence.save_every == 0:
-                    _save(state, save, is_best, telemetry, on_nonfinite)
-            if (cadence.save_every and state.step % cadence.save_every == 0) or stop.take_save_request():
+                went_back = False
+            else:
+                went_back = _went_back(state, telemetry, on_nonfinite, *_describe_nonfinite(report, state, stream))
+            if not went_back:
+                telemetry.progress(state, report, limits.share(state, epochs_done(stream, state.position)))
+                if state.step % cadence.log_every == 0:
+                    telemetry.record_training(state, report)
+                    state.interval = Interval()
+            if cadence.owes_evaluation(state) and not stop.requested:
+                validate()
+            if not went_back and cadence.save_every and state.step % cadence.save_every == 0:
                 _save(state, save, False, telemetry, on_nonfinite)
             if stop.requested:
-                _save(state, save, False, telemetry, on_nonfinite, final=True)
+                _save(state, save, False, telemetry, on_nonfinite, is_scheduled=False, is_final=True)
                 return stop.reason
-        is_new = state.evaluated_step != state.step
-        is_best = is_new and _evaluate(state, evaluate, show_sample, telemetry, on_nonfinite)
-        if (is_new or state.step != first_step) and limits.share(state, epochs_done(stream, state.position)) >= 1:
-            _save(state, save, is_best, telemetry, on_nonfinite, final=True)
+            if stop.take_save_request():
+                _save(state, save, False, telemetry, on_nonfinite, is_scheduled=False)
+        is_best = state.evaluated_step != state.step and _evaluate(state, evaluate, show_sample, telemetry, on_nonfinite)
+        if (
+            on_disk != (state.step, state.evaluated_step, state.step)
+            and limits.share(state, epochs_done(stream, state.position)) >= 1
+        ):
+            _save(state, save, is_best, telemetry, on_nonfinite, is_final=True)
         if limits.share(state, epochs_done(stream, state.position)) >= 1:  # else what was not finite made training go back
             return "finished"
 
@@ -174,13 +193,27 @@ def _evaluate(
 
 
 def _save(
-    state: TrainState, save: Save, is_best: bool, telemetry: Telemetry, on_nonfinite: OnNonfinite, *, final: bool = False
+    state: TrainState,
+    save: Save,
+    is_best: bool,
+    telemetry: Telemetry,
+    on_nonfinite: OnNonfinite,
+    *,
+    is_scheduled: bool = True,
+    is_final: bool = False,
 ) -> None:
-    """Saves; a full disk costs this checkpoint, not the run, unless it is the final one."""
+    """Saves; a full disk costs this checkpoint, not the run, unless it is the final one.
+
+    The state remembers the last checkpoint that the cadence asked for. A signal asks for others, which change nothing.
+    """
+    before = state.saved_step
+    if is_scheduled:
+        state.saved_step = state.step
     try:
         problem = save(state, is_best)
     except ResourceError as error:
-        if final:
+        state.saved_step = before
+        if is_final:
             raise
         log.warning("%s Training goes on; the next checkpoint will be tried again.", error)
         return
@@ -193,7 +226,7 @@ def _went_back(state: TrainState, telemetry: Telemetry, on_nonfinite: OnNonfinit
     step = state.step
     on_nonfinite(state, problem, chunk)
     if state.step != step:
-        telemetry.rewind(state.step)
+        telemetry.rewind(state.step, is_evaluated=state.evaluated_step == state.step)
     return state.step != step
 
 

@@ -2,6 +2,7 @@
 
 TrainState   what was learnt, where in the text, how long, the best so far
 Interval     sums since the last record
+Trouble      when a number was last not finite, and how often in a row
 Spikes       what the loss has been like
 """
 
@@ -34,6 +35,14 @@ class Interval:
         self.penalty += report.penalty
         self.grad_norm += report.grad_norm
         self.num_clipped += report.clipped
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """When a number was last not finite (0: never), and how many times in a row: see `lmtrain.training.finite`."""
+
+    last_step: int = 0
+    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,10 @@ class Spikes:
         )
 
 
+ADDED: dict[str, Any] = {"saved_step": None, "trouble": asdict(Trouble())}
+"""What the documents of older checkpoints lack."""
+
+
 @dataclass
 class TrainState:
     """All that must survive a crash: what was learnt, where in the text, how long, and the best so far."""
@@ -83,6 +96,8 @@ class TrainState:
     best_nats: float = math.inf  # nats per token on validation
     best_step: int | None = None
     evaluated_step: int | None = None
+    saved_step: int | None = None  # of the last checkpoint that the cadence asked for, not a signal
+    trouble: Trouble = Trouble()
     interval: Interval = field(default_factory=Interval)
     spikes: Spikes = Spikes()
 
@@ -98,6 +113,8 @@ class TrainState:
             "best_nats": self.best_nats if math.isfinite(self.best_nats) else None,
             "best_step": self.best_step,
             "evaluated_step": self.evaluated_step,
+            "saved_step": self.saved_step,
+            "trouble": asdict(self.trouble),
             "interval": asdict(self.interval),
             "spikes": asdict(self.spikes),
             "learner": self.learner.document(),
@@ -105,6 +122,7 @@ class TrainState:
 
     def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
         """Goes on from `tensors()` and `document()` of another process."""
+        document = {**ADDED, **document}
         _check_like(self.document(), document)
         self.learner.load(tensors, document["learner"])
         self.position = Position.from_json(document["position"])
@@ -112,6 +130,7 @@ class TrainState:
         self.elapsed_seconds = document["elapsed_seconds"]
         self.best_nats = math.inf if document["best_nats"] is None else document["best_nats"]
         self.best_step, self.evaluated_step = document["best_step"], document["evaluated_step"]
+        self.saved_step, self.trouble = document["saved_step"], Trouble(**document["trouble"])
         self.interval = Interval(**document["interval"])
         self.spikes = Spikes(**document["spikes"])
 

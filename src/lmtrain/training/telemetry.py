@@ -44,13 +44,16 @@ class Telemetry:
 
     directory    the run directory; holds `metrics.jsonl` and `tensorboard/`
     resume_step  the step a resumed run goes on from, 0 for a new one
+    is_evaluated whether the model of that step has been evaluated; else its evaluation is recorded again
     """
 
-    def __init__(self, directory: Path, *, resume_step: int = 0, resume_fraction: float = 0.0) -> None:
+    def __init__(
+        self, directory: Path, *, resume_step: int = 0, resume_fraction: float = 0.0, is_evaluated: bool = True
+    ) -> None:
         self._directory = directory
         self._broken = False
         self._excepthook, threading.excepthook = threading.excepthook, self._on_thread_error
-        self._open(resume_step)
+        self._open(resume_step, is_evaluated)
         self._is_terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=100.0,
@@ -63,10 +66,10 @@ class Telemetry:
         self._rate = _Rate()
         self._next_line_at = 0.0
 
-    def _open(self, resume_step: int) -> None:
+    def _open(self, resume_step: int, is_evaluated: bool) -> None:
         """Opens the files for the records after `resume_step`; what stands there of later steps goes."""
         path = self._directory / "metrics.jsonl"
-        _drop_records_after(path, resume_step)
+        _drop_records_after(path, resume_step, is_evaluated)
         self._unwritten = b""
         self._metrics = path.open("ab", buffering=0)
         self._writer: SummaryWriter | None = None
@@ -81,10 +84,10 @@ class Telemetry:
         self._metrics.close()
         self._to_tensorboard(lambda writer: writer.close())
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, is_evaluated: bool = True) -> None:
         """Training went back to `step`: what was recorded after it is dropped."""
         self._close()
-        self._open(step)
+        self._open(step, is_evaluated)
 
     def __enter__(self) -> Telemetry:
         if self._is_terminal:
@@ -240,14 +243,15 @@ class _Rate:
         return self._last or (self._num_tokens / self._seconds if self._seconds else 0.0)
 
 
-def _drop_records_after(path: Path, step: int) -> None:
-    """Rewrites `path` without the records of later steps and without a torn last line."""
+def _drop_records_after(path: Path, step: int, is_evaluated: bool) -> None:
+    """Rewrites `path` without the records of later steps, of an evaluation that is to come, and without a torn last line."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            record = json.loads(line)
+            if record["step"] < step or (record["step"] == step and (is_evaluated or "val/perplexity" not in record)):
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
