@@ -356,3 +356,10 @@ def test_the_prompt_of_samples_is_a_stretch_that_the_model_reads_as_it_is_shown(
     assert _prompt(corpus) == prompt
     ids = corpus.tokenizer.encode(prompt)
     assert corpus.tokenizer.unk_id not in ids
+
+
+def test_a_model_that_expects_only_unknown_words_still_trains_and_shows_a_sample(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("rare", "model=ngram", "model.smoothing=maximum_likelihood", "tokenizer=word", "tokenizer.min_count=1000", *COUNTED)
+    assert "<unk> <unk>" in capsys.readouterr().out

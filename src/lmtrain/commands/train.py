@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -38,7 +39,7 @@ from lmtrain.data.corpus import Corpus, Split, describe
 from lmtrain.data.stream import Chunk, Stream
 from lmtrain.errors import CheckpointError, DivergedError, ResourceError, SettingsError, is_out_of_memory
 from lmtrain.inference.evaluate import Bill, evaluate, usable_streams
-from lmtrain.inference.sample import SampleSettings, sample_text
+from lmtrain.inference.sample import OnlyUnknownError, SampleSettings, sample_text
 from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
 from lmtrain.models.base import LanguageModel
 from lmtrain.training.checkpoint import (
@@ -347,7 +348,11 @@ def _sample(model: LanguageModel, corpus: Corpus, trainer: config.TrainerConfig,
         return ""
     prompt = _prompt(corpus)
     settings = SampleSettings(max_tokens=trainer.sample_tokens, temperature=trainer.sample_temperature)
-    return prompt + sample_text(model, corpus.tokenizer, prompt, settings, seed=trainer.seed, device=device)
+    try:
+        return prompt + sample_text(model, corpus.tokenizer, prompt, settings, seed=trainer.seed, device=device)
+    except OnlyUnknownError:  # no reason to end a training
+        settings = dataclasses.replace(settings, allow_unk=True)
+        return prompt + sample_text(model, corpus.tokenizer, prompt, settings, seed=trainer.seed, device=device)
 
 
 def _prompt(corpus: Corpus) -> str:

@@ -71,6 +71,15 @@ def _check(fine: bool, name: str, value: object, allowed: str, example: str) -> 
         raise SettingsError(f"--{name} is {value}.", f"Allowed are {allowed}.", f"Type for example --{name} {example}.")
 
 
+class OnlyUnknownError(SettingsError):
+    """Nothing but `<unk>` has a probability, and it must not be drawn."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The model expects <unk> and nothing else.", "It is not drawn by default.", "Type --allow-unk to draw it."
+        )
+
+
 class Draw(NamedTuple):
     """A token drawn and the text that it released (empty while a character or a stop string may still be completed).
 
@@ -201,14 +210,8 @@ def exclude(log_probs_V: Tensor, token: int) -> Tensor:
     log_probs_V = log_probs_V.clone()
     log_probs_V[token] = -math.inf
     if log_probs_V.amax() == -math.inf:
-        raise _only_unk()
+        raise OnlyUnknownError
     return log_probs_V
-
-
-def _only_unk() -> SettingsError:
-    return SettingsError(
-        "The model expects <unk> and nothing else.", "It is not drawn by default.", "Type --allow-unk to draw it."
-    )
 
 
 def truncate(log_probs_V: Tensor, settings: SampleSettings) -> Tensor:
@@ -244,7 +247,7 @@ def draw(log_probs_V: Tensor, settings: SampleSettings, uniform: float, *, exclu
         return draw_token(truncate(allowed_V, settings), uniform)
     except ValueError:
         _check_numbers(not log_probs_V.isnan().any())
-        raise _only_unk() from None
+        raise OnlyUnknownError from None
 
 
 def decode(draws: Iterator[Draw], tokenizer: Tokenizer, prompt: str, settings: SampleSettings) -> Iterator[Draw]:
