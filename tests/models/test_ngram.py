@@ -1,6 +1,7 @@
 """The n-gram model against the definition of its probabilities, its state against the text as a whole, its tensors."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ def definition(
     ids: Sequence[int], order: int, smoothing: str, k: float, policy: StatePolicy
 ) -> Callable[[tuple[int, ...], int], float]:
     """p(w | h) by dictionaries and recursion, as the formulas in `smoothing` say."""
+    if smoothing == "add_k":
+        return add_k_definition(ids, order, k, policy)
     occurrences: dict[tuple[int, ...], int] = {}
     starts: dict[tuple[int, ...], int] = {}
     left_words: dict[tuple[int, ...], set[int]] = {}
@@ -71,8 +74,7 @@ def definition(
     def count(ngram: tuple[int, ...]) -> int:
         if len(ngram) == order or smoothing == "maximum_likelihood":
             return occurrences.get(ngram, 0)
-        lower = len(left_words.get(ngram, ())) if smoothing == "kneser_ney" else 0
-        return lower + starts.get(ngram, 0)
+        return len(left_words.get(ngram, ())) + starts.get(ngram, 0)
 
     of_order = {n: np.array([count(g) for g in occurrences if len(g) == n] + [0]) for n in range(1, order + 1)}
     discount = {n: [0, *discounts(counts)] for n, counts in of_order.items()}
@@ -81,8 +83,6 @@ def definition(
         counts = [count((*history, other)) for other in range(V)]
         total = sum(counts)
         below = p(history[1:], word) if history else 1 / V
-        if smoothing == "add_k":
-            return (counts[word] + k * V * below) / (total + k * V)
         if total == 0:
             return below
         if smoothing == "maximum_likelihood":
@@ -93,7 +93,37 @@ def definition(
     return lambda history, word: p(history[max(0, len(history) - order + 1) :], word)
 
 
-@given(corpora, st.lists(st.integers(0, V - 1), min_size=1, max_size=12), orders, smoothings, policies)
+def add_k_definition(
+    ids: Sequence[int], order: int, k: float, policy: StatePolicy, vocab_size: int = V
+) -> Callable[[tuple[int, ...], int], float]:
+    """(c(hw) + k) / (c(h) + kV), h being all that the model remembers, and a shorter history another than its words."""
+
+    def known(history: Sequence[int]) -> tuple[int, ...]:
+        return tuple(history[max(0, len(history) - order + 1) :])
+
+    counted = Counter((known(remembered([EOS, *ids[:place]], policy)), word) for place, word in enumerate(ids))
+
+    def p(history: tuple[int, ...], word: int) -> float:
+        counts = [counted[known(history), other] for other in range(vocab_size)]
+        return (counts[word] + k) / (sum(counts) + k * vocab_size)
+
+    return p
+
+
+@pytest.mark.parametrize("policy", [StatePolicy.carry, StatePolicy.document])
+def test_add_k_gives_every_word_the_same_probability_behind_a_context_never_seen(policy: StatePolicy) -> None:
+    model = NgramModel(vocab_size=10, eos_id=0, order=3, smoothing="add_k", add_k=0.1, state_policy=policy)
+    model.count(np.array([1, 2, 3, 4, 0, 5, 6, 0]))
+    for context in ((7, 0), (0, 0), (9, 1), (4, 1)):
+        if policy is StatePolicy.document and context == (0, 0):
+            continue  # there a document begins
+        log_probs_TBV, _ = model.log_probs(torch.tensor(context)[:, None], (torch.tensor([[8, 8]]),))
+        assert log_probs_TBV[-1, 0].exp().tolist() == pytest.approx([0.1] * 10, rel=1e-14)
+    log_probs_TBV, _ = model.log_probs(torch.tensor([[0]]), model.initial_state(1))  # at the start of a text one was seen
+    assert log_probs_TBV[0, 0].exp().tolist() == pytest.approx([0.1 / 2, 1.1 / 2, *[0.1 / 2] * 8], rel=1e-14)
+
+
+@given(corpora, st.lists(st.integers(0, V - 1), min_size=1, max_size=12), st.integers(1, 10), smoothings, policies)
 def test_probabilities_equal_the_definition(
     ids: list[int], text: list[int], order: int, smoothing: str, policy: StatePolicy
 ) -> None:

@@ -79,9 +79,16 @@ class NgramModel(LanguageModel):
             orders = count_ngrams(
                 ids, order=self.order, vocab_size=self.vocab_size, eos_id=self.eos_id, policy=self.state_policy
             )
-            log_probs, log_rests = estimate(orders, vocab_size=self.vocab_size, method=self._method())
+            log_probs, log_rests = estimate(
+                orders, vocab_size=self.vocab_size, method=self._method(), interpolate=self._interpolates
+            )
             self._pieces = [ids]
             self._table = BackoffTable(self.vocab_size, [order.keys for order in orders], log_probs, log_rests)
+
+    @property
+    def _interpolates(self) -> bool:
+        """Whether a context borrows from the same one without its first word; add_k counts each history by itself."""
+        return self.smoothing != "add_k"
 
     def _method(self) -> Method:
         match self.smoothing:
@@ -130,6 +137,9 @@ class NgramModel(LanguageModel):
         tokens_PB = torch.cat([context_BN.T.to(tokens_TB.device), tokens_TB]).numpy(force=True)
         history_PB = history_lengths(tokens_PB, eos_id=self.eos_id, policy=self.state_policy)
         contexts = self.table.find_contexts(tokens_PB, history_PB)
+        if not self._interpolates:  # only the whole history counts: one cut short is no suffix of a longer one
+            length_PB = np.minimum(history_PB, num_context)
+            contexts = [np.where(length_PB == length, context_PB, -1) for length, context_PB in enumerate(contexts, 1)]
         age_P1 = np.arange(len(tokens_PB), 0, -1)[:, None]
         remembered_PB = np.where(age_P1 <= history_PB[-1:], tokens_PB, -1)
         next_BN = torch.from_numpy(remembered_PB[len(tokens_PB) - num_context :].T.copy())

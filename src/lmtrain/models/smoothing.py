@@ -1,17 +1,21 @@
 """From counts to probabilities: how n-grams that were never seen get their share.
 
-All three methods interpolate an order with the one below, down to the uniform distribution 1/V. With h a context, h' the
-same without its first word, and c(h) the sum of c(hw) over all words w,
+With h a context, h' the same without its first word, and c(h) the sum of c(hw) over all words w,
 
     p(w | h) = share(hw) + rest(h) p(w | h')            sum over w of share(hw), plus rest(h), is one
 
                         share(hw)                  rest(h)                           c(hw) below the highest order
     kneser_ney          (c(hw) - D(c(hw))) / c(h)  sum over w of D(c(hw)) / c(h)     different words before hw
-    add_k               c(hw) / (c(h) + kV)        kV / (c(h) + kV)                  0, so that p(w | h') = 1/V
     maximum_likelihood  c(hw) / c(h)               0                                 occurrences
+    add_k               c(hw) / (c(h) + kV)        kV / (c(h) + kV)                  (see below)
 
 and rest(h) = 1 where c(h) = 0. In the highest order c is always the number of occurrences. An n-gram at a start (of a
-line, say) has nothing before it and is part of no longer one: there kneser_ney and add_k count occurrences in all orders.
+line, say) has nothing before it and is part of no longer one: there kneser_ney counts occurrences in all orders.
+
+The first two interpolate an order with the one below, down to the uniform distribution 1/V. add_k does not: it knows
+whole histories only, p(w | h) = (c(hw) + k) / (c(h) + kV), and 1/V stands in the place of p(w | h'). A history that is
+shorter than the order allows begins at a start, and is another one than the same words with something before them. So
+its c counts the occurrences at starts alone, and a longer history never falls back on it.
 
 Modified Kneser-Ney (Chen and Goodman 1998, equation 26; as in KenLM, Heafield et al. 2013) computes the discounts of an
 order from n_c, how many of its n-grams have count c:   Y = n_1 / (n_1 + 2 n_2),   D(c) = c - (c+1) Y n_{c+1} / n_c
@@ -37,16 +41,21 @@ logger = logging.getLogger("lmtrain")
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # those of KenLM's --discount_fallback
 
 
-def estimate(orders: list[Order], *, vocab_size: int, method: Method) -> tuple[list[Floats], list[Floats]]:
+def estimate(
+    orders: list[Order], *, vocab_size: int, method: Method, interpolate: bool = True
+) -> tuple[list[Floats], list[Floats]]:
     """log p(w | h) of every n-gram hw of every order, and log rest(h) of every n-gram h of all orders but the highest.
 
-    One list entry an order, in the order of its keys; -inf where a probability is zero.
+    One list entry per order, in the order of its keys; -inf where a probability is zero. `interpolate` with the order
+    below; else every order stands on the uniform distribution.
     """
     log_probs, log_rests = [], []
-    below = np.full(1, 1 / vocab_size)  # order 0
+    uniform = 1 / vocab_size
+    below = np.full(1, uniform)  # order 0
     for order in orders:
         share, rest = method(order, order is orders[-1], len(below))
-        below = np.minimum(share + rest[order.contexts] * below[order.suffixes], 1)  # rounding may exceed one
+        lower = below[order.suffixes] if interpolate else uniform
+        below = np.minimum(share + rest[order.contexts] * lower, 1)  # rounding may exceed one
         with np.errstate(divide="ignore"):
             log_probs.append(np.log(below))
             log_rests.append(np.log(rest))
