@@ -22,7 +22,7 @@ COMMANDS = {
     "sample": "write text",
     "score": "log-probability of every line of a text",
     "evaluate": "exact perplexity with its bill",
-    "mix": "interpolate models, weights fitted by EM",
+    "mix": "interpolate models, weights fitted on validation",
     "arpa": "n-gram models to and from ARPA files",
     "verify": "check every hand-written gradient on this machine",
     "settings": "every setting with its meaning",

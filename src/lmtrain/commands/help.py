@@ -19,7 +19,7 @@ Use a trained model (each has its own --help; RUN is a run, a checkpoint or a mi
   python -m lmtrain sample RUN --prompt "Once upon"            writes text
   python -m lmtrain score RUN FILE                             log-probability of every line ("-": standard input)
   python -m lmtrain evaluate RUN                               exact test perplexity with its bill
-  python -m lmtrain mix RUN RUN ... --output DIR               interpolates models, weights by EM on validation
+  python -m lmtrain mix RUN RUN ... --output DIR               interpolates models, weights fitted on validation
   python -m lmtrain arpa RUN --output FILE.arpa                an n-gram model as KenLM and SRILM read it
   python -m lmtrain arpa FILE.arpa --output DIR                ... and from them
   python -m lmtrain verify                                     checks every hand-written gradient on this machine

@@ -1,4 +1,4 @@
-"""`python -m lmtrain mix RUN RUN ... --output DIR`: interpolates models; the weights are fitted by EM on validation.
+"""`python -m lmtrain mix RUN RUN ... --output DIR`: interpolates models; the weights are fitted on validation.
 
 The mixture is a directory like any other model's: `evaluate`, `score` and `sample` take it, and it needs none of its parts.
 """
