@@ -198,6 +198,7 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
             failures.append(f"  #{len(jobs) - 1}  {jobs[-1]}: {str(error) or type(error).__name__}")
             raise
         if best is None:
+            results.append(f"  #{len(jobs) - 1}  {jobs[-1]}: no validation with a finite loss")
             return None
         results.append(
             f"  #{len(jobs) - 1}  {jobs[-1]}: {best.nats_per_token:.4f} nats per token, "

@@ -73,8 +73,8 @@ def test_state_is_that_of_all_models_one_after_the_other_and_is_carried(generato
     first_TB, state = mixture.target_log_probs(tokens_TB[:4], targets_TB[:4], mixture.initial_state(2))
     rest_TB, state = mixture.target_log_probs(tokens_TB[4:], targets_TB[4:], state)
     torch.testing.assert_close(torch.cat([first_TB, rest_TB]), whole_TB, rtol=1e-14, atol=0)
-    for given, expected in zip(state, whole_state, strict=True):
-        assert torch.equal(given, expected)
+    for part, expected in zip(state, whole_state, strict=True):
+        assert torch.equal(part, expected)
 
 
 def test_model_of_weight_zero_changes_nothing_even_where_it_alone_is_possible() -> None:

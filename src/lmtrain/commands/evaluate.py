@@ -8,19 +8,28 @@ from __future__ import annotations
 import json
 import sys
 
-from lmtrain.commands.options import Parser, add_method_options, add_model_options, choose_method, open_model, parse, whole
+from lmtrain.commands.options import (
+    JSON_NULLS,
+    Parser,
+    add_method_options,
+    add_model_options,
+    choose_method,
+    open_model,
+    parse,
+    whole,
+)
 from lmtrain.errors import DataError
 
 
 def main(arguments: list[str]) -> None:
     """Prints the bill."""
-    parser = Parser("evaluate", __doc__)
+    parser = Parser("evaluate", __doc__, JSON_NULLS)
     add_model_options(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--split", choices=("test", "valid"), default="test", help="saved with the model (default: test)")
     source.add_argument("--text", metavar="FILE", help="a text of your own instead")
     parser.add_argument("--streams", type=whole(1), default=1, help="more are faster and slightly pessimistic (default: 1)")
-    parser.add_argument("--json", action="store_true", help="the bill as JSON")
+    parser.add_argument("--json", action="store_true", help="the bill as JSON; null stands for infinity, see below")
     add_method_options(parser)
     options = parse(parser, arguments)
 
@@ -28,7 +37,7 @@ def main(arguments: list[str]) -> None:
 
     from lmtrain.build import Text
     from lmtrain.data.corpus import encode_file
-    from lmtrain.inference.evaluate import evaluate
+    from lmtrain.inference.evaluate import check_numbers, evaluate
 
     trained = open_model(options)
     method = choose_method(options, trained)
@@ -47,8 +56,10 @@ def main(arguments: list[str]) -> None:
     with tqdm(total=len(text.ids), unit="tok", unit_scale=True, disable=None, leave=False, file=sys.stderr) as bar:
         bill = evaluate(
             trained.model, text.ids, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id, num_chars=text.num_chars,
-            num_bytes=text.num_bytes, num_streams=options.streams, method=method, device=options.device, progress=bar.update,
+            num_bytes=text.num_bytes, num_streams=options.streams, method=method, device=options.device,
+            token_text=tokenizer.token_text, progress=bar.update,
         )  # fmt: skip
+    check_numbers(bill.total_nats, method)
     if options.json:
         print(json.dumps({"checkpoint": str(trained.path), "text": options.text or options.split} | bill.to_json()))
     else:

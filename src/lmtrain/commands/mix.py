@@ -32,7 +32,7 @@ def _mix(options: argparse.Namespace, output: Path) -> None:
     import torch
 
     from lmtrain.build import load_trained, save_mixture
-    from lmtrain.inference.evaluate import iter_target_log_probs, usable_streams
+    from lmtrain.inference.evaluate import STATIC, check_numbers, iter_target_log_probs, perplexity_text, usable_streams
     from lmtrain.models.mixture import fit_weights
 
     parts = [load_trained(run) for run in options.runs]
@@ -53,18 +53,26 @@ def _mix(options: argparse.Namespace, output: Path) -> None:
             "Name a model that was trained here as well, or import the ARPA file again with --like RUN.",
         )
     num_streams = usable_streams(len(text.ids), options.streams)
-    rows = []
-    for number, (run, part) in enumerate(zip(options.runs, parts, strict=True), 1):
+    log_probs_MN = np.empty((len(parts), len(text.ids)))
+    for number, (run, part, log_probs_N) in enumerate(zip(options.runs, parts, log_probs_MN, strict=True), 1):
         print(f"{number} of {len(parts)}: {run} scores {len(text.ids):,} tokens of validation", file=sys.stderr)
         scores = iter_target_log_probs(part.model, text.ids, eos_id=first.tokenizer.eos_id, num_streams=num_streams)
-        rows.append(np.concatenate([scored.log_probs.ravel() for scored in scores]))
-    log_probs_MN = np.stack(rows)
-    weights = fit_weights(torch.from_numpy(log_probs_MN))
-    for run, weight, row_N in zip(options.runs, weights, log_probs_MN, strict=True):
-        print(f"{weight:.4f}  {run}   validation perplexity alone {np.exp(-row_N.mean()):.2f}")
-    mixed_N = np.logaddexp.reduce(log_probs_MN + np.log(np.maximum(weights, 1e-300))[:, None])
-    print(
-        f"        mixture: validation perplexity {np.exp(-mixed_N.mean()):.2f} ({num_streams} stream{'s' * (num_streams != 1)})"
-    )
+        for scored in scores:
+            check_numbers(scored.log_probs, STATIC)
+            log_probs_N[scored.positions] = scored.log_probs
+
+    def name_token(place: int) -> str:
+        return f"{first.tokenizer.token_text(int(text.ids[place]))!r}, token {place + 1:,} of the validation text,"
+
+    weights = fit_weights(torch.from_numpy(log_probs_MN), name_token=name_token)
+    for run, weight, log_probs_N in zip(options.runs, weights, log_probs_MN, strict=True):
+        alone = perplexity_text(-log_probs_N.mean())
+        impossible_N = np.flatnonzero(log_probs_N == -np.inf)
+        which = f" ({name_token(impossible_N[0])} has probability zero)" if len(impossible_N) else ""
+        print(f"{weight:.4f}  {run}   validation perplexity alone {alone}{which}")
+    with np.errstate(divide="ignore"):
+        mixed_N = np.logaddexp.reduce(log_probs_MN + np.log(weights)[:, None])
+    together = perplexity_text(-mixed_N.mean())
+    print(f"        mixture: validation perplexity {together} ({num_streams} stream{'s' * (num_streams != 1)})")
     path = save_mixture(parts, weights, output)
     print(f"\nSaved in {path}. Next:\n  python -m lmtrain evaluate {shlex.quote(options.output)}")

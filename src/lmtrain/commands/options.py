@@ -22,13 +22,22 @@ OWNERS = {"dynamic": "sgd", "cache": "2000"}
 """Options that have options of their own, `--dynamic-rate` and so on; and what one types behind them."""
 
 
+JSON_NULLS = (
+    "In JSON, null stands for infinity: of a sum or a mean where num_impossible, the number of tokens that have probability "
+    "zero, is above 0 (first_impossible is the first of them, and first_impossible_at its place in the text, counted from "
+    "1), and of a perplexity that is too large for a number, from 710 nats per token on. The log_prob of a line or a token "
+    "is null where its probability is zero. Null also stands for a mean over nothing."
+)
+
+
 class Parser(argparse.ArgumentParser):
     """The arguments of one command. What is wrong with them is a SettingsError, a paragraph like any other."""
 
-    def __init__(self, command: str, description: str | None) -> None:
+    def __init__(self, command: str, description: str | None, epilog: str | None = None) -> None:
         super().__init__(
-            prog=f"python -m lmtrain {command}", description=description, allow_abbrev=False, formatter_class=_Formatter
-        )
+            prog=f"python -m lmtrain {command}", description=description, epilog=epilog, allow_abbrev=False,
+            formatter_class=_Formatter,
+        )  # fmt: skip
 
     def error(self, message: str) -> NoReturn:
         from lmtrain.errors import SettingsError

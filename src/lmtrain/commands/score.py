@@ -2,20 +2,29 @@
 
 A model that was trained with `model.state_policy=carry`, the default, goes on from line to line as in a running text, so
 the number of a line depends on those before it. Lines that are to be compared, such as n-best lists, are scored with
-`--independent`.
+`--independent`. The logarithm is -inf where the probability is zero; `--per-token` shows of which token.
 """
 
 from __future__ import annotations
 
 import json
 
-from lmtrain.commands.options import Parser, add_method_options, add_model_options, choose_method, open_model, parse, read_text
+from lmtrain.commands.options import (
+    JSON_NULLS,
+    Parser,
+    add_method_options,
+    add_model_options,
+    choose_method,
+    open_model,
+    parse,
+    read_text,
+)
 from lmtrain.errors import SettingsError
 
 
 def main(arguments: list[str]) -> None:
     """Prints a row per line (number, natural log-probability, tokens, unknown words), then the bill of all."""
-    parser = Parser("score", __doc__)
+    parser = Parser("score", __doc__, JSON_NULLS)
     add_model_options(parser)
     parser.add_argument("file", metavar="FILE", help='text to score; "-": standard input')
     parser.add_argument(

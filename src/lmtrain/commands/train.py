@@ -338,7 +338,7 @@ class _Saver:
 def _evaluate(model: LanguageModel, split: Split, corpus: Corpus, num_streams: int, device: torch.device) -> Bill:
     return evaluate(
         model, split.ids, eos_id=corpus.tokenizer.eos_id, unk_id=corpus.tokenizer.unk_id, num_chars=split.num_chars,
-        num_bytes=split.num_bytes, num_streams=num_streams, device=device,
+        num_bytes=split.num_bytes, num_streams=num_streams, device=device, token_text=corpus.tokenizer.token_text,
     )  # fmt: skip
 
 

@@ -110,9 +110,14 @@ def load_corpus(
 
 
 def encode_file(path: str | Path, tokenizer: Tokenizer) -> Split:
-    """A whole text file by a tokenizer that exists already, in memory; nothing is cached."""
+    """A whole text file by a tokenizer that exists already, in memory; nothing is cached.
+
+    Any text will do that has a token, blank lines too. Raises DataError for an empty one.
+    """
     facts = scan(Path(path).expanduser())
-    _check_facts([facts], tokenizer.name)
+    if not facts.num_chars:
+        raise DataError(f"{facts.path} is empty.", "At least one token is needed.", "Give a file with some text.")
+    _warn_of_eos(facts, tokenizer.name)
     passage, dtype = Passage(facts.path, 0, facts.num_chars), _dtype(tokenizer)
     tally = _Tally()
     ids = np.concatenate([block.astype(dtype) for block in tally.encode(passage, tokenizer)])
@@ -182,6 +187,11 @@ def _wrong_directory(path: Path, names: list[str], found: list[list[Path]]) -> D
     )
 
 
+def _warn_of_eos(facts: TextFacts, tokenizer: str) -> None:
+    if tokenizer == "word" and facts.has_eos:
+        log.warning("%s holds the literal <eos>: it is read as an end of line, as the line end itself is.", facts.path)
+
+
 def _check_facts(facts: list[TextFacts], tokenizer: str) -> None:
     """Refuses blank files; warns of splits that are the same and of literal `<eos>`."""
     for fact in facts:
@@ -191,8 +201,7 @@ def _check_facts(facts: list[TextFacts], tokenizer: str) -> None:
                 "A text needs at least 2 tokens.",
                 "Give another file.",
             )
-        if tokenizer == "word" and fact.has_eos:
-            log.warning("%s holds the literal <eos>: it is read as an end of line, as the line end itself is.", fact.path)
+        _warn_of_eos(fact, tokenizer)
     for index, fact in enumerate(facts):
         for other in facts[:index]:
             if fact.sha256 == other.sha256:

@@ -117,6 +117,10 @@ class Adaptive(Method):
         return self.dynamic.segment_length if self.dynamic else None
 
     @property
+    def adapts(self) -> bool:
+        return self.dynamic is not None
+
+    @property
     def label(self) -> str:
         parts = [str(part) for part in (self.dynamic, self.cache) if part is not None] or ["static"]
         return " + ".join(parts + [f"temperature {self.temperature:g}"] * (self.temperature != 1))
@@ -211,7 +215,11 @@ class _Memory:
         age_TS = step_T[:, None] - torch.arange(num_keys, device=keys_SBD.device)
         seen_TBS = ((age_TS >= 1) & (age_TS <= self.cache.window))[:, None]
         same_TBS = targets_TB[..., None] == words_SB.T
-        scores_TBS = self.cache.theta * torch.einsum("tbd,sbd->tbs", keys_SBD[-num_steps:], keys_SBD)
+        scores_TBS = torch.einsum("tbd,sbd->tbs", keys_SBD[-num_steps:], keys_SBD)
+        largest = torch.finfo(scores_TBS.dtype).max
+        scores_TBS = scores_TBS.clamp_(-largest, largest)
+        peak_TB1 = scores_TBS.masked_fill(~seen_TBS, -largest).amax(-1, keepdim=True)
+        scores_TBS = min(self.cache.theta, largest) * (scores_TBS - peak_TB1)  # at most 0: a large theta overflows nothing
         all_TB = scores_TBS.masked_fill(~seen_TBS, -math.inf).logsumexp(-1)
         matching_TB = scores_TBS.masked_fill(~(seen_TBS & same_TBS), -math.inf).logsumexp(-1)
         mixed_TB = torch.logaddexp(
@@ -248,7 +256,8 @@ def _adapting(model: NeuralLanguageModel, dynamic: Dynamic | None) -> Iterator[L
         with torch.no_grad():
             for weight, origin, pull, gradient, divisor in zip(weights, trained, pulls, gradients, divisors, strict=True):
                 weight.lerp_(origin, pull)
-                weight.addcdiv_(gradient.to_dense(), divisor, value=-dynamic.rate)
+                rate = min(dynamic.rate, torch.finfo(weight.dtype).max)
+                weight.addcdiv_(gradient.to_dense(), divisor, value=-rate)
 
     try:
         yield learn

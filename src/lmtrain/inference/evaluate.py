@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrain.errors import DataError, SettingsError
+from lmtrain.errors import CheckpointError, DataError, DivergedError, SettingsError
 from lmtrain.models.base import LanguageModel, State, evaluating
 
 log = logging.getLogger("lmtrain")
@@ -44,7 +44,12 @@ class Bill:
     """How well a model predicts a text, with everything that the number depends on.
 
     `method` says how it was predicted: `static` (fixed weights), or by which adaptation. `num_eos` and `num_unk` of the
-    `num_tokens` scored are ends of lines and unknown words; `unk_nats` of `total_nats` were paid for the latter.
+    `num_tokens` scored are ends of lines and unknown words; `unk_nats` of `total_nats` were paid for the latter and
+    `known_nats` for the others. Both are sums of their own (`known_nats` is the difference only where it is not given),
+    because a difference of infinities is not a number.
+
+    A sum is infinite where one of its tokens has probability zero, and only there: `num_impossible` tokens have, the first
+    of which, `first_impossible`, is token number `first_impossible_at` (from 1) of the text.
     """
 
     total_nats: float
@@ -57,10 +62,14 @@ class Bill:
     num_streams: int
     state_policy: str
     method: str = "static"
+    known_nats: float | None = None
+    num_impossible: int = 0
+    first_impossible: str | None = None
+    first_impossible_at: int | None = None
 
     @property
     def nats_per_token(self) -> float:
-        return _ratio(self.total_nats, self.num_tokens)
+        return self.total_nats / self.num_tokens
 
     @property
     def perplexity(self) -> float:
@@ -68,34 +77,55 @@ class Bill:
         return perplexity_of(self.nats_per_token)
 
     @property
-    def perplexity_without_unk(self) -> float:
-        """The same over the tokens that are not `<unk>` (which still stand in the contexts)."""
-        return perplexity_of(_ratio(self.total_nats - self.unk_nats, self.num_tokens - self.num_unk))
+    def nats_per_known_token(self) -> float | None:
+        """The same over the tokens that are not `<unk>` (which still stand in the contexts); None where there is none."""
+        known_nats = self.total_nats - self.unk_nats if self.known_nats is None else self.known_nats
+        return _ratio(known_nats, self.num_tokens - self.num_unk)
 
     @property
-    def bits_per_character(self) -> float:
+    def perplexity_without_unk(self) -> float | None:
+        return None if self.nats_per_known_token is None else perplexity_of(self.nats_per_known_token)
+
+    @property
+    def bits_per_character(self) -> float | None:
+        """None, as for bytes, where a text has none."""
         return _ratio(self.total_nats / math.log(2), self.num_chars)
 
     @property
-    def bits_per_byte(self) -> float:
+    def bits_per_byte(self) -> float | None:
         return _ratio(self.total_nats / math.log(2), self.num_bytes)
 
+    @property
+    def impossible(self) -> str:
+        """Which token makes the sums infinite, as a clause; empty where none does."""
+        if not self.num_impossible:
+            return ""
+        which = f"{self.first_impossible!r}, token {self.first_impossible_at:,} of the text"
+        if self.num_impossible == 1:
+            return f"1 token has probability zero: {which}"
+        return f"{self.num_impossible:,} tokens have probability zero; the first is {which}"
+
     def format(self) -> str:
-        """Three lines to read."""
-        without = f"{self.perplexity_without_unk:.2f} without <unk> · " if self.num_unk else ""
+        """Three lines to read, and a fourth where a token has probability zero."""
+        numbers = [f"perplexity {perplexity_text(self.nats_per_token)}"]
+        if self.num_unk and self.nats_per_known_token is not None:
+            numbers.append(f"{perplexity_text(self.nats_per_known_token)} without <unk>")
+        numbers.append(f"{number_text(self.nats_per_token, 4)} nats per token")
+        for value, unit in ((self.bits_per_character, "character"), (self.bits_per_byte, "byte")):
+            if value is not None:
+                numbers.append(f"{number_text(value, 4)} bits per {unit}")
         unspelt = " (not spelt, so bits per character are no match for a character model's)" if self.num_unk else ""
         streams = "1 stream" if self.num_streams == 1 else f"{self.num_streams} streams"
         memory = "carried" if self.state_policy == "carry" else f"forgotten at each {self.state_policy}"
         return (
-            f"perplexity {self.perplexity:.2f} · {without}{self.nats_per_token:.4f} nats per token · "
-            f"{self.bits_per_character:.4f} bits per character · {self.bits_per_byte:.4f} bits per byte\n"
+            f"{' · '.join(numbers)}\n"
             f"{self.num_tokens:,} tokens scored, {self.num_eos:,} of them <eos>, {self.num_unk:,} <unk>{unspelt} · "
             f"{self.num_chars:,} characters · {self.num_bytes:,} bytes\n"
-            f"{self.method} · {streams} · state {memory}"
+            f"{self.method} · {streams} · state {memory}" + (f"\n{self.impossible}" if self.impossible else "")
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Fields and derived numbers; None stands for what JSON cannot write (infinity, not a number)."""
+        """Fields and derived numbers. None stands for infinity, which JSON cannot write, and for a mean over nothing."""
         derived = ("nats_per_token", "perplexity", "perplexity_without_unk", "bits_per_character", "bits_per_byte")
         values = asdict(self) | {name: getattr(self, name) for name in derived}
         return {
@@ -103,8 +133,8 @@ class Bill:
         }
 
 
-def _ratio(total: float, count: int) -> float:
-    return total / count if count else math.nan
+def _ratio(total: float, count: int) -> float | None:
+    return total / count if count else None
 
 
 def perplexity_of(nats_per_token: float) -> float:
@@ -115,33 +145,84 @@ def perplexity_of(nats_per_token: float) -> float:
         return math.inf
 
 
+def perplexity_text(nats_per_token: float) -> str:
+    """exp(nats per token) to read; `inf` only where the nats are infinite."""
+    perplexity = perplexity_of(nats_per_token)
+    if math.isinf(perplexity) and math.isfinite(nats_per_token):
+        return f"exp({nats_per_token:.6g})"
+    return number_text(perplexity, 2)
+
+
+def number_text(value: float, digits: int) -> str:
+    """With so many digits behind the point; a huge number as a power of ten."""
+    return f"{value:.{digits}f}" if abs(value) < 1e15 else f"{value:.6g}"
+
+
 class Tally:
     """Adds up what a Bill needs, in float64 and token by token, so that the sums do not depend on how a text is cut."""
 
     def __init__(self, eos_id: int, unk_id: int | None) -> None:
         self.eos_id, self.unk_id = eos_id, unk_id
-        self.total_nats = self.unk_nats = 0.0
-        self.num_tokens = self.num_eos = self.num_unk = 0
+        self.total_nats = self.unk_nats = self.known_nats = 0.0
+        self.num_tokens = self.num_eos = self.num_unk = self.num_impossible = 0
+        self.first_impossible: tuple[int, int] | None = None  # position in the text, token
 
-    def add(self, targets: np.ndarray, log_probs: np.ndarray) -> None:
-        """Counts tokens (ids) with their log-probabilities, arrays of one shape."""
+    def add(self, targets: np.ndarray, log_probs: np.ndarray, positions: np.ndarray | None = None) -> None:
+        """Counts tokens (ids) with their log-probabilities and positions (by default the next), arrays of one shape."""
         unknown = targets == self.unk_id if self.unk_id is not None else np.zeros(targets.shape, bool)
         self.total_nats = _add_in_order(self.total_nats, -log_probs.ravel())
         self.unk_nats = _add_in_order(self.unk_nats, -log_probs[unknown])
+        self.known_nats = _add_in_order(self.known_nats, -log_probs[~unknown])
+        if (impossible := log_probs == -math.inf).any():
+            if positions is None:
+                positions = np.arange(self.num_tokens, self.num_tokens + targets.size).reshape(targets.shape)
+            self.num_impossible += int(impossible.sum())
+            first = min(zip(positions[impossible].tolist(), targets[impossible].tolist(), strict=True))
+            self.first_impossible = min(first, self.first_impossible or first)
         self.num_tokens += targets.size
         self.num_eos += int((targets == self.eos_id).sum())
         self.num_unk += int(unknown.sum())
 
-    def bill(self, *, num_chars: int, num_bytes: int, num_streams: int, state_policy: str, method: str = "static") -> Bill:
+    def bill(
+        self,
+        *,
+        num_chars: int,
+        num_bytes: int,
+        num_streams: int,
+        state_policy: str,
+        method: str = "static",
+        token_text: Callable[[int], str] | None = None,
+    ) -> Bill:
+        """The bill; `token_text` gives the text of a token, which is named by its id without it."""
+        position, token = self.first_impossible or (None, None)
+        text = None if token is None else (token_text or str)(token)
         return Bill(
             self.total_nats, self.num_tokens, self.num_eos, self.num_unk, self.unk_nats,
-            num_chars, num_bytes, num_streams, state_policy, method,
+            num_chars, num_bytes, num_streams, state_policy, method, self.known_nats,
+            self.num_impossible, text, None if position is None else position + 1,
         )  # fmt: skip
 
 
 def _add_in_order(total: float, values: np.ndarray) -> float:
     """((total + a) + b) + ...: unlike a sum by halves, the same for every way of cutting the values."""
     return float(np.cumsum(np.concatenate([[total], values.astype(np.float64)]))[-1])
+
+
+def check_numbers(log_probs: np.ndarray | float, method: Method) -> None:
+    """Raises CheckpointError, or DivergedError where the method adapts, for a log-probability that is not a number."""
+    if not np.isnan(log_probs).any():
+        return
+    if method.adapts:
+        raise DivergedError(
+            f"The model's probabilities are not numbers any more: it has diverged under {method.label}.",
+            "The steps that it takes while it reads must be small enough.",
+            "Type a smaller --dynamic-rate.",
+        )
+    raise CheckpointError(
+        "The model contains non-finite weights: its probabilities are not numbers.",
+        "A perplexity needs a model whose training did not diverge.",
+        "Name an earlier checkpoint, or train again with a lower learning rate or stronger clipping.",
+    )
 
 
 # ---- how a chunk is scored
@@ -158,6 +239,11 @@ class Method(ABC):
     def segment_length(self) -> int | None:
         """The chunk length that the method prescribes; None where it gives the same number with any."""
         return None
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the method changes the weights while it reads."""
+        return False
 
     @property
     @abstractmethod
@@ -225,10 +311,18 @@ STATIC = Static()
 
 
 def tempered(log_probs_TBV: Tensor, targets_TB: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities [T, B] of the targets after dividing all by `temperature` and normalising again."""
-    scaled_TBV = log_probs_TBV / temperature
-    chosen_TB = scaled_TBV.gather(-1, targets_TB[..., None]).squeeze(-1)
-    return chosen_TB - scaled_TBV.logsumexp(-1)
+    """Log-probabilities [T, B] of the targets after dividing all by `temperature` and normalising again; float64.
+
+    Relative to the maximum, so that the likeliest token keeps its probability however small the temperature is. As in
+    sampling, nothing changes beyond 1e30 either way: float32 has no numbers for it.
+    """
+    temperature = min(max(temperature, 1e-30), 1e30)
+    peak_TB1 = log_probs_TBV.amax(-1, keepdim=True)
+    peak_TB1 = torch.where(peak_TB1 == -math.inf, 0.0, peak_TB1)  # in a context where everything has probability zero
+    log_norm_TB = ((log_probs_TBV - peak_TB1) / temperature).logsumexp(-1)
+    chosen_TB1 = log_probs_TBV.gather(-1, targets_TB[..., None]) - peak_TB1
+    chosen_TB = chosen_TB1.squeeze(-1).double() / temperature
+    return torch.where(chosen_TB == -math.inf, chosen_TB, chosen_TB - log_norm_TB)
 
 
 def next_inputs(previous_B: Tensor, targets_TB: Tensor, state: State) -> tuple[Tensor, State]:
@@ -286,12 +380,14 @@ def evaluate(
     chunk_length: int | None = None,
     method: Method = STATIC,
     device: torch.device | str = "cpu",
+    token_text: Callable[[int], str] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Bill:
     """How well `model` predicts the tokens `ids` of a text of `num_chars` characters and `num_bytes` bytes.
 
     `progress` is called after each chunk with the number of tokens in it. The model is put into evaluation mode for
-    each chunk and back. Errors and the other arguments: `iter_target_log_probs`.
+    each chunk and back. The sums of a model that has diverged are not numbers (`check_numbers`). `token_text`: see
+    `Tally.bill`. Errors and the other arguments: `iter_target_log_probs`.
     """
     tally = Tally(eos_id, unk_id)
     chunks = iter_target_log_probs(
@@ -299,12 +395,12 @@ def evaluate(
     )
     with closing(chunks):  # so that weights which the method adapts are restored even where this is interrupted
         for scored in chunks:
-            tally.add(scored.targets, scored.log_probs)
+            tally.add(scored.targets, scored.log_probs, scored.positions)
             if progress is not None:
                 progress(scored.targets.size)
     return tally.bill(
         num_chars=num_chars, num_bytes=num_bytes, num_streams=min(num_streams, len(ids)),
-        state_policy=model.state_policy.value, method=method.label,
+        state_policy=model.state_policy.value, method=method.label, token_text=token_text,
     )  # fmt: skip
 
 

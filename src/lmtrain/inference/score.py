@@ -22,7 +22,7 @@ import torch
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.data.vocabulary import EOS, utf8
 from lmtrain.errors import DataError
-from lmtrain.inference.evaluate import CHUNK_TOKENS, STATIC, Bill, Method, Tally, make_tokens
+from lmtrain.inference.evaluate import CHUNK_TOKENS, STATIC, Bill, Method, Tally, check_numbers, make_tokens, number_text
 from lmtrain.models.base import LanguageModel
 
 EOS_WORD = re.compile(rf"\s{re.escape(EOS)}(?=\s)", re.ASCII)  # whitespace as words are split by
@@ -39,7 +39,10 @@ class ScoredToken(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoredLine:
-    """A line (from number 1), its end included in every count; `tokens` only where they were asked for."""
+    """A line (from number 1), its end included in every count; `tokens` only where they were asked for.
+
+    `total_nats` are infinite where a token has probability zero.
+    """
 
     number: int
     total_nats: float
@@ -62,7 +65,8 @@ def score_text(
     """The bill of a text, given in blocks cut anywhere (lines, say), after calling `on_line` for each of its lines.
 
     As in a corpus, a last line of words is ended where it is not. `chunk_length` is how many tokens are read before any
-    of them is scored. Raises DataError for an empty text, and where `<eos>` stands in it as a word, which would end a line.
+    of them is scored. Raises what `check_numbers` does, and DataError for an empty text and where `<eos>` stands in it as
+    a word, which would end a line.
     """
     text = _Counted(blocks, has_words=tokenizer.name == "word")
     chunks = _equal_chunks(tokenizer.encode_blocks(text), method.segment_length or chunk_length or CHUNK_TOKENS)
@@ -70,6 +74,7 @@ def score_text(
     with method.scoring(model, make_tokens(np.array([tokenizer.eos_id]), model, device)) as score:
         for ids in chunks:
             log_probs = score(make_tokens(ids[:, None], model, device))[:, 0].double().cpu().numpy()
+            check_numbers(log_probs, method)
             total.add(ids, log_probs)
             for scored in line.add(ids, log_probs):
                 on_line(scored)
@@ -79,7 +84,7 @@ def score_text(
         raise DataError("The text to score is empty.", "At least one line is needed.", "Give a file or a pipe with text.")
     return total.bill(
         num_chars=text.num_chars, num_bytes=text.num_bytes, num_streams=1,
-        state_policy=model.state_policy.value, method=method.label,
+        state_policy=model.state_policy.value, method=method.label, token_text=tokenizer.token_text,
     )  # fmt: skip
 
 
@@ -171,17 +176,17 @@ class _Line:
 
 def format_line(line: ScoredLine) -> str:
     """A line's numbers under `HEADER`, separated by tabs; below them its tokens, if it has any, one a row."""
-    rows = [f"{line.number}\t{-line.total_nats:.6f}\t{line.num_tokens}\t{line.num_unk}"]
+    rows = [f"{line.number}\t{number_text(-line.total_nats, 6)}\t{line.num_tokens}\t{line.num_unk}"]
     rows += [
         f"\t{token.text.encode('unicode_escape').decode() if not token.text.isprintable() else token.text}"
-        f"\t{-token.nats:.6f}{'	unknown' * token.is_unk}"
+        f"\t{number_text(-token.nats, 6)}{'	unknown' * token.is_unk}"
         for token in line.tokens or ()
     ]
     return "\n".join(rows)
 
 
 def line_to_json(line: ScoredLine) -> dict[str, Any]:
-    """A line's numbers (natural logarithms) and tokens; None stands for what JSON cannot write (infinity)."""
+    """A line's numbers (natural logarithms) and tokens; None stands for minus infinity, the logarithm of zero."""
     values: dict[str, Any] = {
         "line": line.number,
         "log_prob": _finite(-line.total_nats),

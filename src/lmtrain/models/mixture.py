@@ -168,7 +168,7 @@ def fit_weights(
 
 
 def likelihood_derivatives(probs_MN: Tensor, weights_M: Tensor, chunk: int = 1 << 14) -> tuple[Tensor, Tensor]:
-    """Gradient [M] and minus the Hessian [M, M] of the tokens' mean log-likelihood: the means of p_m / p and of their products."""
+    """Gradient [M] and minus the Hessian [M, M] of the tokens' mean log-likelihood: means of p_m / p, and of its products."""
     gradient_M = torch.zeros_like(weights_M)
     curvature_MM = torch.zeros_like(weights_M).repeat(len(weights_M), 1)
     for probs_MC in probs_MN.split(chunk, 1):

@@ -27,7 +27,7 @@ from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from lmtrain.inference.evaluate import Bill, perplexity_of
+from lmtrain.inference.evaluate import Bill, number_text, perplexity_of, perplexity_text
 from lmtrain.training.durable_file import write_atomically
 from lmtrain.training.learner import StepReport
 from lmtrain.training.state import TrainState
@@ -143,8 +143,8 @@ class Telemetry:
         self._record(state.step, numbers)
         mark = "  best so far" if is_best else ""
         self.say(
-            f"step {state.step}  epoch {state.position.epoch}  validation: {bill.nats_per_token:.4f} nats/token, "
-            f"perplexity {bill.perplexity:.2f}{mark}"
+            f"step {state.step}  epoch {state.position.epoch}  validation: {number_text(bill.nats_per_token, 4)} nats/token, "
+            f"perplexity {perplexity_text(bill.nats_per_token)}{mark}" + (f" ({bill.impossible})" if bill.impossible else "")
         )
         if sample:
             self._to_tensorboard(lambda writer: writer.add_text("sample", _fenced(sample), state.step))
@@ -173,17 +173,18 @@ class Telemetry:
         parts = [f"step={state.step}"]
         if rate := self._rate.tokens_per_second():
             parts.append(f"tokens/s={rate:,.0f}")
-        if report.nats is not None:
+        if report.nats is not None and report.is_finite:
             nats = report.nats / report.num_tokens
-            parts += [f"loss={nats:.3f}", f"ppl={perplexity_of(nats):.2f}", f"lr={report.learning_rate:.2g}"]
+            parts += [f"loss={number_text(nats, 3)}", f"ppl={perplexity_text(nats)}", f"lr={report.learning_rate:.2g}"]
         return " ".join(["", *parts] if self._is_terminal else parts)
 
-    def _record(self, step: int, numbers: Mapping[str, float]) -> None:
-        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        self._guard(lambda: self._append(json.dumps({"step": step, **finite}) + "\n"))
+    def _record(self, step: int, numbers: Mapping[str, float | None]) -> None:
+        """What is not finite is null in `metrics.jsonl`, and left out of TensorBoard."""
+        finite = {name: value for name, value in numbers.items() if value is not None and math.isfinite(value)}
+        self._guard(lambda: self._append(json.dumps({"step": step} | {name: finite.get(name) for name in numbers}) + "\n"))
 
         def add(writer: SummaryWriter) -> None:
-            for name, value in numbers.items():
+            for name, value in finite.items():
                 writer.add_scalar(name, value, step)
 
         self._to_tensorboard(add)
