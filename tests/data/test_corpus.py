@@ -410,9 +410,12 @@ def test_a_file_for_a_trained_model_is_read_as_the_training_text_was(splits, loa
     assert [getattr(split, size) for size in sizes] == [getattr(corpus.valid, size) for size in sizes]
 
 
-def test_a_blank_file_for_a_trained_model_is_refused(file):
-    with pytest.raises(DataError, match="holds nothing but whitespace"):
-        encode_file(file("\n"), learn_tokenizer("word", ["a"]))
+def test_a_file_for_a_trained_model_may_be_blank_but_not_empty(file):
+    tokenizer = learn_tokenizer("word", ["a"])
+    assert encode_file(file("\n"), tokenizer).ids.tolist() == [tokenizer.eos_id]
+    assert encode_file(file("  "), tokenizer).ids.tolist() == [tokenizer.eos_id]
+    with pytest.raises(DataError, match=r"is empty\. At least one token is needed"):
+        encode_file(file(""), tokenizer)
 
 
 # ---- facts before a run

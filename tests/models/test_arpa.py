@@ -1,7 +1,12 @@
 r"""ARPA files: there and back, what KenLM and SRILM write, and what nobody should."""
 
+import bz2
 import gzip
+import lzma
 import math
+import re
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -140,12 +145,16 @@ def test_a_closed_vocabulary_gives_no_probability_to_unknown_words(tmp_path: Pat
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("ngram 1=6", "ngram 1=7", r"Line 15 of .* has 0 fields"),
-        ("ngram 1=6", "ngram 1=5", r"Line 14 of .* cannot be read.*2-grams"),
+        (
+            "ngram 1=6",
+            "ngram 1=7",
+            r"Line 16 of .* shows that 6 1-grams .* announces 7\..* sed 's/\^ngram \*1 \*=\.\*/ngram 1=6/'",
+        ),
+        ("ngram 1=6", "ngram 1=5", r"Line 14 of .* shows that 6 1-grams are listed, where the head announces 5"),
         ("ngram 2=4", "ngram 2=999999999", r"Line 5 of .* announces too many"),
         ("ngram 2=4", "ngram 3=4", r"Line 5 of .* cannot be read.*ngram 2=NUMBER"),
         ("ngram 2=4", "ngram 2=-4", r"Line 5 of .* cannot be read"),
-        ("ngram 1=6\nngram 2=4\nngram 3=2\n", "", r"Line 4 of .* cannot be read.*ngram 1=NUMBER"),
+        ("ngram 1=6\nngram 2=4\nngram 3=2\n", "", r"Line 5 of .* cannot be read.*ngram 1=NUMBER"),
         ("\\data\\", "\\date\\", r"is no ARPA file: none of its lines is .data.\."),
         ("\\end\\", "", r"is missing.*ends too early"),
         ("\\end\\", "\\4-grams:", r"Line 26 of .* is not the end"),
@@ -156,15 +165,22 @@ def test_a_closed_vocabulary_gives_no_probability_to_unknown_words(tmp_path: Pat
         ("-0.5\ta\t-0.3", "-0.5\tb\t-0.3", r"Line 13 of .* repeats a word"),
         ("-0.5\ta\t-0.3", "-0.5\t<eos>\t-0.3", r"Line 12 of .* lists <eos>"),
         ("-0.5\ta\t-0.3", "-0.5\t<s>\t-0.3", r"Line 12 of .* repeats a word"),
-        ("-0.5\ta\t-0.3", "-0.5\t\udcff\t-0.3", r"Line 12 of .* is not UTF-8"),
+        (
+            "-0.5\ta\t-0.3",
+            "-0.5\t\udcff\t-0.3",
+            r"Line 12 of .* is not UTF-8 .* Type  iconv -f LATIN1 -t UTF-8 \S+ >",
+        ),
         ("-99\t<s>", "-99\ts", r"without <s> or </s>"),
-        ("-0.35\ta b\t", "-0.35\tb a\t", r"Line 24 of .* first 2 words are not listed"),
         ("-0.55\tc a", "-0.55\ta b", r"Line 20 of .* repeats an n-gram"),
         ("-0.55\tc a", "-0.55\tc d", r"Line 20 of .* word 'd'"),
-        ("-0.55\tc a", "-0.55\tc <s>", r"Line 20 of .* word '<s>'.*<s> only comes first"),
-        ("-0.55\tc a", "-0.55\t</s> a", r"Line 20 of .* word '</s>'.*</s> only last"),
+        ("-0.6\tb\t-0.2", "-0_6\tb\t-0.2", r"Line 13 of .* has '-0_6' where a number"),
+        ("-0.6\tb\t-0.2", "-0x1\tb\t-0.2", r"Line 13 of .* has '-0x1' where a number"),
+        ("-0.6\tb\t-0.2", "-0,6\tb\t-0.2", r"Line 13 of .* has '-0,6' where .* with a point"),
+        ("-0.6\tb\t-0.2", "-0.6\tb\tinf", r"Line 13 of .* an absurd back-off weight"),
+        ("-0.6\tb\t-0.2", "inf\tb\t-0.2", r"Line 13 of .* a probability above one"),
+        ("-0.6\tb\t-0.2", "-0.6\tb\t\u0661", r"Line 13 of .* where a number"),
         ("-0.55\tc a", "-0.55\tc a b a", r"Line 20 of .* has 5 fields"),
-        ("-0.05\t<s> a b", "-0.05\t<s> a b\t-1", r"Line 23 of .* has 5 fields"),
+        ("-0.05\t<s> a b", "-0.05\t<s> a b\t-1", r"Line 23 of .* has a back-off weight in the highest order, 3"),
         ("-0.55\tc a", "-0.55\tc a" + " " * 70000, r"Line 20 of .* is too long"),
     ],
 )
@@ -178,7 +194,7 @@ def test_damaged_file_is_refused_with_the_number_of_its_line(old: str, new: str,
 def test_more_orders_than_allowed_are_refused(tmp_path: Path) -> None:
     text = "\\data\\\n" + "".join(f"ngram {order}=0\n" for order in range(1, 12))
     (tmp_path / "model.arpa").write_text(text)
-    with pytest.raises(DataError, match=r"Line 12 of .* at most 10"):
+    with pytest.raises(DataError, match=r"Line 12 of .* at most 10\. Type  ngram -order 10 -lm \S+ -write-lm lower\.arpa"):
         read_arpa(tmp_path / "model.arpa")
 
 
@@ -187,9 +203,6 @@ def test_missing_file_and_directory_are_said(tmp_path: Path) -> None:
         read_arpa(tmp_path / "nowhere")
     with pytest.raises(DataError, match="is a directory"):
         read_arpa(tmp_path)
-    (tmp_path / "model.arpa.gz").write_bytes(gzip.compress(SRILM.encode()))
-    with pytest.raises(DataError, match=r"is gzip.*Type  gzip -dc"):
-        read_arpa(tmp_path / "model.arpa.gz")
     with pytest.raises(ResourceError, match=r"nowhere/model.arpa cannot be written: No such file"):
         write_arpa(trained(2, "add_k"), TOKENS, tmp_path / "nowhere" / "model.arpa")
 
@@ -268,3 +281,226 @@ def test_file_with_lines_moved_or_missing_is_either_usable_or_refused(tmp_path: 
 def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "model.arpa").write_text("\ufeff" + SRILM.partition("\n\n")[2], encoding="utf-8")
     assert read_arpa(tmp_path / "model.arpa")[1] == ["<eos>", "<unk>", "a", "b", "c"]
+
+
+# ---- dialects
+
+
+def read(tmp_path: Path, content: str | bytes) -> tuple[NgramModel, list[str]]:
+    path = tmp_path / "written.arpa"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_arpa(path)
+
+
+def by_definition(text: str) -> Callable[[Sequence[str], str], float]:
+    """log10 p(w | h) from the lines of an ARPA file, by dictionaries and recursion, as the format says."""
+    probs: dict[tuple[str, ...], float] = {}
+    rests: dict[tuple[str, ...], float] = {}
+    order = 0
+    for line in text.splitlines():
+        if line.startswith("\\"):
+            order = int(line[1:].partition("-")[0]) if line.endswith("-grams:") else 0
+        elif order and line.strip():
+            log_prob, *rest = line.split()
+            words = tuple(rest[:order])
+            probs[words] = float(log_prob)
+            rests[words] = float(rest[order]) if len(rest) > order else 0.0
+
+    def p(history: Sequence[str], word: str) -> float:
+        history = tuple(history)
+        if (*history, word) in probs:
+            return probs[*history, word]
+        return rests.get(history, 0.0) + p(history[1:], word)
+
+    return p
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("\\data\\", "\ufeffiARPA is not the first word here\r\n# a comment\n\n  \\data\\  "),
+        ("ngram 1=6\nngram 2=4\nngram 3=2\n", "ngram  1=      6\n\nngram\t2 = 4\nngram 3=2\t\n\n\n"),
+        ("ngram 3=2\n\n", "ngram 3=2\n"),  # no blank line after the numbers
+        ("-99\t<s>", "0\t<s>"),  # KenLM
+        ("-99\t<s>", "-1.7\t<s>"),
+        ("-99\t<s>", "-inf\t<s>"),
+        ("-0.5\ta\t-0.3", "-0.5\ta\t-3e-1"),
+        ("-0.5\ta\t-0.3", "-.5 a -.3000000"),
+        ("-0.5\ta\t-0.3", "\n-5E-01\ta\t-0.3\n\n"),
+        ("-0.9\tc", "-0.9\tc\t0"),
+        ("-0.9\tc", "-0.9\tc\t0.000000"),
+        ("-0.9\tc", "-0.9\tc\t-0"),
+        ("-0.05\t<s> a b\n", "-0.05\t<s> a b\t0\n"),  # a weight in the highest order
+        ("-1.9\t<unk>", "-1.9\t<UNK>"),
+        ("\\end\\\n", "\\end\\"),
+        ("\\end\\\n", "\n\\end\\\nand more\n"),
+        ("\n", "\r\n"),
+        ("\t", " "),
+        ("\\2-grams:", " \\2-grams: "),
+        ("-0.55\tc a\n", "-0.55\tc a\n\n"),
+    ],
+)
+def test_every_way_of_writing_the_same_model_is_read_as_the_same(old: str, new: str, tmp_path: Path) -> None:
+    assert old in SRILM
+    expected, tokens = read(tmp_path, SRILM)
+    given, given_tokens = read(tmp_path, SRILM.replace(old, new))
+    assert given_tokens == tokens
+    ids = torch.randint(len(tokens), (200, 1), generator=torch.Generator().manual_seed(1))
+    log_probs_TBV, _ = given.log_probs(ids, given.initial_state(1))
+    torch.testing.assert_close(log_probs_TBV, expected.log_probs(ids, expected.initial_state(1))[0], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_packed_files_are_read_and_damaged_ones_refused(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    packed = pack(("\ufeff" + SRILM.partition("\n\n")[2]).encode())
+    assert read(tmp_path, packed)[1] == ["<eos>", "<unk>", "a", "b", "c"]
+    for damaged in (packed[:-12], packed[:20], packed[:30] + b"\x55" + packed[31:]):
+        with pytest.raises(DataError, match=r"cannot be unpacked: .* Type  \w+ -t \S+  to test it|is no ARPA file"):
+            read(tmp_path, damaged)
+    broken = pack(SRILM.replace("-0.9\tc", "x\tc").encode())
+    with pytest.raises(DataError, match=r"Line 14 of .*Type  \w+ -dc \S+ \| sed -n 14p  to see it"):
+        read(tmp_path, broken)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"mmap lm http://kheafield.com/code format version 5\n\0", r"binary model of KenLM\. .* lmplz -o 3 < text\.txt"),
+        (b"SRILM_BINARY_NGRAM_002\n", r"Type  ngram -lm \S+ -write-lm model\.arpa"),
+        (b"iARPA\n\n\\data\\\n", r"\(iARPA\)\. .*Type  compile-lm \S+ --text=yes model\.arpa"),
+        (b"\niARPA 3\n\\data\\\n", r"\(iARPA\)"),
+        (b"qARPA 3 256 256 256\n\\data\\\n", r"\(qARPA\)\. .* quantize-lm"),
+        (b"blmt 3 1 2 3\n", r"binary model of IRSTLM\. .*Type  compile-lm"),
+        (b"\x28\xb5\x2f\xfd....", r"zstandard.*Type  zstd -dc"),
+        (SRILM.encode("utf-16"), r"UTF-16.*Type  iconv"),
+        (b"some text\n", r"is no ARPA file.* lmplz -o 3 < text\.txt > model\.arpa"),
+    ],
+)
+def test_what_is_no_arpa_file_is_named_with_what_to_type(content: bytes, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, content)
+
+
+def test_n_grams_that_no_line_can_contain_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = SRILM.replace("-0.55\tc a", "-0.55\tc a\n-0.1\tc <s>\n-0.2\t</s> <s>\n-0.3\t<s> <s>").replace(
+        "ngram 2=4", "ngram 2=7"
+    )
+    model, _ = read(tmp_path, text)
+    assert [len(keys) for keys in model.table.keys] == [5, 4, 2]
+    assert caplog.text.count("n-grams that have them elsewhere are left out") == 1
+
+
+@pytest.mark.parametrize("above", ["1e-7", "0.0001", "+9.9E-04"])
+def test_a_probability_just_above_one_is_read_as_one(above: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, _ = read(tmp_path, SRILM.replace("-0.25\t<s> a", f"{above}\t<s> a"))
+    assert log10_scores(model, "<s> a") == [0]
+    assert "line 17: a probability just above one is read as one" in caplog.text
+
+
+def test_a_log_of_zero_is_minus_99_or_less_or_infinity(tmp_path: Path) -> None:
+    for zero in ("-99", "-99.0", "-inf", "-Infinity", "-1e3", "-100"):
+        model, _ = read(tmp_path, SRILM.replace("-0.25\t<s> a", f"{zero}\t<s> a"))
+        assert log10_scores(model, "<s> a") == [-math.inf]
+
+
+def test_an_n_gram_is_used_although_its_context_is_not_listed(tmp_path: Path) -> None:
+    text = SRILM.replace("ngram 3=2", "ngram 3=4").replace("-0.08\ta b c", "-0.08\ta b c\n-0.01\tb c a\n-0.02\tc c c")
+    text = text.replace("ngram 3=4\n", "ngram 3=4\nngram 4=2\n").replace(
+        "\\end\\", "\\4-grams:\n-0.03\tb b a c\n-0.04\tc a b c\n\n\\end\\"
+    )
+    check_against_the_definition(text, tmp_path)
+
+
+def check_against_the_definition(text: str, tmp_path: Path) -> None:
+    """Every word behind every context of up to four words that begins with <s> or any word."""
+    model, tokens = read(tmp_path, text)
+    p = by_definition(text)
+    names = ["</s>" if token == "<eos>" else token for token in tokens]
+    generator = np.random.default_rng(1)
+    for _ in range(60):
+        inner = [number for number in range(len(tokens)) if number != model.eos_id]
+        context = [model.eos_id, *generator.choice(inner, generator.integers(0, 6)).tolist()]
+        words = ["<s>", *(tokens[number] for number in context[1:])]
+        log_probs_TBV, _ = model.log_probs(torch.tensor(context)[:, None], model.initial_state(1))
+        expected = [p(words[max(0, len(words) - model.order + 1) :], name) for name in names]
+        expected = [-math.inf if value <= -99 else value for value in expected]
+        assert (log_probs_TBV[-1, 0] / math.log(10)).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def spelt(value: float, draw: st.DrawFn) -> str:
+    return draw(st.sampled_from([f"{value:.9g}", f"{value:.9e}", f"{value:.12f}", f"{value:.9E}"]))
+
+
+@st.composite
+def dialects(draw: st.DrawFn) -> str:
+    """A random model, sparse in every order, as some program might write it."""
+    order = draw(st.integers(1, 4))
+    words = ["a", "b", "ß"][: draw(st.integers(1, 3))]
+    tab, blank = draw(st.sampled_from([("\t", " "), (" ", " "), ("\t", "\t"), ("  ", " ")])), draw(st.sampled_from(["", "\n"]))
+    values = st.floats(-5, -0.01)
+    sections = []
+    for length in range(1, order + 1):
+        firsts = ["<s>", *words] if length > 1 else []
+        ngrams = (
+            [(*c, w) for c in product(firsts, *[words] * (length - 2)) for w in ["</s>", *words]]
+            if length > 1
+            else [(w,) for w in ["</s>", "<s>", "<unk>", *words]]
+        )
+        if length > 1:
+            ngrams = [n for n in ngrams if draw(st.booleans())][:12]
+        rows = []
+        for ngram in draw(st.permutations(ngrams)):
+            log_prob = draw(st.sampled_from(["-99", "0"])) if ngram == ("<s>",) else spelt(draw(values), draw)
+            rest = ""
+            if length < order and ngram[-1] != "</s>" and draw(st.booleans()):
+                rest = tab[0] + spelt(draw(st.floats(-2, 1)), draw)
+            elif draw(st.booleans()):
+                rest = tab[0] + "0"
+            rows.append(f"{log_prob}{tab[0]}{tab[1].join(ngram)}{rest}\n{blank * draw(st.integers(0, 1))}")
+        sections.append((len(ngrams), f"\\{length}-grams:\n{''.join(rows)}\n"))
+    numbers = "".join(f"ngram {length}={number}\n" for length, (number, _) in enumerate(sections, 1))
+    before, body = draw(st.sampled_from(["", "x", "\n"])), "".join(section for _, section in sections)
+    return f"{before}\n\\data\\\n{numbers}\n{body}\\end\\\n"
+
+
+@fuzzing
+@given(dialects())
+def test_any_model_in_any_dialect_gives_the_probabilities_of_the_format(tmp_path: Path, text: str) -> None:
+    check_against_the_definition(text, tmp_path)
+    model, tokens = read(tmp_path, text.replace("\n", "\r\n"))
+    write_arpa(model, tokens, tmp_path / "again.arpa")
+    again, again_tokens = read_arpa(tmp_path / "again.arpa")
+    assert again_tokens == tokens
+    ids = torch.randint(len(tokens), (50, 1), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(
+        again.log_probs(ids, again.initial_state(1))[0], model.log_probs(ids, model.initial_state(1))[0], rtol=1e-8, atol=1e-8
+    )
+
+
+# ---- whether it is a distribution
+
+
+def test_what_sums_to_three_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read(tmp_path, "\\data\\\nngram 1=4\n\n\\1-grams:\n-99 <s>\n0 </s>\n0 a\n0 <unk>\n\n\\end\\\n")
+    assert "is no distribution: the probabilities of the 1-grams sum to 3 (1 of 1 contexts" in caplog.text
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_a_context_whose_probabilities_do_not_sum_to_one_is_named(
+    smoothing: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_arpa(trained(3, smoothing), TOKENS, tmp_path / "model.arpa")
+    read_arpa(tmp_path / "model.arpa")
+    assert "is no distribution" not in caplog.text
+    text = (tmp_path / "model.arpa").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if "\ta b </s>" in line)
+    read(tmp_path, text.replace(line, line.replace(line.split("\t")[0], "0")))
+    assert "the probabilities behind 'a b' sum to 1." in caplog.text
+
+
+@pytest.mark.parametrize("digits", [3, 4, 6])
+def test_rounded_logarithms_are_a_distribution(digits: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_arpa(trained(3, "kneser_ney"), TOKENS, tmp_path / "model.arpa")
+    text = (tmp_path / "model.arpa").read_text(encoding="utf-8")
+    read(tmp_path, re.sub(r"-\d+\.\d+", lambda found: f"{float(found[0]):.{digits}f}", text))
+    assert "is no distribution" not in caplog.text

@@ -13,20 +13,32 @@ r"""ARPA files: the exchange format of n-gram models, as KenLM, SRILM and others
 `<s>` and `</s>` are one token here, `<eos>`: the start of the line that it opens, the end of the line that it closes. So the
 format knows models that forget at every line's end, and no others. -99 stands for a probability of zero, as in SRILM.
 
+Programs differ in how they write it, and all of this is read: anything before \data\, blank lines anywhere, tabs or blanks,
+\r\n, a byte order mark, `ngram  1 =  4`, -inf for zero, 0 for the probability of `<s>` (KenLM), a weight of 0 in the highest
+order, a logarithm just above 0 (IRSTLM), `<UNK>` for `<unk>` or neither, n-grams whose context is not listed (SRILM), `<s>` and
+`</s>` where no line can have them, and files packed by gzip, bzip2 or xz.
+
 What is read was written by others: every line is bounded in length, every number is checked, and memory is taken only for
-lines that are there. All errors are DataErrors that name the line.
+lines that are there. All errors are DataErrors that name the line. What is not a distribution is read with a warning.
 """
 
 from __future__ import annotations
 
+import bz2
 import codecs
+import gzip
+import io
 import logging
+import lzma
 import math
 import os
+import re
+import shlex
+import zlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +55,29 @@ log = logging.getLogger("lmtrain")
 LOG_ZERO = -99.0  # log10; this or less is a probability of zero
 LOG_10 = math.log(10)
 MAX_LINE_BYTES = 1 << 16
+MOST_ABOVE_ONE = 1e-3  # log10; a rounded probability of one
+MOST_OFF_ONE = 0.01  # by which the probabilities behind a context may miss one, as logarithms with few digits do
+MOST_SUMMED = 1 << 22  # probabilities that are summed, for each order, to see whether they do
+
+NUMBER = re.compile(rb"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?)", re.IGNORECASE)
+PACKED = (  # what a packed file begins with, how it is read, what unpacks it
+    (rb"\x1f\x8b", gzip.open, "gzip"),
+    (rb"BZh[1-9]1AY&SY", bz2.open, "bzip2"),
+    (rb"\xfd7zXZ\x00", lzma.open, "xz"),
+)
+RELATIVES = (  # what other files of n-gram models begin with, what they are, what to type
+    (
+        rb"mmap lm http://kheafield\.com", "a binary model of KenLM",
+        "Give the ARPA file that it was built from, as  lmplz -o 3 < text.txt > model.arpa  writes.",
+    ),
+    (rb"SRILM_BINARY_NGRAM", "a binary model of SRILM", "Type  ngram -lm {path} -write-lm model.arpa  and give model.arpa."),
+    (rb"\s*iARPA\b", "an intermediate file of IRSTLM (iARPA)", "Type  compile-lm {path} --text=yes model.arpa  and give it."),
+    (
+        rb"\s*qARPA\b", "a quantised model of IRSTLM (qARPA)",
+        "Give the model before  quantize-lm,  as  compile-lm model.iarpa.gz --text=yes model.arpa  writes it.",
+    ),
+    (rb"Q?blmt", "a binary model of IRSTLM", "Type  compile-lm {path} --text=yes model.arpa  and give model.arpa."),
+)  # fmt: skip
 
 
 # ---- writing
@@ -135,19 +170,44 @@ def _format(nats: NDArray[np.float64]) -> list[str]:
 def read_arpa(path: str | Path, tokens: Sequence[str] | None = None) -> tuple[NgramModel, list[str]]:
     """The model in an ARPA file, and its tokens by id: `tokens`, which must be those of the file, or else in its order.
 
-    As in KenLM, the n-gram in front of every longer one's last word must be listed. A file without `<unk>` (SRILM's of a
-    closed vocabulary) gives it the probability zero. Raises DataError naming the line.
+    A file without `<unk>` (SRILM's of a closed vocabulary) gives it the probability zero. Raises DataError naming the line.
     """
     path = Path(path)
     check_file(path)
+    packer = None
     try:
         with open(path, "rb") as file:
-            beginning = file.read(8)
+            beginning = file.read(16)
+        opener, packer = next(((opener, name) for magic, opener, name in PACKED if re.match(magic, beginning)), (open, None))
+        with opener(path, "rb") as file:
+            beginning = file.read(64)
             check_beginning(path, beginning)
+            _check_relatives(path, beginning)
             file.seek(len(codecs.BOM_UTF8) if beginning.startswith(codecs.BOM_UTF8) else 0)
-            return _read(_Lines(file, path), tokens)
+            model = _read(_Lines(file, path, packer), tokens)
+            while packer and file.read(1 << 20):
+                pass  # to the end, where packers write a checksum
+            return model
     except OSError as error:
+        if packer and not error.strerror:
+            raise _damaged(path, packer, error) from None
         raise unreadable(path, error) from None
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        raise _damaged(path, packer, error) from None
+
+
+def _damaged(path: Path, packer: str | None, error: Exception) -> DataError:
+    return DataError(
+        f"{path} cannot be unpacked: {error}.",
+        f"It begins as {packer} writes, and must be whole.",
+        f"Type  {packer} -t {shlex.quote(str(path))}  to test it, and copy or write it again.",
+    )
+
+
+def _check_relatives(path: Path, beginning: bytes) -> None:
+    for magic, kind, remedy in RELATIVES:
+        if re.match(magic, beginning):
+            raise DataError(f"{path} is {kind}.", "Allowed are ARPA files.", remedy.format(path=shlex.quote(str(path))))
 
 
 def _read(lines: _Lines, wanted: Sequence[str] | None) -> tuple[NgramModel, list[str]]:
@@ -157,10 +217,11 @@ def _read(lines: _Lines, wanted: Sequence[str] | None) -> tuple[NgramModel, list
         tokens, table = _reordered(tokens, table, wanted, lines.path)
     eos_id = tokens.index(EOS)
     inner = {token.encode(): number for number, token in enumerate(tokens) if number != eos_id}
+    inner.setdefault(b"<UNK>", inner[UNK.encode()])
     for order in range(2, len(numbers) + 1):
         _read_order(lines, order, numbers, table, inner, eos_id)
-    if lines.next_filled() != b"\\end\\":
-        lines.refuse("is not the end of the file", "After the last order comes \\end\\.")
+    lines.section(b"\\end\\", numbers)
+    _warn_of_sums(table, tokens, eos_id, lines.path)
     return NgramModel.from_table(table, eos_id=eos_id), tokens
 
 
@@ -182,28 +243,76 @@ def _reordered(tokens: Sequence[str], table: BackoffTable, wanted: Sequence[str]
 class _Lines:
     """The lines of a file, one by one, each bounded, with the number of the last one for error messages."""
 
-    def __init__(self, file: IO[bytes], path: Path) -> None:
-        self.file, self.path, self.number, self.size = file, path, 0, os.fstat(file.fileno()).st_size
+    def __init__(self, file: io.BufferedIOBase, path: Path, packer: str | None) -> None:
+        self.file, self.path, self.packer, self.number = file, path, packer, 0
+        self.size = path.stat().st_size if packer is None else None
+        self.warned: set[str] = set()
+        self._held: bytes | None = None
 
     def next(self) -> bytes:
         line = self.file.readline(MAX_LINE_BYTES + 1)
         self.number += 1
         if not line:
-            self.refuse("is missing", "An ARPA file ends with \\end\\; this one ends too early.")
+            self.refuse(
+                "is missing", "An ARPA file ends with \\end\\; this one ends too early.", f"It was cut off: {self._again()}."
+            )
         if len(line) > MAX_LINE_BYTES:
             self.refuse("is too long", f"A line may have {MAX_LINE_BYTES} bytes.")
         return line
 
     def next_filled(self) -> bytes:
         """The next line that is not blank, without the blanks around it."""
-        while not (line := self.next().strip()):
-            pass
+        line, self._held = self._held, None
+        while not line:
+            line = self.next().strip()
         return line
 
-    def refuse(self, problem: str, allowed: str, number: int | None = None) -> NoReturn:
-        raise DataError(
-            f"Line {number or self.number} of {self.path} {problem}.", allowed, "Write the ARPA file again with its program."
+    def hold(self, line: bytes) -> None:
+        """Gives `line` back; it comes again as the next one."""
+        self._held = line
+
+    def section(self, header: bytes, numbers: list[int], order: int = 0) -> None:
+        """Reads a header. Where more n-grams stand before it than were announced for the order above, says how many."""
+        line = self.next_filled()
+        if line.rstrip(b": \t") == header.rstrip(b":"):
+            return
+        order = order or len(numbers) + 1
+        if not line.startswith(b"\\") and order > 1:
+            number, listed = self.number, numbers[order - 2]
+            while not line.startswith(b"\\"):
+                line, listed = self.next_filled(), listed + 1
+            self.wrong_number(order - 1, numbers[order - 2], listed, number)
+        if header == b"\\end\\":
+            self.refuse("is not the end of the file", "After the last order comes \\end\\.")
+        self.refuse("cannot be read", f"Here stands '{header.decode()}'.")
+
+    def wrong_number(self, order: int, announced: int, listed: int, number: int | None = None) -> NoReturn:
+        mend = self.piped(f"sed 's/^ngram *{order} *=.*/ngram {order}={listed}/'")
+        self.refuse(
+            f"shows that {listed:,} {order}-grams are listed, where the head announces {announced:,}",
+            "Both must be the same, since lines may have been lost.",
+            f"Type  {mend} > mended.arpa  if all are there, and give mended.arpa; else {self._again()}.",
+            number,
         )
+
+    def refuse(self, problem: str, allowed: str, remedy: str | None = None, number: int | None = None) -> NoReturn:
+        number = number or self.number
+        see = f"Type  {self.piped(f'sed -n {number}p')}  to see it; {self._again()}."
+        raise DataError(f"Line {number} of {self.path} {problem}.", allowed, remedy or see)
+
+    def warn(self, problem: str) -> None:
+        """Says once what was done about a kind of line."""
+        if problem not in self.warned:
+            self.warned.add(problem)
+            log.warning("%s, line %d: %s", self.path, self.number, problem)
+
+    def piped(self, command: str) -> str:
+        """`command` on the text of this file, as one types it."""
+        path = shlex.quote(str(self.path))
+        return f"{self.packer} -dc {path} | {command}" if self.packer else f"{command} {path}"
+
+    def _again(self) -> str:
+        return "copy the file again, or write it again, for example with  lmplz -o 3 < text.txt > model.arpa"
 
 
 def _read_numbers(lines: _Lines) -> list[int]:
@@ -213,23 +322,30 @@ def _read_numbers(lines: _Lines) -> list[int]:
         if not line:
             raise DataError(
                 f"{lines.path} is no ARPA file: none of its lines is \\data\\.",
-                "Allowed are n-gram models as text, as KenLM, SRILM and lmtrain write them.",
-                "Give such a file; a binary model of KenLM is written as text by the program that made it.",
+                "Allowed are n-gram models as text, as KenLM, SRILM, MITLM, IRSTLM and lmtrain write them.",
+                "Give such a file; for example  lmplz -o 3 < text.txt > model.arpa  writes one.",
             )
     lines.number += 1
     numbers: list[int] = []
     room = lines.size
-    while line := lines.next().strip():
+    while not (line := lines.next_filled()).startswith(b"\\"):
         order = len(numbers) + 1
-        start, _, number = line.replace(b" ", b"").partition(b"=")
-        if start != b"ngram%d" % order or not number.isdigit() or len(number) > 18 or order > MAX_ORDER:
+        found = re.fullmatch(rb"ngram\s+(\d{1,4})\s*=\s*(\d{1,18})", line)
+        if not found or int(found[1]) != order:
             lines.refuse("cannot be read", f"Here stands 'ngram {order}=NUMBER'; orders go from 1 to at most {MAX_ORDER}.")
-        numbers.append(int(number))
-        room -= numbers[-1] * (2 * order + 2)  # the shortest line: a digit, a tab, letters with blanks between, a newline
-        if room < 0:
-            lines.refuse("announces too many n-grams", f"The whole file has {lines.size} bytes.")
+        if order > MAX_ORDER:
+            lines.refuse(
+                f"announces n-grams of order {order}", f"Orders go from 1 to at most {MAX_ORDER}.",
+                f"Type  ngram -order {MAX_ORDER} -lm {shlex.quote(str(lines.path))} -write-lm lower.arpa  (SRILM) and give it.",
+            )  # fmt: skip
+        numbers.append(int(found[2]))
+        if room is not None:
+            room -= numbers[-1] * (2 * order + 2)  # the shortest line: a digit, a tab, letters with blanks between, a newline
+            if room < 0:
+                lines.refuse("announces too many n-grams", f"The whole file has {lines.size} bytes.")
     if not numbers:
         lines.refuse("cannot be read", "Here stands 'ngram 1=NUMBER'.")
+    lines.hold(line)
     return numbers
 
 
@@ -248,7 +364,11 @@ def _read_unigrams(lines: _Lines, numbers: list[int]) -> tuple[list[str], Backof
                 continue
             word = EOS.encode()
         elif word == EOS.encode():
-            lines.refuse(f"lists {EOS}", "The end of a line is written <s> and </s>.")
+            rename = lines.piped(f"sed 's/{EOS}/<end>/g'")
+            lines.refuse(
+                f"lists {EOS}", "The end of a line is written <s> and </s>.",
+                f"Type  {rename} > renamed.arpa  if it is another word, and give renamed.arpa.",
+            )  # fmt: skip
         token = _decode(lines, word)
         if token in tokens:
             lines.refuse("repeats a word", "Every word is listed once.")
@@ -256,7 +376,13 @@ def _read_unigrams(lines: _Lines, numbers: list[int]) -> tuple[list[str], Backof
         log_probs.append(log_prob)
         log_rests.append(log_rest)
     if len(marks) < 2:
-        lines.refuse("ends the 1-grams without <s> or </s>", "Both must be listed.")
+        lines.refuse(
+            "ends the 1-grams without <s> or </s>", "Both must be listed.",
+            "Write the file again from lines with both, for example with  lmplz -o 3 < text.txt > model.arpa  or"
+            "  ngram-count -text text.txt -lm model.arpa  (without -no-sos and -no-eos).",
+        )  # fmt: skip
+    if UNK not in tokens and "<UNK>" in tokens:
+        tokens = {UNK if token == "<UNK>" else token: number for token, number in tokens.items()}
     if UNK not in tokens:
         log.warning("%s lists no %s: words that it does not know have the probability zero.", lines.path, UNK)
         tokens[UNK] = len(tokens)
@@ -276,68 +402,100 @@ def _read_order(
     """Adds the n-grams of one order to the table of those below it."""
     first, last = {**inner, b"<s>": eos_id}, {**inner, b"</s>": eos_id}
     words_of = [first, *[inner] * (order - 2), last]
-    words, log_probs, log_rests = array("q"), array("d"), array("d")
+    words, log_probs, log_rests, found_at = array("q"), array("d"), array("d"), array("q")
     for log_prob, row, log_rest in _iter_rows(lines, order, numbers):
         try:
             words.extend([ids[word] for ids, word in zip(words_of, row, strict=True)])
         except KeyError as error:
+            if error.args[0] in (b"<s>", b"</s>"):
+                lines.warn("<s> can only come first, and </s> last; n-grams that have them elsewhere are left out.")
+                continue
             lines.refuse(
                 f"has the word {error.args[0].decode('utf-8', 'replace')!r} at a place where it cannot be",
-                "Allowed are the words of the 1-grams; <s> only comes first, </s> only last.",
+                "Allowed are the words of the 1-grams.",
             )
         log_probs.append(log_prob)
         log_rests.append(log_rest)
-    first_number = lines.number - numbers[order - 1] + 1
+        found_at.append(lines.number)
     words_NK = np.array(words, np.int64).reshape(-1, order)
-    context_N = words_NK[:, 0]
-    for length in range(2, order):
-        context_N = table.find(length, context_N, words_NK[:, length - 1])
-    if (context_N < 0).any():
-        number = first_number + int(np.argmax(context_N < 0))
-        lines.refuse(f"lists an n-gram whose first {order - 1} words are not listed", "They must be an n-gram too.", number)
-    keys_N = context_N * table.vocab_size + words_NK[:, -1]
+    if (_places(table, words_NK[:, :-1]) < 0).any():
+        _list_contexts(table, words_NK[:, :-1])
+    keys_N = _places(table, words_NK[:, :-1]) * table.vocab_size + words_NK[:, -1]
     sorted_N = np.argsort(keys_N, kind="stable")
     keys_N = keys_N[sorted_N]
     repeats_N = np.flatnonzero(keys_N[1:] == keys_N[:-1])
     if len(repeats_N):
-        lines.refuse("repeats an n-gram", "Every n-gram is listed once.", first_number + int(sorted_N[repeats_N[0] + 1]))
+        lines.refuse("repeats an n-gram", "Every n-gram is listed once.", number=found_at[int(sorted_N[repeats_N[0] + 1])])
     table.keys.append(keys_N)
     table.log_probs.append(np.array(log_probs)[sorted_N])
     if order < len(numbers):
         table.log_rests.append(np.array(log_rests)[sorted_N])
 
 
+def _places(table: BackoffTable, words_NK: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the table lists n-grams [N, K]; -1 where it does not."""
+    place_N = words_NK[:, 0]
+    for length in range(2, words_NK.shape[1] + 1):
+        place_N = table.find(length, place_N, words_NK[:, length - 1])
+    return place_N
+
+
+def _list_contexts(table: BackoffTable, words_NK: NDArray[np.int64]) -> None:
+    """Lists the n-grams [N, K] and their beginnings, where they are not listed yet, so that longer ones can go on from them.
+
+    They get the probability that backing off gives them and a back-off weight of 1, so no probability changes.
+    """
+    for length in range(2, words_NK.shape[1] + 1):
+        new_RK = np.unique(words_NK[_places(table, words_NK[:, :length]) < 0, :length], axis=0)
+        tokens_PR, history_P1 = new_RK.T[:-1], np.arange(1, length)[:, None]
+        contexts = [place_PR[-1] for place_PR in table.find_contexts(tokens_PR, np.broadcast_to(history_P1, tokens_PR.shape))]
+        log_probs_R = np.minimum(table.target_log_probs(contexts, new_RK[:, -1]), 0)
+        old_keys = table.keys[length - 1]
+        keys = np.concatenate([old_keys, _places(table, new_RK[:, :-1]) * table.vocab_size + new_RK[:, -1]])
+        sorted_N = np.argsort(keys)
+        table.keys[length - 1] = keys[sorted_N]
+        table.log_probs[length - 1] = np.concatenate([table.log_probs[length - 1], log_probs_R])[sorted_N]
+        table.log_rests[length - 1] = np.concatenate([table.log_rests[length - 1], np.zeros(len(new_RK))])[sorted_N]
+        if length < table.order:  # the order above says where its contexts are listed: elsewhere now
+            contexts_N, words_N = np.divmod(table.keys[length], table.vocab_size)
+            moved_N = np.searchsorted(table.keys[length - 1], old_keys[contexts_N])
+            table.keys[length] = moved_N * table.vocab_size + words_N
+
+
 def _iter_rows(lines: _Lines, order: int, numbers: list[int]) -> Iterator[tuple[float, list[bytes], float]]:
     """log-probability, words, and log of the back-off weight (both in nats) of every n-gram of one order."""
-    if lines.next_filled() != b"\\%d-grams:" % order:
-        lines.refuse("cannot be read", f"Here stands '\\{order}-grams:'.")
-    most = order + 1 + (order < len(numbers))
-    for _ in range(numbers[order - 1]):
-        fields = lines.next().split()
-        if not order + 1 <= len(fields) <= most:
+    lines.section(b"\\%d-grams:" % order, numbers, order)
+    for listed in range(numbers[order - 1]):
+        line = lines.next_filled()
+        if line.startswith(b"\\"):
+            lines.wrong_number(order, numbers[order - 1], listed)
+        fields = line.split()
+        if not order + 1 <= len(fields) <= order + 2:
             lines.refuse(
                 f"has {len(fields)} fields",
                 f"Here stand a log-probability, {order} words and, below the highest order only, a back-off weight.",
             )
         log_prob = _nats(lines, fields[0])
-        if log_prob > 0:
-            lines.refuse("has a probability above one", "Log-probabilities are at most 0.")
+        if log_prob > 0 and fields[1 : order + 1] != [b"<s>"]:  # of which KenLM and others write anything
+            if log_prob > MOST_ABOVE_ONE * LOG_10:
+                lines.refuse("has a probability above one", "Log-probabilities are at most 0.")
+            lines.warn("a probability just above one is read as one.")
         log_rest = _nats(lines, fields[-1]) if len(fields) == order + 2 else 0.0
         if log_rest > -LOG_ZERO * LOG_10:
             lines.refuse("has an absurd back-off weight", f"Allowed is at most {-LOG_ZERO:g}.")
-        yield log_prob, fields[1 : order + 1], log_rest
+        if log_rest and order == len(numbers):
+            lines.refuse(f"has a back-off weight in the highest order, {order}", "There it can only be 0 or left out.")
+        yield min(log_prob, 0.0), fields[1 : order + 1], log_rest
 
 
 def _nats(lines: _Lines, field: bytes) -> float:
     """A log10 as natural logarithm; -inf for LOG_ZERO and less."""
-    try:
-        value = float(field) * LOG_10
-    except ValueError:
-        value = math.nan
-    if math.isnan(value):
+    if not NUMBER.fullmatch(field):
         lines.refuse(
-            f"has {field[:40].decode('utf-8', 'replace')!r} where a number is needed", "Allowed is a number such as -1.5."
+            f"has {field[:40].decode('utf-8', 'replace')!r} where a number is needed",
+            "Allowed is a number such as -1.5 or -1e-05, with a point.",
         )
+    value = float(field) * LOG_10
     return value if value > LOG_ZERO * LOG_10 else -math.inf
 
 
@@ -345,4 +503,59 @@ def _decode(lines: _Lines, word: bytes) -> str:
     try:
         return word.decode()
     except UnicodeDecodeError:
-        lines.refuse("is not UTF-8 text", "Words are UTF-8.")
+        convert = f"iconv -f LATIN1 -t UTF-8 {shlex.quote(str(lines.path))}"
+        if lines.packer:
+            convert = lines.piped("iconv -f LATIN1 -t UTF-8")
+        lines.refuse(
+            "is not UTF-8 text", "Words are UTF-8.",
+            f"Type  {convert} > utf8.arpa  (or the encoding that it has) and give utf8.arpa.",
+        )  # fmt: skip
+
+
+# ---- whether it is a distribution
+
+
+def _warn_of_sums(table: BackoffTable, tokens: Sequence[str], eos_id: int, path: Path) -> None:
+    """Warns where probabilities do not sum to one: those of the 1-grams, and those behind some contexts of every length."""
+    worst, worst_words = 1.0, list[int]()
+    num_wrong = num_seen = 0
+    for words_RK in _iter_contexts(table):
+        with np.errstate(over="ignore"):
+            sums_R = np.exp(_distributions(table, words_RK)).sum(1)
+        far_R = np.abs(sums_R - 1)
+        num_seen, num_wrong = num_seen + len(sums_R), num_wrong + int((far_R > MOST_OFF_ONE).sum())
+        place = int(far_R.argmax()) if len(far_R) else None
+        if place is not None and far_R[place] > max(abs(worst - 1), MOST_OFF_ONE):
+            worst, worst_words = float(sums_R[place]), words_RK[place].tolist()
+    if num_wrong:
+        context = " ".join("<s>" if word == eos_id else tokens[word] for word in worst_words)
+        where = f"behind {context!r}" if context else "of the 1-grams"
+        log.warning(
+            "%s is no distribution: the probabilities %s sum to %.6g (%d of %d contexts looked at do not sum to 1). Where a "
+            "sum is above 1, perplexities are too low to be compared; what is missing below 1 is given to no word.",
+            path, where, worst, num_wrong, num_seen,
+        )  # fmt: skip
+
+
+def _iter_contexts(table: BackoffTable) -> Iterator[NDArray[np.int64]]:
+    """The words [R, K] of contexts of K = 0, 1, ... words; all of them, or evenly chosen ones where those are many."""
+    yield np.empty((1, 0), np.int64)
+    most = max(1, MOST_SUMMED // table.vocab_size)
+    for length in range(1, table.order):
+        number = len(table.keys[length - 1])
+        place_R = np.unique(np.linspace(0, number - 1, min(most, number)).astype(np.int64))
+        words = []
+        for order in range(length, 0, -1):
+            place_R, word_R = np.divmod(table.keys[order - 1][place_R], table.vocab_size)
+            words.append(word_R)
+        yield np.stack(words[::-1], 1)
+
+
+def _distributions(table: BackoffTable, words_RK: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Log-probabilities [R, V] of every word behind each of R contexts."""
+    num_contexts, length = words_RK.shape
+    if not length:
+        return table.distributions([], num_contexts)
+    history_P1 = np.arange(1, length + 1)[:, None]
+    contexts = table.find_contexts(words_RK.T, np.broadcast_to(history_P1, (length, num_contexts)))
+    return table.distributions([place_PR[-1] for place_PR in contexts], num_contexts)
