@@ -57,6 +57,7 @@ SETTINGS, TRAIN = "tests/test_settings.py", "tests/commands/test_train.py"
 EVALUATE, SAMPLE, SCORE = (f"tests/inference/test_{name}.py" for name in ("evaluate", "sample", "score"))
 HERE = "tests/faults/test_"
 ENOUGH = b"a line of words\n" * 60
+ARPA = b"\\data\\\nngram 1=4\n\n\\1-grams:\n-0.5\t</s>\n-99\t<s>\n-0.5\ta\n-0.43\t<unk>\n\n\\end\\\n"
 
 FAULTS = (
     # ---- text
@@ -474,6 +475,57 @@ FAULTS = (
         64, "a process of several dies",
         (Case(("TRAIN",), 2, r"WORLD_SIZE=2 says .*One process trains one model", environment={"WORLD_SIZE": "2"}),),
         why="There is no distributed training; being started as one of several processes is refused.",
+    ),
+    Fault(
+        180, "a token of probability zero in a text that is scored",
+        (Case(("evaluate", "run", "--temperature", "1e-300"), 0, r"perplexity exp\(.* nats per token"),),
+        (f"{HERE}sums.py::test_no_command_prints_nan_whatever_the_model_the_text_and_the_temperature",
+         f"{HERE}sums.py::test_no_command_prints_nan_in_two_thousand_more",
+         f"{HERE}sums.py::test_an_impossible_word_makes_only_those_sums_infinite_that_it_belongs_to",
+         f"{HERE}sums.py::test_a_training_whose_validation_is_impossible_writes_no_nan_and_says_which_token",
+         f"{HERE}sums.py::test_mixing_says_which_token_is_impossible_and_refuses_what_is_impossible_in_every_part"),
+        "Subsets are summed by themselves. Infinity is written with the first such token, as null in JSON; nan never is.",
+    ),
+    Fault(
+        181, "a model that gives numbers which are none, or comes to it while it adapts", (),
+        (f"{HERE}sums.py::test_weights_that_are_not_numbers_end_in_a_paragraph_and_print_no_result",),
+    ),
+    Fault(
+        182, "a text of blank lines, evaluated and scored",
+        (Case(("evaluate", "run", "--text", "given.txt"), 0, "1 tokens scored", {"given.txt": b"\n"}),
+         Case(("score", "run", "given.txt"), 0, "1 tokens scored", {"given.txt": b"\n"}),
+         Case(("evaluate", "run", "--text", "given.txt"), 3, "given.txt is empty", {"given.txt": b""})),
+        (f"{HERE}sums.py::test_evaluate_and_score_say_the_same_of_the_smallest_texts",),
+    ),
+    Fault(
+        183, "ARPA files as other programs write them",
+        (Case(("arpa", "m.arpa", "--output", "m"), 0, "Saved in m: order 1", {"m.arpa": gzip.compress(ARPA)}),
+         Case(("arpa", "m.arpa", "--output", "m"), 3, r"\(iARPA\)\. .* compile-lm m\.arpa", {"m.arpa": b"iARPA\n" + ARPA}),
+         Case(("arpa", "m.arpa", "--output", "m"), 3, "has '-0_5' where a number", {"m.arpa": ARPA.replace(b"-0.5", b"-0_5")}),
+         Case(("arpa", "m.arpa", "--output", "m"), 3, r"Type  sed '.*/ngram 1=4/' m\.arpa > mended\.arpa",
+              {"m.arpa": ARPA.replace(b"1=4", b"1=3")})),
+        ("tests/models/test_arpa.py::test_every_way_of_writing_the_same_model_is_read_as_the_same",
+         "tests/models/test_arpa.py::test_any_model_in_any_dialect_gives_the_probabilities_of_the_format",
+         "tests/models/test_arpa.py::test_packed_files_are_read_and_damaged_ones_refused",
+         "tests/models/test_arpa.py::test_an_n_gram_is_used_although_its_context_is_not_listed",
+         "tests/models/test_arpa.py::test_what_is_no_arpa_file_is_named_with_what_to_type"),
+    ),
+    Fault(
+        184, "an ARPA file that is no distribution", (),
+        ("tests/models/test_arpa.py::test_what_sums_to_three_is_read_with_a_warning",
+         "tests/models/test_arpa.py::test_a_context_whose_probabilities_do_not_sum_to_one_is_named",
+         "tests/models/test_arpa.py::test_rounded_logarithms_are_a_distribution"),
+        "It is read with a warning, as other programs read it; sums within 1 % of one come from logarithms with few digits.",
+    ),
+    Fault(
+        185, "add_k behind a context that was never seen", (),
+        ("tests/models/test_ngram.py::test_add_k_gives_every_word_the_same_probability_behind_a_context_never_seen",
+         "tests/models/test_ngram.py::test_probabilities_equal_the_definition"),
+    ),
+    Fault(
+        186, "a mixture of models that are nearly alike", (),
+        ("tests/models/test_mixture.py::test_models_that_are_nearly_alike_are_told_apart_to_a_billionth",
+         "tests/models/test_mixture.py::test_no_other_weights_gain_more_than_a_billionth"),
     ),
 )  # fmt: skip
 

@@ -96,6 +96,24 @@ def commands(models: list[str]) -> Iterator[tuple[str, ...]]:
         yield (name, model, *place, "--temperature", temperature, *adapting, *way)
 
 
+def samples(models: list[str]) -> Iterator[tuple[str, ...]]:
+    ways = (("--allow-unk",), (), ("--top-p", "0.5"), ("--min-p", "0.1", "--allow-unk"))
+    for model, temperature, way in itertools.product(models, ("0", *TEMPERATURES), ways):
+        yield ("sample", model, "--json", "--max-tokens", "3", "--temperature", temperature, *way)
+
+
+def test_samples_are_written_without_infinities(models: list[str], call: Call) -> None:
+    for command in random.Random(3).sample([*samples(models)], 60):
+        ended = call(*command)
+        assert ended.code in (0, 2, 4), ended.err
+        assert "Traceback" not in ended.err
+        for line in ended.out.splitlines():
+            json.loads(line, parse_constant=refuse)
+    ended = call("sample", "nothing", "--allow-unk", "--temperature", "0")
+    assert ended.code == 4
+    assert "gives probability zero to every token that could come next" in ended.err
+
+
 def check_some(models: list[str], call: Call, number: int, seed: int) -> None:
     for command in random.Random(seed).sample([*commands(models)], number):
         check(call(*command), "--json" in command)

@@ -1,6 +1,7 @@
 """`python -m lmtrain arpa SOURCE --output TARGET`: n-gram models to and from ARPA files, as KenLM and SRILM write them.
 
-From a run directory to a file, from a file to a directory that `evaluate`, `score`, `sample` and `mix` take.
+From a run directory to a file, from a file (also one packed by gzip, bzip2 or xz) to a directory that `evaluate`, `score`,
+`sample` and `mix` take.
 """
 
 from __future__ import annotations

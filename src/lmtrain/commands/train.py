@@ -37,7 +37,7 @@ from lmtrain.build import (
 )
 from lmtrain.data.corpus import Corpus, Split, describe
 from lmtrain.data.stream import Chunk, Stream
-from lmtrain.errors import CheckpointError, DivergedError, ResourceError, SettingsError, is_out_of_memory
+from lmtrain.errors import CheckpointError, DivergedError, ResourceError, SettingsError, UserError, is_out_of_memory
 from lmtrain.inference.evaluate import Bill, evaluate, usable_streams
 from lmtrain.inference.sample import OnlyUnknownError, SampleSettings, sample_text
 from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
@@ -348,11 +348,16 @@ def _sample(model: LanguageModel, corpus: Corpus, trainer: config.TrainerConfig,
         return ""
     prompt = _prompt(corpus)
     settings = SampleSettings(max_tokens=trainer.sample_tokens, temperature=trainer.sample_temperature)
-    try:
-        return prompt + sample_text(model, corpus.tokenizer, prompt, settings, seed=trainer.seed, device=device)
-    except OnlyUnknownError:  # no reason to end a training
-        settings = dataclasses.replace(settings, allow_unk=True)
-        return prompt + sample_text(model, corpus.tokenizer, prompt, settings, seed=trainer.seed, device=device)
+    for allow_unk in (False, True):
+        settings = dataclasses.replace(settings, allow_unk=allow_unk)
+        try:
+            return prompt + sample_text(model, corpus.tokenizer, prompt, settings, seed=trainer.seed, device=device)
+        except OnlyUnknownError:
+            continue
+        except UserError as error:  # no reason to end a training
+            log.warning("There is no sample to show. %s", error)
+            break
+    return ""
 
 
 def _prompt(corpus: Corpus) -> str:

@@ -279,7 +279,7 @@ def _step_sizes(dynamic: Dynamic, names: list[str], weights: list[Tensor]) -> tu
         return [weight.new_tensor(dynamic.decay) for weight in weights], [weight.new_tensor(1.0) for weight in weights]
     assert set(dynamic.rms) == set(names), "gradient_rms was gathered from another model"
     rms = [dynamic.rms[name].to(weight) for name, weight in zip(names, weights, strict=True)]
-    mean = torch.stack([tensor.mean() for tensor in rms]).mean()
+    mean = torch.stack([tensor.mean() for tensor in rms]).mean().clamp(min=torch.finfo(rms[0].dtype).tiny)
     return [(dynamic.decay / mean * tensor).clamp(max=1) for tensor in rms], [tensor + dynamic.epsilon for tensor in rms]
 
 

@@ -25,7 +25,7 @@ import torch
 from torch import Generator, Tensor
 
 from lmtrain.data.tokenizer import Tokenizer
-from lmtrain.errors import CheckpointError, DataError, SettingsError
+from lmtrain.errors import CheckpointError, DataError, SettingsError, UserError
 from lmtrain.inference.evaluate import make_tokens
 from lmtrain.models.base import LanguageModel, Reader, State, evaluating
 from lmtrain.ops.draw import draw_token
@@ -207,15 +207,27 @@ def iter_uniforms(generator: Generator) -> Iterator[float]:
 
 def exclude(log_probs_V: Tensor, token: int) -> Tensor:
     """The same without `token`; not normalised."""
-    log_probs_V = log_probs_V.clone()
-    log_probs_V[token] = -math.inf
+    others_V = log_probs_V.clone()
+    others_V[token] = -math.inf
+    if others_V.amax() == -math.inf:
+        raise _nothing_to_draw(log_probs_V)
+    return others_V
+
+
+def _nothing_to_draw(log_probs_V: Tensor) -> UserError:
     if log_probs_V.amax() == -math.inf:
-        raise OnlyUnknownError
-    return log_probs_V
+        return CheckpointError(
+            "The model gives probability zero to every token that could come next.",
+            "Sampling needs a model whose probabilities sum to one.",
+            "Name another model, such as an n-gram model with model.smoothing=kneser_ney.",
+        )
+    return OnlyUnknownError()
 
 
 def truncate(log_probs_V: Tensor, settings: SampleSettings) -> Tensor:
     """Log-probabilities of what may be drawn, normalised, -inf for the rest; of equals, lower ids come first."""
+    if log_probs_V.amax() == -math.inf:
+        raise _nothing_to_draw(log_probs_V)
     if settings.temperature == 0:
         return torch.full_like(log_probs_V, -math.inf).index_fill(0, log_probs_V.argmax(), 0.0)
     # In log space and relative to the maximum: however small the temperature, the likeliest token keeps its probability.
@@ -247,7 +259,7 @@ def draw(log_probs_V: Tensor, settings: SampleSettings, uniform: float, *, exclu
         return draw_token(truncate(allowed_V, settings), uniform)
     except ValueError:
         _check_numbers(not log_probs_V.isnan().any())
-        raise OnlyUnknownError from None
+        raise _nothing_to_draw(log_probs_V) from None
 
 
 def decode(draws: Iterator[Draw], tokenizer: Tokenizer, prompt: str, settings: SampleSettings) -> Iterator[Draw]:
