@@ -43,6 +43,27 @@ def test_auto_says_once_what_it_took_and_why_not_the_faster_one(
     assert caplog.messages == ["lstm in float64 on cpu is computed by eager (native: it computes in float32 and bfloat16)"]
 
 
+def test_a_reason_is_given_once_and_not_for_every_function(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(monkeypatch, "native", "there is no compiler")
+    vars(sys.modules["lmtrain.ops.native"]).update(forward_gru=None)
+    with caplog.at_level(logging.INFO, logger="lmtrain"):
+        for function in ("lstm", "gru", "gru"):
+            choose("auto", Call(function, "cpu", torch.float32, {}))
+        install_reason(monkeypatch, "the cache is full")
+        choose("auto", Call("gru", "cpu", torch.float32, {}))
+    assert caplog.messages == [
+        "lstm in float32 on cpu is computed by eager (native: there is no compiler)",
+        "gru in float32 on cpu is computed by eager",
+        "gru in float32 on cpu is computed by eager (native: the cache is full)",
+    ]
+
+
+def install_reason(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    monkeypatch.setitem(vars(sys.modules["lmtrain.ops.native"]), "why_not", lambda call: reason)
+
+
 def test_a_named_backend_that_cannot_serve_raises_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, "native", "it computes in float32 and bfloat16")
     message = (

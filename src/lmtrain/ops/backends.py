@@ -11,8 +11,11 @@ A backend is a module, imported only when it is asked for. It exposes
     why_not(call: Call) -> str | None     why it cannot serve this call, a clause without a full stop; None if it can.
                                           Asked before every call, so cheap after the first time.
 
-and for every function f that it has, `forward_f` and `backward_f`. A module without `forward_f` does not serve f.
-`eager` lives in the file of the function itself (`lmtrain.ops.lstm.forward_lstm`) and is the model of what follows.
+and for every function f that it has `forward_f`; a module without one does not serve f. The recurrences have a `backward_f`
+beside it. Others have none: `linear_cross_entropy` makes its gradients in the forward pass, and `draw` has no gradient;
+its `forward_draw()` returns the function that draws. Each of these describes its kernel in its own file. The native step of
+generation (`native/step.py`) is not called through this table. `eager` lives in the file of the function itself
+(`lmtrain.ops.lstm.forward_lstm`) and is the model of what follows.
 
 The kernels of the recurrences
 ------------------------------
@@ -132,20 +135,27 @@ def why_not(backend: str, call: Call) -> str | None:
     return reason
 
 
+def warn(backend: str, reason: str) -> None:
+    """Says at once why a backend is out of use; who computes instead is logged by `choose`, without the reason again."""
+    _told.add(f"{backend}: {reason}")
+    log.warning("The %s backend is not used: %s.", backend, reason)
+
+
 def kernels(backend: str, function: str) -> ModuleType:
     """The module that holds `forward_<function>` and `backward_<function>` of a backend."""
     return import_module(f"lmtrain.ops.{function if backend == 'eager' else backend}")
 
 
 def _first_that_serves(call: Call) -> str:
-    """Walks the table AUTO; says which was taken, and why not those before it, once for each such sentence."""
+    """Walks the table AUTO; says once which was taken, and once why not those before it."""
     refusals = []
     for backend in AUTO.get(call.device, ("eager",)):
         if (reason := why_not(backend, call)) is None:
             break
         refusals.append(f"{backend}: {reason}")
-    sentence = f"{call} is computed by {backend}" + (f" ({'; '.join(refusals)})" if refusals else "")
-    if sentence not in _told:
-        _told.add(sentence)
-        log.info(sentence)
+    sentence = f"{call} is computed by {backend}"
+    new_refusals = [refusal for refusal in refusals if refusal not in _told]
+    if sentence not in _told or new_refusals:
+        _told.update((sentence, *refusals))
+        log.info(sentence + (f" ({'; '.join(new_refusals)})" if new_refusals else ""))
     return backend

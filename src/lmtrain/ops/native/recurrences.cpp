@@ -11,21 +11,6 @@ using namespace lmtrain;
 #pragma GCC visibility push(default)
 extern "C" {
 
-// What this build multiplies with, for the log.
-const char* lmtrain_describe() {
-#if defined(LMTRAIN_PAIRS)
-    return "AVX-512, bfloat16 products";
-#elif defined(LMTRAIN_AVX512)
-    return "AVX-512";
-#elif defined(__AVX2__)
-    return "AVX2";
-#elif defined(__aarch64__)
-    return "NEON";
-#else
-    return "portable";
-#endif
-}
-
 void lmtrain_lstm_forward(int bfloat16, long T, long B, long H, const void* projected, const void* h0, const float* c0,
                           const void* weight, const float* keep, void* states, float* last_cell, float* cells,
                           void* gates, long threads) {

@@ -19,7 +19,7 @@ namespace lmtrain {
 enum Kind { LINEAR, ELMAN_TANH, ELMAN_RELU, ELMAN_SIGMOID, GRU, LSTM };
 
 // Weights [gates * units, inputs] and [gates * units, units] are of the storage type; a bias may be null. `h` and `c` [units]
-// are the state, replaced at each step. Laid out as `_Stage` in network.py.
+// are the state, replaced at each step. Laid out as `_Stage` in step.py.
 struct Stage {
     long kind, inputs, units;
     const void *weight_input, *weight_recurrent;
