@@ -25,7 +25,8 @@ def draw_token(log_probs_V: Tensor, uniform: float, *, temperature: float = 1.0,
     temperature  above 0; sums are float64
     excluded     a token that is not drawn
 
-    Raises ValueError where there is no probability at all, or one that is not a number.
+    Raises ValueError where there is no probability at all, or one that is not a number, and for a `uniform` or a
+    temperature outside these ranges; IndexError for an excluded token outside the vocabulary.
     """
     # Beyond 1e30 either way nothing changes, and float32 has no numbers.
     temperature = min(max(temperature, 1e-30), 1e30)
@@ -37,6 +38,11 @@ def draw_token(log_probs_V: Tensor, uniform: float, *, temperature: float = 1.0,
 
 def reference_draw(log_probs_V: Tensor, uniform: float, temperature: float = 1.0, excluded: int | None = None) -> int:
     """The definition, relative to the likeliest token, so that it is exact however unlikely that is."""
+    (V,) = log_probs_V.shape
+    if not (0 <= uniform < 1 and temperature > 0):
+        raise ValueError(f"uniform={uniform}, temperature={temperature}; expected 0 <= uniform < 1 and a temperature above 0.")
+    if excluded is not None and not 0 <= excluded < V:
+        raise IndexError(f"excluded={excluded}; with V={V} tokens lie in 0 to {V - 1}.")
     if excluded is not None:
         log_probs_V = log_probs_V.index_fill(0, torch.tensor([excluded], device=log_probs_V.device), -math.inf)
     likeliest = log_probs_V.amax()

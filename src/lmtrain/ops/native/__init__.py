@@ -9,11 +9,16 @@ For generation there is more: `step.py`, one token through a whole network, and 
 
 One liberty: the saved gates are in a layout of their own, and with bfloat16 int16 tensors, in fixed point. A forget gate of
 0.998 is 1 in bfloat16 and would never learn; kept so, gradients err by 0.5 to 0.9 of what the reference errs in bfloat16.
+
+C++ trusts the addresses that it is given. So each function here looks at every tensor once more, whoever calls it: type,
+shape, and memory of this machine (a microsecond per tensor); C++ itself looks at token ids. What does not fit raises
+ValueError, a token id outside the vocabulary IndexError.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -60,11 +65,14 @@ def forward_elman(
     save: bool,
 ) -> tuple[Tensor, None]:
     """All states; there are no candidates without zoneout."""
-    _assert_plain(zoneout_TBH, norm_gain_H)
-    T, B, H = projected_TBH.shape
+    _refuse(zoneout_TBH, norm_gain_H)
+    S, (T, B, H) = _type(projected_TBH), _sizes(projected_TBH, 3)
+    inputs = (
+        _checked("projected_TBH", projected_TBH, S, T, B, H), _checked("h0_BH", h0_BH, S, B, H),
+        _checked("weight_HH", weight_HH, S, H, H), _keep(keep_TB, T, B),
+    )  # fmt: skip
     states_TBH = projected_TBH.new_empty(T, B, H)
-    sizes = (_NONLINEARITIES.index(nonlinearity), T, B, H)
-    _call("elman_forward", projected_TBH.dtype, sizes, projected_TBH, h0_BH, weight_HH, keep_TB, states_TBH)
+    _call("elman_forward", S, (_NONLINEARITIES.index(nonlinearity), T, B, H), *inputs, states_TBH)
     return states_TBH, None
 
 
@@ -80,12 +88,14 @@ def backward_elman(
     nonlinearity: str,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the projections and of the initial state."""
-    _assert_plain(candidates_TBH, zoneout_TBH, norm)
-    T, B, H = states_TBH.shape
+    _refuse(candidates_TBH, zoneout_TBH, norm)
+    S, (T, B, H) = _type(states_TBH), _sizes(states_TBH, 3)
+    inputs = (
+        _checked("d_states_TBH", d_states_TBH, S, T, B, H), _checked("states_TBH", states_TBH, S, T, B, H),
+        _checked("weight_HH", weight_HH, S, H, H), _keep(keep_TB, T, B),
+    )  # fmt: skip
     d_projected_TBH, d_h0_BH = states_TBH.new_empty(T, B, H), states_TBH.new_empty(B, H)
-    sizes = (_NONLINEARITIES.index(nonlinearity), T, B, H)
-    tensors = (d_states_TBH, states_TBH, weight_HH, keep_TB, d_projected_TBH, d_h0_BH)
-    _call("elman_backward", states_TBH.dtype, sizes, *tensors)
+    _call("elman_backward", S, (_NONLINEARITIES.index(nonlinearity), T, B, H), *inputs, d_projected_TBH, d_h0_BH)
     return d_projected_TBH, d_h0_BH
 
 
@@ -100,13 +110,17 @@ def forward_gru(
     save: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """All states, and the gates r, z, n with q = R_n h + b_hn if they are to be saved."""
-    _assert_plain(zoneout_TBH, norm_gain_Z)
-    T, B, Z = projected_TBZ.shape
+    _refuse(zoneout_TBH, norm_gain_Z)
+    S, (T, B, Z) = _type(projected_TBZ), _sizes(projected_TBZ, 3)
     H = Z // 3
+    inputs = (
+        _checked("projected_TBZ", projected_TBZ, S, T, B, 3 * H), _checked("h0_BH", h0_BH, S, B, H),
+        _checked("weight_ZH", weight_ZH, S, 3 * H, H), _checked("candidate_bias_H", candidate_bias_H, torch.float32, H),
+        _keep(keep_TB, T, B),
+    )  # fmt: skip
     states_TBH = projected_TBZ.new_empty(T, B, H)
-    gates_TBY = _new_gates(projected_TBZ, H) if save else None
-    tensors = (projected_TBZ, h0_BH, weight_ZH, candidate_bias_H, keep_TB, states_TBH, gates_TBY)
-    _call("gru_forward", projected_TBZ.dtype, (T, B, H), *tensors)
+    gates_TBY = projected_TBZ.new_empty(_gates_shape(T, B, H), dtype=_gates_type(S)) if save else None
+    _call("gru_forward", S, (T, B, H), *inputs, states_TBH, gates_TBY)
     return states_TBH, gates_TBY
 
 
@@ -121,11 +135,15 @@ def backward_gru(
     norm: None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the gates before their activations with that of q, and of the initial state."""
-    _assert_plain(zoneout_TBH, norm)
-    T, B, H = states_TBH.shape
+    _refuse(zoneout_TBH, norm)
+    S, (T, B, H) = _type(states_TBH), _sizes(states_TBH, 3)
+    inputs = (
+        _checked("d_states_TBH", d_states_TBH, S, T, B, H), _checked("states_TBH", states_TBH, S, T, B, H),
+        _checked("gates_TBY", gates_TBY, _gates_type(S), *_gates_shape(T, B, H)), _checked("h0_BH", h0_BH, S, B, H),
+        _checked("weight_ZH", weight_ZH, S, 3 * H, H), _keep(keep_TB, T, B),
+    )  # fmt: skip
     d_gates_TBY, d_h0_BH = states_TBH.new_empty(T, B, 4 * H), states_TBH.new_empty(B, H)
-    tensors = (d_states_TBH, states_TBH, gates_TBY, h0_BH, weight_ZH, keep_TB, d_gates_TBY, d_h0_BH)
-    _call("gru_backward", states_TBH.dtype, (T, B, H), *tensors)
+    _call("gru_backward", S, (T, B, H), *inputs, d_gates_TBY, d_h0_BH)
     return d_gates_TBY, d_h0_BH
 
 
@@ -141,15 +159,18 @@ def forward_lstm(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """All states, the last cell (float32), and if they are to be saved all cells and the activated gates i, f, g, o."""
-    _assert_plain(zoneout_TBH, cell_zoneout_TBH, norm_gain_Z)
-    T, B, Z = projected_TBZ.shape
+    _refuse(zoneout_TBH, cell_zoneout_TBH, norm_gain_Z)
+    S, (T, B, Z) = _type(projected_TBZ), _sizes(projected_TBZ, 3)
     H = Z // 4
+    inputs = (
+        _checked("projected_TBZ", projected_TBZ, S, T, B, 4 * H), _checked("h0_BH", h0_BH, S, B, H),
+        _checked("c0_BH", c0_BH, torch.float32, B, H), _checked("weight_ZH", weight_ZH, S, 4 * H, H), _keep(keep_TB, T, B),
+    )  # fmt: skip
     states_TBH = projected_TBZ.new_empty(T, B, H)
     c_BH = c0_BH.new_empty(B, H)
     cells_TBH = c0_BH.new_empty(T, B, H) if save else None
-    gates_TBZ = _new_gates(projected_TBZ, H) if save else None
-    tensors = (projected_TBZ, h0_BH, c0_BH, weight_ZH, keep_TB, states_TBH, c_BH, cells_TBH, gates_TBZ)
-    _call("lstm_forward", projected_TBZ.dtype, (T, B, H), *tensors)
+    gates_TBZ = projected_TBZ.new_empty(_gates_shape(T, B, H), dtype=_gates_type(S)) if save else None
+    _call("lstm_forward", S, (T, B, H), *inputs, states_TBH, c_BH, cells_TBH, gates_TBZ)
     return states_TBH, c_BH, cells_TBH, gates_TBZ
 
 
@@ -168,12 +189,17 @@ def backward_lstm(
     norm: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the projections, of the initial state and of the initial cell (float32)."""
-    _assert_plain(zoneout_TBH, cell_zoneout_TBH, norm)
-    T, B, H = states_TBH.shape
+    _refuse(zoneout_TBH, cell_zoneout_TBH, norm)
+    S, (T, B, H) = _type(states_TBH), _sizes(states_TBH, 3)
+    inputs = (
+        _checked("d_states_TBH", d_states_TBH, S, T, B, H), _checked("d_c_BH", d_c_BH, torch.float32, B, H),
+        _checked("cells_TBH", cells_TBH, torch.float32, T, B, H),
+        _checked("gates_TBZ", gates_TBZ, _gates_type(S), *_gates_shape(T, B, H)),
+        _checked("c0_BH", c0_BH, torch.float32, B, H), _checked("weight_ZH", weight_ZH, S, 4 * H, H), _keep(keep_TB, T, B),
+    )  # fmt: skip
     d_projected_TBZ = states_TBH.new_empty(T, B, 4 * H)
     d_h0_BH, d_c0_BH = states_TBH.new_empty(B, H), c0_BH.new_empty(B, H)
-    inputs = (d_states_TBH, d_c_BH, cells_TBH, gates_TBZ, c0_BH, weight_ZH, keep_TB)
-    _call("lstm_backward", states_TBH.dtype, (T, B, H), *inputs, d_projected_TBZ, d_h0_BH, d_c0_BH)
+    _call("lstm_backward", S, (T, B, H), *inputs, d_projected_TBZ, d_h0_BH, d_c0_BH)
     return d_projected_TBZ, d_h0_BH, d_c0_BH
 
 
@@ -186,56 +212,105 @@ def forward_linear_cross_entropy(
     wanted: tuple[bool, bool, bool],
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """The total and the wanted gradients (float32), as `lmtrain.ops.linear_cross_entropy` describes."""
-    (N, D), V = features_ND.shape, len(weight_VD)
+    S, (N, D), V = _type(features_ND), _sizes(features_ND, 2), _sizes(weight_VD, 2)[0]
+    inputs = (
+        _checked("features_ND", features_ND, S, N, D),
+        _checked("weight_VD", weight_VD, torch.float32 if weight_VD.dtype == torch.float32 else S, V, D),
+        None if bias_V is None else _checked("bias_V", bias_V, torch.float32, V),
+        _checked("targets_N", targets_N, torch.int64, N),
+    )
     like = features_ND.new_empty(0, dtype=torch.float32)
     d_features_ND = like.new_empty(N, D) if wanted[0] else None
     d_weight_VD = like.new_empty(V, D) if wanted[1] else None
     d_bias_V = like.new_empty(V) if wanted[2] else None
     sizes = (weight_VD.dtype == torch.float32, N, V, D, max_bytes)
-    tensors = (features_ND, weight_VD, bias_V, targets_N, d_features_ND, d_weight_VD, d_bias_V)
-    nats = _call("linear_cross_entropy", features_ND.dtype, sizes, *tensors, returns=ctypes.c_double)
+    gradients = d_features_ND, d_weight_VD, d_bias_V
+    nats = _call("linear_cross_entropy", S, sizes, *inputs, *gradients, returns=ctypes.c_double)
+    if nats == -math.inf:
+        raise IndexError(f"targets_N holds a token id outside 0 to {V - 1}.")
     return like.new_tensor(nats), d_features_ND, d_weight_VD, d_bias_V
 
 
 def forward_draw() -> Callable[[Tensor, float, float, int | None], int]:
     """The function of log_probs_V (float32), uniform, temperature, excluded that `lmtrain.ops.draw` describes.
 
-    It gives -1 where there is no token to be found. Made once, because after each step of a large network the caches are
-    cold, and what Python does in microseconds takes ten times as long.
+    It gives -1 where there is no token to be found, or an argument is not what it should be. Made once, because after each
+    step of a large network the caches are cold, and what Python does in microseconds takes ten times as long.
     """
     entry = library()["lmtrain_draw"]
     entry.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_double, ctypes.c_float, ctypes.c_long]
     entry.restype = ctypes.c_long
 
     def draw(log_probs_V: Tensor, uniform: float, temperature: float, excluded: int | None) -> int:
+        if log_probs_V.dtype is not torch.float32 or not log_probs_V.is_cpu:
+            raise ValueError(f"log_probs_V is {log_probs_V.dtype} on {log_probs_V.device}; expected float32 on a CPU.")
+        (V,) = log_probs_V.shape
         log_probs_V = log_probs_V.contiguous()
-        none_or = -1 if excluded is None else excluded
-        token: int = entry(log_probs_V.data_ptr(), log_probs_V.shape[0], uniform, temperature, none_or)
+        token: int = entry(log_probs_V.data_ptr(), V, uniform, temperature, -1 if excluded is None else excluded)
         return token
 
     return draw
 
 
-def _assert_plain(*refused: object) -> None:
-    """What `why_not` refuses does not arrive."""
-    assert all(argument is None for argument in refused)
+def _refuse(*unknown: object) -> None:
+    """What `why_not` refuses must not arrive: it would be ignored."""
+    if any(argument is not None for argument in unknown):
+        raise ValueError("the native kernels have no zoneout and no layer normalisation.")
 
 
-def _new_gates(projected_TBZ: Tensor, H: int) -> Tensor:
-    """Memory for four saved numbers of every unit: step, tile of 16 units, stream, which number, unit within the tile."""
-    T, B, _ = projected_TBZ.shape
-    dtype = torch.int16 if projected_TBZ.dtype == torch.bfloat16 else projected_TBZ.dtype
-    return projected_TBZ.new_empty(T, (H + 15) // 16, B, 4, 16, dtype=dtype)
+def _type(tensor: Tensor) -> torch.dtype:
+    """The type of the computation."""
+    if tensor.dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"the native kernels compute in float32 and bfloat16, not in {tensor.dtype}.")
+    return tensor.dtype
+
+
+def _sizes(tensor: Tensor, dimensions: int) -> torch.Size:
+    """The sizes of a tensor that says them to the others, and where results are to lie."""
+    if tensor.dim() != dimensions or 0 in tensor.shape or not _is_here(tensor):
+        raise ValueError(
+            f"a tensor on {tensor.device} has shape {tuple(tensor.shape)}; expected {dimensions} sizes of at least 1, on a CPU."
+        )
+    return tensor.shape
+
+
+def _checked(name: str, tensor: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:
+    """The tensor in one piece, as C++ reads it."""
+    if tensor.dtype is not dtype or tensor.shape != shape or not _is_here(tensor):
+        raise ValueError(
+            f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}; expected {dtype} of {shape} on a CPU."
+        )
+    return tensor.contiguous().resolve_neg()
+
+
+def _is_here(tensor: Tensor) -> bool:
+    """Whether its numbers lie in this machine's memory, one after the other."""
+    return tensor.is_cpu and tensor.layout is torch.strided
+
+
+def _keep(keep_TB: Tensor | None, T: int, B: int) -> Tensor | None:
+    return None if keep_TB is None else _checked("keep_TB", keep_TB, torch.float32, T, B)
+
+
+def _gates_shape(T: int, B: int, H: int) -> tuple[int, ...]:
+    """Four saved numbers of every unit: step, tile of 16 units, stream, which number, unit within the tile."""
+    return T, (H + 15) // 16, B, 4, 16
+
+
+def _gates_type(dtype: torch.dtype) -> torch.dtype:
+    return torch.int16 if dtype == torch.bfloat16 else dtype
 
 
 def _call(function: str, dtype: torch.dtype, sizes: tuple[int, ...], *tensors: Tensor | None, returns: Any = None) -> Any:
-    """Calls a C function: whether bfloat16, the sizes, a pointer for each tensor (null for None), the threads."""
-    given = [None if tensor is None else tensor.contiguous() for tensor in tensors]  # held until the call returns
+    """Calls a C function: whether bfloat16, the sizes, a pointer for each tensor (null for None), the threads.
+
+    The tensors are in one piece: results that were made here, or `_checked`.
+    """
     entry = library()[f"lmtrain_{function}"]
     entry.restype = returns
     return entry(
         ctypes.c_int(dtype == torch.bfloat16),
         *(ctypes.c_long(size) for size in sizes),
-        *(ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in given),
+        *(ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors),
         ctypes.c_long(torch.get_num_threads()),
     )

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lmtrain.ops.native.build import library
+from lmtrain.ops.shapes import Sizes, check_dtype, check_shape
 
 KINDS = ("linear", "elman tanh", "elman relu", "elman sigmoid", "gru", "lstm")  # the order of the enumeration in step.h
 SMALL = 1 << 18  # weights; below, threads that wait for each other cost more than they save
@@ -44,9 +45,19 @@ class Network:
     """Stages behind an embedding matrix (float32, [V, E]); the last one is linear and makes the logits.
 
     dtype  of the products: float32 or bfloat16
+
+    Raises ValueError where stages do not fit together: C++ trusts their sizes.
     """
 
     def __init__(self, embedding_VE: Tensor, stages: Sequence[Stage], dtype: torch.dtype) -> None:
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"the native step computes in float32 and bfloat16, not in {dtype}.")
+        check_dtype("embedding_VE", embedding_VE, torch.float32)
+        inputs = check_shape("embedding_VE", embedding_VE, "V E")["E"]
+        if not stages or stages[-1].kind != "linear":
+            raise ValueError("the last stage of a network is linear, and makes the logits.")
+        for index, stage in enumerate(stages):
+            inputs = _check_stage(index, stage, inputs)
         self.embedding_VE = embedding_VE.detach().contiguous()
         self.stages = [_prepared(stage, dtype) for stage in stages]
         self.dtype = dtype
@@ -61,8 +72,10 @@ class Stream:
 
     def __init__(self, network: Network, states: Sequence[Tensor]) -> None:
         self._network = network  # keeps the weights alive
-        self._states = [state.detach().float().clone() for state in states]
-        self._log_probs_V = torch.empty(len(network.stages[-1].weight_input_ZE))
+        self._states = [state.detach().float().contiguous().clone() for state in states]
+        if len(states) != sum(stage.num_states for stage in network.stages):
+            raise ValueError(f"{len(states)} states; the network has {sum(stage.num_states for stage in network.stages)}.")
+        self._log_probs_V = torch.empty(len(network.stages[-1].weight_input_ZE), dtype=torch.float32, device="cpu")
         left = iter(self._states)
         self._stages = (_Stage * len(network.stages))(
             *(_laid_out(stage, [next(left) for _ in range(stage.num_states)]) for stage in network.stages)
@@ -74,9 +87,13 @@ class Stream:
         self._step.restype = None
 
     def read(self, token: int) -> Tensor:
-        """Log-probabilities [V] (float32) of what follows `token`; the next call overwrites them."""
+        """Log-probabilities [V] (float32) of what follows `token`; the next call overwrites them.
+
+        Raises IndexError for a token outside the vocabulary.
+        """
         embedding_VE = self._network.embedding_VE
-        assert 0 <= token < len(embedding_VE)
+        if not 0 <= token < len(embedding_VE):
+            raise IndexError(f"token {token}; with V={len(embedding_VE)} they lie in 0 to {len(embedding_VE) - 1}.")
         self._step(
             self._network.dtype == torch.bfloat16, self._stages, len(self._stages),
             embedding_VE.data_ptr() + token * embedding_VE.shape[1] * 4, self._log_probs_V.data_ptr(), self._threads,
@@ -98,6 +115,29 @@ class _Stage(ctypes.Structure):
     )  # fmt: skip
 
 
+def _check_stage(index: int, stage: Stage, inputs: int) -> int:
+    """Compares the shapes of a stage with what the one before it gives; returns what it gives itself."""
+    gates = {"gru": 3, "lstm": 4}.get(stage.kind, 1)
+    if stage.kind not in KINDS:
+        raise ValueError(f'stage {index} is "{stage.kind}"; expected {", ".join(KINDS)}.')
+    units = check_shape(f"weight_input_ZE of stage {index}", stage.weight_input_ZE, "Z E")["Z"] // gates
+    wanted: dict[str, tuple[Tensor | None, tuple[int, ...], bool]] = {
+        "weight_input_ZE": (stage.weight_input_ZE, (gates * units, inputs), True),
+        "bias_Z": (stage.bias_Z, (gates * units,), stage.bias_Z is not None),
+        "weight_recurrent_ZH": (stage.weight_recurrent_ZH, (gates * units, units), stage.kind != "linear"),
+        "candidate_bias_H": (stage.candidate_bias_H, (units,), stage.kind == "gru"),
+    }
+    for name, (tensor, shape, is_needed) in wanted.items():
+        given, expected = None if tensor is None else tuple(tensor.shape), shape if is_needed else None
+        if given != expected or 0 in shape:
+            raise ValueError(f"{name} of stage {index} ({stage.kind}) has shape {given}; expected {expected}.")
+        if tensor is not None:
+            check_dtype(f"{name} of stage {index}", tensor, torch.float32, torch.bfloat16, torch.float64)
+            if not tensor.is_cpu or tensor.layout is not torch.strided:
+                raise ValueError(f"{name} of stage {index} is {tensor.layout} on {tensor.device}; expected rows on a CPU.")
+    return units
+
+
 def _prepared(stage: Stage, dtype: torch.dtype) -> Stage:
     """The stage with its weights of this type and its biases float32, each in one piece."""
 
@@ -114,7 +154,10 @@ def _laid_out(stage: Stage, states: Sequence[Tensor]) -> _Stage:
     """Sizes and addresses of a prepared stage and of its states."""
     outputs, inputs = stage.weight_input_ZE.shape
     units = outputs if stage.weight_recurrent_ZH is None else stage.weight_recurrent_ZH.shape[1]
-    assert all(state.shape == (1, units) for state in states), "one stream"
+    for state in states:
+        check_shape("the state of one stream", state, "1 H", Sizes({"H": units}))
+        if state.device.type != "cpu":
+            raise ValueError(f"the state of a stream is on {state.device}; expected a CPU.")
     h, c = [*states, None, None][:2]
     tensors = (stage.weight_input_ZE, stage.weight_recurrent_ZH, stage.bias_Z, stage.candidate_bias_H, h, c)
     return _Stage(KINDS.index(stage.kind), inputs, units, *(None if x is None else x.data_ptr() for x in tensors))
