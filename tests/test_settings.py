@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import lmtrain.config as config
-from lmtrain.application import _compose, check_overrides, register_schemas
+from lmtrain.application import Sources, _compose, check_overrides, register_schemas
 from lmtrain.commands.settings import main, options_of
 from lmtrain.errors import SettingsError
 
@@ -234,7 +234,7 @@ def test_every_experiment_ends_with_what_it_reaches_as_the_readme_says(experimen
     ],
 )
 def test_what_is_listed_of_a_choice_is_what_typing_it_gives(choices: dict[str, str]) -> None:
-    composed = _compose(config.conf_directory(), tuple(f"{group}={name}" for group, name in choices.items()))
+    composed = _compose(Sources(), tuple(f"{group}={name}" for group, name in choices.items()))
     for group in config.GROUPS:
         options = options_of(group)
         name = choices.get(group, next(iter(options)))

@@ -6,17 +6,13 @@ The first argument tells: a Hydra override never is a bare word, a command alway
 from __future__ import annotations
 
 import difflib
-import io
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from lmtrain import __version__
-from lmtrain.errors import ResourceError, UserError, end_process, is_out_of_memory
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from lmtrain.errors import ResourceError, UserError, is_out_of_memory
+from lmtrain.terminal import end_process, prepare_streams
 
 COMMANDS = {
     "sample": "write text",
@@ -33,11 +29,7 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command; a user's mistake is one paragraph and an exit code, without a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout = _standard_output(sys.stdout)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # where the terminal's encoding lacks a character
+    prepare_streams()
     try:
         try:
             _dispatch(arguments)
@@ -47,7 +39,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(end="", flush=True)  # here, where it can be said that it cannot be written
     except UserError as error:
         end_process(error)
-    except (MemoryError, RuntimeError) as error:
+    except BrokenPipeError:
+        pass  # the reader went away (`| head`)
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
         end_process(
@@ -60,36 +54,11 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("lmtrain: interrupted.", file=sys.stderr)
         raise SystemExit(130) from None
-    except BrokenPipeError:
-        pass  # the reader went away (`| head`)
     finally:
         try:
             print(end="", flush=True)
         except (OSError, UserError):  # what is still buffered has nowhere to go
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-class _Output(io.FileIO):
-    """Standard output. What it cannot take is an error of its own, told from those of other files."""
-
-    def write(self, data: ReadableBuffer, /) -> int:
-        try:
-            return super().write(data)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise ResourceError(
-                f"Standard output cannot be written: {error.strerror}.", "", "Free some space, or send the output elsewhere."
-            ) from error
-
-
-def _standard_output(stream: io.TextIOWrapper) -> io.TextIOWrapper:
-    """`stream` on an `_Output`, buffered as it was."""
-    raw = _Output(stream.fileno(), "w", closefd=False)
-    return io.TextIOWrapper(
-        raw if stream.write_through else io.BufferedWriter(raw),
-        encoding=stream.encoding, line_buffering=stream.line_buffering, write_through=stream.write_through,
-    )  # fmt: skip
 
 
 def _dispatch(arguments: list[str]) -> None:

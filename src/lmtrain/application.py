@@ -7,6 +7,7 @@ A job of a sweep that fails does not keep the others from running; the sweep the
 
 from __future__ import annotations
 
+import argparse
 import copy
 import functools
 import itertools
@@ -15,14 +16,21 @@ import os
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import hydra
-from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_automatic_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
@@ -31,7 +39,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import lmtrain.config as config
-from lmtrain.errors import CheckpointError, SettingsError, UserError, end_process
+from lmtrain.errors import CheckpointError, SettingsError, UserError, check_address_space, is_out_of_memory
+from lmtrain.shell import expanded, printable, quoted_for_shell
+from lmtrain.terminal import end_process, warn
 
 if TYPE_CHECKING:
     from lmtrain.commands.train import Reached
@@ -45,6 +55,18 @@ TAKES_NOTHING = ("--hydra-help", "--resolve", "--run", "-r", "--multirun", "-m",
 """The options of Hydra itself."""
 
 GROUPS = (*config.GROUPS, "experiment")
+
+PATHS = ("data.path", "data.cache_dir", "resume", "hydra.run.dir", "hydra.sweep.dir")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where Hydra looks for files of settings: `conf/`, and what its own options and `hydra.searchpath` say."""
+
+    config_name: str = "config"
+    config_path: str = str(config.conf_directory())
+    config_dir: str | None = None
+    searchpath: tuple[str, ...] = ()  # the overrides of it
 
 
 @functools.cache
@@ -71,8 +93,10 @@ def run(arguments: Sequence[str]) -> None:
     register_schemas()
     overrides = _overrides(arguments)
     options = [argument for argument in arguments if argument not in overrides]
+    _refuse_several_purposes(options)
     changes: dict[str, Any] = {}
     if not {"--hydra-help", "--shell-completion", "-sc"} & set(options):
+        overrides = [_with_path_as_meant(override) for override in overrides]
         resumed = _resumed_run(overrides)
         if resumed is None:
             _check_new_run(overrides, options)
@@ -93,17 +117,41 @@ def _resumed_run(overrides: Sequence[str]) -> str | None:
             "One run goes on at a time.",
             "Type resume=RUN for each of them; a path with commas is quoted twice: 'resume=\"a, b\"'.",
         )
-    named = [item.value() for item in items]
-    return named[-1] if named and isinstance(named[-1], str) and named[-1] else None
+    named = _resolved_value(items[-1]) if items else None
+    return named if isinstance(named, str) and named else None
+
+
+def _resolved_value(item: Override) -> Any:
+    """The value of an override that is none of a sweep, with every `${...}` in it replaced."""
+    problems: list[str] = []
+    return _resolve({"value": item.value()}, problems)["value"]
+
+
+def _with_path_as_meant(override: str) -> str:
+    """An override that sets a path: `resume=123` names a run and no number; `hydra.run.dir=~/runs` is in the home directory.
+
+    Behind `=` the shell leaves `~` to us. Where we open the file ourselves, it is replaced there.
+    """
+    (item,) = _parse([override])
+    if item.key_or_group not in PATHS or item.is_sweep_override() or item.is_delete():
+        return override
+    key, _, text = override.partition("=")
+    value = item.value()
+    if isinstance(value, int | float):
+        return f"{key}={config.quoted(text.strip())}"
+    if isinstance(value, str) and value.startswith("~") and item.is_hydra_override():
+        name, slash, rest = value.partition("/")
+        return f"{key}={config.in_quotation_marks(config.escaped(str(expanded(name))) + slash + rest)}"
+    return override
 
 
 def _check_new_run(overrides: Sequence[str], options: Sequence[str]) -> None:
     """All that is refused or remarked before anything is done."""
-    settings = config.read_config(check_overrides(overrides))
+    settings = config.read_config(check_overrides(overrides, _sources(overrides, options)))
     _refuse_sweep_unless_asked_for(overrides, options)
     _refuse_directory_of_a_run(overrides)
     for note in config.iter_idle(settings, [override.partition("=")[0].lstrip("+") for override in overrides]):
-        print(f"lmtrain: {note}", file=sys.stderr)
+        warn(note)
 
 
 def _refuse_several_processes() -> None:
@@ -130,6 +178,37 @@ def _refuse_other_options(arguments: Sequence[str]) -> None:
             )
 
 
+def _refuse_several_purposes(options: Sequence[str]) -> None:
+    """Hydra trains, sweeps, shows the settings or shows something else; and refuses two of these with a ValueError."""
+    given = {option.partition("=")[0] for option in options}
+    purposes = [next(name for name in names if name in given) for names in PURPOSES if given & set(names)]
+    if len(purposes) > 1:
+        raise SettingsError(
+            f"{' and '.join(purposes)} were given together.", "Each of them does something else.",
+            f"Leave {' or '.join(purposes)} out.",
+        )  # fmt: skip
+    if "--resolve" in given and not {"--cfg", "-c"} & given:
+        raise SettingsError("--resolve was given without --cfg.", "It says how settings are shown.", "Type --cfg job as well.")
+
+
+PURPOSES = (("--run", "-r"), ("--multirun", "-m"), ("--cfg", "-c"), ("--info", "-i"), ("--shell-completion", "-sc"))
+
+
+def _sources(overrides: Sequence[str], options: Sequence[str]) -> Sources:
+    """Where Hydra will look, by its options and overrides. Raises SettingsError for a directory that does not exist."""
+    parser = argparse.ArgumentParser(add_help=False)
+    for long, short in (("--config-name", "-cn"), ("--config-path", "-cp"), ("--config-dir", "-cd")):
+        parser.add_argument(long, short, default=argparse.SUPPRESS)
+    given = vars(parser.parse_known_args(list(options))[0])
+    directory = given.get("config_dir")
+    if directory is not None and not os.path.isdir(directory):
+        raise SettingsError(
+            f"--config-dir {directory} is not a directory.", "It holds groups of settings as conf/ does.", "Check the path."
+        )
+    searchpath = [override for override in overrides if override.partition("=")[0] == "hydra.searchpath"]
+    return Sources(**given, searchpath=tuple(searchpath))
+
+
 def _refuse_sweep_unless_asked_for(overrides: Sequence[str], options: Sequence[str]) -> None:
     if not {"-m", "--multirun"} & set(options) and not any("hydra.mode" in override for override in overrides):
         config.raise_problems(
@@ -152,7 +231,7 @@ def _in_its_own_directory(resumed: str, overrides: Sequence[str], options: Seque
             "A run goes on in its own directory, one run at a time.",
             f"Leave {' '.join(elsewhere)} out.",
         )
-    directory = Path(resumed).expanduser().resolve()
+    directory = expanded(resumed).resolve()
     if not (directory / "settings.json").is_file():  # before Hydra makes it
         raise CheckpointError(
             f"resume={resumed} is not a run directory: {directory} holds no settings.json.",
@@ -185,7 +264,7 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
     A sweep ends with a list of its jobs, their values of the `swept` settings and what they reached, then one of those that
     failed; and with the exit code of such a one.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions reach us as they are; Hydra would print them and exit with 1
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us as they are; Hydra would print them and exit with 1
     jobs: list[str] = []
     results: list[str] = []
     failures: list[str] = []
@@ -208,25 +287,26 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
 
     try:
         hydra.main(version_base="1.3", config_path=str(config.conf_directory()), config_name="config")(task)()
-    except BrokenPipeError:
+    except (BrokenPipeError, UserError):
         raise  # `--cfg job | head`
-    except (OSError, HydraException, OmegaConfBaseException) as error:
-        if jobs:
+    except Exception as error:  # before the first job nothing runs but Hydra
+        if jobs or is_out_of_memory(error):
             raise
-        if not isinstance(error, HydraException | OmegaConfBaseException):
+        if isinstance(error, OSError) and not isinstance(error, HydraException):
             raise SettingsError(
                 f"The run directory cannot be made: {error}.",
                 "It must be a new path, or a directory, that you may write in.",
                 "Choose another with hydra.run.dir=DIRECTORY (for a sweep hydra.sweep.dir=DIRECTORY).",
             ) from error
         raise SettingsError(
-            f"Hydra refuses the settings: {error}", "", "\nOptions of Hydra itself:  python -m lmtrain --hydra-help"
-        ) from error
+            f"Hydra refuses the settings: {str(error) or type(error).__name__}", "",
+            "\nOptions of Hydra itself:  python -m lmtrain --hydra-help",
+        ) from error  # fmt: skip
     finally:
         if len(results) > 1:
             print("\nBest validation of each job (compare other tokenizers in bits per character):\n" + "\n".join(results))
         if failures and len(jobs) > 1:
-            print(f"\n{len(failures)} of {len(jobs)} jobs failed:\n" + "\n".join(failures), file=sys.stderr)
+            print(printable(f"\n{len(failures)} of {len(jobs)} jobs failed:\n" + "\n".join(failures)), file=sys.stderr)
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
@@ -242,12 +322,14 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 
 
 def _train(composed: DictConfig, changes: Mapping[str, Any]) -> Reached | None:
+    check_address_space()
     from lmtrain.commands.train import resume, train  # here: it imports torch
 
     logging.raiseExceptions = False  # a line of the log that cannot be written (a full disk) is no reason for a traceback
     settings = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     settings = cast(dict[str, Any], settings)
     directory = Path(HydraConfig.get().runtime.output_dir)
+    os.chdir(HydraConfig.get().runtime.cwd)  # where the command was typed, whatever hydra.job.chdir says: paths start there
     try:
         if settings["resume"]:
             return resume(directory, changes)
@@ -270,7 +352,7 @@ def _remove_if_nothing_was_done(directory: Path) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def check_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+def check_overrides(overrides: Sequence[str], sources: Sources = Sources()) -> dict[str, Any]:
     """The settings that `overrides` compose; SettingsError with everything wrong in one message.
 
     Sweeps (`model=lstm,gru`) are checked value by value; the mapping returned is that of the first values.
@@ -281,15 +363,15 @@ def check_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         [
             f"{item.input_line} would remove a setting, or put a group elsewhere. Set it to another value, or to null."
             for item in parsed
-            if item.is_delete() or item.package is not None
+            if (item.is_delete() or item.package is not None) and not item.is_hydra_override()
         ]
     )
-    groups = [item for item in parsed if item.key_or_group in GROUPS]
-    for item in groups:
-        problems.extend(_check_choices(item))
+    for item in parsed:
+        if _is_group(item, sources):
+            problems.extend(_check_choices(item, sources))
     config.raise_problems(problems)
-    settings = _composed(parsed, {}, problems)
-    for variant in [settings, *([] if problems else _iter_variants(settings, parsed, problems))]:
+    settings = _composed(parsed, {}, problems, sources)
+    for variant in [settings, *([] if problems else _iter_variants(settings, parsed, problems, sources))]:
         try:
             config.read_config(variant)
         except config.SettingsProblemsError as error:
@@ -298,14 +380,15 @@ def check_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _composed(parsed: Sequence[Override], chosen: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+def _composed(parsed: Sequence[Override], chosen: Mapping[str, Any], problems: list[str], sources: Sources) -> dict[str, Any]:
     """The settings with the first value of every override, but for the groups `chosen`; appends to `problems`."""
-    first = {item.key_or_group: _first(item) for item in parsed if item.key_or_group in GROUPS}
-    groups = tuple(f"{group}={value}" for group, value in (first | dict(chosen)).items())
-    settings = copy.deepcopy(_compose(config.conf_directory(), groups))
+    groups = {item.key_or_group: item for item in parsed if _is_group(item, sources)}
+    first = {key: _values(item, sources)[0] for key, item in groups.items()}
+    overrides = [f"{'+' * groups[key].is_add()}{key}={_choice(value)}" for key, value in (first | dict(chosen)).items()]
+    settings = copy.deepcopy(_compose(sources, tuple(overrides)))
     for item in parsed:
-        if item.key_or_group not in GROUPS and not item.is_hydra_override():
-            problem = _apply(settings, item)
+        if item.key_or_group not in groups and not item.is_hydra_override():
+            problem = _apply(settings, item, sources)
             if problem and problem not in problems:
                 problems.append(problem)
     return _resolve(settings, problems)
@@ -321,17 +404,19 @@ def _resolve(settings: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     return cast(dict[str, Any], resolved)
 
 
-def _iter_variants(settings: dict[str, Any], parsed: Sequence[Override], problems: list[str]) -> Iterator[dict[str, Any]]:
+def _iter_variants(
+    settings: dict[str, Any], parsed: Sequence[Override], problems: list[str], sources: Sources
+) -> Iterator[dict[str, Any]]:
     """The settings with each further value of a sweep."""
     for item in parsed:
         if item.is_hydra_override() or not item.is_sweep_override():
             continue
-        if item.key_or_group in GROUPS:
-            for value in dict.fromkeys(_values(item)[1:]):
-                yield _composed(parsed, {item.key_or_group: value}, problems)
+        if _is_group(item, sources):
+            for value in dict.fromkeys(_values(item, sources)[1:]):
+                yield _composed(parsed, {item.key_or_group: value}, problems, sources)
         else:
             *parents, name = item.key_or_group.split(".")
-            for value in _values(item)[1:]:
+            for value in _values(item, sources)[1:]:
                 variant = node = copy.deepcopy(settings)
                 for parent in parents:
                     node = node[parent]
@@ -360,31 +445,58 @@ def _unreadable(override: str) -> str:
         )
     if not re.fullmatch(r"[+~]*[\w/@$-]+(\.[\w/@$-]+)*", key, re.ASCII):
         return f"{override!r} does not begin with the name of a setting. See  python -m lmtrain settings"
+    line = (
+        quoted_for_shell(f"{key}={config.in_quotation_marks(value)}") if key.startswith("hydra.") else config.typed(key, value)
+    )
     return (
         f"{override!r} cannot be read as key=value. Quote a value of other characters than letters from a to z, digits and "
-        f"_ - . / : twice, once for the shell and once for the settings: {config.typed(key, value)}"
+        f"_ - . / : twice, once for the shell and once for the settings: {line}"
     )
 
 
-def _check_choices(item: Override) -> list[str]:
+def _is_group(item: Override, sources: Sources) -> bool:
+    """Whether an override chooses a file of settings; Hydra asks in the same way."""
+    key = item.key_or_group
+    return not item.is_hydra_override() and (key in GROUPS or ("." not in key and bool(_choices(sources, key))))
+
+
+def _check_choices(item: Override, sources: Sources) -> list[str]:
     """Group choices that do not exist."""
-    allowed = _choices(item.key_or_group)
-    return [
-        f"{item.key_or_group}={value} does not exist; allowed are {', '.join(allowed)}" + config.nearest(str(value), allowed)
-        for value in _values(item)
-        if value not in allowed
-    ]
+    group, problems = item.key_or_group, []
+    for value in _values(item, sources):
+        for name in value if isinstance(value, list) else [value]:
+            text = "null" if name is None else str(name)
+            parent, _, last = f"{group}/{text}".removesuffix(".yaml").rpartition("/")
+            if last not in _choices(sources, parent):
+                allowed = list(_choices(sources, group))
+                problems.append(
+                    f"{group}={text} does not exist; allowed are {', '.join(allowed)}" + config.nearest(text, allowed)
+                )
+            elif not isinstance(name, str):
+                problems.append(f"{group}={text} is read as a number, not as a name. Quote it: {config.typed(group, text)}")
+    return problems
 
 
-def _choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (config.conf_directory() / group).glob("*.yaml"))
+@functools.cache
+def _choices(sources: Sources, group: str) -> tuple[str, ...]:
+    """The files of settings in a group, wherever Hydra looks."""
+    with _initialised(sources) as started:
+        options = started.config_loader.get_group_options(
+            group, ObjectType.CONFIG, config_name=sources.config_name, overrides=list(sources.searchpath)
+        )
+    return tuple(sorted(options))
 
 
-def _values(item: Override) -> list[Any]:
+def _choice(value: Any) -> str:
+    """A choice of a group, or a list of some, as Hydra reads it."""
+    return f"[{','.join(map(_choice, value))}]" if isinstance(value, list) else config.quoted(value)
+
+
+def _values(item: Override, sources: Sources) -> list[Any]:
     """All values of an override: several in a sweep. Raises SettingsError where there is none, or no end of them."""
     match item.value():
         case Glob() as pattern:
-            values: list[Any] = pattern.filter(_choices(item.key_or_group))
+            values: list[Any] = pattern.filter(list(_choices(sources, item.key_or_group)))
         case IntervalSweep(start=start, end=end):  # only for sweepers that search
             values = [int(bound) if bound.is_integer() else bound for bound in map(float, (start or 0, end or 0))]
         case RangeSweep() as steps:
@@ -398,19 +510,37 @@ def _values(item: Override) -> list[Any]:
     return values
 
 
-def _first(item: Override) -> str:
-    return str(_values(item)[0])
-
-
 @functools.cache  # a tenth of a second each; a sweep asks for the same choices many times
-def _compose(directory: Path, group_overrides: tuple[str, ...]) -> dict[str, Any]:
+def _compose(sources: Sources, group_overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The settings that Hydra composes, `${...}` as they are written."""
     try:
-        with initialize_config_dir(str(directory), version_base="1.3"):
-            composed = compose("config", overrides=list(group_overrides))
-        settings = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+        with _initialised(sources) as started:
+            composed = started.compose_config(
+                config_name=sources.config_name, overrides=[*sources.searchpath, *group_overrides], run_mode=RunMode.RUN,
+                from_shell=False, with_log_configuration=False,
+            )  # fmt: skip
+        HydraConfig.instance().set_config(composed)  # for ${hydra:runtime.cwd} in a value
+        settings = OmegaConf.to_container(composed, resolve=False, enum_to_str=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise _does_not_compose(str(error)) from None
+    assert isinstance(settings, dict)
+    del settings["hydra"]
     return cast(dict[str, Any], settings)
+
+
+@contextmanager
+def _initialised(sources: Sources) -> Iterator[Hydra]:
+    """Hydra as `hydra.main` starts it, without its words on directories that are missing: it says them itself later."""
+    path = create_automatic_config_search_path(__file__, None, sources.config_path)
+    if sources.config_dir is not None:
+        directory = f"file://{os.path.abspath(sources.config_dir)}"
+        path.prepend(provider="command-line", path=directory, anchor=SearchPathQuery(provider="schema"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield Hydra.create_main_hydra2(task_name="lmtrain", config_search_path=path)
+        finally:
+            GlobalHydra.instance().clear()
 
 
 def _does_not_compose(problem: str) -> SettingsError:
@@ -423,10 +553,10 @@ def _does_not_compose(problem: str) -> SettingsError:
             "",
             f"Leave out {group}=..., or write the experiment's other settings on the command line instead of experiment=.",
         )
-    return SettingsError(f"The settings do not compose: {problem}", "", "Check the files in conf/.")
+    return SettingsError(f"The settings do not compose: {problem}", "", "Check the files of settings that were chosen.")
 
 
-def _apply(settings: dict[str, Any], item: Override) -> str | None:
+def _apply(settings: dict[str, Any], item: Override, sources: Sources) -> str | None:
     """Sets one value in `settings`; what is wrong with it in words."""
     key = item.key_or_group
     *parents, name = key.split(".")
@@ -439,7 +569,7 @@ def _apply(settings: dict[str, Any], item: Override) -> str | None:
         return config.unknown_setting(key, list(_all_keys(settings)))
     if isinstance(node[name], dict):
         return f"{key} is a group of settings. Set one of them, for example {key}.{next(iter(node[name]))}=..."
-    node[name] = _values(item)[0]
+    node[name] = _values(item, sources)[0]
     return None
 
 
@@ -466,5 +596,5 @@ def _given_values(overrides: Sequence[str]) -> dict[str, Any]:
                 f"Type for example {item.key_or_group}.NAME=VALUE, or leave it out.",
             )
         if item.key_or_group != "resume" and not item.is_hydra_override():
-            values[item.key_or_group] = item.value()
+            values[item.key_or_group] = _resolved_value(item)
     return values

@@ -30,6 +30,7 @@ from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
 from lmtrain.models.recurrent import CELLS, RecurrentLanguageModel, RecurrentLayer
 from lmtrain.models.window import WindowLanguageModel
+from lmtrain.shell import expanded
 from lmtrain.training.averaging import Averaging, ExponentialAverage, LastWeights, NonMonotonicAverage
 from lmtrain.training.checkpoint import believing, find_checkpoint, load_checkpoint, save_checkpoint
 from lmtrain.training.graphed import graphed, why_no_graph
@@ -181,14 +182,14 @@ def build_corpus(data: config.DataConfig, tokenizer: config.TokenizerConfig) -> 
     """The corpus as token ids, from its cache where it is there."""
     match data:
         case config.PydocsConfig():
-            path = write_pydocs(data.cache_dir)
+            path = write_pydocs(expanded(data.cache_dir))
         case config.TextConfig():
             path = Path(data.path)
         case _:
             raise AssertionError(f"no corpus for {type(data).__name__}")
     return load_corpus(
         path, tokenizer=tokenizer.name.name, min_count=tokenizer.min_count, max_size=tokenizer.max_size,
-        valid_fraction=data.valid_fraction, test_fraction=data.test_fraction, cache_dir=data.cache_dir,
+        valid_fraction=data.valid_fraction, test_fraction=data.test_fraction, cache_dir=expanded(data.cache_dir),
     )  # fmt: skip
 
 

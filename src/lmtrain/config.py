@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import math
 import re
-import shlex
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lmtrain.errors import SettingsError
+from lmtrain.shell import expanded, quoted_for_shell
 
 MAX_LIST = 1000  # items of a setting that is a list, also in a checkpoint
 
@@ -671,7 +671,7 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
     has_beta1 = "beta1" in READ_BY[optimizer.name] or optimizer.momentum > 0
     drops = any(getattr(model, name, None) for name in ("dropout", "input_dropout", "hidden_dropout", "output_dropout"))
     num_layers = len(getattr(model, "hidden_sizes", [])) or getattr(model, "num_layers", 0)
-    is_cut = isinstance(data, TextConfig) and not Path(data.path).expanduser().is_dir()
+    is_cut = isinstance(data, TextConfig) and not expanded(data.path).is_dir()
     return {
         "model.nonlinearity": (getattr(model, "cell", None) is Cell.elman, "model=elman"),
         "model.forget_bias": (getattr(model, "cell", None) is Cell.lstm, "model=lstm"),
@@ -732,12 +732,31 @@ def model_name(model: ModelConfig) -> str:
 def typed(key: str, value: object) -> str:
     """`key=value` as one types it into a shell, quoted for the shell and for the settings where that is needed."""
     text = str(value)
-    is_plain = isinstance(value, int | float) or re.fullmatch(r"[a-z./][\w./:+-]*", text, re.ASCII | re.IGNORECASE)
-    return shlex.quote(f"{key}={text if is_plain else quoted(text)}")
+    is_plain = isinstance(value, int | float) or (
+        re.fullmatch(r"(\.{0,2}/)*[a-z_][\w./-]*", text, re.ASCII | re.IGNORECASE) and text.lower() not in NOT_TEXT
+    )
+    return quoted_for_shell(f"{key}={text if is_plain else quoted(text)}")
+
+
+NOT_TEXT = ("null", "true", "false", "inf", "nan")
+"""Words that are read as something else than text where they are not quoted."""
 
 
 def quoted(text: str) -> str:
-    """A value that is text as Hydra reads it: backslashes are doubled only before a quotation mark."""
+    """A value that is text as Hydra reads it, whatever the text holds.
+
+    Hydra halves backslashes before a quotation mark, and OmegaConf then those before `${`, which otherwise refers to a value.
+    """
+    return in_quotation_marks(escaped(text))
+
+
+def escaped(text: str) -> str:
+    """`text` in which OmegaConf finds nothing to replace."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+
+
+def in_quotation_marks(text: str) -> str:
+    """A value as Hydra reads it, in which `${...}` refers to a value."""
     return '"' + re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text) + '"'
 
 

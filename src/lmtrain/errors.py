@@ -1,16 +1,19 @@
 """What a person did that cannot work, said in one paragraph: what was given, what is allowed, what to type instead.
 
 A `UserError` reaches the terminal as its text alone, without a traceback (`LMTRAIN_DEBUG=1` shows one), and ends the
-process with its exit code:
+process with its exit code (`lmtrain.terminal`):
 
     0 fine    1 a bug of ours    2 settings    3 data    4 checkpoint    5 diverged    6 resources    130/143 signals
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from typing import NoReturn
+import copyreg
+import errno
+import mmap
+import resource
+from importlib.util import find_spec
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -21,6 +24,10 @@ class UserError(Exception):
     def __init__(self, given: str, allowed: str, remedy: str) -> None:
         super().__init__(" ".join(part for part in (given, allowed, remedy) if part).replace(" \n", "\n"))
         self.given, self.allowed, self.remedy = given, allowed, remedy
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Made again from its text and its attributes, whatever its constructor takes: jobs of a launcher pickle errors."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class SettingsError(UserError):
@@ -54,17 +61,46 @@ class ResourceError(UserError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was asked for that there is not: by Python, NumPy, PyTorch on CPU or GPU, or C++."""
+    """Whether memory was asked for that there is not: by Python, NumPy, PyTorch, C++, or to load a library."""
     words = str(error)
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and (type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in words or "std::bad_alloc" in words)
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, ImportError | OSError) and any(said in words for said in SAID_BY_THE_LOADER))
+        or (isinstance(error, SystemError) and _address_space_is_limited())  # Python's word where it lacks memory to say so
+        or (
+            isinstance(error, RuntimeError)
+            and (type(error).__name__ == "OutOfMemoryError" or any(said in words for said in SAID_BY_ALLOCATORS))
+        )
     )
 
 
-def end_process(error: UserError) -> NoReturn:
-    """Says what is wrong in one paragraph and ends with the error's exit code; `LMTRAIN_DEBUG=1` shows a traceback instead."""
-    if os.environ.get("LMTRAIN_DEBUG"):
-        raise error
-    print(f"lmtrain: {error}", file=sys.stderr)
-    raise SystemExit(error.exit_code)
+SAID_BY_THE_LOADER = ("failed to map segment from shared object", "cannot allocate memory", "Cannot allocate memory")
+SAID_BY_ALLOCATORS = ("DefaultCPUAllocator", "std::bad_alloc", "can't start new thread")
+LOADING_BYTES = 150 << 20
+"""What loading PyTorch and NumPy takes besides PyTorch's own libraries, at the least."""
+
+
+def check_address_space() -> None:
+    """Raises ResourceError where `ulimit -v` leaves too little to load PyTorch: its libraries then end the process."""
+    torch = find_spec("torch")
+    if torch is None or torch.origin is None or not _address_space_is_limited():
+        return
+    libraries = [Path(torch.origin).parent / "lib" / name for name in ("libtorch_cpu.so", "libtorch_python.so")]
+    num_bytes = LOADING_BYTES + sum(library.stat().st_size for library in libraries if library.exists())
+    try:
+        mmap.mmap(-1, num_bytes).close()
+    except OSError as error:
+        raise ResourceError(
+            f"PyTorch cannot be loaded: the address space of this process is limited (ulimit -v {_address_space() >> 10}).",
+            f"Loading it alone takes {num_bytes >> 20} MB.",
+            "Raise the limit, for example with  ulimit -v unlimited  , and type the command again.",
+        ) from error
+
+
+def _address_space() -> int:
+    return resource.getrlimit(resource.RLIMIT_AS)[0]
+
+
+def _address_space_is_limited() -> bool:
+    return _address_space() != resource.RLIM_INFINITY

@@ -6,11 +6,11 @@ From a run directory to a file, from a file (also one packed by gzip, bzip2 or x
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from lmtrain.commands.options import Parser, new_directory, new_path, parse
 from lmtrain.errors import SettingsError
+from lmtrain.shell import printable, quoted_for_shell, shown
 
 
 def main(arguments: list[str]) -> None:
@@ -37,8 +37,8 @@ def main(arguments: list[str]) -> None:
         with new_directory(options.output):
             model = import_arpa(Path(options.source), output, load_trained(options.like) if options.like else None)
         text = "" if options.like else " --text FILE"
-        next_step = f" Next:\n  python -m lmtrain evaluate {shlex.quote(str(output))}{text}"
+        next_step = f" Next:\n  python -m lmtrain evaluate {quoted_for_shell(shown(output))}{text}"
     else:
         model, next_step = export_arpa(load_trained(options.source), output), ""
     numbers = ", ".join(f"{len(keys):,}" for keys in model.table.keys)
-    print(f"Saved in {output}: order {model.order}, n-grams of each order: {numbers}.{next_step}")
+    print(f"Saved in {printable(str(output))}: order {model.order}, n-grams of each order: {numbers}.{next_step}")

@@ -19,6 +19,7 @@ from lmtrain.commands.options import (
     whole,
 )
 from lmtrain.errors import DataError
+from lmtrain.shell import printable
 
 
 def main(arguments: list[str]) -> None:
@@ -63,4 +64,4 @@ def main(arguments: list[str]) -> None:
     if options.json:
         print(json.dumps({"checkpoint": str(trained.path), "text": options.text or options.split} | bill.to_json()))
     else:
-        print(f"{options.text or options.split} of {trained.path}:\n{bill.format()}")
+        print(f"{printable(f'{options.text or options.split} of {trained.path}')}:\n{bill.format()}")

@@ -6,12 +6,12 @@ The mixture is a directory like any other model's: `evaluate`, `score` and `samp
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
 from lmtrain.commands.options import Parser, new_directory, parse, whole
 from lmtrain.errors import DataError, SettingsError
+from lmtrain.shell import printable, quoted_for_shell, shown
 
 
 def main(arguments: list[str]) -> None:
@@ -55,7 +55,7 @@ def _mix(options: argparse.Namespace, output: Path) -> None:
     num_streams = usable_streams(len(text.ids), options.streams)
     log_probs_MN = np.empty((len(parts), len(text.ids)))
     for number, (run, part, log_probs_N) in enumerate(zip(options.runs, parts, log_probs_MN, strict=True), 1):
-        print(f"{number} of {len(parts)}: {run} scores {len(text.ids):,} tokens of validation", file=sys.stderr)
+        print(printable(f"{number} of {len(parts)}: {run} scores {len(text.ids):,} tokens of validation"), file=sys.stderr)
         scores = iter_target_log_probs(part.model, text.ids, eos_id=first.tokenizer.eos_id, num_streams=num_streams)
         for scored in scores:
             check_numbers(scored.log_probs, STATIC)
@@ -69,10 +69,10 @@ def _mix(options: argparse.Namespace, output: Path) -> None:
         alone = perplexity_text(-log_probs_N.mean())
         impossible_N = np.flatnonzero(log_probs_N == -np.inf)
         which = f" ({name_token(impossible_N[0])} has probability zero)" if len(impossible_N) else ""
-        print(f"{weight:.4f}  {run}   validation perplexity alone {alone}{which}")
+        print(printable(f"{weight:.4f}  {run}   validation perplexity alone {alone}{which}"))
     with np.errstate(divide="ignore"):
         mixed_N = np.logaddexp.reduce(log_probs_MN + np.log(weights)[:, None])
     together = perplexity_text(-mixed_N.mean())
     print(f"        mixture: validation perplexity {together} ({num_streams} stream{'s' * (num_streams != 1)})")
     path = save_mixture(parts, weights, output)
-    print(f"\nSaved in {path}. Next:\n  python -m lmtrain evaluate {shlex.quote(options.output)}")
+    print(f"\nSaved in {printable(str(path))}. Next:\n  python -m lmtrain evaluate {quoted_for_shell(shown(output))}")

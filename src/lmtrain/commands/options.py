@@ -80,9 +80,10 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
 
     From here on warnings go to standard error, each beginning as errors do.
     """
-    from lmtrain.errors import SettingsError
+    from lmtrain.errors import SettingsError, check_address_space
 
     options = parser.parse_args(arguments)
+    check_address_space()  # before torch is imported
     logging.basicConfig(level=logging.WARNING, format="lmtrain: %(message)s", stream=sys.stderr)
     for owner, example in OWNERS.items():
         given = [name for name, value in vars(options).items() if name.startswith(f"{owner}_") and value is not None]
@@ -171,10 +172,16 @@ def read_text(path: str) -> Iterator[str]:
     A file is read to its end first, so that it is refused before anything is done with it.
     """
     from lmtrain.data.text import STANDARD_INPUT, iter_decoded, iter_text, scan
+    from lmtrain.errors import DataError
+    from lmtrain.shell import expanded
 
     if path == "-":
+        if sys.stdin is None:
+            raise DataError(
+                "Standard input is closed.", '"-" means the text that is piped into this command.', "Pipe one, or give a file."
+            )
         return iter_decoded(sys.stdin.buffer, STANDARD_INPUT)
-    return iter_text(scan(Path(path).expanduser()).path)
+    return iter_text(scan(expanded(path)).path)
 
 
 def add_method_options(parser: argparse.ArgumentParser) -> None:

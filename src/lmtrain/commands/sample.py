@@ -7,6 +7,7 @@ import sys
 
 from lmtrain.commands.options import Parser, add_model_options, open_model, parse, read_text, unescaped, whole
 from lmtrain.errors import DataError
+from lmtrain.terminal import for_terminal
 
 
 def main(arguments: list[str]) -> None:
@@ -63,12 +64,12 @@ def main(arguments: list[str]) -> None:
         )  # fmt: skip
         for number, draws in enumerate(texts):
             if not options.json:
-                sys.stdout.write(("\n---\n" if number else "") + prompt)
+                sys.stdout.write(("\n---\n" if number else "") + for_terminal(prompt))
             for draw in draws:
                 if options.json:
                     print(json.dumps({"sample": number} | draw._asdict()))
                 else:
-                    sys.stdout.write(draw.text)
+                    sys.stdout.write(for_terminal(draw.text))
                     sys.stdout.flush()
         if not options.json:
             sys.stdout.write("\n")

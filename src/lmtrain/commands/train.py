@@ -6,9 +6,7 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import re
-import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,6 +40,7 @@ from lmtrain.inference.evaluate import Bill, evaluate, usable_streams
 from lmtrain.inference.sample import OnlyUnknownError, SampleSettings, sample_text
 from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
 from lmtrain.models.base import LanguageModel
+from lmtrain.shell import printable, quoted_for_shell, shown
 from lmtrain.training.checkpoint import (
     believing,
     find_checkpoint,
@@ -94,7 +93,7 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Reached | None:
             checkpoint = newest_valid_checkpoint(directory)
         else:
             checkpoint = None
-            log.warning("%s was stopped before its first checkpoint: it begins again.", _shown(directory))
+            log.warning("%s was stopped before its first checkpoint: it begins again.", shown(directory))
         if changes:
             write_atomically(run.settings, json.dumps(config.config_to_json(settings), indent=2) + "\n")
         return _run(settings, run, resumed_from=checkpoint)
@@ -158,7 +157,7 @@ def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) 
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise out_of_memory(settings, tokenizer.vocab_size, error, _shown(run.path)) from error
+        raise out_of_memory(settings, tokenizer.vocab_size, error, shown(run.path)) from error
 
 
 def _train(
@@ -390,11 +389,11 @@ def _conclude(run: RunDirectory, corpus: Corpus, trainer: config.TrainerConfig, 
 
 def _next_steps(path: Path, text: str) -> str:
     """What one can do with the run, as it can be typed here; the prompt are up to three words of `text`."""
-    directory = shlex.quote(_shown(path))
+    directory = quoted_for_shell(shown(path))
     words = re.search(r"(?<!\S)\w+(?: \w+){0,2}(?!\S)", text)  # whole ones, so that a word model knows them
     prompt = f' --prompt "{words[0]}"' if words else ""
     return (
-        f"\nEverything lies in {_shown(path)}. Next:\n"
+        f"\nEverything lies in {printable(shown(path))}. Next:\n"
         f"  tensorboard --logdir {directory}\n"
         f"  python -m lmtrain sample {directory}{prompt}\n"
         f"  python -m lmtrain score {directory} FILE\n"
@@ -409,7 +408,7 @@ def _ended(settings: config.Config, reached: Mapping[str, float], path: Path) ->
     ended = ", ".join(_limit(name, limit) for name, limit in limits.items())
     further = " ".join(_limit(name, max(2 * limit, 1)) for name, limit in limits.items())
     return (
-        f"Training ended at {ended}. To go on from there:\n  python -m lmtrain {config.typed('resume', _shown(path))} {further}"
+        f"Training ended at {ended}. To go on from there:\n  python -m lmtrain {config.typed('resume', shown(path))} {further}"
     )
 
 
@@ -426,12 +425,12 @@ def _show_range_test(run: RunDirectory) -> None:
     write_atomically(run.path / "range_test.svg", draw_svg(curve))
     steepest, lowest = suggest(curve)
     print(f"\nRange test: the loss falls fastest at a learning rate of {steepest:.2g} and is lowest at {lowest:.2g} "
-          f"({_shown(run.path / 'range_test.svg')}).")  # fmt: skip
+          f"({printable(shown(run.path / 'range_test.svg'))}).")  # fmt: skip
 
 
 def _say_resume(run: RunDirectory, stop: Stop, state: TrainState) -> None:
     print(f"\nStopped by {stop.reason} at step {state.step}; everything is saved. Go on exactly here with\n"
-          f"  python -m lmtrain {config.typed('resume', _shown(run.path))}", file=sys.stderr)  # fmt: skip
+          f"  python -m lmtrain {config.typed('resume', shown(run.path))}", file=sys.stderr)  # fmt: skip
     raise SystemExit(stop.exit_code)
 
 
@@ -442,7 +441,7 @@ def _describe_model(settings: config.Config, model: LanguageModel, device: torch
         chosen = " (chosen for this device)" if settings.trainer.precision is config.Precision.auto else ""
         facts += [f"{_num_parameters(model):,} parameters", f"on {device} with {num_threads} thread{'s' * (num_threads != 1)}",
                   f"products in {precision}{chosen}"]  # fmt: skip
-    return f"Model: {', '.join(facts)}. Run: {_shown(path)}"
+    return f"Model: {', '.join(facts)}. Run: {shown(path)}"
 
 
 def _num_parameters(model: LanguageModel) -> int:
@@ -459,11 +458,5 @@ def _set_threads(num_threads: int) -> None:
     torch.set_flush_denormal(True)
 
 
-def _shown(path: Path) -> str:
-    """As short as it can be typed from here."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
-
-
 def _indented(text: str) -> str:
-    return "\n".join("    " + line for line in text.splitlines())
+    return "\n".join("    " + line for line in printable(text).splitlines())

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import sys
 
-from lmtrain.commands.options import Parser
+from lmtrain.commands.options import Parser, parse
 
 
 def main(arguments: list[str]) -> None:
     """Prints a table of tensors and errors; exit code 1 where one fails."""
-    Parser("verify", __doc__).parse_args(arguments)
+    parse(Parser("verify", __doc__), arguments)
 
     from lmtrain.verify import format_table, iter_checks
 

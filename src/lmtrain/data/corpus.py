@@ -33,6 +33,7 @@ from lmtrain.data.tokenizer import FORMAT as TOKENIZER_FORMAT
 from lmtrain.data.tokenizer import Ids, Tokenizer, learn_tokenizer, load_tokenizer
 from lmtrain.data.vocabulary import WHITESPACE
 from lmtrain.errors import CheckpointError, DataError
+from lmtrain.shell import expanded
 
 log = logging.getLogger("lmtrain")
 
@@ -114,7 +115,7 @@ def encode_file(path: str | Path, tokenizer: Tokenizer) -> Split:
 
     Any text will do that has a token, blank lines too. Raises DataError for an empty one.
     """
-    facts = scan(Path(path).expanduser())
+    facts = scan(expanded(path))
     if not facts.num_chars:
         raise DataError(f"{facts.path} is empty.", "At least one token is needed.", "Give a file with some text.")
     _warn_of_eos(facts, tokenizer.name)
@@ -163,7 +164,7 @@ def find_files(path: str | Path) -> list[Path]:
     """[the file] or [train, valid, test] of a directory; DataError where neither is there."""
     if not str(path):
         raise DataError("No text was given.", "data=text needs a file or a directory.", "Type data.path=PATH.")
-    path = Path(path).expanduser()
+    path = expanded(path)
     try:
         names = sorted(entry.name for entry in path.iterdir())
     except (NotADirectoryError, FileNotFoundError):

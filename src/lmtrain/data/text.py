@@ -11,7 +11,6 @@ import difflib
 import hashlib
 import logging
 import re
-import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lmtrain.errors import DataError
+from lmtrain.shell import quoted_for_shell
 
 log = logging.getLogger("lmtrain")
 
@@ -69,7 +69,10 @@ def iter_decoded(file: BinaryIO, path: Path) -> Iterator[str]:
     position = line = 0
     held = b""  # the beginning of a character, or a "\r" whose "\n" may follow
     while True:
-        block = file.read(BLOCK_BYTES)
+        try:
+            block = file.read(BLOCK_BYTES)
+        except OSError as error:
+            raise unreadable(path, error) from error
         data = held + block
         if position == 0:
             check_beginning(path, data[:8])
@@ -206,7 +209,8 @@ def _invalid(path: Path, byte: int, offset: int, line: int) -> DataError:
 
 def _typed(path: Path) -> str:
     """A path as one types it behind a command."""
-    return "-" if path == STANDARD_INPUT else shlex.quote(str(path))
+    name = str(path)
+    return "-" if path == STANDARD_INPUT else quoted_for_shell(f"./{name}" if name.startswith("-") else name)
 
 
 def listing(names: list[str], most: int = 8) -> str:

@@ -51,6 +51,7 @@ logger = logging.getLogger("lmtrain")
 
 SCHEMA = 1
 DIRECTORY = re.compile(r"step-(\d{8,18})(-\d{1,9})?")
+VERSION = re.compile(r"[0-9][0-9a-z.+]{0,19}")  # as it may be typed into a shell
 FILE = re.compile(r"([a-z][a-z0-9_]{0,63})\.(safetensors|json)")
 Pointer = Literal["last", "best"]
 
@@ -345,7 +346,7 @@ def _read_manifest(path: Path) -> tuple[Manifest, int]:
             raise NewerSchemaError(
                 f"{path} was written by lmtrain {version[:40]}, in schema {schema}.",
                 f"This lmtrain ({__version__}) reads schemas up to {SCHEMA}.",
-                f'Type: pip install "lmtrain>={version[:40]}"',
+                f'Type: pip install "lmtrain>={version}"' if VERSION.fullmatch(version) else "Install a newer lmtrain.",
             )
         case {"schema": int(schema), "step": int(step), "ordinal": int(ordinal), "files": dict(entries)} if schema >= 1:
             return Manifest(step, ordinal, dict(_iter_records(file, entries))), schema

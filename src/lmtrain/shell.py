@@ -1,0 +1,72 @@
+"""Text that is not ours, on its way to a terminal or into a command: what is shown, what is typed, and what `~` means.
+
+File names, vocabularies, ARPA files and checkpoints hold text that somebody else chose. A terminal obeys some characters of
+it, and a shell obeys others. So a message shows it as `printable` gives it, and a command to type holds it as
+`quoted_for_shell` gives it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import unicodedata
+from pathlib import Path
+
+MAX_MESSAGE = 20_000  # characters; the longest list of settings that are wrong is shorter
+JOINERS = "\u200c\u200d"  # format characters that Persian, Hindi and many emoji cannot be written without
+OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode categories of what is not seen but obeyed: control and format characters (such as those that turn the direction of
+text around), halves of characters (bytes of a name that is not UTF-8), separators of lines and paragraphs."""
+
+
+def printable(text: str, most: int | None = None) -> str:
+    r"""`text` with every character that a terminal obeys as an escape sequence such as \x1b; line ends and tabs stay.
+
+    What is longer than `most` characters is cut.
+    """
+    if most is not None and len(text) > most:
+        text = f"{text[:most]}... ({len(text) - most:,} more characters)"
+    return text if text.isascii() and text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    if character in "\n\t" or not _is_obeyed(character):
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _is_obeyed(character: str) -> bool:
+    return unicodedata.category(character) in OBEYED and character not in JOINERS
+
+
+def quoted_for_shell(text: str) -> str:
+    r"""One word of a command that any POSIX shell reads as `text`, in characters that a terminal shows as they are.
+
+    Where `text` has others, the word lets `printf` make them from their bytes: "$(printf 'B\344r')".
+    """
+    if not any(map(_is_obeyed, text)):
+        return shlex.quote(text)
+    line_ends = text[len(text.rstrip("\n")) :]  # which $(...) takes away
+    written = "".join(map(_for_printf, text[: len(text) - len(line_ends)]))
+    return f"\"$(printf '{written}')\"" + (shlex.quote(line_ends) if line_ends else "")
+
+
+def _for_printf(character: str) -> str:
+    if _is_obeyed(character) or character in "-'\\%":
+        return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
+    return character
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with a leading `~` or `~user` replaced by that home, as a shell does it: where there is none, it is a name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def shown(path: str | Path) -> str:
+    """`path` as short as it can be typed from here; neither `~` nor an option for whoever reads it."""
+    relative = os.path.relpath(path)
+    text = str(path) if relative.startswith("..") else relative
+    return f"./{text}" if text.startswith(("~", "-")) else text

@@ -1,0 +1,91 @@
+"""The standard streams and what goes into them: streams that are closed, output that cannot be written, text that is not ours.
+
+A message shows every character that a terminal would obey as an escape sequence; it may hold names and texts of others.
+What a command produces (samples, scores) goes to a file or a pipe as it is, and to a terminal as a message does.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+from lmtrain.errors import ResourceError, UserError
+from lmtrain.shell import MAX_MESSAGE, printable
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+
+def end_process(error: UserError) -> NoReturn:
+    """Says what is wrong in one paragraph and ends with the error's exit code; `LMTRAIN_DEBUG=1` shows a traceback instead."""
+    if os.environ.get("LMTRAIN_DEBUG"):
+        raise error
+    warn(str(error))
+    raise SystemExit(error.exit_code)
+
+
+def warn(message: str) -> None:
+    """One message on standard error, begun as all of ours are."""
+    print(f"lmtrain: {printable(message, MAX_MESSAGE)}", file=sys.stderr)
+
+
+def for_terminal(text: str, stream: TextIO | None = None) -> str:
+    """`text` as `stream` (standard output) gets it: a terminal gets nothing that it would obey, a file or a pipe all of it."""
+    return printable(text) if (stream or sys.stdout).isatty() else text
+
+
+def prepare_streams() -> None:
+    """Makes the standard streams ones that can be written, and the lines of the log ones that can be shown."""
+    _open_closed_streams()
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _standard_output(sys.stdout)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # where the terminal's encoding lacks a character
+    logging.getLogger("lmtrain").addFilter(_show_safely)  # a second time it is not added again
+
+
+def _open_closed_streams() -> None:
+    """Puts /dev/null in the place of standard streams that are closed, as daemons and cron wrappers leave them.
+
+    Otherwise the next file that is opened gets their descriptors, and with them what was meant for the terminal. Standard
+    input stays None for Python: who reads it is told that it is closed.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def _show_safely(record: logging.LogRecord) -> bool:
+    record.msg, record.args = printable(record.getMessage(), MAX_MESSAGE), None
+    return True
+
+
+class _Output(io.FileIO):
+    """Standard output. What it cannot take is an error of its own, told from those of other files."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise ResourceError(
+                f"Standard output cannot be written: {error.strerror}.", "", "Free some space, or send the output elsewhere."
+            ) from error
+
+
+def _standard_output(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """`stream` on an `_Output`, buffered as it was."""
+    raw = _Output(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        raw if stream.write_through else io.BufferedWriter(raw),
+        encoding=stream.encoding, line_buffering=stream.line_buffering, write_through=stream.write_through,
+    )  # fmt: skip
