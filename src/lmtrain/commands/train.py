@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import logging
@@ -41,6 +42,7 @@ from lmtrain.inference.sample import OnlyUnknownError, SampleSettings, sample_te
 from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
 from lmtrain.models.base import LanguageModel
 from lmtrain.shell import printable, quoted_for_shell, shown
+from lmtrain.training.arithmetic import begin_arithmetic, iter_changes
 from lmtrain.training.checkpoint import (
     believing,
     find_checkpoint,
@@ -178,6 +180,7 @@ def _train(
         if state.step == (state.best_step or 0):  # a kill may have come before it was marked
             mark(run.path, "best", resumed_from)
         _say_stretched(before, settings, state, epoch)
+    arithmetic = _begin_arithmetic(run, model, trainer, device, is_resumed=resumed_from is not None)
     run.note(**device_facts(device), num_parameters=_num_parameters(model), num_threads=torch.get_num_threads(),
              corpus=corpus.fingerprint)  # fmt: skip
     check_free_space(run.path, 3 * _num_bytes(model) * (trainer.keep + 2))
@@ -191,7 +194,7 @@ def _train(
     def show_sample(evaluated: LanguageModel) -> str:
         return _sample(evaluated, corpus, trainer, device)
 
-    save = _Saver(settings, corpus, run)
+    save = _Saver(settings, corpus, run, arithmetic)
     on_nonfinite = Nonfinite(
         trainer.on_nonfinite.name,
         save_crash=save.crash,
@@ -265,6 +268,19 @@ def _earlier(run: Path, state: TrainState, which: Literal["last", "best"]) -> Pa
     return find_checkpoint(run, "best") if which == "best" else scheduled_checkpoint(run, state.saved_step)
 
 
+def _begin_arithmetic(
+    run: RunDirectory, model: LanguageModel, trainer: config.TrainerConfig, device: torch.device, *, is_resumed: bool
+) -> dict[str, Any]:
+    """What this process computes with; warns where a resumed run was computed otherwise. Counts depend on none of it."""
+    if not isinstance(model, torch.nn.Module):
+        return {}
+    earlier = run.earlier("arithmetic") if is_resumed else None
+    arithmetic = begin_arithmetic(device, choose_precision(trainer, device), earlier)
+    if changes := list(iter_changes(earlier, arithmetic)):
+        log.warning("Resuming with %s: the run is no longer the one it was.", ", ".join(changes))
+    return arithmetic
+
+
 def _say_stretched(before: config.Config, now: config.Config, state: TrainState, epoch: float) -> None:
     """Says where another limit moves a schedule that goes by the share of the run: the rate may jump up again."""
     base = now.optimizer.learning_rate
@@ -284,6 +300,7 @@ class _Saver:
     settings: config.Config
     corpus: Corpus
     run: RunDirectory
+    arithmetic: Mapping[str, Any]
     unsaved_best: tuple[int, Tensors, dict[str, Any]] | None = None
 
     def __call__(self, state: TrainState, is_best: bool) -> str:
@@ -304,6 +321,7 @@ class _Saver:
                 self.unsaved_best = state.step, copies, documents
             raise
         prune(self.run.path, self.settings.trainer.keep, state.saved_step)
+        self._note_arithmetic()
         return ""
 
     def crash(self, state: TrainState, chunk: Chunk | None) -> Path:
@@ -313,6 +331,14 @@ class _Saver:
             tensors |= {"chunk": {"inputs_TB": chunk.inputs_TB.clone(), "targets_TB": chunk.targets_TB.clone()}}
             documents |= {"chunk": {"epoch": chunk.epoch, "index": chunk.index}}
         return save_checkpoint(self.run.path / "crash", state.step, tensors, documents)
+
+    def _note_arithmetic(self) -> None:
+        """In `run.json`, with which nothing ends training; from the first checkpoint on, because a run goes on from there."""
+        if self.run.session.get("arithmetic") != self.arithmetic:
+            try:
+                self.run.note(arithmetic=copy.deepcopy(self.arithmetic))
+            except (OSError, ResourceError) as error:
+                log.warning("%s cannot be written (%s); training goes on.", self.run.record, error)
 
     def _save_best(self) -> None:
         if self.unsaved_best is not None:

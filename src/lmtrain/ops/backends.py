@@ -84,6 +84,8 @@ AUTO = {
 }
 
 _told: set[str] = set()
+_record: dict[str, str] = {}  # what was to be computed -> who computed it, since `record_choices`
+_earlier: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,32 @@ def choose(backend: str, call: Call) -> str:
     Raises SettingsError for a name that does not exist, ResourceError for a backend that cannot serve the call.
     """
     if backend == "auto":
-        return _first_that_serves(call)
-    if backend not in NAMES:
+        backend = _first_that_serves(call)
+    elif backend not in NAMES:
         raise SettingsError(f'backend="{backend}" does not exist.', f"There are {', '.join(NAMES)}.", 'Use backend="auto".')
-    if reason := why_not(backend, call):
+    elif reason := why_not(backend, call):
         raise ResourceError(f'backend="{backend}" cannot compute {call}: {reason}.', "", 'Use backend="auto".')
+    _note(call, backend)
     return backend
+
+
+def record_choices(earlier: Mapping[str, str]) -> dict[str, str]:
+    """A record of who computes what from now on, which grows with each choice: "lstm in bfloat16 on cpu" -> "native".
+
+    A choice that differs from the one in `earlier`, a record of another process, is warned of.
+    """
+    global _record, _earlier
+    _record, _earlier = {}, dict(earlier)
+    return _record
+
+
+def _note(call: Call, backend: str) -> None:
+    key = str(call)
+    if _record.get(key) == backend:
+        return
+    _record[key] = backend
+    if (before := _earlier.get(key, backend)) != backend:
+        log.warning("%s is computed by %s instead of %s: the run is no longer the one it was.", key, backend, before)
 
 
 def why_not(backend: str, call: Call) -> str | None:

@@ -45,7 +45,7 @@ def session_facts(command_line: Sequence[str]) -> dict[str, Any]:
         "system": platform.platform(),
         "host": socket.gethostname(),
         "process": os.getpid(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "num_processors": os.cpu_count(),
         "memory_bytes": memory_bytes(),
         "num_threads": torch.get_num_threads(),
@@ -105,7 +105,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """What the processor calls itself."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -78,6 +78,11 @@ class RunDirectory:
             sessions.pop()
         write_atomically(self.record, to_json({"sessions": [*sessions, self.session]}).decode())
 
+    def earlier(self, fact: str) -> Any:
+        """What the newest of the processes before this one noted as `fact`; None where none did."""
+        others = [session for session in _sessions(self.record) if session.get("id") != self.session.get("id")]
+        return next((session[fact] for session in reversed(others) if fact in session), None)
+
 
 @contextmanager
 def open_run_directory(path: Path, command_line: Sequence[str] | None = None, *, new: bool = False) -> Iterator[RunDirectory]:

@@ -1,0 +1,63 @@
+"""In which arithmetic a run computes: what `auto` became, who computes, and what else moves the last digits of a sum.
+
+A resumed run is the uninterrupted one bit for bit only where all of that is as it was. Where it is not, the run goes on and
+says so. `run.json` keeps what each process computed with, from its first checkpoint on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from lmtrain.ops.backends import record_choices
+from lmtrain.shell import printable
+from lmtrain.training.provenance import processor_name
+
+WORDS = {
+    "device": "device", "processor": "processor", "instructions": "instructions", "limits": "limits on instructions",
+    "precision": "products in", "num_threads": "number of threads", "torch": "PyTorch",
+}  # fmt: skip
+LIMITS = (
+    "LMTRAIN_NATIVE_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+)  # fmt: skip
+"""Environment variables that choose among the instructions which the processor has."""
+
+
+def begin_arithmetic(device: torch.device, precision: torch.dtype, earlier: object) -> dict[str, Any]:
+    """What this process computes with, JSON-able; its "backends" grow while they are chosen. See `iter_changes`.
+
+    A backend that is chosen for what another one computed in the process that wrote `earlier` is warned of at that moment.
+    """
+    is_cuda = device.type == "cuda"
+    return {
+        "device": device.type,
+        "processor": torch.cuda.get_device_properties(device).name if is_cuda else processor_name(),
+        "instructions": f"CUDA {torch.version.cuda}" if is_cuda else _instructions(),
+        "limits": " ".join(f"{name}={os.environ[name]}" for name in LIMITS if os.environ.get(name)) or "none",
+        "precision": str(precision).removeprefix("torch."),
+        "num_threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "backends": record_choices(_strings(earlier.get("backends")) if isinstance(earlier, Mapping) else {}),
+    }
+
+
+def iter_changes(earlier: object, now: Mapping[str, Any]) -> Iterator[str]:
+    """A phrase for each thing but the backends that is another one now. What `earlier` does not tell is not compared."""
+    for name, words in WORDS.items():
+        before = earlier.get(name) if isinstance(earlier, Mapping) else None
+        if isinstance(before, str | int) and before != now[name]:
+            yield f"{words} {now[name]} instead of {printable(str(before), 100)}"
+
+
+def _instructions() -> str:
+    return torch.backends.cpu.get_cpu_capability() + " AMX" * torch.cpu._is_amx_tile_supported()
+
+
+def _strings(values: object) -> dict[str, str]:
+    """What `run.json` says of backends, as far as it has the form: anybody may have written there."""
+    items = values.items() if isinstance(values, Mapping) else ()
+    return {key: value for key, value in items if isinstance(key, str) and isinstance(value, str)}
