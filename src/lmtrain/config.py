@@ -703,6 +703,22 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
     }
 
 
+SMALLEST_FLOAT = 2.0**-126  # in float32; training rounds what is smaller to 0
+
+
+def remedy_for_divergence(config: Config, resume: str) -> str:
+    """What to type after training diverged; `resume` is the argument that names the run."""
+    optimizer, trainer = config.optimizer, config.trainer
+    if "epsilon" in READ_BY[optimizer.name] and optimizer.epsilon < SMALLEST_FLOAT:
+        return (
+            f"optimizer.epsilon={optimizer.epsilon:g} makes {optimizer.name.name} divide 0 by 0 where a weight has had no "
+            f"gradient yet: that is the likely cause. Type  python -m lmtrain {resume} optimizer.epsilon=1e-08"
+        )
+    clip = "a smaller trainer.clip_norm" if trainer.clip_norm else "trainer.clip_norm=0.25 (0 does not clip)"
+    rollback = ", or trainer.on_nonfinite=rollback" if trainer.on_nonfinite is not OnNonfinite.rollback else ""
+    return f"Type  python -m lmtrain {resume}  with a smaller optimizer.learning_rate, {clip}{rollback}."
+
+
 COUNTING_IGNORES = [
     f"trainer.{name}"
     for name in (

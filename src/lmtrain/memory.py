@@ -56,8 +56,7 @@ def estimate(settings: config.Config, vocab_size: int) -> Need | None:
     copies = 2 + MOMENTS[optimizer.name] + (optimizer.momentum > 0) + (optimizer.averaging is not config.Averaging.none)
     if optimizer.name is config.OptimizerName.sparse_adam:
         copies -= 1  # its gradients have only the rows of the chunk
-    tokens = settings.trainer.batch_size * settings.trainer.chunk_length
-    return Need(num_parameters, FLOAT_BYTES * copies * num_parameters, tokens * _token_bytes(model))
+    return Need(num_parameters, FLOAT_BYTES * copies * num_parameters, _chunk_bytes(model, settings.trainer))
 
 
 def check_memory(settings: config.Config, vocab_size: int, device: torch.device) -> Need | None:
@@ -97,6 +96,8 @@ def _asked_for(settings: config.Config, vocab_size: int) -> str:
     sizes = [f"vocabulary {vocab_size:,}"]
     if isinstance(model, config.NeuralConfig):
         hidden = getattr(model, "hidden_sizes", None) or f"{model.num_layers} x {model.hidden_size}"
+        if averages := getattr(model, "num_averages", 0):
+            sizes.append(f"{averages} averages of {getattr(model, 'average_span')} tokens")
         sizes += [f"embed_size {model.embed_size}", f"hidden {hidden}", f"batch_size {trainer.batch_size}",
                   f"chunk_length {trainer.chunk_length}", settings.optimizer.name.name]  # fmt: skip
     return f"{config.model_name(model)} model with {', '.join(sizes)}"
@@ -107,12 +108,24 @@ def device_bytes(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else memory_bytes()
 
 
+def _chunk_bytes(model: config.NeuralConfig, trainer: config.TrainerConfig) -> int:
+    """The least that is kept of a chunk for the backward pass."""
+    T, tokens = trainer.chunk_length, trainer.batch_size * trainer.chunk_length
+    averages, span = getattr(model, "num_averages", 0), getattr(model, "average_span", 0)
+    if model.state_policy is config.Policy.carry:
+        averaged = 6 * averages * T * (span + T - 1)  # the band matrix, in float32 and in bfloat16 or with its gradient
+    else:
+        averaged = FLOAT_BYTES * tokens * span * model.embed_size  # every token that an average sees, for every step
+    return tokens * _token_bytes(model) + averaged * (averages > 0)
+
+
 def _token_bytes(model: config.NeuralConfig) -> int:
-    """The least that is kept of a token for the backward pass: two bytes a number, as in bfloat16."""
+    """The least that is kept of a token for the backward pass: two bytes per number, as in bfloat16."""
     cell = getattr(model, "cell", None)  # a window model has none
     gates = CELLS[cell.name].num_gates if cell else 1
     sizes = getattr(model, "hidden_sizes", None) or [model.hidden_size] * model.num_layers
-    return 2 * (model.embed_size + gates * sum(sizes))
+    seen = getattr(model, "context", 1) + getattr(model, "num_averages", 0)  # embeddings that enter the first layer
+    return 2 * (seen * model.embed_size + gates * sum(sizes))
 
 
 # ---- what would fit
@@ -142,7 +155,19 @@ def _first_that_fits(knob: Knob, settings: config.Config, vocab_size: int, devic
 def _knobs(settings: config.Config) -> list[Knob]:
     if not isinstance(settings.model, config.NeuralConfig):
         return []
-    return [_smaller_layers, _fewer_steps, *([] if settings.tokenizer.name.name == "byte" else [_smaller_vocabulary])]
+    averages = [_fewer_averages] if getattr(settings.model, "num_averages", 0) else []
+    return [
+        *averages,
+        _smaller_layers,
+        _fewer_steps,
+        *([] if settings.tokenizer.name.name == "byte" else [_smaller_vocabulary]),
+    ]
+
+
+def _fewer_averages(settings: config.Config, vocab_size: int, power: int) -> Smaller:
+    changes = {name: max(1, getattr(settings.model, name) >> power) for name in ("num_averages", "average_span")}
+    override = " ".join(f"model.{name}={value}" for name, value in changes.items())
+    return Smaller(dataclasses.replace(settings, model=dataclasses.replace(settings.model, **changes)), vocab_size, override)
 
 
 def _smaller_layers(settings: config.Config, vocab_size: int, power: int) -> Smaller:

@@ -99,6 +99,18 @@ ERRORS = {
 }
 
 
+@pytest.mark.parametrize("policy", ["carry", "line"])
+def test_averages_of_many_tokens_are_refused_at_once_and_named(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 16 << 30)
+    averages = ["model=window", "model.num_averages=1000", "model.average_span=100000", f"model.state_policy={policy}"]
+    with pytest.raises(ResourceError) as caught:
+        memory.check_memory(read(*averages), 60, CPU)
+    assert "1000 averages of 100000 tokens" in str(caught.value)
+    fitting = re.search(r"would fit: (model\.num_averages=\d+ model\.average_span=\d+)", str(caught.value))
+    assert fitting
+    assert memory.check_memory(read(*averages, *fitting[1].split()), 60, CPU) is not None
+
+
 @pytest.mark.parametrize(("error", "step"), [("python", 1), ("cpu", 5), ("cuda", 5), ("c++", 1), ("cpu", None)])
 def test_running_out_of_memory_ends_with_6_and_says_what_would_fit(
     error: str, step: int | None, place: Path, call: Call, at_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch

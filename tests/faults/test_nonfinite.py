@@ -46,7 +46,8 @@ def test_stopping_keeps_the_state_and_the_chunk_and_ends_with_5(place: Path, cal
     ended = call("TRAIN", *OFTEN, "hydra.run.dir=bad")
     assert ended.code == 5
     assert "The loss (nan) or the norm of its gradient (nan) is not finite at step 5 (epoch 0, chunk 4)." in ended.err
-    assert "bad/crash/checkpoints/step-00000005. Resume with a smaller optimizer.learning_rate" in ended.err
+    assert "bad/crash/checkpoints/step-00000005. Type  python -m lmtrain resume=bad  with a smaller optimizer." in ended.err
+    assert "a smaller trainer.clip_norm, or trainer.on_nonfinite=rollback." in ended.err
     crash = load_checkpoint(find_checkpoint("bad/crash", "last"))
     assert crash.documents["chunk"] == {"epoch": 0, "index": 4}
     assert crash.tensors["chunk"]["inputs_TB"].shape == (10, 4)
@@ -143,10 +144,23 @@ def test_a_rate_that_is_much_too_high_is_brought_down_by_halving(place: Path, ca
         "model=elman", "model.nonlinearity=relu", "model.init=uniform", "model.init_range=0.3", "optimizer=sgd",
         "optimizer.learning_rate=30", "trainer.clip_norm=0", "trainer.save_every=10", "trainer.num_steps=30",
     ]  # fmt: skip
-    assert call("TRAIN", *wild, "hydra.run.dir=wild").code == 5
+    ended = call("TRAIN", *wild, "hydra.run.dir=wild")
+    assert ended.code == 5
+    assert "trainer.clip_norm=0.25 (0 does not clip)" in ended.err
     assert call("TRAIN", *wild, "hydra.run.dir=tamed", "trainer.on_nonfinite=rollback").code == 0
     assert find_state("tamed")["step"] == 30
     assert find_state("tamed")["learner"]["rate_scale"] < 1
+
+
+@pytest.mark.parametrize("epsilon", ["0", "1e-50"])
+def test_a_division_of_0_by_0_is_named_as_the_cause(epsilon: str, place: Path, call: Call) -> None:
+    """A character that has not been read yet has had no gradient."""
+    ended = call("TRAIN", f"optimizer.epsilon={epsilon}", "hydra.run.dir=zero")
+    assert ended.code == 5
+    assert "makes adam divide 0 by 0 where a weight has had no gradient yet" in ended.err
+    assert "learning_rate" not in ended.err
+    remedy = ended.err.rpartition("Type  python -m lmtrain ")[2].split()
+    assert call(*remedy).code == 0
 
 
 def test_rolling_back_goes_to_the_best_where_the_newest_does_not_help_and_ends_after_ten_times(tmp_path: Path) -> None:

@@ -199,6 +199,7 @@ def _train(
         trainer.on_nonfinite.name,
         save_crash=save.crash,
         load=lambda current, which: _load(current, _earlier(run.path, current, which), corpus),
+        remedy=config.remedy_for_divergence(settings, config.typed("resume", shown(run.path))),
     )
     is_range_test = isinstance(settings.schedule, config.RangeTestConfig)
     limits, cadence = build_limits(settings), Cadence(trainer.log_every, trainer.evaluate_every, trainer.save_every)
@@ -235,7 +236,7 @@ def _train(
     if is_range_test:
         _show_range_test(run)
         return best
-    _conclude(run, corpus, trainer, device)
+    _conclude(run, corpus, settings, device)
     ended = _ended(settings, limits.reached(state, epochs_done(stream, state.position)), run.path)
     print(_next_steps(run.path, _prompt(corpus)) + ended)
     return best
@@ -395,7 +396,7 @@ def _prompt(corpus: Corpus) -> str:
     return text.rstrip("\ufffd")  # bytes may end within a character
 
 
-def _conclude(run: RunDirectory, corpus: Corpus, trainer: config.TrainerConfig, device: torch.device) -> None:
+def _conclude(run: RunDirectory, corpus: Corpus, settings: config.Config, device: torch.device) -> None:
     """Tests the best checkpoint exactly and shows a sample, first: it may be long."""
     trained = load_trained(run.path, device=str(device))
     name, split = ("Test", corpus.test) if corpus.test is not None else ("Validation (there is no test split)", corpus.valid)
@@ -405,8 +406,9 @@ def _conclude(run: RunDirectory, corpus: Corpus, trainer: config.TrainerConfig, 
         raise DivergedError(
             f"The best model of the run ({trained.path}) does not give probabilities: it has diverged.",
             "A perplexity needs finite numbers.",
-            "Train with a smaller optimizer.learning_rate or trainer.clip_norm.",
+            config.remedy_for_divergence(settings, config.typed("resume", shown(run.path))),
         )
+    trainer = settings.trainer
     text = _sample(trained.model, corpus, trainer, device) if math.isfinite(bill.nats_per_token) else ""
     if text:
         print(f"\nA little of the validation text, continued at temperature {trainer.sample_temperature:g}:\n{_indented(text)}")

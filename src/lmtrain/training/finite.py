@@ -38,11 +38,13 @@ class Nonfinite:
     policy       stop, skip or rollback
     save_crash   keeps the state and the chunk that spoilt it for inspection; returns where
     load         puts the last scheduled (or the best) checkpoint into the state; raises CheckpointError where there is none
+    remedy       what to type instead, by the settings of the run
     """
 
     policy: str
     save_crash: Callable[[TrainState, Chunk | None], Path]
     load: Callable[[TrainState, Literal["last", "best"]], object]
+    remedy: str = "Resume with a smaller optimizer.learning_rate."
 
     def __call__(self, state: TrainState, problem: str, chunk: Chunk | None) -> None:
         """Raises DivergedError, or leaves a state from which training can go on; see the top of this file."""
@@ -62,8 +64,7 @@ class Nonfinite:
         raise DivergedError(
             f"{problem}{tried}",
             f"No weight was changed by it. {kept}",
-            "Resume with a smaller optimizer.learning_rate or trainer.clip_norm"
-            + (", or with trainer.on_nonfinite=rollback." if self.policy != "rollback" else "."),
+            self.remedy,
         )
 
     def _skip(self, state: TrainState, problem: str, chunk: Chunk) -> None:
