@@ -13,6 +13,7 @@ from importlib import import_module
 from lmtrain import __version__
 from lmtrain.errors import ResourceError, UserError, is_out_of_memory
 from lmtrain.terminal import end_process, prepare_streams
+from lmtrain.training.signals import end_in_order
 
 COMMANDS = {
     "sample": "write text",
@@ -32,7 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
     prepare_streams()
     try:
         try:
-            _dispatch(arguments)
+            with end_in_order():
+                _dispatch(arguments)
         except SystemExit as ended:
             if ended.code:
                 raise

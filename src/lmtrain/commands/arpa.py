@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> None:
     from lmtrain.build import export_arpa, import_arpa, load_trained
 
     if from_file:
-        with new_directory(options.output):
-            model = import_arpa(Path(options.source), output, load_trained(options.like) if options.like else None)
+        with new_directory(options.output) as unfinished:
+            model = import_arpa(Path(options.source), unfinished, load_trained(options.like) if options.like else None)
         text = "" if options.like else " --text FILE"
         next_step = f" Next:\n  python -m lmtrain evaluate {quoted_for_shell(shown(output))}{text}"
     else:

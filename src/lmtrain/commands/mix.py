@@ -24,10 +24,11 @@ def main(arguments: list[str]) -> None:
     if len(options.runs) < 2:
         raise SettingsError("One model was given.", "A mixture needs at least two.", "Name a second RUN.")
     with new_directory(options.output) as output:
-        _mix(options, output)
+        path = Path(options.output) / _mix(options, output).relative_to(output)
+    print(f"\nSaved in {printable(str(path))}. Next:\n  python -m lmtrain evaluate {quoted_for_shell(shown(Path(options.output)))}")
 
 
-def _mix(options: argparse.Namespace, output: Path) -> None:
+def _mix(options: argparse.Namespace, output: Path) -> Path:
     import numpy as np
     import torch
 
@@ -74,5 +75,4 @@ def _mix(options: argparse.Namespace, output: Path) -> None:
         mixed_N = np.logaddexp.reduce(log_probs_MN + np.log(weights)[:, None])
     together = perplexity_text(-mixed_N.mean())
     print(f"        mixture: validation perplexity {together} ({num_streams} stream{'s' * (num_streams != 1)})")
-    path = save_mixture(parts, weights, output)
-    print(f"\nSaved in {printable(str(path))}. Next:\n  python -m lmtrain evaluate {quoted_for_shell(shown(output))}")
+    return save_mixture(parts, weights, output)

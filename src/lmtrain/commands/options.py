@@ -7,12 +7,13 @@ import difflib
 import logging
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from lmtrain.unfinished import unfinished_directory
 
 if TYPE_CHECKING:
     from lmtrain.build import Trained
@@ -120,24 +121,37 @@ def new_path(path: str) -> Path:
 
 @contextmanager
 def new_directory(path: str) -> Iterator[Path]:
-    """Makes the directory that a command fills, before any work is done; where the command fails, nothing is left of it."""
-    from lmtrain.errors import SettingsError
+    """A directory for a command to fill, made before any work is done. It becomes `path` when the command has succeeded.
 
+    Where the command fails or is stopped, nothing is left of it; what a killed one left goes when the same is done again.
+    """
     directory = new_path(path)
     with ExitStack() as undo:
-        for new in reversed([directory, *(parent for parent in directory.parents if not os.path.exists(parent))]):
-            try:
-                new.mkdir()
-            except OSError as error:
-                raise SettingsError(
-                    f"--output {path} cannot be made: {error}.",
-                    "It must be a new path in a directory that you may write in.",
-                    "Give another path.",
-                ) from error
-            undo.callback(_remove_if_empty, new)
-        undo.callback(shutil.rmtree, directory, ignore_errors=True)
-        yield directory
-        undo.pop_all()
+        try:
+            for parent in reversed([parent for parent in directory.parents if not os.path.exists(parent)]):
+                parent.mkdir()
+                undo.callback(_remove_if_empty, parent)
+            with suppress(FileNotFoundError):
+                directory.lstat()  # which tells of a name that is too long; the one that is filled first is a shorter one
+            unfinished = undo.enter_context(unfinished_directory(directory))
+        except OSError as error:
+            raise _cannot_be_made(path, error) from error
+        yield unfinished
+        new_path(path)  # somebody may have made it meanwhile
+        try:
+            os.rename(unfinished, directory)
+        except OSError as error:
+            raise _cannot_be_made(path, error) from error
+
+
+def _cannot_be_made(path: str, error: OSError) -> Exception:
+    from lmtrain.errors import SettingsError
+
+    return SettingsError(
+        f"--output {path} cannot be made: {error}.",
+        "It must be a new path in a directory that you may write in.",
+        "Give another path.",
+    )
 
 
 def _remove_if_empty(directory: Path) -> None:

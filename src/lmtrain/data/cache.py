@@ -7,29 +7,29 @@ and whichever rename comes last changes nothing. A reader that has the file mapp
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from lmtrain.errors import ResourceError
+from lmtrain.unfinished import remove_unfinished, unfinished_file
+
+HASHED = r"[0-9a-f]{32}\.(?:ids|json)"  # what is cached of texts, by name
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which becomes `path` when the block ends without an exception and vanishes otherwise.
 
-    Raises ResourceError where the directory cannot be made or written, or the disk is full.
+    Raises ResourceError where the directory cannot be made or written, or the disk is full. What processes that were
+    killed left unfinished in the cache, of this or another text, is removed first: it may be gigabytes.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        remove_unfinished(path.parent, HASHED)
+        with unfinished_file(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
         _sync_directory(path.parent)
     except OSError as error:
         raise ResourceError(
@@ -37,9 +37,6 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
             "The cache needs a directory that can be written, and about two bytes a token.",
             "Type data.cache_dir=DIRECTORY with one that has room.",
         ) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _sync_directory(path: Path) -> None:

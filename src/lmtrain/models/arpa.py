@@ -49,6 +49,7 @@ from lmtrain.errors import DataError, ResourceError, SettingsError
 from lmtrain.models.backoff import BackoffTable
 from lmtrain.models.base import StatePolicy
 from lmtrain.models.ngram import MAX_ORDER, NgramModel
+from lmtrain.unfinished import unfinished_file
 
 log = logging.getLogger("lmtrain")
 
@@ -99,21 +100,15 @@ def write_arpa(model: NgramModel, tokens: Sequence[str], path: str | Path) -> No
     assert len(tokens) == model.vocab_size
     _check_tokens(tokens, model.eos_id)
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(_iter_lines(model, tokens))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with unfinished_file(path) as file:
+            file.writelines(line.encode() for line in _iter_lines(model, tokens))
     except OSError as error:
         raise ResourceError(
             f"{path} cannot be written: {error.strerror}.",
             "Allowed is a file in a directory that exists.",
             "Give another path.",
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _check_tokens(tokens: Sequence[str], eos_id: int) -> None:
