@@ -14,7 +14,6 @@ import itertools
 import logging
 import os
 import re
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -34,6 +33,7 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -42,6 +42,8 @@ import lmtrain.config as config
 from lmtrain.errors import CheckpointError, SettingsError, UserError, check_address_space, is_out_of_memory
 from lmtrain.shell import expanded, printable, quoted_for_shell
 from lmtrain.terminal import end_process, warn
+from lmtrain.training.durable_file import write_atomically
+from lmtrain.training.run_place import Place, is_from_hydra, refuse_what_is_not_ours
 
 if TYPE_CHECKING:
     from lmtrain.commands.train import Reached
@@ -149,7 +151,6 @@ def _check_new_run(overrides: Sequence[str], options: Sequence[str]) -> None:
     """All that is refused or remarked before anything is done."""
     settings = config.read_config(check_overrides(overrides, _sources(overrides, options)))
     _refuse_sweep_unless_asked_for(overrides, options)
-    _refuse_directory_of_a_run(overrides)
     for note in config.iter_idle(settings, [override.partition("=")[0].lstrip("+") for override in overrides]):
         warn(note)
 
@@ -243,19 +244,6 @@ def _in_its_own_directory(resumed: str, overrides: Sequence[str], options: Seque
     return [f"resume={place}", f"hydra.run.dir={place}", "hydra.output_subdir=null", *of_hydra]
 
 
-def _refuse_directory_of_a_run(overrides: Sequence[str]) -> None:
-    """Before Hydra writes its own files there; `open_run_directory` refuses once more, under its lock."""
-    for item in _parse(overrides):
-        folder = os.path.join(str(item.value()), "checkpoints")
-        if item.key_or_group == "hydra.run.dir" and os.path.isdir(folder) and os.listdir(folder):
-            raise SettingsError(
-                f"{item.value()} holds the checkpoints of another run.",
-                "A new run begins in a directory without any.",
-                f"Type {config.typed('resume', item.value())} to go on with that run, or choose another directory with "
-                "hydra.run.dir=DIRECTORY.",
-            )
-
-
 def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
     """Runs the job or jobs of `sys.argv`, a resumed one with `changes`.
 
@@ -289,6 +277,8 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
         hydra.main(version_base="1.3", config_path=str(config.conf_directory()), config_name="config")(task)()
     except (BrokenPipeError, UserError):
         raise  # `--cfg job | head`
+    except _RefusedError as refused:
+        raise cast(UserError, refused.__cause__) from None
     except Exception as error:  # before the first job nothing runs but Hydra
         if jobs or is_out_of_memory(error):
             raise
@@ -330,26 +320,92 @@ def _train(composed: DictConfig, changes: Mapping[str, Any]) -> Reached | None:
     settings = cast(dict[str, Any], settings)
     directory = Path(HydraConfig.get().runtime.output_dir)
     os.chdir(HydraConfig.get().runtime.cwd)  # where the command was typed, whatever hydra.job.chdir says: paths start there
+    place = Place.of(directory, is_new=_there_before is not None and directory not in _there_before)
     try:
         if settings["resume"]:
             return resume(directory, changes)
-        return train(config.read_config(settings), directory)
+        refuse_what_is_not_ours(directory)
+        return train(config.read_config(settings), directory, lambda: _write_as_hydra_would(composed, directory))
     except UserError as error:
         if not settings["resume"]:
-            _remove_if_nothing_was_done(directory)
+            place.leave()  # a run that was refused before it began (its text, its device, its size) leaves nothing behind
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise  # the other jobs of a sweep go on
         end_process(error)
 
 
-def _remove_if_nothing_was_done(directory: Path) -> None:
-    """A run that was refused before it began (its text, its device, its size) leaves no directory behind.
+def _write_as_hydra_would(composed: DictConfig, directory: Path) -> None:
+    """`.hydra/`, which Hydra writes without looking at what is there; so conf/ tells it to leave that to us."""
+    given = HydraConfig.get()
+    if given.output_subdir is None and "hydra.output_subdir=null" not in given.overrides.hydra:
+        (directory / ".hydra").mkdir(exist_ok=True)
+        documents = {"hydra": HydraConfig.instance().cfg, "config": composed, "overrides": given.overrides.task}
+        for name, document in documents.items():
+            write_atomically(directory / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(document))
 
-    Only what Hydra and we write at the start goes, and only where nothing else is and nobody is at work.
-    """
-    ours = {"settings.json", "run.json", "lmtrain.log", "checkpoints", ".hydra"}
-    if {entry.name for entry in directory.iterdir()} <= ours and not any((directory / "checkpoints").glob("*")):
-        shutil.rmtree(directory, ignore_errors=True)
+
+_there_before: set[Path] | None = None  # directories in which jobs may run and that were there; None where it is not known
+
+
+class BeforeDirectoriesAreMade(Callback):
+    """Hydra calls this (see conf/config.yaml) when all is composed and nothing is written."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Refuses a directory with what no run wrote."""
+        global _there_before
+        HydraConfig.instance().set_config(config)  # the directory may be made of its settings
+        directory = Path(config.hydra.run.dir).absolute()
+        _there_before = {directory} if directory.exists() else set()
+        if not config.resume:
+            with _refusing():
+                refuse_what_is_not_ours(directory)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Refuses a file that Hydra would overwrite; the jobs look at their own directories."""
+        global _there_before
+        HydraConfig.instance().set_config(config)
+        directory, _there_before = Path(config.hydra.sweep.dir).absolute(), set()
+        for folder, below, _files in os.walk(directory):
+            _there_before.add(Path(folder))
+            if "checkpoints" in below:
+                below.clear()
+        file = directory / "multirun.yaml"
+        if os.path.lexists(file) and not is_from_hydra(file):
+            with _refusing():
+                raise SettingsError(
+                    f"{directory} holds a multirun.yaml, which no sweep of lmtrain wrote.",
+                    "A sweep writes a file of this name, and overwrites nothing that it did not write.",
+                    "Move it, or choose another directory: hydra.sweep.dir=DIRECTORY.",
+                )
+
+
+class _RefusedError(BaseException):
+    """Brings a UserError past Hydra, which makes a warning of every Exception of a callback."""
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise _RefusedError from error
+
+
+class LogFile(logging.FileHandler):
+    """The log of a run, opened with its first line: when the directory is known to be ours. It never ends a run."""
+
+    def __init__(self, filename: str = os.devnull, **options: Any) -> None:
+        super().__init__(filename, **{**options, "delay": True})
+
+    def _open(self) -> Any:
+        try:
+            if os.path.exists(self.baseFilename) and not os.path.isfile(self.baseFilename):  # a pipe would be waited for
+                raise FileExistsError("it is no file")
+            return super()._open()
+        except OSError as error:
+            if self.baseFilename != os.devnull:
+                print(f"lmtrain: {self.baseFilename} cannot be written ({error}); nothing is logged there.", file=sys.stderr)
+            return open(os.devnull, "a", encoding="utf-8")
 
 
 def check_overrides(overrides: Sequence[str], sources: Sources = Sources()) -> dict[str, Any]:

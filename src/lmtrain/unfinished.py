@@ -98,7 +98,7 @@ def _begin(path: Path, *, is_directory: bool) -> tuple[Path, int]:
         temporary = path.with_name(f"{_beginning(path)}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         if is_directory:
             temporary.mkdir()
-        with suppress(FileNotFoundError) if is_directory else suppress():
+        with suppress(*[FileNotFoundError] * is_directory):
             descriptor = os.open(temporary, flags, 0o666)
             if lock(descriptor) is not False and is_at(temporary, descriptor):
                 return temporary, descriptor

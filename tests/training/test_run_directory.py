@@ -1,9 +1,14 @@
 import errno
+import fcntl
 import json
 import logging
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,12 +17,14 @@ from lmtrain.errors import ResourceError, SettingsError
 from lmtrain.training import run_directory
 from lmtrain.training.checkpoint import save_checkpoint
 from lmtrain.training.run_directory import open_run_directory
+from lmtrain.training.run_lock import RunLock
 
 PROGRAM = """
 import logging, os, signal, sys, time
 from pathlib import Path
 from lmtrain.errors import SettingsError
-from lmtrain.training.run_directory import _lock, _lock_text, _unlock, open_run_directory
+from lmtrain.training.run_directory import open_run_directory
+from lmtrain.training.run_lock import RunLock
 logging.disable()
 directory = Path(sys.argv[1])
 """
@@ -30,20 +37,6 @@ def start(program, directory):
 
 def sessions(directory):
     return json.loads((directory / "run.json").read_text())["sessions"]
-
-
-def lock_of(directory, **changes):
-    """A lock file as this process would write it, but for `changes`."""
-    directory.mkdir(exist_ok=True)
-    (directory / "run.lock").write_text(json.dumps(json.loads(run_directory._lock_text()) | changes) + "\n")
-
-
-@pytest.fixture
-def dead_process():
-    """The number of a process that has just ended."""
-    process = subprocess.Popen(["true"])
-    process.wait()
-    return process.pid
 
 
 # ---- the directory
@@ -98,19 +91,24 @@ except ResourceError as error:
         assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoints"]
 
 
-def test_what_a_killed_process_left_half_done_is_removed_at_the_start_and_nothing_else(tmp_path, dead_process):
-    living = os.getppid()
+def test_what_a_killed_process_left_half_done_is_removed_at_the_start_and_nothing_else(tmp_path):
+    """Under the lock it is that of a dead process, whatever number it has."""
     path = save_checkpoint(tmp_path, 1, {"model": {}}, {})
-    for name in (f"step-00000002.tmp-{dead_process}-0123abcd", f"step-00000002.tmp-{os.getpid()}-0123abcd"):
-        (path.parent / name).mkdir()
-        (path.parent / name / "model.safetensors").touch()
-    (path.parent / f"last.tmp-{dead_process}-0123abcd").touch()
-    (tmp_path / f"run.json.tmp-{dead_process}-0123abcd").symlink_to(path)
-    (path.parent / f"step-00000003.tmp-{living}-0123abcd").mkdir()
-    (path.parent / "notes.tmp-old").touch()
+    crash = save_checkpoint(tmp_path / "crash", 1, {"model": {}}, {})
+    for name in (f"step-00000002.tmp-{os.getppid()}-0123abcd", f"step-00000002-2.tmp-{os.getpid()}-0123abcd"):
+        for folder in (path.parent, crash.parent):
+            (folder / name).mkdir()
+            (folder / name / "model.safetensors").touch()
+    (path.parent / "last.tmp-1-0123abcd").touch()
+    (tmp_path / "run.json.tmp-1-0123abcd").symlink_to(path)
+    foreign = ["my.tmp-1-0123abcd", "notes.tmp-old", "step-2.tmp-1-0123abcd"]
+    for name in foreign:
+        (path.parent / name).touch()
     with open_run_directory(tmp_path) as run:
         left = sorted(entry.name for entry in run.checkpoints.iterdir())
-    assert left == ["last", "notes.tmp-old", "step-00000001", f"step-00000003.tmp-{living}-0123abcd"]
+    assert left == sorted(["last", "step-00000001", *foreign])
+    assert sorted(entry.name for entry in crash.parent.iterdir()) == ["last", "step-00000001"]
+    shutil.rmtree(tmp_path / "crash")
     assert path.is_dir(), "a link is removed, not what it points to"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["checkpoints", "run.json"]
 
@@ -234,83 +232,249 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_the_log_says_so(tmp_path
     assert [session["exit_reason"] for session in sessions(tmp_path)] == [None, "finished"]
 
 
-def test_a_process_number_that_is_used_again_does_not_hold_the_lock(tmp_path):
-    lock_of(tmp_path, process=os.getppid(), started="another boot/12345")
-    with open_run_directory(tmp_path):
-        pass
+def test_of_processes_in_two_containers_with_one_host_name_only_one_trains(tmp_path):
+    """Each sees only its own processes, in both of them it is number 1."""
+    alone = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("this machine makes no containers")
+    hold = "print(os.getpid(), flush=True)\nwith open_run_directory(directory):\n    print('held', flush=True)\n    sys.stdin.read()"
+    command = [*alone, sys.executable, "-W", "error", "-c", PROGRAM + hold, str(tmp_path)]
+    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert (first.stdout.readline(), first.stdout.readline()) == ("1\n", "held\n")
+    second = subprocess.run(command, input="", capture_output=True, text=True)
+    assert second.stdout == "1\n"
+    assert f"{tmp_path} is in use by process 1 on " in second.stderr
+    first.communicate("")
+    assert subprocess.run(command, input="", capture_output=True, text=True).stdout == "1\nheld\n"
 
 
-def test_a_process_that_has_ended_and_is_not_waited_for_does_not_hold_the_lock(tmp_path):
-    zombie = subprocess.Popen(["true"])
-    while Path(f"/proc/{zombie.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-        pass
-    lock_of(tmp_path, process=zombie.pid, started=None)
-    with open_run_directory(tmp_path):
-        pass
-    zombie.wait()
+def test_a_lock_is_free_the_moment_its_process_is_killed_even_where_a_child_of_it_lives_on(tmp_path):
+    program = """
+with open_run_directory(directory):
+    child = os.fork()
+    if child == 0:
+        os.close(1)
+        time.sleep(60)
+        os._exit(0)
+    print(child, flush=True)
+    sys.stdin.read()
+"""
+    process = start(program, tmp_path)
+    child = int(process.stdout.readline())
+    process.kill()
+    process.communicate()
+    try:
+        with open_run_directory(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
-def test_a_process_on_another_host_cannot_be_seen_so_its_lock_is_not_taken(tmp_path, dead_process):
-    lock_of(tmp_path, process=dead_process, host="far-away")
-    with (
-        pytest.raises(SettingsError, match=rf"on far-away, .*cannot be seen from .*type: rm {tmp_path}/run\.lock"),
-        open_run_directory(tmp_path),
-    ):
-        pytest.fail("opened")
+def test_a_child_that_ends_does_not_give_up_the_lock_of_its_parent(tmp_path):
+    program = """
+lock = RunLock(directory / "run.lock")
+if os.fork() == 0:
+    lock.release()
+    os._exit(0)
+os.wait()
+try:
+    RunLock(directory / "run.lock")
+except SettingsError:
+    print("still held")
+lock.release()
+"""
+    assert start(program, tmp_path).communicate()[0] == "still held\n"
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"process": 1', "[]\n", '{"process": "1"}\n', "\0" * 100])
-def test_a_torn_lock_is_taken_over(tmp_path, text, monkeypatch):
-    monkeypatch.setattr(run_directory, "UNREADABLE_SECONDS", 0.05)
+@pytest.mark.parametrize("text", ["", "{", '{"process": 1', "[]\n", '{"process": "1"}\n', "\0" * 100, "\xff" * 10000])
+def test_a_torn_lock_that_nobody_holds_is_taken_over(tmp_path, text):
     (tmp_path / "run.lock").write_text(text)
     with open_run_directory(tmp_path):
+        assert json.loads((tmp_path / "run.lock").read_text())["process"] == os.getpid()
+    assert not (tmp_path / "run.lock").exists()
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "dangling link", "pipe"])
+def test_what_stands_in_the_way_of_the_lock_is_renamed_and_nothing_is_written_through_it(tmp_path, kind):
+    victim, path = tmp_path / "victim.txt", tmp_path / "run.lock"
+    victim.write_text("precious")
+    {
+        "directory": path.mkdir,
+        "link": lambda: path.symlink_to(victim),
+        "dangling link": lambda: path.symlink_to("nowhere"),
+        "pipe": lambda: os.mkfifo(path),
+    }[kind]()
+    with open_run_directory(tmp_path):
+        assert path.is_file()
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "nowhere").exists()
+    assert len([*tmp_path.glob("run-damaged-*.lock")]) == 1
+
+
+def test_who_locks_the_directory_or_holds_the_lock_file_for_himself_makes_nobody_wait(tmp_path):
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with open_run_directory(tmp_path):
         pass
+    os.close(descriptor)
+    with open(tmp_path / "run.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(SettingsError, match="in use by a process that it does not name"), open_run_directory(tmp_path):
+            pytest.fail("opened")
+    with open_run_directory(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.EACCES])
+def test_a_file_system_without_locks_is_said_once_and_nobody_is_refused(tmp_path, code, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / "checkpoints").mkdir()
+    half_done = tmp_path / "checkpoints" / "last.tmp-1-0123abcd"
+    half_done.touch()
+    with caplog.at_level(logging.WARNING, "lmtrain"), open_run_directory(tmp_path) as run:
+        assert json.loads((tmp_path / "run.lock").read_text()).keys() == {"process", "host", "since"}
+        run.make_again_if_removed()
+        assert caplog.text.count("has no locks (flock)") == 1
+        assert half_done.exists(), "it may be of a process that lives"
+        with open_run_directory(tmp_path):
+            assert f"names process {os.getpid()} on {socket.gethostname()}, since 20" in caplog.text
+    assert not (tmp_path / "run.lock").exists()
+
+
+def test_what_a_lock_says_reaches_the_terminal_as_text_alone(tmp_path):
+    with open(tmp_path / "run.lock", "w") as file:
+        json.dump({"process": 7, "host": "\x1b[31m\n", "since": "now"}, file)
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(SettingsError, match=r"process 7 on \?\[31m\?, since now"):
+            RunLock(tmp_path / "run.lock")
 
 
 def test_a_lock_that_somebody_else_put_there_is_not_removed(tmp_path):
     with open_run_directory(tmp_path) as run:
         (run.path / "run.lock").unlink()
-        lock_of(tmp_path)
+        (run.path / "run.lock").touch()
     assert (tmp_path / "run.lock").exists()
 
 
-def test_of_two_processes_that_race_for_one_lock_exactly_one_gets_it(tmp_path):
+def test_the_lock_of_another_user_who_is_dead_is_taken_over(tmp_path, monkeypatch):
+    """His file may not be written, but another one can be made."""
+    real = os.open
+    (tmp_path / "run.lock").write_text("his")
+    his = os.open(tmp_path / "run.lock", os.O_RDONLY)  # so that its number is not given to another file
+
+    def opened(path, flags, *mode, **named):
+        if str(path).endswith("run.lock") and flags & os.O_RDWR and os.path.exists(path):
+            if os.path.samestat(os.stat(path), os.fstat(his)):
+                raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, flags, *mode, **named)
+
+    monkeypatch.setattr(os, "open", opened)
+    with open_run_directory(tmp_path):
+        assert json.loads((tmp_path / "run.lock").read_text())["process"] == os.getpid()
+    os.close(his)
+
+
+def test_of_processes_that_race_for_one_lock_exactly_one_gets_it(tmp_path):
+    """Whatever its last holder left, and while it is just ending."""
     program = """
-def race(number, lock):
-    '''Both start at the same moment and say who got it; neither ends before both have tried.'''
+for number in range(25):
+    (directory / "run.lock").unlink(missing_ok=True)
+    if number % 3 == 0:
+        (directory / "run.lock").write_text("torn")
     begin, go, release, end, answers, answer = *os.pipe(), *os.pipe(), *os.pipe()
+    ending = RunLock(directory / "run.lock") if number % 3 == 1 else None
     children = []
-    for _ in range(2):
+    for _ in range(3):
         child = os.fork()
         if child == 0:
             os.close(go)
             os.close(end)
             os.read(begin, 1)  # returns when the parent closes its end
-            text = _lock_text()
             try:
-                _lock(lock, text)
-                os.write(answer, b"w" if lock.read_text() == text else b"?")
+                lock = RunLock(directory / "run.lock")
+                os.write(answer, b"w" if lock.is_in_place() else b"?")
             except SettingsError:
                 os.write(answer, b"l")
             os.read(release, 1)
             os._exit(0)
         children.append(child)
-    os.close(go)
     os.close(answer)  # so that a child that dies is no answer, and no endless wait
-    said = sorted((os.read(answers, 1), os.read(answers, 1)))
+    os.close(go)
+    if ending is not None:
+        ending.release()  # while they look: none or one of them gets it
+    said = sorted(os.read(answers, 1) for _ in children)
     os.close(end)
     for child in children:
         os.waitpid(child, 0)
     for descriptor in (begin, release, answers):
         os.close(descriptor)
-    assert said == [b"l", b"w"], (number, said)
-
-for number in range(25):
-    race(number, directory / "run.lock")  # the lock of the dead winner before, but for the first round
-    if number % 5 == 0:
-        (directory / "run.lock").unlink()
-    if number % 5 == 2:
-        (directory / "run.lock").write_text("torn but whole line\\n")
+    assert said == [b"l", b"l", b"w"] or (ending is not None and said == [b"l", b"l", b"l"]), (number, said)
 print("ok")
 """
     assert start(program, tmp_path).communicate()[0] == "ok\n"
+
+
+# ---- a directory that is removed while its run trains
+
+
+def test_a_directory_that_was_removed_is_made_again_before_something_is_saved_and_can_be_resumed(tmp_path, caplog):
+    path = tmp_path / "run"
+    with open_run_directory(path, new=True) as run:
+        run.keep_settings("{}\n")
+        run.make_again_if_removed()
+        assert caplog.text == ""
+        shutil.rmtree(path)
+        run.note(num_parameters=1)
+        assert "run.json cannot be written" in caplog.text
+        run.make_again_if_removed()
+        assert run.settings.read_text() == "{}\n"
+        assert "was removed while its run trains; it is made again" in caplog.text
+        with pytest.raises(SettingsError, match="in use"), open_run_directory(path):
+            pytest.fail("opened")
+    assert sorted(entry.name for entry in path.iterdir()) == ["checkpoints", "run.json", "settings.json"]
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+def test_a_directory_in_which_another_run_is_by_now_is_left_alone(tmp_path, is_over):
+    path = tmp_path / "run"
+    with open_run_directory(path, new=True) as run, ExitStack() as stack:
+        run.keep_settings("{}\n")
+        os.rename(path, tmp_path / "elsewhere")
+        with ExitStack() as first:
+            other = (first if is_over else stack).enter_context(open_run_directory(path, new=True))
+            other.keep_settings('{"other": 1}\n')
+        before = sorted(entry.name for entry in path.iterdir())
+        with pytest.raises(ResourceError, match="was removed while its run trains, and cannot be made again"):
+            run.make_again_if_removed()
+        assert sorted(entry.name for entry in path.iterdir()) == before
+
+
+# ---- what stands in the way
+
+
+PLACES = ["run.json", "metrics.jsonl", "lmtrain.log", "checkpoints/last", "checkpoints/best", "tensorboard"]
+
+
+@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("kind", ["directory", "dangling link", "circle", "pipe", "file"])
+def test_what_stands_where_a_run_writes_is_renamed_and_not_lost(tmp_path, name, kind):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    {
+        "directory": path.mkdir,
+        "dangling link": lambda: path.symlink_to("nowhere"),
+        "circle": lambda: path.symlink_to(path),
+        "pipe": lambda: os.mkfifo(path),
+        "file": path.touch,
+    }[kind]()
+    with open_run_directory(tmp_path) as run:
+        run.note(num_parameters=1)
+    is_right = kind == ("directory" if name == "tensorboard" else "file")
+    is_empty_record = name == "run.json" and kind == "file"
+    assert len([*path.parent.glob(f"{path.stem}-damaged-*")]) == (not is_right or is_empty_record)
+    assert sessions(tmp_path)[-1]["num_parameters"] == 1

@@ -9,7 +9,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -78,11 +78,15 @@ class Reached(NamedTuple):
     bits_per_character: float
 
 
-def train(settings: config.Config, directory: Path) -> Reached | None:
-    """Trains from the beginning in `directory`; returns the best validation, where there was one."""
+def train(settings: config.Config, directory: Path, before: Callable[[], None] = lambda: None) -> Reached | None:
+    """Trains from the beginning in `directory`; returns the best validation, where there was one.
+
+    Calls `before` once the directory is known to be free and is locked, and nothing has been done.
+    """
     choose_device(settings.trainer)  # before anything is written
     with open_run_directory(directory, sys.argv, new=True) as run:
-        write_atomically(run.settings, json.dumps(config.config_to_json(settings), indent=2) + "\n")
+        before()
+        run.keep_settings(_settings_text(settings))
         return _run(settings, run, resumed_from=None)
 
 
@@ -97,8 +101,14 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Reached | None:
             checkpoint = None
             log.warning("%s was stopped before its first checkpoint: it begins again.", shown(directory))
         if changes:
-            write_atomically(run.settings, json.dumps(config.config_to_json(settings), indent=2) + "\n")
+            run.keep_settings(_settings_text(settings))
+        else:
+            run.know_settings()
         return _run(settings, run, resumed_from=checkpoint)
+
+
+def _settings_text(settings: config.Config) -> str:
+    return json.dumps(config.config_to_json(settings), indent=2) + "\n"
 
 
 def _changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Config:
@@ -306,6 +316,7 @@ class _Saver:
 
     def __call__(self, state: TrainState, is_best: bool) -> str:
         """Keeps a checkpoint; what is not finite in the model, if anything: then it is not kept."""
+        self.run.make_again_if_removed()
         tensors, documents = self._contents(state)
         broken = nonfinite_names(tensors["model"]) if state.learner.can_diverge else []
         if broken:
@@ -327,6 +338,7 @@ class _Saver:
 
     def crash(self, state: TrainState, chunk: Chunk | None) -> Path:
         """The state that could not go on, and the chunk that it could not take, in `crash/`: to look at, not to resume."""
+        self.run.make_again_if_removed()
         tensors, documents = self._contents(state)
         if chunk is not None:
             tensors |= {"chunk": {"inputs_TB": chunk.inputs_TB.clone(), "targets_TB": chunk.targets_TB.clone()}}

@@ -2,7 +2,8 @@
 
     write beside the target  ->  flush and fsync  ->  rename over it  ->  fsync the directory
 
-Whatever is half done is called `<name>.tmp-<process id>-<random>`; what a dead process left is removed at the next start.
+Whatever is half done is called `<name>.tmp-<process id>-<random>`. One process at a time works in a run directory, under its
+lock, so what it finds of these at its start was left by a dead one, and goes. Files beside them that are no run's stay.
 A rename replaces what stands there, even a device file, so a target that is not a regular file is refused.
 File modes follow the umask, because files are made by plain `open`.
 """
@@ -21,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmtrain.errors import ResourceError
-from lmtrain.training.machine import is_alive
 
 logger = logging.getLogger("lmtrain")
 
-TEMPORARY = re.compile(r".+\.tmp-(\d{1,10})-[0-9a-f]{8}")
+WRITTEN = r"settings\.json|run\.json|metrics\.jsonl|range_test\.svg|last|best|step-\d{8,18}(?:-\d{1,9})?"  # by a run
+TEMPORARY = re.compile(rf"(?:{WRITTEN})\.tmp-\d{{1,10}}-[0-9a-f]{{8}}")
 
 
 @dataclass(frozen=True)
@@ -81,18 +82,23 @@ def temporary_path(path: Path) -> Path:
 
 
 def remove_temporaries(directory: Path) -> None:
-    """Removes what this process or a dead one left half done in `directory`; what cannot be removed is a warning.
+    """Removes what was left half done of a run's files in `directory`; what cannot be removed is a warning.
 
-    A live process of that number keeps its files. Our own number belongs to a dead process too (in a container every
-    run may be process 1), so call this only while nothing is being written.
+    Only for the process that holds the run's lock, and only while it is writing nothing.
     """
     for path in sorted(directory.glob("*.tmp-*")):
-        match = TEMPORARY.fullmatch(path.name)
-        if match and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
+        if TEMPORARY.fullmatch(path.name):
             try:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             except OSError as error:
                 logger.warning("%s cannot be removed (%s); it only takes space, and is tried again later.", path, error)
+
+
+def set_aside(path: Path, problem: str) -> None:
+    """Renames `path`, because of a `problem` that is said, so that a new one can be begun and nothing is lost."""
+    aside = path.with_name(f"{path.stem}-damaged-{secrets.token_hex(4)}{path.suffix}")
+    os.rename(path, aside)
+    logger.warning("%s cannot be used (%s); it is now called %s, and a new one is begun.", path, problem, aside.name)
 
 
 def check_free_space(directory: Path, num_bytes: int) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from lmtrain.errors import ResourceError
 from lmtrain.inference.evaluate import Bill
 from lmtrain.models.base import LanguageModel
 from lmtrain.training.learner import StepReport
+from lmtrain.training.machine import RunningTime
 from lmtrain.training.schedule import Progress, fraction_done
 from lmtrain.training.signals import Stop
 from lmtrain.training.state import Interval, TrainState
@@ -89,21 +89,25 @@ Save = Callable[[TrainState, bool], str]
 
 
 def steps(state: TrainState, stream: Stream, limits: Limits) -> Iterator[StepReport]:
-    """Learns from chunk after chunk until a limit is reached; `state` moves on before each report is yielded."""
-    started_at = time.monotonic() - state.elapsed_seconds
-    while True:
-        state.elapsed_seconds = time.monotonic() - started_at
-        epoch = epochs_done(stream, state.position)
-        if limits.share(state, epoch) >= 1:
-            return
-        began_at = time.monotonic()
-        chunk = stream.chunk(state.position)
-        report = state.learner.step(chunk, limits.progress(state, epoch))
-        report = report._replace(seconds=time.monotonic() - began_at)
-        state.position = stream.next(state.position)
-        state.step += 1
-        state.num_tokens += report.num_tokens
-        yield report
+    """Learns from chunk after chunk until a limit is reached; `state` moves on before each report is yielded.
+
+    Time that the process is stopped does not count; what is done between two steps does.
+    """
+    with RunningTime() as clock:
+        started_at = clock() - state.elapsed_seconds
+        while True:
+            state.elapsed_seconds = clock() - started_at
+            epoch = epochs_done(stream, state.position)
+            if limits.share(state, epoch) >= 1:
+                return
+            began_at = clock()
+            chunk = stream.chunk(state.position)
+            report = state.learner.step(chunk, limits.progress(state, epoch))
+            report = report._replace(seconds=clock() - began_at)
+            state.position = stream.next(state.position)
+            state.step += 1
+            state.num_tokens += report.num_tokens
+            yield report
 
 
 def epochs_done(stream: Stream, position: Position) -> float:

@@ -1,7 +1,4 @@
-"""This machine: its memory and how it is handed out, and which processes live.
-
-A process number alone is not enough, because numbers are used again after a crash or a restart.
-"""
+"""This machine: its memory and how it is handed out, and how long this process has run on it."""
 
 from __future__ import annotations
 
@@ -9,24 +6,12 @@ import ctypes
 import os
 import resource
 import sys
+import threading
+import time
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _NEVER, _MOST_MMAP_THRESHOLD = 1 << 30, 32 << 20  # mallopt(3): the threshold follows what is freed, up to 32 MB
-
-
-def is_alive(process_id: int, started: str | None = None) -> bool:
-    """Whether process `process_id` of this host runs, and is the one that `start_of` calls `started` (if not None)."""
-    if process_id <= 0:
-        return False  # to the system, these mean groups of processes
-    try:
-        os.kill(process_id, 0)
-    except PermissionError:
-        pass  # it runs, and is somebody else's
-    except (ProcessLookupError, OverflowError):
-        return False
-    now = start_of(process_id)
-    return now != "zombie" and (started is None or now is None or now == started)
 
 
 def memory_bytes() -> int:
@@ -64,15 +49,42 @@ def keep_freed_memory(keep: bool = True) -> None:
         libc.malloc_trim(ctypes.c_size_t(0))
 
 
-def start_of(process_id: int) -> str | None:
-    """When a process began, as "<boot of the machine>/<clock ticks>": never the same twice on one host.
+class RunningTime:
+    """A clock that stands still while this process is stopped: by SIGSTOP or Ctrl-Z, or in a container that is frozen.
 
-    "zombie" for one that has ended and was not waited for; None where the system does not tell (there is no /proc).
+    While its block is open, a thread looks at the time every TICK_SECONDS. Where it could not for longer than
+    GAP_SECONDS, and the process computed for less than half of that, the process was stopped. (A call that keeps the thread
+    from looking computes.) A suspended machine needs no care: `time.monotonic` stands still by itself.
     """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # proc(5): "pid (name) state ...", the name may hold blanks and brackets; field 3 is the state, field 22 the start.
-        fields = Path(f"/proc/{process_id}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return "zombie" if fields[0] in "ZX" else f"{boot}/{fields[19]}"
+
+    TICK_SECONDS = 0.1
+    GAP_SECONDS = 1.0
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._look_on, name="running time", daemon=True)
+        self._stopped_seconds = 0.0
+        self._seen_at, self._computed = time.monotonic(), time.process_time()
+
+    def __call__(self) -> float:
+        """Seconds since some moment."""
+        with self._lock:
+            now, computed = time.monotonic(), time.process_time()
+            gap = now - self._seen_at
+            if gap > self.GAP_SECONDS and computed - self._computed < gap / 2:
+                self._stopped_seconds += gap - self.TICK_SECONDS
+            self._seen_at, self._computed = now, computed
+            return now - self._stopped_seconds
+
+    def __enter__(self) -> RunningTime:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _look_on(self) -> None:
+        while not self._end.wait(self.TICK_SECONDS):
+            self()

@@ -1,41 +1,40 @@
 """One run, one directory: locked while a process trains in it, and with a record of every process that did.
 
-    RUN/  settings.json  run.json  metrics.jsonl  lmtrain.log  tensorboard/  checkpoints/  run.lock
+    RUN/  settings.json  run.json  metrics.jsonl  lmtrain.log  tensorboard/  checkpoints/  crash/  run.lock
 
-`run.lock` exists while a process trains here and says which. A lock whose process is dead is taken over. Processes that look
-at the lock of one directory do so one after the other.
+`run.lock` is held while a process trains here and says which (see run_lock.py); nothing waits for it.
 `run.json` holds one record for each process: what it ran on, from when to when, and why it ended.
+
+What of these is something else than it should be (a directory, a link to nowhere, text that is damaged) is renamed, not
+removed: nothing is computed from it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import json
 import logging
 import os
 import secrets
-import socket
+import stat
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lmtrain.config import typed
 from lmtrain.errors import ResourceError, SettingsError
-from lmtrain.training.durable_file import remove_temporaries, write_atomically
-from lmtrain.training.machine import is_alive, start_of
+from lmtrain.training.durable_file import remove_temporaries, set_aside, write_atomically
 from lmtrain.training.provenance import session_facts
+from lmtrain.training.run_lock import RunLock
+from lmtrain.training.run_place import refuse_what_is_not_ours
 from lmtrain.training.strict_json import MAX_BYTES, parse_json, to_json
 
 logger = logging.getLogger("lmtrain")
 
 MAX_SESSIONS = 1000
-UNREADABLE_SECONDS = 1.0  # a lock without text for so long was left by a process that died between making and writing it
 
 
 @dataclass
@@ -44,6 +43,8 @@ class RunDirectory:
 
     path: Path
     session: dict[str, Any] = field(default_factory=dict)
+    _settings_text: str = ""
+    _lock: RunLock | None = None
 
     @property
     def settings(self) -> Path:
@@ -70,9 +71,50 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     def note(self, **facts: Any) -> None:
-        """Adds JSON-able `facts` to this process's record and writes `run.json`; OSError where that cannot be done."""
+        """Adds JSON-able `facts` to this process's record and writes `run.json`; where that cannot be done, says so."""
         to_json(facts)  # so that what cannot be written is refused before it is part of the record
         self.session |= facts
+        try:
+            self._write_record()
+        except (OSError, ResourceError) as error:
+            logger.warning("%s cannot be written (%s); nothing else depends on it.", self.record, error)
+
+    def keep_settings(self, text: str) -> None:
+        """Writes `settings.json`."""
+        self._settings_text = text
+        write_atomically(self.settings, text)
+
+    def know_settings(self) -> None:
+        """Reads the `settings.json` that stays as it is."""
+        self._settings_text = self.settings.read_text(encoding="utf-8")
+
+    def make_again_if_removed(self) -> None:
+        """Before something is saved: where the directory was removed while the run trains, it is made again, and said.
+
+        ResourceError where another run is there by now, or where it cannot be made.
+        """
+        if self._lock is None or self._lock.is_in_place():
+            return
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            lock = RunLock(self.path / "run.lock")
+            if self.settings.exists() and self.settings.read_text(encoding="utf-8") != self._settings_text:
+                lock.release()
+                raise SettingsError(f"{self.settings} is of another run.", "", "")
+            self._lock.release()
+            self._lock = lock
+            if not self.settings.exists():
+                logger.warning("%s was removed while its run trains; it is made again, without what was in it.", self.path)
+                write_atomically(self.settings, self._settings_text)
+                self._write_record()
+        except (OSError, SettingsError) as error:
+            raise ResourceError(
+                f"{self.path} was removed while its run trains, and cannot be made again: {error}.",
+                "A run saves what it learns in its own directory.",
+                "Start the run anew, elsewhere.",
+            ) from error
+
+    def _write_record(self) -> None:
         sessions = [*_sessions(self.record)[-MAX_SESSIONS:]]
         if sessions and sessions[-1].get("id") == self.session["id"]:
             sessions.pop()
@@ -90,39 +132,56 @@ def open_run_directory(path: Path, command_line: Sequence[str] | None = None, *,
 
     All that is written before any work is done, so a directory that cannot be written is known at once: SettingsError,
     or ResourceError for a full disk. SettingsError also where another process trains here, and, for a `new` run, where
-    there are checkpoints of another one: they would be removed as this one's own older ones are.
+    there are checkpoints of another one, which would be removed as this one's own older ones are, or files of the same
+    names that no run wrote.
     """
     run = RunDirectory(path)
-    lock = _lock_text()
+    if new:
+        refuse_what_is_not_ours(path)
     try:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         if not os.access(run.checkpoints, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(run.checkpoints))
-        _lock(path / "run.lock", lock)
+        _set_aside_unless(stat.S_ISREG, path / "run.lock", os.lstat)
+        run._lock = RunLock(path / "run.lock")
     except OSError as error:
         raise _unwritable(path, error) from error
     try:
         try:
-            remove_temporaries(path)
-            remove_temporaries(run.checkpoints)
+            run._lock.say_what_was_found()
             if new:
-                _refuse_another_run(run)
-            run.note(id=secrets.token_hex(8), **session_facts(command_line or sys.argv), exit_reason=None)
+                refuse_what_is_not_ours(path)  # once more, now that nobody else writes here
+            if run._lock.is_exclusive:  # else they may be of a process that lives
+                for directory in (path, run.checkpoints, path / "crash" / "checkpoints"):
+                    remove_temporaries(directory)
+            _clear_the_way(run, new)
+            run.session |= {"id": secrets.token_hex(8), **session_facts(command_line or sys.argv), "exit_reason": None}
+            run._write_record()
         except OSError as error:
             raise _unwritable(path, error) from error
         with _recorded_end(run):
             yield run
     finally:
-        _unlock(path / "run.lock", lock)
+        run._lock.release()
 
 
-def _refuse_another_run(run: RunDirectory) -> None:
-    if any(run.checkpoints.iterdir()):
-        raise SettingsError(
-            f"{run.path} holds the checkpoints of another run.",
-            "A new run begins in a directory without any.",
-            f"Type {typed('resume', run.path)} to go on with that run, or choose another directory: hydra.run.dir=DIRECTORY.",
-        )
+def _clear_the_way(run: RunDirectory, new: bool) -> None:
+    """Renames what stands where a run writes files and is none; in a run that goes on, also where it fills directories."""
+    files = (run.record, run.metrics, run.log, run.path / "range_test.svg", run.checkpoints / "last", run.checkpoints / "best")
+    for file in files:
+        _set_aside_unless(stat.S_ISREG, file, os.stat)
+    for directory in () if new else (run.tensorboard, run.path / "crash"):
+        _set_aside_unless(stat.S_ISDIR, directory, os.stat)
+
+
+def _set_aside_unless(is_right: Callable[[int], bool], path: Path, look: Callable[[Path], os.stat_result]) -> None:
+    try:
+        if is_right(look(path).st_mode):
+            return
+    except OSError:  # a link to nowhere, or in a circle
+        if not os.path.lexists(path):
+            return
+    set_aside(path, "it is no file" if is_right is stat.S_ISREG else "it is no directory")
 
 
 @contextmanager
@@ -136,14 +195,11 @@ def _recorded_end(run: RunDirectory) -> Iterator[None]:
         reason = f"{type(error).__name__}: {str(error)[:2000]}"
         raise
     finally:
-        try:
-            run.note(
-                exit_reason=run.session["exit_reason"] or reason,
-                stopped_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                elapsed_seconds=round(time.monotonic() - started_at, 3),
-            )
-        except (OSError, ResourceError) as error:
-            logger.warning("%s cannot be written (%s); nothing else depends on it.", run.record, error)
+        run.note(
+            exit_reason=run.session["exit_reason"] or reason,
+            stopped_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            elapsed_seconds=round(time.monotonic() - started_at, 3),
+        )
 
 
 def _sessions(path: Path) -> list[dict[str, Any]]:
@@ -158,113 +214,8 @@ def _sessions(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except ValueError as error:
-        aside = path.with_name(f"run-damaged-{secrets.token_hex(4)}.json")
-        os.rename(path, aside)
-        logger.warning("%s is damaged (%s); it is now called %s, and a new one is begun.", path, error, aside.name)
+        set_aside(path, f"it is damaged: {error}")
         return []
-
-
-# ---- the lock
-
-
-def _lock_text() -> str:
-    """Who this process is: its number alone would not do, because numbers are used again."""
-    holder = {
-        "process": os.getpid(),
-        "started": start_of(os.getpid()),
-        "host": socket.gethostname(),
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "nonce": secrets.token_hex(8),
-    }
-    return json.dumps(holder) + "\n"
-
-
-def _lock(path: Path, text: str) -> None:
-    """Makes the lock file, or raises SettingsError that says who holds it."""
-    with _alone(path.parent):
-        while not _make_lock(path, text):
-            held = _read_lock(path)
-            if held is not None:
-                _refuse_if_alive(path, held)
-                logger.warning("%s was left by a process that is dead (%s); it is taken over.", path, held.strip() or "no text")
-                path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Within it no other process of this host looks at locks in `directory`; the kernel ends that when a process dies.
-
-    Where a file system has no such thing, two processes that take over one dead lock at the same moment may both succeed.
-    """
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _make_lock(path: Path, text: str) -> bool:
-    """Makes the lock file; False where there is one."""
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    except FileExistsError:
-        return False
-    try:
-        os.write(descriptor, text.encode())
-    except OSError:
-        path.unlink()  # the disk is too full for its text
-        raise
-    finally:
-        os.close(descriptor)
-    return True
-
-
-def _read_lock(path: Path) -> str | None:
-    """The text of the lock, waiting for the one who is just writing it; None where it has gone."""
-    patience = time.monotonic() + UNREADABLE_SECONDS
-    while True:
-        try:
-            with open(path, errors="replace") as file:
-                text = file.read(4096)
-        except FileNotFoundError:
-            return None
-        if text.endswith("\n") or time.monotonic() > patience:
-            return text
-        time.sleep(0.01)
-
-
-def _refuse_if_alive(path: Path, text: str) -> None:
-    """SettingsError unless the process that `text` names is known to be dead."""
-    try:
-        document = parse_json(text.encode())
-    except ValueError:
-        return  # torn: its process died while writing it
-    match document:
-        case {"process": int(process), "host": str(host), "since": str(since)}:
-            started = document.get("started")
-        case _:
-            return
-    here = host == socket.gethostname()
-    if here and not is_alive(process, started if isinstance(started, str) else None):
-        return
-    raise SettingsError(
-        f"{path.parent} is in use by process {process} on {host}, since {since}.",
-        "One process at a time trains in a run directory.",
-        f"Wait for it, end it with  kill {process}  , or choose another directory with hydra.run.dir=DIRECTORY."
-        if here
-        else f"Wait for it; if you know that it is dead (it cannot be seen from {socket.gethostname()}), type: rm {path}",
-    )
-
-
-def _unlock(path: Path, text: str) -> None:
-    """Removes our own lock; one that somebody else put there stays."""
-    try:
-        if path.read_text(errors="replace") == text:
-            path.unlink()
-    except OSError as error:
-        logger.warning("%s cannot be removed (%s); the next run here takes it over.", path, error)
 
 
 def _unwritable(path: Path, error: OSError) -> SettingsError | ResourceError:

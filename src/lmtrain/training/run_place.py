@@ -1,0 +1,132 @@
+"""Where a new run may begin, and what one that was refused takes away again: only what its own process made.
+
+A run may begin in a new or an empty directory, beside files of other names, and in what a killed process left before its
+first checkpoint. It may not where a file of one of its names stands that no run of ours wrote, nor where checkpoints are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmtrain.config import typed
+from lmtrain.errors import SettingsError, UserError
+from lmtrain.training.run_lock import RunLock
+from lmtrain.training.strict_json import MAX_BYTES, parse_json
+
+HYDRA = (".hydra/hydra.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml")
+AT_THE_START = ("settings.json", "run.json", "lmtrain.log", "checkpoints", *HYDRA, ".hydra")
+LATER = ("metrics.jsonl", "range_test.svg")
+ONLY_ADDED_TO = ("tensorboard", "crash")
+
+
+def refuse_what_is_not_ours(path: Path) -> None:
+    """SettingsError where a new run in `path` would overwrite, or mix with, what it did not write."""
+    if not _is_empty(path / "checkpoints"):
+        raise SettingsError(
+            f"{path} holds the checkpoints of another run.",
+            "A new run begins in a directory without any.",
+            f"Type {typed('resume', path)} to go on with that run, or choose another directory: hydra.run.dir=DIRECTORY.",
+        )
+    if others := _not_ours(path):
+        raise SettingsError(
+            f"{path} holds {', '.join(others)}, which no run wrote.",
+            "A run writes files of these names, and overwrites nothing that it did not write.",
+            "Move them, or choose another directory: hydra.run.dir=DIRECTORY (for a sweep hydra.sweep.dir=DIRECTORY).",
+        )
+
+
+def is_from_hydra(file: Path) -> bool:
+    """Whether Hydra wrote `file`, a hydra.yaml or multirun.yaml, for this program."""
+    import yaml
+
+    try:
+        match yaml.safe_load(file.read_bytes()[:MAX_BYTES]) if file.is_file() else None:
+            case {"hydra": {"job": {"name": "lmtrain"}}}:
+                return True
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        pass
+    return False
+
+
+def _not_ours(path: Path) -> list[str]:
+    """The names of a run that something else has in `path`: all of them, unless a run of ours was begun there."""
+    present = [name for name in (*AT_THE_START, *LATER) if name != ".hydra" and not _is_empty(path / name)]
+    ours = {name for name in present if name in RECOGNISED and RECOGNISED[name](path / name)}
+    if HYDRA[0] in ours:
+        ours |= {*HYDRA}
+    if ours:
+        ours |= {*AT_THE_START, *LATER} - {"settings.json", *HYDRA}
+    return [name for name in present if name not in ours]
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether there is nothing at `path` to be lost."""
+    try:
+        return not any(path.iterdir()) if path.is_dir() else path.stat().st_size == 0 and path.is_file()
+    except OSError:
+        return not os.path.lexists(path)
+
+
+def _document(file: Path) -> Any:
+    try:
+        with open(file, "rb") as opened:
+            return parse_json(opened.read(MAX_BYTES + 1))
+    except (OSError, ValueError):
+        return None
+
+
+def _holds(*keys: str) -> Callable[[Path], bool]:
+    def check(file: Path) -> bool:
+        document = _document(file) if file.is_file() else None
+        return isinstance(document, dict) and {*keys} <= document.keys()
+
+    return check
+
+
+RECOGNISED: Mapping[str, Callable[[Path], bool]] = {
+    "settings.json": _holds("model", "data", "trainer"),
+    "run.json": _holds("sessions"),
+    HYDRA[0]: is_from_hydra,
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory as it was before this process wrote in it."""
+
+    path: Path
+    is_new: bool  # this process made it
+    before: frozenset[str]  # the names of a run that were there
+
+    @classmethod
+    def of(cls, path: Path, *, is_new: bool) -> Place:
+        return cls(
+            path, is_new, frozenset(name for name in (*AT_THE_START, *LATER, *ONLY_ADDED_TO) if os.path.lexists(path / name))
+        )
+
+    def leave(self) -> None:
+        """Removes what this process made, if no work was done and nobody is at work; what others put there stays."""
+        try:
+            lock = RunLock(self.path / "run.lock")
+        except (OSError, UserError):
+            return
+        try:
+            if not lock.is_exclusive:
+                return
+            names = (*AT_THE_START, *LATER, *ONLY_ADDED_TO)
+            made = [name for name in names if name not in self.before and os.path.lexists(self.path / name)]
+            if not {*made} <= {*AT_THE_START} or not _is_empty(self.path / "checkpoints"):
+                return
+            for name in made:
+                with suppress(OSError):
+                    (self.path / name).rmdir() if (self.path / name).is_dir() else (self.path / name).unlink()
+        finally:
+            lock.release()
+        if self.is_new:
+            with suppress(OSError):
+                self.path.rmdir()
