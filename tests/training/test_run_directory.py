@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -237,7 +236,7 @@ def test_of_processes_in_two_containers_with_one_host_name_only_one_trains(tmp_p
     alone = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
     if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True).returncode:
         pytest.skip("this machine makes no containers")
-    hold = "print(os.getpid(), flush=True)\nwith open_run_directory(directory):\n    print('held', flush=True)\n    sys.stdin.read()"
+    hold = "print(os.getpid(), flush=True)\nwith open_run_directory(directory):\n    print('held', flush=True); sys.stdin.read()"
     command = [*alone, sys.executable, "-W", "error", "-c", PROGRAM + hold, str(tmp_path)]
     first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert (first.stdout.readline(), first.stdout.readline()) == ("1\n", "held\n")
@@ -368,9 +367,8 @@ def test_the_lock_of_another_user_who_is_dead_is_taken_over(tmp_path, monkeypatc
     his = os.open(tmp_path / "run.lock", os.O_RDONLY)  # so that its number is not given to another file
 
     def opened(path, flags, *mode, **named):
-        if str(path).endswith("run.lock") and flags & os.O_RDWR and os.path.exists(path):
-            if os.path.samestat(os.stat(path), os.fstat(his)):
-                raise PermissionError(errno.EACCES, "Permission denied")
+        if flags & os.O_RDWR and os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(his)):
+            raise PermissionError(errno.EACCES, "Permission denied")
         return real(path, flags, *mode, **named)
 
     monkeypatch.setattr(os, "open", opened)
