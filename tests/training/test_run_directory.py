@@ -236,7 +236,9 @@ def test_of_processes_in_two_containers_with_one_host_name_only_one_trains(tmp_p
     alone = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
     if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True).returncode:
         pytest.skip("this machine makes no containers")
-    hold = "print(os.getpid(), flush=True)\nwith open_run_directory(directory):\n    print('held', flush=True); sys.stdin.read()"
+    hold = (
+        "print(os.getpid(), flush=True)\nwith open_run_directory(directory):\n    print('held', flush=True); sys.stdin.read()"
+    )
     command = [*alone, sys.executable, "-W", "error", "-c", PROGRAM + hold, str(tmp_path)]
     first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert (first.stdout.readline(), first.stdout.readline()) == ("1\n", "held\n")

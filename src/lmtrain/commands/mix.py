@@ -25,7 +25,8 @@ def main(arguments: list[str]) -> None:
         raise SettingsError("One model was given.", "A mixture needs at least two.", "Name a second RUN.")
     with new_directory(options.output) as output:
         path = Path(options.output) / _mix(options, output).relative_to(output)
-    print(f"\nSaved in {printable(str(path))}. Next:\n  python -m lmtrain evaluate {quoted_for_shell(shown(Path(options.output)))}")
+    directory = quoted_for_shell(shown(options.output))
+    print(f"\nSaved in {printable(str(path))}. Next:\n  python -m lmtrain evaluate {directory}")
 
 
 def _mix(options: argparse.Namespace, output: Path) -> Path:

@@ -31,7 +31,6 @@ import io
 import logging
 import lzma
 import math
-import os
 import re
 import shlex
 import zlib
