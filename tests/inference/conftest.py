@@ -62,7 +62,10 @@ class TinyRecurrent(NeuralLanguageModel):
     def initial_state(self, batch_size: int) -> State:
         return (self.recurrent.weight.new_zeros(batch_size, self.recurrent.in_features),)
 
-    def activations(self, tokens_TB: Tensor, state: State, generator: Generator | None = None) -> tuple[Tensor, State]:
+    def activations(
+        self, tokens_TB: Tensor, state: State, generator: Generator | None = None, *, carry_after: int | None = None
+    ) -> tuple[Tensor, State]:
+        assert carry_after is None, "it is evaluated only"
         (h_BD,), states = state, []
         for embedded_BD in self.embedding(tokens_TB):
             h_BD = torch.tanh(embedded_BD + self.recurrent(h_BD))
