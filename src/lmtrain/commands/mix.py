@@ -66,7 +66,7 @@ def _mix(options: argparse.Namespace, output: Path) -> Path:
     def name_token(place: int) -> str:
         return f"{first.tokenizer.token_text(int(text.ids[place]))!r}, token {place + 1:,} of the validation text,"
 
-    weights = fit_weights(torch.from_numpy(log_probs_MN), name_token=name_token)
+    weights = fit_weights(torch.from_numpy(log_probs_MN), name_token)
     for run, weight, log_probs_N in zip(options.runs, weights, log_probs_MN, strict=True):
         alone = perplexity_text(-log_probs_N.mean())
         impossible_N = np.flatnonzero(log_probs_N == -np.inf)

@@ -116,10 +116,10 @@ def _check_mixture(models: Sequence[LanguageModel], weights: Sequence[float]) ->
 
 def fit_weights(
     log_probs_MN: Tensor,
+    name_token: Callable[[int], str] = "Token {} of the text".format,
     *,
     tolerance: float = 1e-9,
     max_iterations: int = 200,
-    name_token: Callable[[int], str] = "Token {} of the text".format,
 ) -> list[float]:
     """The weights under which a mixture of M models gives N tokens the highest likelihood.
 
@@ -133,8 +133,8 @@ def fit_weights(
     Vandenberghe, section 11.7) needs a few dozen: each step solves M linear equations, and the gap says when to stop.
 
     log_probs_MN  log-probability that each model gave to each token
-    tolerance     ends the fit once the gap is at most so many nats per token
     name_token    how an error names the token with a number (from 0)
+    tolerance     ends the fit once the gap is at most so many nats per token
 
     Raises DataError where no model gives a token any probability.
     """

@@ -179,13 +179,14 @@ class Telemetry:
         return " ".join(["", *parts] if self._is_terminal else parts)
 
     def _record(self, step: int, numbers: Mapping[str, float | None]) -> None:
-        """What is not finite is null in `metrics.jsonl`, and left out of TensorBoard."""
-        finite = {name: value for name, value in numbers.items() if value is not None and math.isfinite(value)}
-        self._guard(lambda: self._append(json.dumps({"step": step} | {name: finite.get(name) for name in numbers}) + "\n"))
+        """What is not finite is null in `metrics.jsonl`; TensorBoard shows infinities, but nothing that is no number."""
+        finite = {name: value if value is not None and math.isfinite(value) else None for name, value in numbers.items()}
+        self._guard(lambda: self._append(json.dumps({"step": step, **finite}) + "\n"))
 
         def add(writer: SummaryWriter) -> None:
-            for name, value in finite.items():
-                writer.add_scalar(name, value, step)
+            for name, value in numbers.items():
+                if value is not None and not math.isnan(value):
+                    writer.add_scalar(name, value, step)
 
         self._to_tensorboard(add)
 
