@@ -121,3 +121,72 @@ def test_table_names_what_the_settings_name() -> None:
 
 def test_gelu_at_one_is_the_normal_distribution_there() -> None:
     assert math.isclose(activations.gelu(torch.tensor(1.0, dtype=torch.float64)).item(), 0.8413447460685429)
+
+
+# --- far out ----------------------------------------------------------------------------------------------------------
+
+FAR_OUT = [0.5, 4.0, 12.0, 90.0, 300.0, 1e3, 1e4, 6e4]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_gradients_far_out_are_those_of_float64_and_finite_where_these_are(name: str, dtype: torch.dtype) -> None:
+    """With parameters that make a product overflow in float16 on its way to a gradient of 0."""
+    largest = torch.finfo(dtype).max
+    points = torch.tensor([sign * x for x in FAR_OUT for sign in (1, -1)] + [0.0] * 2, dtype=dtype)
+    x = torch.cat([torch.cartesian_prod(points, points), *([torch.full((1, 2), s * largest) for s in (1, -1)])]).to(dtype)
+    for parameter in [0.01, 0.25, 1.0, 30.0] if name in LEARNT else [0.0]:
+        gradients = []
+        for kind in (dtype, torch.float64):
+            leaves = [x.to(kind).requires_grad_()]
+            leaves += [torch.full((len(x), 1), parameter, dtype=dtype).to(kind).requires_grad_()] if name in LEARNT else []
+            function, own = ACTIVATIONS[name], FORMULAS[name]
+            y = function(*leaves) if kind is dtype or name == "gelu_logistic" else own(*leaves)
+            gradients.append(torch.autograd.grad(y.sum(), leaves))
+        for made, exact in zip(*gradients, strict=True):
+            fits = exact.abs() < largest / 4
+            assert fits.any()
+            assert made[fits].isfinite().all(), (name, parameter, x[(fits & ~made.isfinite()).any(-1)])
+            error = (made[fits].double() - exact[fits]).abs()
+            assert (error <= 0.02 + 0.2 * exact[fits].abs()).all() or dtype is not torch.float32
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "hard_tanh", "relu", "leaky_relu"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_gradients_at_infinity_are_finite_where_the_function_has_one_there(name: str, dtype: torch.dtype) -> None:
+    x = torch.tensor([math.inf, -math.inf], dtype=dtype, requires_grad=True)
+    ACTIVATIONS[name](x).backward(torch.ones(2, dtype=dtype))
+    expected = {"relu": [1.0, 0.0], "leaky_relu": [1.0, 0.01]}.get(name, [0.0, 0.0])
+    torch.testing.assert_close(x.grad, torch.tensor(expected, dtype=dtype))
+
+
+def test_swish_in_float16_at_1000_has_the_gradient_0_for_beta() -> None:
+    x = torch.tensor([1000.0, -1000.0], dtype=torch.float16, requires_grad=True)
+    beta = torch.tensor(1.0, dtype=torch.float16, requires_grad=True)
+    activations.swish(x, beta).sum().backward()
+    assert x.grad is not None
+    assert (x.grad.tolist(), beta.grad) == ([1.0, 0.0], torch.tensor(0.0, dtype=torch.float16))
+
+
+# --- torch.func -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # PyTorch's own use of it
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_torch_func_gives_what_autograd_gives(name: str, generator: Generator) -> None:
+    function, (x, *parameter) = ACTIVATIONS[name], (y.detach() for y in arguments(name, generator))
+    batched = torch.func.vmap(lambda row: function(row, *parameter))(x)
+    torch.testing.assert_close(batched, function(x, *parameter))
+    per_row = torch.func.vmap(torch.func.grad(lambda row: function(row, *parameter).sum()))(x)
+    leaf = x.clone().requires_grad_()
+    torch.testing.assert_close(per_row, torch.autograd.grad(function(leaf, *parameter).sum(), leaf)[0])
+    for index, argument in enumerate((x[0], *parameter)):
+        rest = [x[0], *parameter]
+
+        def of_one(argument: Tensor, index: int = index, rest: list[Tensor] = rest) -> Tensor:
+            return function(*[*rest[:index], argument, *rest[index + 1 :]])
+
+        torch.testing.assert_close(torch.func.jacfwd(of_one)(argument), torch.func.jacrev(of_one)(argument))
+        second = torch.func.hessian(lambda a, f=of_one: f(a).sum())(argument)
+        by_autograd = torch.autograd.functional.hessian(lambda a, f=of_one: f(a).sum(), argument)
+        torch.testing.assert_close(second, by_autograd)

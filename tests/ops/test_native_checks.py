@@ -15,7 +15,7 @@ from torch.nn.functional import embedding
 from lmtrain.ops import native
 from lmtrain.ops.backends import Call, why_not
 from lmtrain.ops.draw import draw_token, reference_draw
-from lmtrain.ops.linear_cross_entropy import LinearCrossEntropyFunction, linear_cross_entropy
+from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
 from lmtrain.ops.native.step import Network, Stage
 from lmtrain.ops.rows import rows
 from lmtrain.ops.sampled_cross_entropy import sampled_cross_entropy, sampled_cross_entropy_reference
@@ -148,7 +148,7 @@ def test_the_kernel_itself_looks_at_targets_too(token: int) -> None:
         targets = torch.tensor([0, 1, token, 2])
         arguments = (of(torch.float32, N, D), of(torch.float32, V, D), None, targets)
         with pytest.raises(IndexError, match="outside 0 to 6"):
-            LinearCrossEntropyFunction.apply(*arguments, torch.float32, 1 << 20, "native", wanted)
+            native.forward_linear_cross_entropy(*arguments, 1 << 20, wanted)
 
 
 @pytest.mark.parametrize("token", [-1, V, FAR, -FAR])

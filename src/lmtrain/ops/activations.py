@@ -1,7 +1,11 @@
 """Non-linearities, each as a pair: the function, and beside it its local gradient, written by hand.
 
 Every backward pass is made of differentiable operations alone, so second derivatives work too. What is kept for the
-backward pass is either the input or the output, whichever gives the shorter derivative; nothing else is kept.
+backward pass is either the input or the output, whichever gives the shorter derivative; nothing else is kept. Factors are
+multiplied in an order in which a small one tames a large one before the next: no square overflows on its way to zero.
+
+`torch.func` (vmap, jvp, and what is made of them) works on all. The Jacobian of a function of one input is diagonal, so its
+`jvp`, which multiplies by it from the other side, is its `backward`.
 
 In the formulas, σ is the logistic function, Φ and φ are the distribution and the density of the standard normal, and
 d denotes the gradient that arrives from above. All work element by element in the dtype of x, except the gated ones,
@@ -19,24 +23,32 @@ from torch import Tensor
 from torch.autograd import Function
 
 
+class Pointwise(Function):
+    """A function of which `torch.vmap` makes its own rule: every element is by itself."""
+
+    generate_vmap_rule = True
+
+
 def sigmoid(x: Tensor) -> Tensor:
     """The logistic function: y = σ(x) = 1 / (1 + e^-x);  dy/dx = y (1 - y).  Verhulst 1845; Rumelhart et al. 1986."""
     return _apply(Sigmoid, x)
 
 
-class Sigmoid(Function):
+class Sigmoid(Pointwise):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return torch.sigmoid(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(output)
+        _save(ctx, output)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> Tensor:
         (d_y,), (y,) = d_outputs, ctx.saved_tensors
         return d_y * y * (1 - y)
+
+    jvp = backward
 
 
 def tanh(x: Tensor) -> Tensor:
@@ -44,19 +56,21 @@ def tanh(x: Tensor) -> Tensor:
     return _apply(Tanh, x)
 
 
-class Tanh(Function):
+class Tanh(Pointwise):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return torch.tanh(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(output)
+        _save(ctx, output)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> Tensor:
         (d_y,), (y,) = d_outputs, ctx.saved_tensors
         return d_y * (1 - y * y)
+
+    jvp = backward
 
 
 def hard_tanh(x: Tensor) -> Tensor:
@@ -64,19 +78,21 @@ def hard_tanh(x: Tensor) -> Tensor:
     return _apply(HardTanh, x)
 
 
-class HardTanh(Function):
+class HardTanh(Pointwise):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return x.clamp(-1, 1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(output)
+        _save(ctx, output)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> Tensor:
         (d_y,), (y,) = d_outputs, ctx.saved_tensors
         return d_y * (y.abs() < 1)
+
+    jvp = backward
 
 
 def relu(x: Tensor) -> Tensor:
@@ -84,19 +100,21 @@ def relu(x: Tensor) -> Tensor:
     return _apply(ReLU, x)
 
 
-class ReLU(Function):
+class ReLU(Pointwise):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return x.clamp(min=0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(output)
+        _save(ctx, output)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> Tensor:
         (d_y,), (y,) = d_outputs, ctx.saved_tensors
         return d_y * (y > 0)
+
+    jvp = backward
 
 
 def leaky_relu(x: Tensor) -> Tensor:
@@ -112,14 +130,14 @@ def parametric_relu(x: Tensor, slope: Tensor) -> Tensor:
     return _apply(ParametricReLU, x, slope)
 
 
-class ParametricReLU(Function):
+class ParametricReLU(Pointwise):
     @staticmethod
     def forward(x: Tensor, slope: Tensor) -> Tensor:
         return torch.where(x > 0, x, slope * x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        _save(ctx, *inputs)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,26 +145,33 @@ class ParametricReLU(Function):
         d_x = torch.where(x > 0, d_y, slope * d_y)
         return d_x, (d_y * x.clamp(max=0)).sum_to_size(slope.shape)
 
+    @staticmethod
+    def jvp(ctx: Any, *d_inputs: Tensor) -> Tensor:
+        (d_x, d_slope), (x, slope) = d_inputs, ctx.saved_tensors
+        return torch.where(x > 0, d_x, slope * d_x) + d_slope * x.clamp(max=0)
+
 
 def silu(x: Tensor) -> Tensor:
     """y = x σ(x);  dy/dx = σ (1 + x (1 - σ)).  Elfwing et al. 2017, equations 3 and 4."""
     return _apply(SiLU, x)
 
 
-class SiLU(Function):
+class SiLU(Pointwise):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return x * torch.sigmoid(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        _save(ctx, *inputs)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> Tensor:
         (d_y,), (x,) = d_outputs, ctx.saved_tensors
         s = torch.sigmoid(x)
         return d_y * s * (1 + x * (1 - s))
+
+    jvp = backward
 
 
 def swish(x: Tensor, beta: Tensor) -> Tensor:
@@ -157,21 +182,28 @@ def swish(x: Tensor, beta: Tensor) -> Tensor:
     return _apply(Swish, x, beta)
 
 
-class Swish(Function):
+class Swish(Pointwise):
     @staticmethod
     def forward(x: Tensor, beta: Tensor) -> Tensor:
         return x * torch.sigmoid(beta * x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        _save(ctx, *inputs)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, Tensor]:
         (d_y,), (x, beta) = d_outputs, ctx.saved_tensors
         s = torch.sigmoid(beta * x)
-        d_x = d_y * s * (1 + beta * x * (1 - s))
-        return d_x, (d_y * x * x * s * (1 - s)).sum_to_size(beta.shape)
+        slope = x * (s * (1 - s))  # of the logistic function, times x: at most x / 4
+        return d_y * (s + beta * slope), (d_y * x * slope).sum_to_size(beta.shape)
+
+    @staticmethod
+    def jvp(ctx: Any, *d_inputs: Tensor) -> Tensor:
+        (d_x, d_beta), (x, beta) = d_inputs, ctx.saved_tensors
+        s = torch.sigmoid(beta * x)
+        slope = x * (s * (1 - s))
+        return d_x * (s + beta * slope) + d_beta * x * slope
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -179,20 +211,22 @@ def gelu(x: Tensor) -> Tensor:
     return _apply(GELU, x)
 
 
-class GELU(Function):
+class GELU(Pointwise):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return x * _normal_distribution(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        _save(ctx, *inputs)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> Tensor:
         (d_y,), (x,) = d_outputs, ctx.saved_tensors
         density = torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
         return d_y * (_normal_distribution(x) + x * density)
+
+    jvp = backward
 
 
 def _normal_distribution(x: Tensor) -> Tensor:
@@ -212,14 +246,14 @@ def glu(x: Tensor) -> Tensor:
     return _apply(GLU, *_halves("glu", x))
 
 
-class GLU(Function):
+class GLU(Pointwise):
     @staticmethod
     def forward(a: Tensor, b: Tensor) -> Tensor:
         return a * torch.sigmoid(b)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        _save(ctx, *inputs)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,6 +261,12 @@ class GLU(Function):
         gate = torch.sigmoid(b)
         d_a = d_y * gate
         return d_a, d_a * a * (1 - gate)
+
+    @staticmethod
+    def jvp(ctx: Any, *d_inputs: Tensor) -> Tensor:
+        (d_a, d_b), (a, b) = d_inputs, ctx.saved_tensors
+        gate = torch.sigmoid(b)
+        return (d_a + d_b * a * (1 - gate)) * gate
 
 
 def swiglu(x: Tensor) -> Tensor:
@@ -237,20 +277,26 @@ def swiglu(x: Tensor) -> Tensor:
     return _apply(SwiGLU, *_halves("swiglu", x))
 
 
-class SwiGLU(Function):
+class SwiGLU(Pointwise):
     @staticmethod
     def forward(a: Tensor, b: Tensor) -> Tensor:
         return a * torch.sigmoid(a) * b
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        _save(ctx, *inputs)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, Tensor]:
         (d_y,), (a, b) = d_outputs, ctx.saved_tensors
         s = torch.sigmoid(a)
         return d_y * b * s * (1 + a * (1 - s)), d_y * a * s
+
+    @staticmethod
+    def jvp(ctx: Any, *d_inputs: Tensor) -> Tensor:
+        (d_a, d_b), (a, b) = d_inputs, ctx.saved_tensors
+        s = torch.sigmoid(a)
+        return d_a * b * s * (1 + a * (1 - s)) + d_b * a * s
 
 
 def _halves(name: str, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -259,6 +305,11 @@ def _halves(name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{name} halves the last axis, which must be even, but x has shape {tuple(x.shape)}.")
     a, b = x.chunk(2, dim=-1)
     return a, b
+
+
+def _save(ctx: Any, *tensors: Tensor) -> None:
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
 
 
 def _apply(function: type[Function], *inputs: Tensor) -> Tensor:

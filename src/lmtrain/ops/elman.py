@@ -41,6 +41,7 @@ from lmtrain.ops.recurrence import (
     weight_gradients,
     zoned_out,
 )
+from lmtrain.ops.transforms import Looped
 
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid}
 IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh_, "relu": torch.relu_, "sigmoid": torch.sigmoid_}
@@ -116,7 +117,7 @@ def elman_reference(
     return torch.stack(states), h_BH
 
 
-class ElmanFunction(torch.autograd.Function):
+class ElmanFunction(Looped):
     """`elman_reference` with a backward pass by hand; takes its inputs, the backend's name, and whether one will come."""
 
     @staticmethod

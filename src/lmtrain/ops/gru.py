@@ -48,6 +48,7 @@ from lmtrain.ops.recurrence import (
     weight_gradients,
     zoned_out,
 )
+from lmtrain.ops.transforms import Looped
 
 
 def gru(
@@ -116,7 +117,7 @@ def gru_reference(
     return torch.stack(states), h_BH
 
 
-class GRUFunction(torch.autograd.Function):
+class GRUFunction(Looped):
     """`gru_reference` with a backward pass by hand; takes its inputs, the backend's name, and whether one will come."""
 
     @staticmethod

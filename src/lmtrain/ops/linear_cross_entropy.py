@@ -32,6 +32,7 @@ from torch.nn.functional import cross_entropy, linear
 from lmtrain.ops.backends import Call, choose, kernels
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
+from lmtrain.ops.transforms import Looped
 
 Wanted = tuple[bool, bool, bool]
 
@@ -68,13 +69,12 @@ def linear_cross_entropy(
     check_dtype("targets_N", targets_N, torch.int64)
     if bias_V is not None:
         check_shape("bias_V", bias_V, "V", sizes)
-    if targets_N.device.type == "cpu":
-        _check_targets(targets_N, sizes["V"])
     dtype = compute_dtype or features_ND.dtype
     check_dtype("the computation", torch.empty(0, dtype=dtype), torch.float32, torch.float64, torch.bfloat16)
     backend = choose(backend, Call("linear_cross_entropy", features_ND.device.type, dtype, sizes))
     with torch.autocast(features_ND.device.type, enabled=False):
         if backend == "reference":
+            _check_targets(targets_N, sizes["V"])
             return linear_cross_entropy_reference(features_ND, weight_VD, bias_V, targets_N, dtype)
         inputs = features_ND, weight_VD, bias_V
         wanted = tuple(torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs)
@@ -94,7 +94,7 @@ def linear_cross_entropy_reference(
     return cross_entropy(logits_NV, targets_N, reduction="sum")
 
 
-class LinearCrossEntropyFunction(torch.autograd.Function):
+class LinearCrossEntropyFunction(Looped):
     """`linear_cross_entropy_reference` with gradients made in the forward pass."""
 
     @staticmethod
@@ -171,6 +171,7 @@ def _run(
     wanted: Wanted,
 ) -> tuple[Tensor | None, ...]:
     """Brings the inputs to the kernel's types and calls it."""
+    _check_targets(targets_N, len(weight_VD))
     wide_dtype = accumulate_dtype(compute_dtype)
     weight_VD = weight_VD.to(compute_dtype if weight_VD.dtype != wide_dtype else wide_dtype)
     bias_V = None if bias_V is None else bias_V.to(wide_dtype)
@@ -184,6 +185,8 @@ def _reference_tuple(*arguments: Any) -> tuple[Tensor]:
 
 
 def _check_targets(targets_N: Tensor, vocab_size: int) -> None:
+    if targets_N.device.type != "cpu":
+        return
     least, most = (int(bound) for bound in targets_N.aminmax())
     if least < 0 or most >= vocab_size:
         raise IndexError(

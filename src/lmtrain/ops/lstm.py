@@ -46,6 +46,7 @@ from lmtrain.ops.recurrence import (
     weight_gradients,
     zoned_out,
 )
+from lmtrain.ops.transforms import Looped
 
 
 def lstm(
@@ -117,7 +118,7 @@ def lstm_reference(
     return torch.stack(states), h_BH, c_BH
 
 
-class LSTMFunction(torch.autograd.Function):
+class LSTMFunction(Looped):
     """`lstm_reference` with a backward pass by hand; takes its inputs, the backend's name, and whether one will come."""
 
     @staticmethod

@@ -25,6 +25,8 @@ def rows(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
 class RowsFunction(torch.autograd.Function):
     """A look-up whose gradient is a matrix product."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
         return embedding(ids_TB, table_VZ)
@@ -34,9 +36,17 @@ class RowsFunction(torch.autograd.Function):
         table_VZ, ids_TB = inputs
         ctx.num_rows = len(table_VZ)
         ctx.save_for_backward(ids_TB)
+        ctx.save_for_forward(ids_TB)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, None]:
         (ids_TB,), (d_TBZ,) = ctx.saved_tensors, d_outputs
-        onehot_NV = d_TBZ.new_zeros(ids_TB.numel(), ctx.num_rows).scatter_(1, ids_TB.reshape(-1, 1), 1)
+        zeros_NV, places_N1 = d_TBZ.new_zeros(ids_TB.numel(), ctx.num_rows), ids_TB.reshape(-1, 1)
+        in_place = not torch.is_grad_enabled()  # else torch.func may have made ids a batch, which zeros are not
+        onehot_NV = zeros_NV.scatter_(1, places_N1, 1) if in_place else zeros_NV.scatter(1, places_N1, 1)
         return onehot_NV.T @ d_TBZ.flatten(0, 1), None
+
+    @staticmethod
+    def jvp(ctx: Any, *d_inputs: Tensor) -> Tensor:
+        (ids_TB,) = ctx.saved_tensors
+        return embedding(ids_TB, d_inputs[0])

@@ -29,6 +29,7 @@ from torch.nn.functional import embedding, linear, pad
 
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
+from lmtrain.ops.transforms import Looped
 
 # Samples are filled up to a multiple of this, with logits of -inf: how many of the draws are distinct differs from step to
 # step, and oneDNN compiles its products for every size anew.
@@ -95,7 +96,7 @@ def sampled_cross_entropy_reference(
     return (torch.cat([logits_N[:, None], logits_NK], dim=1).logsumexp(1) - logits_N).sum()
 
 
-class SampledCrossEntropyFunction(torch.autograd.Function):
+class SampledCrossEntropyFunction(Looped):
     """`sampled_cross_entropy_reference` with gradients made in the forward pass; takes its arguments, `sparse` the last."""
 
     @staticmethod

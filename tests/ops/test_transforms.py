@@ -1,0 +1,111 @@
+"""`torch.func` over every Function of the package: what autograd gives, or an error that says what to do instead."""
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import grad, jvp, vmap
+from torch.testing import assert_close
+
+import lmtrain
+from lmtrain.models.direct import DirectCrossEntropyFunction
+from lmtrain.ops.elman import elman
+from lmtrain.ops.gru import gru
+from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
+from lmtrain.ops.lstm import lstm
+from lmtrain.ops.rows import rows
+from lmtrain.ops.sampled_cross_entropy import sampled_cross_entropy
+
+N, T, B, H, V, D = 4, 3, 2, 5, 7, 6
+
+
+def of(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def ids(*shape: int) -> Tensor:
+    return torch.randint(V, shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+BIAS, LOG_EXPECTED = of(V), of(2)
+BACKENDS = ("auto", "eager", "reference")
+FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
+    **{f"lstm {b}": (lambda *x, b=b: lstm(*x, backend=b)[0], (of(N, T, B, 4 * H), of(N, B, H), of(N, B, H), of(N, 4 * H, H)))
+       for b in BACKENDS},
+    **{f"gru {b}": (lambda *x, b=b: gru(*x, backend=b)[0], (of(N, T, B, 3 * H), of(N, B, H), of(N, 3 * H, H), of(N, H)))
+       for b in BACKENDS},
+    **{f"elman {b}": (lambda *x, b=b: elman(*x, backend=b)[0], (of(N, T, B, H), of(N, B, H), of(N, H, H))) for b in BACKENDS},
+    **{f"linear_cross_entropy {b}": (lambda f, w, y, b=b: linear_cross_entropy(f, w, BIAS, y, backend=b),
+                                     (of(N, 3, D), of(N, V, D), ids(N, 3))) for b in BACKENDS[:2]},
+    "sampled_cross_entropy": (lambda f, w, y: sampled_cross_entropy(f, w, BIAS, y, torch.tensor([0, 2]), LOG_EXPECTED),
+                              (of(N, 3, D), of(N, V, D), ids(N, 3))),
+    "rows": (rows, (of(N, V, D), ids(N, T, B))),
+}  # fmt: skip
+FORWARD_MODE = {name for name in FUNCTIONS if "reference" in name or name == "rows"}
+
+
+def one_by_one(function: Callable[..., Tensor], batch: tuple[Tensor, ...], fixed: int | None) -> Tensor:
+    return torch.stack([function(*(x[0 if i == fixed else n] for i, x in enumerate(batch))) for n in range(N)])
+
+
+@pytest.mark.parametrize("fixed", [None, 0, 1])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_vmap_gives_what_a_loop_gives_and_so_do_its_gradients(name: str, fixed: int | None) -> None:
+    function, batch = FUNCTIONS[name]
+    given = tuple(x[0] if i == fixed else x for i, x in enumerate(batch))
+    dims = tuple(None if i == fixed else 0 for i in range(len(batch)))
+    assert_close(vmap(function, dims)(*given), one_by_one(function, batch, fixed))
+
+    def loss(*arguments: Tensor) -> Tensor:
+        return function(*arguments).sin().sum()
+
+    for argument, x in enumerate(batch):
+        if x.is_floating_point():
+            made = vmap(grad(loss, argument), dims)(*given)
+            leaves = [tuple((x[0 if i == fixed else n]).clone() for i, x in enumerate(batch)) for n in range(N)]
+            expected = [
+                torch.autograd.grad(loss(*(leaf, leaf[argument].requires_grad_())[0]), leaf[argument])[0] for leaf in leaves
+            ]
+            assert_close(made, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # PyTorch's own use of it
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_jvp_is_right_or_says_what_to_use_instead(name: str) -> None:
+    function, batch = FUNCTIONS[name]
+    (first, *rest) = (x[0] for x in batch)
+
+    def of_first(x: Tensor) -> Tensor:
+        return function(x, *rest).sin().sum()
+
+    if name in FORWARD_MODE:
+        _, made = jvp(of_first, (first,), (of(*first.shape),))
+        assert_close(made, (grad(of_first)(first) * of(*first.shape)).sum(), rtol=1e-4, atol=1e-4)
+    else:
+        with pytest.raises(NotImplementedError, match="has no forward-mode derivative"):
+            jvp(of_first, (first,), (first,))
+
+
+def test_the_direct_connections_refuse_torch_func_by_name() -> None:
+    """They are trained whole, at most one slice at a time: PyTorch itself says what is missing."""
+    arguments = (of(N, 2, D), of(N, V, D), of(N, V), of(N, 20), ids(N, 2, 1), ids(N, 2))
+    with pytest.raises(RuntimeError, match="setup_context"):
+        vmap(DirectCrossEntropyFunction.apply)(*arguments)
+
+
+def test_every_function_of_the_package_is_tried_here_or_with_the_activations() -> None:
+    """A class of `torch.autograd.Function` is pointwise, looped, or one of the two named."""
+    found = {}
+    for path in Path(lmtrain.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found[node.name] = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+    direct = {name for name, bases in found.items() if "Function" in bases}
+    assert direct == {"Pointwise", "Looped", "RowsFunction", "DirectCrossEntropyFunction"}
+    looped = {name for name, bases in found.items() if "Looped" in bases}
+    assert {name.removesuffix("Function").lower() for name in looped} == {
+        name.split()[0].replace("_", "") for name in FUNCTIONS if name != "rows"
+    }
