@@ -7,6 +7,7 @@ from torch import Tensor, nn
 import lmtrain.config as config
 from lmtrain.build import build_model
 from lmtrain.models.base import NeuralLanguageModel, StatePolicy, detach, keep_mask
+from lmtrain.models.recurrent import GRULayer
 
 V, EOS = 11, 2
 FAMILIES: dict[str, config.NeuralConfig] = {
@@ -217,6 +218,43 @@ def test_weights_interchange_with_torch(cell: str, gates: int, generator: torch.
     expected_TBH, _ = theirs(model.embedding(tokens_TB))
     raw_TBH, _ = model.activations(tokens_TB, model.initial_state(3))
     torch.testing.assert_close(raw_TBH, expected_TBH, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("init", "bound"), [("fan", 1 / 40**0.5), ("uniform", 0.1)])
+def test_every_tensor_that_torch_draws_is_drawn_from_the_same_distribution(init: str, bound: float) -> None:
+    settings = config.RecurrentConfig(
+        cell=config.Cell.gru, embed_size=30, hidden_size=40, num_layers=2, init=config.Initialisation[init], init_range=0.1
+    )
+    model = build_model(settings, vocab_size=V, eos_id=EOS, seed=3)
+    assert isinstance(model, NeuralLanguageModel)
+    layers = {name: x for name, x in model.named_parameters() if name.startswith("layers.")}
+    theirs = nn.GRU(30, 40, num_layers=2)
+    assert all(x.abs().max() > 0 for x in theirs.parameters())
+    assert (
+        sum(x.numel() for x in layers.values()) == sum(x.numel() for x in theirs.parameters()) - 2 * 2 * 40
+    )  # r and z: one bias
+    for name, x in layers.items():
+        assert 0.85 * bound < x.abs().max() <= bound, name
+        assert x.std().item() == pytest.approx(bound / 3**0.5, rel=0.25), name
+
+
+@pytest.mark.parametrize("init", ["fan", "uniform", "xavier", "identity"])
+def test_the_bias_of_a_candidate_is_drawn_last_and_moves_no_other_weight(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config.RecurrentConfig(
+        cell=config.Cell.gru, embed_size=5, hidden_size=7, num_layers=3, direct_order=3, direct_table=1024,
+        init=config.Initialisation[init],
+    )  # fmt: skip
+    if init == "identity":
+        settings.cell = config.Cell.elman
+    model = build_model(settings, vocab_size=V, eos_id=EOS, seed=3)
+    monkeypatch.setattr(GRULayer, "initialise_last", lambda *_: None)
+    before = build_model(settings, vocab_size=V, eos_id=EOS, seed=3)
+    assert isinstance(model, NeuralLanguageModel)
+    assert isinstance(before, NeuralLanguageModel)
+    changed = {name for name, x in model.state_dict().items() if not torch.equal(x, before.state_dict()[name])}
+    biases = {name for name in model.state_dict() if name.endswith("candidate_bias_H")}
+    assert changed == (biases if init in ("fan", "uniform") else set())
+    assert len(biases) == (0 if init == "identity" else 3)
 
 
 def test_the_forget_gate_starts_open() -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from lmtrain.ops.replay import Replayed, record_cuda_graph
 from lmtrain.training import graphed as module
 from lmtrain.training.averaging import ExponentialAverage, LastWeights
 from lmtrain.training.graphed import GraphedLearner, graphed, why_no_graph
-from lmtrain.training.learner import GradientLearner, StepReport
+from lmtrain.training.learner import CountLearner, GradientLearner, Learner, StepReport
 from lmtrain.training.optimizer import group_parameters, make_optimizer
 from lmtrain.training.schedule import Cosine, OneCycle, Progress
 
@@ -425,3 +425,23 @@ def test_what_cannot_be_recorded_is_said_and_computed(caplog: pytest.LogCaptureF
     assert [record.getMessage() for record in caplog.records] == [
         "This cannot be recorded as a CUDA graph, and is computed kernel by kernel: operation not permitted"
     ]
+
+
+def test_a_learner_that_records_keeps_every_attribute_of_the_plain_one() -> None:
+    learner = plain(torch.device("cpu"))
+    assert {field.name for field in fields(learner)} == vars(learner).keys()
+    learner.rate_scale, learner.overlap, learner.state = 0.25, 3, (torch.ones(2),)
+    learner.earlier_TB = torch.ones(3, 2)
+    made = graphed(learner)
+    for name, value in vars(learner).items():
+        assert getattr(made, name) is value, name
+    (report,), (expected,) = run(made, [T]), run(plain(torch.device("cpu"), overlap=3), [T])
+    assert report.learning_rate == pytest.approx(expected.learning_rate / 4)
+
+
+def test_every_attribute_that_a_learner_declares_is_a_field_or_belongs_to_its_class() -> None:
+    """One that is neither would be lost wherever a learner is made from another's fields."""
+    for kind in (Learner, GradientLearner, CountLearner, GraphedLearner):
+        declared = {name for base in kind.__mro__ for name in vars(base).get("__annotations__", {})}
+        assert declared - {field.name for field in fields(kind)} == {"can_diverge"}
+        assert "can_diverge" in vars(Learner)

@@ -11,6 +11,7 @@ from torch import nn
 from lmtrain.errors import CheckpointError, SettingsError
 from lmtrain.training.optimizer import (
     OPTIONS,
+    SparseAdam,
     clip_gradients,
     group_parameters,
     load_optimizer,
@@ -109,7 +110,7 @@ def test_l2_enters_adams_gradient_but_shrinks_adamws_weight():
 
 
 @pytest.mark.parametrize("steps", [1, 6])
-def test_sparse_adam_equals_pytorchs_on_the_embedding_and_adam_on_the_rest(steps):
+def test_sparse_adam_equals_pytorchs_on_the_embedding_where_epsilon_is_small_and_adam_on_the_rest(steps):
     ours, optimizer = make("sparse_adam")
     theirs, _ = make("adam", sparse=True)
     sparse = torch.optim.SparseAdam([theirs.embedding.weight], lr=0.01, betas=(0.7, 0.95))
@@ -123,6 +124,20 @@ def test_sparse_adam_equals_pytorchs_on_the_embedding_and_adam_on_the_rest(steps
                 each.step()
     for mine, yours in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, yours, rtol=1e-4, atol=1e-6)
+
+
+def test_epsilon_stands_behind_the_bias_correction_where_pytorchs_sparse_adam_has_it_before():
+    grad, epsilon, beta2 = 0.01, 0.1, 0.999
+    steps = {}
+    for name, make_one in (("adam", torch.optim.Adam), ("sparse", torch.optim.SparseAdam), ("ours", SparseAdam)):
+        weight = torch.nn.Parameter(torch.zeros(2, 1, dtype=torch.float64))
+        row = torch.sparse_coo_tensor([[1]], torch.tensor([[grad]], dtype=torch.float64), (2, 1), check_invariants=True)
+        weight.grad = row.to_dense() if name == "adam" else row
+        make_one([weight], lr=1.0, betas=(0.9, beta2), eps=epsilon).step()
+        steps[name] = -weight[1].item()
+    assert steps["ours"] == pytest.approx(steps["adam"], rel=1e-12)
+    assert steps["ours"] == pytest.approx(grad / (grad + epsilon))
+    assert steps["sparse"] == pytest.approx(grad / (grad + epsilon / (1 - beta2) ** 0.5))
 
 
 def test_sparse_adam_leaves_rows_that_were_not_in_the_chunk_untouched():

@@ -137,13 +137,20 @@ class RecurrentLayer(nn.Module):
 
     def initialise(self, how: str, half_width: float) -> None:
         """Draws the weights: `xavier`, `uniform` (+-half_width), `fan` (+-1/sqrt(H)), `identity` (recurrent; else xavier)."""
-        bound = {"uniform": half_width, "fan": 1 / math.sqrt(self.hidden_size)}.get(how)
+        bound = self._bound(how, half_width)
         for weight in (self.weight_input_ZE, self.weight_recurrent_ZH):
             for gate in weight.chunk(self.num_gates):
                 nn.init.xavier_uniform_(gate) if bound is None else nn.init.uniform_(gate, -bound, bound)
         if how == "identity":
             nn.init.eye_(self.weight_recurrent_ZH)
         nn.init.zeros_(self.bias_Z) if bound is None else nn.init.uniform_(self.bias_Z, -bound, bound)
+
+    def initialise_last(self, how: str, half_width: float) -> None:
+        """Draws what came to be drawn later than the rest: behind all layers, so that all else is drawn as before."""
+
+    def _bound(self, how: str, half_width: float) -> float | None:
+        """Of the uniform distribution that weights and biases are drawn from; None where biases are 0."""
+        return {"uniform": half_width, "fan": 1 / math.sqrt(self.hidden_size)}.get(how)
 
     def _zoneout_weights(self, projected_TBZ: Tensor, generator: Generator | None) -> list[Tensor | None]:
         """For every state the weights [T, B, H] of its previous value, or None without zoneout."""
@@ -199,6 +206,10 @@ class GRULayer(RecurrentLayer):
     def __init__(self, input_size: int, hidden_size: int, **rest: object) -> None:
         super().__init__(input_size, hidden_size, **rest)  # type: ignore[arg-type]
         self.candidate_bias_H = nn.Parameter(torch.zeros(hidden_size))  # the reset gate multiplies this one
+
+    def initialise_last(self, how: str, half_width: float) -> None:
+        bound = self._bound(how, half_width)
+        nn.init.zeros_(self.candidate_bias_H) if bound is None else nn.init.uniform_(self.candidate_bias_H, -bound, bound)
 
     def recur(
         self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, keep_TB: Tensor | None, zoneout: list[Tensor | None]
@@ -260,6 +271,8 @@ class RecurrentLanguageModel(NeuralLanguageModel):
     def initialise(self, how: str, half_width: float) -> None:
         for layer in self._iter_layers():
             layer.initialise(how, half_width)
+        for layer in self._iter_layers():
+            layer.initialise_last(how, half_width)
 
     def initial_state(self, batch_size: int) -> State:
         device = self.embedding.weight.device

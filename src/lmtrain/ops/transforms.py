@@ -1,7 +1,7 @@
 """What `torch.func` is told of functions that are whole loops or losses, and not pointwise.
 
-    vmap   runs the function once for each element of the batch: right for every backend, and no faster than a loop
-    jvp    is refused: no forward-mode derivative is written by hand; that of the reference is PyTorch's own
+vmap   runs the function once for each element of the batch: right for every backend, and no faster than a loop
+jvp    is refused: no forward-mode derivative is written by hand; that of the reference is PyTorch's own
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ class Looped(Function):
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
         made = []
         for index in range(info.batch_size):
-            element = [
-                x.select(dim, index) if isinstance(dim, int) else x for x, dim in zip(arguments, in_dims, strict=True)
-            ]
+            element = [x.select(dim, index) if isinstance(dim, int) else x for x, dim in zip(arguments, in_dims, strict=True)]
             outputs = cls.apply(*element)
             made.append(outputs if isinstance(outputs, tuple) else (outputs,))
         stacked = tuple(None if parts[0] is None else torch.stack(parts) for parts in zip(*made, strict=True))

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -48,6 +48,7 @@ class StepReport(NamedTuple):
         return self.nats is None or (math.isfinite(self.nats + self.penalty) and math.isfinite(self.grad_norm))
 
 
+@dataclass
 class Learner(ABC):
     """A model and the way in which it learns.
 
@@ -56,8 +57,8 @@ class Learner(ABC):
     """
 
     model: LanguageModel
-    rate_scale: float = 1.0
-    can_diverge: bool = True
+    rate_scale: float = field(default=1.0, kw_only=True)
+    can_diverge: ClassVar[bool] = True
 
     @abstractmethod
     def step(self, chunk: Chunk, progress: Progress) -> StepReport:

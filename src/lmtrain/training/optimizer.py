@@ -125,8 +125,10 @@ class SpreadGradients:
 class SparseAdam(Adam):
     """Adam that, for a sparse gradient, updates only the rows in it; dense gradients are updated as by Adam.
 
-    The moments of other rows rest until the row is seen again (PyTorch's SparseAdam, which takes nothing else). At least
-    one gradient must be sparse: `nn.Embedding(sparse=True)`, not tied to the output layer.
+    The moments of other rows rest until the row is seen again, as in PyTorch's SparseAdam, which takes nothing else. Where
+    that adds epsilon to the root of the second moment before its bias is corrected, here it is added afterwards, as Adam
+    does: PyTorch's epsilon acts as one larger by 1 / sqrt(1 - beta2^t), 32 times at the first step. At least one gradient
+    must be sparse: `nn.Embedding(sparse=True)`, not tied to the output layer.
     """
 
     @torch.no_grad()
