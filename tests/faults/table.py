@@ -56,6 +56,7 @@ CHECKPOINT, RUN, KILL, SIGNALS, STATE = (
 SETTINGS, TRAIN = "tests/test_settings.py", "tests/commands/test_train.py"
 EVALUATE, SAMPLE, SCORE = (f"tests/inference/test_{name}.py" for name in ("evaluate", "sample", "score"))
 HERE = "tests/faults/test_"
+CACHE, CHECKS = "tests/ops/test_native_cache.py", "tests/ops/test_native_checks.py"
 ENOUGH = b"a line of words\n" * 60
 ARPA = b"\\data\\\nngram 1=4\n\n\\1-grams:\n-0.5\t</s>\n-99\t<s>\n-0.5\ta\n-0.43\t<unk>\n\n\\end\\\n"
 
@@ -475,6 +476,77 @@ FAULTS = (
         64, "a process of several dies",
         (Case(("TRAIN",), 2, r"WORLD_SIZE=2 says .*One process trains one model", environment={"WORLD_SIZE": "2"}),),
         why="There is no distributed training; being started as one of several processes is refused.",
+    ),
+    Fault(
+        100, "a compiled library in the cache that another user planted", (),
+        (f"{CACHE}::test_a_planted_library_never_runs", f"{CACHE}::test_a_folder_that_everybody_can_write_is_refused",
+         f"{CACHE}::test_a_folder_of_another_user_is_refused", f"{CACHE}::test_whatever_the_umask_nobody_else_can_write",
+         f"{CACHE}::test_a_folder_that_is_swapped_after_it_was_opened_changes_nothing",
+         f"{CACHE}::test_a_refusal_is_said_once_whatever_is_computed",
+         f"{CACHE}::test_root_makes_nothing_in_the_home_of_another_user"),
+        "One warning, and eager computes (exit 0). A folder of one's own that the group can write (umask 002) is closed to it.",
+    ),
+    Fault(
+        101, "links in the cache, also in place of its lock", (),
+        (f"{CACHE}::test_a_lock_that_is_no_file_of_mine_is_neither_followed_nor_written",
+         f"{CACHE}::test_a_link_in_place_of_the_folder_is_refused_and_one_above_it_is_followed"),
+    ),
+    Fault(
+        102, "a compiled library that is damaged, altered, or made for another machine", (),
+        (f"{CACHE}::test_whatever_becomes_of_the_files_it_is_the_stored_library_that_is_loaded_or_a_new_one",
+         f"{CACHE}::test_a_library_that_does_not_load_is_built_again_by_itself",
+         f"{CACHE}::test_the_library_and_its_hash_are_on_disk_before_they_get_their_names"),
+        "It is built again by itself.",
+    ),
+    Fault(
+        103, "a compiler that makes rubbish, fails or never ends", (),
+        (f"{CACHE}::test_a_bad_compile_is_refused_and_does_not_stay", f"{CACHE}::test_what_a_compiler_says_is_quoted",
+         f"{CACHE}::test_a_compiler_that_never_ends_is_ended_with_all_it_started",
+         f"{CACHE}::test_a_build_that_is_interrupted_leaves_no_compiler_and_no_folder",
+         f"{CACHE}::test_what_killed_builds_left_is_removed_and_nothing_else"),
+        "A line after 15 s, the end of its whole process group after 90; eager computes, and the next run tries again.",
+    ),
+    Fault(
+        104, "a lock of the cache that somebody holds for ever", (),
+        (f"{CACHE}::test_a_lock_that_another_holds_is_waited_for_with_patience_and_a_line",
+         f"{CACHE}::test_a_library_that_is_there_needs_no_lock",
+         f"{CACHE}::test_a_file_system_without_locks_is_built_on_all_the_same"),
+    ),
+    Fault(
+        105, "a machine on which the native backend cannot be built: no home, no /proc, noexec, full, CXX", (),
+        (f"{CACHE}::test_without_a_home_the_reason_says_so", f"{CACHE}::test_a_machine_without_proc_says_so",
+         f"{CACHE}::test_a_file_system_that_runs_no_code_is_named_before_anything_is_compiled",
+         f"{CACHE}::test_a_cache_that_cannot_be_made_is_named", f"{CACHE}::test_what_is_wrong_with_cxx_is_said",
+         f"{CACHE}::test_cxx_may_have_arguments_and_blanks", f"{CACHE}::test_a_tilde_in_lmtrain_cache_is_the_home"),
+        "Each has its own sentence, said once; eager computes.",
+    ),
+    Fault(
+        106, "tensors and token ids handed to native code that do not fit", (),
+        (f"{CHECKS}::test_no_kernel_takes_a_tensor_that_does_not_fit",
+         f"{CHECKS}::test_a_target_outside_the_vocabulary_is_an_index_error",
+         f"{CHECKS}::test_a_uniform_number_outside_0_to_1_draws_nothing",
+         f"{CHECKS}::test_a_network_whose_parts_do_not_fit_is_refused"),
+        "ValueError or IndexError in Python; no address is used before.",
+    ),
+    Fault(
+        107, "a gradient that overflows on its way to a finite value", (),
+        ("tests/ops/test_activations.py::test_gradients_far_out_are_those_of_float64_and_finite_where_these_are",),
+    ),
+    Fault(
+        108, "torch.func over functions with a backward pass by hand", (),
+        ("tests/ops/test_activations.py::test_torch_func_gives_what_autograd_gives",
+         "tests/ops/test_transforms.py::test_vmap_gives_what_a_loop_gives_and_so_do_its_gradients",
+         "tests/ops/test_transforms.py::test_jvp_is_right_or_says_what_to_use_instead"),
+    ),
+    Fault(
+        109, "a learner made from another's fields loses what is none", (),
+        ("tests/training/test_graphed.py::test_a_learner_that_records_keeps_every_attribute_of_the_plain_one",
+         "tests/training/test_graphed.py::test_every_attribute_that_a_learner_declares_is_a_field_or_belongs_to_its_class"),
+    ),
+    Fault(
+        110, "weights that PyTorch draws and init=fan leaves at 0", (),
+        ("tests/models/test_neural.py::test_every_tensor_that_torch_draws_is_drawn_from_the_same_distribution",
+         "tests/models/test_neural.py::test_the_bias_of_a_candidate_is_drawn_last_and_moves_no_other_weight"),
     ),
     Fault(
         180, "a token of probability zero in a text that is scored",
