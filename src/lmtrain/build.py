@@ -35,7 +35,7 @@ from lmtrain.models.recurrent import CELLS, RecurrentLanguageModel, RecurrentLay
 from lmtrain.models.window import WindowLanguageModel
 from lmtrain.shell import expanded
 from lmtrain.training.averaging import Averaging, ExponentialAverage, LastWeights, NonMonotonicAverage
-from lmtrain.training.checkpoint import believing, find_checkpoint, load_checkpoint, save_checkpoint
+from lmtrain.training.checkpoint import believing, load_checkpoint, read_named, save_checkpoint
 from lmtrain.training.graphed import graphed, why_no_graph
 from lmtrain.training.learner import CountLearner, GradientLearner, Learner, check_weights, load_weights
 from lmtrain.training.loop import Limits
@@ -393,7 +393,7 @@ def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", 
 
     Raises CheckpointError for anything that is missing, damaged or does not fit together.
     """
-    checkpoint = load_checkpoint(find_checkpoint(path, prefer), names=("model", "tokenizer", "texts"))
+    checkpoint = read_named(path, prefer, lambda found: load_checkpoint(found, names=("model", "tokenizer", "texts")))
     documents, tensors = checkpoint.documents, checkpoint.tensors
     with believing(checkpoint.path):
         tokenizer = load_tokenizer(documents["tokenizer"])

@@ -25,10 +25,11 @@ import platform
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -54,6 +55,8 @@ DIRECTORY = re.compile(r"step-(\d{8,18})(-\d{1,9})?")
 VERSION = re.compile(r"[0-9][0-9a-z.+]{0,19}")  # as it may be typed into a shell
 FILE = re.compile(r"([a-z][a-z0-9_]{0,63})\.(safetensors|json)")
 Pointer = Literal["last", "best"]
+MOST_MOVES = 100  # of a pointer, while what it names is being opened
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,10 @@ class Manifest:
 
 class NewerSchemaError(CheckpointError):
     """A checkpoint that a newer lmtrain wrote: nothing is wrong with it."""
+
+
+class RemovedError(CheckpointError):
+    """A checkpoint that was there when it was looked for, and that the run which trains has removed since."""
 
 
 Migration = Callable[[Checkpoint], Checkpoint]
@@ -222,19 +229,18 @@ def load_checkpoint(path: Path, names: Collection[str] | None = None) -> Checkpo
     With `names`, for example {"model", "tokenizer"}, only the files of these names are hashed and read; of the others the
     presence and the size are checked. CheckpointError names the file, what was expected and what was found.
     """
-    manifest, schema = _verify(path, names)
     tensors: dict[str, dict[str, Tensor]] = {}
     documents: dict[str, Any] = {}
-    for name in _chosen(path, manifest, names):
-        stem = name.partition(".")[0]
-        try:
-            with open(path / name, "rb") as file:
+    with _verified(path, names) as (manifest, schema, files):
+        for name, file in files.items():
+            stem = name.partition(".")[0]
+            try:
                 if name.endswith(".json"):
                     documents[stem] = parse_json(file.read(MAX_BYTES + 1))
                 else:
                     tensors[stem] = read_tensors(file, manifest.files[name].size_bytes)
-        except (OSError, ValueError) as error:
-            raise _damaged(path / name, f"It cannot be read: {error}.") from error
+            except (OSError, ValueError) as error:
+                raise _damaged(path / name, f"It cannot be read: {error}.") from error
     checkpoint = Checkpoint(path, manifest.step, tensors, documents)
     for older in range(schema, SCHEMA):
         checkpoint = MIGRATIONS[older](checkpoint)
@@ -243,7 +249,8 @@ def load_checkpoint(path: Path, names: Collection[str] | None = None) -> Checkpo
 
 def verify_checkpoint(path: Path) -> Manifest:
     """Reads and hashes every file of the checkpoint in directory `path`; CheckpointError says what is wrong with which."""
-    return _verify(path, None)[0]
+    with _verified(path, None) as (manifest, _, _):
+        return manifest
 
 
 def newest_valid_checkpoint(run_dir: Path) -> Path:
@@ -301,23 +308,38 @@ def _foreign(path: Path, problem: str) -> CheckpointError:
     )
 
 
-def _verify(path: Path, names: Collection[str] | None) -> tuple[Manifest, int]:
-    """The manifest and its schema, once all files are there, are of their size, and the chosen ones have their hash."""
-    manifest, schema = _read_manifest(path)
-    try:
-        found = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}  # .nfs0001, .DS_Store and such
-        for name in sorted(found - manifest.files.keys() - {"manifest.json"}):
-            raise _damaged(path / name, "The manifest does not know this file; a checkpoint holds nothing else.")
-        for name, record in manifest.files.items():
-            _check_size(path / name, record.size_bytes)
-        for name in _chosen(path, manifest, names):
-            with open(path / name, "rb") as file:
+@contextmanager
+def _verified(path: Path, names: Collection[str] | None) -> Iterator[tuple[Manifest, int, dict[str, BufferedReader]]]:
+    """The manifest, its schema and the chosen files, open, once all are there, are of their size, and these have their hash.
+
+    All is opened before anything of it is read, which may take long: what is removed meanwhile can still be read.
+    """
+    with ExitStack() as stack:
+        try:
+            manifest, schema = _read_manifest(path)
+            found = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}  # .nfs0001, .DS_Store and such
+            for name in sorted(found - manifest.files.keys() - {"manifest.json"}):
+                raise _damaged(path / name, "The manifest does not know this file; a checkpoint holds nothing else.")
+            for name, record in manifest.files.items():
+                _check_size(path / name, record.size_bytes)
+            files = {name: stack.enter_context(open(path / name, "rb")) for name in _chosen(path, manifest, names)}
+        except (OSError, CheckpointError) as error:
+            if not path.exists():
+                raise RemovedError(
+                    f"{path} was removed before it was read.",
+                    "A run keeps its best checkpoint and as many of the newest as trainer.keep says.",
+                    "Give the directory of the run, or a copy of the checkpoint.",
+                ) from error
+            raise error if isinstance(error, CheckpointError) else _damaged(path, f"It cannot be read: {error}.") from error
+        for name, file in files.items():
+            try:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                file.seek(0)
+            except OSError as error:
+                raise _damaged(path, f"It cannot be read: {error}.") from error
             if sha256 != manifest.files[name].sha256:
                 raise _damaged(path / name, f"Its SHA-256 is {sha256}, the manifest says {manifest.files[name].sha256}.")
-    except OSError as error:
-        raise _damaged(path, f"It cannot be read: {error}.") from error
-    return manifest, schema
+        yield manifest, schema, files
 
 
 def _check_size(path: Path, size_bytes: int) -> None:
@@ -406,6 +428,18 @@ def find_checkpoint(path: str | Path, prefer: Pointer = "best") -> Path:
         raise CheckpointError(f"{path} cannot be read: {error}.", "", "Give a directory that you may read.") from error
 
 
+def read_named(path: str | Path, prefer: Pointer, read: Callable[[Path], T]) -> T:
+    """What `read` makes of the checkpoint that `path` means; where training removes it first, of the one that it means then."""
+    for _ in range(MOST_MOVES):
+        found = find_checkpoint(path, prefer)
+        try:
+            return read(found)
+        except RemovedError:
+            if found == Path(path):
+                raise
+    return read(found)
+
+
 def _find(path: Path, prefer: Pointer) -> Path:
     if path.is_file() and (named := _named_by(path)):
         return named
@@ -429,12 +463,14 @@ def _find(path: Path, prefer: Pointer) -> Path:
 def _named_by(file: Path) -> Path | None:
     """The checkpoint beside the pointer `file` that it names; None where it is no pointer."""
     name = _read_pointer(file)
-    if name and not (file.parent / name / "manifest.json").exists():
-        raise CheckpointError(
-            f"{file} names {name}, which is not there.",
-            f"There is: {_listing(file.parent)}.",
-            "Give one of these directories.",
-        )
+    while name and not (file.parent / name / "manifest.json").exists():
+        before, name = name, _read_pointer(file)
+        if name == before:  # else training moved on between the two looks
+            raise CheckpointError(
+                f"{file} names {name}, which is not there.",
+                f"There is: {_listing(file.parent)}.",
+                "Give one of these directories.",
+            )
     return file.parent / name if name else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import resource
 import sys
@@ -52,30 +53,30 @@ def keep_freed_memory(keep: bool = True) -> None:
 class RunningTime:
     """A clock that stands still while this process is stopped: by SIGSTOP or Ctrl-Z, or in a container that is frozen.
 
-    While its block is open, a thread looks at the time every TICK_SECONDS. Where it could not for longer than
-    GAP_SECONDS, and the process computed for less than half of that, the process was stopped. (A call that keeps the thread
-    from looking computes.) A suspended machine needs no care: `time.monotonic` stands still by itself.
+    While its block is open, a thread looks at the time every TICK_SECONDS. Where it did not for more than GAP_SECONDS, the
+    process was stopped; unless the thread only waited for Python's lock, which another held in one long call: then it woke
+    every few milliseconds to ask for it, and the system has counted that. A suspended machine needs no care: there
+    `time.monotonic` stands still by itself.
     """
 
-    TICK_SECONDS = 0.1
-    GAP_SECONDS = 1.0
+    TICK_SECONDS, GAP_SECONDS = 0.1, 1.0
+    WAKES_PER_SECOND = 20  # of a thread that waits for Python's lock there are 200
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look_on, name="running time", daemon=True)
-        self._stopped_seconds = 0.0
-        self._seen_at, self._computed = time.monotonic(), time.process_time()
+        self._seen_at, self._stopped_seconds = time.monotonic(), 0.0
 
     def __call__(self) -> float:
         """Seconds since some moment."""
-        with self._lock:
-            now, computed = time.monotonic(), time.process_time()
-            gap = now - self._seen_at
-            if gap > self.GAP_SECONDS and computed - self._computed < gap / 2:
-                self._stopped_seconds += gap - self.TICK_SECONDS
-            self._seen_at, self._computed = now, computed
-            return now - self._stopped_seconds
+        for _ in range(50):
+            with self._lock:
+                now = time.monotonic()
+                if now - self._seen_at < self.GAP_SECONDS or not self._thread.is_alive():
+                    return now - self._stopped_seconds
+            time.sleep(0.01)  # the process goes on just now, and the thread has not yet looked
+        return now - self._stopped_seconds
 
     def __enter__(self) -> RunningTime:
         self._thread.start()
@@ -86,5 +87,16 @@ class RunningTime:
         self._thread.join()
 
     def _look_on(self) -> None:
+        wakes = _wakes_of_this_thread()
         while not self._end.wait(self.TICK_SECONDS):
-            self()
+            with self._lock:
+                now, wakes_before, wakes = time.monotonic(), wakes, _wakes_of_this_thread()
+                gap = now - self._seen_at
+                if gap > self.GAP_SECONDS and wakes - wakes_before < gap * self.WAKES_PER_SECOND:
+                    self._stopped_seconds += gap - self.TICK_SECONDS
+                self._seen_at = now
+
+
+def _wakes_of_this_thread() -> float:
+    """How often it has slept and gone on; infinitely often where the system does not tell."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw if sys.platform.startswith("linux") else math.inf

@@ -18,8 +18,11 @@ WIDTH, HEIGHT, MARGIN = 720, 420, 60
 
 
 def read_curve(metrics: Path) -> Curve:
-    """Rates and losses of a run's `metrics.jsonl`."""
-    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    """Rates and losses of a run's `metrics.jsonl`; none where it could not be written."""
+    try:
+        records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
     points = [(r.get("optim/learning_rate"), r.get("train/nats_per_token")) for r in records]
     return [(rate, nats) for rate, nats in points if rate and nats is not None]
 

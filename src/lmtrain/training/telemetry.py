@@ -17,7 +17,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,14 +29,17 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lmtrain.inference.evaluate import Bill, number_text, perplexity_of, perplexity_text
-from lmtrain.training.durable_file import write_atomically
+from lmtrain.training.durable_file import set_aside, temporary_path, write_durably
 from lmtrain.training.learner import StepReport
 from lmtrain.training.state import TrainState
+from lmtrain.training.strict_json import parse_json
+from lmtrain.unfinished import is_at
 
 log = logging.getLogger("lmtrain")
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
 MOST_UNWRITTEN_BYTES = 16 << 20
+MOST_LINE_BYTES = 1 << 20
 BEST = "val/best_nats_per_token"
 
 
@@ -69,9 +73,10 @@ class Telemetry:
     def _open(self, resume_step: int, is_evaluated: bool) -> None:
         """Opens the files for the records after `resume_step`; what stands there of later steps goes."""
         path = self._directory / "metrics.jsonl"
-        _drop_records_after(path, resume_step, is_evaluated)
+        self._guard(lambda: _drop_records_after(path, resume_step, is_evaluated))
         self._unwritten = b""
-        self._metrics = path.open("ab", buffering=0)
+        self._path = path
+        self._metrics: FileIO | None = None
         self._writer: SummaryWriter | None = None
         directory = os.path.relpath(self._directory / "tensorboard")  # TensorBoard needs UTF-8, but not for where we are
         self._guard(lambda: self._use_tensorboard(directory, resume_step + 1))
@@ -81,7 +86,8 @@ class Telemetry:
 
     def _close(self) -> None:
         self._guard(lambda: self._append(""))
-        self._metrics.close()
+        if self._metrics is not None:
+            self._metrics.close()
         self._to_tensorboard(lambda writer: writer.close())
 
     def rewind(self, step: int, is_evaluated: bool = True) -> None:
@@ -194,8 +200,21 @@ class Telemetry:
         """Writes to `metrics.jsonl` what is not yet written, and `line`. What cannot be written now is kept for next time."""
         if len(self._unwritten) < MOST_UNWRITTEN_BYTES:
             self._unwritten += line.encode()
-        while self._unwritten:
-            self._unwritten = self._unwritten[self._metrics.write(self._unwritten) :]
+        if self._unwritten:
+            file = self._metrics_file()
+            while self._unwritten:
+                self._unwritten = self._unwritten[file.write(self._unwritten) :]
+
+    def _metrics_file(self) -> FileIO:
+        """`metrics.jsonl`, opened anew where it was removed or could not be opened before."""
+        if self._metrics is None or not is_at(self._path, self._metrics.fileno()):
+            if self._metrics is not None:
+                self._metrics.close()
+            if self._path.exists() and not self._path.is_file():  # a pipe would be waited for
+                raise FileExistsError(f"{self._path} is no file")
+            self._metrics = None
+            self._metrics = self._path.open("ab", buffering=0)
+        return self._metrics
 
     def _to_tensorboard(self, write: Callable[[SummaryWriter], None]) -> None:
         """Writes to TensorBoard; its writer does not recover from an error, so after the first it is left alone."""
@@ -213,7 +232,7 @@ class Telemetry:
         """Whether it could be written; a failure is said once."""
         try:
             write()
-        except (OSError, ValueError) as error:
+        except Exception as error:  # TensorBoard has errors of its own, and whatever it is, it must not end a training
             if not self._broken:
                 log.warning("Telemetry cannot be written (%s); training goes on without it.", error)
             self._broken = True
@@ -246,18 +265,43 @@ class _Rate:
 
 
 def _drop_records_after(path: Path, step: int, is_evaluated: bool) -> None:
-    """Rewrites `path` without the records of later steps, of an evaluation that is to come, and without a torn last line."""
-    if not path.exists():
+    """Rewrites `path` without the records of later steps, of an evaluation that is to come, and without a torn last line.
+
+    A file with anything else in it that is no record is set aside; its records are kept in the new one.
+    """
+    if not path.is_file():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-            if record["step"] < step or (record["step"] == step and (is_evaluated or "val/perplexity" not in record)):
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
-    write_atomically(path, "".join(kept))
+    damaged: list[int] = []  # numbers of lines
+
+    def kept() -> Iterator[bytes]:
+        with path.open("rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(MOST_LINE_BYTES), b""), 1):
+                record = _record_in(line)
+                if record is None:
+                    if damaged or line.endswith(b"\n") or len(line) == MOST_LINE_BYTES:
+                        damaged.append(number)
+                elif record["step"] < step or (record["step"] == step and (is_evaluated or "val/perplexity" not in record)):
+                    yield line if line.endswith(b"\n") else line + b"\n"
+
+    temporary = temporary_path(path)
+    try:
+        write_durably(temporary, kept())
+        if damaged:
+            set_aside(path, f"line {damaged[0]} is no record")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _record_in(line: bytes) -> dict[str, Any] | None:
+    """One line of `metrics.jsonl`: names and numbers, among them a step. None for anything else."""
+    try:
+        record = parse_json(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return None
+    return record if all(value is None or type(value) in (int, float) for value in record.values()) else None
 
 
 def _flatten(settings: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
