@@ -284,7 +284,7 @@ FAULTS = (
     Fault(
         37, "two processes in one run directory", (),
         (f"{HERE}runs.py::test_a_second_process_in_a_run_directory_is_refused_and_changes_nothing",
-         f"{RUN}::test_of_two_processes_that_race_for_one_lock_exactly_one_gets_it",
+         f"{RUN}::test_of_processes_that_race_for_one_lock_exactly_one_gets_it",
          f"{RUN}::test_a_new_run_is_refused_where_another_one_left_checkpoints_and_a_resumed_one_is_not"),
     ),
     Fault(
@@ -547,6 +547,87 @@ FAULTS = (
         110, "weights that PyTorch draws and init=fan leaves at 0", (),
         ("tests/models/test_neural.py::test_every_tensor_that_torch_draws_is_drawn_from_the_same_distribution",
          "tests/models/test_neural.py::test_the_bias_of_a_candidate_is_drawn_last_and_moves_no_other_weight"),
+    ),
+    Fault(
+        120, "two containers, one volume and one host name: two processes in one run directory", (),
+        (
+            f"{RUN}::test_of_processes_in_two_containers_with_one_host_name_only_one_trains",
+            f"{RUN}::test_of_processes_that_race_for_one_lock_exactly_one_gets_it",
+        ),
+        "The kernel holds the lock (flock). A process of an older lmtrain that still trains holds none and is not seen.",
+    ),
+    Fault(
+        121, "a lock that outlives its process: kill -9, a forked child, torn text, a link or a pipe in its place", (),
+        (
+            f"{RUN}::test_a_lock_is_free_the_moment_its_process_is_killed_even_where_a_child_of_it_lives_on",
+            f"{RUN}::test_a_torn_lock_that_nobody_holds_is_taken_over",
+            f"{RUN}::test_what_stands_in_the_way_of_the_lock_is_renamed_and_nothing_is_written_through_it",
+        ),
+    ),
+    Fault(
+        122, "somebody else locks the directory or the lock file", (),
+        (f"{RUN}::test_who_locks_the_directory_or_holds_the_lock_file_for_himself_makes_nobody_wait",),
+        "Nobody waits: who does not get the lock is refused at once.",
+    ),
+    Fault(
+        123, "a file system without flock", (),
+        (f"{RUN}::test_a_file_system_without_locks_is_said_once_and_nobody_is_refused",),
+        "A warning, and a lock file that says who trains; two processes cannot be kept apart there.",
+    ),
+    Fault(
+        124, "a run directory that holds somebody else's files", (),
+        (
+            f"{HERE}files.py::test_a_directory_with_a_file_of_a_runs_name_that_no_run_wrote_is_refused_untouched",
+            f"{HERE}files.py::test_in_a_sweep_only_the_job_whose_place_is_taken_fails",
+            f"{HERE}files.py::test_a_sweep_overwrites_no_list_of_another_program",
+        ),
+        "Files of other names are no hindrance: a run may begin beside them, also in the working directory.",
+    ),
+    Fault(
+        125, "a refused run in a directory that was there", (),
+        (
+            f"{HERE}files.py::test_a_run_begins_beside_files_of_other_names_and_a_refused_one_takes_only_its_own_away",
+            f"{HERE}files.py::test_a_new_directory_goes_with_the_run_that_was_refused",
+        ),
+    ),
+    Fault(
+        126, "the run directory is removed, or replaced by another run's, while its run trains", (),
+        (
+            f"{HERE}files.py::test_a_run_whose_directory_is_removed_saves_in_a_new_one_that_can_be_resumed",
+            f"{RUN}::test_a_directory_in_which_another_run_is_by_now_is_left_alone",
+        ),
+        "It is made again, with the settings, so that it can be resumed. Earlier records are gone.",
+    ),
+    Fault(
+        127, "SIGTERM, SIGHUP or kill -9 in the midst of mix or arpa", (),
+        (f"{HERE}files.py::test_a_command_that_is_stopped_leaves_nothing_or_what_the_same_command_removes",),
+    ),
+    Fault(
+        128, "kill -9 while the token cache is written", (),
+        (f"{HERE}files.py::test_what_killed_builders_left_in_the_cache_goes_and_what_a_live_one_writes_stays",),
+    ),
+    Fault(
+        129, "a model is read while its run trains and removes older checkpoints", (),
+        (
+            f"{HERE}files.py::test_a_reader_never_meets_the_pruner",
+            f"{HERE}files.py::test_a_checkpoint_that_was_removed_is_not_called_damaged",
+        ),
+    ),
+    Fault(
+        130, "metrics.jsonl, lmtrain.log, run.json, tensorboard/ or a pointer is something else, or holds any bytes", (),
+        (
+            f"{HERE}files.py::test_nothing_that_stands_in_the_way_of_a_run_that_goes_on_prevents_it",
+            f"{HERE}files.py::test_a_record_of_any_bytes_prevents_no_training_and_loses_nothing",
+        ),
+        "It is renamed and said; nothing is computed from it.",
+    ),
+    Fault(
+        131, "a process that is suspended", (),
+        (
+            f"{HERE}files.py::test_the_time_for_which_a_process_is_stopped_does_not_count",
+            f"{HERE}files.py::test_time_that_is_waited_for_something_or_in_which_no_other_thread_gets_on_counts",
+        ),
+        "Stops of less than a second count. Time that evaluation and saving take counts.",
     ),
     Fault(
         180, "a token of probability zero in a text that is scored",

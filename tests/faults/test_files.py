@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from lmtrain.build import load_trained
+from lmtrain.data.cache import new_file
 from lmtrain.errors import CheckpointError
+from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 from lmtrain.training.machine import RunningTime
 from lmtrain.training.telemetry import Telemetry
 
@@ -300,7 +302,7 @@ def test_a_checkpoint_that_was_removed_is_not_called_damaged(place: Path, monkey
 
     found = checkpoint.find_checkpoint(place / "run", "last")
     monkeypatch.setattr(checkpoint, "_chosen", remove_first)
-    with pytest.raises(CheckpointError, match=r"step-\d+ was removed before it was read\. A run keeps"):
+    with pytest.raises(CheckpointError, match=r"step-[\d-]+ was removed before it was read\. A run keeps"):
         load_trained(found)
 
 
@@ -342,3 +344,61 @@ def test_time_that_is_waited_for_something_or_in_which_no_other_thread_gets_on_c
         time.sleep(1.3)  # an evaluation, a disk
         sum(range(40_000_000))  # one call that keeps Python to itself
         assert clock() - first == pytest.approx(time.monotonic() - wall, abs=0.05)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_suspended_trains_for_all_of_its_seconds(place: Path) -> None:
+    settings = ["data=text", "data.path=text.txt", "model.hidden_size=8", "trainer.batch_size=2", "trainer.chunk_length=8",
+                "trainer.num_threads=1", "trainer.num_steps=null", "trainer.max_seconds=4", "trainer.evaluate_every=100000",
+                "trainer.log_every=1", "hydra.run.dir=stopped"]  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "lmtrain", *settings], stdout=subprocess.DEVNULL)
+    metrics = place / "stopped" / "metrics.jsonl"
+    while not metrics.exists() or metrics.stat().st_size < 1000:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(6)
+    before = len(metrics.read_text().splitlines())
+    process.send_signal(signal.SIGCONT)
+    assert process.wait() == 0
+    assert len(metrics.read_text().splitlines()) > 3 * before
+    assert 4 <= load_checkpoint(find_checkpoint("stopped", "last")).documents["training"]["state"]["elapsed_seconds"] < 5
+
+
+# ---- the cache of texts
+
+WRITE = """
+import sys, time
+from pathlib import Path
+from lmtrain.data.cache import new_file
+with new_file(Path(sys.argv[1])) as file:
+    file.write(b"x" * 100_000)
+    file.flush()
+    print("working", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_killed_builders_left_in_the_cache_goes_and_what_a_live_one_writes_stays(tmp_path: Path) -> None:
+    foreign = ["notes.ids.12-0123abcd.tmp", f"{'0' * 32}.ids.12-0123abcd.tmp.old", f"{'0' * 32}.ids.x.tmp"]
+    for name in foreign:
+        (tmp_path / name).touch()
+    builders = [
+        subprocess.Popen([sys.executable, "-c", WRITE, str(tmp_path / f"{digit * 32}.ids")], stdout=subprocess.PIPE)
+        for digit in "aaab"
+    ]
+    for builder in builders:
+        assert builder.stdout is not None
+        assert builder.stdout.readline() == b"working\n"
+    killed, living = builders[:3], builders[3]
+    for builder in killed:
+        builder.kill()
+        builder.communicate()
+    assert len([*tmp_path.iterdir()]) == 4 + len(foreign)
+    with new_file(tmp_path / f"{'c' * 32}.json") as file:
+        file.write(b"{}")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *foreign, f"{'c' * 32}.json", next(path.name for path in tmp_path.glob(f"{'b' * 32}.ids.{living.pid}-*.tmp"))
+    }  # fmt: skip
+    living.send_signal(signal.SIGKILL)
+    living.communicate()
