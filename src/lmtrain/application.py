@@ -320,7 +320,7 @@ def _train(composed: DictConfig, changes: Mapping[str, Any]) -> Reached | None:
     settings = cast(dict[str, Any], settings)
     directory = Path(HydraConfig.get().runtime.output_dir)
     os.chdir(HydraConfig.get().runtime.cwd)  # where the command was typed, whatever hydra.job.chdir says: paths start there
-    place = Place.of(directory, is_new=_there_before is not None and directory not in _there_before)
+    place = Place.of(directory, there_before=_there_before)
     try:
         if settings["resume"]:
             return resume(directory, changes)
@@ -338,13 +338,16 @@ def _write_as_hydra_would(composed: DictConfig, directory: Path) -> None:
     """`.hydra/`, which Hydra writes without looking at what is there; so conf/ tells it to leave that to us."""
     given = HydraConfig.get()
     if given.output_subdir is None and "hydra.output_subdir=null" not in given.overrides.hydra:
-        (directory / ".hydra").mkdir(exist_ok=True)
         documents = {"hydra": HydraConfig.instance().cfg, "config": composed, "overrides": given.overrides.task}
-        for name, document in documents.items():
-            write_atomically(directory / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(document))
+        try:
+            (directory / ".hydra").mkdir(exist_ok=True)
+            for name, document in documents.items():
+                write_atomically(directory / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(document))
+        except (OSError, UserError) as error:
+            logging.getLogger("lmtrain").warning("%s cannot be written (%s); it is only a record.", directory / ".hydra", error)
 
 
-_there_before: set[Path] | None = None  # directories in which jobs may run and that were there; None where it is not known
+_there_before: set[Path] | None = None  # the directories that were there, of those which Hydra may make; None: not known
 
 
 class BeforeDirectoriesAreMade(Callback):
@@ -354,8 +357,8 @@ class BeforeDirectoriesAreMade(Callback):
         """Refuses a directory with what no run wrote."""
         global _there_before
         HydraConfig.instance().set_config(config)  # the directory may be made of its settings
-        directory = Path(config.hydra.run.dir).absolute()
-        _there_before = {directory} if directory.exists() else set()
+        directory = Path(os.path.abspath(config.hydra.run.dir))
+        _there_before = {path for path in (directory, *directory.parents) if path.exists()}
         if not config.resume:
             with _refusing():
                 refuse_what_is_not_ours(directory)
@@ -364,7 +367,8 @@ class BeforeDirectoriesAreMade(Callback):
         """Refuses a file that Hydra would overwrite; the jobs look at their own directories."""
         global _there_before
         HydraConfig.instance().set_config(config)
-        directory, _there_before = Path(config.hydra.sweep.dir).absolute(), set()
+        directory = Path(os.path.abspath(config.hydra.sweep.dir))
+        _there_before = {path for path in directory.parents if path.exists()}
         for folder, below, _files in os.walk(directory):
             _there_before.add(Path(folder))
             if "checkpoints" in below:

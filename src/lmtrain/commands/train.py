@@ -462,7 +462,10 @@ def _show_range_test(run: RunDirectory) -> None:
     if len(curve) < 10:
         log.warning("A range test of %d records shows nothing: set trainer.log_every=1 and more trainer.num_steps.", len(curve))
         return
-    write_atomically(run.path / "range_test.svg", draw_svg(curve))
+    try:
+        write_atomically(run.path / "range_test.svg", draw_svg(curve))
+    except (OSError, ResourceError) as error:
+        log.warning("range_test.svg cannot be written (%s).", error)
     steepest, lowest = suggest(curve)
     print(f"\nRange test: the loss falls fastest at a learning rate of {steepest:.2g} and is lowest at {lowest:.2g} "
           f"({printable(shown(run.path / 'range_test.svg'))}).")  # fmt: skip

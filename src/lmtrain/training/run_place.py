@@ -6,8 +6,9 @@ first checkpoint. It may not where a file of one of its names stands that no run
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ ONLY_ADDED_TO = ("tensorboard", "crash")
 
 def refuse_what_is_not_ours(path: Path) -> None:
     """SettingsError where a new run in `path` would overwrite, or mix with, what it did not write."""
-    if not _is_empty(path / "checkpoints"):
+    if (path / "checkpoints").is_dir() and not _is_empty(path / "checkpoints"):
         raise SettingsError(
             f"{path} holds the checkpoints of another run.",
             "A new run begins in a directory without any.",
@@ -46,7 +47,7 @@ def is_from_hydra(file: Path) -> bool:
 
     try:
         match yaml.safe_load(file.read_bytes()[:MAX_BYTES]) if file.is_file() else None:
-            case {"hydra": {"job": {"name": "lmtrain"}}}:
+            case {"hydra": {"job": {"name": "lmtrain"}}} | {"hydra": {"callbacks": {"lmtrain": _}}}:
                 return True
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         pass
@@ -100,14 +101,15 @@ class Place:
     """A directory as it was before this process wrote in it."""
 
     path: Path
-    is_new: bool  # this process made it
+    made: tuple[Path, ...]  # by this process: it and the directories above it
     before: frozenset[str]  # the names of a run that were there
 
     @classmethod
-    def of(cls, path: Path, *, is_new: bool) -> Place:
-        return cls(
-            path, is_new, frozenset(name for name in (*AT_THE_START, *LATER, *ONLY_ADDED_TO) if os.path.lexists(path / name))
-        )
+    def of(cls, path: Path, *, there_before: Collection[Path] | None) -> Place:
+        """`there_before`: which of it and those above it were there; None where that is not known."""
+        made = [] if there_before is None else itertools.takewhile(lambda p: p not in there_before, (path, *path.parents))
+        names = (*AT_THE_START, *LATER, *ONLY_ADDED_TO)
+        return cls(path, tuple(made), frozenset(name for name in names if os.path.lexists(path / name)))
 
     def leave(self) -> None:
         """Removes what this process made, if no work was done and nobody is at work; what others put there stays."""
@@ -127,6 +129,6 @@ class Place:
                     (self.path / name).rmdir() if (self.path / name).is_dir() else (self.path / name).unlink()
         finally:
             lock.release()
-        if self.is_new:
-            with suppress(OSError):
-                self.path.rmdir()
+        with suppress(OSError):  # until one holds something of others
+            for directory in self.made:
+                directory.rmdir()
