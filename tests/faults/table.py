@@ -680,6 +680,76 @@ FAULTS = (
         ("tests/models/test_mixture.py::test_models_that_are_nearly_alike_are_told_apart_to_a_billionth",
          "tests/models/test_mixture.py::test_no_other_weights_gain_more_than_a_billionth"),
     ),
+    Fault(
+        200, "a run that goes on in another precision, backend, number of threads or PyTorch than before", (),
+        (f"{HERE}arithmetic.py::test_what_auto_became_is_kept_and_compared",
+         f"{HERE}arithmetic.py::test_another_backend_is_warned_of_when_it_is_chosen",
+         f"{HERE}arithmetic.py::test_threads_limits_and_versions_are_compared",
+         f"{HERE}arithmetic.py::test_a_process_that_saved_nothing_does_not_count",
+         f"{HERE}arithmetic.py::test_a_record_of_any_form_is_no_reason_to_fail"),
+        "It goes on, and says that it is no longer the run it was; run.json keeps what each process computed with.",
+    ),
+    Fault(
+        201, "names of files that shell or settings read as something else: ${...}, quotes, control characters, bytes, null, 1e5",
+        (training('data.path="\\${oc.env:HOME}.txt"', code=3, message=r"no file or directory .*/\$\{oc\.env:HOME\}\.txt"),),
+        ("tests/test_shell.py::test_a_name_is_typed_so_that_shell_and_settings_read_it_as_it_is",
+         f"{HERE}hydra.py::test_a_run_and_a_text_whose_names_are_numbers"),
+    ),
+    Fault(
+        202, "a name that begins with ~ where there is no such user", (Case(("score", "run", "~no_such_user.txt"), 3, "There is no file"),),
+        (f"{HERE}hydra.py::test_a_name_that_begins_with_a_tilde",
+         "tests/test_shell.py::test_a_home_that_is_not_known_makes_a_name_of_the_tilde"),
+        "It is a name then, as for a shell. Paths that lmtrain prints begin with ./ where they would begin with ~ or -.",
+    ),
+    Fault(
+        203, "text of others: escape sequences, text that runs backwards, shell commands in a checkpoint",
+        (Case(("score", "run", "a\x1b[31m\u202e"), 3, r"a\\x1b\[31m\\u202e"),),
+        (f"{HERE}terminal.py::test_what_a_message_holds_of_others_is_shown_and_not_obeyed",
+         f"{HERE}terminal.py::test_no_text_of_a_checkpoint_is_part_of_a_command_to_type",
+         f"{HERE}terminal.py::test_no_vocabulary_makes_a_terminal_obey",
+         "tests/test_shell.py::test_nothing_that_a_terminal_obeys_is_shown"),
+        "Messages show it as escape sequences; samples do so on a terminal and reach a pipe as they are.",
+    ),
+    Fault(
+        204, "standard streams that are closed or cannot be read", (),
+        (f"{HERE}terminal.py::test_standard_streams_that_are_closed_end_nothing",
+         f"{HERE}terminal.py::test_standard_input_that_cannot_be_read_is_a_paragraph"),
+    ),
+    Fault(
+        205, "an environment that changes how Hydra reports errors", (),
+        (f"{HERE}hydra.py::test_no_environment_changes_exit_codes",),
+    ),
+    Fault(
+        206, "settings of one's own: --config-dir, --config-name, hydra.searchpath, further groups, choices of Hydra's groups",
+        (training("--config-dir", "nowhere", code=2, message="--config-dir nowhere is not a directory"),),
+        (f"{HERE}hydra.py::test_settings_are_found_where_hydra_finds_them",
+         f"{HERE}hydra.py::test_every_choice_of_hydras_own_groups_works"),
+        "The check before anything starts composes as Hydra does, with Hydra's own search path.",
+    ),
+    Fault(
+        207, "options of Hydra that exclude each other, and whatever else Hydra refuses",
+        (Case(("-m", "--cfg", "job"), 2, "-m and --cfg were given together"),),
+        (f"{HERE}hydra.py::test_what_hydra_refuses_is_a_paragraph",),
+    ),
+    Fault(
+        208, "hydra.job.chdir=true", (), (f"{HERE}hydra.py::test_no_path_moves_with_hydras_working_directory",),
+        "Paths start where the command was typed. Nothing that a run writes goes by the working directory.",
+    ),
+    Fault(
+        209, "an error that is sent to another process", (), ("tests/test_errors.py::test_every_error_survives_pickling_and_copying",),
+    ),
+    Fault(
+        210, "too little address space to load PyTorch", (),
+        ("tests/test_errors.py::test_too_little_memory_to_load_pytorch_ends_with_one_paragraph",),
+        "It is tried beforehand where there is a limit: libraries that PyTorch loads end the process by abort().",
+    ),
+    Fault(
+        211, "causes that are not the learning rate: optimizer.epsilon=0, trainer.clip_norm=0, averages of 100,000 tokens",
+        (training("optimizer.epsilon=0", code=5, message="makes adam divide 0 by 0"),),
+        (f"{HERE}nonfinite.py::test_a_division_of_0_by_0_is_named_as_the_cause",
+         f"{HERE}nonfinite.py::test_a_rate_that_is_much_too_high_is_brought_down_by_halving",
+         f"{HERE}memory.py::test_averages_of_many_tokens_are_refused_at_once_and_named"),
+    ),
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ TABLE = runpy.run_path(str(Path(__file__).with_name("table.py")))
 
 
 def test_all_64_faults_are_there_and_each_is_tested_or_explained() -> None:
+    """And those that were found later, whose numbers ascend."""
     faults = TABLE["FAULTS"]
     numbers = [fault.number for fault in faults]
     assert numbers[:64] == list(range(1, 65))

