@@ -690,13 +690,14 @@ FAULTS = (
         "It goes on, and says that it is no longer the run it was; run.json keeps what each process computed with.",
     ),
     Fault(
-        201, "names of files that shell or settings read as something else: ${...}, quotes, control characters, bytes, null, 1e5",
+        201, "names of files that shell or settings read as something else: ${...}, quotes, bytes, null, 1e5",
         (training('data.path="\\${oc.env:HOME}.txt"', code=3, message=r"no file or directory .*/\$\{oc\.env:HOME\}\.txt"),),
         ("tests/test_shell.py::test_a_name_is_typed_so_that_shell_and_settings_read_it_as_it_is",
          f"{HERE}hydra.py::test_a_run_and_a_text_whose_names_are_numbers"),
     ),
     Fault(
-        202, "a name that begins with ~ where there is no such user", (Case(("score", "run", "~no_such_user.txt"), 3, "There is no file"),),
+        202, "a name that begins with ~ where there is no such user",
+        (Case(("score", "run", "~no_such_user.txt"), 3, "There is no file"),),
         (f"{HERE}hydra.py::test_a_name_that_begins_with_a_tilde",
          "tests/test_shell.py::test_a_home_that_is_not_known_makes_a_name_of_the_tilde"),
         "It is a name then, as for a shell. Paths that lmtrain prints begin with ./ where they would begin with ~ or -.",
@@ -736,7 +737,8 @@ FAULTS = (
         "Paths start where the command was typed. Nothing that a run writes goes by the working directory.",
     ),
     Fault(
-        209, "an error that is sent to another process", (), ("tests/test_errors.py::test_every_error_survives_pickling_and_copying",),
+        209, "an error that is sent to another process", (),
+        ("tests/test_errors.py::test_every_error_survives_pickling_and_copying",),
     ),
     Fault(
         210, "too little address space to load PyTorch", (),
@@ -745,7 +747,7 @@ FAULTS = (
     ),
     Fault(
         211, "causes that are not the learning rate: optimizer.epsilon=0, trainer.clip_norm=0, averages of 100,000 tokens",
-        (training("optimizer.epsilon=0", code=5, message="makes adam divide 0 by 0"),),
+        (),
         (f"{HERE}nonfinite.py::test_a_division_of_0_by_0_is_named_as_the_cause",
          f"{HERE}nonfinite.py::test_a_rate_that_is_much_too_high_is_brought_down_by_halving",
          f"{HERE}memory.py::test_averages_of_many_tokens_are_refused_at_once_and_named"),
