@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmtrain.application import Sources, _initialised, _resumed_run, _with_path_as_meant, check_overrides, register_schemas
+from lmtrain.application import (
+    Sources,
+    _initialised,
+    _parse,
+    _resumed_run,
+    _with_path_as_meant,
+    check_overrides,
+    register_schemas,
+)
 from lmtrain.config import typed
 from lmtrain.shell import OBEYED, expanded, printable, quoted_for_shell, shown
 
@@ -35,7 +43,7 @@ def read_by_the_shell(word: str, shell: str = "sh") -> str:
 def read_by_the_settings(argument: str) -> Path:
     """The path that a training takes from an argument of its command line."""
     register_schemas()
-    override = _with_path_as_meant(argument)
+    override = _with_path_as_meant(*_parse([argument]), argument)
     key = override.partition("=")[0]
     value: Any
     if key == "resume":

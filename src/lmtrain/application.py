@@ -58,6 +58,8 @@ TAKES_NOTHING = ("--hydra-help", "--resolve", "--run", "-r", "--multirun", "-m",
 
 GROUPS = (*config.GROUPS, "experiment")
 
+IN_A_JOB = "This happened in a job, not before the first one."
+
 PATHS = ("data.path", "data.cache_dir", "resume", "hydra.run.dir", "hydra.sweep.dir")
 
 
@@ -98,7 +100,7 @@ def run(arguments: Sequence[str]) -> None:
     _refuse_several_purposes(options)
     changes: dict[str, Any] = {}
     if not {"--hydra-help", "--shell-completion", "-sc"} & set(options):
-        overrides = [_with_path_as_meant(override) for override in overrides]
+        overrides = [_with_path_as_meant(item, override) for item, override in zip(_parse(overrides), overrides, strict=True)]
         resumed = _resumed_run(overrides)
         if resumed is None:
             _check_new_run(overrides, options)
@@ -129,12 +131,11 @@ def _resolved_value(item: Override) -> Any:
     return _resolve({"value": item.value()}, problems)["value"]
 
 
-def _with_path_as_meant(override: str) -> str:
+def _with_path_as_meant(item: Override, override: str) -> str:
     """An override that sets a path: `resume=123` names a run and no number; `hydra.run.dir=~/runs` is in the home directory.
 
     Behind `=` the shell leaves `~` to us. Where we open the file ourselves, it is replaced there.
     """
-    (item,) = _parse([override])
     if item.key_or_group not in PATHS or item.is_sweep_override() or item.is_delete():
         return override
     key, _, text = override.partition("=")
@@ -206,6 +207,7 @@ def _sources(overrides: Sequence[str], options: Sequence[str]) -> Sources:
         raise SettingsError(
             f"--config-dir {directory} is not a directory.", "It holds groups of settings as conf/ does.", "Check the path."
         )
+    given |= {} if directory is None else {"config_dir": os.path.abspath(directory)}
     searchpath = [override for override in overrides if override.partition("=")[0] == "hydra.searchpath"]
     return Sources(**given, searchpath=tuple(searchpath))
 
@@ -263,6 +265,7 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
             best = _train(composed, changes)
         except Exception as error:
             failures.append(f"  #{len(jobs) - 1}  {jobs[-1]}: {str(error) or type(error).__name__}")
+            error.add_note(IN_A_JOB)  # also where it comes from another process, whose `jobs` are not these
             raise
         if best is None:
             results.append(f"  #{len(jobs) - 1}  {jobs[-1]}: no validation with a finite loss")
@@ -280,7 +283,7 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
     except _RefusedError as refused:
         raise cast(UserError, refused.__cause__) from None
     except Exception as error:  # before the first job nothing runs but Hydra
-        if jobs or is_out_of_memory(error):
+        if jobs or is_out_of_memory(error) or IN_A_JOB in getattr(error, "__notes__", ()):
             raise
         if isinstance(error, OSError) and not isinstance(error, HydraException):
             raise SettingsError(
@@ -593,8 +596,8 @@ def _initialised(sources: Sources) -> Iterator[Hydra]:
     """Hydra as `hydra.main` starts it, without its words on directories that are missing: it says them itself later."""
     path = create_automatic_config_search_path(__file__, None, sources.config_path)
     if sources.config_dir is not None:
-        directory = f"file://{os.path.abspath(sources.config_dir)}"
-        path.prepend(provider="command-line", path=directory, anchor=SearchPathQuery(provider="schema"))
+        directory, anchor = f"file://{sources.config_dir}", SearchPathQuery(provider="schema")
+        path.prepend(provider="command-line", path=directory, anchor=anchor)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
