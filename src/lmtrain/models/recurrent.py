@@ -41,6 +41,7 @@ class RecurrentLayer(nn.Module):
     projection_size  size of a linear layer behind the cell; 0 for none
     residual         adds the inputs to the outputs; needs them to be of one size
     layer_norm       normalises the input product and, within the recurrence, the recurrent one (Ba et al. 2016)
+    init             how the weights are drawn, see `initialise`; None leaves them to a caller who draws them himself
     """
 
     num_gates: int
@@ -57,6 +58,7 @@ class RecurrentLayer(nn.Module):
         weight_drop: float = 0.0,
         zoneout: float = 0.0,
         backend: str = "auto",
+        init: str | None = "xavier",
     ) -> None:
         super().__init__()
         self.hidden_size = hidden_size
@@ -70,6 +72,8 @@ class RecurrentLayer(nn.Module):
         self.norm_input = nn.LayerNorm(gates_size, bias=False) if layer_norm else None
         self.norm_gain_Z = nn.Parameter(torch.ones(gates_size)) if layer_norm else None
         self.projection = nn.Linear(hidden_size, projection_size, bias=False) if projection_size else None
+        if init is not None:
+            self.initialise(init)
 
     def forward(
         self,
@@ -135,7 +139,7 @@ class RecurrentLayer(nn.Module):
         """The cell alone, with its weights; None for one that the native step does not know."""
         return None
 
-    def initialise(self, how: str, half_width: float) -> None:
+    def initialise(self, how: str, half_width: float = 0.1) -> None:
         """Draws the weights: `xavier`, `uniform` (+-half_width), `fan` (+-1/sqrt(H)), `identity` (recurrent; else xavier)."""
         bound = self._bound(how, half_width)
         for weight in (self.weight_input_ZE, self.weight_recurrent_ZH):
@@ -231,10 +235,10 @@ class LSTMLayer(RecurrentLayer):
     num_gates, num_states = 4, 2
 
     def __init__(self, input_size: int, hidden_size: int, *, forget_bias: float = 1.0, **rest: object) -> None:
+        self.forget_bias = forget_bias  # before the weights are drawn
         super().__init__(input_size, hidden_size, **rest)  # type: ignore[arg-type]
-        self.forget_bias = forget_bias
 
-    def initialise(self, how: str, half_width: float) -> None:
+    def initialise(self, how: str, half_width: float = 0.1) -> None:
         super().initialise(how, half_width)
         with torch.no_grad():
             self.bias_Z[self.hidden_size : 2 * self.hidden_size] += self.forget_bias
