@@ -5,7 +5,8 @@
 
 Every contestant starts from the same weights and sees the same batch. First losses and gradients are compared; then the
 contestants take turns, so that a machine that slows down slows all of them: a step to warm up, a step that is timed. Ours
-keep the memory that tensors free, as in our training; the others have it as glibc gives it. A row gives the median time
+keep the memory that tensors free, as in our training; the others have it as glibc gives it. `dropin650` is the plain way
+itself, with `lmtrain.nn.LSTM` in the place of `torch.nn.LSTM` and nothing else of ours. A row gives the median time
 of a step, the ratio to the plain float32 way (`torch.nn` modules, `cross_entropy`, `torch.optim.Adam` as one would write
 it), that to the same way in the row's own precision ("alike"), and the share of the fastest matrix product that the same
 run measured. Presets are the shapes of the README's table.
@@ -31,6 +32,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -39,6 +41,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 import lmtrain.config as config
+import lmtrain.nn
 from lmtrain.build import build_model, sparse_gradients
 from lmtrain.data.stream import Chunk
 from lmtrain.errors import UserError
@@ -67,7 +70,7 @@ class Preset:
     """One shape: what is timed, and its sizes."""
 
     name: str
-    part: str  # step, recurrence, head, generate
+    part: str  # step, dropin, recurrence, head, generate
     cell: str = "lstm"
     num_layers: int = 2
     hidden_size: int = 200
@@ -102,6 +105,7 @@ class Preset:
         return passes * self.num_tokens * (recurrence * (self.part != "head") + head * (self.part != "recurrence"))
 
 
+WIKITEXT2, PTB, WIKITEXT103 = 33_278, 10_000, 267_735  # vocabularies
 PRESETS = {
     preset.name: preset
     for preset in (
@@ -110,12 +114,12 @@ PRESETS = {
         Preset("gru650", "recurrence", "gru", hidden_size=650),
         Preset("elman650", "recurrence", "elman", hidden_size=650),
         Preset("char512", "step", num_layers=1, hidden_size=512, batch_size=64, chunk_length=64, vocab_size=65, tied=False),
+        Preset("dropin650", "dropin", hidden_size=650, vocab_size=PTB, tied=False),
         Preset("head200", "head"),
         Preset("sampled200", "step", "gru", num_layers=1, batch_size=64, tied=False, head="sampled"),
         Preset("generate200", "generate", batch_size=1, chunk_length=200),
     )
 }
-WIKITEXT2, PTB, WIKITEXT103 = 33_278, 10_000, 267_735  # vocabularies
 GPU_PRESETS = {
     preset.name: preset
     for preset in (
@@ -279,13 +283,13 @@ def _warm_up(contestant: Contestant, device: torch.device) -> None:
 
 
 class PlainModel(nn.Module):
-    """The step as one would write it: embedding, nn.LSTM / GRU / RNN, linear layer."""
+    """The step as one would write it: embedding, nn.LSTM / GRU / RNN, linear layer. `library`: whose nn for the second."""
 
-    def __init__(self, preset: Preset) -> None:
+    def __init__(self, preset: Preset, library: ModuleType = nn) -> None:
         super().__init__()
         sizes = preset.layer_sizes
         self.embedding = nn.Embedding(preset.vocab_size, sizes[0][0])
-        module = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}[preset.cell]
+        module = {"elman": library.RNN, "gru": library.GRU, "lstm": library.LSTM}[preset.cell]
         if len(set(sizes)) == 1:
             self.recurrence = module(*sizes[0], len(sizes))
         else:
@@ -331,7 +335,17 @@ def make_steps(preset: Preset, device: torch.device) -> Iterator[Contestant]:
             yield _our_step(preset, way, precision, tokens_TB, device)
 
 
-def _plain_step(model: PlainModel, tokens_TB: Tensor, precision: str, num_layers: int) -> Contestant:
+def make_dropins(preset: Preset, device: torch.device) -> Iterator[Contestant]:
+    """The plain step, with torch's recurrence and with ours in its place."""
+    tokens_TB = _tokens(preset, device, preset.chunk_length + 1)
+    ours = _our_model(preset, "reference", device)
+    for library in (nn, lmtrain.nn):
+        for precision in PRECISIONS[device.type]:
+            model = _plain_model(preset, ours, device, library)
+            yield _plain_step(model, tokens_TB, precision, preset.num_layers, library.__name__)
+
+
+def _plain_step(model: PlainModel, tokens_TB: Tensor, precision: str, num_layers: int, backend: str = "torch.nn") -> Contestant:
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     inputs_TB, targets_TB = tokens_TB[:-1], tokens_TB[1:]
     state: Any = None
@@ -367,7 +381,7 @@ def _plain_step(model: PlainModel, tokens_TB: Tensor, precision: str, num_layers
         return gradients | {"bias": _gradient(model.output.bias)}
 
     # without scaling, gradients in float16 are not to be compared
-    return Contestant("torch.nn", precision, run, probe if precision != "float16" else None)
+    return Contestant(backend, precision, run, probe if precision != "float16" else None)
 
 
 def _our_step(preset: Preset, way: Way, precision: str, tokens_TB: Tensor, device: torch.device) -> Contestant:
@@ -642,6 +656,7 @@ class _Numbers:
 
 MAKERS: dict[str, Callable[[Preset, torch.device], Iterator[Contestant]]] = {
     "step": make_steps,
+    "dropin": make_dropins,
     "recurrence": make_recurrences,
     "head": make_heads,
     "generate": make_generators,
@@ -675,10 +690,10 @@ def _first_model(preset: Preset, device: torch.device) -> NeuralLanguageModel:
 
 
 @torch.no_grad()
-def _plain_model(preset: Preset, ours: Any, device: torch.device) -> PlainModel:
+def _plain_model(preset: Preset, ours: Any, device: torch.device, library: ModuleType = nn) -> PlainModel:
     """The plain model with our weights."""
     with device:
-        plain = PlainModel(preset)
+        plain = PlainModel(preset, library)
     plain.embedding.weight.copy_(ours.embedding.weight)
     plain.output.weight.copy_(ours.head.weight_VE)
     plain.output.bias.zero_()
@@ -758,7 +773,7 @@ def _autocast(precision: str, device: torch.device) -> AbstractContextManager[An
 @contextmanager
 def _as_it_runs(contestant: Contestant, device: torch.device) -> Iterator[None]:
     """What holds for the whole process: the kind of products in float32, and whether freed memory is kept."""
-    keep_freed_memory(contestant.backend.startswith("lmtrain"))
+    keep_freed_memory(contestant.backend.split()[0] == "lmtrain")  # not with lmtrain.nn: a foreign script does not
     with _float32_products(contestant.precision, device):
         yield
 

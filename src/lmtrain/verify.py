@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
+import lmtrain.nn
 from lmtrain.models.direct import DirectCrossEntropyFunction
 from lmtrain.ops.activations import ACTIVATIONS, GATED, LEARNT
 from lmtrain.ops.backends import Call, why_not
@@ -213,48 +213,29 @@ def _check_differences(subject: Subject) -> Iterator[Check]:
 
 
 def _check_against_torch(generator: Generator) -> Iterator[Check]:
-    """Values and gradients against PyTorch's own modules, every parameter the same."""
-    with torch.random.fork_rng(devices=[]):  # the modules draw their weights from the global generator
-        modules: dict[str, nn.RNNBase] = {
-            "elman tanh": nn.RNN(E, H, dtype=torch.float64),
-            "elman relu": nn.RNN(E, H, nonlinearity="relu", dtype=torch.float64),
-            "gru": nn.GRU(E, H, dtype=torch.float64),
-            "lstm": nn.LSTM(E, H, dtype=torch.float64),
-        }
-    for name, module in modules.items():
-        num_states = 2 if name == "lstm" else 1
-        shapes = {"x_TBE": (T, B, E), "h0_BH": (B, H), **({"c0_BH": (B, H)} if num_states == 2 else {})}
+    """Values and gradients of `lmtrain.nn` against PyTorch's own modules, every parameter the same."""
+    cells: dict[str, tuple[str, dict[str, str]]] = {
+        "elman tanh": ("RNN", {}), "elman relu": ("RNN", {"nonlinearity": "relu"}), "gru": ("GRU", {}), "lstm": ("LSTM", {}),
+    }  # fmt: skip
+    for name, (cls, options) in cells.items():
+        with torch.random.fork_rng(devices=[]):  # the modules draw weights from the global generator, which are not used
+            ours = getattr(lmtrain.nn, cls)(E, H, **options, backend="eager", dtype=torch.float64)
+            theirs = getattr(nn, cls)(E, H, **options, dtype=torch.float64)
+        shapes = {"x_TBE": (T, B, E), "h0_BH": (B, H), **({"c0_BH": (B, H)} if cls == "LSTM" else {})}
+        shapes |= {key: tuple(parameter.shape) for key, parameter in theirs.named_parameters()}
         inputs = {key: torch.randn(shape, generator=generator, dtype=torch.float64) for key, shape in shapes.items()}
-        inputs |= {key.removesuffix("_l0"): parameter.detach() for key, parameter in module.named_parameters()}
-        made = _results(partial(_ours, name), inputs)
-        for tensor, expected in _results(partial(_theirs, module, num_states), inputs).items():
+        made = _results(partial(_layer, ours), inputs)
+        for tensor, expected in _results(partial(_layer, theirs), inputs).items():
             yield Check(name, "eager", "torch.nn", tensor, _error(made[tensor], expected))
 
 
-def _ours(name: str, inputs: Tensors) -> Tensors:
-    """A whole layer of ours with PyTorch's four parameters."""
-    cell, weight, bias_hh = name.split()[0], inputs["weight_hh"], inputs["bias_hh"]
-    if cell == "gru":
-        bias = inputs["bias_ih"] + torch.cat([bias_hh[: 2 * H], torch.zeros_like(bias_hh[:H])])
-        projected = F.linear(inputs["x_TBE"], inputs["weight_ih"], bias)
-        outputs: tuple[Tensor, ...] = gru(projected, inputs["h0_BH"], weight, bias_hh[2 * H :], backend="eager")
-    else:
-        projected = F.linear(inputs["x_TBE"], inputs["weight_ih"], inputs["bias_ih"] + bias_hh)
-        if cell == "lstm":
-            outputs = lstm(projected, inputs["h0_BH"], inputs["c0_BH"], weight, backend="eager")
-        else:
-            outputs = elman(projected, inputs["h0_BH"], weight, nonlinearity=name.split()[1], backend="eager")
-    return dict(zip(("states_TBH", "h_BH", "c_BH"), outputs, strict=False))
-
-
-def _theirs(module: nn.RNNBase, num_states: int, inputs: Tensors) -> Tensors:
-    """PyTorch's layer, on the given parameters."""
-    x_TBE, *rest = inputs.values()
-    states, parameters = [h[None] for h in rest[:num_states]], rest[num_states:]
-    kernel: Callable[..., tuple[Tensor, ...]] = getattr(torch, module.mode.lower())  # rnn_tanh, rnn_relu, gru or lstm
-    state = states if num_states == 2 else states[0]
-    outputs = kernel(x_TBE, state, parameters, True, 1, 0.0, True, False, False)
-    return {key: y if key == "states_TBH" else y[0] for key, y in zip(("states_TBH", "h_BH", "c_BH"), outputs, strict=False)}
+def _layer(module: nn.RNNBase, inputs: Tensors) -> Tensors:
+    """What a module of one layer computes with the given parameters."""
+    x_TBE, *states = (x if name == "x_TBE" else x[None] for name, x in inputs.items() if "_l0" not in name)
+    weights = {name: x for name, x in inputs.items() if "_l0" in name}
+    states_TBH, final = torch.func.functional_call(module, weights, (x_TBE, tuple(states) if len(states) > 1 else states[0]))
+    finals = final if isinstance(final, tuple) else (final,)
+    return {"states_TBH": states_TBH, **{key: y[0] for key, y in zip(("h_BH", "c_BH"), finals, strict=False)}}
 
 
 def _fast_backends(operation: str) -> Iterator[tuple[str, str]]:

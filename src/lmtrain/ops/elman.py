@@ -90,7 +90,7 @@ def elman(
     gain = given.gain("norm_gain_H", norm_gain_H, "H")
     inputs = projected, h0, weight, keep, zoneout, gain, nonlinearity
     backend = given.choose(backend)
-    with torch.autocast(given.device.type, enabled=False):
+    with given.without_autocast():
         if backend == "reference":
             states_TBH, h_BH = elman_reference(*inputs)
         else:

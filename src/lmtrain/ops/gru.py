@@ -86,7 +86,7 @@ def gru(
     gain = given.gain("norm_gain_Z", norm_gain_Z, "3H")
     inputs = projected, h0, weight, bias, keep, zoneout, gain
     backend = given.choose(backend)
-    with torch.autocast(given.device.type, enabled=False):
+    with given.without_autocast():
         if backend == "reference":
             states_TBH, h_BH = gru_reference(*inputs)
         else:

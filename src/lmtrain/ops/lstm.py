@@ -87,7 +87,7 @@ def lstm(
     gain = given.gain("norm_gain_Z", norm_gain_Z, "4H")
     inputs = projected, h0, c0, weight, keep, zoneout, cell_zoneout, gain
     backend = given.choose(backend)
-    with torch.autocast(given.device.type, enabled=False):
+    with given.without_autocast():
         if backend == "reference":
             states_TBH, h_BH, c_BH = lstm_reference(*inputs)
         else:

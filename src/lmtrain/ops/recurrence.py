@@ -18,6 +18,7 @@ The backward pass computes x again, by one product for all steps, since every h_
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -79,6 +80,11 @@ class Arguments:
     def choose(self, backend: str) -> str:
         """The backend that computes this call."""
         return choose(backend, Call(self.cell, self.device.type, self.compute_dtype, self.sizes, frozenset(self.options)))
+
+    def without_autocast(self) -> AbstractContextManager[Any]:
+        """A context in which no product is rounded; the device `meta`, which holds shapes alone, has no autocast."""
+        kind = self.device.type
+        return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
     def _check(self, name: str, tensor: Tensor, letters: str) -> None:
         check_shape(name, tensor, letters, self.sizes)

@@ -1,0 +1,295 @@
+"""`torch.nn.LSTM`, `GRU` and `RNN` on this package's recurrences: change the name of the class and nothing else.
+
+>>> import lmtrain
+>>> lstm = lmtrain.nn.LSTM(10, 20, num_layers=2)  # was torch.nn.LSTM(10, 20, num_layers=2)
+>>> outputs, (h_n, c_n) = lstm(torch.randn(5, 3, 10))
+>>> outputs.shape, h_n.shape
+(torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
+>>> torch.nn.LSTM(10, 20, num_layers=2).load_state_dict(lstm.state_dict())
+<All keys matched successfully>
+
+Each is a subclass of torch's class of its name. Constructor, parameters, the weights drawn for a seed, `state_dict` and
+the dropout between layers are torch's own; what runs is ours. What torch lacks comes as keywords:
+
+    weight_drop  probability with which an entry of the recurrent weights is dropped, drawn per call (Merity et al. 2017)
+    zoneout      probability with which a unit keeps its previous state (Krueger et al. 2017)
+    layer_norm   normalises the input product and, within the recurrence, the recurrent one (Ba et al. 2016); the gains
+                 are the parameters `norm_ih_l0`, `norm_hh_l0`, ...
+    backend      who computes the recurrence, see `lmtrain.ops.backends`; `reference` is plain PyTorch, slow, and the one
+                 for forward-mode derivatives, `torch.func.vmap` and tracing
+
+Dropout and weight_drop act in training alone; zoneout in evaluation takes expectations. All three draw from torch's own
+generator of the device, which `torch.manual_seed` seeds. `RNN` also takes nonlinearity='sigmoid'.
+
+Computes in float32, float64 and bfloat16. Autocast and `torch.compile` work as with torch's classes: under autocast to
+bfloat16 the outputs have the types that torch's have on the CPU, and compiled code calls the module as it is.
+bidirectional=True, proj_size, a PackedSequence and float16 raise a ValueError.
+
+    legend   T steps · B streams · D size of a layer's input · H hidden · Z gates x H · L layers
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Generator, Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from lmtrain.models.dropout import weight_drop, zoneout_weights
+from lmtrain.ops import backends
+from lmtrain.ops.elman import NONLINEARITIES, elman
+from lmtrain.ops.gru import gru
+from lmtrain.ops.lstm import lstm
+
+__all__ = ["GRU", "LSTM", "RNN"]
+
+State = tuple[Tensor, ...]  # h, of an LSTM h and c
+Masks = list[Tensor | None]  # for each of them its zoneout
+
+
+class _Layers(nn.RNNBase):
+    """What the three share: all but the cell. The second parent of each is torch's class of its name."""
+
+    num_states = 1
+
+    def __init__(
+        self,
+        *args: Any,
+        weight_drop: float = 0.0,
+        zoneout: float = 0.0,
+        layer_norm: bool = False,
+        backend: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        for name in ("bidirectional", "proj_size"):
+            if value := getattr(self, name):
+                raise ValueError(self._lacks(f"{name}={value}"))
+        for name, p in (("weight_drop", weight_drop), ("zoneout", zoneout)):
+            if not 0 <= p < 1:
+                raise ValueError(f"{name} should be a probability of at least 0 and below 1, got {p}")
+        if backend not in backends.NAMES:
+            raise ValueError(f"Unknown backend '{backend}'. Select from {', '.join(backends.NAMES)}.")
+        self.weight_drop, self.zoneout, self.layer_norm, self.backend = weight_drop, zoneout, layer_norm, backend
+        for layer in range(self.num_layers if layer_norm else 0):
+            weight_ZH = getattr(self, f"weight_hh_l{layer}")
+            for name in ("norm_ih", "norm_hh"):
+                self.register_parameter(f"{name}_l{layer}", nn.Parameter(weight_ZH.new_ones(len(weight_ZH))))
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """Outputs and final states, in the shapes and types in which torch's class of this name gives them."""
+        if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled, and importing it would take a second
+            return torch.compiler.disable(self._forward)(input, hx)
+        return self._forward(input, hx)
+
+    @abstractmethod
+    def recur(
+        self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, bias_Z: Tensor | None, gain_Z: Tensor | None, zone: Masks
+    ) -> tuple[Tensor, ...]:
+        """One layer's recurrence: outputs [T, B, H], then its final states. `bias_Z` is torch's bias_hh."""
+
+    def input_bias(self, bias_ih_Z: Tensor, bias_hh_Z: Tensor) -> Tensor:
+        """What is added to the input product."""
+        return bias_ih_Z + bias_hh_Z
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        for name, parameter in self.named_parameters():
+            if name.startswith("norm_"):
+                nn.init.ones_(parameter)
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: there is no cuDNN here that wants the weights in one piece."""
+
+    def extra_repr(self) -> str:
+        defaults = {"weight_drop": 0, "zoneout": 0, "layer_norm": False, "backend": "auto"}
+        own = {name: getattr(self, name) for name, default in defaults.items() if getattr(self, name) != default}
+        return ", ".join([super().extra_repr(), *(f"{name}={value}" for name, value in own.items())])
+
+    def _forward(self, input: Any, hx: Any) -> tuple[Tensor, Any]:
+        self._check_input(input)
+        x_TBD = input.transpose(0, 1) if self.batch_first and input.dim() == 3 else input
+        states = self._states(hx, x_TBD)
+        if input.dim() == 2:
+            x_TBD, *states = (tensor.unsqueeze(1) for tensor in (x_TBD, *states))
+        num_streams = x_TBD.shape[1]
+        if num_streams == 0:  # the kernels take no empty batch: one stream of zeros, of which nothing is returned
+            x_TBD, *states = (F.pad(tensor, (0, 0, 0, 1)) for tensor in (x_TBD, *states))
+        finals = []
+        for layer in range(self.num_layers):
+            if layer and self.dropout:
+                x_TBD = F.dropout(x_TBD, self.dropout, self.training)  # the coins that torch's class throws
+            x_TBD, *final = self._layer(layer, x_TBD, tuple(state_LBH[layer] for state_LBH in states))
+            finals.append(final)
+        results = [x_TBD, *(torch.stack(of_layers).to(x_TBD.dtype) for of_layers in zip(*finals, strict=True))]
+        if num_streams == 0:
+            results = [tensor[:, :0] for tensor in results]
+        if input.dim() == 2:
+            results = [tensor.squeeze(1) for tensor in results]
+        elif self.batch_first:
+            results[0] = results[0].transpose(0, 1)
+        return results[0], tuple(results[1:]) if self.num_states > 1 else results[1]
+
+    def _layer(self, layer: int, x_TBD: Tensor, state: State) -> tuple[Tensor, ...]:
+        """One layer's outputs and its final states."""
+        names = "weight_ih", "weight_hh", "bias_ih", "bias_hh", "norm_ih", "norm_hh"
+        weights: list[Any] = [getattr(self, f"{name}_l{layer}", None) for name in names]
+        weight_ih, weight_hh, bias_ih, bias_hh, norm_ih, norm_hh = weights
+        bias = None if bias_ih is None else self.input_bias(bias_ih, bias_hh)
+        if norm_ih is None:
+            projected_TBZ = F.linear(x_TBD, weight_ih, bias)
+        else:
+            projected_TBZ = F.layer_norm(F.linear(x_TBD, weight_ih), norm_ih.shape, norm_ih)
+            projected_TBZ = (projected_TBZ if bias is None else projected_TBZ + bias).to(_dtypes(weight_ih)[0])
+        device, shape = x_TBD.device, (*x_TBD.shape[:2], self.hidden_size)
+        generator = _torchs_generator(device) if self.training and (self.weight_drop or self.zoneout) else None
+        if generator is not None:
+            weight_hh = weight_drop(weight_hh, self.weight_drop, generator)
+        zone: Masks = [
+            zoneout_weights(shape, self.zoneout, generator, training=self.training, device=device) if self.zoneout else None
+            for _ in state
+        ]
+        return self.recur(projected_TBZ, state, weight_hh, bias_hh, norm_hh, zone)
+
+    def _check_input(self, input: Any) -> None:
+        """Raises what torch raises for an input that does not fit, in its words."""
+        own, weight = type(self).__name__, self.weight_ih_l0
+        if isinstance(input, PackedSequence):
+            raise ValueError(self._lacks("a PackedSequence as input"))
+        if input.dim() not in (2, 3):
+            raise ValueError(f"{own}: Expected input to be 2D or 3D, got {input.dim()}D tensor instead")
+        if input.shape[-1] != self.input_size:
+            raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.shape[-1]}")
+        if input.shape[1 if self.batch_first and input.dim() == 3 else 0] == 0:
+            raise RuntimeError(f"Expected sequence length to be larger than 0 in {own}, got input of size {list(input.shape)}")
+        if input.device != weight.device:
+            raise RuntimeError(
+                f"Input and parameter tensors are not at the same device, found input tensor at {input.device} and "
+                f"parameter tensor at {weight.device}"
+            )
+        dtype, fitting = _dtypes(weight)
+        if dtype not in (torch.float32, torch.float64, torch.bfloat16):
+            raise ValueError(self._lacks(f"{dtype} (but float32, float64 and bfloat16)"))
+        if input.dtype not in fitting:
+            raise ValueError(
+                f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
+                f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
+            )
+
+    def _states(self, hx: Any, x: Tensor) -> list[Tensor]:
+        """hx as tensors of x's dimensions, zeros for None. Raises what torch raises where it does not fit."""
+        own = type(self).__name__
+        size = (self.num_layers, *x.shape[1:-1], self.hidden_size)
+        if hx is None:
+            return [x.new_zeros(size)] * self.num_states
+        if self.num_states == 1:
+            named = {"hx": hx}
+        elif isinstance(hx, (tuple, list)) and len(hx) == self.num_states:
+            named = {f"hx[{number}]": state for number, state in enumerate(hx)}
+        else:
+            raise TypeError(f"{own}: hx should be a pair of tensors, (h_0, c_0), got {_described(hx)}")
+        _, fitting = _dtypes(self.weight_ih_l0)
+        for name, state in named.items():
+            if not isinstance(state, Tensor):
+                raise TypeError(f"{own}: {name} should be a tensor, got {_described(state)}")
+            if state.dim() != x.dim():
+                kind = "unbatched 2-D" if x.dim() == 2 else "batched 3-D"
+                raise RuntimeError(f"For {kind} input, {name} should also be {x.dim()}-D but got {state.dim()}-D tensor")
+            if state.shape != size:
+                raise RuntimeError(f"Expected {name} size {size}, got {list(state.shape)}")
+            if state.device != x.device:
+                raise RuntimeError(
+                    f"Input and hidden tensors are not at the same device, found input tensor at {x.device} and {name} at "
+                    f"{state.device}"
+                )
+            if state.dtype not in fitting:
+                raise ValueError(f"{own}: {name} has dtype {state.dtype}, input has {x.dtype}. Convert {name}.to({x.dtype})")
+        return list(named.values())
+
+    def _lacks(self, what: str) -> str:
+        return f"{type(self).__name__}: lmtrain.nn does not support {what}. Use torch.nn for that."
+
+
+class LSTM(_Layers, nn.LSTM):
+    """`torch.nn.LSTM` (Hochreiter and Schmidhuber 1997), with the keywords weight_drop, zoneout, layer_norm and backend.
+
+    LSTM(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, device=None, dtype=None)
+    """
+
+    num_states = 2
+
+    def recur(
+        self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, bias_Z: Tensor | None, gain_Z: Tensor | None, zone: Masks
+    ) -> tuple[Tensor, ...]:
+        h0_BH, c0_BH = state
+        return lstm(
+            projected_TBZ, h0_BH, c0_BH, weight_ZH, zoneout_TBH=zone[0], cell_zoneout_TBH=zone[1], norm_gain_Z=gain_Z,
+            backend=self.backend,
+        )  # fmt: skip
+
+
+class GRU(_Layers, nn.GRU):
+    """`torch.nn.GRU` (Cho et al. 2014), with the keywords weight_drop, zoneout, layer_norm and backend.
+
+    GRU(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, device=None, dtype=None)
+    """
+
+    def input_bias(self, bias_ih_Z: Tensor, bias_hh_Z: Tensor) -> Tensor:
+        return bias_ih_Z + F.pad(bias_hh_Z[: 2 * self.hidden_size], (0, self.hidden_size))
+
+    def recur(
+        self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, bias_Z: Tensor | None, gain_Z: Tensor | None, zone: Masks
+    ) -> tuple[Tensor, ...]:
+        # the reset gate multiplies the candidate's bias_hh
+        candidate_bias_H = weight_ZH.new_zeros(self.hidden_size) if bias_Z is None else bias_Z[2 * self.hidden_size :]
+        states_TBH, h_BH = gru(
+            projected_TBZ, state[0], weight_ZH, candidate_bias_H, zoneout_TBH=zone[0], norm_gain_Z=gain_Z, backend=self.backend
+        )
+        return states_TBH.to(h_BH.dtype), h_BH  # under autocast torch's GRU gives the type of hx, its other two do not
+
+
+class RNN(_Layers, nn.RNN):
+    """`torch.nn.RNN` (Elman 1990), with the keywords weight_drop, zoneout, layer_norm and backend.
+
+    RNN(input_size, hidden_size, num_layers=1, nonlinearity='tanh', bias=True, batch_first=False, dropout=0.0, device=None,
+        dtype=None); nonlinearity is 'tanh', 'relu' or 'sigmoid'.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh", *args: Any, **kwargs: Any
+    ) -> None:
+        if nonlinearity not in NONLINEARITIES:
+            raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from {', '.join(NONLINEARITIES)}.")
+        super().__init__(input_size, hidden_size, num_layers, "tanh", *args, **kwargs)  # torch's class knows no sigmoid
+        self.nonlinearity, self.mode = nonlinearity, f"RNN_{nonlinearity.upper()}"
+
+    def recur(
+        self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, bias_Z: Tensor | None, gain_Z: Tensor | None, zone: Masks
+    ) -> tuple[Tensor, ...]:
+        return elman(
+            projected_TBZ, state[0], weight_ZH, nonlinearity=self.nonlinearity, zoneout_TBH=zone[0], norm_gain_H=gain_Z,
+            backend=self.backend,
+        )  # fmt: skip
+
+
+def _torchs_generator(device: torch.device) -> Generator:
+    """The generator of the device that `torch.manual_seed` seeds."""
+    if device.type == "cpu":
+        return torch.default_generator
+    return torch.get_device_module(device).default_generators[device.index]
+
+
+def _dtypes(weight: Any) -> tuple[torch.dtype, tuple[torch.dtype, ...]]:
+    """In which type is computed with a weight, and which types inputs and states may have. Autocast leaves float64 alone."""
+    kind = weight.device.type
+    if weight.dtype == torch.float64 or not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return weight.dtype, (weight.dtype,)
+    return torch.get_autocast_dtype(kind), (torch.float32, torch.bfloat16)
+
+
+def _described(value: object) -> str:
+    return f"{type(value).__name__}" + (f" of {len(value)}" if isinstance(value, (tuple, list)) else "")
