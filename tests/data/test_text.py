@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmtrain.data import text
-from lmtrain.data.text import STANDARD_INPUT, check_unchanged, iter_decoded, iter_passage, iter_text, missing, scan
+from lmtrain.data.text import STANDARD_INPUT, iter_checked, iter_decoded, iter_passage, iter_text, missing, scan
 from lmtrain.errors import DataError
 
 fixed = settings(derandomize=True, deadline=None, database=None)
@@ -40,7 +40,7 @@ def test_text_is_the_same_whatever_the_size_of_blocks(tmp_path_factory, content,
         assert read(path) == expected
         facts = scan(path)
         assert (facts.num_chars, facts.num_bytes) == (len(expected), len(expected.encode()))
-        assert "".join(iter_passage(path, 2, 5)) == expected[2:5]
+        assert "".join(iter_passage(facts, 2, 5)) == expected[2:5]
 
 
 def test_windows_line_ends_and_a_byte_order_mark_change_nothing(file):
@@ -200,10 +200,13 @@ def test_an_impossible_name_is_an_error_in_words(tmp_path, name):
         read(tmp_path / name)
 
 
-def test_a_text_that_changes_while_it_is_read_is_refused(file):
+def test_a_text_that_changes_between_two_readings_is_refused_whatever_its_size_and_time(file):
     path = file(b"a b c")
-    facts = scan(path)
-    check_unchanged(facts)
-    os.utime(path, ns=(1, facts.modified_ns + 1))
-    with pytest.raises(DataError, match="was changed while it was being read"):
-        check_unchanged(facts)
+    facts, before = scan(path), path.stat()
+    os.utime(path, ns=(1, 1))
+    assert "".join(iter_checked(facts)) == "a b c", "the time alone tells nothing"
+    path.write_bytes(b"a b d")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for reading in (iter_checked(facts), iter_passage(facts, 0, 2)):
+        with pytest.raises(DataError, match="was changed while it was being read"):
+            list(reading)

@@ -172,7 +172,7 @@ def test_too_many_types_are_refused(monkeypatch):
 
 def test_a_word_without_end_is_refused_instead_of_held_in_memory(monkeypatch):
     monkeypatch.setattr("lmtrain.data.vocabulary.MAX_WORD", 10)
-    with pytest.raises(DataError, match="more than 10 characters without whitespace: 'aaaa'"):
+    with pytest.raises(DataError, match="more than 10 characters without whitespace: 'aaaa"):
         learn_tokenizer("word", ["aaaa"] * 4)
 
 
@@ -233,14 +233,14 @@ def test_an_id_outside_the_vocabulary_is_never_decoded():
     [
         (None, "is not a JSON object"),
         ([], "is not a JSON object"),
-        ({}, "has format None, this program reads format 1"),
+        ({}, "has format None, this program reads the formats 1 and 2"),
         ({"format": True, "name": "byte"}, "has format True"),
         ({"format": 2, "name": "byte"}, "has format 2"),
         ({"format": 1, "name": ["byte"]}, "names the kind ['byte']"),
         ({"format": 1, "name": "bpe"}, "names the kind 'bpe'; known are 'char', 'byte' and 'word'"),
         ({"format": 1, "name": "word"}, "has no list of tokens"),
         ({"format": 1, "name": "word", "tokens": "<eos><unk>"}, "has no list of tokens"),
-        ({"format": 1, "name": "word", "tokens": ["<unk>"]}, "has 1 tokens; 2 to 10,000,000 are possible"),
+        ({"format": 1, "name": "word", "tokens": ["<unk>"]}, "has 1 tokens; 2 to 10,000,002 are possible"),
         ({"format": 1, "name": "word", "tokens": ["<unk>", "<eos>", 3]}, "has the token 3 at 2, which is no word"),
         ({"format": 1, "name": "word", "tokens": ["<unk>", "<eos>", ""]}, "has the token '' at 2"),
         ({"format": 1, "name": "word", "tokens": ["<unk>", "<eos>", "a b"]}, "has the token 'a b' at 2"),
@@ -260,5 +260,5 @@ def test_what_to_json_cannot_have_written_is_refused(document, said):
 
 
 def test_more_than_ten_million_tokens_are_refused_before_they_are_read():
-    with pytest.raises(CheckpointError, match="has 10,000,001 tokens; 2 to 10,000,000 are possible"):
-        load_tokenizer({"format": 1, "name": "word", "tokens": [None] * 10_000_001})
+    with pytest.raises(CheckpointError, match="has 10,000,003 tokens; 2 to 10,000,002 are possible"):
+        load_tokenizer({"format": 1, "name": "word", "tokens": [None] * 10_000_003})

@@ -2,8 +2,10 @@
 
     text files  ->  splits  ->  tokenizer, learnt from the training split alone  ->  <cache_dir>/<key>.ids, <key>.json
 
-The key is a hash of the texts, the tokenizer's options and the way of splitting, so a changed text never meets old ids. A
-cache that is damaged is built again. Everything is read in blocks: memory holds the vocabulary and a few megabytes.
+The key is a hash of the texts, the tokenizer's options and the way of splitting. Every pass over a text (for the key, the cuts,
+the vocabulary, the ids) reads all of it and hashes what it reads, and a pass that met another text than the first one ends in a
+DataError. So a changed text never meets old ids, whenever it was changed. A cache that is damaged is built again. Everything is
+read in blocks: memory holds the vocabulary and a few megabytes.
 
 A directory holds train, valid and test, each as .txt or .tokens. A single file of n characters (byte: bytes) is cut into
 three contiguous parts, the training part first, at int(n (1 - valid - test)) and int(n (1 - test)), the fractions taken
@@ -16,32 +18,32 @@ For `word`, a split whose last line does not end gets its "\\n", so that every l
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmtrain.data.cache import new_file
-from lmtrain.data.text import TextFacts, check_unchanged, iter_passage, iter_text, listing, scan, unreadable
+from lmtrain.data.overlap import Hashes, LineHashes
+from lmtrain.data.text import TextFacts, iter_checked, iter_passage, listing, scan, unreadable
+from lmtrain.data.token_cache import SIZES, CachedSplit, CacheWriter, hash_json, ids_dtype, read_cache, write_cache
 from lmtrain.data.tokenizer import FORMAT as TOKENIZER_FORMAT
-from lmtrain.data.tokenizer import Ids, Tokenizer, learn_tokenizer, load_tokenizer
+from lmtrain.data.tokenizer import Ids, Tokenizer, learn_tokenizer
 from lmtrain.data.vocabulary import WHITESPACE
-from lmtrain.errors import CheckpointError, DataError
+from lmtrain.errors import DataError
 from lmtrain.shell import expanded
 
 log = logging.getLogger("lmtrain")
 
-FORMAT = 1  # of the cache; a change makes what was cached stale
+FORMAT = 2  # of the cache; a change makes what was cached stale
 NAMES = ("train", "valid", "test")
 SUFFIXES = (".txt", ".tokens")
 WINDOW = 1 << 16  # characters before and after a cut among which a line end is looked for
-BLOCK = 1 << 20  # ids that are counted or checked at a time
+BLOCK = 1 << 20  # ids that are counted at a time
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ class Split:
     num_bytes: int  # of UTF-8
     num_lines: int
     num_unk: int
+    num_filled: int  # lines that are not blank
+    num_marked: int  # those of them that are marked <s> ... </s>
+    lines: Hashes  # of (a sample of) its lines: see `overlap`
 
     def counts(self, vocab_size: int) -> NDArray[np.int64]:
         """How often each id occurs, [V]."""
@@ -95,17 +100,15 @@ def load_corpus(
     _check_facts(facts, tokenizer)
     fractions = [str(valid_fraction), str(test_fraction)] if len(files) == 1 else []
     recipe = [FORMAT, TOKENIZER_FORMAT, tokenizer, min_count, max_size, fractions, [fact.sha256 for fact in facts]]
-    base = Path(cache_dir) / _hash_json(recipe)[:32]
-    corpus = _open_cache(base)
+    base = Path(cache_dir) / hash_json(recipe)[:32]
+    corpus = _open_cache(base, recipe)
     if corpus is None:
-        passages = _cut(facts[0], tokenizer, fractions) if fractions else [Passage(f.path, 0, f.num_chars) for f in facts]
+        passages = _cut(facts[0], tokenizer, fractions) if fractions else [Passage(f, 0, f.num_chars) for f in facts]
         blocks = passages[0].blocks(tokenizer)
         learnt = learn_tokenizer(tokenizer, blocks, min_count=min_count, max_size=max_size)
-        manifest = _write_ids(base, passages, learnt)
-        for fact in facts:
-            check_unchanged(fact)
-        _write_manifest(base, manifest)
-        corpus = _open_cache(base)
+        log.info("Writing %s.ids (%s): %s", base, tokenizer, ", ".join(str(file) for file in files))
+        write_cache(base, recipe, learnt, lambda cache: _write_splits(cache, passages, learnt))
+        corpus = _open_cache(base, recipe)
         assert corpus is not None
     return corpus
 
@@ -119,10 +122,14 @@ def encode_file(path: str | Path, tokenizer: Tokenizer) -> Split:
     if not facts.num_chars:
         raise DataError(f"{facts.path} is empty.", "At least one token is needed.", "Give a file with some text.")
     _warn_of_eos(facts, tokenizer.name)
-    passage, dtype = Passage(facts.path, 0, facts.num_chars), _dtype(tokenizer)
-    tally = _Tally()
+    passage, dtype, tally = Passage(facts, 0, facts.num_chars), ids_dtype(tokenizer), _Tally()
     ids = np.concatenate([block.astype(dtype) for block in tally.encode(passage, tokenizer)])
-    return Split(ids, tally.num_chars, tally.num_bytes, tally.num_lines, tally.num_unk)
+    return _split(tally.cached(ids))
+
+
+def _split(cached: CachedSplit) -> Split:
+    sizes = {name: size for name, size in cached.sizes.items() if name in SIZES and name != "num_tokens"}
+    return Split(cached.ids, **sizes, lines=cached.lines)
 
 
 def describe(corpus: Corpus) -> str:
@@ -147,14 +154,14 @@ def describe(corpus: Corpus) -> str:
 class Passage:
     """The characters `start` to `end` of a file: the text of one split."""
 
-    path: Path
+    facts: TextFacts
     start: int
     end: int
 
     def blocks(self, tokenizer: str) -> Iterator[str]:
         """The text; for words, with "\\n" at its end."""
         block = ""
-        for block in iter_passage(self.path, self.start, self.end):
+        for block in iter_passage(self.facts, self.start, self.end):
             yield block
         if tokenizer == "word" and block and not block.endswith("\n"):
             yield "\n"
@@ -215,30 +222,30 @@ def _cut(fact: TextFacts, tokenizer: str, fractions: list[str]) -> list[Passage]
     places = []
     for share in (1 - valid - test, 1 - test):
         if tokenizer == "byte":
-            places.append(_char_at_byte(fact.path, int(fact.num_bytes * share)))
+            places.append(_char_at_byte(fact, int(fact.num_bytes * share)))
         elif tokenizer == "word" and share < 1:
-            places.append(_line_end_near(fact.path, int(fact.num_chars * share)))
+            places.append(_line_end_near(fact, int(fact.num_chars * share)))
         else:
             places.append(int(fact.num_chars * share))
-    passages = [Passage(fact.path, 0, places[0]), Passage(fact.path, places[0], places[1])]
-    return [*passages, Passage(fact.path, places[1], fact.num_chars)] if test else passages
+    passages = [Passage(fact, 0, places[0]), Passage(fact, places[0], places[1])]
+    return [*passages, Passage(fact, places[1], fact.num_chars)] if test else passages
 
 
-def _char_at_byte(path: Path, place: int) -> int:
+def _char_at_byte(fact: TextFacts, place: int) -> int:
     """How many whole characters the first `place` bytes of the text hold."""
     num_chars = num_bytes = 0
-    for block in iter_text(path):
+    for block in iter_checked(fact):
         data = block.encode()
-        if num_bytes + len(data) >= place:
-            return num_chars + len(data[: place - num_bytes].decode("utf-8", "ignore"))
-        num_chars, num_bytes = num_chars + len(block), num_bytes + len(data)
+        if num_bytes < place:
+            num_chars += len(data[: place - num_bytes].decode("utf-8", "ignore"))
+        num_bytes += len(data)
     return num_chars
 
 
-def _line_end_near(path: Path, place: int) -> int:
+def _line_end_near(fact: TextFacts, place: int) -> int:
     """The place behind the nearest "\\n", else behind the nearest whitespace, else `place`."""
     start = max(place - WINDOW, 0)
-    window = "".join(iter_passage(path, start, place + WINDOW))
+    window = "".join(iter_passage(fact, start, place + WINDOW))
     for marks in ("\n", WHITESPACE):
         before = [window.rfind(mark, 0, place - start) for mark in marks]
         after = [window.find(mark, place - start) for mark in marks]
@@ -252,11 +259,11 @@ def _line_end_near(path: Path, place: int) -> int:
 
 
 class _Tally:
-    """Encodes a passage and keeps its sizes and its hash on the way."""
+    """Encodes a passage and keeps its sizes, its hash and those of its lines on the way."""
 
     def __init__(self) -> None:
         self.num_tokens = self.num_chars = self.num_bytes = self.num_lines = self.num_unk = 0
-        self._digest = hashlib.sha256()
+        self._digest, self._lines = hashlib.sha256(), LineHashes()
 
     def encode(self, passage: Passage, tokenizer: Tokenizer) -> Iterator[Ids]:
         for ids in tokenizer.encode_blocks(self._measured(passage.blocks(tokenizer.name))):
@@ -269,93 +276,48 @@ class _Tally:
         for block in blocks:
             data = block.encode()
             self._digest.update(data)
+            self._lines.add(block)
             self.num_chars += len(block)
             self.num_bytes += len(data)
             self.num_lines += block.count("\n")
             yield block
         self.num_lines += not block.endswith("\n")
 
-    def to_json(self) -> dict[str, Any]:
-        sizes = {name: value for name, value in vars(self).items() if name.startswith("num_")}
-        return {**sizes, "sha256": self._digest.hexdigest()}
+    def cached(self, ids: NDArray[Any]) -> CachedSplit:
+        """The whole passage, whose ids are `ids`."""
+        lines = self._lines.finish()
+        sizes = {name: getattr(self if hasattr(self, name) else self._lines, name) for name in SIZES}
+        return CachedSplit(ids, lines, sizes, self._digest.hexdigest())
 
 
-def _write_ids(base: Path, passages: list[Passage], tokenizer: Tokenizer) -> dict[str, Any]:
-    """Writes `base`.ids, the ids of all splits back to back; returns the manifest: what they are."""
-    log.info("Writing %s.ids (%s): %s", base, tokenizer.name, ", ".join(dict.fromkeys(str(p.path) for p in passages)))
-    dtype, digest, splits = _dtype(tokenizer), hashlib.sha256(), {}
-    with new_file(base.with_suffix(".ids")) as file:
-        for split, passage in zip(NAMES, passages, strict=False):
-            splits[split] = _write_split(file, digest, passage, tokenizer, dtype)
-            _check_size(split, passage, splits[split]["num_tokens"])
-    return {"dtype": dtype.name, "sha256": digest.hexdigest(), "splits": splits, "tokenizer": tokenizer.to_json()}
-
-
-def _write_manifest(base: Path, manifest: dict[str, Any]) -> None:
-    """Writes `base`.json, which makes the ids beside it valid."""
-    with new_file(base.with_suffix(".json")) as file:
-        file.write(json.dumps({"manifest": manifest, "sha256": _hash_json(manifest)}).encode())
-
-
-def _write_split(file: BinaryIO, digest: Any, passage: Passage, tokenizer: Tokenizer, dtype: np.dtype[Any]) -> dict[str, Any]:
-    tally = _Tally()
-    for ids in tally.encode(passage, tokenizer):
-        data = ids.astype(dtype).tobytes()
-        digest.update(data)
-        file.write(data)
-    return tally.to_json()
+def _write_splits(cache: CacheWriter, passages: list[Passage], tokenizer: Tokenizer) -> None:
+    for name, passage in zip(NAMES, passages, strict=False):
+        tally = _Tally()
+        for ids in tally.encode(passage, tokenizer):
+            cache.write_ids(ids)
+        _check_size(name, passage, tally.num_tokens)
+        cache.end_split(name, tally.cached(np.empty(0)))
 
 
 def _check_size(split: str, passage: Passage, num_tokens: int) -> None:
     if num_tokens < 2:
-        whole = passage.path.stem == split
+        whole = passage.facts.path.stem == split
         raise DataError(
-            f"The {split} split of {passage.path} has {num_tokens} token{'s' * (num_tokens != 1)}.",
+            f"The {split} split of {passage.facts.path} has {num_tokens} token{'s' * (num_tokens != 1)}.",
             "Every split needs at least 2.",
             "Give more text." if whole else "Give more text, or other shares: data.valid_fraction and data.test_fraction.",
         )
 
 
-def _open_cache(base: Path) -> Corpus | None:
+def _open_cache(base: Path, recipe: Any) -> Corpus | None:
     """The corpus in the cache; None, with a line in the log unless it is simply absent, where it cannot be used."""
     try:
-        document = json.loads(base.with_suffix(".json").read_bytes())
-        manifest = document["manifest"]
-        if _hash_json(manifest) != document["sha256"]:
-            raise ValueError("the manifest does not have its checksum")
-        tokenizer = load_tokenizer(manifest["tokenizer"])
-        ids = np.memmap(base.with_suffix(".ids"), np.dtype(manifest["dtype"]), mode="r")
-        _check_ids(ids, manifest["sha256"], tokenizer.vocab_size)
+        tokenizer, cached = read_cache(base, recipe)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
+    except (OSError, ValueError) as error:
         log.warning("The cached ids %s are damaged and are built again: %s", base, error)
         return None
-    splits: dict[str, Split] = {}
-    start = 0
-    for name, sizes in manifest["splits"].items():
-        end = start + sizes["num_tokens"]
-        units = {unit: sizes[unit] for unit in ("num_chars", "num_bytes", "num_lines", "num_unk")}
-        splits[name] = Split(ids[start:end], **units)
-        start = end
-    fingerprint = _hash_json([sizes["sha256"] for sizes in manifest["splits"].values()])
+    splits = {name: _split(split) for name, split in cached.items()}
+    fingerprint = hash_json([split.sha256 for split in cached.values()])
     return Corpus(tokenizer, splits["train"], splits["valid"], splits.get("test"), fingerprint)
-
-
-def _check_ids(ids: NDArray[Any], sha256: str, vocab_size: int) -> None:
-    digest = hashlib.sha256()
-    for start in range(0, len(ids), BLOCK):
-        block = ids[start : start + BLOCK]
-        digest.update(block.tobytes())
-        if int(block.max()) >= vocab_size or int(block.min()) < 0:
-            raise ValueError("an id is outside the vocabulary")
-    if digest.hexdigest() != sha256:
-        raise ValueError("the ids do not have their checksum")
-
-
-def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
-    return np.dtype("uint16" if tokenizer.vocab_size <= 1 << 16 else "int32")
-
-
-def _hash_json(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

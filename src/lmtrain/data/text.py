@@ -48,7 +48,6 @@ class TextFacts:
     num_bytes: int
     is_blank: bool  # empty, or nothing but whitespace
     has_eos: bool  # holds the literal `<eos>`
-    modified_ns: int  # the file's time of change before it was read
 
 
 def iter_text(path: Path) -> Iterator[str]:
@@ -94,13 +93,28 @@ def iter_decoded(file: BinaryIO, path: Path) -> Iterator[str]:
             return
 
 
-def iter_passage(path: Path, start: int, end: int) -> Iterator[str]:
-    """The characters `start` to `end` (exclusive) of the normalised text, in blocks."""
+def iter_checked(facts: TextFacts) -> Iterator[str]:
+    """The text that `scan` read, in blocks. Raises DataError at its end where that was not the very same text.
+
+    So whoever reads to the end knows that all of it is the text of that hash. Size and time of a file do not tell.
+    """
+    digest = hashlib.sha256()
+    for block in iter_text(facts.path):
+        digest.update(block.encode())
+        yield block
+    if digest.hexdigest() != facts.sha256:
+        raise DataError(
+            f"{facts.path} was changed while it was being read.",
+            "A text must stay as it is until it is tokenised.",
+            "Start again once nothing writes to it; or copy it first, and give the copy.",
+        )
+
+
+def iter_passage(facts: TextFacts, start: int, end: int) -> Iterator[str]:
+    """The characters `start` to `end` (exclusive) of the text, in blocks; the whole text is read and checked."""
     position = 0
-    for block in iter_text(path):
-        if position >= end:
-            return
-        if part := block[max(start - position, 0) : end - position]:
+    for block in iter_checked(facts):
+        if part := block[max(start - position, 0) : max(end - position, 0)]:
             yield part
         position += len(block)
 
@@ -108,8 +122,6 @@ def iter_passage(path: Path, start: int, end: int) -> Iterator[str]:
 def scan(path: Path) -> TextFacts:
     """Reads a file once: its hash and size. Warns of control characters and of carriage returns that end no line."""
     digest = hashlib.sha256()
-    check_file(path)
-    modified_ns = path.stat().st_mtime_ns
     num_chars = num_bytes = num_controls = num_returns = 0
     is_blank, has_eos = True, False
     for block in iter_text(path):
@@ -126,22 +138,11 @@ def scan(path: Path) -> TextFacts:
         )
     if num_returns:
         log.warning("%s holds %s without a line feed, where no line ends.", path, _counted(num_returns, "carriage return"))
-    return TextFacts(path, digest.hexdigest(), num_chars, num_bytes, is_blank, has_eos, modified_ns)
+    return TextFacts(path, digest.hexdigest(), num_chars, num_bytes, is_blank, has_eos)
 
 
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-def check_unchanged(facts: TextFacts) -> None:
-    """Raises DataError where the file was written to since `scan` read it."""
-    check_file(facts.path)
-    if facts.path.stat().st_mtime_ns != facts.modified_ns:
-        raise DataError(
-            f"{facts.path} was changed while it was being read.",
-            "A text must stay as it is until it is tokenised.",
-            "Start again.",
-        )
 
 
 def check_file(path: Path) -> None:

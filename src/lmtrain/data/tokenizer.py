@@ -17,6 +17,7 @@ token as `<unk>`.
 from __future__ import annotations
 
 import codecs
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
@@ -41,8 +42,11 @@ from lmtrain.data.vocabulary import (
 from lmtrain.errors import CheckpointError, SettingsError
 
 Ids = NDArray[np.int32]
+Arrays = dict[str, NDArray[Any]]
 
 FORMAT = 1  # of to_json and of what an id means; a change here makes cached ids stale
+PACKED = 2  # the format of a document whose tokens are in arrays beside it
+MAX_DOCUMENT = 4 << 20  # tokens and characters of their texts together; as JSON they take at most 24 MB, however escaped
 
 
 class Decoder(Protocol):
@@ -62,6 +66,7 @@ class Tokenizer(ABC):
     vocab_size: int
     eos_id: int
     unk_id: int | None
+    tokens: list[str]  # the text of every token of a learnt vocabulary, by id
 
     @abstractmethod
     def encode(self, text: str) -> Ids:
@@ -88,9 +93,25 @@ class Tokenizer(ABC):
     def unknown_pieces(self, text: str) -> list[str]:
         """The different pieces of `text` that become `<unk>`, in order of appearance; a literal `<unk>` is none."""
 
-    @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """All that `load_tokenizer` needs."""
+        return {"format": FORMAT, "name": self.name, "tokens": self.tokens}
+
+    def pack(self) -> tuple[dict[str, Any], Arrays]:
+        """The same as a document without the tokens, whatever their number, and arrays with them."""
+        texts = [token.encode() for token in self.tokens]
+        ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+        arrays: Arrays = {"bytes": np.frombuffer(bytearray(b"".join(texts)), np.uint8), "ends": ends}
+        return {"format": PACKED, "name": self.name}, arrays
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the kind and the tokens: the same where ids mean the same."""
+        return hashlib.sha256("\n".join([self.name, *self.tokens]).encode()).hexdigest()
+
+    def save(self) -> tuple[dict[str, Any], Arrays]:
+        """`to_json` and no arrays for a vocabulary that fits into a document, else `pack`."""
+        size = len(self.tokens) + sum(map(len, self.tokens))
+        return self.pack() if size > MAX_DOCUMENT else (self.to_json(), {})
 
 
 def learn_tokenizer(name: str, blocks: Iterable[str], *, min_count: int = 1, max_size: int = 0) -> Tokenizer:
@@ -119,7 +140,7 @@ class CharTokenizer(Tokenizer):
     name = "char"
 
     def __init__(self, tokens: list[str]) -> None:
-        self._tokens = tokens
+        self.tokens = tokens
         self.vocab_size = len(tokens)
         self.eos_id, self.unk_id = tokens.index("\n"), tokens.index(UNK)
         codes = {ord(token): token_id for token_id, token in enumerate(tokens) if token != UNK}
@@ -133,14 +154,11 @@ class CharTokenizer(Tokenizer):
         return _CharDecoder(self)
 
     def token_text(self, token_id: int) -> str:
-        return self._tokens[_checked(token_id, self.vocab_size)]
+        return self.tokens[_checked(token_id, self.vocab_size)]
 
     def unknown_pieces(self, text: str) -> list[str]:
-        known = set(self._tokens)
+        known = set(self.tokens)
         return [piece for piece in dict.fromkeys(text) if piece not in known]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, "name": self.name, "tokens": self._tokens}
 
 
 class ByteTokenizer(Tokenizer):
@@ -150,6 +168,9 @@ class ByteTokenizer(Tokenizer):
     vocab_size = 256
     eos_id = ord("\n")
     unk_id = None
+
+    def __init__(self) -> None:
+        self.tokens = []
 
     def encode(self, text: str) -> Ids:
         return np.frombuffer(utf8(text), np.uint8).astype(np.int32)
@@ -166,6 +187,9 @@ class ByteTokenizer(Tokenizer):
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, "name": self.name}
 
+    def pack(self) -> tuple[dict[str, Any], Arrays]:
+        return self.to_json(), {}
+
 
 class WordTokenizer(Tokenizer):
     """One token a word, `<eos>` for a line's end; ids by descending frequency."""
@@ -173,7 +197,7 @@ class WordTokenizer(Tokenizer):
     name = "word"
 
     def __init__(self, tokens: list[str]) -> None:
-        self._tokens = tokens
+        self.tokens = tokens
         self.vocab_size = len(tokens)
         self.eos_id, self.unk_id = tokens.index(EOS), tokens.index(UNK)
         self._ids = _WithDefault(self.unk_id, {token.encode(): token_id for token_id, token in enumerate(tokens)})
@@ -189,13 +213,10 @@ class WordTokenizer(Tokenizer):
         return _WordDecoder(self, before)
 
     def token_text(self, token_id: int) -> str:
-        return self._tokens[_checked(token_id, self.vocab_size)]
+        return self.tokens[_checked(token_id, self.vocab_size)]
 
     def unknown_pieces(self, text: str) -> list[str]:
         return [word.decode() for word in dict.fromkeys(split_words(text)) if word not in self._ids]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, "name": self.name, "tokens": self._tokens}
 
 
 class _WithDefault(dict[bytes, int]):
@@ -252,26 +273,45 @@ def _checked(token_id: int, vocab_size: int) -> int:
 # ---- reading what to_json wrote
 
 
-def load_tokenizer(document: object) -> Tokenizer:
-    """The tokenizer that `to_json` wrote. Raises CheckpointError for anything that it cannot have written."""
+def load_tokenizer(document: object, arrays: Mapping[str, NDArray[Any]] | None = None) -> Tokenizer:
+    """The tokenizer that `save` or `to_json` wrote. Raises CheckpointError for anything that they cannot have written."""
     if not isinstance(document, dict):
         raise _damaged("is not a JSON object")
     written, name = document.get("format"), document.get("name")
-    if written != FORMAT or isinstance(written, bool):
-        raise _damaged(f"has format {written!r:.40}, this program reads format {FORMAT}")
+    if type(written) is not int or written not in (FORMAT, PACKED):
+        raise _damaged(f"has format {written!r:.40}, this program reads the formats {FORMAT} and {PACKED}")
     if name not in ("char", "byte", "word"):
         raise _damaged(f"names the kind {name!r:.40}; known are 'char', 'byte' and 'word'")
-    if name == "byte":
+    if name == "byte" and written == FORMAT:
         return ByteTokenizer()
-    tokens = _read_tokens(document.get("tokens"), name)
+    tokens = _read_tokens(_unpacked(arrays or {}) if written == PACKED else document.get("tokens"), name)
     return CharTokenizer(tokens) if name == "char" else WordTokenizer(tokens)
+
+
+def _unpacked(arrays: Mapping[str, NDArray[Any]]) -> list[str]:
+    """The tokens in `arrays`, where they are such as `pack` makes."""
+    match arrays:
+        case {"bytes": np.ndarray() as data, "ends": np.ndarray() as ends, **rest} if not rest:
+            pass
+        case _:
+            raise _damaged(f"has format {PACKED} and the arrays {sorted(arrays)!r:.80} instead of bytes and ends")
+    if (data.dtype, data.ndim, ends.dtype, ends.ndim) != (np.uint8, 1, np.int64, 1) or not 2 <= len(ends) <= MAX_TYPES + 2:
+        raise _damaged(f"has {data.dtype} {list(data.shape)} as bytes and {ends.dtype} {list(ends.shape)} as ends of tokens")
+    starts = np.append(0, ends[:-1])
+    if int(ends[-1]) != len(data) or bool((starts >= ends).any()):
+        raise _damaged("has tokens that end where they cannot")
+    text = data.tobytes()
+    try:
+        return [text[start:end].decode() for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    except UnicodeDecodeError:
+        raise _damaged("has a token that is not UTF-8") from None
 
 
 def _read_tokens(tokens: object, name: str) -> list[str]:
     """`tokens` where it is a list that a tokenizer `name` can have."""
-    if not isinstance(tokens, list) or not 2 <= len(tokens) <= MAX_TYPES:
+    if not isinstance(tokens, list) or not 2 <= len(tokens) <= MAX_TYPES + 2:
         size = f"{len(tokens):,} tokens" if isinstance(tokens, list) else "no list of tokens"
-        raise _damaged(f"has {size}; 2 to {MAX_TYPES:,} are possible")
+        raise _damaged(f"has {size}; 2 to {MAX_TYPES + 2:,} are possible")
     for token_id, token in enumerate(tokens):
         if not isinstance(token, str) or not (token == UNK or _is_piece(token, name)):
             raise _damaged(f"has the token {token!r:.40} at {token_id}, which is no {name}")

@@ -10,6 +10,8 @@ Ids descend in frequency, as the adaptive softmax and log-uniform sampling need 
 
 from __future__ import annotations
 
+import re
+from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -19,10 +21,11 @@ from numpy.typing import NDArray
 from lmtrain.errors import DataError, SettingsError
 
 EOS, UNK = "<eos>", "<unk>"
-MAX_TYPES = 10_000_000  # more different pieces than this are refused: no output layer would fit into memory
+MAX_TYPES = 10_000_000  # besides `<eos>` and `<unk>`; more are refused: no output layer would fit into memory
 MAX_WORD = 1 << 20  # characters; a longer run without whitespace is no word, and would have to be held in memory
 
 WHITESPACE = " \t\n\v\f\r"
+WORD = re.compile(f"[^{WHITESPACE}]*")
 
 
 def learn_tokens(counts: Mapping[str, int], *, eos: str, min_count: int, max_size: int) -> list[str]:
@@ -37,18 +40,16 @@ def learn_tokens(counts: Mapping[str, int], *, eos: str, min_count: int, max_siz
             "Allowed is 0 (no limit) or at least 3.",
             "Type for example tokenizer.max_size=10000.",
         )
-    ordinary = _by_count({piece: count for piece, count in counts.items() if piece not in (eos, UNK)})
-    kept = [piece for piece in ordinary if counts[piece] >= min_count]
+    kept = [piece for piece, count in counts.items() if count >= min_count and piece not in (eos, UNK)]
+    kept.sort()
+    kept.sort(key=counts.__getitem__, reverse=True)  # equal ones stay as they are; a key of two parts takes 1 GB for 10M
     if max_size:
-        kept = kept[: max_size - 2]
-    ranked = {piece: counts[piece] for piece in kept}
-    ranked[eos] = counts.get(eos, 0)
-    ranked[UNK] = sum(counts.values()) - sum(ranked.values())
-    return _by_count(ranked)
-
-
-def _by_count(counts: Mapping[str, int]) -> list[str]:
-    return sorted(counts, key=lambda piece: (-counts[piece], piece))
+        del kept[max_size - 2 :]
+    num_eos = counts.get(eos, 0)
+    special = {eos: num_eos, UNK: sum(counts.values()) - num_eos - sum(map(counts.__getitem__, kept))}
+    for piece in special:
+        insort(kept, piece, key=lambda piece: (-special.get(piece, counts.get(piece, 0)), piece))
+    return kept
 
 
 def count_chars(blocks: Iterable[str]) -> dict[str, int]:
@@ -65,7 +66,7 @@ def count_words(blocks: Iterable[str]) -> dict[str, int]:
     counts: Counter[bytes] = Counter()
     for block in whole_words(blocks):
         counts.update(split_words(block))
-        if len(counts) > MAX_TYPES:
+        if len(counts) - (EOS.encode() in counts) - (UNK.encode() in counts) > MAX_TYPES:
             raise DataError(
                 f"The training text has more than {MAX_TYPES:,} different words.",
                 f"Allowed are at most {MAX_TYPES:,}, before tokenizer.min_count is applied.",
@@ -80,24 +81,34 @@ def split_words(text: str) -> list[bytes]:
 
 
 def whole_words(blocks: Iterable[str]) -> Iterator[str]:
-    """The same text in blocks that end behind whitespace, so that no word is cut; the last one may end anywhere."""
-    rest: list[str] = []
+    """The same text in blocks that end behind whitespace, so that no word is cut; the last one may end anywhere.
+
+    Raises DataError for a word of more than MAX_WORD characters.
+    """
+    rest: list[str] = []  # the beginning of a word
     rest_size = 0
     for block in blocks:
         end = 1 + max(map(block.rfind, WHITESPACE))
+        head = WORD.match(block)[0]  # type: ignore[index]  # where a word goes on
+        if rest_size + len(head) > MAX_WORD:
+            raise _endless("".join([*rest, head]))
+        if len(block) > MAX_WORD and len(longest := max(WORD.findall(block), key=len)) > MAX_WORD:
+            raise _endless(longest)
         if end:
             yield "".join([*rest, block[:end]])
             rest, rest_size = [], 0
         rest.append(block[end:])
         rest_size += len(block) - end
-        if rest_size > MAX_WORD:
-            raise DataError(
-                f"The text holds a run of more than {MAX_WORD:,} characters without whitespace: {rest[0][:20]!r}...",
-                "For tokenizer=word, words are separated by spaces, tabs or line ends.",
-                "Type tokenizer=char or tokenizer=byte for such a text.",
-            )
     if rest_size:
         yield "".join(rest)
+
+
+def _endless(word: str) -> DataError:
+    return DataError(
+        f"The text holds a run of more than {MAX_WORD:,} characters without whitespace: {word[:20]!r}...",
+        "For tokenizer=word, words are separated by spaces, tabs or line ends.",
+        "Type tokenizer=char or tokenizer=byte for such a text.",
+    )
 
 
 def code_points(text: str) -> NDArray[np.uint32]:

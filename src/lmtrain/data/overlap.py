@@ -1,0 +1,168 @@
+"""How much of one text stands in another, told by hashes of its lines, few enough to be kept with a run.
+
+A line is compared by its words, with one space between two of them. Blank lines are left out. A line shorter than SHORT bytes
+says too little alone (`}`, "Yes."), so it is compared together with the lines behind it, as many as make SHORT bytes. A line
+longer than LONG bytes is cut where its own characters say (content-defined chunking, Muthitacharoen et al. 2001), so that a
+text without line ends can be compared too, wherever it was cut.
+
+Of each text the MOST smallest of its different hashes are kept (a bottom-k sketch, Broder 1997). That is a random sample of the
+lines, and it samples the same lines of every text, so that two samples can be compared.
+
+A hash is a polynomial over the bytes b, mod 2^64 (Karp and Rabin 1987), so that those of all lines are differences of one sum:
+
+    P_i = sum over j < i of T[b_j] r^j        hash of b_s ... b_(e-1) = mix((P_e - P_s) r^-s)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST = 1 << 18  # hashes kept of a text, 2 MB
+SHORT = 32
+LONG = 1024
+MAX_PIECE = 4096  # bytes of a long line in which nothing says where to cut
+CUT_BITS = 7  # a long line is cut behind one of 2^7 bytes
+AT_A_TIME = 1 << 14  # characters, whose sums fit into a processor's cache
+FRESH = 1 << 12  # hashes that are collected at least before they are sorted
+
+STARTS, ENDS = (b"<s>", b"<bos>", b"<sos>"), (b"</s>", b"<eos>")  # marks of a line
+NEWLINE, SPACE = ord("\n"), ord(" ")
+SPACED = np.array([SPACE if byte in b"\t\v\f\r" else byte for byte in range(256)], np.uint8)
+WINDOW = np.array([2654435761, 2246822519, 3266489917, 668265263, 374761393, 3432918353, 461845907, 1274126177], np.uint32)
+
+Hashes = NDArray[np.int64]  # ascending, none twice, none negative
+Bytes = NDArray[np.uint8]
+Places = NDArray[np.int64]
+
+
+def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Numbers in which every bit depends on all bits (the finaliser of SplitMix64)."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))
+
+
+RATIO = 0x9E3779B97F4A7C15  # odd, so that it has an inverse mod 2^64
+TABLE = _mix(np.arange(1, 257, dtype=np.uint64))
+
+
+def _powers(base: int, length: int) -> NDArray[np.uint64]:
+    """base^0, base^1, ... mod 2^64."""
+    factors = np.full(length, base % (1 << 64), np.uint64)
+    factors[0] = 1
+    return np.multiply.accumulate(factors)
+
+
+class LineHashes:
+    """Collects the hashes of a text that comes in blocks cut anywhere."""
+
+    def __init__(self) -> None:
+        self.num_filled = 0  # lines that are not blank
+        self._num_starts = self._num_ends = 0  # of them, those that begin, and those that end, with a mark
+        self._rest = b""  # what is not yet hashed: it begins a line, or a piece of a long line
+        self._rest_is_long = False
+        self._powers = self._inverse = np.empty(0, np.uint64)
+        self._fresh: list[Hashes] = []
+        self._kept: Hashes = np.empty(0, np.int64)
+
+    @property
+    def num_marked(self) -> int:
+        """How many lines are marked as by <s> ... </s>."""
+        return max(self._num_starts, self._num_ends)
+
+    def add(self, block: str) -> None:
+        """The next block of the text."""
+        for start in range(0, len(block), AT_A_TIME):
+            self._add(block[start : start + AT_A_TIME].encode())
+
+    def finish(self) -> Hashes:
+        """The hashes, once all blocks have been added."""
+        self._add(b"\n")
+        self._rest = b""
+        self._sort()
+        return self._kept
+
+    def _add(self, data: bytes) -> None:
+        num_counted = self._rest.count(b"\n")
+        text = _tidy(np.frombuffer(self._rest + data, np.uint8), begins_line=not self._rest_is_long)
+        line_ends = np.flatnonzero(text == NEWLINE)
+        line_starts = np.append(0, line_ends + 1)
+        self._count_marks(text, line_starts[num_counted:-1], line_ends[num_counted:])
+        lengths = np.append(line_ends, len(text)) - line_starts
+        is_long = lengths > LONG
+        is_long[0] |= self._rest_is_long
+        cuts = [np.empty(0, np.int64)]
+        for line in np.flatnonzero(is_long):
+            cuts.append(line_starts[line] + _cuts(text[line_starts[line] : line_starts[line] + lengths[line]]))
+        starts, ends = np.sort(np.concatenate([line_starts, *cuts])), np.sort(np.concatenate([line_ends, *cuts]))
+        last = np.searchsorted(ends, starts[:-1] + SHORT)  # with which piece there are SHORT bytes; starts[-1] has no end yet
+        num_done = int(np.searchsorted(last, len(ends)))
+        self._hash(text, starts[:num_done], ends[last[:num_done]])
+        self._rest = text[starts[num_done] :].tobytes()
+        self._rest_is_long = bool(is_long[np.searchsorted(line_starts, starts[num_done], side="right") - 1])
+
+    def _count_marks(self, text: Bytes, starts: Places, ends: Places) -> None:
+        data = text.tobytes()
+        self.num_filled += len(starts)
+        self._num_starts += sum(data.startswith(STARTS, start) for start in starts[text[starts] == STARTS[0][0]])
+        self._num_ends += sum(data.endswith(ENDS, 0, end) for end in ends[text[ends - 1] == ENDS[0][-1]])
+
+    def _hash(self, text: Bytes, starts: Places, ends: Places) -> None:
+        if len(self._powers) < len(text):
+            self._powers, self._inverse = _powers(RATIO, len(text)), _powers(pow(RATIO, -1, 1 << 64), len(text))
+        sums = np.append(np.uint64(0), np.cumsum(TABLE[text] * self._powers[: len(text)]))
+        hashes = _mix((sums[ends] - sums[starts]) * self._inverse[starts])
+        self._fresh.append((hashes >> np.uint64(1)).astype(np.int64))
+        if sum(map(len, self._fresh)) >= max(FRESH, len(self._kept)):
+            self._sort()
+
+    def _sort(self) -> None:
+        self._kept = np.unique(np.concatenate([self._kept, *self._fresh]))[:MOST]
+        self._fresh.clear()
+
+
+def _tidy(text: Bytes, *, begins_line: bool) -> Bytes:
+    """Without blank lines, and with single spaces between the words of a line alone; a space at the very end may still go."""
+    text = SPACED[text]
+    before = np.append(np.uint8(NEWLINE if begins_line else 0), text[:-1])
+    text = text[(text != SPACE) | ((before != SPACE) & (before != NEWLINE))]
+    text = text[(text != SPACE) | (np.append(text[1:], np.uint8(0)) != NEWLINE)]
+    before = np.append(np.uint8(NEWLINE if begins_line else 0), text[:-1])
+    return text[(text != NEWLINE) | (before != NEWLINE)]
+
+
+def _cuts(line: Bytes) -> Places:
+    """Where a long line is cut: it depends on the few bytes before each place alone. Never at its end, which may not be one."""
+    mixed = np.zeros(len(line), np.uint32)
+    for back, factor in enumerate(WINDOW):
+        mixed[back:] += line[: max(0, len(line) - back)] * factor
+    cuts, start = list[int](), 0
+    for place in [*(np.flatnonzero(mixed >> (32 - CUT_BITS) == 0) + 1).tolist(), len(line)]:
+        while place - start > MAX_PIECE:
+            start += MAX_PIECE
+            cuts.append(start)
+        if place - start >= len(WINDOW) and place < len(line):
+            start = place
+            cuts.append(start)
+    return np.array(cuts, np.int64)
+
+
+class Overlap(NamedTuple):
+    """How many different lines of a text were looked for in another, and how many are there."""
+
+    num_compared: int
+    num_found: int
+
+    @property
+    def share(self) -> float:
+        return self.num_found / self.num_compared if self.num_compared else 0.0
+
+
+def find_overlap(lines: Hashes, others: Hashes) -> Overlap:
+    """How many of `lines` are among `others`, where a sample was kept of either."""
+    limit = min(int(hashes[-1]) if len(hashes) >= MOST else np.iinfo(np.int64).max for hashes in (lines, others))
+    compared = lines[lines <= limit]
+    return Overlap(len(compared), int(np.isin(compared, others, assume_unique=True).sum()))

@@ -1,0 +1,206 @@
+"""The token ids of a corpus on the disk: arrays back to back in <key>.ids, and in <key>.json what they are.
+
+    <key>.ids    for each split the ids, then for each split the hashes of its lines; the texts of the tokens and where they end
+    <key>.json   {"manifest": {"recipe": ..., "splits": {"train": sizes, ...}, "tokenizer": ..., "arrays": ..., "sha256": ...},
+                  "sha256": that of the manifest}
+
+A cache is believed only where everything in it is such as it would have been written for this recipe. Anything else is a
+ValueError, and whoever wanted the cache builds it again: a cache is worth nothing but the time that it saves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmtrain.data.cache import new_file
+from lmtrain.data.overlap import MOST, Hashes
+from lmtrain.data.tokenizer import Tokenizer, load_tokenizer
+from lmtrain.errors import CheckpointError
+
+SIZES = ("num_tokens", "num_chars", "num_bytes", "num_lines", "num_unk", "num_filled", "num_marked")
+MAX_JSON = 1 << 20  # bytes; a manifest has about 2,000
+BLOCK = 1 << 20  # ids that are checked at a time
+SHA256 = frozenset("0123456789abcdef")
+
+
+@dataclass(frozen=True)
+class CachedSplit:
+    """One split as it is cached: ids [N] (uint16 or int32), hashes of lines, and sizes, of which SIZES names all."""
+
+    ids: NDArray[Any]
+    lines: Hashes
+    sizes: Mapping[str, int]
+    sha256: str  # of the text
+
+
+def ids_dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
+    """The smallest type that holds the ids of `tokenizer`."""
+    return np.dtype("uint16" if tokenizer.vocab_size <= 1 << 16 else "int32")
+
+
+def hash_json(value: Any) -> str:
+    """SHA-256 of a document."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+# ---- writing
+
+
+class CacheWriter:
+    """Writes the arrays of a cache: for each split `write_ids` as often as need be and then `end_split`, at last `finish`."""
+
+    def __init__(self, file: BinaryIO, tokenizer: Tokenizer) -> None:
+        self._file, self._tokenizer, self._digest = file, tokenizer, hashlib.sha256()
+        self._dtype = ids_dtype(tokenizer)
+        self._splits: dict[str, dict[str, Any]] = {}
+        self._lines: dict[str, Hashes] = {}
+
+    def write_ids(self, ids: NDArray[Any]) -> None:
+        """The next ids of the split that is being written."""
+        self._write(ids.astype(self._dtype))
+
+    def end_split(self, name: str, split: CachedSplit) -> None:
+        """What the ids since the last call are; those in `split` are not looked at."""
+        self._splits[name] = {**split.sizes, "sha256": split.sha256}
+        self._lines[name] = split.lines
+
+    def finish(self) -> dict[str, Any]:
+        """Writes all arrays but the ids; returns the manifest without its recipe."""
+        document, arrays = self._tokenizer.pack()
+        for array in (*self._lines.values(), *arrays.values()):
+            self._write(array)
+        return {
+            "dtype": self._dtype.name,
+            "num_line_hashes": {name: len(lines) for name, lines in self._lines.items()},
+            "splits": self._splits,
+            "tokenizer": document,
+            "num_text_bytes": len(arrays["bytes"]) if arrays else 0,
+            "vocab_size": self._tokenizer.vocab_size,
+            "sha256": self._digest.hexdigest(),
+        }
+
+    def _write(self, array: NDArray[Any]) -> None:
+        data = array.tobytes()
+        self._digest.update(data)
+        self._file.write(data)
+
+
+def write_cache(base: Path, recipe: Any, tokenizer: Tokenizer, fill: Callable[[CacheWriter], None]) -> None:
+    """Writes `base`.ids with all that `fill` writes, then `base`.json, which makes it valid."""
+    with new_file(base.with_suffix(".ids")) as file:
+        writer = CacheWriter(file, tokenizer)
+        fill(writer)
+        manifest = {"recipe": recipe, **writer.finish()}
+    with new_file(base.with_suffix(".json")) as file:
+        file.write(json.dumps({"manifest": manifest, "sha256": hash_json(manifest)}).encode())
+
+
+# ---- reading
+
+
+def read_cache(base: Path, recipe: Any) -> tuple[Tokenizer, dict[str, CachedSplit]]:
+    """The cache of `recipe`, ids as a read-only memory map. OSError where there is none, ValueError for anything else."""
+    try:
+        return _read(base, recipe)
+    except (CheckpointError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{type(error).__name__}: {str(error)[:200]}") from None
+
+
+def _read(base: Path, recipe: Any) -> tuple[Tokenizer, dict[str, CachedSplit]]:
+    if base.with_suffix(".json").stat().st_size > MAX_JSON:
+        raise ValueError(f"the manifest has more than {MAX_JSON} bytes")
+    document = json.loads(base.with_suffix(".json").read_bytes(), parse_constant=_refuse)
+    manifest = document["manifest"]
+    if hash_json(manifest) != document["sha256"]:
+        raise ValueError("the manifest does not have its checksum")
+    if manifest["recipe"] != recipe:
+        raise ValueError("the manifest is that of another text or tokenizer")
+    contents = np.memmap(base.with_suffix(".ids"), np.uint8, mode="r")
+    arrays = _Arrays(contents)
+    splits, line_hashes = manifest["splits"], manifest["num_line_hashes"]
+    if list(splits) not in (["train", "valid"], ["train", "valid", "test"]) or list(line_hashes) != list(splits):
+        raise ValueError("the splits are not train, valid and test")
+    dtype = np.dtype({"uint16": "uint16", "int32": "int32"}[manifest["dtype"]])
+    ids = {name: arrays.take(dtype, sizes["num_tokens"]) for name, sizes in splits.items()}
+    lines = {name: np.array(arrays.take(np.dtype("int64"), number)) for name, number in line_hashes.items()}
+    texts = arrays.take(np.dtype("uint8"), manifest["num_text_bytes"])
+    ends = arrays.take(np.dtype("int64"), manifest["vocab_size"] if len(texts) else 0)
+    arrays.check_end()
+    _check_sha256(contents, manifest["sha256"])
+    tokenizer = load_tokenizer(manifest["tokenizer"], {"bytes": np.asarray(texts), "ends": np.array(ends)})
+    if tokenizer.vocab_size != manifest["vocab_size"] or ids_dtype(tokenizer) != dtype:
+        raise ValueError("the vocabulary has another size")
+    for name in splits:
+        _check_split(ids[name], lines[name], splits[name], tokenizer)
+    return tokenizer, {name: CachedSplit(ids[name], lines[name], sizes, sizes["sha256"]) for name, sizes in splits.items()}
+
+
+class _Arrays:
+    """The arrays in a file, one after the other."""
+
+    def __init__(self, contents: NDArray[np.uint8]) -> None:
+        self._contents, self._place = contents, 0
+
+    def take(self, dtype: np.dtype[Any], length: Any) -> NDArray[Any]:
+        start, end = self._place, self._place + dtype.itemsize * _count(length)
+        if end > len(self._contents):
+            raise ValueError(f"{end} bytes are announced, {len(self._contents)} are there")
+        self._place = end
+        return self._contents[start:end].view(dtype)
+
+    def check_end(self) -> None:
+        if self._place != len(self._contents):
+            raise ValueError(f"{self._place} bytes are announced, {len(self._contents)} are there")
+
+
+def _check_split(ids: NDArray[Any], lines: Hashes, sizes: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """ValueError unless the ids are in the vocabulary and agree with the sizes, as far as ids tell them."""
+    if sizes.keys() != {*SIZES, "sha256"} or len(sizes["sha256"]) != 64 or not SHA256.issuperset(sizes["sha256"]):
+        raise ValueError("a split does not have its sizes")
+    counts = {name: _count(sizes[name]) for name in SIZES}
+    num_unk = num_eos = 0
+    for block in _blocks(ids):
+        if int(block.max()) >= tokenizer.vocab_size or int(block.min()) < 0:
+            raise ValueError("an id is outside the vocabulary")
+        num_unk += int(np.count_nonzero(block == tokenizer.unk_id))
+        num_eos += int(np.count_nonzero(block == tokenizer.eos_id))
+    num_chars, num_tokens = counts["num_chars"], counts["num_tokens"]
+    expected_tokens = {"char": num_chars, "byte": counts["num_bytes"]}.get(tokenizer.name, num_tokens)
+    if num_tokens < 2 or num_tokens != expected_tokens or counts["num_unk"] != num_unk:
+        raise ValueError("a split does not have as many tokens as its sizes say")
+    if not num_chars <= counts["num_bytes"] <= 4 * num_chars or not counts["num_lines"] <= min(num_chars, num_eos + 1):
+        raise ValueError("the sizes of a split do not agree")
+    if not counts["num_marked"] <= counts["num_filled"] <= num_chars or len(lines) > min(MOST, num_chars):
+        raise ValueError("the lines of a split do not agree with its size")
+    if len(lines) and (lines[0] < 0 or not bool((lines[1:] > lines[:-1]).all())):
+        raise ValueError("the hashes of the lines are not ascending")
+
+
+def _check_sha256(contents: NDArray[np.uint8], sha256: str) -> None:
+    digest = hashlib.sha256()
+    for block in _blocks(contents):
+        digest.update(block.tobytes())
+    if digest.hexdigest() != sha256:
+        raise ValueError("the ids do not have their checksum")
+
+
+def _blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    return (array[start : start + BLOCK] for start in range(0, len(array), BLOCK))
+
+
+def _count(number: Any) -> int:
+    if type(number) is not int or not 0 <= number < 1 << 53:
+        raise ValueError(f"{str(number)[:40]!r} is no number of things")
+    return number
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number of JSON")
