@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import lmtrain.config as config
 from lmtrain.data.corpus import Corpus, load_corpus
+from lmtrain.data.overlap import Hashes
 from lmtrain.data.pydocs import write_pydocs
 from lmtrain.data.stream import Stream
 from lmtrain.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
@@ -41,6 +42,7 @@ from lmtrain.training.learner import CountLearner, GradientLearner, Learner, che
 from lmtrain.training.loop import Limits
 from lmtrain.training.optimizer import group_parameters, make_optimizer
 from lmtrain.training.schedule import Constant, Cosine, Exponential, Linear, OneCycle, Plateau, RangeTest, Schedule, Step
+from lmtrain.training.strict_json import to_json
 
 log = logging.getLogger("lmtrain")
 
@@ -370,6 +372,7 @@ class Trained:
     model: LanguageModel
     tokenizer: Tokenizer
     texts: dict[str, Text]
+    document: dict[str, Any]  # model.json
 
 
 def describe_model(settings: config.ModelConfig, vocab_size: int, eos_id: int) -> dict[str, Any]:
@@ -389,6 +392,50 @@ def describe_texts(corpus: Corpus) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, sizes
 
 
+def describe_tokenizer(tokenizer: Tokenizer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The files `tokenizer.json` and, of a vocabulary too large for JSON, `tokenizer.safetensors`."""
+    document, arrays = tokenizer.save()
+    return {"tokenizer": {name: torch.from_numpy(array) for name, array in arrays.items()}} if arrays else {}, document
+
+
+def describe_lines(corpus: Corpus) -> dict[str, Tensor]:
+    """What a checkpoint keeps of the lines of its texts, so that it can be told whether another text is among them."""
+    splits = {"train.0": corpus.train, "valid": corpus.valid, "test": corpus.test}
+    return {name: torch.from_numpy(np.array(split.lines)) for name, split in splits.items() if split is not None}
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Hashes of the lines of a model's texts, where they were kept: of each part's training text, of held-out texts by name."""
+
+    train: list[Hashes | None]
+    held_out: dict[str, Hashes]
+
+
+def load_lines(trained: Trained) -> Lines:
+    """The hashes that were saved with a model. Checkpoints of earlier versions and ARPA files have none."""
+    tensors: Mapping[str, Tensor] = {}
+    if (trained.path / "lines.safetensors").exists():
+        tensors = load_checkpoint(trained.path, names=("lines",)).tensors["lines"]
+    with believing(trained.path):
+        hashes = {name: _read_hashes(tensor) for name, tensor in tensors.items()}
+        train = [hashes.pop(f"train.{part}", None) for part in range(_num_parts(trained.model))]
+        if not hashes.keys() <= {"valid", "test"}:
+            raise ValueError(f"lines.safetensors holds {', '.join(hashes)}")
+    return Lines(train, hashes)
+
+
+def _read_hashes(tensor: Tensor) -> Hashes:
+    if tensor.dtype is not torch.int64 or tensor.dim() != 1 or bool((tensor < 0).any() | (tensor[1:] <= tensor[:-1]).any()):
+        raise ValueError("hashes of lines ascend and are not negative")
+    return tensor.numpy()
+
+
+def _num_parts(model: LanguageModel) -> int:
+    """How many models that are no mixtures there are in `model`."""
+    return sum(map(_num_parts, model.models)) if isinstance(model, Mixture) else 1
+
+
 def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", device: str = "cpu") -> Trained:
     """The model in a run directory, a checkpoint directory or a mixture directory, wherever it lies.
 
@@ -397,14 +444,15 @@ def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", 
     checkpoint = read_named(path, prefer, lambda found: load_checkpoint(found, names=("model", "tokenizer", "texts")))
     documents, tensors = checkpoint.documents, checkpoint.tensors
     with believing(checkpoint.path):
-        tokenizer = load_tokenizer(documents["tokenizer"])
+        arrays = {name: tensor.numpy() for name, tensor in tensors.get("tokenizer", {}).items()}
+        tokenizer = load_tokenizer(documents["tokenizer"], arrays)
         model = _restore(documents["model"], tensors["model"], tokenizer, checkpoint.path)
         texts = {
             name: _read_text(tensors["texts"][name], sizes, tokenizer.vocab_size) for name, sizes in documents["texts"].items()
         }
     if isinstance(model, nn.Module):
         model.to(device).eval()
-    return Trained(checkpoint.path, checkpoint.step, model, tokenizer, texts)
+    return Trained(checkpoint.path, checkpoint.step, model, tokenizer, texts, documents["model"])
 
 
 def _read_text(ids: Tensor, sizes: Any, vocab_size: int) -> Text:
@@ -419,14 +467,45 @@ def _read_text(ids: Tensor, sizes: Any, vocab_size: int) -> Text:
 def save_mixture(parts: Sequence[Trained], weights: Sequence[float], directory: Path) -> Path:
     """A mixture of `parts` as a model directory that needs none of them; returns its checkpoint."""
     saved = [load_checkpoint(part.path, names=("model", "tokenizer", "texts")) for part in parts]
-    told = next((part for part in saved if part.documents["texts"]), saved[0])
-    tensors = {f"{i}.{name}": t for i, part in enumerate(saved) for name, t in part.tensors["model"].items()}
+    told = told_by(parts)
+    lines = [load_lines(part) for part in parts]
+    kept = dict(enumerate(hashes for part in lines for hashes in part.train))
+    tensors = {
+        "model": {f"{i}.{name}": t for i, part in enumerate(saved) for name, t in part.tensors["model"].items()},
+        "texts": saved[told].tensors["texts"],
+        "lines": {f"train.{part}": torch.from_numpy(np.array(hashes)) for part, hashes in kept.items() if hashes is not None}
+        | {name: torch.from_numpy(hashes) for name, hashes in lines[told].held_out.items()},
+    } | {name: members for name, members in saved[0].tensors.items() if name == "tokenizer"}
     documents = {
-        "model": {"components": [part.documents["model"] for part in saved], "weights": list(weights)},
+        "model": _describe_mixture(parts, weights),
         "tokenizer": saved[0].documents["tokenizer"],
-        "texts": told.documents["texts"],
+        "texts": saved[told].documents["texts"],
     }
-    return save_checkpoint(directory, 0, {"model": tensors, "texts": told.tensors["texts"]}, documents)
+    return save_checkpoint(directory, 0, tensors, documents)
+
+
+def _describe_mixture(parts: Sequence[Trained], weights: Sequence[float]) -> dict[str, Any]:
+    return {"components": [part.document for part in parts], "weights": list(weights)}
+
+
+def check_mixture(parts: Sequence[Trained]) -> None:
+    """SettingsError, before anything is computed, where the mixture of `parts` could be saved but not be read back."""
+    if len(parts) > MAX_COMPONENTS:
+        raise SettingsError(
+            f"{len(parts)} models were given.", f"A mixture has at most {MAX_COMPONENTS} parts.",
+            "Mix some of them first, and then the mixtures.",
+        )  # fmt: skip
+    try:
+        to_json(_describe_mixture(parts, [1 / len(parts)] * len(parts)))
+    except ValueError as error:
+        raise SettingsError(
+            f"This mixture of mixtures cannot be saved: {error}.", "", "Mix the runs themselves instead of their mixtures."
+        ) from None
+
+
+def told_by(parts: Sequence[Trained]) -> int:
+    """Which part of a mixture gives it its validation and test text: the first that has any."""
+    return next((number for number, part in enumerate(parts) if part.texts), 0)
 
 
 def export_arpa(trained: Trained, path: Path) -> NgramModel:
@@ -452,16 +531,20 @@ def import_arpa(path: Path, directory: Path, like: Trained | None = None) -> Ngr
         )  # fmt: skip
     wanted = None if like is None else [like.tokenizer.token_text(number) for number in range(like.tokenizer.vocab_size)]
     model, tokens = read_arpa(path, wanted)
+    tokenizer_tensors, tokenizer = describe_tokenizer(WordTokenizer(tokens))
     texts: dict[str, Tensor] = {}
+    lines: dict[str, Hashes] = {}
     documents = {
         "model": describe_model(config.NgramConfig(order=model.order), model.vocab_size, model.eos_id),
-        "tokenizer": WordTokenizer(tokens).to_json(),
+        "tokenizer": tokenizer,
         "texts": {},
     }
     if like is not None:
         saved = load_checkpoint(like.path, names=("texts",))
         texts, documents["texts"] = saved.tensors.get("texts", {}), saved.documents["texts"]
-    save_checkpoint(directory, 0, {"model": model.tensors(), "texts": texts}, documents)
+        lines = load_lines(like).held_out
+    tensors = {"model": model.tensors(), "texts": texts, "lines": {name: torch.from_numpy(row) for name, row in lines.items()}}
+    save_checkpoint(directory, 0, tensors | tokenizer_tensors, documents)
     return model
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 
+from lmtrain.commands.contamination import look_for, name_parts
 from lmtrain.commands.options import (
     JSON_NULLS,
     Parser,
@@ -36,13 +37,14 @@ def main(arguments: list[str]) -> None:
 
     from tqdm import tqdm
 
-    from lmtrain.build import Text
+    from lmtrain.build import Text, load_lines
     from lmtrain.data.corpus import encode_file
     from lmtrain.inference.evaluate import check_numbers, evaluate
 
     trained = open_model(options)
     method = choose_method(options, trained)
     tokenizer = trained.tokenizer
+    saved = load_lines(trained)
     if options.text:
         split = encode_file(options.text, tokenizer)
         text = Text(split.ids, split.num_chars, split.num_bytes)
@@ -61,7 +63,15 @@ def main(arguments: list[str]) -> None:
             token_text=tokenizer.token_text, progress=bar.update,
         )  # fmt: skip
     check_numbers(bill.total_nats, method)
+    name = options.text or f"the {options.split} text"
+    others = [hashes for other, hashes in saved.held_out.items() if options.text or other != options.split]
+    lines = split.lines if options.text else saved.held_out.get(options.split)
+    finding = look_for(name, lines, name_parts(options.run, saved.train), others)
     if options.json:
-        print(json.dumps({"checkpoint": str(trained.path), "text": options.text or options.split} | bill.to_json()))
+        shares = [overlap and overlap.share for _, overlap in finding.overlaps]
+        document = {"checkpoint": str(trained.path), "text": options.text or options.split}
+        print(json.dumps(document | bill.to_json() | {"lines_in_training": shares}))
     else:
-        print(f"{printable(f'{options.text or options.split} of {trained.path}')}:\n{bill.format()}")
+        heading = printable(f"{options.text or options.split} of {trained.path}")
+        print(f"{heading}:\n{bill.format()}\n{printable(finding.format())}")
+    finding.warn("the numbers are better than those of unseen text", "Type --text FILE with a text that it was not trained on.")

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lmtrain.commands.contamination import look_for, name_parts
 from lmtrain.commands.options import Parser, new_directory, parse, whole
 from lmtrain.errors import DataError, SettingsError
 from lmtrain.shell import printable, quoted_for_shell, shown
+
+if TYPE_CHECKING:
+    from lmtrain.build import Trained
 
 
 def main(arguments: list[str]) -> None:
@@ -33,7 +39,7 @@ def _mix(options: argparse.Namespace, output: Path) -> Path:
     import numpy as np
     import torch
 
-    from lmtrain.build import load_trained, save_mixture
+    from lmtrain.build import check_mixture, load_trained, save_mixture
     from lmtrain.inference.evaluate import STATIC, check_numbers, iter_target_log_probs, perplexity_text, usable_streams
     from lmtrain.models.mixture import fit_weights
 
@@ -47,6 +53,7 @@ def _mix(options: argparse.Namespace, output: Path) -> Path:
                 "Models are mixed token by token, so they must share one tokenizer.",
                 "Train them on the same text with the same tokenizer.",
             )
+    check_mixture(parts)
     text = next((part.texts["valid"] for part in parts if "valid" in part.texts), None)
     if text is None:
         raise DataError(
@@ -76,4 +83,28 @@ def _mix(options: argparse.Namespace, output: Path) -> Path:
         mixed_N = np.logaddexp.reduce(log_probs_MN + np.log(weights)[:, None])
     together = perplexity_text(-mixed_N.mean())
     print(f"        mixture: validation perplexity {together} ({num_streams} stream{'s' * (num_streams != 1)})")
+    _say_contamination(options.runs, parts)
     return save_mixture(parts, weights, output)
+
+
+def _say_contamination(runs: Sequence[str], parts: Sequence[Trained]) -> None:
+    """Says how much of the mixture's validation and test text each part was trained on."""
+    from lmtrain.build import load_lines, told_by
+
+    lines = [load_lines(part) for part in parts]
+    trained = [part for run, of_run in zip(runs, lines, strict=True) for part in name_parts(run, of_run.train)]
+    told = told_by(parts)
+    held_out = lines[told].held_out
+    remedy = (
+        "Train it on a text without these lines: give all parts the same data.path, data.valid_fraction and data.test_fraction."
+    )
+    consequences = {
+        "valid": "the weights, which are fitted on it, favour that model",
+        "test": "the mixture will look better than it is on unseen text",
+    }
+    for name, consequence in consequences.items():
+        if name in parts[told].texts:
+            others = [hashes for other, hashes in held_out.items() if other != name]
+            finding = look_for(f"the {name} text", held_out.get(name), trained, others)
+            print(printable(finding.format()))
+            finding.warn(consequence, remedy)

@@ -29,8 +29,10 @@ from lmtrain.build import (
     check_cutoffs,
     choose_device,
     choose_precision,
+    describe_lines,
     describe_model,
     describe_texts,
+    describe_tokenizer,
     load_trained,
     sparse_gradients,
 )
@@ -362,15 +364,17 @@ class _Saver:
         """The files of a checkpoint."""
         text_tensors, texts = describe_texts(self.corpus)
         tokenizer = self.corpus.tokenizer
+        tokenizer_tensors, tokenizer_document = describe_tokenizer(tokenizer)
         documents = {
             "model": describe_model(self.settings.model, tokenizer.vocab_size, tokenizer.eos_id),
-            "tokenizer": tokenizer.to_json(),
+            "tokenizer": tokenizer_document,
             "texts": texts,
             "training": {
                 "corpus": self.corpus.fingerprint, "settings": config.config_to_json(self.settings), "state": state.document(),
             },
         }  # fmt: skip
-        return state.tensors() | {"texts": text_tensors}, documents
+        text_files = {"texts": text_tensors, "lines": describe_lines(self.corpus), **tokenizer_tensors}
+        return state.tensors() | text_files, documents
 
 
 def _evaluate(model: LanguageModel, split: Split, corpus: Corpus, num_streams: int, device: torch.device) -> Bill:

@@ -43,7 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.data.text import check_beginning, check_file, listing, unreadable
-from lmtrain.data.vocabulary import EOS, UNK
+from lmtrain.data.vocabulary import EOS, MAX_TYPES, MAX_WORD, UNK
 from lmtrain.errors import DataError, ResourceError, SettingsError
 from lmtrain.models.backoff import BackoffTable
 from lmtrain.models.base import StatePolicy
@@ -54,7 +54,7 @@ log = logging.getLogger("lmtrain")
 
 LOG_ZERO = -99.0  # log10; this or less is a probability of zero
 LOG_10 = math.log(10)
-MAX_LINE_BYTES = 1 << 16
+MAX_LINE_BYTES = 1 << 16  # besides the words
 MOST_ABOVE_ONE = 1e-3  # log10; a rounded probability of one
 MOST_OFF_ONE = 0.01  # by which the probabilities behind a context may miss one, as logarithms with few digits do
 MOST_SUMMED = 1 << 22  # probabilities that are summed, for each order, to see whether they do
@@ -212,6 +212,7 @@ def _read(lines: _Lines, wanted: Sequence[str] | None) -> tuple[NgramModel, list
     eos_id = tokens.index(EOS)
     inner = {token.encode(): number for number, token in enumerate(tokens) if number != eos_id}
     inner.setdefault(b"<UNK>", inner[UNK.encode()])
+    lines.words_bytes = len(numbers) * max(map(len, inner))
     for order in range(2, len(numbers) + 1):
         _read_order(lines, order, numbers, table, inner, eos_id)
     lines.section(b"\\end\\", numbers)
@@ -242,16 +243,18 @@ class _Lines:
         self.size = path.stat().st_size if packer is None else None
         self.warned: set[str] = set()
         self._held: bytes | None = None
+        self.words_bytes = 4 * MAX_WORD  # of the words of a line: one of the longest, until it is known how long they are
 
     def next(self) -> bytes:
-        line = self.file.readline(MAX_LINE_BYTES + 1)
+        most = MAX_LINE_BYTES + self.words_bytes
+        line = self.file.readline(most + 1)
         self.number += 1
         if not line:
             self.refuse(
                 "is missing", "An ARPA file ends with \\end\\; this one ends too early.", f"It was cut off: {self._again()}."
             )
-        if len(line) > MAX_LINE_BYTES:
-            self.refuse("is too long", f"A line may have {MAX_LINE_BYTES} bytes.")
+        if len(line) > most:
+            self.refuse("is too long", f"A line may have {most} bytes.")
         return line
 
     def next_filled(self) -> bytes:
@@ -340,6 +343,12 @@ def _read_numbers(lines: _Lines) -> list[int]:
     if not numbers:
         lines.refuse("cannot be read", "Here stands 'ngram 1=NUMBER'.")
     lines.hold(line)
+    if numbers[0] > MAX_TYPES + 3:  # <s>, </s> and <unk>
+        raise DataError(
+            f"{lines.path} lists {numbers[0]:,} words.",
+            f"A model has at most {MAX_TYPES:,}, besides <s>, </s> and <unk>.",
+            "Prune the vocabulary with the program that made the file.",
+        )
     return numbers
 
 
@@ -364,6 +373,8 @@ def _read_unigrams(lines: _Lines, numbers: list[int]) -> tuple[list[str], Backof
                 f"Type  {rename} > renamed.arpa  if it is another word, and give renamed.arpa.",
             )  # fmt: skip
         token = _decode(lines, word)
+        if len(token) > MAX_WORD:
+            lines.refuse("has too long a word", f"A word has at most {MAX_WORD:,} characters.")
         if token in tokens:
             lines.refuse("repeats a word", "Every word is listed once.")
         tokens[token] = len(tokens)

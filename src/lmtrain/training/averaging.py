@@ -110,6 +110,9 @@ class ExponentialAverage(Averaging):
         self._move(1 - min(self.decay, (1 + n) / (10 + n)))
 
 
+MOST_LOSSES = 10_000  # kept besides the last `patience` ones: a checkpoint does not take any number of them
+
+
 class NonMonotonicAverage(Averaging):
     """NT-ASGD: averaging starts once a validation loss is worse than the best of those before the last `patience` ones.
 
@@ -132,6 +135,8 @@ class NonMonotonicAverage(Averaging):
         if before and not nats_per_token <= min(before):  # a loss that is not a number is no improvement
             self.started = True
         self._losses.append(math.inf if math.isnan(nats_per_token) else nats_per_token)
+        if len(self._losses) > self.patience + MOST_LOSSES:  # only the least of the old ones counts
+            self._losses[:MOST_LOSSES] = [min(self._losses[:MOST_LOSSES])]
 
     def document(self) -> dict[str, Any]:
         losses = [None if math.isinf(loss) else loss for loss in self._losses]

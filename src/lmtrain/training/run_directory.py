@@ -118,7 +118,7 @@ class RunDirectory:
         sessions = [*_sessions(self.record)[-MAX_SESSIONS:]]
         if sessions and sessions[-1].get("id") == self.session["id"]:
             sessions.pop()
-        write_atomically(self.record, to_json({"sessions": [*sessions, self.session]}).decode())
+        write_atomically(self.record, _as_can_be_read([*sessions, self.session]).decode())
 
     def earlier(self, fact: str) -> Any:
         """What the newest of the processes before this one noted as `fact`; None where none did."""
@@ -200,6 +200,17 @@ def _recorded_end(run: RunDirectory) -> Iterator[None]:
             stopped_at=datetime.now(UTC).isoformat(timespec="seconds"),
             elapsed_seconds=round(time.monotonic() - started_at, 3),
         )
+
+
+def _as_can_be_read(sessions: list[dict[str, Any]]) -> bytes:
+    """`run.json`, without the older half of its sessions as often as it would be too long to be read back."""
+    while True:
+        try:
+            return to_json({"sessions": sessions})
+        except ValueError:
+            if len(sessions) == 1:
+                raise
+            sessions = sessions[len(sessions) // 2 :]
 
 
 def _sessions(path: Path) -> list[dict[str, Any]]:
