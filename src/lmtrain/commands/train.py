@@ -36,6 +36,7 @@ from lmtrain.build import (
     load_trained,
     sparse_gradients,
 )
+from lmtrain.data.advice import iter_advice
 from lmtrain.data.corpus import Corpus, Split, describe
 from lmtrain.data.stream import Chunk, Stream
 from lmtrain.errors import CheckpointError, DivergedError, ResourceError, SettingsError, UserError, is_out_of_memory
@@ -161,6 +162,8 @@ def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) 
     corpus = build_corpus(settings.data, settings.tokenizer)
     tokenizer = corpus.tokenizer
     log.info("%s", describe(corpus))
+    for advice in iter_advice(corpus) if resumed_from is None else ():
+        log.warning("%s", advice)
     stream = build_stream(trainer, corpus, settings.model)
     check_cutoffs(settings.model, tokenizer.vocab_size)
     need = check_memory(settings, tokenizer.vocab_size, device)

@@ -1,0 +1,151 @@
+"""Texts on which the numbers mean little, told before any time is spent on them, each with what to type instead.
+
+The limits lie far from what texts of natural language and of programs show, in their usual splits: those are not remarked on.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+
+import numpy as np
+
+from lmtrain.data.corpus import Corpus, Split
+from lmtrain.data.overlap import find_overlap
+from lmtrain.data.vocabulary import EOS, UNK
+
+MOST_UNKNOWN = 0.5  # of the words of a split
+FEW_UNKNOWN = 0.002  # of the tokens of a held-out split: fewer move a perplexity by about 1 %
+UNTRAINED = 1 / 50  # times as many in training: as good as none
+LONG_MEAN = 20  # characters per word; languages that write spaces have 4 to 9
+LONG_WORD = 100  # characters
+LONG_SHARE = 0.2  # of the characters of a text, in words of more than LONG_WORD
+SELDOM = 0.8  # of the words of a text differ from each other ...
+SELDOM_WORDS = 500  # ... where there are at least so many
+MARKED = 0.5  # of the lines that are not blank
+SHARED = 0.1  # of the lines of a held-out split
+NAMES = {"valid": "validation", "test": "test"}
+
+
+def iter_advice(corpus: Corpus) -> Iterator[str]:
+    """What makes the numbers of this corpus mean little, and what to type instead: a line for each."""
+    endless = list(_endless_words(corpus)) if corpus.tokenizer.name == "word" else []
+    yield from endless or _unknown(corpus)
+    yield from _marked_lines(corpus)
+    yield from _shared_lines(corpus)
+
+
+def _held_out(corpus: Corpus) -> dict[str, Split]:
+    splits = {"valid": corpus.valid, "test": corpus.test}
+    return {name: split for name, split in splits.items() if split is not None}
+
+
+# ---- words that do not end
+
+
+def _endless_words(corpus: Corpus) -> Iterator[str]:
+    """Languages that write no spaces, other separators than ours, encoded data: words that never come again teach nothing."""
+    train, tokens = corpus.train, corpus.tokenizer.tokens
+    num_words = len(train.ids) - train.num_lines
+    if num_words < 1:
+        return
+    mean = (train.num_chars - train.num_lines) / num_words
+    lengths = np.fromiter((len(token) for token in tokens), np.int64, len(tokens))
+    num_long = int((lengths * corpus.train.counts(len(tokens)))[lengths > LONG_WORD].sum())
+    if mean > LONG_MEAN:
+        problem = f"The words of the training text have {mean:.0f} characters on average"
+    elif num_long > LONG_SHARE * train.num_chars:
+        problem = f"Words of more than {LONG_WORD} characters make up {num_long / train.num_chars:.0%} of the training text"
+    elif num_words >= SELDOM_WORDS and len(tokens) > SELDOM * num_words:
+        problem = f"Nearly every word of the training text differs from all others ({len(tokens):,} types, {num_words:,} words)"
+    else:
+        return
+    yield (
+        f"{problem}, so a model of words learns next to nothing. Only spaces, tabs and line ends separate words. "
+        f"{_separator(tokens)}Type tokenizer=char."
+    )
+
+
+def _separator(tokens: list[str]) -> str:
+    """What to do about another kind of space, if most long words hold it."""
+    long = [token for token in tokens[:10_000] if len(token) > 2 and token not in (EOS, UNK)]
+    spaces = {char for token in long[:100] for char in token if char in "\u200b\u2060\ufeff" or _is_space(char)}
+    for char in sorted(spaces, key=lambda char: -sum(char in token for token in long)):
+        if sum(char in token for token in long) > len(long) / 2:
+            code = "".join(rf"\x{byte:02x}" for byte in char.encode())
+            name = f"U+{ord(char):04X} ({unicodedata.name(char, 'a control character').lower()})"
+            replace = f"sed 's/{code}/ /g' FILE > text.txt"
+            return f"Most words hold {name}; if that separates them, type  {replace}  and give that text; or else: "
+    return ""
+
+
+def _is_space(char: str) -> bool:
+    return char.isspace() or unicodedata.category(char).startswith("Z")
+
+
+# ---- unknown tokens
+
+
+def _unknown(corpus: Corpus) -> Iterator[str]:
+    """Splits in which nearly everything is unknown; else an `<unk>` that held-out text has and training has not."""
+    if corpus.tokenizer.unk_id is None:
+        return
+    noun = f"{corpus.tokenizer.name}s"
+    if _unknown_share(corpus.train) >= MOST_UNKNOWN:
+        yield (
+            f"{_unknown_share(corpus.train):.0%} of the {noun} of the training text are <unk>: perplexities then say how often "
+            "it comes, and little else. Type a smaller tokenizer.min_count or a larger tokenizer.max_size, or tokenizer=byte."
+        )
+        return
+    for name, split in _held_out(corpus).items():
+        share, in_training = split.num_unk / len(split.ids), corpus.train.num_unk / len(corpus.train.ids)
+        if _unknown_share(split) >= MOST_UNKNOWN:
+            yield (
+                f"{_unknown_share(split):.0%} of the {noun} of the {NAMES[name]} text are <unk>, not known from the training "
+                f"text: the two are of different kinds, or {noun} seldom come again. Type tokenizer=byte, or give other splits."
+            )
+            return
+        if share >= FEW_UNKNOWN and in_training < UNTRAINED * share:
+            counts = corpus.train.counts(corpus.tokenizer.vocab_size)
+            counts[[corpus.tokenizer.unk_id, corpus.tokenizer.eos_id]] = 0
+            trained = f"only {in_training:.2%}" if in_training else "none"
+            yield (
+                f"{share:.1%} of the {NAMES[name]} tokens are <unk>, but {trained} of the training tokens: its probability is "
+                "not learnt, and perplexities depend on chance. "
+                f"Type tokenizer.min_count={int(counts[counts > 0].min(initial=1 << 31)) + 1}, which makes rare {noun} <unk>."
+            )
+            return
+
+
+def _unknown_share(split: Split) -> float:
+    """Of the tokens that are no line ends."""
+    return split.num_unk / max(1, len(split.ids) - split.num_lines)
+
+
+# ---- lines
+
+
+def _marked_lines(corpus: Corpus) -> Iterator[str]:
+    share = corpus.train.num_marked / max(1, corpus.train.num_filled)
+    if share > MARKED:
+        yield (
+            f"{share:.0%} of the training lines are marked <s> ... </s>. Line ends are tokens here, so the marks only add "
+            "tokens that are easy to predict, and make every number look better than it is. "
+            r"Type  sed -E 's/^<(s|bos|sos)> *//; s/ *<(\/s|eos)>$//' FILE > text.txt  and give that."
+        )
+
+
+def _shared_lines(corpus: Corpus) -> Iterator[str]:
+    for name, split in _held_out(corpus).items():
+        share = find_overlap(split.lines, corpus.train.lines).share
+        if share >= SHARED:
+            yield (
+                f"{share:.0%} of the lines of the {NAMES[name]} text are in the training text as well: numbers on them say "
+                "little about unseen text. Type  awk '!seen[$0]++' FILE > text.txt  on the whole text, and split that."
+            )
+            return
+    if corpus.test is not None and (share := find_overlap(corpus.test.lines, corpus.valid.lines).share) >= SHARED:
+        yield (
+            f"{share:.0%} of the lines of the test text are in the validation text as well, by which models are selected. "
+            "Type  awk '!seen[$0]++' FILE > text.txt  on the whole text, and split that."
+        )
