@@ -12,6 +12,7 @@ import copy
 import functools
 import itertools
 import logging
+import math
 import os
 import re
 import sys
@@ -109,7 +110,8 @@ def run(arguments: Sequence[str]) -> None:
             overrides = _in_its_own_directory(resumed, overrides, options)
     # Overrides first: argparse takes them from one place only, and we do not want to mind where they were typed.
     sys.argv = [sys.argv[0], *overrides, *options]
-    _call_hydra(changes, swept={item.key_or_group for item in _parse(overrides) if item.is_sweep_override()})
+    swept = {item.key_or_group for item in _parse(overrides) if item.is_sweep_override()}
+    _call_hydra(changes, swept, varies=bool(swept) and _varies_vocabulary(overrides, options))
 
 
 def _resumed_run(overrides: Sequence[str]) -> str | None:
@@ -246,8 +248,8 @@ def _in_its_own_directory(resumed: str, overrides: Sequence[str], options: Seque
     return [f"resume={place}", f"hydra.run.dir={place}", "hydra.output_subdir=null", *of_hydra]
 
 
-def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
-    """Runs the job or jobs of `sys.argv`, a resumed one with `changes`.
+def _call_hydra(changes: Mapping[str, Any], swept: Set[str], varies: bool) -> None:
+    """Runs the job or jobs of `sys.argv`, a resumed one with `changes`; `varies`: whether their vocabularies may differ.
 
     What Hydra cannot do before the first job begins is a mistake in the settings.
 
@@ -256,7 +258,7 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us as they are; Hydra would print them and exit with 1
     jobs: list[str] = []
-    results: list[str] = []
+    results: list[tuple[str, Reached | None]] = []
     failures: list[str] = []
 
     def task(composed: DictConfig) -> float | None:
@@ -267,14 +269,8 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
             failures.append(f"  #{len(jobs) - 1}  {jobs[-1]}: {str(error) or type(error).__name__}")
             error.add_note(IN_A_JOB)  # also where it comes from another process, whose `jobs` are not these
             raise
-        if best is None:
-            results.append(f"  #{len(jobs) - 1}  {jobs[-1]}: no validation with a finite loss")
-            return None
-        results.append(
-            f"  #{len(jobs) - 1}  {jobs[-1]}: {best.nats_per_token:.4f} nats per token, "
-            f"{best.bits_per_character:.4f} bits per character"
-        )
-        return best.nats_per_token  # what a sweeper that searches makes small
+        results.append((f"  #{len(jobs) - 1}  {jobs[-1]}", best))
+        return None if best is None else _searched(best, varies)
 
     try:
         hydra.main(version_base="1.3", config_path=str(config.conf_directory()), config_name="config")(task)()
@@ -297,9 +293,58 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str]) -> None:
         ) from error  # fmt: skip
     finally:
         if len(results) > 1:
-            print("\nBest validation of each job (compare other tokenizers in bits per character):\n" + "\n".join(results))
+            print(printable(_compared(results)))
         if failures and len(jobs) > 1:
             print(printable(f"\n{len(failures)} of {len(jobs)} jobs failed:\n" + "\n".join(failures)), file=sys.stderr)
+
+
+def _varies_vocabulary(overrides: Sequence[str], options: Sequence[str]) -> bool:
+    """Whether the jobs of a sweep may have different vocabularies, because tokenizer or text vary."""
+    parsed, problems, sources = _parse(overrides), list[str](), _sources(overrides, options)
+    first = _composed(parsed, {}, problems, sources)
+    return any(
+        {**variant[group], "cache_dir": None} != {**first[group], "cache_dir": None}
+        for variant in _iter_variants(first, parsed, problems, sources)
+        for group in ("tokenizer", "data")
+    )
+
+
+def _searched(best: Reached, varies: bool) -> float:
+    """What a sweeper that searches makes small.
+
+    Nats per token compare jobs of one vocabulary. Where vocabularies vary, bits per character do, but only of models that
+    spell every word; another one counts as infinitely bad, as otherwise the more words are unknown, the better it would look.
+    """
+    if not varies:
+        return best.nats_per_token
+    if best.bits_per_character is not None:
+        return best.bits_per_character
+    if "BasicSweeper" not in HydraConfig.get().sweeper["_target_"]:
+        print(
+            f"lmtrain: The search varies the vocabulary, and this job does not spell {best.num_unk:,} <unk> of validation: "
+            "it counts as infinitely bad. Search with tokenizer=byte, or with a fixed tokenizer and text.",
+            file=sys.stderr,
+        )
+    return math.inf
+
+
+def _compared(results: Sequence[tuple[str, Reached | None]]) -> str:
+    """The list at the end of a sweep, with what can be compared in it."""
+    reached = [best for _, best in results if best is not None]
+    how = "one vocabulary: compare nats per token"
+    if len({best.vocabulary for best in reached}) > 1:
+        how = "vocabularies differ: compare bits per character"
+        if any(best.bits_per_character is None for best in reached):
+            how += "; jobs with <unk>, which they do not spell, compare with no other vocabulary"
+    return "\n".join([f"\nBest validation of each job ({how}):", *(f"{job}: {_in_words(best)}" for job, best in results)])
+
+
+def _in_words(best: Reached | None) -> str:
+    if best is None:
+        return "no validation with a finite loss"
+    bits = best.bits_per_character
+    spelt = f"{best.num_unk:,} <unk>" if bits is None else f"{bits:.4f} bits per character"
+    return f"{best.nats_per_token:.4f} nats per token, {spelt}"
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:

@@ -75,10 +75,15 @@ PROMPT_TOKENS = {"word": 10, "char": 60, "byte": 60}  # of the validation text, 
 
 
 class Reached(NamedTuple):
-    """The best validation of a run; bits per character also compare runs whose tokenizers differ."""
+    """The best validation of a run; nats per token compare runs of one vocabulary, bits per character also others.
+
+    `bits_per_character` is None where the validation text has `<unk>`: their spelling is not paid for.
+    """
 
     nats_per_token: float
-    bits_per_character: float
+    bits_per_character: float | None
+    num_unk: int
+    vocabulary: str  # its SHA-256
 
 
 def train(settings: config.Config, directory: Path, before: Callable[[], None] = lambda: None) -> Reached | None:
@@ -243,7 +248,7 @@ def _train(
                 raise
             reason = "diverged, as the high rates of a range test do"
         telemetry.record_best(state)
-    best = _reached(state, corpus.valid)
+    best = _reached(state, corpus)
     run.note(exit_reason=reason, num_steps=state.step, best_nats_per_token=best and best.nats_per_token,
              best_step=state.best_step)  # fmt: skip
     if stop.requested:
@@ -257,10 +262,12 @@ def _train(
     return best
 
 
-def _reached(state: TrainState, valid: Split) -> Reached | None:
+def _reached(state: TrainState, corpus: Corpus) -> Reached | None:
     if state.best_step is None:
         return None
-    return Reached(state.best_nats, state.best_nats / math.log(2) * len(valid.ids) / valid.num_chars)
+    valid, tokenizer = corpus.valid, corpus.tokenizer
+    bits = None if valid.num_unk else state.best_nats / math.log(2) * len(valid.ids) / valid.num_chars
+    return Reached(state.best_nats, bits, valid.num_unk, tokenizer.fingerprint())
 
 
 def _load(state: TrainState, path: Path, corpus: Corpus) -> config.Config:
