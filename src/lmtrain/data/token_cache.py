@@ -1,8 +1,8 @@
 """The token ids of a corpus on the disk: arrays back to back in <key>.ids, and in <key>.json what they are.
 
     <key>.ids    for each split the ids, then for each split the hashes of its lines; the texts of the tokens and where they end
-    <key>.json   {"manifest": {"recipe": ..., "splits": {"train": sizes, ...}, "tokenizer": ..., "arrays": ..., "sha256": ...},
-                  "sha256": that of the manifest}
+    <key>.json   {"manifest": {"recipe": ..., "splits": {"train": sizes, ...}, "tokenizer": ..., how long each array is,
+                  "sha256": that of <key>.ids}, "sha256": that of the manifest}
 
 A cache is believed only where everything in it is such as it would have been written for this recipe. Anything else is a
 ValueError, and whoever wanted the cache builds it again: a cache is worth nothing but the time that it saves.
