@@ -141,7 +141,7 @@ class Telemetry:
 
     def record_evaluation(self, state: TrainState, bill: Bill, sample: str, is_best: bool) -> None:
         """Validation, and a sample of what the model writes."""
-        numbers = {"val/nats_per_token": bill.nats_per_token, "val/perplexity": bill.perplexity}
+        numbers: dict[str, float | None] = {"val/nats_per_token": bill.nats_per_token, "val/perplexity": bill.perplexity}
         if not bill.num_unk:  # a model that does not spell every word would look better than one that does
             numbers["val/bits_per_character"] = bill.bits_per_character
         self._record(state.step, numbers)
