@@ -132,7 +132,7 @@ def _build_recurrent_layers(settings: config.RecurrentConfig) -> list[RecurrentL
                 layers[-1].output_size if layers else settings.embed_size, size,
                 projection_size=settings.projection_size, residual=settings.residual, layer_norm=settings.layer_norm,
                 weight_drop=settings.weight_drop, zoneout=settings.zoneout, backend=settings.backend.name,
-                init=None, **own,  # the model draws them, when it is whole
+                draw=False, **own,  # the model draws them, when it is whole
             )
         )  # fmt: skip
     return layers

@@ -41,7 +41,7 @@ class RecurrentLayer(nn.Module):
     projection_size  size of a linear layer behind the cell; 0 for none
     residual         adds the inputs to the outputs; needs them to be of one size
     layer_norm       normalises the input product and, within the recurrence, the recurrent one (Ba et al. 2016)
-    init             how the weights are drawn, see `initialise`; None leaves them to a caller who draws them himself
+    draw             draws the weights as `initialise` does for `xavier`; False leaves them to a caller who draws them himself
     """
 
     num_gates: int
@@ -58,7 +58,7 @@ class RecurrentLayer(nn.Module):
         weight_drop: float = 0.0,
         zoneout: float = 0.0,
         backend: str = "auto",
-        init: str | None = "xavier",
+        draw: bool = True,
     ) -> None:
         super().__init__()
         self.hidden_size = hidden_size
@@ -72,8 +72,8 @@ class RecurrentLayer(nn.Module):
         self.norm_input = nn.LayerNorm(gates_size, bias=False) if layer_norm else None
         self.norm_gain_Z = nn.Parameter(torch.ones(gates_size)) if layer_norm else None
         self.projection = nn.Linear(hidden_size, projection_size, bias=False) if projection_size else None
-        if init is not None:
-            self.initialise(init)
+        if draw:
+            self.initialise("xavier", 0.0)
 
     def forward(
         self,
@@ -139,7 +139,7 @@ class RecurrentLayer(nn.Module):
         """The cell alone, with its weights; None for one that the native step does not know."""
         return None
 
-    def initialise(self, how: str, half_width: float = 0.1) -> None:
+    def initialise(self, how: str, half_width: float) -> None:
         """Draws the weights: `xavier`, `uniform` (+-half_width), `fan` (+-1/sqrt(H)), `identity` (recurrent; else xavier)."""
         bound = self._bound(how, half_width)
         for weight in (self.weight_input_ZE, self.weight_recurrent_ZH):
@@ -240,7 +240,7 @@ class LSTMLayer(RecurrentLayer):
         self.forget_bias = forget_bias  # before the weights are drawn
         super().__init__(input_size, hidden_size, **rest)  # type: ignore[arg-type]
 
-    def initialise(self, how: str, half_width: float = 0.1) -> None:
+    def initialise(self, how: str, half_width: float) -> None:
         super().initialise(how, half_width)
         with torch.no_grad():
             self.bias_Z[self.hidden_size : 2 * self.hidden_size] += self.forget_bias
