@@ -33,7 +33,7 @@ def functions() -> list[type[torch.autograd.Function]]:
     while left:
         subclasses = left.pop().__subclasses__()
         left += subclasses
-        found += [cls for cls in subclasses if cls.__module__.startswith("lmtrain.")]
+        found += [cls for cls in subclasses if cls.__module__.startswith("lmtrain.") and "backward" in vars(cls)]
     return found
 
 
