@@ -25,7 +25,7 @@ from lmtrain.data.overlap import Hashes
 from lmtrain.data.pydocs import write_pydocs
 from lmtrain.data.stream import Stream
 from lmtrain.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
-from lmtrain.errors import CheckpointError, SettingsError
+from lmtrain.errors import CheckpointError, SettingsError, as_typed
 from lmtrain.models.arpa import read_arpa, write_arpa
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel, StatePolicy
 from lmtrain.models.direct import DirectNgramModel
@@ -54,6 +54,7 @@ TRAIN_START = 100_000  # tokens of the training split that a checkpoint carries
 # ---- models
 
 
+@as_typed(order="model.order=", smoothing="model.smoothing=", add_k="model.add_k=")
 def build_model(
     settings: config.ModelConfig, *, vocab_size: int, eos_id: int, seed: int = 0, sparse_embeddings: bool = False
 ) -> LanguageModel:
@@ -113,7 +114,8 @@ def _build_neural(
             raise AssertionError(f"no model for {type(settings).__name__}")
     model.initialise(settings.init.name, settings.init_range)
     if settings.direct_order:
-        return DirectNgramModel(model, order=settings.direct_order, table_size=settings.direct_table)
+        with as_typed(order="model.direct_order=", table_size="model.direct_table="):
+            return DirectNgramModel(model, order=settings.direct_order, table_size=settings.direct_table)
     return model
 
 

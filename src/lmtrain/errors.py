@@ -11,7 +11,10 @@ from __future__ import annotations
 import copyreg
 import errno
 import mmap
+import re
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,6 +61,31 @@ class ResourceError(UserError):
     """Memory, disk or a device that does not suffice."""
 
     exit_code = 6
+
+
+@contextmanager
+def as_typed(**names: str) -> Iterator[None]:
+    """At the edge to the command line: an error that names arguments of Python then names what a person typed for them.
+
+    names   by argument what stands before its value: order="model.order=", top_k="--top-k "; or for a switch, alone,
+            in the place of the value True: allow_unk="--allow-unk"
+
+    >>> with as_typed(top_k="--top-k "):
+    ...     raise SettingsError("top_k is 0.", "Allowed are whole numbers of at least 1.", "Type for example top_k=40.")
+    Traceback (most recent call last):
+    lmtrain.errors.SettingsError: --top-k is 0. Allowed are whole numbers of at least 1. Type for example --top-k 40.
+    """
+    mentions = re.compile(rf"(?<![\w.-])({'|'.join(names)})(=True\b|=| is )")
+
+    def typed(mention: re.Match[str]) -> str:
+        before, is_switch = names[mention[1]], not names[mention[1]].endswith(("=", " "))
+        return before.rstrip("= ") + " is " if mention[2] == " is " else before + mention[2][1:] * (not is_switch)
+
+    try:
+        yield
+    except UserError as error:
+        UserError.__init__(error, *(mentions.sub(typed, part) for part in (error.given, error.allowed, error.remedy)))
+        raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:

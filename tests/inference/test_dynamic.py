@@ -217,7 +217,7 @@ def test_bill_names_the_method_with_all_its_numbers(recurrent):
 
 
 def test_dynamic_evaluation_of_several_streams_is_refused_because_it_would_peek(recurrent):
-    with pytest.raises(SettingsError, match=r"given 2 streams\. It takes 1,.*--streams 1"):
+    with pytest.raises(SettingsError, match=r"given 2 streams\. It takes 1,.*num_streams=1"):
         evaluate(recurrent, TEXT, num_streams=2, method=methods(recurrent)["sgd"], **COUNTS)
 
 
@@ -229,14 +229,14 @@ def test_models_without_features_are_refused(table):
 @pytest.mark.parametrize(
     ("settings", "given"),
     [
-        (lambda: Cache(window=0), "--cache is 0"),
-        (lambda: Cache(theta=-1.0), "--cache-theta is -1.0"),
-        (lambda: Cache(weight=1.0), "--cache-weight is 1.0"),
-        (lambda: Dynamic(rate=math.nan), "--dynamic-rate is nan"),
-        (lambda: Dynamic(rate=0.1, decay=1.5), "--dynamic-decay is 1.5"),
-        (lambda: Dynamic(rate=0.1, segment_length=0), "--dynamic-segment is 0"),
-        (lambda: Dynamic(rate=0.1, epsilon=0.0), "--dynamic-epsilon is 0.0"),
-        (lambda: Adaptive(temperature=0.0), "evaluation temperature is 0.0"),
+        (lambda: Cache(window=0), "window is 0"),
+        (lambda: Cache(theta=-1.0), "theta is -1.0"),
+        (lambda: Cache(weight=1.0), "weight is 1.0"),
+        (lambda: Dynamic(rate=math.nan), "rate is nan"),
+        (lambda: Dynamic(rate=0.1, decay=1.5), "decay is 1.5"),
+        (lambda: Dynamic(rate=0.1, segment_length=0), "segment_length is 0"),
+        (lambda: Dynamic(rate=0.1, epsilon=0.0), "epsilon is 0.0"),
+        (lambda: Adaptive(temperature=0.0), "temperature is 0.0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, given):

@@ -134,16 +134,16 @@ def test_of_equal_tokens_those_with_lower_ids_are_kept(settings):
 @pytest.mark.parametrize(
     ("settings", "given", "remedy"),
     [
-        ({"temperature": -0.5}, "--temperature is -0.5", "--temperature 0.8"),
-        ({"temperature": math.nan}, "--temperature is nan", "--temperature 0.8"),
-        ({"temperature": math.inf}, "--temperature is inf", "--temperature 0.8"),
-        ({"top_k": 0}, "--top-k is 0", "--top-k 40"),
-        ({"top_p": 0.0}, "--top-p is 0.0", "--top-p 0.9"),
-        ({"top_p": 1.1}, "--top-p is 1.1", "--top-p 0.9"),
-        ({"top_p": math.nan}, "--top-p is nan", "--top-p 0.9"),
-        ({"min_p": -0.1}, "--min-p is -0.1", "--min-p 0.05"),
-        ({"max_tokens": 0}, "--max-tokens is 0", "--max-tokens 200"),
-        ({"stop": ["a", ""]}, "--stop is an empty string", "--stop"),
+        ({"temperature": -0.5}, "temperature is -0.5", "temperature=0.8"),
+        ({"temperature": math.nan}, "temperature is nan", "temperature=0.8"),
+        ({"temperature": math.inf}, "temperature is inf", "temperature=0.8"),
+        ({"top_k": 0}, "top_k is 0", "top_k=40"),
+        ({"top_p": 0.0}, "top_p is 0.0", "top_p=0.9"),
+        ({"top_p": 1.1}, "top_p is 1.1", "top_p=0.9"),
+        ({"top_p": math.nan}, "top_p is nan", "top_p=0.9"),
+        ({"min_p": -0.1}, "min_p is -0.1", "min_p=0.05"),
+        ({"max_tokens": 0}, "max_tokens is 0", "max_tokens=200"),
+        ({"stop": ["a", ""]}, "stop is an empty string", "stop"),
     ],
 )
 def test_settings_out_of_range_are_refused_with_what_to_type(settings, given, remedy):
@@ -154,13 +154,13 @@ def test_settings_out_of_range_are_refused_with_what_to_type(settings, given, re
 
 
 def test_no_samples_at_all_are_refused(table):
-    with pytest.raises(SettingsError, match="--num-samples is 0"):
+    with pytest.raises(SettingsError, match="num_samples is 0"):
         sample(table, CHARS, num_samples=0)
 
 
 def test_top_k_beyond_the_vocabulary_is_noted(table, caplog):
     sample(table, CHARS, settings=SampleSettings(top_k=6))
-    assert "--top-k 6 is more than the 5 tokens there are" in caplog.text
+    assert "The likeliest 6 tokens were asked for; all 5 that there are are kept" in caplog.text
 
 
 def test_the_same_seed_gives_the_same_text_and_another_seed_another(table):
@@ -233,7 +233,7 @@ def test_unknown_characters_are_refused_where_there_is_no_unk(table):
         def unknown_pieces(self, text):
             return [piece for piece in text if not piece.isascii()]
 
-    with pytest.raises(DataError, match=r"'é'.*256 tokens lacks\. It has no <unk>.*--prompt"):
+    with pytest.raises(DataError, match=r"'é'.*256 tokens lacks\. It has no <unk>.*Leave that out"):
         sample(table, Strict(), "café")
 
 
@@ -245,7 +245,7 @@ def test_unk_is_drawn_only_where_it_is_allowed(table):
 
 
 def test_model_that_knows_only_unk_is_explained():
-    with pytest.raises(SettingsError, match="--allow-unk"):
+    with pytest.raises(SettingsError, match="allow_unk=True"):
         sampler.exclude(log_probs(0.0, 0.0, 1.0), 2)
 
 

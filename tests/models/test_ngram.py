@@ -311,10 +311,10 @@ def test_model_without_its_counts_holds_no_text_and_refuses_to_count_on() -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"order": 0}, r"model.order=0 .*1 to 10.*model.order=5"),
-        ({"order": 11}, r"model.order=11 "),
-        ({"smoothing": "kneser"}, r"model.smoothing=kneser .*kneser_ney, add_k, maximum_likelihood"),
-        ({"add_k": 0.0}, r"model.add_k=0.0 .*above 0"),
+        ({"order": 0}, r"^order=0 .*1 to 10.*Type order=5"),
+        ({"order": 11}, r"^order=11 "),
+        ({"smoothing": "kneser"}, r"^smoothing=kneser .*kneser_ney, add_k, maximum_likelihood"),
+        ({"add_k": 0.0}, r"^add_k=0.0 .*above 0"),
     ],
 )
 def test_settings_out_of_range_name_what_is_allowed(settings: dict[str, Any], message: str) -> None:

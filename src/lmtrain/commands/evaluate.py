@@ -19,10 +19,11 @@ from lmtrain.commands.options import (
     parse,
     whole,
 )
-from lmtrain.errors import DataError
+from lmtrain.errors import DataError, as_typed
 from lmtrain.shell import printable
 
 
+@as_typed(num_streams="--streams ")
 def main(arguments: list[str]) -> None:
     """Prints the bill."""
     parser = Parser("evaluate", __doc__, JSON_NULLS)

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lmtrain.errors import as_typed
 from lmtrain.unfinished import unfinished_directory
 
 if TYPE_CHECKING:
@@ -213,6 +214,10 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cache-weight", type=float, help="its share (default: 0.13)")
 
 
+@as_typed(
+    temperature="--temperature ", window="--cache ", theta="--cache-theta ", weight="--cache-weight ", rate="--dynamic-rate ",
+    decay="--dynamic-decay ", segment_length="--dynamic-segment ",
+)  # fmt: skip
 def choose_method(options: argparse.Namespace, trained: Trained) -> Method:
     """The method that the options name. `rms` takes its statistics from the start of the training text."""
     from lmtrain.errors import SettingsError

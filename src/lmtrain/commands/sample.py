@@ -6,10 +6,14 @@ import json
 import sys
 
 from lmtrain.commands.options import Parser, add_model_options, open_model, parse, read_text, unescaped, whole
-from lmtrain.errors import DataError
+from lmtrain.errors import DataError, as_typed
 from lmtrain.terminal import for_terminal
 
 
+@as_typed(
+    temperature="--temperature ", top_k="--top-k ", top_p="--top-p ", min_p="--min-p ", max_tokens="--max-tokens ",
+    num_samples="--num-samples ", stop="--stop ", allow_unk="--allow-unk",
+)  # fmt: skip
 def main(arguments: list[str]) -> None:
     """Reads a prompt, draws continuations, prints them."""
     parser = Parser("sample", __doc__)

@@ -60,9 +60,9 @@ class Cache:
     weight: float = 0.13
 
     def __post_init__(self) -> None:
-        _check(self.window >= 1, "cache", self.window, "whole numbers of at least 1", "2000")
-        _check(0 <= self.theta < math.inf, "cache-theta", self.theta, "finite numbers of at least 0", "0.66")
-        _check(0 <= self.weight < 1, "cache-weight", self.weight, "numbers from 0 to below 1", "0.13")
+        _check(self.window >= 1, "window", self.window, "whole numbers of at least 1", "2000")
+        _check(0 <= self.theta < math.inf, "theta", self.theta, "finite numbers of at least 0", "0.66")
+        _check(0 <= self.weight < 1, "weight", self.weight, "numbers from 0 to below 1", "0.13")
 
     def __str__(self) -> str:
         return f"cache (window {self.window}, theta {self.theta:g}, weight {self.weight:g})"
@@ -83,10 +83,10 @@ class Dynamic:
     rms: Mapping[str, Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check(0 <= self.rate < math.inf, "dynamic-rate", self.rate, "finite numbers of at least 0", "0.0001")
-        _check(0 <= self.decay <= 1, "dynamic-decay", self.decay, "numbers from 0 to 1", "0.008")
-        _check(self.segment_length >= 1, "dynamic-segment", self.segment_length, "whole numbers of at least 1", "20")
-        _check(0 < self.epsilon < math.inf, "dynamic-epsilon", self.epsilon, "finite numbers above 0", "0.001")
+        _check(0 <= self.rate < math.inf, "rate", self.rate, "finite numbers of at least 0", "0.0001")
+        _check(0 <= self.decay <= 1, "decay", self.decay, "numbers from 0 to 1", "0.008")
+        _check(self.segment_length >= 1, "segment_length", self.segment_length, "whole numbers of at least 1", "20")
+        _check(0 < self.epsilon < math.inf, "epsilon", self.epsilon, "finite numbers above 0", "0.001")
 
     def __str__(self) -> str:
         rule = "sgd" if self.rms is None else f"rms, epsilon {self.epsilon:g}"
@@ -95,7 +95,7 @@ class Dynamic:
 
 def _check(fine: bool, name: str, value: object, allowed: str, example: str) -> None:
     if not fine:
-        raise SettingsError(f"--{name} is {value}.", f"Allowed are {allowed}.", f"Type for example --{name} {example}.")
+        raise SettingsError(f"{name} is {value}.", f"Allowed are {allowed}.", f"Type for example {name}={example}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ class Adaptive(Method):
             raise SettingsError(
                 f"Dynamic evaluation was given {len(previous_B)} streams.",
                 "It takes 1, since a stream must not learn from what stands later in the text.",
-                "Type --streams 1.",
+                "Type num_streams=1.",
             )
         memory = _Memory(self.cache) if self.cache else None
         with _adapting(neural, self.dynamic) as learn:
@@ -191,7 +191,7 @@ def _neural(model: LanguageModel) -> NeuralLanguageModel:
         raise SettingsError(
             f"Dynamic evaluation and the cache need features and gradients, which {type(model).__name__} does not have.",
             "They work with every neural model.",
-            "Leave out --dynamic and --cache, or name a run of such a model.",
+            "Leave dynamic evaluation and the cache out, or name a run of such a model.",
         )
     return model
 

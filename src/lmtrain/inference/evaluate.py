@@ -301,9 +301,9 @@ def check_temperature(temperature: float) -> None:
     """Raises SettingsError where `temperature` cannot divide."""
     if not 0 < temperature < math.inf:
         raise SettingsError(
-            f"The evaluation temperature is {temperature}.",
+            f"temperature is {temperature}.",
             "It divides log-probabilities and must be a finite number above 0.",
-            "Type for example --temperature 0.95, or leave it out (1).",
+            "Type for example temperature=0.95, or leave it out (1).",
         )
 
 

@@ -59,16 +59,16 @@ class SampleSettings:
     def __post_init__(self) -> None:
         _check(0 <= self.temperature < math.inf, "temperature", self.temperature,
                "0 (always the likeliest token) and finite numbers above 0", "0.8")  # fmt: skip
-        _check(self.top_k is None or self.top_k >= 1, "top-k", self.top_k, "whole numbers of at least 1", "40")
-        _check(self.top_p is None or 0 < self.top_p <= 1, "top-p", self.top_p, "numbers above 0 and at most 1", "0.9")
-        _check(self.min_p is None or 0 <= self.min_p <= 1, "min-p", self.min_p, "numbers from 0 to 1", "0.05")
-        _check(self.max_tokens >= 1, "max-tokens", self.max_tokens, "whole numbers of at least 1", "200")
+        _check(self.top_k is None or self.top_k >= 1, "top_k", self.top_k, "whole numbers of at least 1", "40")
+        _check(self.top_p is None or 0 < self.top_p <= 1, "top_p", self.top_p, "numbers above 0 and at most 1", "0.9")
+        _check(self.min_p is None or 0 <= self.min_p <= 1, "min_p", self.min_p, "numbers from 0 to 1", "0.05")
+        _check(self.max_tokens >= 1, "max_tokens", self.max_tokens, "whole numbers of at least 1", "200")
         _check("" not in self.stop, "stop", "an empty string", "strings of at least one character", "'\\n'")
 
 
 def _check(fine: bool, name: str, value: object, allowed: str, example: str) -> None:
     if not fine:
-        raise SettingsError(f"--{name} is {value}.", f"Allowed are {allowed}.", f"Type for example --{name} {example}.")
+        raise SettingsError(f"{name} is {value}.", f"Allowed are {allowed}.", f"Type for example {name}={example}.")
 
 
 class OnlyUnknownError(SettingsError):
@@ -76,7 +76,7 @@ class OnlyUnknownError(SettingsError):
 
     def __init__(self) -> None:
         super().__init__(
-            "The model expects <unk> and nothing else.", "It is not drawn by default.", "Type --allow-unk to draw it."
+            "The model expects <unk> and nothing else.", "It is not drawn by default.", "Type allow_unk=True to draw it."
         )
 
 
@@ -110,9 +110,9 @@ def sample(
     become `<unk>` with a warning. Raises DataError where the tokenizer has none, CheckpointError where the model's
     probabilities are not numbers.
     """
-    _check(num_samples >= 1, "num-samples", num_samples, "whole numbers of at least 1", "3")
+    _check(num_samples >= 1, "num_samples", num_samples, "whole numbers of at least 1", "3")
     if settings.top_k is not None and settings.top_k > model.vocab_size:
-        log.warning("--top-k %d is more than the %d tokens there are; all are kept.", settings.top_k, model.vocab_size)
+        log.warning("The likeliest %d tokens were asked for; all %d that there are are kept.", settings.top_k, model.vocab_size)
     generator = torch.Generator().manual_seed(seed)
     ids = np.concatenate([[tokenizer.eos_id], encode_prompt(tokenizer, prompt)])
     log_probs_V, state = read(model, ids, model.initial_state(1), device)
@@ -149,7 +149,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
             raise DataError(
                 f"The prompt contains {listing}, which this model's vocabulary of {tokenizer.vocab_size} tokens lacks.",
                 "It has no <unk> to stand for unknown text.",
-                "Leave that out of --prompt, or train with tokenizer=byte, which accepts any text.",
+                "Leave that out, or train with tokenizer=byte, which accepts any text.",
             )
         log.warning("The prompt contains %s, unknown to this model and read as <unk>.", listing)
     return tokenizer.encode(prompt)

@@ -102,9 +102,9 @@ class DirectNgramHead(Head):
         self.vocab_size = softmax.vocab_size
         if order < 2 or not self.vocab_size <= table_size <= MAX_TABLE_SIZE:
             raise SettingsError(
-                f"model.direct_order={order} and model.direct_table={table_size} were given.",
+                f"order={order} and table_size={table_size} were given.",
                 f"The order is at least 2, the table between the vocabulary's size, {self.vocab_size}, and {MAX_TABLE_SIZE}.",
-                f"Type for example model.direct_table={max(MAX_TABLE_SIZE // 4, self.vocab_size)}, or model.direct_order=0.",
+                f"Type for example table_size={max(MAX_TABLE_SIZE // 4, self.vocab_size)} and order=3.",
             )
         self.softmax, self.num_columns = softmax, order - 1
         self.table = nn.Parameter(torch.zeros(table_size))

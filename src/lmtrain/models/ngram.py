@@ -191,14 +191,10 @@ class NgramModel(LanguageModel):
 
 def _check_settings(order: int, smoothing: str, add_k: float) -> None:
     if not 1 <= order <= MAX_ORDER:
-        raise SettingsError(
-            f"model.order={order} was given.", f"Allowed is 1 to {MAX_ORDER}.", "Type model.order=5, the usual order."
-        )
+        raise SettingsError(f"order={order} was given.", f"Allowed is 1 to {MAX_ORDER}.", "Type order=5, the usual order.")
     if smoothing not in SMOOTHINGS:
         raise SettingsError(
-            f"model.smoothing={smoothing} was given.",
-            f"Allowed are {', '.join(SMOOTHINGS)}.",
-            "Type model.smoothing=kneser_ney.",
+            f"smoothing={smoothing} was given.", f"Allowed are {', '.join(SMOOTHINGS)}.", "Type smoothing=kneser_ney."
         )
     if not 0 < add_k < float("inf"):
-        raise SettingsError(f"model.add_k={add_k} was given.", "Allowed is a finite number above 0.", "Type model.add_k=0.1.")
+        raise SettingsError(f"add_k={add_k} was given.", "Allowed is a finite number above 0.", "Type add_k=0.1.")
