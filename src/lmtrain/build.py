@@ -9,6 +9,7 @@ Besides it and `config`, five files ask which kind they hold: `memory` (neural m
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from lmtrain.data.overlap import Hashes
 from lmtrain.data.pydocs import write_pydocs
 from lmtrain.data.stream import Stream
 from lmtrain.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
-from lmtrain.errors import CheckpointError, SettingsError, as_typed
+from lmtrain.errors import SettingsError, UserError, as_typed
+from lmtrain.expected import ANY_LENGTH, Anything, Each, Like, Number, Whole, agree, compare, joined, shown, within
 from lmtrain.models.arpa import read_arpa, write_arpa
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel, StatePolicy
 from lmtrain.models.direct import DirectNgramModel
@@ -38,7 +40,7 @@ from lmtrain.shell import expanded
 from lmtrain.training.averaging import Averaging, ExponentialAverage, LastWeights, NonMonotonicAverage
 from lmtrain.training.checkpoint import believing, load_checkpoint, read_named, save_checkpoint
 from lmtrain.training.graphed import graphed, why_no_graph
-from lmtrain.training.learner import CountLearner, GradientLearner, Learner, check_weights, load_weights
+from lmtrain.training.learner import CountLearner, GradientLearner, Learner, expected_weights, load_weights
 from lmtrain.training.loop import Limits
 from lmtrain.training.optimizer import group_parameters, make_optimizer
 from lmtrain.training.schedule import Constant, Cosine, Exponential, Linear, OneCycle, Plateau, RangeTest, Schedule, Step
@@ -446,24 +448,39 @@ def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", 
     checkpoint = read_named(path, prefer, lambda found: load_checkpoint(found, names=("model", "tokenizer", "texts")))
     documents, tensors = checkpoint.documents, checkpoint.tensors
     with believing(checkpoint.path):
-        arrays = {name: tensor.numpy() for name, tensor in tensors.get("tokenizer", {}).items()}
-        tokenizer = load_tokenizer(documents["tokenizer"], arrays)
-        model = _restore(documents["model"], tensors["model"], tokenizer, checkpoint.path)
-        texts = {
-            name: _read_text(tensors["texts"][name], sizes, tokenizer.vocab_size) for name, sizes in documents["texts"].items()
-        }
+        with within("tokenizer.json: "):
+            arrays = {name: tensor.numpy() for name, tensor in tensors.get("tokenizer", {}).items()}
+            tokenizer = load_tokenizer(documents.get("tokenizer"), arrays)
+        model = _restore(documents.get("model"), tensors.get("model", {}), tokenizer)
+        texts = _read_texts(tensors.get("texts", {}), documents.get("texts"), tokenizer)
     if isinstance(model, nn.Module):
         model.to(device).eval()
     return Trained(checkpoint.path, checkpoint.step, model, tokenizer, texts, documents["model"])
 
 
-def _read_text(ids: Tensor, sizes: Any, vocab_size: int) -> Text:
-    if ids.dtype is not torch.int32 or ids.dim() != 1 or not bool(((ids >= 0) & (ids < vocab_size)).all()):
-        raise ValueError("a text is a row of ids in the vocabulary")
-    match sizes:
-        case {"num_chars": int(num_chars), "num_bytes": int(num_bytes), **rest} if not rest and min(num_chars, num_bytes) >= 0:
-            return Text(ids.numpy(), num_chars, num_bytes)
-    raise TypeError("the sizes of a text are num_chars and num_bytes")
+def _read_texts(tensors: Mapping[str, Tensor], sizes: Any, tokenizer: Tokenizer) -> dict[str, Text]:
+    """The splits of a checkpoint; UnfitError where they cannot be those of a text."""
+    names = [name for name in ("train_start", "valid", "test") if isinstance(sizes, dict) and name in sizes]
+    with within("texts.safetensors: "):
+        split = Like((range(2, ANY_LENGTH.stop),), torch.int32, least=0, most=tokenizer.vocab_size - 1)
+        compare(dict.fromkeys(names, split), tensors)
+    with within("texts.json: "):
+        compare({name: {"num_chars": Whole(), "num_bytes": Whole()} for name in names}, sizes)
+        for name in names:
+            compare(_expected_sizes(name, len(tensors[name]), sizes[name]["num_chars"], tokenizer.name), sizes[name], name)
+    return {name: Text(tensors[name].numpy(), **sizes[name]) for name in names}
+
+
+def _expected_sizes(split: str, num_tokens: int, num_chars: int, tokenizer: str) -> dict[str, Whole]:
+    """What `num_chars` and `num_bytes` of a split can be: a character is one token, or a byte is, or a word has some."""
+    if split == "train_start":  # nobody scores it
+        return {"num_chars": Whole(0, 0), "num_bytes": Whole(0, 0)}
+    match tokenizer:
+        case "char":
+            return {"num_chars": Whole(num_tokens, num_tokens), "num_bytes": Whole(num_chars, 4 * num_chars)}
+        case "byte":
+            return {"num_chars": Whole(-(-num_tokens // 4), num_tokens), "num_bytes": Whole(num_tokens, num_tokens)}
+    return {"num_chars": Whole(num_tokens), "num_bytes": Whole(num_chars, 4 * num_chars)}
 
 
 def save_mixture(parts: Sequence[Trained], weights: Sequence[float], directory: Path) -> Path:
@@ -550,40 +567,72 @@ def import_arpa(path: Path, directory: Path, like: Trained | None = None) -> Ngr
     return model
 
 
-def _restore(document: Any, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, path: Path) -> LanguageModel:
-    """The model that `document` describes, with its weights."""
-    if "components" in document:
-        if len(document["components"]) > MAX_COMPONENTS:
-            raise ValueError(f"a mixture of more than {MAX_COMPONENTS} models")
-        models = [
-            _restore(part, {n.removeprefix(f"{i}."): t for n, t in tensors.items() if n.startswith(f"{i}.")}, tokenizer, path)
-            for i, part in enumerate(document["components"])
-        ]
-        return Mixture(models, document["weights"])
-    problems: list[str] = []
-    settings = config.read_settings(config.ModelConfig, document["settings"], "model", problems)
-    if problems or document["vocab_size"] != tokenizer.vocab_size or document["eos_id"] != tokenizer.eos_id:
-        raise CheckpointError(
-            f"{path / 'model.json'} does not describe a model of this program.",
-            f"{'; '.join(problems) or 'Its vocabulary differs from that of tokenizer.json.'}",
-            "Use a checkpoint as it was written.",
+def _restore(
+    document: Any, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, field: str = "", prefix: str = ""
+) -> LanguageModel:
+    """The model that `document` (at `field` of model.json) describes, with its weights (those behind `prefix`)."""
+    if not isinstance(document, dict) or document.keys().isdisjoint({"components", "weights"}):
+        settings = read_model_settings(document, tokenizer, field)
+        with within(f"model.safetensors: {prefix}"):
+            return restore_model(settings, tokenizer.vocab_size, tokenizer.eos_id, tensors)
+    with within("model.json: "):
+        compare({"components": Each(Anything(), 1, MAX_COMPONENTS), "weights": Anything()}, document, field)
+        components, weights = document["components"], document["weights"]
+        compare([Number(0, 1 + 1e-6) for _ in components], weights, joined(field, "weights"))
+        total = math.fsum(weights)
+        agree(abs(total - 1) <= 1e-6, joined(field, "weights"), f"come to {total}", "a sum of 1")
+    owners = {name: name.partition(".")[0] for name in tensors}
+    strays = [name for name, owner in owners.items() if owner not in map(str, range(len(components)))]
+    agree(not strays, f"model.safetensors: {prefix}{shown(strays[:1])}", "is of none of the components", "what belongs to one")
+    models = [
+        _restore(
+            part, {n.removeprefix(f"{i}."): tensors[n] for n, owner in owners.items() if owner == str(i)}, tokenizer,
+            joined(field, f"components.{i}"), f"{prefix}{i}.",
         )
-    return restore_model(settings, tokenizer.vocab_size, tokenizer.eos_id, tensors)
+        for i, part in enumerate(components)
+    ]  # fmt: skip
+    return Mixture(models, weights)
+
+
+def read_model_settings(document: Any, tokenizer: Tokenizer, field: str = "") -> config.ModelConfig:
+    """The settings of the model that `document` (at `field` of model.json) describes, for this tokenizer."""
+    with within("model.json: "):
+        compare(
+            {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id, "settings": Anything()}, document, field
+        )  # fmt: skip
+        problems: list[str] = []
+        settings = config.read_settings(config.ModelConfig, document["settings"], "model", problems)
+        if not problems:
+            problems = _why_no_model(settings, tokenizer)
+        agree(
+            not problems, joined(field, "settings"), f"cannot be used: {'; '.join(problems)[:1000].rstrip('.')}",
+            "what a run can be started with",
+        )  # fmt: skip
+    assert isinstance(settings, config.ModelConfig)
+    return settings
+
+
+def _why_no_model(settings: config.ModelConfig, tokenizer: Tokenizer) -> list[str]:
+    """Which settings do not go together; no memory is taken for the model."""
+    try:
+        with torch.device("meta"):
+            build_model(settings, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id)
+    except (UserError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
+        return [str(error)]
+    return []
 
 
 def restore_model(settings: config.ModelConfig, vocab_size: int, eos_id: int, tensors: Mapping[str, Tensor]) -> LanguageModel:
     """A model with saved weights; its sizes are compared with the tensors before any memory is taken for it."""
-    match settings:
-        case config.NgramConfig():
-            counted = build_model(settings, vocab_size=vocab_size, eos_id=eos_id)
-            assert isinstance(counted, NgramModel)
-            counted.load(tensors)
-            return counted
+    with torch.device("meta"):
+        empty = build_model(settings, vocab_size=vocab_size, eos_id=eos_id)
+    match empty:
+        case NgramModel():
+            empty.load(tensors)
+            return empty
         case _:
-            with torch.device("meta"):
-                empty = build_model(settings, vocab_size=vocab_size, eos_id=eos_id)
             assert isinstance(empty, NeuralLanguageModel)
-            check_weights(empty, tensors)
+            compare(expected_weights(empty), tensors)
             model = build_model(settings, vocab_size=vocab_size, eos_id=eos_id)
             assert isinstance(model, NeuralLanguageModel)
             load_weights(model, tensors)

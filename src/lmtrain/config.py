@@ -117,7 +117,7 @@ class NeuralConfig(ModelConfig):
         resume=Resume.refused,
     )
     num_samples: int = setting(512, "Sampled softmax: shared negatives a chunk.", least=1, most=1 << 24)
-    proposal: Proposal = setting(Proposal.log_uniform, "Sampled softmax: where negatives come from.")
+    proposal: Proposal = setting(Proposal.log_uniform, "Sampled softmax: where negatives come from.", resume=Resume.refused)
     dropout: float = setting(
         0.0, "Dropout on embeddings, between layers and before the output, where not set below.", least=0, below=1
     )

@@ -51,6 +51,19 @@ class CheckpointError(UserError):
     exit_code = 4
 
 
+class UnfitError(CheckpointError):
+    """A value in a checkpoint that no run would have written there: forged, or of another model.
+
+    field    its name, behind the name of the file where that is known: "training.json: state.step"
+    problem  what is wrong with it, the rest of a sentence that begins with the field
+    range    what may stand there
+    """
+
+    def __init__(self, field: str, problem: str, range: str) -> None:
+        super().__init__(f"{field} {problem}.", f"Allowed is {range}.", "Use a checkpoint as lmtrain wrote it.")
+        self.field, self.problem, self.range = field, problem, range
+
+
 class DivergedError(UserError):
     """Training that produced a loss or a gradient which is not finite."""
 

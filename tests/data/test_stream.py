@@ -97,7 +97,7 @@ def test_resuming_anywhere_gives_the_same_chunks(random_length):
     whole = list(walk(make_stream(97, random_chunk_length=random_length), Position(), 20))
     assert whole[-1][0] >= 2, "the walk crosses two ends of an epoch"
     for start, (epoch, index, _, _) in enumerate(whole):
-        position = Position.from_json(json.loads(json.dumps(Position(epoch, index).to_json())))
+        position = Position(**json.loads(json.dumps(Position(epoch, index).to_json())))
         resumed = walk(make_stream(97, random_chunk_length=random_length), position, 20 - start)
         assert list(resumed) == whole[start:]
 
@@ -162,14 +162,21 @@ def test_a_text_for_which_no_batch_is_small_enough_asks_for_more_text():
         make_stream(35, batch_size=20, chunk_length=35)
 
 
-@pytest.mark.parametrize(
-    "document",
-    [None, [], {}, {"epoch": 0}, {"epoch": -1, "index": 0}, {"epoch": True, "index": 0}, {"epoch": 0.0, "index": 0},
-     {"epoch": 0, "index": 1 << 53}, {"epoch": "0", "index": 0}],
-)  # fmt: skip
-def test_a_position_that_cannot_be_is_refused(document):
-    with pytest.raises(CheckpointError, match="position in the data is"):
-        Position.from_json(document)
+@fixed
+@given(sizes, st.sampled_from([{}, {"random_offset": False}, {"random_chunk_length": True}, {"keep_tail": True}]))
+def test_what_lies_before_a_position_is_known_but_for_the_draws_of_earlier_epochs(size, options):
+    batch_size, chunk_length, extra, seed, num_epochs = size
+    num_tokens = num_tokens_needed(batch_size, chunk_length) + extra
+    stream = make_stream(num_tokens, batch_size=batch_size, chunk_length=chunk_length, seed=seed, **options)
+    position, num_chunks, num_read = Position(), 0, 0
+    while position.epoch <= num_epochs % 3:
+        chunks, tokens = stream.done_before(position)
+        assert num_chunks in chunks
+        assert num_read in tokens
+        is_known = position.epoch == 0 or options == {"random_offset": False}
+        assert not is_known or (len(chunks), len(tokens)) == (1, 1)
+        num_chunks, num_read = num_chunks + 1, num_read + stream.chunk(position).targets_TB.numel()
+        position = stream.next(position)
 
 
 def test_a_position_beyond_the_epoch_is_refused():

@@ -231,34 +231,34 @@ def test_an_id_outside_the_vocabulary_is_never_decoded():
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        (None, "is not a JSON object"),
-        ([], "is not a JSON object"),
-        ({}, "has format None, this program reads the formats 1 and 2"),
-        ({"format": True, "name": "byte"}, "has format True"),
-        ({"format": 2, "name": "byte"}, "has format 2"),
-        ({"format": 1, "name": ["byte"]}, "names the kind ['byte']"),
-        ({"format": 1, "name": "bpe"}, "names the kind 'bpe'; known are 'char', 'byte' and 'word'"),
-        ({"format": 1, "name": "word"}, "has no list of tokens"),
-        ({"format": 1, "name": "word", "tokens": "<eos><unk>"}, "has no list of tokens"),
-        ({"format": 1, "name": "word", "tokens": ["<unk>"]}, "has 1 tokens; 2 to 10,000,002 are possible"),
-        ({"format": 1, "name": "word", "tokens": ["<unk>", "<eos>", 3]}, "has the token 3 at 2, which is no word"),
-        ({"format": 1, "name": "word", "tokens": ["<unk>", "<eos>", ""]}, "has the token '' at 2"),
-        ({"format": 1, "name": "word", "tokens": ["<unk>", "<eos>", "a b"]}, "has the token 'a b' at 2"),
-        ({"format": 1, "name": "word", "tokens": ["<unk>", "<eos>", "\ud800"]}, r"has the token '\ud800' at 2"),
-        ({"format": 1, "name": "word", "tokens": ["<unk>", "<eos>", "a", "a"]}, "has a token twice"),
-        ({"format": 1, "name": "word", "tokens": ["<unk>", "a"]}, "lacks the token '<eos>'"),
-        ({"format": 1, "name": "char", "tokens": ["<unk>", "a"]}, r"lacks the token '\n'"),
-        ({"format": 1, "name": "char", "tokens": ["\n", "a"]}, "lacks the token '<unk>'"),
-        ({"format": 1, "name": "char", "tokens": ["\n", "<unk>", "ab"]}, "has the token 'ab' at 2, which is no char"),
-        ({"format": 1, "name": "char", "tokens": ["\n", "<unk>", "\udfff"]}, r"has the token '\udfff' at 2"),
+        (None, "it is None. Allowed is a JSON object"),
+        ([], "it is []"),
+        ({}, "format is None. Allowed is 1 or 2"),
+        ({"format": True, "name": "byte"}, "format is True"),
+        ({"format": 2, "name": "byte"}, "format is 2. Allowed is 1 for bytes"),
+        ({"format": 1, "name": ["byte"]}, "name is ['byte']"),
+        ({"format": 1, "name": "bpe"}, "name is 'bpe'. Allowed is 'char', 'byte' or 'word'"),
+        ({"format": 1, "name": "word"}, "tokens has no values. Allowed is a list"),
+        ({"format": 1, "name": "word", "tokens": "<eos><unk>"}, "tokens has no values. Allowed is a list"),
+        ({"format": 1, "name": "word", "tokens": ["<unk>"]}, "tokens has 1 values. Allowed is a list of 2 to 10,000,002"),
+        ({"format": 1, "name": "word", "tokens": ["<unk>", "<eos>", 3]}, "tokens[2] is 3. Allowed is a word"),
+        ({"format": 1, "name": "word", "tokens": ["<unk>", "<eos>", ""]}, "tokens[2] is ''"),
+        ({"format": 1, "name": "word", "tokens": ["<unk>", "<eos>", "a b"]}, "tokens[2] is 'a b'"),
+        ({"format": 1, "name": "word", "tokens": ["<unk>", "<eos>", "\ud800"]}, r"tokens[2] is '\ud800'"),
+        ({"format": 1, "name": "word", "tokens": ["<unk>", "<eos>", "a", "a"]}, "tokens[3] is 'a' again"),
+        ({"format": 1, "name": "word", "tokens": ["<unk>", "a"]}, "tokens lacks '<eos>'"),
+        ({"format": 1, "name": "char", "tokens": ["<unk>", "a"]}, r"tokens lacks '\n'"),
+        ({"format": 1, "name": "char", "tokens": ["\n", "a"]}, "tokens lacks '<unk>'"),
+        ({"format": 1, "name": "char", "tokens": ["\n", "<unk>", "ab"]}, "tokens[2] is 'ab'. Allowed is a char"),
+        ({"format": 1, "name": "char", "tokens": ["\n", "<unk>", "\udfff"]}, r"tokens[2] is '\udfff'"),
     ],
 )
 def test_what_to_json_cannot_have_written_is_refused(document, said):
     with pytest.raises(CheckpointError, match=re.escape(said)) as caught:
         load_tokenizer(document)
-    assert "Take another checkpoint of the run, or train again." in str(caught.value)
+    assert "Use a checkpoint as lmtrain wrote it." in str(caught.value)
 
 
 def test_more_than_ten_million_tokens_are_refused_before_they_are_read():
-    with pytest.raises(CheckpointError, match="has 10,000,003 tokens; 2 to 10,000,002 are possible"):
+    with pytest.raises(CheckpointError, match=r"tokens has 10,000,003 values\. Allowed is a list of 2 to 10,000,002"):
         load_tokenizer({"format": 1, "name": "word", "tokens": [None] * 10_000_003})

@@ -630,6 +630,29 @@ FAULTS = (
         "Stops of less than a second count. Time that evaluation and saving take counts.",
     ),
     Fault(
+        160, "a checkpoint in which one value is forged, under a manifest that agrees", (),
+        (f"{HERE}forged.py::test_what_no_run_wrote_is_refused_by_file_and_field",
+         f"{HERE}forged.py::test_moments_of_one_number_are_refused_before_a_kernel_writes_past_them",
+         "tests/training/test_optimizer.py::test_moments_that_a_kernel_would_read_or_write_past_are_refused"),
+        "The run that reads a checkpoint describes what it would have written, and everything is compared with that before it "
+        "is used. A value that another run could have written may change the result.",
+    ),
+    Fault(
+        161, "a random generator whose forged state points beyond its table", (),
+        ("tests/training/test_random_state.py::test_a_generator_that_would_read_beyond_its_words_is_refused",
+         "tests/training/test_random_state.py::test_every_state_that_a_generator_can_be_in_is_taken"),
+    ),
+    Fault(
+        162, "moments of the optimiser that are not finite though the model is", (),
+        (f"{HERE}nonfinite.py::test_moments_that_are_not_finite_are_not_saved",),
+        "The square of a gradient of 1e20 is infinite. Such a state would not be read back, so it is not written either.",
+    ),
+    Fault(
+        163, "momentum that is turned on when a run goes on, or whose first gradient comes later than that of others", (),
+        ("tests/training/test_optimizer.py::test_momentum_begins_at_zero_where_a_resumed_run_turns_it_on",
+         "tests/training/test_optimizer.py::test_momentum_begins_at_zero_for_a_parameter_whose_first_gradient_comes_later"),
+    ),
+    Fault(
         180, "a token of probability zero in a text that is scored",
         (Case(("evaluate", "run", "--temperature", "1e-300"), 0, r"perplexity exp\(.* nats per token"),),
         (f"{HERE}sums.py::test_no_command_prints_nan_whatever_the_model_the_text_and_the_temperature",

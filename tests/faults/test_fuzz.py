@@ -305,7 +305,7 @@ def test_any_change_of_a_state_goes_on_or_is_refused(
     original = find_checkpoint("featured", "last")
     document = load_checkpoint(original).documents["training"]
     read = config.read_config(json.loads(Path("featured/settings.json").read_text()))
-    read = dataclasses.replace(read, trainer=dataclasses.replace(read.trainer, num_steps=1 << 62))
+    read = dataclasses.replace(read, trainer=dataclasses.replace(read.trainer, num_steps=1 << 52))
     corpus = build_corpus(read.data, read.tokenizer)
     stream = build_stream(read.trainer, corpus, read.model)
     directory = tmp_path / "step-00000006"
@@ -316,7 +316,7 @@ def test_any_change_of_a_state_goes_on_or_is_refused(
         model = build_model(read.model, vocab_size=corpus.tokenizer.vocab_size, eos_id=corpus.tokenizer.eos_id)
         state = TrainState(build_learner(read, model, corpus, torch.device("cpu")))
         with suppress(UserError):
-            command._load(state, directory, corpus)
+            command._load(state, directory, read, corpus, stream)
             next(steps(state, stream, build_limits(read)), None)
 
     tried(40 * many, changes_of(document), check)

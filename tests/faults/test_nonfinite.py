@@ -241,3 +241,18 @@ def test_probabilities_of_zero_in_a_counted_model_are_no_divergence(place: Path,
     counted = ["model=ngram", "model.smoothing=maximum_likelihood", "tokenizer=word", "trainer.sample_tokens=5"]
     assert call("data=text", "data.path=text.txt", *counted, "hydra.run.dir=counted").code == 0
     assert (place / "counted" / "checkpoints" / "last").exists()
+
+
+def test_moments_that_are_not_finite_are_not_saved(place: Path, call: Call, at_step: Callable[..., None]) -> None:
+    """A gradient of 1e20 is finite, its square is not: what could not be read back must not be written either."""
+
+    def overflow(learner: GradientLearner) -> None:
+        learner.optimizer.state[learner.model.embedding.weight]["exp_avg_sq"][0, 0] = math.inf
+
+    at_step({5: overflow})
+    ended = call("TRAIN", *OFTEN, "hydra.run.dir=bad")
+    assert ended.code == 5
+    assert "The model is not finite at step 6: optimizer.embedding.weight.exp_avg_sq." in ended.err
+    assert load_checkpoint(find_checkpoint("bad", "last")).step == 4
+    at_step({})
+    assert call("resume=bad").code == 0

@@ -270,19 +270,19 @@ def hostile(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]
     keys, log_probs, log_rests = "order_2.keys", "order_2.log_probs", "order_2.log_rests"
     yield "missing", {name: tensor for name, tensor in tensors.items() if name != keys}
     yield "order_4.keys", {**tensors, "order_4.keys": tensors[keys]}
-    yield "float32", {**tensors, log_probs: tensors[log_probs].float()}
-    yield "one axis", {**tensors, keys: tensors[keys][None]}
-    yield "n-grams and", {**tensors, log_probs: tensors[log_probs][1:]}
-    yield "back-off weights", {**tensors, log_rests: tensors[log_rests][1:]}
-    yield "ascending", {**tensors, keys: tensors[keys].flip(0)}
-    yield "ascending", changed(keys, 1, int(tensors[keys][0]))
-    yield "not listed", changed(keys, 0, -1)
-    yield "not listed", changed(keys, -1, 2**62)
-    yield "log-probability", changed(log_probs, 0, math.nan)
-    yield "log-probability", changed(log_probs, 0, 0.1)
-    yield "back-off weight", changed(log_rests, 0, math.nan)
-    yield "back-off weight", changed(log_rests, 0, math.inf)
-    yield "n-grams and", changed("order_1.log_probs", 0, -1.0) | {"order_1.log_probs": torch.zeros(V + 1).double()}
+    yield "torch.float32 instead of torch.float64", {**tensors, log_probs: tensors[log_probs].float()}
+    yield "order_2.keys has shape", {**tensors, keys: tensors[keys][None]}
+    yield "order_2.log_probs has .* one for each of the", {**tensors, log_probs: tensors[log_probs][1:]}
+    yield "order_2.log_rests has .* one for each of the", {**tensors, log_rests: tensors[log_rests][1:]}
+    yield "does not ascend", {**tensors, keys: tensors[keys].flip(0)}
+    yield "does not ascend", changed(keys, 1, int(tensors[keys][0]))
+    yield "order_2.keys holds -1", changed(keys, 0, -1)
+    yield "the context must be listed", changed(keys, -1, 2**62)
+    yield "order_2.log_probs holds nan", changed(log_probs, 0, math.nan)
+    yield "order_2.log_probs holds 0.1", changed(log_probs, 0, 0.1)
+    yield "order_2.log_rests holds nan", changed(log_rests, 0, math.nan)
+    yield "order_2.log_rests holds inf", changed(log_rests, 0, math.inf)
+    yield "order_1.log_probs has shape", {**tensors, "order_1.log_probs": torch.zeros(V + 1).double()}
     yield "counted_ids", {**tensors, "counted_ids": torch.tensor([V], dtype=torch.int32)}
     yield "counted_ids", {**tensors, "counted_ids": torch.tensor([-1], dtype=torch.int32)}
     yield "counted_ids", {**tensors, "counted_ids": torch.tensor([1.5])}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lmtrain.errors import CheckpointError
+from lmtrain.errors import UnfitError
 from lmtrain.training.averaging import ExponentialAverage, LastWeights, NonMonotonicAverage
 
 
@@ -146,5 +146,10 @@ def test_without_averaging_nothing_differs_and_nothing_is_saved():
 
 def test_averages_of_another_model_are_refused():
     _, averaging = make(ExponentialAverage, 0.9)
-    with pytest.raises(CheckpointError, match="of another model"):
-        averaging.load({"weight": torch.zeros(2, 3), "bias": torch.zeros(3)}, {"num_averaged": 1})
+    weight = torch.zeros(2, 3, dtype=torch.float64)
+    with pytest.raises(UnfitError, match=r"bias has shape \(3,\) instead of \(2,\)"):
+        averaging.load({"weight": weight, "bias": torch.zeros(3)}, {"num_averaged": 1})
+    with pytest.raises(UnfitError, match=r"bias is of type torch\.float32"):
+        averaging.load({"weight": weight, "bias": torch.zeros(2)}, {"num_averaged": 1})
+    with pytest.raises(UnfitError, match="bias is missing"):
+        averaging.load({"weight": weight}, {"num_averaged": 1})

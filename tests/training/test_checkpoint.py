@@ -301,13 +301,22 @@ def test_a_manifest_cannot_name_a_file_elsewhere(tmp_path, name):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"schema": 0}, {"schema": "1"}, {"schema": None}, {"step": None}, {"step": "7"}, {"files": []}, {"ordinal": 1.5},
-     {"files": {"model.json": 3}}, {"files": {"model.json": {"size_bytes": "2", "sha256": ""}}}],
+    [{"schema": 0}, {"schema": "1"}, {"schema": None}, {"files": []}, {"files": {"model.json": 3}},
+     {"files": {"model.json": {"size_bytes": "2", "sha256": ""}}}],
 )  # fmt: skip
 def test_a_manifest_of_another_form_is_refused(tmp_path, changes):
     path = save(tmp_path, 7)
     forge(path, **changes)
     with pytest.raises(CheckpointError, match=r"manifest\.json is damaged"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [None, "7", True, 1.5, 7.0, -1, 2**62, int("9" * 4300)])
+@pytest.mark.parametrize("name", ["step", "ordinal"])
+def test_a_count_that_no_run_comes_to_is_refused_by_name(tmp_path, name, value):
+    path = save(tmp_path, 7)
+    forge(path, **{name: value})
+    with pytest.raises(CheckpointError, match=rf"step-00000007/manifest\.json: {name} is .* from 0 to 9007199254740992"):
         load_checkpoint(path)
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from lmtrain.errors import CheckpointError, SettingsError
+from lmtrain.errors import SettingsError, UnfitError
 from lmtrain.training.optimizer import (
     OPTIONS,
     SparseAdam,
@@ -322,14 +322,79 @@ def test_memory_of_another_optimiser_model_or_shape_is_refused():
     model, optimizer = make("adam")
     train(model, optimizer, range(1))
     tensors, document = optimizer_tensors(optimizer)
-    with pytest.raises(CheckpointError, match="holds the memory of Adam"):
+    with pytest.raises(UnfitError, match=r"optimizer is 'Adam'\. Allowed is 'SGD'"):
         load_optimizer(make("sgd")[1], tensors, document)
     narrow = group_parameters(nn.Linear(3, 2).named_parameters(prefix="linear"))
-    with pytest.raises(CheckpointError, match=r"differ in the parameters embedding\.weight"):
+    with pytest.raises(UnfitError, match=r"state\.embedding\.weight is not known here"):
         load_optimizer(make_optimizer("adam", narrow, learning_rate=0.1), tensors, document)
     tensors["linear.weight.exp_avg"] = torch.zeros(5, 5)
-    with pytest.raises(CheckpointError, match=r"linear\.weight\.exp_avg of the checkpoint has shape \(5, 5\)"):
+    with pytest.raises(UnfitError, match=r"linear\.weight\.exp_avg has shape \(5, 5\) instead of"):
         load_optimizer(make("adam")[1], tensors, document)
+
+
+@pytest.mark.parametrize(
+    ("moment", "value", "words"),
+    [
+        ("exp_avg", torch.tensor(5.0), r"has shape \(\) instead of"),
+        ("exp_avg_sq", torch.tensor(5.0), r"has shape \(\) instead of"),
+        ("step", torch.zeros(2), r"has shape \(2,\) instead of \(\)"),
+        ("step", torch.tensor(-1.0), r"holds -1\.0\. Allowed is .* whole numbers at least 1"),
+        ("step", torch.tensor(1.5), r"holds 1\.5"),
+        ("step", torch.tensor(torch.inf), "holds inf"),
+        ("step", torch.tensor(3), "is of type torch.int64"),
+    ],
+)
+def test_moments_that_a_kernel_would_read_or_write_past_are_refused(moment, value, words):
+    """PyTorch's fused kernels take every moment to be as large as its parameter."""
+    model, optimizer = make("adam")
+    train(model, optimizer, range(1))
+    tensors, document = optimizer_tensors(optimizer)
+    other = make("adam")[1]
+    with pytest.raises(UnfitError, match=rf"^linear\.weight\.{moment} {words}"):
+        load_optimizer(other, tensors | {f"linear.weight.{moment}": value}, document)
+    assert not other.state
+
+
+@pytest.mark.parametrize("title", ["adam", "adagrad", "rmsprop"])
+def test_mean_squares_below_zero_are_refused(title):
+    model, optimizer = make(title)
+    train(model, optimizer, range(1))
+    tensors, document = optimizer_tensors(optimizer)
+    name = next(name for name in tensors if name.startswith("linear.weight") and name.endswith(("_sq", "square_avg", "sum")))
+    tensors[name] = tensors[name] - 1e9
+    with pytest.raises(UnfitError, match=rf"^{name} holds -.* Allowed is .* at least 0"):
+        load_optimizer(make(title)[1], tensors, document)
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop"])
+def test_momentum_begins_at_zero_where_a_resumed_run_turns_it_on(name):
+    """PyTorch's RMSprop would look for a buffer that is not there."""
+    first_model, second_model = nn.Linear(3, 2), nn.Linear(3, 2)
+    first, second = (
+        make_optimizer(name, group_parameters(model.named_parameters()), learning_rate=0.1, momentum=momentum)
+        for model, momentum in ((first_model, 0.0), (second_model, 0.5))
+    )
+    first_model(torch.ones(3)).sum().backward()
+    first.step()
+    load_optimizer(second, *optimizer_tensors(first))
+    for _ in range(2):
+        second_model.zero_grad()
+        second_model(torch.ones(3)).sum().backward()
+        second.step()
+    tensors, _ = optimizer_tensors(second)
+    assert (tensors["weight.momentum_buffer"] > 0).all()
+
+
+def test_momentum_begins_at_zero_for_a_parameter_whose_first_gradient_comes_later():
+    """A cluster of rare words that no chunk has visited yet; PyTorch's fused SGD takes momentum for all or for none."""
+    model = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2)])
+    optimizer = make_optimizer("sgd", group_parameters(model.named_parameters()), learning_rate=0.1, momentum=0.9)
+    model[0](torch.ones(3)).sum().backward()
+    optimizer.step()
+    model[1](torch.ones(3)).sum().backward()
+    before = model[1].weight.detach().clone()
+    optimizer.step()
+    torch.testing.assert_close(model[1].weight, before - 0.1)
 
 
 # ---- clipping

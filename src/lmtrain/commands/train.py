@@ -34,12 +34,22 @@ from lmtrain.build import (
     describe_texts,
     describe_tokenizer,
     load_trained,
+    read_model_settings,
     sparse_gradients,
 )
 from lmtrain.data.advice import iter_advice
 from lmtrain.data.corpus import Corpus, Split, describe
 from lmtrain.data.stream import Chunk, Stream
-from lmtrain.errors import CheckpointError, DivergedError, ResourceError, SettingsError, UserError, is_out_of_memory
+from lmtrain.errors import (
+    CheckpointError,
+    DivergedError,
+    ResourceError,
+    SettingsError,
+    UnfitError,
+    UserError,
+    is_out_of_memory,
+)
+from lmtrain.expected import Anything, agree, compare, within
 from lmtrain.inference.evaluate import Bill, evaluate, usable_streams
 from lmtrain.inference.sample import OnlyUnknownError, SampleSettings, sample_text
 from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
@@ -47,6 +57,7 @@ from lmtrain.models.base import LanguageModel
 from lmtrain.shell import printable, quoted_for_shell, shown
 from lmtrain.training.arithmetic import begin_arithmetic, iter_changes
 from lmtrain.training.checkpoint import (
+    Checkpoint,
     believing,
     find_checkpoint,
     load_checkpoint,
@@ -193,7 +204,7 @@ def _train(
     )  # fmt: skip
     learner = build_learner(settings, model, corpus, device)
     state = TrainState(learner)
-    before = settings if resumed_from is None else _load(state, resumed_from, corpus)
+    before = settings if resumed_from is None else _load(state, resumed_from, settings, corpus, stream)
     epoch = epochs_done(stream, state.position)
     if resumed_from is not None:
         log.info("Going on from step %d (%s).", state.step, resumed_from)
@@ -218,7 +229,7 @@ def _train(
     on_nonfinite = Nonfinite(
         trainer.on_nonfinite.name,
         save_crash=save.crash,
-        load=lambda current, which: _load(current, _earlier(run.path, current, which), corpus),
+        load=lambda current, which: _load(current, _earlier(run.path, current, which), settings, corpus, stream),
         remedy=config.remedy_for_divergence(settings, config.typed("resume", shown(run.path))),
     )
     is_range_test = isinstance(settings.schedule, config.RangeTestConfig)
@@ -270,20 +281,54 @@ def _reached(state: TrainState, corpus: Corpus) -> Reached | None:
     return Reached(state.best_nats, bits, valid.num_unk, tokenizer.fingerprint())
 
 
-def _load(state: TrainState, path: Path, corpus: Corpus) -> config.Config:
+def _load(state: TrainState, path: Path, settings: config.Config, corpus: Corpus, stream: Stream) -> config.Config:
     """Everything of a checkpoint into `state`; the corpus must be the one it was trained on. Returns the settings then."""
     checkpoint = load_checkpoint(path, names=("model", "training", "tokenizer"))
-    saved = checkpoint.documents["training"]
     with believing(path):
-        if saved["corpus"] != corpus.fingerprint:
-            raise CheckpointError(
-                f"The text has changed since {path} was saved (fingerprint {corpus.fingerprint[:12]} instead of "
-                f"{saved['corpus'][:12]}).",
-                "A run goes on only on the very text it was started with.",
-                "Restore the text, set data.path to where it is now, or start a new run.",
-            )
-        state.load(checkpoint.tensors, saved["state"])
-        return config.read_config(saved["settings"])
+        before = _check_documents(checkpoint, settings, corpus)
+        state.load(checkpoint.tensors, checkpoint.documents["training"]["state"], stream)
+        agree(
+            state.step == checkpoint.step, "manifest.json: step", f"is {checkpoint.step}", f"{state.step}, as in training.json"
+        )
+    return before
+
+
+def _check_documents(checkpoint: Checkpoint, settings: config.Config, corpus: Corpus) -> config.Config:
+    """The settings with which a checkpoint was saved, once all but the state is what a run with `settings` writes."""
+    training = checkpoint.documents.get("training")
+    fingerprint = training.get("corpus") if isinstance(training, dict) else None
+    if isinstance(fingerprint, str) and re.fullmatch("[0-9a-f]{64}", fingerprint) and fingerprint != corpus.fingerprint:
+        raise CheckpointError(
+            f"The text has changed since {checkpoint.path} was saved (fingerprint {corpus.fingerprint[:12]} instead of "
+            f"{fingerprint[:12]}).",
+            "A run goes on only on the very text it was started with.",
+            "Restore the text, set data.path to where it is now, or start a new run.",
+        )
+    with within("training.json: "):
+        compare({"corpus": corpus.fingerprint, "settings": Anything(), "state": Anything()}, training)
+        before = _read_saved(checkpoint.documents["training"]["settings"])
+        _check_same(before, settings)
+    with within("tokenizer.json: "):
+        compare(corpus.tokenizer.to_json(), checkpoint.documents.get("tokenizer"))
+    model = read_model_settings(checkpoint.documents.get("model"), corpus.tokenizer)
+    with within("model.json: "):
+        _check_same(model, before.model)
+    return before
+
+
+def _read_saved(settings: Any) -> config.Config:
+    try:
+        return config.read_config(settings)
+    except config.SettingsProblemsError as error:
+        problems = "; ".join(error.problems)[:1000].rstrip(".")
+        raise UnfitError("settings", f"cannot be used: {problems}", "settings that a run can be started with") from error
+
+
+def _check_same(saved: Any, own: Any) -> None:
+    """UnfitError where a setting that cannot change while a run goes on is another one."""
+    for key, then, now, rule in config.iter_changes(saved, own):
+        is_same = rule is not config.Resume.refused
+        agree(is_same, f"settings.{key}", f"is {printable(repr(then), 100)}", f"{now!r}, as the run has it")
 
 
 def _earlier(run: Path, state: TrainState, which: Literal["last", "best"]) -> Path:
@@ -330,7 +375,8 @@ class _Saver:
         """Keeps a checkpoint; what is not finite in the model, if anything: then it is not kept."""
         self.run.make_again_if_removed()
         tensors, documents = self._contents(state)
-        broken = nonfinite_names(tensors["model"]) if state.learner.can_diverge else []
+        everything = {name: tensor for file in ("training", "model") for name, tensor in tensors[file].items()}
+        broken = nonfinite_names(everything) if state.learner.can_diverge else []
         if broken:
             return f"The model is not finite at step {state.step}: {', '.join(broken[:3])}."
         if is_best:

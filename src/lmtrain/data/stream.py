@@ -52,6 +52,8 @@ from torch import Tensor
 
 from lmtrain.errors import CheckpointError, DataError
 
+SHORTEST = 5  # of random chunk lengths, but for the last of an epoch
+
 
 @dataclass(frozen=True)
 class Position:
@@ -62,18 +64,6 @@ class Position:
 
     def to_json(self) -> dict[str, int]:
         return asdict(self)
-
-    @staticmethod
-    def from_json(document: Any) -> Position:
-        """What `to_json` wrote; CheckpointError for anything else."""
-        values = [document.get(name) for name in ("epoch", "index")] if isinstance(document, dict) else [None]
-        if not all(type(value) is int and 0 <= value < 1 << 53 for value in values):
-            raise CheckpointError(
-                f"The checkpoint's position in the data is {document!r:.80}.",
-                "Allowed are an epoch and an index, whole numbers of at least 0.",
-                "Take another checkpoint of the run.",
-            )
-        return Position(*values)
 
 
 @dataclass(frozen=True)
@@ -154,16 +144,36 @@ class Stream:
             return Position(position.epoch, position.index - 1)
         return Position(position.epoch - 1, self.num_chunks(position.epoch - 1) - 1)
 
+    def done_before(self, position: Position) -> tuple[range, range]:
+        """How many chunks, and how many tokens, may lie before `position`: epochs differ in both by offsets and lengths."""
+        chunks, tokens = self._sizes_of_epochs()
+        read = self.batch_size * self._starts(position.epoch)[position.index]
+        return (
+            range(position.epoch * chunks[0] + position.index, position.epoch * chunks[-1] + position.index + 1),
+            range(position.epoch * tokens[0] + read, position.epoch * tokens[-1] + read + 1),
+        )
+
+    def _sizes_of_epochs(self) -> tuple[range, range]:
+        """How many chunks, and how many tokens, an epoch can have, whatever is drawn for it."""
+        least, most = ((len(self._ids) - offset) // self.batch_size for offset in (self._largest_offset(), 0))
+        if not self.random_chunk_length and not self.keep_tail:
+            least, most = (length // self.chunk_length * self.chunk_length for length in (least, most))
+        shortest = min(SHORTEST, self.chunk_length)
+        chunks = (1, -(-most // shortest)) if self.random_chunk_length else (-(-n // self.chunk_length) for n in (least, most))
+        fewest_chunks, most_chunks = chunks
+        return range(fewest_chunks, most_chunks + 1), range(self.batch_size * least, self.batch_size * most + 1)
+
     def num_chunks(self, epoch: int) -> int:
         """Chunks of `epoch`; with random lengths or offsets, epochs may differ."""
         return len(self._starts(epoch)) - 1
 
     def offset(self, epoch: int) -> int:
         """Ids left out at the start of `epoch`: fewer than chunk_length, and so few that one chunk remains."""
-        if not self.random_offset:
-            return 0
+        return int.from_bytes(self._digest("offset", epoch)) % (self._largest_offset() + 1)
+
+    def _largest_offset(self) -> int:
         most = min(self.chunk_length - 1, len(self._ids) - self.batch_size * self.chunk_length)
-        return int.from_bytes(self._digest("offset", epoch)) % (most + 1)
+        return most if self.random_offset else 0
 
     def _copy(self, offset: int, start: int, end: int) -> Tensor:
         """Steps start-1 .. end-1 of every column, [end-start+1, B]: the one copy from the memory map."""
@@ -181,7 +191,7 @@ class Stream:
         if not self.random_chunk_length:
             starts = list(range(0, column_length + 1, self.chunk_length))
             return [*starts, column_length] if self.keep_tail and starts[-1] < column_length else starts
-        shortest = min(5, self.chunk_length)
+        shortest = min(SHORTEST, self.chunk_length)
         size = -(-column_length // shortest)
         # The legacy generator, because numpy promises that its numbers stay the same (NEP 19).
         random = np.random.RandomState(np.frombuffer(self._digest("lengths", epoch), "<u4"))

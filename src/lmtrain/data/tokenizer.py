@@ -39,7 +39,7 @@ from lmtrain.data.vocabulary import (
     utf8,
     whole_words,
 )
-from lmtrain.errors import CheckpointError, SettingsError
+from lmtrain.errors import SettingsError, UnfitError
 
 Ids = NDArray[np.int32]
 Arrays = dict[str, NDArray[Any]]
@@ -274,15 +274,19 @@ def _checked(token_id: int, vocab_size: int) -> int:
 
 
 def load_tokenizer(document: object, arrays: Mapping[str, NDArray[Any]] | None = None) -> Tokenizer:
-    """The tokenizer that `save` or `to_json` wrote. Raises CheckpointError for anything that they cannot have written."""
+    """The tokenizer that `save` or `to_json` wrote. Raises UnfitError for anything that they cannot have written."""
     if not isinstance(document, dict):
-        raise _damaged("is not a JSON object")
+        raise UnfitError("it", f"is {document!r:.40}", "a JSON object")
     written, name = document.get("format"), document.get("name")
     if type(written) is not int or written not in (FORMAT, PACKED):
-        raise _damaged(f"has format {written!r:.40}, this program reads the formats {FORMAT} and {PACKED}")
+        raise UnfitError("format", f"is {written!r:.40}", f"{FORMAT} or {PACKED}, which this program reads")
     if name not in ("char", "byte", "word"):
-        raise _damaged(f"names the kind {name!r:.40}; known are 'char', 'byte' and 'word'")
-    if name == "byte" and written == FORMAT:
+        raise UnfitError("name", f"is {name!r:.40}", "'char', 'byte' or 'word'")
+    if name == "byte" and written != FORMAT:
+        raise UnfitError("format", f"is {written}", f"{FORMAT} for bytes, whose tokens need no list")
+    for key in document.keys() - {"format", "name", *["tokens"] * (name != "byte" and written == FORMAT)}:
+        raise UnfitError(f"{key!r:.40}", "is not known here", "format, name and, for characters and words, tokens")
+    if name == "byte":
         return ByteTokenizer()
     tokens = _read_tokens(_unpacked(arrays or {}) if written == PACKED else document.get("tokens"), name)
     return CharTokenizer(tokens) if name == "char" else WordTokenizer(tokens)
@@ -294,32 +298,37 @@ def _unpacked(arrays: Mapping[str, NDArray[Any]]) -> list[str]:
         case {"bytes": np.ndarray() as data, "ends": np.ndarray() as ends, **rest} if not rest:
             pass
         case _:
-            raise _damaged(f"has format {PACKED} and the arrays {sorted(arrays)!r:.80} instead of bytes and ends")
+            raise UnfitError(
+                "its arrays", f"are {sorted(arrays)!r:.80}", f"bytes and ends, beside a document of format {PACKED}"
+            )
     if (data.dtype, data.ndim, ends.dtype, ends.ndim) != (np.uint8, 1, np.int64, 1) or not 2 <= len(ends) <= MAX_TYPES + 2:
-        raise _damaged(f"has {data.dtype} {list(data.shape)} as bytes and {ends.dtype} {list(ends.shape)} as ends of tokens")
+        types = f"are {data.dtype} {list(data.shape)} and {ends.dtype} {list(ends.shape)}"
+        raise UnfitError("bytes and ends", types, f"uint8 [bytes] and int64 [2 to {MAX_TYPES + 2:,} tokens]")
     starts = np.append(0, ends[:-1])
     if int(ends[-1]) != len(data) or bool((starts >= ends).any()):
-        raise _damaged("has tokens that end where they cannot")
+        raise UnfitError("ends", "end where no token can", "ascending numbers up to the number of bytes")
     text = data.tobytes()
     try:
         return [text[start:end].decode() for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
     except UnicodeDecodeError:
-        raise _damaged("has a token that is not UTF-8") from None
+        raise UnfitError("bytes", "are not UTF-8", "the tokens' texts in UTF-8") from None
 
 
 def _read_tokens(tokens: object, name: str) -> list[str]:
     """`tokens` where it is a list that a tokenizer `name` can have."""
     if not isinstance(tokens, list) or not 2 <= len(tokens) <= MAX_TYPES + 2:
-        size = f"{len(tokens):,} tokens" if isinstance(tokens, list) else "no list of tokens"
-        raise _damaged(f"has {size}; 2 to {MAX_TYPES + 2:,} are possible")
+        size = f"{len(tokens):,} values" if isinstance(tokens, list) else "no values"
+        raise UnfitError("tokens", f"has {size}", f"a list of 2 to {MAX_TYPES + 2:,}")
     for token_id, token in enumerate(tokens):
         if not isinstance(token, str) or not (token == UNK or _is_piece(token, name)):
-            raise _damaged(f"has the token {token!r:.40} at {token_id}, which is no {name}")
+            raise UnfitError(f"tokens[{token_id}]", f"is {token!r:.40}", f"a {name}")
     if len(set(tokens)) < len(tokens):
-        raise _damaged("has a token twice")
+        seen: set[str] = set()
+        twice = next(token_id for token_id, token in enumerate(tokens) if token in seen or seen.add(token))  # type: ignore[func-returns-value]
+        raise UnfitError(f"tokens[{twice}]", f"is {tokens[twice]!r:.40} again", "every token once")
     for needed in (EOS if name == "word" else "\n", UNK):
         if needed not in tokens:
-            raise _damaged(f"lacks the token {needed!r}")
+            raise UnfitError("tokens", f"lacks {needed!r}", f"a list with {needed!r} in it")
     return tokens
 
 
@@ -329,11 +338,3 @@ def _is_piece(token: str, name: str) -> bool:
     if not 1 <= len(token) <= 2 * MAX_WORD or any(space in token for space in WHITESPACE):
         return False
     return token.isascii() or not any("\ud800" <= char <= "\udfff" for char in token)
-
-
-def _damaged(what: str) -> CheckpointError:
-    return CheckpointError(
-        f"The tokenizer {what}.",
-        "Allowed is a tokenizer.json as this program writes it.",
-        "Take another checkpoint of the run, or train again.",
-    )

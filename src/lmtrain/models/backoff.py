@@ -12,6 +12,7 @@ is a binary search, and a whole text is looked up at once. An ARPA file holds th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmtrain.errors import CheckpointError
+from lmtrain.expected import ANY_LENGTH, Like, agree, compare
 from lmtrain.models.ngram_counts import Ints
 
 Floats = NDArray[np.float64]
@@ -100,58 +101,42 @@ class BackoffTable:
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     @staticmethod
-    def from_tensors(tensors: Mapping[str, Tensor], *, vocab_size: int, order: int) -> BackoffTable:
-        """The table that `tensors()` gave. Raises CheckpointError for anything else."""
-        keys, log_probs, log_rests = [np.arange(vocab_size)], list[Floats](), list[Floats]()
-        left = dict(tensors)
+    def expected(vocab_size: int, order: int) -> dict[str, Like]:
+        """What `tensors()` gives of a table of these sizes; how the arrays must fit together besides is said by `check`."""
+        tensors: dict[str, Like] = {}
         for number in range(1, order + 1):
+            length = vocab_size if number == 1 else ANY_LENGTH
             if number > 1:
-                keys.append(_take(left, f"order_{number}.keys", torch.int64))
-            log_probs.append(_take(left, f"order_{number}.log_probs", torch.float64))
+                tensors[f"order_{number}.keys"] = Like((length,), torch.int64, least=0)
+            tensors[f"order_{number}.log_probs"] = Like((length,), torch.float64, least=-math.inf, most=0)
             if number < order:
-                log_rests.append(_take(left, f"order_{number}.log_rests", torch.float64))
-        if left:
-            raise _damaged(f"the tensor {min(left)} is not part of an n-gram model of order {order}")
-        table = BackoffTable(vocab_size, keys, log_probs, log_rests)
+                tensors[f"order_{number}.log_rests"] = Like((length,), torch.float64, least=-math.inf, most=MAX_LOG_REST)
+        return tensors
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, Tensor], *, vocab_size: int, order: int) -> BackoffTable:
+        """The table that `tensors()` gave. Raises UnfitError for anything else."""
+        compare(BackoffTable.expected(vocab_size, order), tensors)
+        keys, log_probs, log_rests = (
+            [tensors[f"order_{number}.{name}"].numpy(force=True) for number in numbers]
+            for name, numbers in (
+                ("keys", range(2, order + 1)), ("log_probs", range(1, order + 1)), ("log_rests", range(1, order)),
+            )
+        )  # fmt: skip
+        table = BackoffTable(vocab_size, [np.arange(vocab_size), *keys], log_probs, log_rests)
         table.check()
         return table
 
     def check(self) -> None:
-        """Raises CheckpointError where the arrays do not fit together, so that no lookup can leave them."""
-        num_contexts = 1
-        for number in range(1, self.order + 1):
-            keys, log_probs = self.keys[number - 1], self.log_probs[number - 1]
-            if len(log_probs) != len(keys):
-                raise _damaged(f"order {number} has {len(keys)} n-grams and {len(log_probs)} log-probabilities")
-            if len(keys) and (keys[0] < 0 or int(keys[-1]) >= num_contexts * self.vocab_size):
-                raise _damaged(f"order {number} lists an n-gram whose context is not listed")
-            if not (keys[1:] > keys[:-1]).all():
-                raise _damaged(f"the n-grams of order {number} are not in ascending order")
-            if not (log_probs <= 0).all():
-                raise _damaged(f"order {number} has a log-probability that is above zero or not a number")
-            if number < self.order:
-                log_rests = self.log_rests[number - 1]
-                if len(log_rests) != len(keys):
-                    raise _damaged(f"order {number} has {len(keys)} n-grams and {len(log_rests)} back-off weights")
-                if not (log_rests <= MAX_LOG_REST).all():
-                    raise _damaged(f"order {number} has a back-off weight above {MAX_LOG_REST:g} or not a number")
-            num_contexts = len(keys)
-
-
-def _take(tensors: dict[str, Tensor], name: str, dtype: torch.dtype) -> NDArray[Any]:
-    """Removes one tensor, which must be there, flat, and of the given type."""
-    if name not in tensors:
-        raise _damaged(f"the tensor {name} is missing")
-    tensor = tensors.pop(name)
-    if tensor.dim() != 1 or tensor.dtype != dtype:
-        raise _damaged(f"{name} is {tensor.dtype} {list(tensor.shape)} instead of {dtype} with one axis")
-    array: NDArray[Any] = tensor.numpy(force=True)
-    return array
-
-
-def _damaged(what: str) -> CheckpointError:
-    return CheckpointError(
-        f"These are not the tensors of an n-gram model: {what}.",
-        "Allowed are exactly the tensors that the model saved, with the same vocabulary and order.",
-        "Use the checkpoint as it was written, or train again.",
-    )
+        """Raises UnfitError where the arrays do not fit together, so that no lookup can leave them."""
+        for number, keys in enumerate(self.keys[1:], 2):
+            name, number_below = f"order_{number}", len(self.keys[number - 2])
+            one_each = f"one for each of the {len(keys)} n-grams"
+            for array in self.log_probs[number - 1 : number]:
+                agree(len(array) == len(keys), f"{name}.log_probs", f"has {len(array)} values", one_each)
+            for array in self.log_rests[number - 1 : number]:
+                agree(len(array) == len(keys), f"{name}.log_rests", f"has {len(array)} values", one_each)
+            descents = np.flatnonzero(keys[1:] <= keys[:-1]).tolist()
+            agree(not descents, f"{name}.keys", f"does not ascend behind {descents[:1]}", "ascending order")
+            last, most = int(keys.max(initial=0)), number_below * self.vocab_size - 1
+            agree(not len(keys) or last <= most, f"{name}.keys", f"holds {last}", f"at most {most}: the context must be listed")

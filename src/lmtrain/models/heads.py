@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -35,6 +36,7 @@ class Head(nn.Module, ABC):
     """An output layer. Its features may have any leading axes, written TBD here; all results are float32 or wider."""
 
     vocab_size: int
+    ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})  # of its own tensors that are no weights: least, most
     can_be_recorded = True  # whether `loss` does the same work, on tensors of the same sizes, whatever the words and samples
 
     @abstractmethod
@@ -123,6 +125,7 @@ class SampledSoftmax(MatrixHead):
     """
 
     can_be_recorded = False
+    ranges = MappingProxyType({"proposal_V": (0.0, 1.0)})
     proposal_V: Tensor
 
     def __init__(

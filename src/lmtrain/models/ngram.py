@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmtrain.errors import CheckpointError, SettingsError
+from lmtrain.errors import SettingsError
+from lmtrain.expected import ANY_LENGTH, Like, compare
 from lmtrain.models.backoff import BackoffTable
 from lmtrain.models.base import LanguageModel, State, StatePolicy
 from lmtrain.models.ngram_counts import Ints, count_ngrams, history_lengths
@@ -157,15 +158,21 @@ class NgramModel(LanguageModel):
             return {}
         return {"counted_ids": torch.from_numpy(np.concatenate([np.empty(0, np.int32), *self._pieces]))}
 
+    def expected_table(self) -> dict[str, Like]:
+        """What `tensors()` gives once the probabilities are estimated."""
+        return BackoffTable.expected(self.vocab_size, self.order)
+
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes over what `tensors()` gave, with or without `counted()`.
 
-        Raises CheckpointError for anything else; then nothing has changed.
+        Raises UnfitError for anything else; then nothing has changed.
         """
         left = dict(tensors)
         pieces, table = [], None
         if "counted_ids" in left:
-            pieces = [self._check_ids(left.pop("counted_ids"))]
+            ids = left.pop("counted_ids")
+            compare(Like((ANY_LENGTH,), torch.int32, least=0, most=self.vocab_size - 1), ids, "counted_ids")
+            pieces = [ids.numpy(force=True)]
         if left or not pieces:
             table = BackoffTable.from_tensors(left, vocab_size=self.vocab_size, order=self.order)
         self._pieces, self._table = pieces, table
@@ -176,17 +183,6 @@ class NgramModel(LanguageModel):
         model = cls(vocab_size=table.vocab_size, eos_id=eos_id, order=table.order)
         model._table = table
         return model
-
-    def _check_ids(self, ids: Tensor) -> NDArray[np.int32]:
-        inside = ids.dtype == torch.int32 and ids.dim() == 1 and bool(((ids >= 0) & (ids < self.vocab_size)).all())
-        if not inside:
-            raise CheckpointError(
-                f"counted_ids is {ids.dtype} {list(ids.shape)}, or holds ids outside the vocabulary of {self.vocab_size}.",
-                "Allowed is what the model saved: torch.int32 with one axis.",
-                "Use the checkpoint as it was written, or train again.",
-            )
-        array: NDArray[np.int32] = ids.numpy(force=True)
-        return array
 
 
 def _check_settings(order: int, smoothing: str, add_k: float) -> None:

@@ -207,13 +207,11 @@ class GRULayer(RecurrentLayer):
 
     num_gates, num_states = 3, 1
 
-    def __init__(self, input_size: int, hidden_size: int, *, init: str | None = "xavier", **rest: object) -> None:
-        super().__init__(input_size, hidden_size, init=init, **rest)  # type: ignore[arg-type]
+    def __init__(self, input_size: int, hidden_size: int, **rest: object) -> None:
+        super().__init__(input_size, hidden_size, **rest)  # type: ignore[arg-type]
         self.candidate_bias_H = nn.Parameter(torch.zeros(hidden_size))  # the reset gate multiplies this one
-        if init is not None:
-            self.initialise_last(init)
 
-    def initialise_last(self, how: str, half_width: float = 0.1) -> None:
+    def initialise_last(self, how: str, half_width: float) -> None:
         bound = self._bound(how, half_width)
         nn.init.zeros_(self.candidate_bias_H) if bound is None else nn.init.uniform_(self.candidate_bias_H, -bound, bound)
 

@@ -13,12 +13,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lmtrain.errors import CheckpointError
+from lmtrain.expected import LEAST_NATS, Each, Flag, Like, Number, Whole, agree, compare
+
+FEWEST_LOSSES = 3  # before NT-ASGD starts: one that was best, `patience` (at least one) behind it, and one that is worse
 
 
 class Averaging(ABC):
@@ -59,15 +62,17 @@ class Averaging(ABC):
         """The JSON-able rest of what a resumed run needs."""
         return {"num_averaged": self._num_averaged}
 
+    def expected_tensors(self, there_are: bool) -> dict[str, Like]:
+        """What `tensors()` gives, where there are any."""
+        return {name: Like.of(parameter) for name, parameter in self._parameters.items() if there_are}
+
+    def expected_document(self, there_are: bool, num_steps: int, best_nats: float | None) -> dict[str, Any]:
+        """What `document()` gives after `num_steps` steps, of whose validations the best (and finite) was `best_nats`."""
+        return {"num_averaged": Whole(1, num_steps) if there_are else 0}
+
     def load(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
-        """Goes on from `tensors()` and `document()`. Raises CheckpointError where they are of another model."""
-        own = {name: parameter.shape for name, parameter in self._parameters.items()}
-        if tensors and {name: tensor.shape for name, tensor in tensors.items()} != own:
-            raise CheckpointError(
-                "The checkpoint's averaged weights are of another model.",
-                "They must have the names and shapes of the model's own weights.",
-                "Resume with the model settings that the run was started with.",
-            )
+        """Goes on from `tensors()` and `document()`. Raises UnfitError where they are of another model."""
+        compare(self.expected_tensors(bool(tensors)), tensors)
         # In the order of the parameters, on which `_move` relies, whatever the order in which they were stored.
         self._averages = {
             name: torch.empty_like(parameter).copy_(tensors[name]) for name, parameter in self._parameters.items() if tensors
@@ -142,7 +147,33 @@ class NonMonotonicAverage(Averaging):
         losses = [None if math.isinf(loss) else loss for loss in self._losses]
         return super().document() | {"started": self.started, "losses": losses}
 
+    def expected_document(self, there_are: bool, num_steps: int, best_nats: float | None) -> dict[str, Any]:
+        fewest = FEWEST_LOSSES if there_are else 0
+        own = {
+            "started": True if there_are else Flag(),
+            "losses": _Losses(Number(LEAST_NATS, null=True), fewest, num_steps + 1, best_nats=best_nats),
+        }
+        return super().expected_document(there_are, num_steps, best_nats) | own
+
     def load(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+        agree(
+            not document["started"] or len(document["losses"]) >= FEWEST_LOSSES,
+            "started", f"is true after {len(document['losses'])} evaluations", f"true from the {FEWEST_LOSSES}rd on",
+        )  # fmt: skip
         super().load(tensors, document)
         self.started = document["started"]
         self._losses = [math.inf if loss is None else loss for loss in document["losses"]]
+
+
+@dataclass(frozen=True)
+class _Losses(Each):
+    """All validation losses so far; the least of those that are finite is the best of the run."""
+
+    best_nats: float | None = None
+
+    def problem(self, value: Any) -> str:
+        least = min((loss for loss in value if type(loss) in (int, float)), default=None) if isinstance(value, list) else None
+        return super().problem(value) or (f"has the minimum {least}" if least != self.best_nats else "")
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, with best_nats={self.best_nats} as the minimum"

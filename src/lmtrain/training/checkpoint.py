@@ -35,7 +35,8 @@ import torch
 from torch import Tensor
 
 from lmtrain import __version__
-from lmtrain.errors import CheckpointError, ResourceError, UserError, is_out_of_memory
+from lmtrain.errors import CheckpointError, ResourceError, UnfitError, UserError, is_out_of_memory
+from lmtrain.expected import Whole, compare, within
 from lmtrain.training.durable_file import (
     FileRecord,
     remove_temporaries,
@@ -292,9 +293,11 @@ def believing(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except UnfitError as error:
+        raise UnfitError(f"{path}/{error.field}", error.problem, error.range) from error
     except UserError as error:
         raise error if isinstance(error, CheckpointError) else _foreign(path, str(error)) from error
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, OverflowError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
         raise _foreign(path, f"{type(error).__name__}: {str(error)[:200]}") from error
@@ -370,7 +373,10 @@ def _read_manifest(path: Path) -> tuple[Manifest, int]:
                 f"This lmtrain ({__version__}) reads schemas up to {SCHEMA}.",
                 f'Type: pip install "lmtrain>={version}"' if VERSION.fullmatch(version) else "Install a newer lmtrain.",
             )
-        case {"schema": int(schema), "step": int(step), "ordinal": int(ordinal), "files": dict(entries)} if schema >= 1:
+        case {"schema": int(schema), "step": step, "ordinal": ordinal, "files": dict(entries)} if schema >= 1:
+            with believing(path), within("manifest.json: "):
+                compare({"schema": Whole(1), "step": Whole(), "ordinal": Whole()},
+                        {"schema": schema, "step": step, "ordinal": ordinal})  # fmt: skip
             return Manifest(step, ordinal, dict(_iter_records(file, entries))), schema
     raise _damaged(file, "It does not say schema, step, ordinal and files.")
 

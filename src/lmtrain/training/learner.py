@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
@@ -21,12 +21,12 @@ import torch
 from torch import Generator, Tensor
 
 from lmtrain.data.stream import Chunk
-from lmtrain.errors import CheckpointError
+from lmtrain.expected import Leaf, Like, compare, shown, within
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel, State, detach
 from lmtrain.models.ngram import NgramModel
 from lmtrain.training.averaging import Averaging
-from lmtrain.training.optimizer import clip_gradients, load_optimizer, optimizer_tensors, set_rate
-from lmtrain.training.random_state import load_random_document, random_document
+from lmtrain.training.optimizer import clip_gradients, expected_optimizer, load_optimizer, optimizer_tensors, set_rate
+from lmtrain.training.random_state import expected_random, load_random_document, random_document
 from lmtrain.training.schedule import Progress, Schedule
 
 Tensors = dict[str, dict[str, Tensor]]  # file name -> tensor name -> tensor
@@ -46,6 +46,15 @@ class StepReport(NamedTuple):
     @property
     def is_finite(self) -> bool:
         return self.nats is None or (math.isfinite(self.nats + self.penalty) and math.isfinite(self.grad_norm))
+
+
+class Known(NamedTuple):
+    """What a saved state says of itself, and its run of the text, when its learner is looked at."""
+
+    num_steps: int
+    num_tokens: int
+    best_nats: float | None  # of the validations that were finite
+    batch_size: int
 
 
 @dataclass
@@ -81,8 +90,12 @@ class Learner(ABC):
         """The JSON-able rest of what must survive."""
 
     @abstractmethod
+    def expected(self, names: Collection[str], known: Known) -> tuple[dict[str, dict[str, Like]], dict[str, Any]]:
+        """What `tensors()` and `document()` of another process give, where those of `training` have these names."""
+
+    @abstractmethod
     def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
-        """Goes on from `tensors()` and `document()` of another process. Raises CheckpointError where they do not fit."""
+        """Goes on from `tensors()` and `document()` of another process, which are as `expected`."""
 
 
 @dataclass
@@ -191,6 +204,28 @@ class GradientLearner(Learner):
             "rate_scale": self.rate_scale,
         }
 
+    def expected(self, names: Collection[str], known: Known) -> tuple[dict[str, dict[str, Like]], dict[str, Any]]:
+        weights, num_steps = expected_weights(self.model), known.num_steps
+        is_averaged = any(name.startswith("averaging.") for name in names)
+        own = {name.removeprefix("optimizer.") for name in names if name.startswith("optimizer.")}
+        moments, memory = expected_optimizer(self.optimizer, own, num_steps)
+        parts = {
+            "optimizer": moments,
+            "averaging": self.averaging.expected_tensors(is_averaged),
+            "state": self._expected_state(known.batch_size) if num_steps else {},
+            "raw": weights if is_averaged else {},
+        }
+        training = {f"{part}.{name}": like for part, members in parts.items() for name, like in members.items()}
+        if self.overlap and num_steps and "earlier" in names:  # not there while the first chunks of an epoch were skipped
+            training["earlier"] = self._ids(range(1, self.overlap + 1), known.batch_size)
+        return {"model": weights, "training": training}, {
+            "optimizer": memory,
+            "schedule": self.schedule.expected_state(num_steps, known.best_nats),
+            "averaging": self.averaging.expected_document(is_averaged, num_steps, known.best_nats),
+            "random": expected_random({"dropout": self.generator}),
+            "rate_scale": _Halved(),
+        }
+
     def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
         training = tensors["training"]
         raw = _part(training, "raw.")
@@ -200,12 +235,20 @@ class GradientLearner(Learner):
         self.schedule.load_state(document["schedule"])
         load_random_document(document["random"], {"dropout": self.generator})
         self.rate_scale = document["rate_scale"]
-        if not 0 < self.rate_scale <= 1:
-            raise ValueError(f"a learning rate multiplied by {self.rate_scale}")
         device = next(self.model.parameters()).device
         carried = _part(training, "state.")
         self.state = tuple(carried[str(number)].to(device) for number in range(len(carried)))
         self.earlier_TB = training["earlier"].to(device) if "earlier" in training else None
+
+    def _expected_state(self, batch_size: int) -> dict[str, Like]:
+        """As the model's own before any token, on whatever device: its integers are ids of tokens."""
+        return {
+            str(number): Like.of(tensor) if tensor.is_floating_point() else self._ids(*tensor.shape)
+            for number, tensor in enumerate(self.model.initial_state(batch_size))
+        }
+
+    def _ids(self, *shape: int | range) -> Like:
+        return Like(shape, torch.int64, least=0, most=self.model.vocab_size - 1)
 
     def _with_overlap(self, chunk: Chunk) -> tuple[Tensor, int | None]:
         """The chunk's inputs behind those that gradients reach back over, and after how many of them the state is carried.
@@ -253,36 +296,46 @@ class CountLearner(Learner):
     def document(self) -> dict[str, Any]:
         return {}
 
+    def expected(self, names: Collection[str], known: Known) -> tuple[dict[str, dict[str, Like]], dict[str, Any]]:
+        counted = {"counted_ids": Like((known.num_tokens,), torch.int32, least=0, most=self.model.vocab_size - 1)}
+        if "counted_ids" in names:  # the table has been estimated from them
+            return {"model": self.model.expected_table(), "training": counted}, {}
+        return {"model": counted, "training": {}}, {}
+
     def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
-        self.model.load({**tensors["model"], **tensors["training"]})
+        with within("model.safetensors: "):
+            self.model.load({**tensors["model"], **tensors["training"]})
+
+
+@dataclass(frozen=True)
+class _Halved(Leaf):
+    """What multiplies the learning rate: 1, halved by each rollback."""
+
+    def problem(self, value: Any) -> str:
+        is_one = type(value) in (int, float) and 0 < value <= 1 and math.frexp(value)[0] == 0.5
+        return "" if is_one else f"is {shown(value)}"
+
+    def __str__(self) -> str:
+        return "1, 1/2, 1/4 and so on"
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copies `weights` into `model`. Raises CheckpointError where they are of another model."""
-    check_weights(model, weights)
+    """Copies `weights` into `model`. Raises UnfitError where they are of another model."""
+    compare(expected_weights(model), weights)
     own = model.state_dict()
     with torch.no_grad():
         for name, tensor in weights.items():
             own[name].copy_(tensor)
 
 
-def check_weights(model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Compares names and shapes; a tensor that a model shares is stored under the first of its names."""
-    own = shared_once(model)
-    wrong = [f"{name} is missing" for name in own if name not in weights]
-    wrong += [f"{name} is unknown" for name in weights if name not in own]
-    wrong += [
-        f"{name} has shape {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise CheckpointError(
-            f"The weights are of another model: {'; '.join(wrong[:4])}{more}.",
-            "Allowed are exactly the tensors of the model that the settings describe.",
-            "Use the checkpoint with its own settings, or train a new model.",
-        )
+def expected_weights(model: torch.nn.Module) -> dict[str, Like]:
+    """What a saved model of this kind consists of; a tensor that it shares is stored under the first of its names."""
+    ranges = {
+        f"{prefix}{'.' * bool(prefix)}{name}": bounds
+        for prefix, module in model.named_modules()
+        for name, bounds in getattr(module, "ranges", {}).items()
+    }
+    return {name: Like.of(tensor, *ranges.get(name, ())) for name, tensor in shared_once(model).items()}
 
 
 def shared_once(model: torch.nn.Module) -> dict[str, Tensor]:

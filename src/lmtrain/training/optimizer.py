@@ -11,14 +11,15 @@ Hyper-parameters belong to the settings and the rate to the schedule, so only mo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from lmtrain.errors import CheckpointError, SettingsError
+from lmtrain.errors import SettingsError
+from lmtrain.expected import MOST, Like, compare
 
 OPTIONS = {
     "sgd": ("momentum", "nesterov"),
@@ -85,7 +86,19 @@ def make_optimizer(
         kind = {"adam": Adam, "adamw": AdamW}[name]
         optimizer = kind(parameter_groups, learning_rate, betas=(beta1, beta2), eps=epsilon, fused=fused)
     SpreadGradients().attach(optimizer)
+    optimizer.register_step_pre_hook(_begin_momentum)
     return optimizer
+
+
+def _begin_momentum(optimizer: Optimizer, *_: object) -> None:
+    """Momentum begins at zero where a parameter's first gradient comes later than that of others (a cluster of rare words),
+    or where a resumed run turns it on; PyTorch's kernels take it from all parameters or from none."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group.get("momentum") else ():
+            state = optimizer.state[parameter]
+            is_set_up = bool(state) or isinstance(optimizer, SGD)  # RMSprop makes all its memory at once
+            if parameter.grad is not None and is_set_up and "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 class SpreadGradients:
@@ -219,46 +232,50 @@ def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str
     return tensors, {"optimizer": type(optimizer).__name__, "state": state}
 
 
+def expected_optimizer(optimizer: Optimizer, names: Collection[str], num_steps: int) -> tuple[dict[str, Like], dict[str, Any]]:
+    """What `optimizer_tensors` gives of such an optimiser after `num_steps` steps at the most: tensors and document.
+
+    `names` are those of the tensors that there are. A parameter without a gradient so far (a cluster of rare words that was
+    never visited) has no moments; one that has some has all of them. A momentum may have been set, or not, when the run began.
+    """
+    tensors: dict[str, Like] = {}
+    state: dict[str, dict[str, str]] = {}
+    for name, parameter in _iter_named(optimizer):
+        moments = _moments(type(optimizer).__name__, parameter, num_steps)
+        known = [key for key in moments if f"{name}.{key}" in names]
+        needed = [key for key in moments if known and (key in known or key != "momentum_buffer")]
+        tensors |= {f"{name}.{key}": moments[key] for key in needed}
+        state[name] = dict.fromkeys(needed, "tensor")
+    return tensors, {"optimizer": type(optimizer).__name__, "state": state}
+
+
+def _moments(optimizer: str, parameter: Tensor, num_steps: int) -> dict[str, Like]:
+    """The moments of one parameter by name; one shape for all of them but the number of steps, on which kernels rely."""
+    mean, square = Like.of(parameter), Like.of(parameter, least=0)
+    first = 0 if optimizer == "Adagrad" else 1  # it makes its memory before the first step
+    count = {"step": Like((), least=first, most=num_steps, whole=True)}
+    match optimizer:
+        case "SGD":
+            return {"momentum_buffer": mean}
+        case "Adagrad":
+            return count | {"sum": square}
+        case "RMSprop":
+            return count | {"square_avg": square, "momentum_buffer": mean}
+    return count | {"exp_avg": mean, "exp_avg_sq": square}
+
+
 def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
     """Puts back what `optimizer_tensors` returned, exactly; settings such as momentum stay as they are.
 
-    Raises CheckpointError where the memory is another optimiser's or another model's.
+    Raises UnfitError where the memory is another optimiser's, another model's or nobody's.
     """
-    own = type(optimizer).__name__
-    if document["optimizer"] != own:
-        raise CheckpointError(
-            f"The checkpoint holds the memory of {document['optimizer']}.",
-            f"These settings make {own}, which cannot go on from it.",
-            "Resume with the optimizer that the run was started with.",
-        )
-    parameters = dict(_iter_named(optimizer))
-    if set(parameters) != set(document["state"]):
-        names = ", ".join(sorted(set(parameters) ^ set(document["state"]))[:5])
-        raise CheckpointError(
-            f"The checkpoint's optimizer and this model differ in the parameters {names}.",
-            "They must have the same ones.",
-            "Resume with the model settings that the run was started with.",
-        )
-    stored = {f"{name}.{key}" for name, own_state in document["state"].items() for key, v in own_state.items() if v == "tensor"}
-    others = {v for own_state in document["state"].values() for v in own_state.values()} - {"tensor", None}
-    if stored != set(tensors) or others:
-        raise CheckpointError(
-            "The checkpoint's optimizer does not list the tensors that are stored for it.",
-            "Each of its moments is a tensor.",
-            "Use the checkpoint as it was written.",
-        )
+    expected_tensors, expected_document = expected_optimizer(optimizer, tensors.keys(), MOST)
+    compare(expected_document, document)
+    compare(expected_tensors, tensors)
     state = {}
-    for index, (name, parameter) in enumerate(parameters.items()):
-        own_state = {k: tensors[f"{name}.{k}"] if v == "tensor" else v for k, v in document["state"][name].items()}
-        for key, value in own_state.items():
-            if isinstance(value, Tensor) and value.shape not in ((), parameter.shape):
-                raise CheckpointError(
-                    f"{name}.{key} of the checkpoint has shape {tuple(value.shape)}.",
-                    f"This model's {name} has shape {tuple(parameter.shape)}.",
-                    "Resume with the model settings that the run was started with.",
-                )
-        if own_state:
-            state[index] = {k: v.clone() if isinstance(v, Tensor) else v for k, v in own_state.items()}
+    for index, (name, _) in enumerate(_iter_named(optimizer)):
+        if document["state"][name]:
+            state[index] = {key: tensors[f"{name}.{key}"].clone() for key in document["state"][name]}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator
 
-from lmtrain.errors import CheckpointError
+from lmtrain.expected import Leaf, compare, shown
 
 logger = logging.getLogger("lmtrain")
 
@@ -22,33 +24,74 @@ def random_document(generators: Mapping[str, Generator]) -> dict[str, Any]:
     }
 
 
+def expected_random(generators: Mapping[str, Generator]) -> dict[str, Any]:
+    """What `random_document` gives of such generators, on whatever device they were."""
+    return {name: _State() for name in generators}
+
+
 def load_random_document(document: Any, generators: Mapping[str, Generator]) -> None:
-    """Puts `generators` into the states in `document`; CheckpointError where it is not one of these generators.
+    """Puts `generators` into the states in `document`; UnfitError where it is not one of these generators.
 
     A state of another kind of device cannot be taken over: the generator keeps its seed then, with a warning.
     """
-    if not isinstance(document, dict) or document.keys() != generators.keys():
-        raise _unusable(f"It names {list(document)[:8] if isinstance(document, dict) else 'none'}, not {list(generators)}")
+    compare(expected_random(generators), document)
     for name, generator in generators.items():
-        match document[name]:
-            case {"device": str(device), "state": str(state)}:
-                if device != generator.device.type:
-                    logger.warning(
-                        "The random generator %r was saved on %s and is on %s now: it starts again from its seed, so this run "
-                        "will differ from one that was not interrupted.", name, device[:20], generator.device.type,
-                    )  # fmt: skip
-                    continue
-                try:
-                    generator.set_state(torch.tensor(list(bytes.fromhex(state)), dtype=torch.uint8))
-                except (ValueError, RuntimeError) as error:
-                    raise _unusable(f"The state of {name!r} is not one ({str(error).splitlines()[0]})") from error
-            case _:
-                raise _unusable(f"The entry of {name!r} is not made of device and state")
+        device, state = document[name]["device"], bytes.fromhex(document[name]["state"])
+        if device != generator.device.type:
+            logger.warning(
+                "The random generator %r was saved on %s and is on %s now: it starts again from its seed, so this run "
+                "will differ from one that was not interrupted.", name, device, generator.device.type,
+            )  # fmt: skip
+            continue
+        generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
 
 
-def _unusable(problem: str) -> CheckpointError:
-    return CheckpointError(
-        f"The random generators of this checkpoint cannot be restored. {problem}.",
-        "A state is the hexadecimal text that this version of PyTorch writes for the same generator.",
-        "Take another checkpoint of the run.",
-    )
+class _State(Leaf):
+    """The device and the state of one generator.
+
+    PyTorch looks at the size of a state and at each of its indices, but not at what they come to together: from
+    `left` = `next` = 624, a Mersenne twister reads 623 words beyond its table. So that is looked at here.
+    """
+
+    def problem(self, value: Any) -> str:
+        match value:
+            case {"device": "cpu" | "cuda" as device, "state": str(text), **rest} if not rest:
+                if len(text) > 4 * CPU.itemsize or not re.fullmatch(r"([0-9a-f]{2})+", text):
+                    return f"has a state that is no hexadecimal text: {shown(text)}"
+                return _cpu_problem(bytes.fromhex(text)) if device == "cpu" else _cuda_problem(bytes.fromhex(text))
+        return f"is {shown(value)}"
+
+    def __str__(self) -> str:
+        return "a device, cpu or cuda, and the state of a generator on it as hexadecimal text"
+
+
+CPU = np.dtype({
+    "names": ["left", "seeded", "next", "words", "normal", "has_normal", "float_normal", "has_float_normal"],
+    "formats": ["<i4", "<i4", "<u8", ("<u8", 624), ("<f8", 3), "<i4", "<f4", "u1"],
+    "offsets": [8, 12, 16, 24, 5016, 5040, 5048, 5052],
+    "itemsize": 5056,
+})  # fmt: skip
+"""PyTorch's state of a Mersenne twister (CPUGeneratorImplState): its seed, where it stands in its words, and the second one
+of two normal deviates that were drawn at once."""
+
+
+def _cpu_problem(state: bytes) -> str:
+    if len(state) != CPU.itemsize:
+        return f"has a state of {len(state)} bytes instead of {CPU.itemsize}"
+    own = np.frombuffer(state, CPU)[0]
+    left, after = int(own["left"]), int(own["next"])
+    if (left, after) != (1, 0) and not (1 <= left <= 624 and left + after == 625):
+        return f"has a state that stands at word {after} with {left} left of 624"
+    if own["seeded"] != 1 or (own["words"] >> 32).any():
+        return "has a state that was never seeded, or words of more than 32 bits"
+    is_told = own["has_normal"] in (0, 1) and own["has_float_normal"] in (0, 1)
+    if not is_told or not np.isfinite([*own["normal"], own["float_normal"]]).all():
+        return "has a state whose kept normal deviate is none"
+    return ""
+
+
+def _cuda_problem(state: bytes) -> str:
+    """A state of Philox: its seed, and how far it is, which PyTorch moves by fours."""
+    if len(state) != 16:
+        return f"has a state of {len(state)} bytes instead of 16"
+    return "" if int.from_bytes(state[8:], "little") % 4 == 0 else "has a state whose offset is no multiple of 4"

@@ -19,6 +19,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmtrain.expected import Whole
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -72,6 +74,10 @@ class Schedule(ABC):
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, JSON-able."""
+        return {}
+
+    def expected_state(self, num_steps: int, best_nats: float | None) -> dict[str, Any]:
+        """What `state()` returns after `num_steps` steps, of whose validations the best (and finite) was `best_nats`."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -162,11 +168,15 @@ class Plateau(Schedule):
             self.best, self.stale = nats_per_token, 0
             return
         self.stale += 1
-        if self.stale == self.patience:
+        if self.stale >= self.patience:  # more than that where a resumed run was given less patience
             self.cuts, self.stale = self.cuts + 1, 0
 
     def state(self) -> dict[str, Any]:
         return {"best": self.best, "stale": self.stale, "cuts": self.cuts}
+
+    def expected_state(self, num_steps: int, best_nats: float | None) -> dict[str, Any]:
+        at_most = Whole(most=num_steps + 1)  # an evaluation per step, and one before the first
+        return {"best": best_nats, "stale": at_most, "cuts": at_most}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.best, self.stale, self.cuts = state["best"], state["stale"], state["cuts"]

@@ -9,12 +9,14 @@ Spikes       what the loss has been like
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from lmtrain.data.stream import Position
-from lmtrain.training.learner import Learner, StepReport, Tensors
+from lmtrain.data.stream import Position, Stream
+from lmtrain.expected import LEAST_NATS, Anything, Number, Whole, agree, compare, within
+from lmtrain.training.learner import Known, Learner, StepReport, Tensors
+
+MOST_SECONDS = 1e10  # three hundred years
 
 
 @dataclass
@@ -120,41 +122,90 @@ class TrainState:
             "learner": self.learner.document(),
         }
 
-    def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
-        """Goes on from `tensors()` and `document()` of another process."""
-        document = {**ADDED, **document}
-        _check_like(self.document(), document)
+    def load(self, tensors: Tensors, document: Any, stream: Stream) -> None:
+        """Goes on from `tensors()` and `document()` of another process, which read `stream`.
+
+        Raises UnfitError, before anything has changed, where no such process can have written them.
+        """
+        document = {**ADDED, **document} if isinstance(document, dict) else document
+        with within("training.json: "):
+            known = self._check(document, stream)
+            names = tensors.get("training", {}).keys()
+            expected_tensors, expected_document = self.learner.expected(names, known)
+            compare(expected_document, document["learner"], "state.learner")
+        for file, expected in expected_tensors.items():
+            with within(f"{file}.safetensors: "):
+                compare(expected, tensors.get(file, {}))
         self.learner.load(tensors, document["learner"])
-        self.position = Position.from_json(document["position"])
+        self.position = Position(**document["position"])
         self.step, self.num_tokens = document["step"], document["num_tokens"]
-        self.elapsed_seconds = document["elapsed_seconds"]
+        self.elapsed_seconds = float(document["elapsed_seconds"])
         self.best_nats = math.inf if document["best_nats"] is None else document["best_nats"]
         self.best_step, self.evaluated_step = document["best_step"], document["evaluated_step"]
         self.saved_step, self.trouble = document["saved_step"], Trouble(**document["trouble"])
         self.interval = Interval(**document["interval"])
         self.spikes = Spikes(**document["spikes"])
 
+    def _check(self, document: Any, stream: Stream) -> Known:
+        """Compares all but the learner, and says what the learner's part must agree with."""
+        given = document if isinstance(document, dict) else {}
+        compare(Whole(), given.get("step"), "state.step")
+        step = given["step"]
+        compare(self._expected(step) | {"learner": Anything()}, document, "state")
+        num_tokens, best_nats, best_step = document["num_tokens"], document["best_nats"], document["best_step"]
+        _check_position(Position(**document["position"]), step, num_tokens, stream)
+        evaluated = document["evaluated_step"]
+        agree(
+            (best_step is None) == (best_nats is None) and (best_step is None or best_step <= (evaluated or 0)),
+            "state.best_step", f"is {best_step} with best_nats {best_nats} and evaluated_step {evaluated}",
+            "null where best_nats is, else at most evaluated_step",
+        )  # fmt: skip
+        interval, spikes = document["interval"], document["spikes"]
+        agree(
+            interval["num_steps"] * stream.batch_size <= interval["num_tokens"] <= num_tokens
+            and interval["num_clipped"] <= interval["num_steps"],
+            "state.interval", f"is {interval}", f"a part of the {step} steps and {num_tokens} tokens, no more steps clipped",
+        )  # fmt: skip
+        if interval["num_steps"] == 0:
+            compare(asdict(Interval()), interval, "state.interval")
+        if spikes["count"] == 0:
+            compare(asdict(Spikes()), spikes, "state.spikes")
+        return Known(step, num_tokens, best_nats, stream.batch_size)
 
-def _check_like(own: Any, given: Any, name: str = "state") -> None:
-    """ValueError unless `given` has the form of `own`, with counts that are counts and numbers that are numbers."""
-    if name in ("state.learner.optimizer", "state.learner.random"):
-        return  # checked where they are put back
-    largest = 1e100 if isinstance(given, float) else 1 << 63  # more than any sum of a diverging run, and safe to square
-    is_number = isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < largest
-    match own:
-        case dict():
-            fits = isinstance(given, dict) and given.keys() == own.keys()
-            for key in own if fits else ():
-                _check_like(own[key], given[key], f"{name}.{key}")
-        case list():
-            fits = isinstance(given, list) and all(item is None or isinstance(item, float) for item in given)
-        case bool():
-            fits = isinstance(given, bool)
-        case int():
-            fits = is_number and isinstance(given, int) and given >= 0
-        case float():
-            fits = is_number or (given is None and not math.isfinite(own))
-        case _:
-            fits = given is None or is_number
-    if not fits:
-        raise ValueError(f"{name} is {given!r:.60}")
+    def _expected(self, step: int) -> dict[str, Any]:
+        """What `document` gives after `step` steps, but for the learner."""
+        up_to_now, sum_of_nats, positive = Whole(most=step), Number(), Number(least=0)
+        return {
+            "position": {"epoch": up_to_now, "index": up_to_now},
+            "step": Whole(),
+            "num_tokens": Whole(),
+            "elapsed_seconds": Number(0, MOST_SECONDS),
+            "best_nats": Number(LEAST_NATS, null=True),
+            "best_step": Whole(most=step, null=True),
+            "evaluated_step": Whole(most=step, null=True),
+            "saved_step": Whole(most=step, null=True),
+            "trouble": {"last_step": Whole(), "count": Whole(most=1000)},  # going back makes it a step still to come
+            "interval": {
+                "num_steps": up_to_now, "num_tokens": Whole(), "nats": sum_of_nats, "penalty": positive, "grad_norm": positive,
+                "num_clipped": up_to_now,
+            },
+            "spikes": {
+                "mean": sum_of_nats, "variance": positive, "count": up_to_now, "decay": Spikes.decay,
+                "warm_up": Spikes.warm_up,
+            },
+        }  # fmt: skip
+
+
+def _check_position(position: Position, step: int, num_tokens: int, stream: Stream) -> None:
+    """A position says, but for the lengths of the epochs before it, how many steps were taken and how many tokens read."""
+    num_chunks = stream.num_chunks(position.epoch)
+    agree(position.index < num_chunks, "state.position.index", f"is {position.index}", f"0 to {num_chunks - 1} in this epoch")
+    chunks, tokens = stream.done_before(position)
+    agree(step in chunks, "state.position", f"is {position} after {step} steps", f"one with {_between(chunks)} steps before it")
+    agree(
+        num_tokens in tokens, "state.num_tokens", f"is {num_tokens} at {position}", f"{_between(tokens)}, as the text has them"
+    )
+
+
+def _between(numbers: range) -> str:
+    return f"{numbers.start}" if len(numbers) == 1 else f"{numbers.start} to {numbers.stop - 1}"
