@@ -68,11 +68,11 @@ def main(arguments: list[str]) -> None:
     others = [hashes for other, hashes in saved.held_out.items() if options.text or other != options.split]
     lines = split.lines if options.text else saved.held_out.get(options.split)
     finding = look_for(name, lines, name_parts(options.run, saved.train), others)
-    if options.json:
+    if options.json:  # which says it in numbers
         shares = [overlap and overlap.share for _, overlap in finding.overlaps]
         document = {"checkpoint": str(trained.path), "text": options.text or options.split}
         print(json.dumps(document | bill.to_json() | {"lines_in_training": shares}))
-    else:
-        heading = printable(f"{options.text or options.split} of {trained.path}")
-        print(f"{heading}:\n{bill.format()}\n{printable(finding.format())}")
+        return
+    heading = printable(f"{options.text or options.split} of {trained.path}")
+    print(f"{heading}:\n{bill.format()}\n{printable(finding.format())}")
     finding.warn("the numbers are better than those of unseen text", "Type --text FILE with a text that it was not trained on.")

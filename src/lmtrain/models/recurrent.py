@@ -149,7 +149,7 @@ class RecurrentLayer(nn.Module):
             nn.init.eye_(self.weight_recurrent_ZH)
         nn.init.zeros_(self.bias_Z) if bound is None else nn.init.uniform_(self.bias_Z, -bound, bound)
 
-    def initialise_last(self, how: str, half_width: float = 0.1) -> None:
+    def initialise_last(self, how: str, half_width: float) -> None:
         """Draws what came to be drawn later than the rest: behind all layers, so that all else is drawn as before."""
 
     def _bound(self, how: str, half_width: float) -> float | None:
