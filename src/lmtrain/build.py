@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import lmtrain.config as config
 from lmtrain.data.corpus import Corpus, load_corpus
-from lmtrain.data.overlap import Hashes
+from lmtrain.data.overlap import MOST, Hashes
 from lmtrain.data.pydocs import write_pydocs
 from lmtrain.data.stream import Stream
 from lmtrain.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
@@ -421,18 +421,15 @@ def load_lines(trained: Trained) -> Lines:
     tensors: Mapping[str, Tensor] = {}
     if (trained.path / "lines.safetensors").exists():
         tensors = load_checkpoint(trained.path, names=("lines",)).tensors["lines"]
-    with believing(trained.path):
-        hashes = {name: _read_hashes(tensor) for name, tensor in tensors.items()}
-        train = [hashes.pop(f"train.{part}", None) for part in range(_num_parts(trained.model))]
-        if not hashes.keys() <= {"valid", "test"}:
-            raise ValueError(f"lines.safetensors holds {', '.join(hashes)}")
-    return Lines(train, hashes)
-
-
-def _read_hashes(tensor: Tensor) -> Hashes:
-    if tensor.dtype is not torch.int64 or tensor.dim() != 1 or bool((tensor < 0).any() | (tensor[1:] <= tensor[:-1]).any()):
-        raise ValueError("hashes of lines ascend and are not negative")
-    return tensor.numpy()
+    parts = [f"train.{part}" for part in range(_num_parts(trained.model))]
+    held_out = [name for name in ("valid", "test") if name in trained.texts]
+    names = [name for name in (*parts, *held_out) if name in tensors or (parts == ["train.0"] and "train.0" in tensors)]
+    with believing(trained.path), within("lines.safetensors: "):
+        compare({name: Like((range(MOST + 1),), torch.int64, least=0) for name in names}, tensors)
+        for name, tensor in tensors.items():
+            agree(bool((tensor[1:] > tensor[:-1]).all()), name, "does not ascend", "every hash once, in ascending order")
+    hashes = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return Lines([hashes.get(part) for part in parts], {name: hashes[name] for name in held_out if name in hashes})
 
 
 def _num_parts(model: LanguageModel) -> int:

@@ -1,4 +1,4 @@
-"""The 64 faults that a trainer has to survive: how each ends here, and the tests that hold it.
+"""The 121 faults that a trainer has to survive: how each ends here, and the tests that hold it.
 
 A fault is tested by `cases` (commands, typed in a directory with text.txt and a trained `run`, with the exit code and a
 pattern of the message; `test_commands.py` runs them), by named `tests`, or both. `why` says what was decided where more
@@ -478,7 +478,7 @@ FAULTS = (
         why="There is no distributed training; being started as one of several processes is refused.",
     ),
     Fault(
-        100, "a compiled library in the cache that another user planted", (),
+        65, "a compiled library in the cache that another user planted", (),
         (f"{CACHE}::test_a_planted_library_never_runs", f"{CACHE}::test_a_folder_that_everybody_can_write_is_refused",
          f"{CACHE}::test_a_folder_of_another_user_is_refused", f"{CACHE}::test_whatever_the_umask_nobody_else_can_write",
          f"{CACHE}::test_a_folder_that_is_swapped_after_it_was_opened_changes_nothing",
@@ -487,19 +487,19 @@ FAULTS = (
         "One warning, and eager computes (exit 0). A folder of one's own that the group can write (umask 002) is closed to it.",
     ),
     Fault(
-        101, "links in the cache, also in place of its lock", (),
+        66, "links in the cache, also in place of its lock", (),
         (f"{CACHE}::test_a_lock_that_is_no_file_of_mine_is_neither_followed_nor_written",
          f"{CACHE}::test_a_link_in_place_of_the_folder_is_refused_and_one_above_it_is_followed"),
     ),
     Fault(
-        102, "a compiled library that is damaged, altered, or made for another machine", (),
+        67, "a compiled library that is damaged, altered, or made for another machine", (),
         (f"{CACHE}::test_whatever_becomes_of_the_files_it_is_the_stored_library_that_is_loaded_or_a_new_one",
          f"{CACHE}::test_a_library_that_does_not_load_is_built_again_by_itself",
          f"{CACHE}::test_the_library_and_its_hash_are_on_disk_before_they_get_their_names"),
         "It is built again by itself.",
     ),
     Fault(
-        103, "a compiler that makes rubbish, fails or never ends", (),
+        68, "a compiler that makes rubbish, fails or never ends", (),
         (f"{CACHE}::test_a_bad_compile_is_refused_and_does_not_stay", f"{CACHE}::test_what_a_compiler_says_is_quoted",
          f"{CACHE}::test_a_compiler_that_never_ends_is_ended_with_all_it_started",
          f"{CACHE}::test_a_build_that_is_interrupted_leaves_no_compiler_and_no_folder",
@@ -507,13 +507,13 @@ FAULTS = (
         "A line after 15 s, the end of its whole process group after 90; eager computes, and the next run tries again.",
     ),
     Fault(
-        104, "a lock of the cache that somebody holds for ever", (),
+        69, "a lock of the cache that somebody holds for ever", (),
         (f"{CACHE}::test_a_lock_that_another_holds_is_waited_for_with_patience_and_a_line",
          f"{CACHE}::test_a_library_that_is_there_needs_no_lock",
          f"{CACHE}::test_a_file_system_without_locks_is_built_on_all_the_same"),
     ),
     Fault(
-        105, "a machine on which the native backend cannot be built: no home, no /proc, noexec, full, CXX", (),
+        70, "a machine on which the native backend cannot be built: no home, no /proc, noexec, full, CXX", (),
         (f"{CACHE}::test_without_a_home_the_reason_says_so", f"{CACHE}::test_a_machine_without_proc_says_so",
          f"{CACHE}::test_a_file_system_that_runs_no_code_is_named_before_anything_is_compiled",
          f"{CACHE}::test_a_cache_that_cannot_be_made_is_named", f"{CACHE}::test_what_is_wrong_with_cxx_is_said",
@@ -521,7 +521,7 @@ FAULTS = (
         "Each has its own sentence, said once; eager computes.",
     ),
     Fault(
-        106, "tensors and token ids handed to native code that do not fit", (),
+        71, "tensors and token ids handed to native code that do not fit", (),
         (f"{CHECKS}::test_no_kernel_takes_a_tensor_that_does_not_fit",
          f"{CHECKS}::test_a_target_outside_the_vocabulary_is_an_index_error",
          f"{CHECKS}::test_a_uniform_number_outside_0_to_1_draws_nothing",
@@ -529,27 +529,27 @@ FAULTS = (
         "ValueError or IndexError in Python; no address is used before.",
     ),
     Fault(
-        107, "a gradient that overflows on its way to a finite value", (),
+        72, "a gradient that overflows on its way to a finite value", (),
         ("tests/ops/test_activations.py::test_gradients_far_out_are_those_of_float64_and_finite_where_these_are",),
     ),
     Fault(
-        108, "torch.func over functions with a backward pass by hand", (),
+        73, "torch.func over functions with a backward pass by hand", (),
         ("tests/ops/test_activations.py::test_torch_func_gives_what_autograd_gives",
          "tests/ops/test_transforms.py::test_vmap_gives_what_a_loop_gives_and_so_do_its_gradients",
          "tests/ops/test_transforms.py::test_jvp_is_right_or_says_what_to_use_instead"),
     ),
     Fault(
-        109, "a learner made from another's fields loses what is none", (),
+        74, "a learner made from another's fields loses what is none", (),
         ("tests/training/test_graphed.py::test_a_learner_that_records_keeps_every_attribute_of_the_plain_one",
          "tests/training/test_graphed.py::test_every_attribute_that_a_learner_declares_is_a_field_or_belongs_to_its_class"),
     ),
     Fault(
-        110, "weights that PyTorch draws and init=fan leaves at 0", (),
+        75, "weights that PyTorch draws and init=fan leaves at 0", (),
         ("tests/models/test_neural.py::test_every_tensor_that_torch_draws_is_drawn_from_the_same_distribution",
          "tests/models/test_neural.py::test_the_bias_of_a_candidate_is_drawn_last_and_moves_no_other_weight"),
     ),
     Fault(
-        120, "two containers, one volume and one host name: two processes in one run directory", (),
+        76, "two containers, one volume and one host name: two processes in one run directory", (),
         (
             f"{RUN}::test_of_processes_in_two_containers_with_one_host_name_only_one_trains",
             f"{RUN}::test_of_processes_that_race_for_one_lock_exactly_one_gets_it",
@@ -557,7 +557,7 @@ FAULTS = (
         "The kernel holds the lock (flock). A process of an older lmtrain that still trains holds none and is not seen.",
     ),
     Fault(
-        121, "a lock that outlives its process: kill -9, a forked child, torn text, a link or a pipe in its place", (),
+        77, "a lock that outlives its process: kill -9, a forked child, torn text, a link or a pipe in its place", (),
         (
             f"{RUN}::test_a_lock_is_free_the_moment_its_process_is_killed_even_where_a_child_of_it_lives_on",
             f"{RUN}::test_a_torn_lock_that_nobody_holds_is_taken_over",
@@ -565,17 +565,17 @@ FAULTS = (
         ),
     ),
     Fault(
-        122, "somebody else locks the directory or the lock file", (),
+        78, "somebody else locks the directory or the lock file", (),
         (f"{RUN}::test_who_locks_the_directory_or_holds_the_lock_file_for_himself_makes_nobody_wait",),
         "Nobody waits: who does not get the lock is refused at once.",
     ),
     Fault(
-        123, "a file system without flock", (),
+        79, "a file system without flock", (),
         (f"{RUN}::test_a_file_system_without_locks_is_said_once_and_nobody_is_refused",),
         "A warning, and a lock file that says who trains; two processes cannot be kept apart there.",
     ),
     Fault(
-        124, "a run directory that holds somebody else's files", (),
+        80, "a run directory that holds somebody else's files", (),
         (
             f"{HERE}files.py::test_a_directory_with_a_file_of_a_runs_name_that_no_run_wrote_is_refused_untouched",
             f"{HERE}files.py::test_in_a_sweep_only_the_job_whose_place_is_taken_fails",
@@ -584,14 +584,14 @@ FAULTS = (
         "Files of other names are no hindrance: a run may begin beside them, also in the working directory.",
     ),
     Fault(
-        125, "a refused run in a directory that was there", (),
+        81, "a refused run in a directory that was there", (),
         (
             f"{HERE}files.py::test_a_run_begins_beside_files_of_other_names_and_a_refused_one_takes_only_its_own_away",
             f"{HERE}files.py::test_a_new_directory_goes_with_the_run_that_was_refused",
         ),
     ),
     Fault(
-        126, "the run directory is removed, or replaced by another run's, while its run trains", (),
+        82, "the run directory is removed, or replaced by another run's, while its run trains", (),
         (
             f"{HERE}files.py::test_a_run_whose_directory_is_removed_saves_in_a_new_one_that_can_be_resumed",
             f"{RUN}::test_a_directory_in_which_another_run_is_by_now_is_left_alone",
@@ -599,22 +599,22 @@ FAULTS = (
         "It is made again, with the settings, so that it can be resumed. Earlier records are gone.",
     ),
     Fault(
-        127, "SIGTERM, SIGHUP or kill -9 in the midst of mix or arpa", (),
+        83, "SIGTERM, SIGHUP or kill -9 in the midst of mix or arpa", (),
         (f"{HERE}files.py::test_a_command_that_is_stopped_leaves_nothing_or_what_the_same_command_removes",),
     ),
     Fault(
-        128, "kill -9 while the token cache is written", (),
+        84, "kill -9 while the token cache is written", (),
         (f"{HERE}files.py::test_what_killed_builders_left_in_the_cache_goes_and_what_a_live_one_writes_stays",),
     ),
     Fault(
-        129, "a model is read while its run trains and removes older checkpoints", (),
+        85, "a model is read while its run trains and removes older checkpoints", (),
         (
             f"{HERE}files.py::test_a_reader_never_meets_the_pruner",
             f"{HERE}files.py::test_a_checkpoint_that_was_removed_is_not_called_damaged",
         ),
     ),
     Fault(
-        130, "metrics.jsonl, lmtrain.log, run.json, tensorboard/ or a pointer is something else, or holds any bytes", (),
+        86, "metrics.jsonl, lmtrain.log, run.json, tensorboard/ or a pointer is something else, or holds any bytes", (),
         (
             f"{HERE}files.py::test_nothing_that_stands_in_the_way_of_a_run_that_goes_on_prevents_it",
             f"{HERE}files.py::test_a_record_of_any_bytes_prevents_no_training_and_loses_nothing",
@@ -622,7 +622,7 @@ FAULTS = (
         "It is renamed and said; nothing is computed from it.",
     ),
     Fault(
-        131, "a process that is suspended", (),
+        87, "a process that is suspended", (),
         (
             f"{HERE}files.py::test_the_time_for_which_a_process_is_stopped_does_not_count",
             f"{HERE}files.py::test_time_that_is_waited_for_something_or_in_which_no_other_thread_gets_on_counts",
@@ -630,7 +630,7 @@ FAULTS = (
         "Stops of less than a second count. Time that evaluation and saving take counts.",
     ),
     Fault(
-        160, "a checkpoint in which one value is forged, under a manifest that agrees", (),
+        88, "a checkpoint in which one value is forged, under a manifest that agrees", (),
         (f"{HERE}forged.py::test_what_no_run_wrote_is_refused_by_file_and_field",
          f"{HERE}forged.py::test_moments_of_one_number_are_refused_before_a_kernel_writes_past_them",
          "tests/training/test_optimizer.py::test_moments_that_a_kernel_would_read_or_write_past_are_refused"),
@@ -638,22 +638,22 @@ FAULTS = (
         "is used. A value that another run could have written may change the result.",
     ),
     Fault(
-        161, "a random generator whose forged state points beyond its table", (),
+        89, "a random generator whose forged state points beyond its table", (),
         ("tests/training/test_random_state.py::test_a_generator_that_would_read_beyond_its_words_is_refused",
          "tests/training/test_random_state.py::test_every_state_that_a_generator_can_be_in_is_taken"),
     ),
     Fault(
-        162, "moments of the optimiser that are not finite though the model is", (),
+        90, "moments of the optimiser that are not finite though the model is", (),
         (f"{HERE}nonfinite.py::test_moments_that_are_not_finite_are_not_saved",),
         "The square of a gradient of 1e20 is infinite. Such a state would not be read back, so it is not written either.",
     ),
     Fault(
-        163, "momentum that is turned on when a run goes on, or whose first gradient comes later than that of others", (),
+        91, "momentum that is turned on when a run goes on, or whose first gradient comes later than that of others", (),
         ("tests/training/test_optimizer.py::test_momentum_begins_at_zero_where_a_resumed_run_turns_it_on",
          "tests/training/test_optimizer.py::test_momentum_begins_at_zero_for_a_parameter_whose_first_gradient_comes_later"),
     ),
     Fault(
-        180, "a token of probability zero in a text that is scored",
+        92, "a token of probability zero in a text that is scored",
         (Case(("evaluate", "run", "--temperature", "1e-300"), 0, r"perplexity exp\(.* nats per token"),),
         (f"{HERE}sums.py::test_no_command_prints_nan_whatever_the_model_the_text_and_the_temperature",
          f"{HERE}sums.py::test_no_command_prints_nan_in_two_thousand_more",
@@ -663,18 +663,18 @@ FAULTS = (
         "Subsets are summed by themselves. Infinity is written with the first such token, as null in JSON; nan never is.",
     ),
     Fault(
-        181, "a model that gives numbers which are none, or comes to it while it adapts", (),
+        93, "a model that gives numbers which are none, or comes to it while it adapts", (),
         (f"{HERE}sums.py::test_weights_that_are_not_numbers_end_in_a_paragraph_and_print_no_result",),
     ),
     Fault(
-        182, "a text of blank lines, evaluated and scored",
+        94, "a text of blank lines, evaluated and scored",
         (Case(("evaluate", "run", "--text", "given.txt"), 0, "1 tokens scored", {"given.txt": b"\n"}),
          Case(("score", "run", "given.txt"), 0, "1 tokens scored", {"given.txt": b"\n"}),
          Case(("evaluate", "run", "--text", "given.txt"), 3, "given.txt is empty", {"given.txt": b""})),
         (f"{HERE}sums.py::test_evaluate_and_score_say_the_same_of_the_smallest_texts",),
     ),
     Fault(
-        183, "ARPA files as other programs write them",
+        95, "ARPA files as other programs write them",
         (Case(("arpa", "m.arpa", "--output", "m"), 0, "Saved in m: order 1", {"m.arpa": gzip.compress(ARPA)}),
          Case(("arpa", "m.arpa", "--output", "m"), 3, r"\(iARPA\)\. .* compile-lm m\.arpa", {"m.arpa": b"iARPA\n" + ARPA}),
          Case(("arpa", "m.arpa", "--output", "m"), 3, "has '-0_5' where a number", {"m.arpa": ARPA.replace(b"-0.5", b"-0_5")}),
@@ -687,24 +687,24 @@ FAULTS = (
          "tests/models/test_arpa.py::test_what_is_no_arpa_file_is_named_with_what_to_type"),
     ),
     Fault(
-        184, "an ARPA file that is no distribution", (),
+        96, "an ARPA file that is no distribution", (),
         ("tests/models/test_arpa.py::test_what_sums_to_three_is_read_with_a_warning",
          "tests/models/test_arpa.py::test_a_context_whose_probabilities_do_not_sum_to_one_is_named",
          "tests/models/test_arpa.py::test_rounded_logarithms_are_a_distribution"),
         "It is read with a warning, as other programs read it; sums within 1 % of one come from logarithms with few digits.",
     ),
     Fault(
-        185, "add_k behind a context that was never seen", (),
+        97, "add_k behind a context that was never seen", (),
         ("tests/models/test_ngram.py::test_add_k_gives_every_word_the_same_probability_behind_a_context_never_seen",
          "tests/models/test_ngram.py::test_probabilities_equal_the_definition"),
     ),
     Fault(
-        186, "a mixture of models that are nearly alike", (),
+        98, "a mixture of models that are nearly alike", (),
         ("tests/models/test_mixture.py::test_models_that_are_nearly_alike_are_told_apart_to_a_billionth",
          "tests/models/test_mixture.py::test_no_other_weights_gain_more_than_a_billionth"),
     ),
     Fault(
-        200, "a run that goes on in another precision, backend, number of threads or PyTorch than before", (),
+        99, "a run that goes on in another precision, backend, number of threads or PyTorch than before", (),
         (f"{HERE}arithmetic.py::test_what_auto_became_is_kept_and_compared",
          f"{HERE}arithmetic.py::test_another_backend_is_warned_of_when_it_is_chosen",
          f"{HERE}arithmetic.py::test_threads_limits_and_versions_are_compared",
@@ -713,20 +713,20 @@ FAULTS = (
         "It goes on, and says that it is no longer the run it was; run.json keeps what each process computed with.",
     ),
     Fault(
-        201, "names of files that shell or settings read as something else: ${...}, quotes, bytes, null, 1e5",
+        100, "names of files that shell or settings read as something else: ${...}, quotes, bytes, null, 1e5",
         (training('data.path="\\${oc.env:HOME}.txt"', code=3, message=r"no file or directory .*/\$\{oc\.env:HOME\}\.txt"),),
         ("tests/test_shell.py::test_a_name_is_typed_so_that_shell_and_settings_read_it_as_it_is",
          f"{HERE}hydra.py::test_a_run_and_a_text_whose_names_are_numbers"),
     ),
     Fault(
-        202, "a name that begins with ~ where there is no such user",
+        101, "a name that begins with ~ where there is no such user",
         (Case(("score", "run", "~no_such_user.txt"), 3, "There is no file"),),
         (f"{HERE}hydra.py::test_a_name_that_begins_with_a_tilde",
          "tests/test_shell.py::test_a_home_that_is_not_known_makes_a_name_of_the_tilde"),
         "It is a name then, as for a shell. Paths that lmtrain prints begin with ./ where they would begin with ~ or -.",
     ),
     Fault(
-        203, "text of others: escape sequences, text that runs backwards, shell commands in a checkpoint",
+        102, "text of others: escape sequences, text that runs backwards, shell commands in a checkpoint",
         (Case(("score", "run", "a\x1b[31m\u202e"), 3, r"a\\x1b\[31m\\u202e"),),
         (f"{HERE}terminal.py::test_what_a_message_holds_of_others_is_shown_and_not_obeyed",
          f"{HERE}terminal.py::test_no_text_of_a_checkpoint_is_part_of_a_command_to_type",
@@ -735,55 +735,55 @@ FAULTS = (
         "Messages show it as escape sequences; samples do so on a terminal and reach a pipe as they are.",
     ),
     Fault(
-        204, "standard streams that are closed or cannot be read", (),
+        103, "standard streams that are closed or cannot be read", (),
         (f"{HERE}terminal.py::test_standard_streams_that_are_closed_end_nothing",
          f"{HERE}terminal.py::test_standard_input_that_cannot_be_read_is_a_paragraph"),
     ),
     Fault(
-        205, "an environment that changes how Hydra reports errors", (),
+        104, "an environment that changes how Hydra reports errors", (),
         (f"{HERE}hydra.py::test_no_environment_changes_exit_codes",),
     ),
     Fault(
-        206, "settings of one's own: --config-dir, --config-name, hydra.searchpath, further groups, choices of Hydra's groups",
+        105, "settings of one's own: --config-dir, --config-name, hydra.searchpath, further groups, choices of Hydra's groups",
         (training("--config-dir", "nowhere", code=2, message="--config-dir nowhere is not a directory"),),
         (f"{HERE}hydra.py::test_settings_are_found_where_hydra_finds_them",
          f"{HERE}hydra.py::test_every_choice_of_hydras_own_groups_works"),
         "The check before anything starts composes as Hydra does, with Hydra's own search path.",
     ),
     Fault(
-        207, "options of Hydra that exclude each other, and whatever else Hydra refuses",
+        106, "options of Hydra that exclude each other, and whatever else Hydra refuses",
         (Case(("-m", "--cfg", "job"), 2, "-m and --cfg were given together"),),
         (f"{HERE}hydra.py::test_what_hydra_refuses_is_a_paragraph",),
     ),
     Fault(
-        208, "hydra.job.chdir=true", (), (f"{HERE}hydra.py::test_no_path_moves_with_hydras_working_directory",),
+        107, "hydra.job.chdir=true", (), (f"{HERE}hydra.py::test_no_path_moves_with_hydras_working_directory",),
         "Paths start where the command was typed. Nothing that a run writes goes by the working directory.",
     ),
     Fault(
-        209, "an error that is sent to another process", (),
+        108, "an error that is sent to another process", (),
         ("tests/test_errors.py::test_every_error_survives_pickling_and_copying",),
     ),
     Fault(
-        210, "too little address space to load PyTorch", (),
+        109, "too little address space to load PyTorch", (),
         ("tests/test_errors.py::test_too_little_memory_to_load_pytorch_ends_with_one_paragraph",),
         "It is tried beforehand where there is a limit: libraries that PyTorch loads end the process by abort().",
     ),
     Fault(
-        211, "causes that are not the learning rate: optimizer.epsilon=0, trainer.clip_norm=0, averages of 100,000 tokens",
+        110, "causes that are not the learning rate: optimizer.epsilon=0, trainer.clip_norm=0, averages of 100,000 tokens",
         (),
         (f"{HERE}nonfinite.py::test_a_division_of_0_by_0_is_named_as_the_cause",
          f"{HERE}nonfinite.py::test_a_rate_that_is_much_too_high_is_brought_down_by_halving",
          f"{HERE}memory.py::test_averages_of_many_tokens_are_refused_at_once_and_named"),
     ),
     Fault(
-        140, "a text that is replaced, appended to or cut while it is read", (),
+        111, "a text that is replaced, appended to or cut while it is read", (),
         ("tests/data/test_changing_texts.py::test_no_cache_is_ever_of_another_text",
          "tests/data/test_changing_texts.py::test_a_text_that_changes_while_it_is_encoded_is_refused",
          "tests/data/test_text.py::test_a_text_that_changes_between_two_readings_is_refused_whatever_its_size_and_time"),
         "Every pass hashes all that it reads; one that met another text than the first ends in exit code 3.",
     ),
     Fault(
-        141, "a cache of any shape: damaged, forged, of another text", (),
+        112, "a cache of any shape: damaged, forged, of another text", (),
         ("tests/data/test_token_cache.py::test_any_change_of_a_manifest_is_noticed_or_could_be_right",
          "tests/data/test_token_cache.py::test_a_manifest_of_any_bytes_is_built_again",
          "tests/data/test_token_cache.py::test_any_change_of_the_ids_is_noticed_or_stays_in_the_vocabulary",
@@ -791,7 +791,7 @@ FAULTS = (
         "It is built again, with a line in the log.",
     ),
     Fault(
-        142, "vocabularies and words too large for a JSON document",
+        113, "vocabularies and words too large for a JSON document",
         (training("tokenizer=word", code=3, message=r"more than 1,048,576 characters without whitespace: 'aaaa.*tokenizer=char",
                   files={"text.txt": b"data " + b"a" * (5 << 19) + b" end\n"}),),
         (f"{HERE}limits.py::test_a_vocabulary_too_large_for_json_is_saved_loaded_resumed_mixed_and_exported",
@@ -803,7 +803,7 @@ FAULTS = (
         "Ten million types and words of 1,048,576 characters are saved; what exceeds that is refused before training.",
     ),
     Fault(
-        143, "a document that can be written, but is too long or too deep to be read", (),
+        114, "a document that can be written, but is too long or too deep to be read", (),
         (f"{HERE}limits.py::test_more_parts_than_a_mixture_has_are_refused_before_any_is_scored",
          f"{HERE}limits.py::test_a_mixture_of_mixtures_that_is_too_deep_is_refused_before_any_is_scored",
          f"{HERE}limits.py::test_the_record_of_a_run_loses_its_oldest_sessions_rather_than_the_run",
@@ -811,7 +811,7 @@ FAULTS = (
         "Refused before anything is computed where it is asked for; lists that grow with a run are bounded.",
     ),
     Fault(
-        144, "held-out text of one model in the training text of another", (),
+        115, "held-out text of one model in the training text of another", (),
         ("tests/commands/test_contamination.py::test_a_part_that_was_trained_on_the_test_text_is_named",
          "tests/commands/test_contamination.py::test_validation_on_which_the_weights_are_fitted_is_looked_for_too",
          "tests/commands/test_contamination.py::test_a_file_that_was_trained_on_is_found",
@@ -821,7 +821,7 @@ FAULTS = (
         "The share is printed, and warned of from 1 % on, plus twice what the other held-out text shows (at most 5 %).",
     ),
     Fault(
-        145, "texts on which numbers mean little: unknown or endless words, marked or shared lines",
+        116, "texts on which numbers mean little: unknown or endless words, marked or shared lines",
         (training("tokenizer=word", code=0, message=r"differs from all others .*Type tokenizer=char\.",
                   files={"text.txt": b"".join(b"%x\n" % (7 * n) ** 4 for n in range(1000))}),),
         ("tests/data/test_advice.py::test_an_unknown_word_that_training_never_has_is_remarked_on",
@@ -835,12 +835,36 @@ FAULTS = (
         "A warning before training, each with what to type; usual corpora are not remarked on.",
     ),
     Fault(
-        146, "bits per character of models that do not spell every word, compared with others", (),
+        117, "bits per character of models that do not spell every word, compared with others", (),
         ("tests/commands/test_sweeps.py::test_bits_per_character_are_not_listed_for_models_that_do_not_spell_every_word",
          "tests/commands/test_sweeps.py::test_neither_do_the_records_and_tensorboard_hold_them",
          "tests/commands/test_sweeps.py::test_a_search_never_prefers_a_model_that_does_not_spell",
          "tests/commands/test_sweeps.py::test_it_is_known_beforehand_whether_vocabularies_vary"),
         "They are left out. A search whose vocabularies vary minimises bits per character, and infinity where there are none.",
+    ),
+    Fault(
+        118, "gradients that reach back over more steps than an epoch's first chunk has", (),
+        ("tests/training/test_learner.py::test_gradients_are_those_of_bptt_made_by_hand",
+         "tests/models/test_neural.py::test_where_the_state_is_carried_from_changes_neither_loss_nor_gradients"),
+        "All tokens are run at once, and the incoming state is carried until something lies before it.",
+    ),
+    Fault(
+        119, "settings whose combination nobody has tried", (),
+        (f"{HERE}combinations.py::test_a_combination_trains_and_resumes_exactly_or_is_refused_by_a_rule",
+         f"{HERE}combinations.py::test_a_thousand_combinations_train_and_resume_exactly_or_are_refused_by_a_rule"),
+        "Each trains and resumes to the same bits, or a rule that the test writes down forbids it.",
+    ),
+    Fault(
+        120, "a signal before, in or behind an evaluation, a sample, a save, a rollback or the last step", (),
+        (f"{HERE}interruptions.py::test_a_signal_at_a_moment_of_every_kind_changes_nothing",
+         f"{HERE}interruptions.py::test_a_signal_at_any_moment_changes_nothing",
+         f"{HERE}interruptions.py::test_a_wish_to_save_before_a_wish_to_stop_changes_nothing"),
+        "What the loop decides, it decides from what is saved.",
+    ),
+    Fault(
+        121, "a sample that cannot be drawn, in training", (),
+        (f"{TRAIN}::test_a_model_that_expects_only_unknown_words_still_trains_and_shows_a_sample",),
+        "A sample is no reason to end a training: it is drawn with <unk>, or a warning says that there is none.",
     ),
 )  # fmt: skip
 

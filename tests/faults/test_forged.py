@@ -22,7 +22,7 @@ from torch import Tensor
 
 import lmtrain.commands.train as command
 import lmtrain.config as config
-from lmtrain.build import build_corpus, build_learner, build_limits, build_model, build_stream, load_trained
+from lmtrain.build import build_corpus, build_learner, build_limits, build_model, build_stream, load_lines, load_trained
 from lmtrain.errors import UserError
 from lmtrain.inference.evaluate import evaluate
 from lmtrain.inference.sample import SampleSettings, sample_text
@@ -247,6 +247,7 @@ class Forger:
     def use(self) -> None:
         """Loads the model, evaluates it and samples from it."""
         trained = load_trained(self.directory)
+        load_lines(trained)
         score(trained.model, trained.texts["valid"].ids, trained.tokenizer.eos_id)
         sample_text(trained.model, trained.tokenizer, "the", SampleSettings(max_tokens=2))
 
@@ -259,7 +260,7 @@ def read(forger: Forger, forgery: Forgery) -> str:
     """How a forged checkpoint is taken: nothing, or what is wrong, for this test to fail with."""
     forger.forge(forgery.file, forgery.content())
     refused = []
-    unread = {"training": forger.use, "texts": forger.resume}.get(forgery.file.partition(".")[0])
+    unread = {"training": forger.use, "texts": forger.resume, "lines": forger.resume}.get(forgery.file.partition(".")[0])
     doors = [door for door in forger.doors if door != unread]
     for door in doors:
         try:

@@ -68,7 +68,7 @@ def test_a_packed_vocabulary_that_was_damaged_is_refused() -> None:
         changed(arrays, "ends", 1, -1), changed(arrays, "ends", 1, 1 << 60), changed(arrays, "ends", 2, 8),
         changed(arrays, "bytes", 7, 0xFF), changed(arrays, "bytes", 5, 0x20), changed(arrays, "bytes", 5, ord("c")),
     ):  # fmt: skip
-        with pytest.raises(CheckpointError, match="The tokenizer has"):
+        with pytest.raises(CheckpointError, match=r"its arrays are|bytes and ends|ends end|bytes are not|tokens\[\d+\] is"):
             load_tokenizer(document, damaged)
 
 

@@ -49,7 +49,7 @@ from lmtrain.errors import (
     UserError,
     is_out_of_memory,
 )
-from lmtrain.expected import Anything, agree, compare, within
+from lmtrain.expected import Anything, Like, agree, compare, within
 from lmtrain.inference.evaluate import Bill, evaluate, usable_streams
 from lmtrain.inference.sample import OnlyUnknownError, SampleSettings, sample_text
 from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
@@ -309,7 +309,13 @@ def _check_documents(checkpoint: Checkpoint, settings: config.Config, corpus: Co
         before = _read_saved(checkpoint.documents["training"]["settings"])
         _check_same(before, settings)
     with within("tokenizer.json: "):
-        compare(corpus.tokenizer.to_json(), checkpoint.documents.get("tokenizer"))
+        document, arrays = corpus.tokenizer.save()
+        compare(document, checkpoint.documents.get("tokenizer"))
+    with within("tokenizer.safetensors: "):
+        saved = checkpoint.tensors.get("tokenizer", {})
+        compare({name: Like.of(torch.from_numpy(array)) for name, array in arrays.items()}, saved)
+        for name, array in arrays.items():
+            agree(np.array_equal(saved[name].numpy(), array), name, "is of another vocabulary", "that of the run's tokenizer")
     model = read_model_settings(checkpoint.documents.get("model"), corpus.tokenizer)
     with within("model.json: "):
         _check_same(model, before.model)
