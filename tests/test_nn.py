@@ -409,11 +409,12 @@ def test_sigmoid_is_a_nonlinearity() -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_layer_norm_and_zoneout_are_those_of_the_language_models(name: str, bias: bool, dtype: torch.dtype) -> None:
+def test_what_is_added_is_that_of_the_language_models(name: str, bias: bool, training: bool, dtype: torch.dtype) -> None:
     cell = {"LSTM": "lstm", "GRU": "gru", "RNN": "elman"}[name]
-    ours = getattr(lmtrain.nn, name)(3, 4, bias=bias, layer_norm=True, zoneout=0.3).eval()
-    layer = CELLS[cell](3, 4, layer_norm=True, zoneout=0.3).eval()
+    ours = getattr(lmtrain.nn, name)(3, 4, bias=bias, layer_norm=True, zoneout=0.3, weight_drop=0.2).train(training)
+    layer = CELLS[cell](3, 4, layer_norm=True, zoneout=0.3, weight_drop=0.2).train(training)
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter.copy_(torch.randn_like(parameter))
@@ -426,9 +427,11 @@ def test_layer_norm_and_zoneout_are_those_of_the_language_models(name: str, bias
             layer.candidate_bias_H.copy_(bias_hh[8:])
     x, state = torch.randn(5, 2, 3), tuple(torch.randn(2, 4) for _ in range(layer.num_states))
     hx = tuple(s[None] for s in state) if name == "LSTM" else state[0][None]
+    torch.manual_seed(3)
     with torch.autocast("cpu", enabled=dtype == torch.bfloat16):
         outputs, *finals = tensors(ours(x, hx))
-    expected, expected_finals = layer(x, state, None, None)
+    torch.manual_seed(3)
+    expected, expected_finals = layer(x, state, None, torch.default_generator)
     tolerance = 0.05 if dtype == torch.bfloat16 else 1e-5
     assert_close(outputs.float(), expected, rtol=0, atol=tolerance)
     assert_close([final[0].float() for final in finals], list(expected_finals), rtol=0, atol=tolerance)
