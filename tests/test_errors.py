@@ -13,6 +13,7 @@ import pytest
 import lmtrain.config as config
 import lmtrain.training.checkpoint  # noqa: F401 (it has errors of its own)
 from lmtrain.errors import UserError, is_out_of_memory
+from lmtrain.inference.sample import OnlyUnknownError
 
 
 def all_errors(cls: type[UserError] = UserError) -> Iterator[type[UserError]]:
@@ -24,8 +25,8 @@ def all_errors(cls: type[UserError] = UserError) -> Iterator[type[UserError]]:
 def made(cls: type[UserError]) -> UserError:
     if cls is config.SettingsProblemsError:
         return config.SettingsProblemsError(["one", "two"])
-    if cls.__name__ == "OnlyUnknownError":
-        return cls()  # type: ignore[call-arg]
+    if cls is OnlyUnknownError:
+        return OnlyUnknownError()
     return cls("It was given.", "It is allowed.", "Type this.")
 
 

@@ -131,7 +131,7 @@ def test_temperature_sharpens_the_same_distribution_and_is_named(table, temperat
 
 @pytest.mark.parametrize("temperature", [0, -1, math.nan, math.inf])
 def test_temperature_that_cannot_divide_is_refused(temperature):
-    with pytest.raises(SettingsError, match=rf"temperature is {temperature}.*--temperature 0\.95"):
+    with pytest.raises(SettingsError, match=rf"temperature is {temperature}.*temperature=0\.95"):
         Static(temperature)
 
 
