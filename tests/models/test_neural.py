@@ -262,6 +262,16 @@ def test_every_tensor_that_torch_draws_is_drawn_from_the_same_distribution(init:
         assert x.std().item() == pytest.approx(bound / 3**0.5, rel=0.25), name
 
 
+@pytest.mark.parametrize(("init", "bound"), [("fan", 1 / 40**0.5), ("uniform", 0.1), ("xavier", 0.0)])
+def test_a_layer_made_from_python_draws_the_bias_of_its_candidate_too(init: str, bound: float) -> None:
+    layer = GRULayer(3, 40)
+    assert bool((layer.candidate_bias_H == 0).all())  # xavier's
+    layer.initialise(init, 0.1)
+    layer.initialise_last(init, 0.1)
+    largest = layer.candidate_bias_H.abs().max()
+    assert 0.8 * bound <= largest <= bound
+
+
 @pytest.mark.parametrize("init", ["fan", "uniform", "xavier", "identity"])
 def test_the_bias_of_a_candidate_is_drawn_last_and_moves_no_other_weight(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config.RecurrentConfig(
