@@ -69,7 +69,8 @@ def test_neither_do_the_records_and_tensorboard_hold_them(
 def test_it_is_known_beforehand_whether_vocabularies_vary(overrides: list[str], varies: bool) -> None:
     application.register_schemas()
     base = [] if any(override.startswith(("data=", "experiment=")) for override in overrides) else ["data=text"]
-    assert application._varies_vocabulary([*base, *[o for o in overrides if not o.endswith("=null")]]) is varies
+    given = [*base, *[o for o in overrides if not o.endswith("=null")]]
+    assert application._varies_vocabulary(given, []) is varies
 
 
 def test_a_search_never_prefers_a_model_that_does_not_spell(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
