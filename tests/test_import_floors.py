@@ -24,7 +24,10 @@ def room(path: Path) -> str:
 def imports_of(path: Path) -> set[str]:
     """The rooms of the package that a file imports, also within functions; `__main__` loads commands by name."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse((SOURCE / path).read_text(encoding="utf-8"))):
+    tree = ast.parse((SOURCE / path).read_text(encoding="utf-8"))
+    if path == Path("__init__.py"):  # imports what it offers when it is asked for; a type checker reads it at once
+        tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -519,7 +519,7 @@ def test_a_foreign_script_switches_by_one_line_and_gets_the_same_losses() -> Non
 
 
 def test_the_readmes_example_and_the_docstrings_run() -> None:
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## From Python: a drop-in")[2].partition("\n## ")[0]
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("### A drop-in")[2].partition("\n## ")[0]
     (block,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     names: dict[str, Any] = {}
     exec(block, names)

@@ -1,18 +1,57 @@
-"""Trains fixed-window and recurrent language models whose recurrences are written by hand."""
+"""Trains and uses small language models, n-gram to LSTM, whose recurrences are written by hand.
+
+    import lmtrain
+
+    run = lmtrain.train("model=gru", "data=text", "data.path=my.txt", "trainer.max_seconds=60")
+    lm = lmtrain.load("outputs/RUN")                    # or run.model
+    lm.score(["Is this likely?", "Is this?"])
+    lm.perplexity("file.txt").perplexity
+    lm.sample("Return the", max_tokens=50)
+    lm.next("Return the", top=5)
+    lmtrain.nn.LSTM(200, 650)                           # in place of torch.nn.LSTM
+
+Importing it is quick: PyTorch is imported when something is first used.
+"""
 
 from importlib import import_module
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmtrain import nn as nn
+    from lmtrain.errors import CheckpointError as CheckpointError
+    from lmtrain.errors import DataError as DataError
+    from lmtrain.errors import DivergedError as DivergedError
+    from lmtrain.errors import ResourceError as ResourceError
+    from lmtrain.errors import SettingsError as SettingsError
+    from lmtrain.errors import UserError as UserError
+    from lmtrain.run import Run as Run
+    from lmtrain.run import train as train
+    from lmtrain.saved import Model as Model
+    from lmtrain.saved import TextScore as TextScore
+    from lmtrain.saved import Vectors as Vectors
+    from lmtrain.saved import load as load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "nn"]
+
+_HOMES = {
+    **dict.fromkeys(("Model", "TextScore", "Vectors", "load"), "lmtrain.saved"),
+    **dict.fromkeys(("Run", "train"), "lmtrain.run"),
+    **dict.fromkeys(
+        ("CheckpointError", "DataError", "DivergedError", "ResourceError", "SettingsError", "UserError"), "lmtrain.errors"
+    ),
+}  # where each public name is defined
+
+__all__ = ["__version__", "nn", *_HOMES]
 
 
-def __getattr__(name: str) -> ModuleType:
-    """What is imported when it is first used, so that `import lmtrain` is light: PyTorch takes seconds."""
-    if name != "nn":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"{__name__}.{name}")
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first asked for (PEP 562)."""
+    if name == "nn":
+        return import_module("lmtrain.nn")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'lmtrain' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

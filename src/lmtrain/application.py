@@ -33,9 +33,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, QuotedString, RangeSweep
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
+from hydra.version import VersionBase, setbase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -101,17 +104,21 @@ def run(arguments: Sequence[str]) -> None:
     _refuse_several_purposes(options)
     changes: dict[str, Any] = {}
     if not {"--hydra-help", "--shell-completion", "-sc"} & set(options):
-        overrides = [_with_path_as_meant(item, override) for item, override in zip(_parse(overrides), overrides, strict=True)]
-        resumed = _resumed_run(overrides)
-        if resumed is None:
-            _check_new_run(overrides, options)
-        else:
-            changes = _given_values(overrides)
-            overrides = _in_its_own_directory(resumed, overrides, options)
+        overrides, changes = _checked(overrides, options)
     # Overrides first: argparse takes them from one place only, and we do not want to mind where they were typed.
     sys.argv = [sys.argv[0], *overrides, *options]
     swept = {item.key_or_group for item in _parse(overrides) if item.is_sweep_override()}
     _call_hydra(changes, swept, varies=bool(swept) and _varies_vocabulary(overrides, options))
+
+
+def _checked(overrides: Sequence[str], options: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The overrides for Hydra, checked; and the settings to be changed in a run that goes on."""
+    overrides = [_with_path_as_meant(item, override) for item, override in zip(_parse(overrides), overrides, strict=True)]
+    resumed = _resumed_run(overrides)
+    if resumed is None:
+        _check_new_run(overrides, options)
+        return overrides, {}
+    return _in_its_own_directory(resumed, overrides, options), _given_values(overrides)
 
 
 def _resumed_run(overrides: Sequence[str]) -> str | None:
@@ -266,6 +273,8 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str], varies: bool) -> No
         try:
             best = _train(composed, changes)
         except Exception as error:
+            if isinstance(error, UserError) and HydraConfig.get().mode is not RunMode.MULTIRUN:
+                end_process(error)  # in a sweep the other jobs go on
             failures.append(f"  #{len(jobs) - 1}  {jobs[-1]}: {str(error) or type(error).__name__}")
             error.add_note(IN_A_JOB)  # also where it comes from another process, whose `jobs` are not these
             raise
@@ -281,16 +290,7 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str], varies: bool) -> No
     except Exception as error:  # before the first job nothing runs but Hydra
         if jobs or is_out_of_memory(error) or IN_A_JOB in getattr(error, "__notes__", ()):
             raise
-        if isinstance(error, OSError) and not isinstance(error, HydraException):
-            raise SettingsError(
-                f"The run directory cannot be made: {error}.",
-                "It must be a new path, or a directory, that you may write in.",
-                "Choose another with hydra.run.dir=DIRECTORY (for a sweep hydra.sweep.dir=DIRECTORY).",
-            ) from error
-        raise SettingsError(
-            f"Hydra refuses the settings: {str(error) or type(error).__name__}", "",
-            "\nOptions of Hydra itself:  python -m lmtrain --hydra-help",
-        ) from error  # fmt: skip
+        raise _of_hydra(error) from error
     finally:
         if len(results) > 1:
             print(printable(_compared(results)))
@@ -347,6 +347,20 @@ def _in_words(best: Reached | None) -> str:
     return f"{best.nats_per_token:.4f} nats per token, {spelt}"
 
 
+def _of_hydra(error: Exception) -> SettingsError:
+    """What Hydra could not do before a job began, as a mistake in the settings."""
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        return SettingsError(
+            f"The run directory cannot be made: {error}.",
+            "It must be a new path, or a directory, that you may write in.",
+            "Choose another with hydra.run.dir=DIRECTORY (for a sweep hydra.sweep.dir=DIRECTORY).",
+        )
+    return SettingsError(
+        f"Hydra refuses the settings: {str(error) or type(error).__name__}", "",
+        "\nOptions of Hydra itself:  python -m lmtrain --hydra-help",
+    )  # fmt: skip
+
+
 def _overrides(arguments: Sequence[str]) -> list[str]:
     """The arguments that are neither one of Hydra's own options nor the value of one."""
     before = ["", *arguments]
@@ -374,12 +388,10 @@ def _train(composed: DictConfig, changes: Mapping[str, Any]) -> Reached | None:
             return resume(directory, changes)
         refuse_what_is_not_ours(directory)
         return train(config.read_config(settings), directory, lambda: _write_as_hydra_would(composed, directory))
-    except UserError as error:
+    except UserError:
         if not settings["resume"]:
             place.leave()  # a run that was refused before it began (its text, its device, its size) leaves nothing behind
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
-            raise  # the other jobs of a sweep go on
-        end_process(error)
+        raise
 
 
 def _write_as_hydra_would(composed: DictConfig, directory: Path) -> None:
@@ -706,3 +718,81 @@ def _given_values(overrides: Sequence[str]) -> dict[str, Any]:
         if item.key_or_group != "resume" and not item.is_hydra_override():
             values[item.key_or_group] = _resolved_value(item)
     return values
+
+
+# ---- from Python
+
+
+def train_here(overrides: Sequence[str]) -> tuple[Path, Reached | None]:
+    """Trains in this process as the command line does with these overrides; the run directory and what it reached.
+
+    Raises UserError where the command line would end with one. Another Hydra program around it keeps its own state.
+    """
+    _refuse_several_processes()
+    if options := [override for override in overrides if override.startswith("-")]:
+        raise SettingsError(
+            f"{' '.join(options)} was given to lmtrain.train.",
+            "It takes settings such as model=gru, and no options of the command line.",
+            "For a sweep, call it once for each value.",
+        )
+    ended: list[tuple[Path, Reached | None] | UserError] = []
+
+    def task(composed: DictConfig) -> None:
+        directory = Path(HydraConfig.get().runtime.output_dir)
+        with _logged(directory / "lmtrain.log"):
+            try:
+                ended.append((directory, _train(composed, changes)))
+            except UserError as error:
+                ended.append(error)
+
+    with _own_hydra():
+        register_schemas()
+        checked, changes = _checked(overrides, [])
+        _refuse_sweep_unless_asked_for(checked, [])
+        path = create_automatic_config_search_path(__file__, None, str(config.conf_directory()))
+        try:
+            Hydra.create_main_hydra2("lmtrain", path).run("config", task, checked, with_log_configuration=False)
+        except _RefusedError as refused:
+            raise cast(UserError, refused.__cause__) from None
+        except (OSError, HydraException, OmegaConfBaseException) as error:
+            raise _of_hydra(error) from error
+    (end,) = ended
+    if isinstance(end, UserError):
+        raise end
+    return end
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Hydra as if no program of this process had used it; afterwards it is again as that program has it."""
+    kept: dict[type, Any] = {cls: Singleton._instances.pop(cls) for cls in HYDRA_STATE if cls in Singleton._instances}
+    setbase("1.3")
+    try:
+        yield
+    finally:
+        for cls in HYDRA_STATE:
+            Singleton._instances.pop(cls, None)
+        Singleton._instances.update(kept)
+
+
+HYDRA_STATE = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
+"""What Hydra keeps one of per process, and what a program's run sets."""
+
+
+@contextmanager
+def _logged(file: Path) -> Iterator[None]:
+    """Lines of the log go to `file`, and to standard error unless the program that calls us has a log of its own."""
+    logger = logging.getLogger("lmtrain")
+    level, to_file = logger.level, LogFile(str(file), encoding="utf-8", errors="backslashreplace")
+    to_file.setFormatter(logging.Formatter("[%(asctime)s] %(message)s"))
+    handlers: list[logging.Handler] = [to_file, *([] if logger.hasHandlers() else [logging.StreamHandler(sys.stderr)])]
+    logger.setLevel(logging.INFO)
+    for handler in handlers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for handler in handlers:
+            logger.removeHandler(handler)
+        to_file.close()

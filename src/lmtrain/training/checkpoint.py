@@ -248,6 +248,21 @@ def load_checkpoint(path: Path, names: Collection[str] | None = None) -> Checkpo
     return checkpoint
 
 
+def load_document(path: Path, name: str) -> Any:
+    """The document `<name>.json` of the checkpoint in directory `path`, verified; None where it has none."""
+    manifest, file = _read_manifest(path)[0], path / f"{name}.json"
+    if file.name not in manifest.files:
+        return None
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read(manifest.files[file.name].size_bytes + 1)
+        if hashlib.sha256(data).hexdigest() != manifest.files[file.name].sha256:
+            raise _damaged(file, "Its SHA-256 is not the one that the manifest says.")
+        return parse_json(data)
+    except (OSError, ValueError) as error:
+        raise _damaged(file, f"It cannot be read: {error}.") from error
+
+
 def verify_checkpoint(path: Path) -> Manifest:
     """Reads and hashes every file of the checkpoint in directory `path`; CheckpointError says what is wrong with which."""
     with _verified(path, None) as (manifest, _, _):

@@ -1,0 +1,156 @@
+"""`lmtrain.train`: a training from Python is that of the command line, and leaves the process as it was."""
+
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lmtrain
+from lmtrain.errors import CheckpointError, SettingsError
+
+SMALL = [
+    "data=text", "data.path=text.txt", "model.embed_size=6", "model.hidden_size=8", "trainer.batch_size=4",
+    "trainer.chunk_length=10", "trainer.num_steps=6", "trainer.max_seconds=null", "trainer.log_every=2",
+    "trainer.sample_tokens=5", "trainer.num_threads=1", "trainer.precision=float32",
+]  # fmt: skip
+
+
+def test_a_run_from_python_is_that_of_the_command_line(place: Path, assert_same_run: Callable[[Path, Path], None]) -> None:
+    run = lmtrain.train(*SMALL, "trainer.save_every=2", "hydra.run.dir=mine")
+    assert run.path == place / "mine"
+    assert_same_run(run.path, place / "run")
+    assert run.best is not None
+    assert run.best.nats_per_token == pytest.approx(run.model.perplexity("text.txt").nats_per_token, rel=0.2)
+    assert [record["step"] for record in run.metrics] == [2, 4, 6, 6]
+    assert {"settings.json", "run.json", "lmtrain.log", ".hydra"} <= {entry.name for entry in run.path.iterdir()}
+    assert "validation" in (run.path / "lmtrain.log").read_text(encoding="utf-8")
+    further = lmtrain.train(f"resume={run.path}", "trainer.num_steps=8")
+    assert further.path == run.path
+    assert further.metrics[-1]["step"] == 8
+
+
+@pytest.fixture
+def assert_same_run() -> Callable[[Path, Path], None]:
+    def check(ours: Path, theirs: Path) -> None:
+        first, second = (lmtrain.load(path, checkpoint="last").network for path in (ours, theirs))
+        assert isinstance(first, torch.nn.Module)
+        assert isinstance(second, torch.nn.Module)
+        weights = second.state_dict()
+        assert all(tensor.equal(weights[name]) for name, tensor in first.state_dict().items())
+
+    return check
+
+
+def state_of_the_process() -> list[Any]:
+    logger = logging.getLogger("lmtrain")
+    return [
+        [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)],
+        random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist(), torch.get_num_threads(), os.getcwd(),
+        float(torch.tensor(1e-320, dtype=torch.float64) * 1), logging.raiseExceptions, logger.level, list(logger.handlers),
+        threading.excepthook, list(sys.argv), torch.are_deterministic_algorithms_enabled(),
+    ]  # fmt: skip
+
+
+def test_the_process_is_afterwards_as_it_was(place: Path) -> None:
+    torch.set_flush_denormal(False)
+    before = state_of_the_process()
+    lmtrain.train(*SMALL, "hydra.run.dir=mine", "trainer.num_threads=2", "hydra.job.chdir=true")
+    assert state_of_the_process() == before
+    with pytest.raises(SettingsError):
+        lmtrain.train(*SMALL, "model.hidden_size=-1")
+    assert state_of_the_process() == before
+
+
+def test_mistakes_are_errors_of_ours_and_leave_nothing(place: Path) -> None:
+    for settings, words in [
+        (["model.hiden_size=3"], "did you mean model.hidden_size"), (["-m", "model=gru"], "no options of the command line"),
+        (["model=gru,lstm"], "gives several values"), (["data.path=nosuch.txt"], "nosuch.txt"),
+    ]:  # fmt: skip
+        with pytest.raises(lmtrain.UserError, match=words):
+            lmtrain.train(*SMALL, "hydra.run.dir=bad", *settings)
+        assert not Path("bad").exists()
+    with pytest.raises(CheckpointError, match="is not a run directory"):
+        lmtrain.train("resume=nosuch")
+
+
+def test_it_runs_in_a_thread(place: Path) -> None:
+    runs: list[lmtrain.Run] = []
+    thread = threading.Thread(target=lambda: runs.append(lmtrain.train(*SMALL, "hydra.run.dir=mine")))
+    thread.start()
+    thread.join()
+    assert runs[0].best is not None
+
+
+def test_ctrl_c_saves_and_is_raised(place: Path) -> None:
+    program = f"""
+import os, signal, lmtrain
+from lmtrain.training.learner import GradientLearner
+step = GradientLearner.step
+def interrupted(self, chunk, progress):
+    if progress.step == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+    return step(self, chunk, progress)
+GradientLearner.step = interrupted
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    lmtrain.train(*{SMALL!r}, "hydra.run.dir=mine")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert ended.stdout.endswith("interrupted\n"), ended.stderr
+    assert lmtrain.load("mine", checkpoint="last").step == 3
+
+
+def test_it_runs_within_another_hydra_program(place: Path) -> None:
+    Path("other").mkdir()
+    Path("other/config.yaml").write_text("x: 1\nname: ${hydra:job.name}\n", encoding="utf-8")
+    Path("program.py").write_text(
+        "import hydra, lmtrain\nfrom hydra.core.hydra_config import HydraConfig\n"
+        "@hydra.main(version_base='1.2', config_path='other', config_name='config')\ndef main(settings):\n"
+        "    before = HydraConfig.get().runtime.output_dir\n"
+        f"    run = lmtrain.train(*{SMALL!r}, 'hydra.run.dir=mine')\n"
+        "    assert HydraConfig.get().runtime.output_dir == before\n"
+        "    assert hydra.version.VersionBase.instance().getbase().minor == 2\n"
+        "    print('done', settings.name, run.best.nats_per_token > 0)\nmain()\n",
+        encoding="utf-8",
+    )
+    ended = subprocess.run([sys.executable, "program.py"], capture_output=True, text=True, timeout=120)
+    assert "done program True" in ended.stdout, ended.stderr
+
+
+def test_ten_lines_train_score_sample_and_compare_two_models(place: Path) -> None:
+    """As the README shows it."""
+    program = f"""
+import lmtrain
+common = {[*SMALL, "tokenizer=word"]!r}
+lstm = lmtrain.train(*common, "model=lstm", "hydra.run.dir=a").model
+counts = lmtrain.train("data=text", "data.path=text.txt", "tokenizer=word", "model=ngram", "hydra.run.dir=b").model
+for lm in (lstm, counts):
+    print(lm, lm.perplexity("text.txt").perplexity, lm.next("the cat", top=2))
+    better, worse = lm.score(["the cat sat", "sat the cat"])
+    print(better.log_prob, worse.log_prob, lm.sample("the", max_tokens=5, num_samples=2))
+"""
+    ended = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("<lmtrain.Model ") == 2
+
+
+def test_the_python_of_the_readme_runs(place: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    program = readme.split("## From Python\n")[1].split("```python\n")[1].split("```")[0]
+    assert "trainer.max_seconds=60" in program
+    lines = (place / "text.txt").read_text(encoding="utf-8").splitlines()
+    (place / "my.txt").write_text("\n".join(line + " Return the list." for line in 4 * lines) + "\n", encoding="utf-8")
+    quick = program.replace('"trainer.max_seconds=60"', '"trainer.max_seconds=1", "trainer.num_threads=1"')
+    exec(compile(quick, "README.md", "exec"), {})
