@@ -84,7 +84,7 @@ def sparse_gradients(num_tokens: int, vocab_size: int, device: torch.device) -> 
 def _build_neural(
     settings: config.NeuralConfig, policy: StatePolicy, vocab_size: int, eos_id: int, sparse: bool
 ) -> NeuralLanguageModel:
-    embedding = nn.Embedding(vocab_size, settings.embed_size, sparse=sparse)
+    embedding = _embedding(vocab_size, settings.embed_size, sparse)
     nn.init.uniform_(embedding.weight, -settings.init_range, settings.init_range)
     common: dict[str, Any] = {
         "embedding": embedding,
@@ -119,6 +119,12 @@ def _build_neural(
         with as_typed(order="model.direct_order=", table_size="model.direct_table="):
             return DirectNgramModel(model, order=settings.direct_order, table_size=settings.direct_table)
     return model
+
+
+def _embedding(vocab_size: int, embed_size: int, sparse: bool) -> nn.Embedding:
+    """A table whose weights are about to be drawn. On `meta`, PyTorch's own draw would import its compiler for a second."""
+    is_meta = torch.get_default_device().type == "meta"
+    return nn.Embedding(vocab_size, embed_size, sparse=sparse, _weight=torch.empty(vocab_size, embed_size) if is_meta else None)
 
 
 def _build_recurrent_layers(settings: config.RecurrentConfig) -> list[RecurrentLayer]:

@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lmtrain.data.stream import Chunk, Position, Stream
 from lmtrain.errors import ResourceError
@@ -25,7 +26,11 @@ from lmtrain.training.machine import RunningTime
 from lmtrain.training.schedule import Progress, fraction_done
 from lmtrain.training.signals import Stop
 from lmtrain.training.state import Interval, TrainState
-from lmtrain.training.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from lmtrain.training.telemetry import (
+        Telemetry,
+    )  # which imports TensorBoard, and commands that do not train import this file
 
 log = logging.getLogger("lmtrain")
 
