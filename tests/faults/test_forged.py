@@ -215,7 +215,9 @@ class Forger:
         for name, document in self.whole.documents.items():
             yield from (Forgery(f"{name}.json", *forgery) for forgery in iter_documents(document))
         for name, tensors in self.whole.tensors.items():
-            yield from (Forgery(f"{name}.safetensors", *forgery) for forgery in iter_tensors(tensors))
+            for forgery in iter_tensors(tensors):
+                forged = Forgery(f"{name}.safetensors", *forgery)
+                yield forged._replace(must_fail=False) if name == "lines" and could_be_hashes(forged) else forged
 
     def forge(self, file: str, content: bytes) -> None:
         (self.directory / self.forged).write_bytes(self.files[self.forged])
@@ -250,6 +252,11 @@ class Forger:
         load_lines(trained)
         score(trained.model, trained.texts["valid"].ids, trained.tokenizer.eos_id)
         sample_text(trained.model, trained.tokenizer, "the", SampleSettings(max_tokens=2))
+
+
+def could_be_hashes(forgery: Forgery) -> bool:
+    """Whether another text has such hashes: any ascending numbers will do. An imported model has none of training."""
+    return forgery.what.startswith("[") or forgery.what in ("one fewer", "empty") or forgery[1:3] == ("train.0", "removed")
 
 
 def score(model: Any, ids: Any, eos_id: int) -> None:
