@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from lmtrain.errors import UserError as UserError
     from lmtrain.run import Run as Run
     from lmtrain.run import train as train
-    from lmtrain.saved import Model as Model
-    from lmtrain.saved import TextScore as TextScore
-    from lmtrain.saved import Vectors as Vectors
-    from lmtrain.saved import load as load
+    from lmtrain.trained import Model as Model
+    from lmtrain.trained import TextScore as TextScore
+    from lmtrain.trained import Vectors as Vectors
+    from lmtrain.trained import load as load
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    **dict.fromkeys(("Model", "TextScore", "Vectors", "load"), "lmtrain.saved"),
+    **dict.fromkeys(("Model", "TextScore", "Vectors", "load"), "lmtrain.trained"),
     **dict.fromkeys(("Run", "train"), "lmtrain.run"),
     **dict.fromkeys(
         ("CheckpointError", "DataError", "DivergedError", "ResourceError", "SettingsError", "UserError"), "lmtrain.errors"

@@ -1,56 +1,44 @@
 """From settings to objects: the only file that turns one into the other, each choice one `match`.
 
-Besides it and `config`, five files ask which kind they hold: `memory` (neural models are estimated, counts are not),
-`inference/dynamic` (the neural parts of a mixture adapt), `models/direct` (hashed n-grams need the full softmax),
-`training/graphed` (SparseAdam cannot be recorded) and `commands/train` (a range test ends with a drawing).
-`tests/test_import_floors.py` lists them.
+Besides it and `config`, six files ask which kind they hold: `saved` (an ARPA file holds counts, a mixture is read part by part),
+`memory` (neural models are estimated, counts are not), `inference/dynamic` (the neural parts of a mixture adapt),
+`models/direct` (hashed n-grams need the full softmax), `training/graphed` (SparseAdam cannot be recorded) and
+`commands/train` (a range test ends with a drawing). `tests/test_import_floors.py` lists them.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import lmtrain.config as config
 from lmtrain.data.corpus import Corpus, load_corpus
-from lmtrain.data.overlap import MOST, Hashes
 from lmtrain.data.pydocs import write_pydocs
 from lmtrain.data.stream import Stream
-from lmtrain.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
-from lmtrain.errors import SettingsError, UserError, as_typed
-from lmtrain.expected import ANY_LENGTH, Anything, Each, Like, Number, Whole, agree, compare, joined, shown, within
-from lmtrain.models.arpa import read_arpa, write_arpa
+from lmtrain.errors import SettingsError, as_typed
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel, StatePolicy
 from lmtrain.models.direct import DirectNgramModel
 from lmtrain.models.heads import AdaptiveSoftmax, FullSoftmax, Head, SampledSoftmax
-from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
 from lmtrain.models.recurrent import CELLS, RecurrentLanguageModel, RecurrentLayer
 from lmtrain.models.window import WindowLanguageModel
 from lmtrain.shell import expanded
 from lmtrain.training.averaging import Averaging, ExponentialAverage, LastWeights, NonMonotonicAverage
-from lmtrain.training.checkpoint import believing, load_checkpoint, read_named, save_checkpoint
 from lmtrain.training.graphed import graphed, why_no_graph
-from lmtrain.training.learner import CountLearner, GradientLearner, Learner, expected_weights, load_weights
+from lmtrain.training.learner import CountLearner, GradientLearner, Learner
 from lmtrain.training.loop import Limits
 from lmtrain.training.optimizer import group_parameters, make_optimizer
 from lmtrain.training.schedule import Constant, Cosine, Exponential, Linear, OneCycle, Plateau, RangeTest, Schedule, Step
-from lmtrain.training.strict_json import to_json
 
 log = logging.getLogger("lmtrain")
 
 COUNT_CHUNK = 1 << 18  # tokens counted in one step
-MAX_COMPONENTS = 256  # of a mixture
-TRAIN_START = 100_000  # tokens of the training split that a checkpoint carries
 
 
 # ---- models
@@ -359,284 +347,3 @@ def autocast(device: torch.device, precision: torch.dtype) -> Callable[[], Abstr
     if precision is torch.float32:
         return nullcontext
     return lambda: torch.autocast(device.type, dtype=precision)
-
-
-# ---- trained models
-
-
-@dataclass(frozen=True)
-class Text:
-    """A split as a checkpoint carries it, so that a model can be evaluated without its corpus."""
-
-    ids: np.ndarray
-    num_chars: int
-    num_bytes: int
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A model as it was saved, with its tokenizer and the splits to judge it by (those that were saved with it)."""
-
-    path: Path
-    step: int
-    model: LanguageModel
-    tokenizer: Tokenizer
-    texts: dict[str, Text]
-    document: dict[str, Any]  # model.json
-
-
-def describe_model(settings: config.ModelConfig, vocab_size: int, eos_id: int) -> dict[str, Any]:
-    """The document `model.json`: all that `load_trained` needs besides tensors."""
-    return {"vocab_size": vocab_size, "eos_id": eos_id, "settings": config.config_to_json(settings)}
-
-
-def describe_texts(corpus: Corpus) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What a checkpoint carries of its corpus: validation, test, and the start of training (for gradient statistics)."""
-    start = corpus.train.ids[:TRAIN_START]
-    tensors = {"train_start": torch.from_numpy(start.astype(np.int32))}
-    sizes = {"train_start": {"num_chars": 0, "num_bytes": 0}}
-    for name, split in (("valid", corpus.valid), ("test", corpus.test)):
-        if split is not None:
-            tensors[name] = torch.from_numpy(np.asarray(split.ids).astype(np.int32))
-            sizes[name] = {"num_chars": split.num_chars, "num_bytes": split.num_bytes}
-    return tensors, sizes
-
-
-def describe_tokenizer(tokenizer: Tokenizer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The files `tokenizer.json` and, of a vocabulary too large for JSON, `tokenizer.safetensors`."""
-    document, arrays = tokenizer.save()
-    return {"tokenizer": {name: torch.from_numpy(array) for name, array in arrays.items()}} if arrays else {}, document
-
-
-def describe_lines(corpus: Corpus) -> dict[str, Tensor]:
-    """What a checkpoint keeps of the lines of its texts, so that it can be told whether another text is among them."""
-    splits = {"train.0": corpus.train, "valid": corpus.valid, "test": corpus.test}
-    return {name: torch.from_numpy(np.array(split.lines)) for name, split in splits.items() if split is not None}
-
-
-@dataclass(frozen=True)
-class Lines:
-    """Hashes of the lines of a model's texts, where they were kept: of each part's training text, of held-out texts by name."""
-
-    train: list[Hashes | None]
-    held_out: dict[str, Hashes]
-
-
-def load_lines(trained: Trained) -> Lines:
-    """The hashes that were saved with a model. Checkpoints of earlier versions and ARPA files have none."""
-    tensors: Mapping[str, Tensor] = {}
-    if (trained.path / "lines.safetensors").exists():
-        tensors = load_checkpoint(trained.path, names=("lines",)).tensors["lines"]
-    parts = [f"train.{part}" for part in range(_num_parts(trained.model))]
-    held_out = [name for name in ("valid", "test") if name in trained.texts]
-    names = [name for name in (*parts, *held_out) if name in tensors or (parts == ["train.0"] and "train.0" in tensors)]
-    with believing(trained.path), within("lines.safetensors: "):
-        compare({name: Like((range(MOST + 1),), torch.int64, least=0) for name in names}, tensors)
-        for name, tensor in tensors.items():
-            agree(bool((tensor[1:] > tensor[:-1]).all()), name, "does not ascend", "every hash once, in ascending order")
-    hashes = {name: tensor.numpy() for name, tensor in tensors.items()}
-    return Lines([hashes.get(part) for part in parts], {name: hashes[name] for name in held_out if name in hashes})
-
-
-def _num_parts(model: LanguageModel) -> int:
-    """How many models that are no mixtures there are in `model`."""
-    return sum(map(_num_parts, model.models)) if isinstance(model, Mixture) else 1
-
-
-def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", device: str = "cpu") -> Trained:
-    """The model in a run directory, a checkpoint directory or a mixture directory, wherever it lies.
-
-    Raises CheckpointError for anything that is missing, damaged or does not fit together.
-    """
-    checkpoint = read_named(path, prefer, lambda found: load_checkpoint(found, names=("model", "tokenizer", "texts")))
-    documents, tensors = checkpoint.documents, checkpoint.tensors
-    with believing(checkpoint.path):
-        with within("tokenizer.json: "):
-            arrays = {name: tensor.numpy() for name, tensor in tensors.get("tokenizer", {}).items()}
-            tokenizer = load_tokenizer(documents.get("tokenizer"), arrays)
-        model = _restore(documents.get("model"), tensors.get("model", {}), tokenizer)
-        texts = _read_texts(tensors.get("texts", {}), documents.get("texts"), tokenizer)
-    if isinstance(model, nn.Module):
-        model.to(device).eval()
-    return Trained(checkpoint.path, checkpoint.step, model, tokenizer, texts, documents["model"])
-
-
-def _read_texts(tensors: Mapping[str, Tensor], sizes: Any, tokenizer: Tokenizer) -> dict[str, Text]:
-    """The splits of a checkpoint; UnfitError where they cannot be those of a text."""
-    names = [name for name in ("train_start", "valid", "test") if isinstance(sizes, dict) and name in sizes]
-    with within("texts.safetensors: "):
-        split = Like((range(2, ANY_LENGTH.stop),), torch.int32, least=0, most=tokenizer.vocab_size - 1)
-        compare(dict.fromkeys(names, split), tensors)
-    with within("texts.json: "):
-        compare({name: {"num_chars": Whole(), "num_bytes": Whole()} for name in names}, sizes)
-        for name in names:
-            compare(_expected_sizes(name, len(tensors[name]), sizes[name]["num_chars"], tokenizer.name), sizes[name], name)
-    return {name: Text(tensors[name].numpy(), **sizes[name]) for name in names}
-
-
-def _expected_sizes(split: str, num_tokens: int, num_chars: int, tokenizer: str) -> dict[str, Whole]:
-    """What `num_chars` and `num_bytes` of a split can be: a character is one token, or a byte is, or a word has some."""
-    if split == "train_start":  # nobody scores it
-        return {"num_chars": Whole(0, 0), "num_bytes": Whole(0, 0)}
-    match tokenizer:
-        case "char":
-            return {"num_chars": Whole(num_tokens, num_tokens), "num_bytes": Whole(num_chars, 4 * num_chars)}
-        case "byte":
-            return {"num_chars": Whole(-(-num_tokens // 4), num_tokens), "num_bytes": Whole(num_tokens, num_tokens)}
-    return {"num_chars": Whole(num_tokens), "num_bytes": Whole(num_chars, 4 * num_chars)}
-
-
-def save_mixture(parts: Sequence[Trained], weights: Sequence[float], directory: Path) -> Path:
-    """A mixture of `parts` as a model directory that needs none of them; returns its checkpoint."""
-    saved = [load_checkpoint(part.path, names=("model", "tokenizer", "texts")) for part in parts]
-    told = told_by(parts)
-    lines = [load_lines(part) for part in parts]
-    kept = dict(enumerate(hashes for part in lines for hashes in part.train))
-    tensors = {
-        "model": {f"{i}.{name}": t for i, part in enumerate(saved) for name, t in part.tensors["model"].items()},
-        "texts": saved[told].tensors["texts"],
-        "lines": {f"train.{part}": torch.from_numpy(np.array(hashes)) for part, hashes in kept.items() if hashes is not None}
-        | {name: torch.from_numpy(hashes) for name, hashes in lines[told].held_out.items()},
-    } | {name: members for name, members in saved[0].tensors.items() if name == "tokenizer"}
-    documents = {
-        "model": _describe_mixture(parts, weights),
-        "tokenizer": saved[0].documents["tokenizer"],
-        "texts": saved[told].documents["texts"],
-    }
-    return save_checkpoint(directory, 0, tensors, documents)
-
-
-def _describe_mixture(parts: Sequence[Trained], weights: Sequence[float]) -> dict[str, Any]:
-    return {"components": [part.document for part in parts], "weights": list(weights)}
-
-
-def check_mixture(parts: Sequence[Trained]) -> None:
-    """SettingsError, before anything is computed, where the mixture of `parts` could be saved but not be read back."""
-    if len(parts) > MAX_COMPONENTS:
-        raise SettingsError(
-            f"{len(parts)} models were given.", f"A mixture has at most {MAX_COMPONENTS} parts.",
-            "Mix some of them first, and then the mixtures.",
-        )  # fmt: skip
-    try:
-        to_json(_describe_mixture(parts, [1 / len(parts)] * len(parts)))
-    except ValueError as error:
-        raise SettingsError(
-            f"This mixture of mixtures cannot be saved: {error}.", "", "Mix the runs themselves instead of their mixtures."
-        ) from None
-
-
-def told_by(parts: Sequence[Trained]) -> int:
-    """Which part of a mixture gives it its validation and test text: the first that has any."""
-    return next((number for number, part in enumerate(parts) if part.texts), 0)
-
-
-def export_arpa(trained: Trained, path: Path) -> NgramModel:
-    """Writes an n-gram model as an ARPA file and returns it; SettingsError for any other model."""
-    if not isinstance(trained.model, NgramModel):
-        raise SettingsError(
-            f"{trained.path} holds no n-gram model.", "ARPA files hold nothing else.", "Give a run of model=ngram."
-        )
-    write_arpa(trained.model, [trained.tokenizer.token_text(number) for number in range(trained.tokenizer.vocab_size)], path)
-    return trained.model
-
-
-def import_arpa(path: Path, directory: Path, like: Trained | None = None) -> NgramModel:
-    """Saves the model of an ARPA file as a model directory and returns it.
-
-    Its tokenizer has the words of the file, in the file's order; those of `like`, whose validation and test texts it
-    takes over too, in that model's order, so that both can be mixed.
-    """
-    if like is not None and like.tokenizer.name != "word":
-        raise SettingsError(
-            f"{like.path} is a model of tokenizer={like.tokenizer.name}.", "The tokens of ARPA files are words.",
-            "Give a model of tokenizer=word.",
-        )  # fmt: skip
-    wanted = None if like is None else [like.tokenizer.token_text(number) for number in range(like.tokenizer.vocab_size)]
-    model, tokens = read_arpa(path, wanted)
-    tokenizer_tensors, tokenizer = describe_tokenizer(WordTokenizer(tokens))
-    texts: dict[str, Tensor] = {}
-    lines: dict[str, Hashes] = {}
-    documents = {
-        "model": describe_model(config.NgramConfig(order=model.order), model.vocab_size, model.eos_id),
-        "tokenizer": tokenizer,
-        "texts": {},
-    }
-    if like is not None:
-        saved = load_checkpoint(like.path, names=("texts",))
-        texts, documents["texts"] = saved.tensors.get("texts", {}), saved.documents["texts"]
-        lines = load_lines(like).held_out
-    tensors = {"model": model.tensors(), "texts": texts, "lines": {name: torch.from_numpy(row) for name, row in lines.items()}}
-    save_checkpoint(directory, 0, tensors | tokenizer_tensors, documents)
-    return model
-
-
-def _restore(
-    document: Any, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, field: str = "", prefix: str = ""
-) -> LanguageModel:
-    """The model that `document` (at `field` of model.json) describes, with its weights (those behind `prefix`)."""
-    if not isinstance(document, dict) or document.keys().isdisjoint({"components", "weights"}):
-        settings = read_model_settings(document, tokenizer, field)
-        with within(f"model.safetensors: {prefix}"):
-            return restore_model(settings, tokenizer.vocab_size, tokenizer.eos_id, tensors)
-    with within("model.json: "):
-        compare({"components": Each(Anything(), 1, MAX_COMPONENTS), "weights": Anything()}, document, field)
-        components, weights = document["components"], document["weights"]
-        compare([Number(0, 1 + 1e-6) for _ in components], weights, joined(field, "weights"))
-        total = math.fsum(weights)
-        agree(abs(total - 1) <= 1e-6, joined(field, "weights"), f"come to {total}", "a sum of 1")
-    owners = {name: name.partition(".")[0] for name in tensors}
-    strays = [name for name, owner in owners.items() if owner not in map(str, range(len(components)))]
-    agree(not strays, f"model.safetensors: {prefix}{shown(strays[:1])}", "is of none of the components", "what belongs to one")
-    models = [
-        _restore(
-            part, {n.removeprefix(f"{i}."): tensors[n] for n, owner in owners.items() if owner == str(i)}, tokenizer,
-            joined(field, f"components.{i}"), f"{prefix}{i}.",
-        )
-        for i, part in enumerate(components)
-    ]  # fmt: skip
-    return Mixture(models, weights)
-
-
-def read_model_settings(document: Any, tokenizer: Tokenizer, field: str = "") -> config.ModelConfig:
-    """The settings of the model that `document` (at `field` of model.json) describes, for this tokenizer."""
-    with within("model.json: "):
-        compare(
-            {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id, "settings": Anything()}, document, field
-        )  # fmt: skip
-        problems: list[str] = []
-        settings = config.read_settings(config.ModelConfig, document["settings"], "model", problems)
-        if not problems:
-            problems = _why_no_model(settings, tokenizer)
-        agree(
-            not problems, joined(field, "settings"), f"cannot be used: {'; '.join(problems)[:1000].rstrip('.')}",
-            "what a run can be started with",
-        )  # fmt: skip
-    assert isinstance(settings, config.ModelConfig)
-    return settings
-
-
-def _why_no_model(settings: config.ModelConfig, tokenizer: Tokenizer) -> list[str]:
-    """Which settings do not go together; no memory is taken for the model."""
-    try:
-        with torch.device("meta"):
-            build_model(settings, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id)
-    except (UserError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
-        return [str(error)]
-    return []
-
-
-def restore_model(settings: config.ModelConfig, vocab_size: int, eos_id: int, tensors: Mapping[str, Tensor]) -> LanguageModel:
-    """A model with saved weights; its sizes are compared with the tensors before any memory is taken for it."""
-    with torch.device("meta"):
-        empty = build_model(settings, vocab_size=vocab_size, eos_id=eos_id)
-    match empty:
-        case NgramModel():
-            empty.load(tensors)
-            return empty
-        case _:
-            assert isinstance(empty, NeuralLanguageModel)
-            compare(expected_weights(empty), tensors)
-            model = build_model(settings, vocab_size=vocab_size, eos_id=eos_id)
-            assert isinstance(model, NeuralLanguageModel)
-            load_weights(model, tensors)
-            return model

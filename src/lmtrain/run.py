@@ -22,7 +22,7 @@ import torch
 
 from lmtrain.application import train_here
 from lmtrain.commands.train import Reached
-from lmtrain.saved import Model, load
+from lmtrain.trained import Model, load
 
 
 @dataclass(frozen=True)

@@ -1,249 +1,309 @@
-"""A trained model as Python sees it: `lmtrain.load` opens it, a `Model` scores, predicts and writes text.
-
-Every method does what the command of its name does, through the same code.
-"""
+"""How models lie on the disk: what a checkpoint says of a model and its texts, and the way back; mixtures; ARPA files."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from lmtrain.build import Trained, load_trained
-from lmtrain.data.corpus import encode_file
-from lmtrain.data.tokenizer import Tokenizer
-from lmtrain.inference.evaluate import Bill, evaluate, make_tokens
-from lmtrain.inference.sample import SampleSettings, encode_prompt, read, sample
-from lmtrain.inference.score import ScoredToken, score_text
-from lmtrain.models.base import LanguageModel, evaluating
-from lmtrain.training.checkpoint import load_document
+import lmtrain.config as config
+from lmtrain.build import build_model
+from lmtrain.data.corpus import Corpus
+from lmtrain.data.overlap import MOST, Hashes
+from lmtrain.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
+from lmtrain.errors import SettingsError, UserError
+from lmtrain.expected import ANY_LENGTH, Anything, Each, Like, Number, Whole, agree, compare, joined, shown, within
+from lmtrain.models.arpa import read_arpa, write_arpa
+from lmtrain.models.base import LanguageModel, NeuralLanguageModel
+from lmtrain.models.mixture import Mixture
+from lmtrain.models.ngram import NgramModel
+from lmtrain.training.checkpoint import believing, load_checkpoint, read_named, save_checkpoint
+from lmtrain.training.learner import expected_weights, load_weights
+from lmtrain.training.strict_json import to_json
 
-CHUNK = 256  # tokens whose distributions are computed at once
-
-
-@dataclass(frozen=True)
-class TextScore:
-    """How likely a text is. Its end is counted where the model counts one (words: the end of the last line)."""
-
-    total_nats: float  # minus the natural logarithm of the probability
-    num_tokens: int
-    num_unknown: int
-    tokens: tuple[ScoredToken, ...] | None = None  # only where they were asked for
-
-    @property
-    def log_prob(self) -> float:
-        """The natural logarithm of the text's probability."""
-        return -self.total_nats
-
-    @property
-    def nats_per_token(self) -> float:
-        """Nats per token; 0 for a text without any."""
-        return self.total_nats / self.num_tokens if self.num_tokens else 0.0
+MAX_COMPONENTS = 256  # of a mixture
+TRAIN_START = 100_000  # tokens of the training split that a checkpoint carries
 
 
 @dataclass(frozen=True)
-class Vectors:
-    """Words with their vectors: row `i` of `matrix` [V, E] (float32) belongs to `words[i]`."""
+class Text:
+    """A split as a checkpoint carries it, so that a model can be evaluated without its corpus."""
 
-    words: tuple[str, ...]
-    matrix: NDArray[np.float32]
-
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {word: row for row, word in enumerate(self.words)}
-
-    def __getitem__(self, word: str) -> NDArray[np.float32]:
-        """The vector [E] of `word`; KeyError where there is none."""
-        return self.matrix[self._rows[word]]
-
-    def __contains__(self, word: object) -> bool:
-        return word in self._rows
-
-    def __len__(self) -> int:
-        return len(self.words)
+    ids: np.ndarray
+    num_chars: int
+    num_bytes: int
 
 
-class Model:
-    """A model as it was saved, with its tokenizer. `lmtrain.load` makes one.
+@dataclass(frozen=True)
+class Trained:
+    """A model as it was saved, with its tokenizer and the splits to judge it by (those that were saved with it)."""
 
-    path       the checkpoint's directory
-    step       steps that it was trained for
-    network    the `LanguageModel` itself, for PyTorch code
-    tokenizer  text to token ids and back
-    device     where the network is
+    path: Path
+    step: int
+    model: LanguageModel
+    tokenizer: Tokenizer
+    texts: dict[str, Text]
+    document: dict[str, Any]  # model.json
+
+
+def describe_model(settings: config.ModelConfig, vocab_size: int, eos_id: int) -> dict[str, Any]:
+    """The document `model.json`: all that `load_trained` needs besides tensors."""
+    return {"vocab_size": vocab_size, "eos_id": eos_id, "settings": config.config_to_json(settings)}
+
+
+def describe_texts(corpus: Corpus) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a checkpoint carries of its corpus: validation, test, and the start of training (for gradient statistics)."""
+    start = corpus.train.ids[:TRAIN_START]
+    tensors = {"train_start": torch.from_numpy(start.astype(np.int32))}
+    sizes = {"train_start": {"num_chars": 0, "num_bytes": 0}}
+    for name, split in (("valid", corpus.valid), ("test", corpus.test)):
+        if split is not None:
+            tensors[name] = torch.from_numpy(np.asarray(split.ids).astype(np.int32))
+            sizes[name] = {"num_chars": split.num_chars, "num_bytes": split.num_bytes}
+    return tensors, sizes
+
+
+def describe_tokenizer(tokenizer: Tokenizer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The files `tokenizer.json` and, of a vocabulary too large for JSON, `tokenizer.safetensors`."""
+    document, arrays = tokenizer.save()
+    return {"tokenizer": {name: torch.from_numpy(array) for name, array in arrays.items()}} if arrays else {}, document
+
+
+def describe_lines(corpus: Corpus) -> dict[str, Tensor]:
+    """What a checkpoint keeps of the lines of its texts, so that it can be told whether another text is among them."""
+    splits = {"train.0": corpus.train, "valid": corpus.valid, "test": corpus.test}
+    return {name: torch.from_numpy(np.array(split.lines)) for name, split in splits.items() if split is not None}
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Hashes of the lines of a model's texts, where they were kept: of each part's training text, of held-out texts by name."""
+
+    train: list[Hashes | None]
+    held_out: dict[str, Hashes]
+
+
+def load_lines(trained: Trained) -> Lines:
+    """The hashes that were saved with a model. Checkpoints of earlier versions and ARPA files have none."""
+    tensors: Mapping[str, Tensor] = {}
+    if (trained.path / "lines.safetensors").exists():
+        tensors = load_checkpoint(trained.path, names=("lines",)).tensors["lines"]
+    parts = [f"train.{part}" for part in range(_num_parts(trained.model))]
+    held_out = [name for name in ("valid", "test") if name in trained.texts]
+    names = [name for name in (*parts, *held_out) if name in tensors or (parts == ["train.0"] and "train.0" in tensors)]
+    with believing(trained.path), within("lines.safetensors: "):
+        compare({name: Like((range(MOST + 1),), torch.int64, least=0) for name in names}, tensors)
+        for name, tensor in tensors.items():
+            agree(bool((tensor[1:] > tensor[:-1]).all()), name, "does not ascend", "every hash once, in ascending order")
+    hashes = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return Lines([hashes.get(part) for part in parts], {name: hashes[name] for name in held_out if name in hashes})
+
+
+def _num_parts(model: LanguageModel) -> int:
+    """How many models that are no mixtures there are in `model`."""
+    return sum(map(_num_parts, model.models)) if isinstance(model, Mixture) else 1
+
+
+def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", device: str = "cpu") -> Trained:
+    """The model in a run directory, a checkpoint directory or a mixture directory, wherever it lies.
+
+    Raises CheckpointError for anything that is missing, damaged or does not fit together.
     """
+    checkpoint = read_named(path, prefer, lambda found: load_checkpoint(found, names=("model", "tokenizer", "texts")))
+    documents, tensors = checkpoint.documents, checkpoint.tensors
+    with believing(checkpoint.path):
+        with within("tokenizer.json: "):
+            arrays = {name: tensor.numpy() for name, tensor in tensors.get("tokenizer", {}).items()}
+            tokenizer = load_tokenizer(documents.get("tokenizer"), arrays)
+        model = _restore(documents.get("model"), tensors.get("model", {}), tokenizer)
+        texts = _read_texts(tensors.get("texts", {}), documents.get("texts"), tokenizer)
+    if isinstance(model, nn.Module):
+        model.to(device).eval()
+    return Trained(checkpoint.path, checkpoint.step, model, tokenizer, texts, documents["model"])
 
-    def __init__(self, trained: Trained, device: str = "cpu") -> None:
-        self._trained = trained
-        self.path, self.step = trained.path, trained.step
-        self.network: LanguageModel = trained.model
-        self.tokenizer: Tokenizer = trained.tokenizer
-        self.device = device
 
-    def __repr__(self) -> str:
-        sizes, best = _describe(self.settings["model"]), self._training.get("state", {}).get("best_nats")
-        reached = "" if best is None else f", best validation perplexity {np.exp(best):.2f}"
-        return (
-            f"<lmtrain.Model {sizes}, vocabulary {self.tokenizer.vocab_size:,} ({self.tokenizer.name}){reached}, {self.path}>"
+def _read_texts(tensors: Mapping[str, Tensor], sizes: Any, tokenizer: Tokenizer) -> dict[str, Text]:
+    """The splits of a checkpoint; UnfitError where they cannot be those of a text."""
+    names = [name for name in ("train_start", "valid", "test") if isinstance(sizes, dict) and name in sizes]
+    with within("texts.safetensors: "):
+        split = Like((range(2, ANY_LENGTH.stop),), torch.int32, least=0, most=tokenizer.vocab_size - 1)
+        compare(dict.fromkeys(names, split), tensors)
+    with within("texts.json: "):
+        compare({name: {"num_chars": Whole(), "num_bytes": Whole()} for name in names}, sizes)
+        for name in names:
+            compare(_expected_sizes(name, len(tensors[name]), sizes[name]["num_chars"], tokenizer.name), sizes[name], name)
+    return {name: Text(tensors[name].numpy(), **sizes[name]) for name in names}
+
+
+def _expected_sizes(split: str, num_tokens: int, num_chars: int, tokenizer: str) -> dict[str, Whole]:
+    """What `num_chars` and `num_bytes` of a split can be: a character is one token, or a byte is, or a word has some."""
+    if split == "train_start":  # nobody scores it
+        return {"num_chars": Whole(0, 0), "num_bytes": Whole(0, 0)}
+    match tokenizer:
+        case "char":
+            return {"num_chars": Whole(num_tokens, num_tokens), "num_bytes": Whole(num_chars, 4 * num_chars)}
+        case "byte":
+            return {"num_chars": Whole(-(-num_tokens // 4), num_tokens), "num_bytes": Whole(num_tokens, num_tokens)}
+    return {"num_chars": Whole(num_tokens), "num_bytes": Whole(num_chars, 4 * num_chars)}
+
+
+def save_mixture(parts: Sequence[Trained], weights: Sequence[float], directory: Path) -> Path:
+    """A mixture of `parts` as a model directory that needs none of them; returns its checkpoint."""
+    saved = [load_checkpoint(part.path, names=("model", "tokenizer", "texts")) for part in parts]
+    told = told_by(parts)
+    lines = [load_lines(part) for part in parts]
+    kept = dict(enumerate(hashes for part in lines for hashes in part.train))
+    tensors = {
+        "model": {f"{i}.{name}": t for i, part in enumerate(saved) for name, t in part.tensors["model"].items()},
+        "texts": saved[told].tensors["texts"],
+        "lines": {f"train.{part}": torch.from_numpy(np.array(hashes)) for part, hashes in kept.items() if hashes is not None}
+        | {name: torch.from_numpy(hashes) for name, hashes in lines[told].held_out.items()},
+    } | {name: members for name, members in saved[0].tensors.items() if name == "tokenizer"}
+    documents = {
+        "model": _describe_mixture(parts, weights),
+        "tokenizer": saved[0].documents["tokenizer"],
+        "texts": saved[told].documents["texts"],
+    }
+    return save_checkpoint(directory, 0, tensors, documents)
+
+
+def _describe_mixture(parts: Sequence[Trained], weights: Sequence[float]) -> dict[str, Any]:
+    return {"components": [part.document for part in parts], "weights": list(weights)}
+
+
+def check_mixture(parts: Sequence[Trained]) -> None:
+    """SettingsError, before anything is computed, where the mixture of `parts` could be saved but not be read back."""
+    if len(parts) > MAX_COMPONENTS:
+        raise SettingsError(
+            f"{len(parts)} models were given.", f"A mixture has at most {MAX_COMPONENTS} parts.",
+            "Mix some of them first, and then the mixtures.",
+        )  # fmt: skip
+    try:
+        to_json(_describe_mixture(parts, [1 / len(parts)] * len(parts)))
+    except ValueError as error:
+        raise SettingsError(
+            f"This mixture of mixtures cannot be saved: {error}.", "", "Mix the runs themselves instead of their mixtures."
+        ) from None
+
+
+def told_by(parts: Sequence[Trained]) -> int:
+    """Which part of a mixture gives it its validation and test text: the first that has any."""
+    return next((number for number, part in enumerate(parts) if part.texts), 0)
+
+
+def export_arpa(trained: Trained, path: Path) -> NgramModel:
+    """Writes an n-gram model as an ARPA file and returns it; SettingsError for any other model."""
+    if not isinstance(trained.model, NgramModel):
+        raise SettingsError(
+            f"{trained.path} holds no n-gram model.", "ARPA files hold nothing else.", "Give a run of model=ngram."
         )
-
-    def score(self, texts: str | Iterable[str], *, per_token: bool = False) -> list[TextScore]:
-        """How likely each text is: one result per text, in their order. A string is one text.
-
-        Texts know nothing of each other. Each begins where a line begins, and where words are tokens its last line is ended,
-        as `lmtrain score --independent` does. With `per_token` the results hold every token with its nats.
-
-        >>> [round(result.log_prob, 1) for result in lm.score(["the cat sat on a mat", "mat a on sat cat the"])]
-        [-19.6, -19.3]
-        """
-        return [self._score(text, per_token) for text in ([texts] if isinstance(texts, str) else texts)]
-
-    def _score(self, text: str, per_token: bool) -> TextScore:
-        whole = text if text or self.tokenizer.name != "word" else "\n"  # an empty line of words is its end
-        if not whole:
-            return TextScore(0.0, 0, 0, () if per_token else None)
-        tokens: list[ScoredToken] = []
-        bill = score_text(
-            self.network, self.tokenizer, [whole], per_token=per_token, device=self.device,
-            on_line=lambda line: tokens.extend(line.tokens or ()),
-        )  # fmt: skip
-        return TextScore(bill.total_nats, bill.num_tokens, bill.num_unk, tuple(tokens) if per_token else None)
-
-    def perplexity(self, text: str | os.PathLike[str] | Iterable[str]) -> Bill:
-        """What `lmtrain evaluate --text` prints, as an object; its `perplexity` is the number.
-
-        `text` is the path of a file, or the text itself in blocks that are cut anywhere (an open file, a list of lines).
-
-        >>> round(lm.perplexity("text.txt").perplexity, 1)
-        1.5
-        """
-        if isinstance(text, str | os.PathLike):
-            split = encode_file(Path(text), self.tokenizer)
-            return evaluate(
-                self.network, split.ids, eos_id=self.tokenizer.eos_id, unk_id=self.tokenizer.unk_id,
-                num_chars=split.num_chars, num_bytes=split.num_bytes, device=self.device,
-            )  # fmt: skip
-        return score_text(self.network, self.tokenizer, text, device=self.device)
-
-    def sample(
-        self,
-        prompt: str = "",
-        *,
-        max_tokens: int = 200,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        num_samples: int = 1,
-        stop: str | Sequence[str] = (),
-        allow_unk: bool = False,
-        seed: int = 1,
-    ) -> list[str]:
-        r"""`num_samples` continuations of `prompt`, which they do not repeat. The same seed gives the same texts.
-
-        temperature          0 takes the likeliest token always; 1 draws as the model predicts
-        top_k, top_p, min_p  leave out unlikely tokens: see `lmtrain.inference.sample`
-        stop                 texts that end a continuation, and are not part of it
-        allow_unk            lets the unknown token be drawn, too
-
-        >>> lm.sample("the cat", stop="\n", temperature=0)
-        [' a']
-        """
-        settings = SampleSettings(
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, max_tokens=max_tokens,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop), allow_unk=allow_unk, statistics=False,
-        )  # fmt: skip
-        samples = sample(self.network, self.tokenizer, prompt, settings, num_samples=num_samples, seed=seed, device=self.device)
-        return ["".join(draw.text for draw in draws) for draws in samples]
-
-    def next(self, prompt: str = "", *, top: int = 5) -> list[tuple[str, float]]:
-        """The `top` likeliest tokens behind `prompt` with their probabilities, the likeliest first.
-
-        >>> [token for token, _ in lm.next("the cat", top=2)]
-        ['a', 'ran']
-        """
-        if top < 1:
-            raise ValueError(f"top={top}; expected at least 1")
-        log_probs_V, _ = read(self.network, self._ids_behind_eos(prompt), self.network.initial_state(1), self.device)
-        likeliest = log_probs_V.topk(min(top, len(log_probs_V)))
-        tokens = [self.tokenizer.token_text(token) for token in likeliest.indices.tolist()]
-        return list(zip(tokens, likeliest.values.double().exp().tolist(), strict=True))
-
-    def log_probs(self, text: str) -> NDArray[np.float32]:
-        """Log-probabilities [N, V] (nats): row i is the distribution of token i of `text`, given the tokens before it.
-
-        >>> log_probs = lm.log_probs("the cat sat")
-        >>> log_probs.shape == (3, lm.tokenizer.vocab_size)
-        True
-        """
-        ids = self._ids_behind_eos(text)
-        tokens_TB = make_tokens(ids[:-1, None], self.network, self.device)
-        state, rows = self.network.initial_state(1), []
-        with evaluating(self.network):
-            for chunk_TB in tokens_TB.split(CHUNK):
-                if len(chunk_TB):
-                    log_probs_TBV, state = self.network.log_probs(chunk_TB, state)
-                    rows.append(log_probs_TBV[:, 0].float().cpu())
-        return torch.cat(rows).numpy() if rows else np.empty((0, self.tokenizer.vocab_size), np.float32)
-
-    @property
-    def vectors(self) -> Vectors:
-        """The words with their vectors, from the model's embedding. ValueError where the model has none."""
-        embedding = getattr(self.network, "embedding", None)
-        if embedding is None:
-            raise ValueError(f"{self.path} has no word vectors; a window or recurrent model has them")
-        words = tuple(self.tokenizer.token_text(token) for token in range(self.tokenizer.vocab_size))
-        return Vectors(words, embedding.weight.detach().float().cpu().numpy())
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings of the run, as nested dictionaries; of a mixture or an imported model those of the model alone."""
-        return dict(self._training.get("settings") or {"model": _settings_of(load_document(self.path, "model"))})
-
-    @cached_property
-    def _training(self) -> Mapping[str, Any]:
-        """What training noted beside the model; empty where there was none."""
-        document = load_document(self.path, "training")
-        return document if isinstance(document, dict) else {}
-
-    def _ids_behind_eos(self, text: str) -> NDArray[np.int32]:
-        return np.concatenate([[self.tokenizer.eos_id], encode_prompt(self.tokenizer, text)]).astype(np.int32)
+    write_arpa(trained.model, [trained.tokenizer.token_text(number) for number in range(trained.tokenizer.vocab_size)], path)
+    return trained.model
 
 
-def _settings_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The model settings that the document `model.json` holds; those of a mixture are its parts' and their weights."""
-    if "components" in document:
-        parts = [_settings_of(part) for part in document["components"]]
-        return {"kind": "mixture", "components": parts, "weights": document["weights"]}
-    return dict(document["settings"])
+def import_arpa(path: Path, directory: Path, like: Trained | None = None) -> NgramModel:
+    """Saves the model of an ARPA file as a model directory and returns it.
 
-
-def _describe(settings: Mapping[str, Any]) -> str:
-    """A model in a few words, such as "lstm 2 x 650"."""
-    match settings:
-        case {"kind": "mixture", "components": components}:
-            return f"mixture of {len(components)}"
-        case {"kind": "ngram", "order": order, "smoothing": smoothing}:
-            return f"{order}-gram, {smoothing}"
-        case {"hidden_sizes": [_, *_] as sizes}:
-            layers = "-".join(map(str, sizes))
-        case _:
-            layers = f"{settings['num_layers']} x {settings['hidden_size']}"
-    return f"{settings.get('cell') or settings['kind']} {layers}"
-
-
-def load(path: str | os.PathLike[str], *, device: str = "cpu", checkpoint: Literal["best", "last"] = "best") -> Model:
-    """The model at `path`: a run directory, a checkpoint of one, a mixture, or an imported ARPA file.
-
-    `checkpoint` says which one of a run. Raises `lmtrain.CheckpointError` for what is missing, damaged or no model of ours.
+    Its tokenizer has the words of the file, in the file's order; those of `like`, whose validation and test texts it
+    takes over too, in that model's order, so that both can be mixed.
     """
-    if checkpoint not in ("best", "last"):
-        raise ValueError(f"checkpoint={checkpoint!r}; expected 'best' or 'last'")
-    return Model(load_trained(Path(path), prefer=checkpoint, device=device), device)
+    if like is not None and like.tokenizer.name != "word":
+        raise SettingsError(
+            f"{like.path} is a model of tokenizer={like.tokenizer.name}.", "The tokens of ARPA files are words.",
+            "Give a model of tokenizer=word.",
+        )  # fmt: skip
+    wanted = None if like is None else [like.tokenizer.token_text(number) for number in range(like.tokenizer.vocab_size)]
+    model, tokens = read_arpa(path, wanted)
+    tokenizer_tensors, tokenizer = describe_tokenizer(WordTokenizer(tokens))
+    texts: dict[str, Tensor] = {}
+    lines: dict[str, Hashes] = {}
+    documents = {
+        "model": describe_model(config.NgramConfig(order=model.order), model.vocab_size, model.eos_id),
+        "tokenizer": tokenizer,
+        "texts": {},
+    }
+    if like is not None:
+        saved = load_checkpoint(like.path, names=("texts",))
+        texts, documents["texts"] = saved.tensors.get("texts", {}), saved.documents["texts"]
+        lines = load_lines(like).held_out
+    tensors = {"model": model.tensors(), "texts": texts, "lines": {name: torch.from_numpy(row) for name, row in lines.items()}}
+    save_checkpoint(directory, 0, tensors | tokenizer_tensors, documents)
+    return model
+
+
+def _restore(
+    document: Any, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, field: str = "", prefix: str = ""
+) -> LanguageModel:
+    """The model that `document` (at `field` of model.json) describes, with its weights (those behind `prefix`)."""
+    if not isinstance(document, dict) or document.keys().isdisjoint({"components", "weights"}):
+        settings = read_model_settings(document, tokenizer, field)
+        with within(f"model.safetensors: {prefix}"):
+            return restore_model(settings, tokenizer.vocab_size, tokenizer.eos_id, tensors)
+    with within("model.json: "):
+        compare({"components": Each(Anything(), 1, MAX_COMPONENTS), "weights": Anything()}, document, field)
+        components, weights = document["components"], document["weights"]
+        compare([Number(0, 1 + 1e-6) for _ in components], weights, joined(field, "weights"))
+        total = math.fsum(weights)
+        agree(abs(total - 1) <= 1e-6, joined(field, "weights"), f"come to {total}", "a sum of 1")
+    owners = {name: name.partition(".")[0] for name in tensors}
+    strays = [name for name, owner in owners.items() if owner not in map(str, range(len(components)))]
+    agree(not strays, f"model.safetensors: {prefix}{shown(strays[:1])}", "is of none of the components", "what belongs to one")
+    models = [
+        _restore(
+            part, {n.removeprefix(f"{i}."): tensors[n] for n, owner in owners.items() if owner == str(i)}, tokenizer,
+            joined(field, f"components.{i}"), f"{prefix}{i}.",
+        )
+        for i, part in enumerate(components)
+    ]  # fmt: skip
+    return Mixture(models, weights)
+
+
+def read_model_settings(document: Any, tokenizer: Tokenizer, field: str = "") -> config.ModelConfig:
+    """The settings of the model that `document` (at `field` of model.json) describes, for this tokenizer."""
+    with within("model.json: "):
+        compare(
+            {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id, "settings": Anything()}, document, field
+        )  # fmt: skip
+        problems: list[str] = []
+        settings = config.read_settings(config.ModelConfig, document["settings"], "model", problems)
+        if not problems:
+            problems = _why_no_model(settings, tokenizer)
+        agree(
+            not problems, joined(field, "settings"), f"cannot be used: {'; '.join(problems)[:1000].rstrip('.')}",
+            "what a run can be started with",
+        )  # fmt: skip
+    assert isinstance(settings, config.ModelConfig)
+    return settings
+
+
+def _why_no_model(settings: config.ModelConfig, tokenizer: Tokenizer) -> list[str]:
+    """Which settings do not go together; no memory is taken for the model."""
+    try:
+        with torch.device("meta"):
+            build_model(settings, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id)
+    except (UserError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
+        return [str(error)]
+    return []
+
+
+def restore_model(settings: config.ModelConfig, vocab_size: int, eos_id: int, tensors: Mapping[str, Tensor]) -> LanguageModel:
+    """A model with saved weights; its sizes are compared with the tensors before any memory is taken for it."""
+    with torch.device("meta"):
+        empty = build_model(settings, vocab_size=vocab_size, eos_id=eos_id)
+    match empty:
+        case NgramModel():
+            empty.load(tensors)
+            return empty
+        case _:
+            assert isinstance(empty, NeuralLanguageModel)
+            compare(expected_weights(empty), tensors)
+            model = build_model(settings, vocab_size=vocab_size, eos_id=eos_id)
+            assert isinstance(model, NeuralLanguageModel)
+            load_weights(model, tensors)
+            return model

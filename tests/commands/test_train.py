@@ -134,7 +134,7 @@ def test_a_mixture_is_a_model_like_any_other_and_needs_none_of_its_parts(
 
 def test_split(place: Path) -> str:
     """The text of the test split, read back from the ids that were saved with the model."""
-    from lmtrain.build import load_trained
+    from lmtrain.saved import load_trained
 
     trained = load_trained(place / "run")
     return trained.tokenizer.decode(trained.texts["test"].ids)

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from lmtrain.build import load_trained
 from lmtrain.data.cache import new_file
 from lmtrain.errors import CheckpointError
+from lmtrain.saved import load_trained
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 from lmtrain.training.machine import RunningTime
 from lmtrain.training.telemetry import Telemetry

@@ -22,10 +22,11 @@ from torch import Tensor
 
 import lmtrain.commands.train as command
 import lmtrain.config as config
-from lmtrain.build import build_corpus, build_learner, build_limits, build_model, build_stream, load_lines, load_trained
+from lmtrain.build import build_corpus, build_learner, build_limits, build_model, build_stream
 from lmtrain.errors import UserError
 from lmtrain.inference.evaluate import evaluate
 from lmtrain.inference.sample import SampleSettings, sample_text
+from lmtrain.saved import load_lines, load_trained
 from lmtrain.training import checkpoint as checkpoints
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 from lmtrain.training.loop import steps

@@ -24,12 +24,13 @@ from safetensors.torch import save
 import lmtrain.application as application
 import lmtrain.commands.train as command
 import lmtrain.config as config
-from lmtrain.build import build_corpus, build_learner, build_limits, build_model, build_stream, load_trained
+from lmtrain.build import build_corpus, build_learner, build_limits, build_model, build_stream
 from lmtrain.data.tokenizer import load_tokenizer
 from lmtrain.errors import CheckpointError, DataError, SettingsError, UserError
 from lmtrain.inference.evaluate import evaluate
 from lmtrain.inference.sample import SampleSettings, sample_text
 from lmtrain.models.arpa import read_arpa
+from lmtrain.saved import load_trained
 from lmtrain.training import checkpoint as checkpoints
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 from lmtrain.training.loop import steps

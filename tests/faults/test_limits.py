@@ -157,7 +157,7 @@ def test_one_word_more_than_can_be_saved_is_refused_in_an_arpa_file(
 def test_more_parts_than_a_mixture_has_are_refused_before_any_is_scored(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmtrain.build.MAX_COMPONENTS", 2)
+    monkeypatch.setattr("lmtrain.saved.MAX_COMPONENTS", 2)
     ended = call("mix", "run", "run", "run", "--output", "mixture")
     assert (ended.code, "3 models were given. A mixture has at most 2 parts." in ended.err) == (2, True)
     assert "scores" not in ended.err

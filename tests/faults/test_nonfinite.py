@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import lmtrain.commands.train as command
-from lmtrain.build import load_trained
 from lmtrain.errors import DivergedError
 from lmtrain.inference.evaluate import Bill
+from lmtrain.saved import load_trained
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 from lmtrain.training.finite import MOST_ROLLBACKS, MOST_SKIPPED, Nonfinite, nonfinite_names
 from lmtrain.training.learner import GradientLearner

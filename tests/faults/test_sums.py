@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
-import lmtrain.build
+import lmtrain.saved
 
 Call = Callable[..., Any]
 
@@ -170,7 +170,7 @@ def test_evaluate_and_score_say_the_same_of_the_smallest_texts(models: list[str]
 def test_weights_that_are_not_numbers_end_in_a_paragraph_and_print_no_result(
     command: tuple[str, ...], place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load_trained = lmtrain.build.load_trained
+    load_trained = lmtrain.saved.load_trained
 
     def broken(*arguments: Any, **options: Any) -> Any:
         trained = load_trained(*arguments, **options)
@@ -178,7 +178,7 @@ def test_weights_that_are_not_numbers_end_in_a_paragraph_and_print_no_result(
             trained.model.embedding.weight.fill_(math.nan)  # type: ignore[attr-defined]
         return trained
 
-    monkeypatch.setattr(lmtrain.build, "load_trained", broken)
+    monkeypatch.setattr(lmtrain.saved, "load_trained", broken)
     ended = call(*command)
     assert (ended.code, ended.out) == (4, "")
     assert "its probabilities are not numbers. A perplexity needs a model whose training did not diverge." in ended.err

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
             "Leave it out.",
         )
 
-    from lmtrain.build import export_arpa, import_arpa, load_trained
+    from lmtrain.saved import export_arpa, import_arpa, load_trained
 
     if from_file:
         with new_directory(options.output) as unfinished:

@@ -38,9 +38,9 @@ def main(arguments: list[str]) -> None:
 
     from tqdm import tqdm
 
-    from lmtrain.build import Text, load_lines
     from lmtrain.data.corpus import encode_file
     from lmtrain.inference.evaluate import check_numbers, evaluate
+    from lmtrain.saved import Text, load_lines
 
     trained = open_model(options)
     method = choose_method(options, trained)

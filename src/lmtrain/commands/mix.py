@@ -17,7 +17,7 @@ from lmtrain.errors import DataError, SettingsError
 from lmtrain.shell import printable, quoted_for_shell, shown
 
 if TYPE_CHECKING:
-    from lmtrain.build import Trained
+    from lmtrain.saved import Trained
 
 
 def main(arguments: list[str]) -> None:
@@ -39,9 +39,9 @@ def _mix(options: argparse.Namespace, output: Path) -> Path:
     import numpy as np
     import torch
 
-    from lmtrain.build import check_mixture, load_trained, save_mixture
     from lmtrain.inference.evaluate import STATIC, check_numbers, iter_target_log_probs, perplexity_text, usable_streams
     from lmtrain.models.mixture import fit_weights
+    from lmtrain.saved import check_mixture, load_trained, save_mixture
 
     parts = [load_trained(run) for run in options.runs]
     first = parts[0]
@@ -89,7 +89,7 @@ def _mix(options: argparse.Namespace, output: Path) -> Path:
 
 def _say_contamination(runs: Sequence[str], parts: Sequence[Trained]) -> None:
     """Says how much of the mixture's validation and test text each part was trained on."""
-    from lmtrain.build import load_lines, told_by
+    from lmtrain.saved import load_lines, told_by
 
     lines = [load_lines(part) for part in parts]
     trained = [part for run, of_run in zip(runs, lines, strict=True) for part in name_parts(run, of_run.train)]

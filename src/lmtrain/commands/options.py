@@ -17,8 +17,8 @@ from lmtrain.errors import as_typed
 from lmtrain.unfinished import unfinished_directory
 
 if TYPE_CHECKING:
-    from lmtrain.build import Trained
     from lmtrain.inference.evaluate import Method
+    from lmtrain.saved import Trained
 
 OWNERS = {"dynamic": "sgd", "cache": "2000"}
 """Options that have options of their own, `--dynamic-rate` and so on; and what one types behind them."""
@@ -103,8 +103,8 @@ def open_model(options: argparse.Namespace) -> Trained:
     """The model that the options name."""
     import torch
 
-    from lmtrain.build import load_trained
     from lmtrain.errors import SettingsError
+    from lmtrain.saved import load_trained
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("--device cuda was given, but PyTorch finds no CUDA device.", "Allowed is cpu.", "Leave it out.")

@@ -29,12 +29,6 @@ from lmtrain.build import (
     check_cutoffs,
     choose_device,
     choose_precision,
-    describe_lines,
-    describe_model,
-    describe_texts,
-    describe_tokenizer,
-    load_trained,
-    read_model_settings,
     sparse_gradients,
 )
 from lmtrain.data.advice import iter_advice
@@ -54,6 +48,7 @@ from lmtrain.inference.evaluate import Bill, evaluate, usable_streams
 from lmtrain.inference.sample import OnlyUnknownError, SampleSettings, sample_text
 from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
 from lmtrain.models.base import LanguageModel
+from lmtrain.saved import describe_lines, describe_model, describe_texts, describe_tokenizer, load_trained, read_model_settings
 from lmtrain.shell import printable, quoted_for_shell, shown
 from lmtrain.training.arithmetic import begin_arithmetic, iter_changes
 from lmtrain.training.checkpoint import (

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import lmtrain
-import lmtrain.saved
+import lmtrain.trained
 from lmtrain.errors import CheckpointError, DataError, SettingsError
 
 Call = Callable[..., Any]
@@ -35,7 +35,7 @@ def test_importing_lmtrain_imports_no_torch_and_names_what_there_is() -> None:
     program = "import lmtrain, sys; assert 'torch' not in sys.modules; print(*dir(lmtrain)); print(lmtrain.load.__module__)"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.splitlines()
     assert {"load", "train", "Model", "nn", "UserError"} <= set(shown[0].split())
-    assert shown[1] == "lmtrain.saved"
+    assert shown[1] == "lmtrain.trained"
     with pytest.raises(AttributeError, match="has no attribute 'trane'"):
         lmtrain.trane  # noqa: B018
 
@@ -46,7 +46,7 @@ def test_every_public_name_is_there(name: str) -> None:
 
 
 def test_the_examples_in_the_docstrings_are_true(counted: Path) -> None:
-    failed, tried = doctest.testmod(lmtrain.saved, extraglobs={"lm": lmtrain.load("counted")})
+    failed, tried = doctest.testmod(lmtrain.trained, extraglobs={"lm": lmtrain.load("counted")})
     assert tried >= 6
     assert failed == 0
 

@@ -1,0 +1,249 @@
+"""A trained model as Python sees it: `lmtrain.load` opens it, a `Model` scores, predicts and writes text.
+
+Every method does what the command of its name does, through the same code.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lmtrain.data.corpus import encode_file
+from lmtrain.data.tokenizer import Tokenizer
+from lmtrain.inference.evaluate import Bill, evaluate, make_tokens
+from lmtrain.inference.sample import SampleSettings, encode_prompt, read, sample
+from lmtrain.inference.score import ScoredToken, score_text
+from lmtrain.models.base import LanguageModel, evaluating
+from lmtrain.saved import Trained, load_trained
+from lmtrain.training.checkpoint import load_document
+
+CHUNK = 256  # tokens whose distributions are computed at once
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """How likely a text is. Its end is counted where the model counts one (words: the end of the last line)."""
+
+    total_nats: float  # minus the natural logarithm of the probability
+    num_tokens: int
+    num_unknown: int
+    tokens: tuple[ScoredToken, ...] | None = None  # only where they were asked for
+
+    @property
+    def log_prob(self) -> float:
+        """The natural logarithm of the text's probability."""
+        return -self.total_nats
+
+    @property
+    def nats_per_token(self) -> float:
+        """Nats per token; 0 for a text without any."""
+        return self.total_nats / self.num_tokens if self.num_tokens else 0.0
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Words with their vectors: row `i` of `matrix` [V, E] (float32) belongs to `words[i]`."""
+
+    words: tuple[str, ...]
+    matrix: NDArray[np.float32]
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {word: row for row, word in enumerate(self.words)}
+
+    def __getitem__(self, word: str) -> NDArray[np.float32]:
+        """The vector [E] of `word`; KeyError where there is none."""
+        return self.matrix[self._rows[word]]
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._rows
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+
+class Model:
+    """A model as it was saved, with its tokenizer. `lmtrain.load` makes one.
+
+    path       the checkpoint's directory
+    step       steps that it was trained for
+    network    the `LanguageModel` itself, for PyTorch code
+    tokenizer  text to token ids and back
+    device     where the network is
+    """
+
+    def __init__(self, trained: Trained, device: str = "cpu") -> None:
+        self._trained = trained
+        self.path, self.step = trained.path, trained.step
+        self.network: LanguageModel = trained.model
+        self.tokenizer: Tokenizer = trained.tokenizer
+        self.device = device
+
+    def __repr__(self) -> str:
+        sizes, best = _describe(self.settings["model"]), self._training.get("state", {}).get("best_nats")
+        reached = "" if best is None else f", best validation perplexity {np.exp(best):.2f}"
+        return (
+            f"<lmtrain.Model {sizes}, vocabulary {self.tokenizer.vocab_size:,} ({self.tokenizer.name}){reached}, {self.path}>"
+        )
+
+    def score(self, texts: str | Iterable[str], *, per_token: bool = False) -> list[TextScore]:
+        """How likely each text is: one result per text, in their order. A string is one text.
+
+        Texts know nothing of each other. Each begins where a line begins, and where words are tokens its last line is ended,
+        as `lmtrain score --independent` does. With `per_token` the results hold every token with its nats.
+
+        >>> [round(result.log_prob, 1) for result in lm.score(["the cat sat on a mat", "mat a on sat cat the"])]
+        [-19.6, -19.3]
+        """
+        return [self._score(text, per_token) for text in ([texts] if isinstance(texts, str) else texts)]
+
+    def _score(self, text: str, per_token: bool) -> TextScore:
+        whole = text if text or self.tokenizer.name != "word" else "\n"  # an empty line of words is its end
+        if not whole:
+            return TextScore(0.0, 0, 0, () if per_token else None)
+        tokens: list[ScoredToken] = []
+        bill = score_text(
+            self.network, self.tokenizer, [whole], per_token=per_token, device=self.device,
+            on_line=lambda line: tokens.extend(line.tokens or ()),
+        )  # fmt: skip
+        return TextScore(bill.total_nats, bill.num_tokens, bill.num_unk, tuple(tokens) if per_token else None)
+
+    def perplexity(self, text: str | os.PathLike[str] | Iterable[str]) -> Bill:
+        """What `lmtrain evaluate --text` prints, as an object; its `perplexity` is the number.
+
+        `text` is the path of a file, or the text itself in blocks that are cut anywhere (an open file, a list of lines).
+
+        >>> round(lm.perplexity("text.txt").perplexity, 1)
+        1.5
+        """
+        if isinstance(text, str | os.PathLike):
+            split = encode_file(Path(text), self.tokenizer)
+            return evaluate(
+                self.network, split.ids, eos_id=self.tokenizer.eos_id, unk_id=self.tokenizer.unk_id,
+                num_chars=split.num_chars, num_bytes=split.num_bytes, device=self.device,
+            )  # fmt: skip
+        return score_text(self.network, self.tokenizer, text, device=self.device)
+
+    def sample(
+        self,
+        prompt: str = "",
+        *,
+        max_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        num_samples: int = 1,
+        stop: str | Sequence[str] = (),
+        allow_unk: bool = False,
+        seed: int = 1,
+    ) -> list[str]:
+        r"""`num_samples` continuations of `prompt`, which they do not repeat. The same seed gives the same texts.
+
+        temperature          0 takes the likeliest token always; 1 draws as the model predicts
+        top_k, top_p, min_p  leave out unlikely tokens: see `lmtrain.inference.sample`
+        stop                 texts that end a continuation, and are not part of it
+        allow_unk            lets the unknown token be drawn, too
+
+        >>> lm.sample("the cat", stop="\n", temperature=0)
+        [' a']
+        """
+        settings = SampleSettings(
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, max_tokens=max_tokens,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop), allow_unk=allow_unk, statistics=False,
+        )  # fmt: skip
+        samples = sample(self.network, self.tokenizer, prompt, settings, num_samples=num_samples, seed=seed, device=self.device)
+        return ["".join(draw.text for draw in draws) for draws in samples]
+
+    def next(self, prompt: str = "", *, top: int = 5) -> list[tuple[str, float]]:
+        """The `top` likeliest tokens behind `prompt` with their probabilities, the likeliest first.
+
+        >>> [token for token, _ in lm.next("the cat", top=2)]
+        ['a', 'ran']
+        """
+        if top < 1:
+            raise ValueError(f"top={top}; expected at least 1")
+        log_probs_V, _ = read(self.network, self._ids_behind_eos(prompt), self.network.initial_state(1), self.device)
+        likeliest = log_probs_V.topk(min(top, len(log_probs_V)))
+        tokens = [self.tokenizer.token_text(token) for token in likeliest.indices.tolist()]
+        return list(zip(tokens, likeliest.values.double().exp().tolist(), strict=True))
+
+    def log_probs(self, text: str) -> NDArray[np.float32]:
+        """Log-probabilities [N, V] (nats): row i is the distribution of token i of `text`, given the tokens before it.
+
+        >>> log_probs = lm.log_probs("the cat sat")
+        >>> log_probs.shape == (3, lm.tokenizer.vocab_size)
+        True
+        """
+        ids = self._ids_behind_eos(text)
+        tokens_TB = make_tokens(ids[:-1, None], self.network, self.device)
+        state, rows = self.network.initial_state(1), []
+        with evaluating(self.network):
+            for chunk_TB in tokens_TB.split(CHUNK):
+                if len(chunk_TB):
+                    log_probs_TBV, state = self.network.log_probs(chunk_TB, state)
+                    rows.append(log_probs_TBV[:, 0].float().cpu())
+        return torch.cat(rows).numpy() if rows else np.empty((0, self.tokenizer.vocab_size), np.float32)
+
+    @property
+    def vectors(self) -> Vectors:
+        """The words with their vectors, from the model's embedding. ValueError where the model has none."""
+        embedding = getattr(self.network, "embedding", None)
+        if embedding is None:
+            raise ValueError(f"{self.path} has no word vectors; a window or recurrent model has them")
+        words = tuple(self.tokenizer.token_text(token) for token in range(self.tokenizer.vocab_size))
+        return Vectors(words, embedding.weight.detach().float().cpu().numpy())
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the run, as nested dictionaries; of a mixture or an imported model those of the model alone."""
+        return dict(self._training.get("settings") or {"model": _settings_of(load_document(self.path, "model"))})
+
+    @cached_property
+    def _training(self) -> Mapping[str, Any]:
+        """What training noted beside the model; empty where there was none."""
+        document = load_document(self.path, "training")
+        return document if isinstance(document, dict) else {}
+
+    def _ids_behind_eos(self, text: str) -> NDArray[np.int32]:
+        return np.concatenate([[self.tokenizer.eos_id], encode_prompt(self.tokenizer, text)]).astype(np.int32)
+
+
+def _settings_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The model settings that the document `model.json` holds; those of a mixture are its parts' and their weights."""
+    if "components" in document:
+        parts = [_settings_of(part) for part in document["components"]]
+        return {"kind": "mixture", "components": parts, "weights": document["weights"]}
+    return dict(document["settings"])
+
+
+def _describe(settings: Mapping[str, Any]) -> str:
+    """A model in a few words, such as "lstm 2 x 650"."""
+    match settings:
+        case {"kind": "mixture", "components": components}:
+            return f"mixture of {len(components)}"
+        case {"kind": "ngram", "order": order, "smoothing": smoothing}:
+            return f"{order}-gram, {smoothing}"
+        case {"hidden_sizes": [_, *_] as sizes}:
+            layers = "-".join(map(str, sizes))
+        case _:
+            layers = f"{settings['num_layers']} x {settings['hidden_size']}"
+    return f"{settings.get('cell') or settings['kind']} {layers}"
+
+
+def load(path: str | os.PathLike[str], *, device: str = "cpu", checkpoint: Literal["best", "last"] = "best") -> Model:
+    """The model at `path`: a run directory, a checkpoint of one, a mixture, or an imported ARPA file.
+
+    `checkpoint` says which one of a run. Raises `lmtrain.CheckpointError` for what is missing, damaged or no model of ours.
+    """
+    if checkpoint not in ("best", "last"):
+        raise ValueError(f"checkpoint={checkpoint!r}; expected 'best' or 'last'")
+    return Model(load_trained(Path(path), prefer=checkpoint, device=device), device)
