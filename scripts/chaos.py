@@ -51,7 +51,8 @@ ROOT = Path(__file__).parents[1]
 SETTINGS = [
     "data=text", "data.path=text.txt", "tokenizer=word", "model=lstm", "model.num_layers=2", "model.embed_size=12",
     "model.hidden_size=16", "model.dropout=0.3", "optimizer=sgd", "optimizer.learning_rate=4", "optimizer.averaging=nt_asgd",
-    "optimizer.patience=3", "schedule=plateau", "schedule.factor=0.97", "schedule.patience=2", "trainer.batch_size=4", "trainer.chunk_length=8",
+    "optimizer.patience=3", "schedule=plateau", "schedule.factor=0.97", "schedule.patience=2",
+    "trainer.batch_size=4", "trainer.chunk_length=8",
     "trainer.backward_length=20", "trainer.max_seconds=null", "trainer.log_every=1", "trainer.evaluate_every=7",
     "trainer.save_every=5", "trainer.sample_tokens=10", "trainer.num_threads=1", "trainer.precision=float32",
 ]  # fmt: skip
