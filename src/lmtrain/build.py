@@ -32,7 +32,7 @@ from lmtrain.shell import expanded
 from lmtrain.training.averaging import Averaging, ExponentialAverage, LastWeights, NonMonotonicAverage
 from lmtrain.training.graphed import graphed, why_no_graph
 from lmtrain.training.learner import CountLearner, GradientLearner, Learner
-from lmtrain.training.loop import Limits
+from lmtrain.training.limits import Limits
 from lmtrain.training.optimizer import group_parameters, make_optimizer
 from lmtrain.training.schedule import Constant, Cosine, Exponential, Linear, OneCycle, Plateau, RangeTest, Schedule, Step
 

@@ -14,13 +14,13 @@ from typing import Any
 from unittest.mock import patch
 
 import lmtrain.commands.train as command
-import lmtrain.training.loop as loop
 from lmtrain.training.learner import CountLearner, GradientLearner
+from lmtrain.training.session import Session
 from lmtrain.training.telemetry import Telemetry
 
 PLACES: list[tuple[Any, str]] = [
-    (GradientLearner, "step"), (CountLearner, "step"), (GradientLearner, "after_evaluation"), (loop, "_evaluate"),
-    (loop, "_save"), (loop, "_went_back"), (command, "_evaluate"), (command, "_sample"), (command, "save_checkpoint"),
+    (GradientLearner, "step"), (CountLearner, "step"), (GradientLearner, "after_evaluation"), (Session, "_evaluate"),
+    (Session, "save"), (Session, "go_back"), (command, "_evaluate"), (command, "_sample"), (command, "save_checkpoint"),
     (command, "mark"), (command, "prune"), (Telemetry, "record_training"), (Telemetry, "record_evaluation"),
 ]  # fmt: skip
 """What the loop does, as (owner, name)."""

@@ -29,7 +29,7 @@ from lmtrain.inference.sample import SampleSettings, sample_text
 from lmtrain.saved import load_lines, load_trained
 from lmtrain.training import checkpoint as checkpoints
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
-from lmtrain.training.loop import steps
+from lmtrain.training.session import steps
 from lmtrain.training.state import TrainState
 from lmtrain.training.strict_json import to_json
 

@@ -33,7 +33,7 @@ from lmtrain.models.arpa import read_arpa
 from lmtrain.saved import load_trained
 from lmtrain.training import checkpoint as checkpoints
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
-from lmtrain.training.loop import steps
+from lmtrain.training.session import steps
 from lmtrain.training.state import TrainState
 
 DTYPES = [torch.int64, torch.int32, torch.float16, torch.float64, torch.bool]

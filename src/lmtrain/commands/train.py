@@ -65,11 +65,13 @@ from lmtrain.training.checkpoint import (
 from lmtrain.training.durable_file import check_free_space, write_atomically
 from lmtrain.training.finite import Nonfinite, nonfinite_names
 from lmtrain.training.learner import Tensors
-from lmtrain.training.loop import Cadence, epochs_done, fit
+from lmtrain.training.limits import Cadence, epochs_done
+from lmtrain.training.loop import fit
 from lmtrain.training.machine import keep_freed_memory
 from lmtrain.training.provenance import device_facts
 from lmtrain.training.range_test import draw_svg, read_curve, suggest
 from lmtrain.training.run_directory import RunDirectory, open_run_directory
+from lmtrain.training.session import Session
 from lmtrain.training.signals import Stop, catch_signals
 from lmtrain.training.state import TrainState
 from lmtrain.training.strict_json import parse_json
@@ -246,8 +248,10 @@ def _train(
             save(state, True)  # so that there always is somewhere to go back to
         try:
             reason = fit(
-                state, stream, limits=limits, cadence=cadence, evaluate=validate, show_sample=show_sample, save=save,
-                telemetry=telemetry, stop=stop, on_nonfinite=on_nonfinite,
+                Session(
+                    state, stream, limits, cadence, evaluate=validate, show_sample=show_sample, keep=save,
+                    telemetry=telemetry, stop=stop, on_nonfinite=on_nonfinite,
+                )
             )  # fmt: skip
         except DivergedError:
             if not is_range_test:

@@ -1,0 +1,64 @@
+"""How far a run is: when it ends, and when it records, evaluates and saves. All of it is told from the state alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lmtrain.data.stream import Position, Stream
+from lmtrain.training.schedule import Progress, fraction_done
+from lmtrain.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When training ends: whichever comes first; None is no limit."""
+
+    num_steps: int | None = None
+    num_epochs: float | None = None
+    max_seconds: float | None = None
+
+    def share(self, state: TrainState, epoch: float) -> float:
+        """How much of the run is done, from 0 to 1: what the bar shows; training ends at 1."""
+        shares = [value / limit if limit else 1.0 for _, value, limit in self._iter_done(state, epoch)]
+        return min(1.0, max(shares, default=0.0))
+
+    def reached(self, state: TrainState, epoch: float) -> dict[str, float]:
+        """The limits by which training has ended: name and value."""
+        return {name: limit for name, value, limit in self._iter_done(state, epoch) if value >= limit}
+
+    def _iter_done(self, state: TrainState, epoch: float) -> Iterator[tuple[str, float, float]]:
+        """Of every limit its name, how far the run is, and the limit itself."""
+        done = {"num_steps": state.step, "num_epochs": epoch, "max_seconds": state.elapsed_seconds}
+        for name, value in done.items():
+            limit = getattr(self, name)
+            if limit is not None:
+                yield name, value, limit
+
+    def progress(self, state: TrainState, epoch: float) -> Progress:
+        """What schedules go by."""
+        fraction = fraction_done(
+            step=state.step, epoch=epoch, elapsed_seconds=state.elapsed_seconds,
+            num_steps=self.num_steps, num_epochs=self.num_epochs, max_seconds=self.max_seconds,
+        )  # fmt: skip
+        return Progress(step=state.step, epoch=epoch, fraction=fraction)
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """Steps between two records, evaluations and checkpoints; 0: every epoch, and with every evaluation."""
+
+    log_every: int = 10
+    evaluate_every: int = 0
+    save_every: int = 0
+
+    def owes_evaluation(self, state: TrainState) -> bool:
+        """Whether `state` is to be evaluated before the next step. It is in the state alone, so a resumed run owes it too."""
+        ends_epoch = state.position.index == 0
+        is_due = ends_epoch if self.evaluate_every == 0 else state.step % self.evaluate_every == 0
+        return is_due and state.step > 0 and state.evaluated_step != state.step
+
+
+def epochs_done(stream: Stream, position: Position) -> float:
+    """How many epochs lie before `position`, with the share of the one it is in."""
+    return position.epoch + position.index / stream.num_chunks(position.epoch)

@@ -1,0 +1,195 @@
+"""A run while it is trained: its state, what it learns from, and all that watches over it.
+
+The loop (`lmtrain.training.loop`) says in which order things happen; here is what each of them is. Whatever is decided is
+decided from `state`, which is saved, so a run that was interrupted takes the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lmtrain.data.stream import Chunk, Stream
+from lmtrain.errors import ResourceError
+from lmtrain.inference.evaluate import Bill
+from lmtrain.models.base import LanguageModel
+from lmtrain.training.learner import StepReport
+from lmtrain.training.limits import Cadence, Limits, epochs_done
+from lmtrain.training.machine import RunningTime
+from lmtrain.training.signals import Stop
+from lmtrain.training.state import Interval, TrainState
+
+if TYPE_CHECKING:  # it imports TensorBoard, and commands that do not train import this file
+    from lmtrain.training.telemetry import Telemetry
+
+log = logging.getLogger("lmtrain")
+
+OnNonfinite = Callable[[TrainState, str, Chunk | None], None]
+"""Is told of a step, or (chunk None) of a validation, whose numbers are not finite. Raises DivergedError, or leaves a state
+from which training can go on: this one, or an earlier one."""
+
+
+Save = Callable[[TrainState, bool], str]
+"""Keeps a checkpoint of the state, as the best so far if so; returns why that must not be, else nothing."""
+
+
+@dataclass
+class Session:
+    """What one process does with a run.
+
+    stream, limits, cadence  what is learnt from, how long, and how often is recorded, evaluated and saved
+    evaluate, show_sample    score a model on validation, and let it write a little
+    keep                     saves a checkpoint
+    on_nonfinite             says what is to be done about numbers that are not finite
+    """
+
+    state: TrainState
+    stream: Stream
+    limits: Limits
+    cadence: Cadence
+    evaluate: Callable[[LanguageModel], Bill]
+    show_sample: Callable[[LanguageModel], str]
+    keep: Save
+    telemetry: Telemetry
+    stop: Stop
+    on_nonfinite: OnNonfinite
+
+    def __post_init__(self) -> None:
+        self._on_disk = self.state.step, self.state.evaluated_step, self.state.saved_step
+
+    @property
+    def share(self) -> float:
+        """How much of the run is done, from 0 to 1."""
+        return self.limits.share(self.state, epochs_done(self.stream, self.state.position))
+
+    @property
+    def owes_evaluation(self) -> bool:
+        """Whether the model is to be evaluated before the next step."""
+        return self.cadence.owes_evaluation(self.state)
+
+    @property
+    def owes_checkpoint(self) -> bool:
+        """Whether the cadence asks for a checkpoint after this step."""
+        return self.cadence.save_every > 0 and self.state.step % self.cadence.save_every == 0
+
+    def steps(self) -> Iterator[StepReport]:
+        """Learns from chunk after chunk until a limit is reached."""
+        return steps(self.state, self.stream, self.limits)
+
+    def accept(self, report: StepReport) -> bool:
+        """Takes note of a step, also in the records; False where its numbers made training go back to an earlier state."""
+        state = self.state
+        if report.is_finite:
+            state.interval.add(report)
+            _report_spike(report, state)
+        elif self.go_back(*_describe_nonfinite(report, state, self.stream)):
+            return False
+        self.telemetry.progress(state, report, self.share)
+        if state.step % self.cadence.log_every == 0:
+            self.telemetry.record_training(state, report)
+            state.interval = Interval()
+        return True
+
+    def validate(self) -> None:
+        """Evaluates the model, and saves it where it is the best so far or where every evaluation is saved."""
+        is_best = self._evaluate()
+        if is_best or self.cadence.save_every == 0:
+            self.save(is_best)
+
+    def finish(self) -> None:
+        """Evaluates and saves the last state, unless that was done."""
+        state = self.state
+        is_best = state.evaluated_step != state.step and self._evaluate()
+        if self.share >= 1 and self._on_disk != (state.step, state.evaluated_step, state.step):
+            self.save(is_best, is_final=True)
+
+    def _evaluate(self) -> bool:
+        """Whether validation is the best so far. A model whose validation is not a number has diverged."""
+        state = self.state
+        with state.learner.evaluated() as model:
+            bill = self.evaluate(model)
+            text = self.show_sample(model) if math.isfinite(bill.nats_per_token) else ""
+        state.evaluated_step = state.step
+        if math.isnan(bill.nats_per_token):
+            self.go_back(f"Validation at step {state.step} is not a number.", None)
+            return False
+        is_best = bill.nats_per_token < state.best_nats
+        if is_best:
+            state.best_nats, state.best_step = bill.nats_per_token, state.step
+        state.learner.after_evaluation(bill.nats_per_token)
+        self.telemetry.record_evaluation(state, bill, text, is_best)
+        return is_best
+
+    def save(self, is_best: bool = False, *, is_scheduled: bool = True, is_final: bool = False) -> None:
+        """Saves a checkpoint. A full disk costs this checkpoint, not the run, unless it is the final one.
+
+        The state remembers the last checkpoint that the cadence asked for. A signal asks for others, which change nothing.
+        """
+        before = self.state.saved_step
+        if is_scheduled:
+            self.state.saved_step = self.state.step
+        try:
+            problem = self.keep(self.state, is_best)
+        except ResourceError as error:
+            self.state.saved_step = before
+            if is_final:
+                raise
+            log.warning("%s Training goes on; the next checkpoint will be tried again.", error)
+            return
+        if problem:
+            self.go_back(problem, None)
+
+    def go_back(self, problem: str, chunk: Chunk | None) -> bool:
+        """Asks what shall be done about numbers that are not finite; True where the state is an earlier one now."""
+        step = self.state.step
+        self.on_nonfinite(self.state, problem, chunk)
+        if self.state.step != step:
+            self.telemetry.rewind(self.state.step, is_evaluated=self.state.evaluated_step == self.state.step)
+        return self.state.step != step
+
+
+def steps(state: TrainState, stream: Stream, limits: Limits) -> Iterator[StepReport]:
+    """Learns from chunk after chunk until a limit is reached; `state` moves on before each report is yielded.
+
+    Time that the process is stopped does not count; what is done between two steps does.
+    """
+    with RunningTime() as clock:
+        started_at = clock() - state.elapsed_seconds
+        while True:
+            state.elapsed_seconds = clock() - started_at
+            epoch = epochs_done(stream, state.position)
+            if limits.share(state, epoch) >= 1:
+                return
+            began_at = clock()
+            chunk = stream.chunk(state.position)
+            report = state.learner.step(chunk, limits.progress(state, epoch))
+            report = report._replace(seconds=clock() - began_at)
+            state.position = stream.next(state.position)
+            state.step += 1
+            state.num_tokens += report.num_tokens
+            yield report
+
+
+def _describe_nonfinite(report: StepReport, state: TrainState, stream: Stream) -> tuple[str, Chunk]:
+    """What went wrong in the step just done, and the chunk it was done with."""
+    chunk = stream.chunk(stream.previous(state.position))
+    return (
+        f"The loss ({report.nats}) or the norm of its gradient ({report.grad_norm}) is not finite at step {state.step} "
+        f"(epoch {chunk.epoch}, chunk {chunk.index}).",
+        chunk,
+    )
+
+
+def _report_spike(report: StepReport, state: TrainState) -> None:
+    if report.nats is None:
+        return
+    nats_per_token = report.nats / report.num_tokens
+    if state.spikes.is_spike(nats_per_token):
+        log.warning(
+            "The loss jumped to %.3f nats per token at step %d (epoch %d); its mean was %.3f.",
+            nats_per_token, state.step, state.position.epoch, state.spikes.mean,
+        )  # fmt: skip
+    state.spikes = state.spikes.with_value(nats_per_token)
