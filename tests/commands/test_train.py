@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from lmtrain.__main__ import main
-from lmtrain.commands.train import _limit, _next_steps
+from lmtrain.commands.summary import _limit, next_steps
 
 TINY = [
     "model.embed_size=6", "model.hidden_size=8", "trainer.batch_size=4", "trainer.chunk_length=10", "trainer.num_steps=24",
@@ -179,11 +179,11 @@ def cut(run: Path, step: int, settings: list[str]) -> None:
     code = (
         "import os, sys\n"
         "import lmtrain.commands.train as command\n"
-        "save = command._Saver.__call__\n"
+        "save = command.Saver.__call__\n"
         "def save_and_die(self, state, is_best):\n"
         "    save(self, state, is_best)\n"
         f"    if state.step == {step}: os.kill(os.getpid(), 9)\n"
-        "command._Saver.__call__ = save_and_die\n"
+        "command.Saver.__call__ = save_and_die\n"
         "from lmtrain.__main__ import main\n"
         "main(sys.argv[1:])\n"
     )
@@ -269,7 +269,7 @@ def test_a_run_that_has_ended_says_by_what_and_how_to_go_on(place: Path, capsys:
     ],
 )
 def test_the_prompt_to_type_is_of_whole_words_that_a_shell_leaves_alone(text: str, option: str) -> None:
-    assert f"  python -m lmtrain sample run{option}\n" in _next_steps(Path.cwd() / "run", text)
+    assert f"  python -m lmtrain sample run{option}\n" in next_steps(Path.cwd() / "run", text)
 
 
 def test_limits_are_printed_as_they_can_be_typed() -> None:
@@ -347,13 +347,13 @@ def test_a_diverging_run_stops_with_its_own_exit_code_and_keeps_its_checkpoint(
 def test_the_prompt_of_samples_is_a_stretch_that_the_model_reads_as_it_is_shown(
     name: str, train_text: str, valid_text: str, prompt: str, tmp_path: Path
 ) -> None:
-    from lmtrain.commands.train import _prompt
+    from lmtrain.commands.summary import prompt_of
     from lmtrain.data.corpus import load_corpus
 
     for split, text in (("train", train_text), ("valid", valid_text), ("test", train_text)):
         (tmp_path / f"{split}.txt").write_text(text, encoding="utf-8")
     corpus = load_corpus(tmp_path, tokenizer=name, cache_dir=tmp_path / "cache")
-    assert _prompt(corpus) == prompt
+    assert prompt_of(corpus) == prompt
     ids = corpus.tokenizer.encode(prompt)
     assert corpus.tokenizer.unk_id not in ids
 

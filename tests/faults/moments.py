@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 from unittest.mock import patch
 
+import lmtrain.commands.saver as saver
 import lmtrain.commands.train as command
 from lmtrain.training.learner import CountLearner, GradientLearner
 from lmtrain.training.session import Session
@@ -20,8 +21,8 @@ from lmtrain.training.telemetry import Telemetry
 
 PLACES: list[tuple[Any, str]] = [
     (GradientLearner, "step"), (CountLearner, "step"), (GradientLearner, "after_evaluation"), (Session, "_evaluate"),
-    (Session, "save"), (Session, "go_back"), (command, "_evaluate"), (command, "_sample"), (command, "save_checkpoint"),
-    (command, "mark"), (command, "prune"), (Telemetry, "record_training"), (Telemetry, "record_evaluation"),
+    (Session, "save"), (Session, "go_back"), (command, "evaluate_split"), (command, "write_sample"), (saver, "save_checkpoint"),
+    (saver, "mark"), (saver, "prune"), (Telemetry, "record_training"), (Telemetry, "record_evaluation"),
 ]  # fmt: skip
 """What the loop does, as (owner, name)."""
 

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-import lmtrain.commands.train as command
+import lmtrain.commands.resuming as resuming
 import lmtrain.config as config
 from lmtrain.build import build_corpus, build_learner, build_limits, build_model, build_stream
 from lmtrain.errors import UserError
@@ -237,7 +237,7 @@ class Forger:
             sparse_embeddings=self.settings.optimizer.name is config.OptimizerName.sparse_adam,
         )  # fmt: skip
         state = TrainState(build_learner(self.settings, model, self.corpus, torch.device("cpu")))
-        command._load(state, self.directory, self.settings, self.corpus, self.stream)
+        resuming.load_state(state, self.directory, self.settings, self.corpus, self.stream)
         for _, _ in zip(range(2), steps(state, self.stream, build_limits(self.settings)), strict=False):
             pass
         with state.learner.evaluated() as evaluated:

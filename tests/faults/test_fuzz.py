@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 import lmtrain.application as application
-import lmtrain.commands.train as command
+import lmtrain.commands.resuming as resuming
 import lmtrain.config as config
 from lmtrain.build import build_corpus, build_learner, build_limits, build_model, build_stream
 from lmtrain.data.tokenizer import load_tokenizer
@@ -317,7 +317,7 @@ def test_any_change_of_a_state_goes_on_or_is_refused(
         model = build_model(read.model, vocab_size=corpus.tokenizer.vocab_size, eos_id=corpus.tokenizer.eos_id)
         state = TrainState(build_learner(read, model, corpus, torch.device("cpu")))
         with suppress(UserError):
-            command._load(state, directory, read, corpus, stream)
+            resuming.load_state(state, directory, read, corpus, stream)
             next(steps(state, stream, build_limits(read)), None)
 
     tried(40 * many, changes_of(document), check)

@@ -119,7 +119,7 @@ def test_running_out_of_memory_ends_with_6_and_says_what_would_fit(
         raise ERRORS[error]
 
     if step is None:
-        monkeypatch.setattr(command, "_evaluate", fail)
+        monkeypatch.setattr(command, "evaluate_split", fail)
     else:
         at_step({step: fail})
     ended = call("TRAIN", "trainer.save_every=2", "hydra.run.dir=large")
@@ -157,7 +157,7 @@ def test_commands_that_use_a_model_say_it_too(place: Path, call: Call, monkeypat
     def fail(*_: Any, **__: Any) -> None:
         raise ERRORS["cpu"]
 
-    monkeypatch.setattr("lmtrain.build.load_checkpoint", fail)
+    monkeypatch.setattr("lmtrain.saved.load_checkpoint", fail)
     ended = call("sample", "run")
     assert ended.code == 6
     assert "There is not enough memory: [enforce fail" in ended.err

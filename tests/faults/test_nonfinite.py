@@ -194,14 +194,14 @@ def test_rolling_back_goes_to_the_best_where_the_newest_does_not_help_and_ends_a
 def test_a_validation_that_is_not_a_number_is_divergence(
     policy: str, place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate, num_calls = command._evaluate, 0
+    evaluate, num_calls = command.evaluate_split, 0
 
     def spoilt(*arguments: Any) -> Bill:
         nonlocal num_calls
         num_calls += 1
         return evaluate(*arguments) if num_calls != 2 else Bill(math.nan, 1, 0, 0, 0.0, 1, 1, 1, "carry")
 
-    monkeypatch.setattr(command, "_evaluate", spoilt)
+    monkeypatch.setattr(command, "evaluate_split", spoilt)
     settings = [*OFTEN, "trainer.evaluate_every=2", f"trainer.on_nonfinite={policy}"]
     ended = call("TRAIN", *settings, "hydra.run.dir=bad")
     if policy == "rollback":

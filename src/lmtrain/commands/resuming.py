@@ -1,0 +1,169 @@
+"""Going on with a run: which settings may change, whether a checkpoint is this run's, and what is said where things differ."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+import lmtrain.config as config
+from lmtrain.build import (
+    build_limits,
+    build_schedule,
+    choose_precision,
+)
+from lmtrain.data.corpus import Corpus
+from lmtrain.data.stream import Stream
+from lmtrain.errors import (
+    CheckpointError,
+    SettingsError,
+    UnfitError,
+)
+from lmtrain.expected import Anything, Like, agree, compare, within
+from lmtrain.models.base import LanguageModel
+from lmtrain.saved import read_model_settings
+from lmtrain.shell import printable
+from lmtrain.training.arithmetic import begin_arithmetic, iter_changes
+from lmtrain.training.checkpoint import (
+    Checkpoint,
+    believing,
+    find_checkpoint,
+    load_checkpoint,
+    scheduled_checkpoint,
+)
+from lmtrain.training.run_directory import RunDirectory
+from lmtrain.training.state import TrainState
+from lmtrain.training.strict_json import parse_json
+
+log = logging.getLogger("lmtrain")
+
+
+def changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Config:
+    """The settings of a run with `changes`; refuses those that would make it another run, warns of those that alter it."""
+    try:
+        mapping = parse_json((directory / "settings.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{directory / 'settings.json'} cannot be read: {error}.",
+            "It holds the settings of the run as JSON.",
+            "Restore the file; every checkpoint holds the same settings in its training.json.",
+        ) from None
+    old = config.read_config(mapping)
+    for key, value in changes.items():
+        node = mapping
+        *parents, name = key.split(".")
+        for parent in parents:
+            node = node.get(parent, {}) if isinstance(node, dict) else {}
+        if not isinstance(node, dict) or name not in node:
+            raise config.SettingsProblemsError([config.unknown_setting(key, _keys(mapping))])
+        node[name] = value
+    new = config.read_config(mapping)
+    refused = []
+    for key, before, after, rule in config.iter_changes(old, new):
+        if rule is config.Resume.refused:
+            refused.append(f"{key} is {before} in this run and cannot become {after}.")
+        elif rule is config.Resume.warned:
+            log.warning("Resuming with %s=%s instead of %s: the run is no longer the one it was.", key, after, before)
+    if refused:
+        raise SettingsError("\n  * ".join(["These settings cannot change when a run goes on:", *refused]), "",
+                            "\nLeave them out, or start a new run.")  # fmt: skip
+    return new
+
+
+def _keys(mapping: Mapping[str, Any], path: str = "") -> list[str]:
+    return [
+        key
+        for name, value in mapping.items()
+        for key in ([path + name] if not isinstance(value, dict) else _keys(value, f"{path}{name}."))
+    ]
+
+
+def load_state(state: TrainState, path: Path, settings: config.Config, corpus: Corpus, stream: Stream) -> config.Config:
+    """Everything of a checkpoint into `state`; the corpus must be the one it was trained on. Returns the settings then."""
+    checkpoint = load_checkpoint(path, names=("model", "training", "tokenizer"))
+    with believing(path):
+        before = _check_documents(checkpoint, settings, corpus)
+        state.load(checkpoint.tensors, checkpoint.documents["training"]["state"], stream)
+        agree(
+            state.step == checkpoint.step, "manifest.json: step", f"is {checkpoint.step}", f"{state.step}, as in training.json"
+        )
+    return before
+
+
+def _check_documents(checkpoint: Checkpoint, settings: config.Config, corpus: Corpus) -> config.Config:
+    """The settings with which a checkpoint was saved, once all but the state is what a run with `settings` writes."""
+    training = checkpoint.documents.get("training")
+    fingerprint = training.get("corpus") if isinstance(training, dict) else None
+    if isinstance(fingerprint, str) and re.fullmatch("[0-9a-f]{64}", fingerprint) and fingerprint != corpus.fingerprint:
+        raise CheckpointError(
+            f"The text has changed since {checkpoint.path} was saved (fingerprint {corpus.fingerprint[:12]} instead of "
+            f"{fingerprint[:12]}).",
+            "A run goes on only on the very text it was started with.",
+            "Restore the text, set data.path to where it is now, or start a new run.",
+        )
+    with within("training.json: "):
+        compare({"corpus": corpus.fingerprint, "settings": Anything(), "state": Anything()}, training)
+        before = _read_saved(checkpoint.documents["training"]["settings"])
+        _check_same(before, settings)
+    with within("tokenizer.json: "):
+        document, arrays = corpus.tokenizer.save()
+        compare(document, checkpoint.documents.get("tokenizer"))
+    with within("tokenizer.safetensors: "):
+        saved = checkpoint.tensors.get("tokenizer", {})
+        compare({name: Like.of(torch.from_numpy(array)) for name, array in arrays.items()}, saved)
+        for name, array in arrays.items():
+            agree(np.array_equal(saved[name].numpy(), array), name, "is of another vocabulary", "that of the run's tokenizer")
+    model = read_model_settings(checkpoint.documents.get("model"), corpus.tokenizer)
+    with within("model.json: "):
+        _check_same(model, before.model)
+    return before
+
+
+def _read_saved(settings: Any) -> config.Config:
+    try:
+        return config.read_config(settings)
+    except config.SettingsProblemsError as error:
+        problems = "; ".join(error.problems)[:1000].rstrip(".")
+        raise UnfitError("settings", f"cannot be used: {problems}", "settings that a run can be started with") from error
+
+
+def _check_same(saved: Any, own: Any) -> None:
+    """UnfitError where a setting that cannot change while a run goes on is another one."""
+    for key, then, now, rule in config.iter_changes(saved, own):
+        is_same = rule is not config.Resume.refused
+        agree(is_same, f"settings.{key}", f"is {printable(repr(then), 100)}", f"{now!r}, as the run has it")
+
+
+def earlier_checkpoint(run: Path, state: TrainState, which: Literal["last", "best"]) -> Path:
+    """The checkpoint to go back to: one that a signal asked for does not count, or a run would depend on its signals."""
+    return find_checkpoint(run, "best") if which == "best" else scheduled_checkpoint(run, state.saved_step)
+
+
+def say_stretched(before: config.Config, now: config.Config, state: TrainState, epoch: float) -> None:
+    """Says where another limit moves a schedule that goes by the share of the run: the rate may jump up again."""
+    base = now.optimizer.learning_rate
+    schedule = build_schedule(now.schedule, base)
+    old, new = (base * schedule.rate(build_limits(settings).progress(state, epoch)) for settings in (before, now))
+    if old != new:
+        log.warning(
+            "The %s schedule stretches over the new length of the run: the learning rate goes on at %.2g instead of %.2g.",
+            now.schedule.kind, new, old,
+        )  # fmt: skip
+
+
+def note_arithmetic(
+    run: RunDirectory, model: LanguageModel, trainer: config.TrainerConfig, device: torch.device, *, is_resumed: bool
+) -> dict[str, Any]:
+    """What this process computes with; warns where a resumed run was computed otherwise. Counts depend on none of it."""
+    if not isinstance(model, torch.nn.Module):
+        return {}
+    earlier = run.earlier("arithmetic") if is_resumed else None
+    arithmetic = begin_arithmetic(device, choose_precision(trainer, device), earlier)
+    if changes := list(iter_changes(earlier, arithmetic)):
+        log.warning("Resuming with %s: the run is no longer the one it was.", ", ".join(changes))
+    return arithmetic
