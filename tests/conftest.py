@@ -3,6 +3,7 @@
 And for tests of commands: a small text and a small trained run in a directory of one's own, and `main` called as a user would.
 """
 
+import logging
 import os
 import shutil
 import sys
@@ -32,6 +33,16 @@ def _deterministic() -> None:
 def _the_disk_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test can cut the power. Those that look at what is synced, and when, watch the calls."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(autouse=True)
+def _no_log_of_an_earlier_run() -> Iterator[None]:
+    """A process that trains ends; here the file that it logs to is closed, or the next test would write to it."""
+    yield
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:
+        root.removeHandler(handler)
+        handler.close()
 
 
 @pytest.fixture

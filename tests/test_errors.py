@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-import lmtrain.config as config
 import lmtrain.training.checkpoint  # noqa: F401 (it has errors of its own)
 from lmtrain.errors import UserError, is_out_of_memory
 from lmtrain.inference.sample import OnlyUnknownError
+from lmtrain.settings import reading
 
 
 def all_errors(cls: type[UserError] = UserError) -> Iterator[type[UserError]]:
@@ -23,8 +23,8 @@ def all_errors(cls: type[UserError] = UserError) -> Iterator[type[UserError]]:
 
 
 def made(cls: type[UserError]) -> UserError:
-    if cls is config.SettingsProblemsError:
-        return config.SettingsProblemsError(["one", "two"])
+    if cls is reading.SettingsProblemsError:
+        return reading.SettingsProblemsError(["one", "two"])
     if cls is OnlyUnknownError:
         return OnlyUnknownError()
     return cls("It was given.", "It is allowed.", "Type this.")

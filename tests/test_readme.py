@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-import lmtrain.config as config
 from lmtrain.__main__ import COMMANDS, main
 from lmtrain.application import _overrides, check_overrides, register_schemas
+from lmtrain.settings import reading
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def test_the_readme_has_commands() -> None:
 @pytest.mark.parametrize("words", TRAININGS, ids=" ".join)
 def test_every_training_in_the_readme_composes(words: list[str]) -> None:
     overrides = [word for word in _overrides(words) if not word.startswith("resume=")]
-    assert config.read_config(check_overrides(overrides))
+    assert reading.read_config(check_overrides(overrides))
 
 
 @pytest.mark.parametrize("words", OTHERS, ids=" ".join)
@@ -87,7 +87,7 @@ def test_the_command_of_a_result_is_the_one_that_reproduce_runs(row: list[str], 
 
 def test_what_reproduce_runs_composes() -> None:
     for settings in REPRODUCE["TRAININGS"].values():
-        assert config.read_config(check_overrides([*settings.split(), "data.path=DATA"]))
+        assert reading.read_config(check_overrides([*settings.split(), "data.path=DATA"]))
     trained = {*REPRODUCE["TRAININGS"], *REPRODUCE["MIXTURES"]}
     assert {name for name, *_ in REPRODUCE["ROWS"]} == trained
     assert {part for parts in REPRODUCE["MIXTURES"].values() for part in parts} <= set(REPRODUCE["TRAININGS"])

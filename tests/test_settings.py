@@ -13,6 +13,7 @@ import lmtrain.config as config
 from lmtrain.application import Sources, _compose, check_overrides, register_schemas
 from lmtrain.commands.settings import main, options_of
 from lmtrain.errors import SettingsError
+from lmtrain.settings import comparing, conflicts, quoting, reading
 
 register_schemas()
 EXPERIMENTS = sorted(path.stem for path in (config.conf_directory() / "experiment").glob("*.yaml"))
@@ -129,7 +130,7 @@ def test_settings_that_exclude_each_other_are_refused(overrides: list[str], mess
     ],
 )
 def test_a_setting_that_nothing_reads_is_said(overrides: list[str], key: str, need: str) -> None:
-    (note,) = config.iter_idle(config.read_config(check_overrides(overrides)), [key])
+    (note,) = conflicts.iter_idle(reading.read_config(check_overrides(overrides)), [key])
     assert note.startswith(f"{key} has no effect here: it needs ")
     assert need in note
 
@@ -143,14 +144,14 @@ def test_a_setting_that_something_reads_is_not() -> None:
         "schedule.beta1_low",
         "optimizer.learning_rate",
     ]
-    assert not list(config.iter_idle(config.read_config(check_overrides(overrides)), keys))
+    assert not list(conflicts.iter_idle(reading.read_config(check_overrides(overrides)), keys))
 
 
 @pytest.mark.parametrize(
     "text", ["outputs/2026-01-02_03", "my run", "a,b", "it's", 'say "a"', "a=b", "ümlaut", "x\\y", "x\\", "$HOME", "2026"]
 )
 def test_a_printed_setting_can_be_typed_back(text: str) -> None:
-    (word,) = shlex.split(config.typed("data.path", text))
+    (word,) = shlex.split(quoting.typed("data.path", text))
     assert check_overrides(["data=text", word])["data"]["path"] == text
 
 
@@ -204,7 +205,7 @@ def test_several_runs_cannot_go_on_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes(experiment: str) -> None:
     settings = check_overrides([f"experiment={experiment}", "data.path=x"])
-    assert config.read_config(settings)
+    assert reading.read_config(settings)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -238,7 +239,7 @@ def test_what_is_listed_of_a_choice_is_what_typing_it_gives(choices: dict[str, s
     for group in config.GROUPS:
         options = options_of(group)
         name = choices.get(group, next(iter(options)))
-        assert config.config_to_json(options[name]) == composed[group], f"{group}={name}"
+        assert comparing.config_to_json(options[name]) == composed[group], f"{group}={name}"
 
 
 def test_the_list_of_settings_begins_with_those_of_a_plain_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,14 +255,14 @@ def test_the_list_of_settings_begins_with_those_of_a_plain_run(capsys: pytest.Ca
 
 @pytest.mark.parametrize("model", ["lstm", "gru", "elman", "window", "ngram"])
 def test_settings_survive_the_way_through_json(model: str) -> None:
-    read = config.read_config(check_overrides([f"model={model}"]))
-    assert config.read_config(config.config_to_json(read)) == read
+    read = reading.read_config(check_overrides([f"model={model}"]))
+    assert reading.read_config(comparing.config_to_json(read)) == read
 
 
 def test_changes_between_two_settings_carry_their_rule_for_resuming() -> None:
-    old = config.read_config(check_overrides([]))
-    new = config.read_config(check_overrides(["model.hidden_size=7", "trainer.num_steps=9", "trainer.clip_norm=2"]))
-    rules = {key: rule for key, _, _, rule in config.iter_changes(old, new)}
+    old = reading.read_config(check_overrides([]))
+    new = reading.read_config(check_overrides(["model.hidden_size=7", "trainer.num_steps=9", "trainer.clip_norm=2"]))
+    rules = {key: rule for key, _, _, rule in comparing.iter_changes(old, new)}
     assert rules == {
         "model.hidden_size": config.Resume.refused,
         "trainer.num_steps": config.Resume.allowed,

@@ -19,7 +19,7 @@ from lmtrain.application import (
     check_overrides,
     register_schemas,
 )
-from lmtrain.config import typed
+from lmtrain.settings.quoting import typed
 from lmtrain.shell import OBEYED, expanded, printable, quoted_for_shell, shown
 
 PIECES = [

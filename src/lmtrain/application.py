@@ -44,6 +44,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import lmtrain.config as config
 from lmtrain.errors import CheckpointError, SettingsError, UserError, check_address_space, is_out_of_memory
+from lmtrain.settings import conflicts, quoting, reading
 from lmtrain.shell import expanded, printable, quoted_for_shell
 from lmtrain.terminal import end_process, warn
 from lmtrain.training.durable_file import write_atomically
@@ -150,18 +151,18 @@ def _with_path_as_meant(item: Override, override: str) -> str:
     key, _, text = override.partition("=")
     value = item.value()
     if isinstance(value, int | float):
-        return f"{key}={config.quoted(text.strip())}"
+        return f"{key}={quoting.quoted(text.strip())}"
     if isinstance(value, str) and value.startswith("~") and item.is_hydra_override():
         name, slash, rest = value.partition("/")
-        return f"{key}={config.in_quotation_marks(config.escaped(str(expanded(name))) + slash + rest)}"
+        return f"{key}={quoting.in_quotation_marks(quoting.escaped(str(expanded(name))) + slash + rest)}"
     return override
 
 
 def _check_new_run(overrides: Sequence[str], options: Sequence[str]) -> None:
     """All that is refused or remarked before anything is done."""
-    settings = config.read_config(check_overrides(overrides, _sources(overrides, options)))
+    settings = reading.read_config(check_overrides(overrides, _sources(overrides, options)))
     _refuse_sweep_unless_asked_for(overrides, options)
-    for note in config.iter_idle(settings, [override.partition("=")[0].lstrip("+") for override in overrides]):
+    for note in conflicts.iter_idle(settings, [override.partition("=")[0].lstrip("+") for override in overrides]):
         warn(note)
 
 
@@ -223,10 +224,10 @@ def _sources(overrides: Sequence[str], options: Sequence[str]) -> Sources:
 
 def _refuse_sweep_unless_asked_for(overrides: Sequence[str], options: Sequence[str]) -> None:
     if not {"-m", "--multirun"} & set(options) and not any("hydra.mode" in override for override in overrides):
-        config.raise_problems(
+        reading.raise_problems(
             [
                 f"{item.input_line} gives several values. To train once for each, type -m as well; for one value with commas "
-                f"in it, quote it twice: {config.typed(item.key_or_group, (item.input_line or '').partition('=')[2])}"
+                f"in it, quote it twice: {quoting.typed(item.key_or_group, (item.input_line or '').partition('=')[2])}"
                 for item in _parse(overrides)
                 if item.is_sweep_override()
             ]
@@ -250,7 +251,7 @@ def _in_its_own_directory(resumed: str, overrides: Sequence[str], options: Seque
             "A run directory is what a training wrote under outputs/.",
             "Type resume=outputs/RUN; to use a single checkpoint, see  python -m lmtrain sample --help.",
         )
-    place = config.quoted(str(directory))
+    place = quoting.quoted(str(directory))
     of_hydra = [override for override in overrides if override.lstrip("+").startswith(("hydra.", "hydra/"))]
     return [f"resume={place}", f"hydra.run.dir={place}", "hydra.output_subdir=null", *of_hydra]
 
@@ -387,7 +388,7 @@ def _train(composed: DictConfig, changes: Mapping[str, Any]) -> Reached | None:
         if settings["resume"]:
             return resume(directory, changes)
         refuse_what_is_not_ours(directory)
-        return train(config.read_config(settings), directory, lambda: _write_as_hydra_would(composed, directory))
+        return train(reading.read_config(settings), directory, lambda: _write_as_hydra_would(composed, directory))
     except UserError:
         if not settings["resume"]:
             place.leave()  # a run that was refused before it began (its text, its device, its size) leaves nothing behind
@@ -479,7 +480,7 @@ def check_overrides(overrides: Sequence[str], sources: Sources = Sources()) -> d
     """
     problems: list[str] = []
     parsed = _parse(overrides)
-    config.raise_problems(
+    reading.raise_problems(
         [
             f"{item.input_line} would remove a setting, or put a group elsewhere. Set it to another value, or to null."
             for item in parsed
@@ -489,14 +490,14 @@ def check_overrides(overrides: Sequence[str], sources: Sources = Sources()) -> d
     for item in parsed:
         if _is_group(item, sources):
             problems.extend(_check_choices(item, sources))
-    config.raise_problems(problems)
+    reading.raise_problems(problems)
     settings = _composed(parsed, {}, problems, sources)
     for variant in [settings, *([] if problems else _iter_variants(settings, parsed, problems, sources))]:
         try:
-            config.read_config(variant)
-        except config.SettingsProblemsError as error:
+            reading.read_config(variant)
+        except reading.SettingsProblemsError as error:
             problems.extend(problem for problem in error.problems if problem not in problems)
-    config.raise_problems(problems)
+    reading.raise_problems(problems)
     return settings
 
 
@@ -520,7 +521,7 @@ def _resolve(settings: dict[str, Any], problems: list[str]) -> dict[str, Any]:
         resolved = OmegaConf.to_container(OmegaConf.create(settings), resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, RecursionError) as error:
         problems.append(f"The settings cannot be resolved: {str(error).partition(chr(10))[0].rstrip('.')}.")
-        config.raise_problems(problems)
+        reading.raise_problems(problems)
     return cast(dict[str, Any], resolved)
 
 
@@ -551,7 +552,7 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
             parsed.extend(parser.parse_overrides([override]))
         except HydraException:
             problems.append(_unreadable(override))
-    config.raise_problems(problems)
+    reading.raise_problems(problems)
     return parsed
 
 
@@ -561,12 +562,14 @@ def _unreadable(override: str) -> str:
     if not equal:
         return (
             f"{override!r} is not key=value. Is it part of a value with blanks? Quote such a value: "
-            f"{config.typed('data.path', 'my text.txt')}"
+            f"{quoting.typed('data.path', 'my text.txt')}"
         )
     if not re.fullmatch(r"[+~]*[\w/@$-]+(\.[\w/@$-]+)*", key, re.ASCII):
         return f"{override!r} does not begin with the name of a setting. See  python -m lmtrain settings"
     line = (
-        quoted_for_shell(f"{key}={config.in_quotation_marks(value)}") if key.startswith("hydra.") else config.typed(key, value)
+        quoted_for_shell(f"{key}={quoting.in_quotation_marks(value)}")
+        if key.startswith("hydra.")
+        else quoting.typed(key, value)
     )
     return (
         f"{override!r} cannot be read as key=value. Quote a value of other characters than letters from a to z, digits and "
@@ -590,10 +593,10 @@ def _check_choices(item: Override, sources: Sources) -> list[str]:
             if last not in _choices(sources, parent):
                 allowed = list(_choices(sources, group))
                 problems.append(
-                    f"{group}={text} does not exist; allowed are {', '.join(allowed)}" + config.nearest(text, allowed)
+                    f"{group}={text} does not exist; allowed are {', '.join(allowed)}" + reading.nearest(text, allowed)
                 )
             elif not isinstance(name, str):
-                problems.append(f"{group}={text} is read as a number, not as a name. Quote it: {config.typed(group, text)}")
+                problems.append(f"{group}={text} is read as a number, not as a name. Quote it: {quoting.typed(group, text)}")
     return problems
 
 
@@ -609,7 +612,7 @@ def _choices(sources: Sources, group: str) -> tuple[str, ...]:
 
 def _choice(value: Any) -> str:
     """A choice of a group, or a list of some, as Hydra reads it."""
-    return f"[{','.join(map(_choice, value))}]" if isinstance(value, list) else config.quoted(value)
+    return f"[{','.join(map(_choice, value))}]" if isinstance(value, list) else quoting.quoted(value)
 
 
 def _values(item: Override, sources: Sources) -> list[Any]:
@@ -626,7 +629,7 @@ def _values(item: Override, sources: Sources) -> list[Any]:
         case value:
             values = [value]
     if not 1 <= len(values) <= MAX_SWEEP:
-        config.raise_problems([f"{item.input_line} stands for no value, or for more than {MAX_SWEEP:,}."])
+        reading.raise_problems([f"{item.input_line} stands for no value, or for more than {MAX_SWEEP:,}."])
     return values
 
 
@@ -686,7 +689,7 @@ def _apply(settings: dict[str, Any], item: Override, sources: Sources) -> str | 
     for parent in parents:
         node = node.get(parent) if isinstance(node, Mapping) else None
     if not isinstance(node, dict) or name not in node:
-        return config.unknown_setting(key, list(_all_keys(settings)))
+        return reading.unknown_setting(key, list(_all_keys(settings)))
     if isinstance(node[name], dict):
         return f"{key} is a group of settings. Set one of them, for example {key}.{next(iter(node[name]))}=..."
     node[name] = _values(item, sources)[0]

@@ -1,7 +1,7 @@
 """From settings to objects: the only file that turns one into the other, each choice one `match`.
 
-Besides it and `config`, six files ask which kind they hold: `saved` (an ARPA file holds counts, a mixture has parts),
-`memory` (neural models are estimated, counts are not), `inference/dynamic` (the neural parts of a mixture adapt),
+Besides it, `config` and `settings/`, six files ask which kind they hold: `saved` (an ARPA file holds counts, a mixture has
+parts), `memory` (neural models are estimated, counts are not), `inference/dynamic` (the neural parts of a mixture adapt),
 `models/direct` (hashed n-grams need the full softmax), `training/graphed` (SparseAdam cannot be recorded) and
 `commands/train` (a range test ends with a drawing). `tests/test_import_floors.py` lists them.
 """

@@ -21,6 +21,7 @@ import lmtrain.config as config
 from lmtrain.build import build_model
 from lmtrain.errors import ResourceError
 from lmtrain.models.recurrent import CELLS
+from lmtrain.settings import quoting
 from lmtrain.training.machine import memory_bytes
 
 FLOAT_BYTES = 4
@@ -78,7 +79,7 @@ def out_of_memory(settings: config.Config, vocab_size: int, error: BaseException
     """What to say when memory ran out in the midst of `run`: what was asked for, and how to ask for less."""
     words = str(error).partition("\n")[0] or "Python could get no more"
     remedies = "; ".join(knob(settings, vocab_size, 1).override for knob in _knobs(settings))
-    streams, again = max(1, settings.trainer.evaluation_streams // 2), config.typed("resume", run)
+    streams, again = max(1, settings.trainer.evaluation_streams // 2), quoting.typed("resume", run)
     return ResourceError(
         f"Memory ran out: {words}.",
         f"Asked for was {_asked_for(settings, vocab_size)}. The checkpoints of the run are as they were.",

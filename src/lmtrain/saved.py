@@ -23,6 +23,7 @@ from lmtrain.models.arpa import read_arpa, write_arpa
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel
 from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
+from lmtrain.settings import comparing, reading
 from lmtrain.training.checkpoint import believing, load_checkpoint, read_named, save_checkpoint
 from lmtrain.training.learner import expected_weights, load_weights
 from lmtrain.training.strict_json import to_json
@@ -54,7 +55,7 @@ class Trained:
 
 def describe_model(settings: config.ModelConfig, vocab_size: int, eos_id: int) -> dict[str, Any]:
     """The document `model.json`: all that `load_trained` needs besides tensors."""
-    return {"vocab_size": vocab_size, "eos_id": eos_id, "settings": config.config_to_json(settings)}
+    return {"vocab_size": vocab_size, "eos_id": eos_id, "settings": comparing.config_to_json(settings)}
 
 
 def describe_texts(corpus: Corpus) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -271,7 +272,7 @@ def read_model_settings(document: Any, tokenizer: Tokenizer, field: str = "") ->
             {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id, "settings": Anything()}, document, field
         )  # fmt: skip
         problems: list[str] = []
-        settings = config.read_settings(config.ModelConfig, document["settings"], "model", problems)
+        settings = reading.read_settings(config.ModelConfig, document["settings"], "model", problems)
         if not problems:
             problems = _why_no_model(settings, tokenizer)
         agree(

@@ -125,3 +125,13 @@ def test_a_record_that_cannot_be_written_ends_nothing(place: Path, call: Call, m
     ended = call("TRAIN", "hydra.run.dir=full")
     assert ended.code == 0
     assert "run.json cannot be written" in ended.out
+
+
+def test_what_is_computed_after_a_run_is_none_of_it(place: Path, call: Call, caplog: pytest.LogCaptureFixture) -> None:
+    document = json.loads((place / "run" / "run.json").read_text(encoding="utf-8"))
+    document["sessions"][-1]["arithmetic"]["backends"]["lstm in float64 on cpu"] = "reference"
+    (place / "run" / "run.json").write_text(json.dumps(document), encoding="utf-8")
+    assert call("resume=run", "trainer.num_steps=8").code == 0
+    caplog.clear()
+    backends.choose("eager", backends.Call("lstm", "cpu", torch.float64, {}))
+    assert caplog.messages == []

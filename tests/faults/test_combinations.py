@@ -19,6 +19,7 @@ import pytest
 import lmtrain.config as config
 from lmtrain.commands.train import resume, train
 from lmtrain.errors import DivergedError, UserError
+from lmtrain.settings import reading
 
 KINDS: dict[str, tuple[type, ...]] = {
     "model": config.KINDS[config.ModelConfig], "data": (config.TextConfig,), "tokenizer": (config.TokenizerConfig,),
@@ -177,7 +178,7 @@ def _output_size(model: config.NeuralConfig) -> int:
 def unchecked(settings: dict[str, dict[str, Any]]) -> config.Config:
     """The settings as objects, whether they go together or not."""
     problems: list[str] = []
-    read = config.read_settings(config.Config, settings, "", problems)
+    read = reading.read_settings(config.Config, settings, "", problems)
     assert problems == [], problems
     return typing.cast(config.Config, read)
 
@@ -201,7 +202,7 @@ def try_combination(number: int, at_step: Callable[..., None], assert_same_end: 
     forbidding = [*common_rules(read := unchecked(settings)), *rules(read)]
     whole, cut = Path(f"whole-{number}"), Path(f"cut-{number}")
     try:
-        train(config.read_config(settings), whole)
+        train(reading.read_config(settings), whole)
     except DivergedError:
         return "diverged"
     except UserError as error:
@@ -216,7 +217,7 @@ def try_combination(number: int, at_step: Callable[..., None], assert_same_end: 
 
     at_step({chance.choice([2, 3, 4, 5]): interrupt})
     try:
-        train(config.read_config(settings), cut)
+        train(reading.read_config(settings), cut)
     except KeyboardInterrupt:
         at_step({})
         resume(cut, {})

@@ -27,6 +27,7 @@ from lmtrain.errors import UserError
 from lmtrain.inference.evaluate import evaluate
 from lmtrain.inference.sample import SampleSettings, sample_text
 from lmtrain.saved import load_lines, load_trained
+from lmtrain.settings import reading
 from lmtrain.training import checkpoint as checkpoints
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 from lmtrain.training.session import steps
@@ -205,7 +206,7 @@ class Forger:
 
     def _know(self, run: Path) -> None:
         """What a run knows that goes on."""
-        read = config.read_config(json.loads((run / "settings.json").read_text()))
+        read = reading.read_config(json.loads((run / "settings.json").read_text()))
         trainer = dataclasses.replace(read.trainer, num_steps=1 << 52)
         self.settings = dataclasses.replace(read, trainer=trainer)
         self.corpus = build_corpus(read.data, read.tokenizer)

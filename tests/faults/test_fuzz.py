@@ -23,7 +23,6 @@ from safetensors.torch import save
 
 import lmtrain.application as application
 import lmtrain.commands.resuming as resuming
-import lmtrain.config as config
 from lmtrain.build import build_corpus, build_learner, build_limits, build_model, build_stream
 from lmtrain.data.tokenizer import load_tokenizer
 from lmtrain.errors import CheckpointError, DataError, SettingsError, UserError
@@ -31,6 +30,7 @@ from lmtrain.inference.evaluate import evaluate
 from lmtrain.inference.sample import SampleSettings, sample_text
 from lmtrain.models.arpa import read_arpa
 from lmtrain.saved import load_trained
+from lmtrain.settings import comparing, reading
 from lmtrain.training import checkpoint as checkpoints
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 from lmtrain.training.session import steps
@@ -86,7 +86,7 @@ def test_any_overrides_are_settings_or_refused(many: int) -> None:
 
     def check(given: list[str]) -> None:
         with suppress(SettingsError):
-            config.read_config(application.check_overrides(given))
+            reading.read_config(application.check_overrides(given))
 
     tried(100 * many, st.lists(overrides, max_size=3), check)
 
@@ -94,12 +94,12 @@ def test_any_overrides_are_settings_or_refused(many: int) -> None:
 @pytest.mark.parametrize("many", FEW_AND_MANY)
 def test_any_settings_file_is_settings_or_refused(many: int) -> None:
     application.register_schemas()
-    whole = config.config_to_json(config.read_config(application.check_overrides([])))
+    whole = comparing.config_to_json(reading.read_config(application.check_overrides([])))
 
     def check(changed: Any) -> None:
         with suppress(SettingsError):
-            read = config.read_config(changed)
-            assert config.read_config(json.loads(json.dumps(config.config_to_json(read)))) == read
+            read = reading.read_config(changed)
+            assert reading.read_config(json.loads(json.dumps(comparing.config_to_json(read)))) == read
 
     tried(60 * many, changes_of(whole), check)
 
@@ -305,7 +305,7 @@ def test_any_change_of_a_state_goes_on_or_is_refused(
     assert call("TRAIN", *features, "hydra.run.dir=featured").code == 0
     original = find_checkpoint("featured", "last")
     document = load_checkpoint(original).documents["training"]
-    read = config.read_config(json.loads(Path("featured/settings.json").read_text()))
+    read = reading.read_config(json.loads(Path("featured/settings.json").read_text()))
     read = dataclasses.replace(read, trainer=dataclasses.replace(read.trainer, num_steps=1 << 52))
     corpus = build_corpus(read.data, read.tokenizer)
     stream = build_stream(read.trainer, corpus, read.model)

@@ -18,6 +18,7 @@ import lmtrain.memory as memory
 from lmtrain.application import check_overrides, register_schemas
 from lmtrain.build import build_corpus, build_learner, build_model, build_stream
 from lmtrain.errors import ResourceError, is_out_of_memory
+from lmtrain.settings import reading
 from lmtrain.training.checkpoint import find_checkpoint, verify_checkpoint
 from lmtrain.training.learner import GradientLearner
 from lmtrain.training.schedule import Progress
@@ -28,7 +29,7 @@ register_schemas()
 
 
 def read(*overrides: str) -> config.Config:
-    return config.read_config(check_overrides(["data=text", "data.path=text.txt", "trainer.precision=float32", *overrides]))
+    return reading.read_config(check_overrides(["data=text", "data.path=text.txt", "trainer.precision=float32", *overrides]))
 
 
 MODELS = {

@@ -10,6 +10,7 @@ import pytest
 
 import lmtrain.config as config
 from lmtrain.application import check_overrides, register_schemas
+from lmtrain.settings import conflicts, reading
 from lmtrain.training.optimizer import OPTIONS
 
 register_schemas()
@@ -31,8 +32,8 @@ def test_a_setting_without_effect_is_said(settings: list[str], note: str, place:
 
 
 def test_a_setting_with_effect_is_not_commented() -> None:
-    settings = config.read_config(check_overrides(["model.head=sampled", "model.num_samples=7", "model.forget_bias=2"]))
-    assert list(config.iter_idle(settings, ["model.head", "model.num_samples", "model.forget_bias", "data.path"])) == []
+    settings = reading.read_config(check_overrides(["model.head=sampled", "model.num_samples=7", "model.forget_bias=2"]))
+    assert list(conflicts.iter_idle(settings, ["model.head", "model.num_samples", "model.forget_bias", "data.path"])) == []
 
 
 def names_of_settings() -> set[str]:
@@ -52,25 +53,26 @@ def names_of_settings() -> set[str]:
 
 def test_every_setting_that_may_be_idle_exists() -> None:
     """A misspelt key in the tables would never be commented."""
-    settings = config.read_config(check_overrides(["model=ngram"]))
-    assert set(config.needs_of(settings)) | set(config.COUNTING_IGNORES) <= names_of_settings()
-    assert len(list(config.iter_idle(settings, config.COUNTING_IGNORES))) == len(config.COUNTING_IGNORES)
+    settings = reading.read_config(check_overrides(["model=ngram"]))
+    assert set(conflicts.needs_of(settings)) | set(conflicts.COUNTING_IGNORES) <= names_of_settings()
+    assert len(list(conflicts.iter_idle(settings, conflicts.COUNTING_IGNORES))) == len(conflicts.COUNTING_IGNORES)
 
 
 def test_every_setting_is_read_somewhere() -> None:
     """A setting whose name occurs nowhere else has no effect."""
     source = Path(config.__file__).parent
-    code = "\n".join(path.read_text(encoding="utf-8") for path in source.rglob("*.py") if path.name != "config.py")
+    readers = [path for path in source.rglob("*.py") if path.name != "config.py" and path.parent.name != "settings"]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in readers)
     names = {key.partition(".")[2] for key in names_of_settings()}
     assert [name for name in sorted(names) if not re.search(rf"\.{name}\b", code)] == []
 
 
 def test_optimisers_read_what_the_settings_say() -> None:
-    assert {name.name: options for name, options in config.READ_BY.items()} == {n: set(o) for n, o in OPTIONS.items()}
+    assert {name.name: options for name, options in conflicts.READ_BY.items()} == {n: set(o) for n, o in OPTIONS.items()}
 
 
 def test_every_value_of_a_sweep_is_checked_before_anything_starts() -> None:
-    with pytest.raises(config.SettingsProblemsError, match=r"trainer\.keep=1 is out of range"):
+    with pytest.raises(reading.SettingsProblemsError, match=r"trainer\.keep=1 is out of range"):
         check_overrides(["trainer.keep=2,3,1"])
 
 
@@ -80,7 +82,7 @@ def test_every_value_of_a_sweep_is_checked_before_anything_starts() -> None:
      "trainer.num_steps=range(5,1)", "model@other=lstm", "trainer.seed=" + "9" * 400, "optimizer.learning_rate=1" + "0" * 400],
 )  # fmt: skip
 def test_lists_sweeps_and_numbers_have_bounds(override: str) -> None:
-    with pytest.raises(config.SettingsProblemsError):
+    with pytest.raises(reading.SettingsProblemsError):
         check_overrides([override])
 
 

@@ -20,6 +20,7 @@ from lmtrain.inference.sample import SampleSettings, generate, read
 from lmtrain.models.base import NeuralLanguageModel
 from lmtrain.ops import backends, linear_cross_entropy
 from lmtrain.ops.replay import Replayed, record_cuda_graph
+from lmtrain.settings import reading
 from lmtrain.training import graphed as module
 from lmtrain.training.averaging import ExponentialAverage, LastWeights
 from lmtrain.training.graphed import GraphedLearner, graphed, why_no_graph
@@ -354,7 +355,7 @@ def test_the_setting_decides_who_learns(caplog: pytest.LogCaptureFixture) -> Non
 @pytest.mark.parametrize(("given", "name"), [("auto", "auto"), ("on", "on"), (True, "on"), ("off", "off"), (False, "off")])
 def test_on_and_off_are_read_as_yaml_writes_them(given: object, name: str) -> None:
     problems: list[str] = []
-    settings = config.read_settings(config.TrainerConfig, {"cuda_graph": given}, "trainer", problems)
+    settings = reading.read_settings(config.TrainerConfig, {"cuda_graph": given}, "trainer", problems)
     assert not problems
     assert settings.cuda_graph is config.CudaGraph[name]
 

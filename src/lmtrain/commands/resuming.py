@@ -27,6 +27,7 @@ from lmtrain.errors import (
 from lmtrain.expected import Anything, Like, agree, compare, within
 from lmtrain.models.base import LanguageModel
 from lmtrain.saved import read_model_settings
+from lmtrain.settings import comparing, reading
 from lmtrain.shell import printable
 from lmtrain.training.arithmetic import begin_arithmetic, iter_changes
 from lmtrain.training.checkpoint import (
@@ -53,18 +54,18 @@ def changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Conf
             "It holds the settings of the run as JSON.",
             "Restore the file; every checkpoint holds the same settings in its training.json.",
         ) from None
-    old = config.read_config(mapping)
+    old = reading.read_config(mapping)
     for key, value in changes.items():
         node = mapping
         *parents, name = key.split(".")
         for parent in parents:
             node = node.get(parent, {}) if isinstance(node, dict) else {}
         if not isinstance(node, dict) or name not in node:
-            raise config.SettingsProblemsError([config.unknown_setting(key, _keys(mapping))])
+            raise reading.SettingsProblemsError([reading.unknown_setting(key, _keys(mapping))])
         node[name] = value
-    new = config.read_config(mapping)
+    new = reading.read_config(mapping)
     refused = []
-    for key, before, after, rule in config.iter_changes(old, new):
+    for key, before, after, rule in comparing.iter_changes(old, new):
         if rule is config.Resume.refused:
             refused.append(f"{key} is {before} in this run and cannot become {after}.")
         elif rule is config.Resume.warned:
@@ -126,15 +127,15 @@ def _check_documents(checkpoint: Checkpoint, settings: config.Config, corpus: Co
 
 def _read_saved(settings: Any) -> config.Config:
     try:
-        return config.read_config(settings)
-    except config.SettingsProblemsError as error:
+        return reading.read_config(settings)
+    except reading.SettingsProblemsError as error:
         problems = "; ".join(error.problems)[:1000].rstrip(".")
         raise UnfitError("settings", f"cannot be used: {problems}", "settings that a run can be started with") from error
 
 
 def _check_same(saved: Any, own: Any) -> None:
     """UnfitError where a setting that cannot change while a run goes on is another one."""
-    for key, then, now, rule in config.iter_changes(saved, own):
+    for key, then, now, rule in comparing.iter_changes(saved, own):
         is_same = rule is not config.Resume.refused
         agree(is_same, f"settings.{key}", f"is {printable(repr(then), 100)}", f"{now!r}, as the run has it")
 

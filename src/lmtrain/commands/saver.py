@@ -16,6 +16,7 @@ from lmtrain.errors import (
     ResourceError,
 )
 from lmtrain.saved import describe_lines, describe_model, describe_texts, describe_tokenizer
+from lmtrain.settings import comparing
 from lmtrain.training.checkpoint import (
     mark,
     prune,
@@ -94,7 +95,8 @@ class Saver:
             "tokenizer": tokenizer_document,
             "texts": texts,
             "training": {
-                "corpus": self.corpus.fingerprint, "settings": config.config_to_json(self.settings), "state": state.document(),
+                "corpus": self.corpus.fingerprint, "settings": comparing.config_to_json(self.settings),
+                "state": state.document(),
             },
         }  # fmt: skip
         text_files = {"texts": text_tensors, "lines": describe_lines(self.corpus), **tokenizer_tensors}

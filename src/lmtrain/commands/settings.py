@@ -12,6 +12,7 @@ import yaml
 
 import lmtrain.config as config
 from lmtrain.commands.options import Parser
+from lmtrain.settings import comparing, reading
 
 
 def main(arguments: list[str]) -> None:
@@ -39,8 +40,8 @@ def _option(group: str, path: Path) -> Any:
     values, cls = _read(path), config.GROUPS[group]
     kind = values.pop("defaults")[0].partition("@")[0].rpartition("/")[2]
     problems: list[str] = []
-    settings = config.read_settings(cls, values | ({"kind": kind} if cls in config.KINDS else {}), group, problems)
-    config.raise_problems(problems)
+    settings = reading.read_settings(cls, values | ({"kind": kind} if cls in config.KINDS else {}), group, problems)
+    reading.raise_problems(problems)
     return settings
 
 
@@ -59,10 +60,10 @@ def _iter_lines(group: str) -> Iterator[str]:
         yield f"\n{group}={first}{' (of a plain run)' if is_plain else ''}: {words}".rstrip(": ")
         for field in dataclasses.fields(cls):
             if field.name != "kind":
-                setting = f"{group}.{field.name}={_written(config.config_to_json(getattr(shown, field.name)))}"
+                setting = f"{group}.{field.name}={_written(comparing.config_to_json(getattr(shown, field.name)))}"
                 yield f"  {setting:44} {field.metadata['meaning']}"
         for name, other in others:
-            changes = [f"{key}={_written(after)}" for key, _, after, _ in config.iter_changes(shown, other, group)]
+            changes = [f"{key}={_written(after)}" for key, _, after, _ in comparing.iter_changes(shown, other, group)]
             yield f"  {f'{group}={name}':44} Instead of {group}={first}: {' '.join(changes) or 'the same'}"
 
 

@@ -28,6 +28,7 @@ from lmtrain.inference.evaluate import Bill, evaluate
 from lmtrain.inference.sample import OnlyUnknownError, SampleSettings, sample_text
 from lmtrain.models.base import LanguageModel
 from lmtrain.saved import load_trained
+from lmtrain.settings import conflicts, quoting
 from lmtrain.shell import printable, quoted_for_shell, shown
 from lmtrain.training.durable_file import write_atomically
 from lmtrain.training.range_test import draw_svg, read_curve, suggest
@@ -100,7 +101,7 @@ def conclude(run: RunDirectory, corpus: Corpus, settings: config.Config, device:
         raise DivergedError(
             f"The best model of the run ({trained.path}) does not give probabilities: it has diverged.",
             "A perplexity needs finite numbers.",
-            config.remedy_for_divergence(settings, config.typed("resume", shown(run.path))),
+            conflicts.remedy_for_divergence(settings, quoting.typed("resume", shown(run.path))),
         )
     trainer = settings.trainer
     text = write_sample(trained.model, corpus, trainer, device) if math.isfinite(bill.nats_per_token) else ""
@@ -125,17 +126,17 @@ def next_steps(path: Path, text: str) -> str:
 def how_it_ended(settings: config.Config, reached: Mapping[str, float], path: Path) -> str:
     """By which limits training ended, and what to type so that it goes on, to twice as far."""
     limits = {f"trainer.{name}": limit for name, limit in reached.items()}
-    if list(config.iter_idle(settings, limits)):
+    if list(conflicts.iter_idle(settings, limits)):
         return "The text has been counted."
     ended = ", ".join(_limit(name, limit) for name, limit in limits.items())
     further = " ".join(_limit(name, max(2 * limit, 1)) for name, limit in limits.items())
     return (
-        f"Training ended at {ended}. To go on from there:\n  python -m lmtrain {config.typed('resume', shown(path))} {further}"
+        f"Training ended at {ended}. To go on from there:\n  python -m lmtrain {quoting.typed('resume', shown(path))} {further}"
     )
 
 
 def _limit(name: str, limit: float) -> str:
-    return config.typed(name, int(limit) if limit == int(limit) else limit)
+    return quoting.typed(name, int(limit) if limit == int(limit) else limit)
 
 
 def show_range_test(run: RunDirectory) -> None:
@@ -155,7 +156,7 @@ def show_range_test(run: RunDirectory) -> None:
 
 def say_resume(run: RunDirectory, stop: Stop, state: TrainState) -> None:
     print(f"\nStopped by {stop.reason} at step {state.step}; everything is saved. Go on exactly here with\n"
-          f"  python -m lmtrain {config.typed('resume', shown(run.path))}", file=sys.stderr)  # fmt: skip
+          f"  python -m lmtrain {quoting.typed('resume', shown(run.path))}", file=sys.stderr)  # fmt: skip
     raise SystemExit(stop.exit_code)
 
 

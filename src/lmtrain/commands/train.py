@@ -47,6 +47,8 @@ from lmtrain.errors import (
 from lmtrain.inference.evaluate import Bill, usable_streams
 from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
 from lmtrain.models.base import LanguageModel
+from lmtrain.ops.backends import record_choices
+from lmtrain.settings import comparing, conflicts, quoting
 from lmtrain.shell import shown
 from lmtrain.training.checkpoint import (
     mark,
@@ -109,7 +111,7 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Reached | None:
 
 
 def _settings_text(settings: config.Config) -> str:
-    return json.dumps(config.config_to_json(settings), indent=2) + "\n"
+    return json.dumps(comparing.config_to_json(settings), indent=2) + "\n"
 
 
 def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) -> Reached | None:
@@ -133,6 +135,8 @@ def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) 
         if not is_out_of_memory(error):
             raise
         raise out_of_memory(settings, tokenizer.vocab_size, error, shown(run.path)) from error
+    finally:
+        record_choices({})  # what else this process computes is no part of the run
 
 
 def _train(
@@ -172,7 +176,7 @@ def _train(
         trainer.on_nonfinite.name,
         save_crash=save.crash,
         load=lambda current, which: load_state(current, earlier_checkpoint(run.path, current, which), settings, corpus, stream),
-        remedy=config.remedy_for_divergence(settings, config.typed("resume", shown(run.path))),
+        remedy=conflicts.remedy_for_divergence(settings, quoting.typed("resume", shown(run.path))),
     )
     is_range_test = isinstance(settings.schedule, config.RangeTestConfig)
     limits, cadence = build_limits(settings), Cadence(trainer.log_every, trainer.evaluate_every, trainer.save_every)
@@ -187,7 +191,7 @@ def _train(
             is_evaluated=state.evaluated_step == state.step,
         ) as telemetry,
     ):
-        telemetry.record_settings(config.config_to_json(settings), state.step)
+        telemetry.record_settings(comparing.config_to_json(settings), state.step)
         if trainer.on_nonfinite is config.OnNonfinite.rollback and resumed_from is None:
             state.saved_step = state.step
             save(state, True)  # so that there always is somewhere to go back to

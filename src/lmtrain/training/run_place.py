@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmtrain.config import typed
 from lmtrain.errors import SettingsError, UserError
+from lmtrain.settings.quoting import typed
 from lmtrain.training.run_lock import RunLock
 from lmtrain.training.strict_json import MAX_BYTES, parse_json
 

@@ -1,0 +1,220 @@
+"""Which settings go together, which have no effect beside others, and what to change where training diverges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+
+from lmtrain.config import (
+    Averaging,
+    Cell,
+    Config,
+    DataConfig,
+    HeadName,
+    Initialisation,
+    NeuralConfig,
+    NgramConfig,
+    OneCycleConfig,
+    OnNonfinite,
+    OptimizerConfig,
+    OptimizerName,
+    RangeTestConfig,
+    RecurrentConfig,
+    Smoothing,
+    TextConfig,
+    TokenizerConfig,
+    TokenizerName,
+    WindowConfig,
+)
+from lmtrain.shell import expanded
+
+
+def iter_conflicts(config: Config) -> Iterator[str]:
+    """Combinations that no single range can refuse, a line each."""
+    if isinstance(config.model, NeuralConfig):
+        yield from _of_model(config.model)
+    yield from _of_text(config.data, config.tokenizer)
+    yield from _of_optimizer(config.optimizer, getattr(config.model, "tie_weights", False))
+    yield from _of_run(config)
+
+
+def _of_model(model: NeuralConfig) -> Iterator[str]:
+    if model.tie_weights and not model.project:
+        last = _last_size(model)
+        if last != model.embed_size:
+            yield (
+                f"model.tie_weights=true needs the last layer to be of size model.embed_size, but they are {last} and "
+                f"{model.embed_size}. Set model.embed_size={last}, or model.project=true to add a {last} -> "
+                f"{model.embed_size} layer."
+            )
+    if model.head is HeadName.adaptive and sorted(set(model.cutoffs)) != model.cutoffs:
+        yield f"model.cutoffs={model.cutoffs} must ascend. Type for example model.cutoffs=[2000,10000]."
+    if model.head is HeadName.adaptive and model.project and not model.tie_weights:
+        yield "model.project=true has no meaning for model.head=adaptive without model.tie_weights=true. Leave it out."
+    if model.direct_order:
+        if model.direct_order == 1:
+            yield "model.direct_order=1 would be the output bias again. Set it to 2 or more, or to 0."
+        if model.head is not HeadName.full:
+            yield "model.direct_order needs model.head=full. Set model.direct_order=0 or model.head=full."
+        if model.activation_penalty or model.temporal_penalty:
+            yield "model.direct_order goes without model.activation_penalty and model.temporal_penalty. Set them to 0."
+    if isinstance(model, WindowConfig) and (model.num_averages > 0) != (model.average_span > 0):
+        yield (
+            f"model.num_averages={model.num_averages} and model.average_span={model.average_span} need each other. Set both "
+            "above 0, for example model.num_averages=5 model.average_span=48, or both to 0."
+        )
+    if model.init is Initialisation.identity and getattr(model, "cell", None) != Cell.elman:
+        yield "model.init=identity is for the recurrence of model=elman (Le et al. 2015). Type that, or model.init=xavier."
+
+
+def _of_text(data: DataConfig, tokenizer: TokenizerConfig) -> Iterator[str]:
+    if isinstance(data, TextConfig) and not data.path:
+        yield "data=text needs data.path. Type data.path=FILE, or a directory with train.txt, valid.txt and test.txt."
+    if data.valid_fraction + data.test_fraction >= 1:
+        yield "data.valid_fraction and data.test_fraction leave nothing to train on; their sum must stay below 1."
+    if tokenizer.name is TokenizerName.byte and (tokenizer.min_count > 1 or tokenizer.max_size):
+        yield (
+            f"tokenizer.min_count={tokenizer.min_count} and tokenizer.max_size={tokenizer.max_size} cannot shrink the 256 "
+            "bytes of tokenizer=byte. Leave both out."
+        )
+    elif 0 < tokenizer.max_size < 3:
+        yield (
+            f"tokenizer.max_size={tokenizer.max_size} leaves no token besides the line's end and <unk>. Set it to 0 (no limit) "
+            "or to at least 3."
+        )
+
+
+def _of_optimizer(optimizer: OptimizerConfig, ties_weights: bool) -> Iterator[str]:
+    name, rate = optimizer.name, optimizer.learning_rate
+    if rate > {OptimizerName.sgd: math.inf, OptimizerName.adagrad: 10.0}.get(name, 1.0):
+        yield (
+            f"optimizer.learning_rate={rate:g} is absurd for {name.name}: it divides each gradient by its own size, so a step "
+            "moves every weight by about the rate. Only sgd takes such rates; type for example optimizer.learning_rate=0.003."
+        )
+    for option in {option for options in READ_BY.values() for option in options} - READ_BY[name]:
+        default, value = (getattr(settings, option) for settings in (OptimizerConfig(), optimizer))
+        if value != default:
+            readers = ", ".join(other.name for other, options in READ_BY.items() if option in options)
+            yield f"optimizer.{option}={value} would be ignored by {name.name}; it is read by {readers}. Leave it out."
+    if optimizer.nesterov and not optimizer.momentum and name is OptimizerName.sgd:
+        yield "optimizer.nesterov=true looks ahead along the momentum. Type optimizer.momentum=0.9 as well."
+    if name is OptimizerName.sparse_adam and (optimizer.weight_decay or optimizer.l1 or ties_weights):
+        yield (
+            "optimizer=sparse_adam updates only the rows of the embedding that a chunk reads, so it goes without "
+            "optimizer.weight_decay, optimizer.l1 and model.tie_weights. Leave them out, or type optimizer=adam."
+        )
+
+
+def _of_run(config: Config) -> Iterator[str]:
+    schedule, trainer = config.schedule, config.trainer
+    if isinstance(schedule, OneCycleConfig) and schedule.up + schedule.flat + schedule.down > 1:
+        yield "schedule.up, schedule.flat and schedule.down are shares of the run; their sum must be at most 1."
+    if isinstance(schedule, RangeTestConfig) and schedule.low >= schedule.high:
+        yield f"schedule.low={schedule.low:g} must be below schedule.high={schedule.high:g}."
+    if config.resume is not None and not config.resume.strip():
+        yield "resume= names no run. Type resume=outputs/RUN, or leave it out."
+    if not isinstance(config.model, NgramConfig) and trainer.num_steps is trainer.num_epochs is trainer.max_seconds is None:
+        yield "nothing ends the training. Set trainer.num_steps, trainer.num_epochs or trainer.max_seconds."
+    if 0 < trainer.backward_length < trainer.chunk_length:
+        yield (
+            f"trainer.backward_length={trainer.backward_length} is shorter than trainer.chunk_length="
+            f"{trainer.chunk_length}. Set it to 0 (no overlap) or to at least {trainer.chunk_length}."
+        )
+
+
+READ_BY: dict[OptimizerName, set[str]] = {
+    OptimizerName.sgd: {"momentum", "nesterov"},
+    OptimizerName.adagrad: {"epsilon"},
+    OptimizerName.rmsprop: {"momentum", "alpha", "epsilon"},
+    OptimizerName.adam: {"beta1", "beta2", "epsilon"},
+    OptimizerName.adamw: {"beta1", "beta2", "epsilon"},
+    OptimizerName.sparse_adam: {"beta1", "beta2", "epsilon"},
+}
+"""The options that each optimiser reads; another one that is not at its default is refused."""
+
+
+def iter_idle(config: Config, keys: Collection[str]) -> Iterator[str]:
+    """A line for each of the settings `keys` that is read by nothing, because of how others are set."""
+    needs = needs_of(config)
+    for key in keys:
+        matters, need = needs.get(key, (True, ""))
+        if isinstance(config.model, NgramConfig) and (
+            key in COUNTING_IGNORES or key.partition(".")[0] in ("optimizer", "schedule")
+        ):
+            matters, need = False, "a model that is trained by gradients; n-grams are counted in one pass"
+        if not matters:
+            yield f"{key} has no effect here: it needs {need}."
+
+
+def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
+    """Settings that matter only beside others: whether they do in `config`, and what they need for it."""
+    model, optimizer, schedule, trainer, data = config.model, config.optimizer, config.schedule, config.trainer, config.data
+    head = getattr(model, "head", None)
+    one_cycle = isinstance(schedule, OneCycleConfig)
+    has_beta1 = "beta1" in READ_BY[optimizer.name] or optimizer.momentum > 0
+    drops = any(getattr(model, name, None) for name in ("dropout", "input_dropout", "hidden_dropout", "output_dropout"))
+    num_layers = len(getattr(model, "hidden_sizes", [])) or getattr(model, "num_layers", 0)
+    is_cut = isinstance(data, TextConfig) and not expanded(data.path).is_dir()
+    return {
+        "model.nonlinearity": (getattr(model, "cell", None) is Cell.elman, "model=elman"),
+        "model.forget_bias": (getattr(model, "cell", None) is Cell.lstm, "model=lstm"),
+        "model.cutoffs": (head is HeadName.adaptive, "model.head=adaptive"),
+        "model.div_value": (
+            head is HeadName.adaptive and not getattr(model, "tie_weights", False),
+            "model.head=adaptive without model.tie_weights=true",
+        ),
+        "model.num_samples": (head is HeadName.sampled, "model.head=sampled"),
+        "model.proposal": (head is HeadName.sampled, "model.head=sampled"),
+        "model.direct_table": (bool(getattr(model, "direct_order", 0)), "model.direct_order=2 or more"),
+        "model.hidden_size": (not getattr(model, "hidden_sizes", None), "an empty model.hidden_sizes"),
+        "model.num_layers": (not getattr(model, "hidden_sizes", None), "an empty model.hidden_sizes"),
+        "model.hidden_dropout": (num_layers > 1, "two layers or more"),
+        "model.locked_dropout": (drops, "a model.dropout above 0"),
+        "model.add_k": (getattr(model, "smoothing", None) is Smoothing.add_k, "model.smoothing=add_k"),
+        "data.valid_fraction": (is_cut, "a single text, data=text data.path=FILE"),
+        "data.test_fraction": (is_cut, "a single text, data=text data.path=FILE"),
+        "optimizer.ema_decay": (optimizer.averaging is Averaging.ema, "optimizer.averaging=ema"),
+        "optimizer.patience": (optimizer.averaging is Averaging.nt_asgd, "optimizer.averaging=nt_asgd"),
+        "optimizer.beta1": (not one_cycle, "another schedule than one_cycle, which moves it from schedule.beta1_high"),
+        "optimizer.learning_rate": (
+            not isinstance(schedule, RangeTestConfig),
+            "another schedule than range_test, which goes from schedule.low to schedule.high",
+        ),
+        "schedule.beta1_low": (has_beta1, "optimizer=adam, or a momentum"),
+        "schedule.beta1_high": (has_beta1, "optimizer=adam, or a momentum"),
+        "trainer.sample_temperature": (trainer.sample_tokens > 0, "trainer.sample_tokens above 0"),
+    }
+
+
+SMALLEST_FLOAT = 2.0**-126  # in float32; training rounds what is smaller to 0
+
+
+def remedy_for_divergence(config: Config, resume: str) -> str:
+    """What to type after training diverged; `resume` is the argument that names the run."""
+    optimizer, trainer = config.optimizer, config.trainer
+    if "epsilon" in READ_BY[optimizer.name] and optimizer.epsilon < SMALLEST_FLOAT:
+        return (
+            f"optimizer.epsilon={optimizer.epsilon:g} makes {optimizer.name.name} divide 0 by 0 where a weight has had no "
+            f"gradient yet: that is the likely cause. Type  python -m lmtrain {resume} optimizer.epsilon=1e-08"
+        )
+    clip = "a smaller trainer.clip_norm" if trainer.clip_norm else "trainer.clip_norm=0.25 (0 does not clip)"
+    rollback = ", or trainer.on_nonfinite=rollback" if trainer.on_nonfinite is not OnNonfinite.rollback else ""
+    return f"Type  python -m lmtrain {resume}  with a smaller optimizer.learning_rate, {clip}{rollback}."
+
+
+COUNTING_IGNORES = [
+    f"trainer.{name}"
+    for name in (
+        "batch_size", "chunk_length", "backward_length", "random_chunk_length", "random_offset", "num_steps", "num_epochs",
+        "max_seconds", "clip_norm", "precision", "on_nonfinite", "cuda_graph",
+    )
+]  # fmt: skip
+
+
+def _last_size(model: NeuralConfig) -> int:
+    """Size of what enters the output layer."""
+    if isinstance(model, WindowConfig):
+        return model.hidden_size + (model.context * model.embed_size if model.direct else 0)
+    assert isinstance(model, RecurrentConfig)
+    sizes = model.hidden_sizes or [model.hidden_size]
+    return model.projection_size or sizes[-1]

@@ -1,0 +1,38 @@
+"""Settings as one types them: quoted for the shell, and for Hydra."""
+
+from __future__ import annotations
+
+import re
+
+from lmtrain.shell import quoted_for_shell
+
+
+def typed(key: str, value: object) -> str:
+    """`key=value` as one types it into a shell, quoted for the shell and for the settings where that is needed."""
+    text = str(value)
+    is_plain = isinstance(value, int | float) or (
+        re.fullmatch(r"(\.{0,2}/)*[a-z_][\w./-]*", text, re.ASCII | re.IGNORECASE) and text.lower() not in NOT_TEXT
+    )
+    return quoted_for_shell(f"{key}={text if is_plain else quoted(text)}")
+
+
+NOT_TEXT = ("null", "true", "false", "inf", "nan")
+"""Words that are read as something else than text where they are not quoted."""
+
+
+def quoted(text: str) -> str:
+    """A value that is text as Hydra reads it, whatever the text holds.
+
+    Hydra halves backslashes before a quotation mark, and OmegaConf then those before `${`, which otherwise refers to a value.
+    """
+    return in_quotation_marks(escaped(text))
+
+
+def escaped(text: str) -> str:
+    """`text` in which OmegaConf finds nothing to replace."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+
+
+def in_quotation_marks(text: str) -> str:
+    """A value as Hydra reads it, in which `${...}` refers to a value."""
+    return '"' + re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text) + '"'
