@@ -381,7 +381,7 @@ def _train(composed: DictConfig, changes: Mapping[str, Any]) -> Reached | None:
     logging.raiseExceptions = False  # a line of the log that cannot be written (a full disk) is no reason for a traceback
     settings = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     settings = cast(dict[str, Any], settings)
-    directory = Path(HydraConfig.get().runtime.output_dir)
+    directory = _directory_of_job()
     os.chdir(HydraConfig.get().runtime.cwd)  # where the command was typed, whatever hydra.job.chdir says: paths start there
     place = Place.of(directory, there_before=_there_before)
     try:
@@ -393,6 +393,12 @@ def _train(composed: DictConfig, changes: Mapping[str, Any]) -> Reached | None:
         if not settings["resume"]:
             place.leave()  # a run that was refused before it began (its text, its device, its size) leaves nothing behind
         raise
+
+
+def _directory_of_job() -> Path:
+    """Where Hydra has this job run, as it stands: a `${` that is in it now is part of its name."""
+    runtime = cast(dict[str, Any], OmegaConf.to_container(HydraConfig.get().runtime, resolve=False))
+    return Path(runtime["output_dir"])
 
 
 def _write_as_hydra_would(composed: DictConfig, directory: Path) -> None:
@@ -457,10 +463,13 @@ def _refusing() -> Iterator[None]:
 
 
 class LogFile(logging.FileHandler):
-    """The log of a run, opened with its first line: when the directory is known to be ours. It never ends a run."""
+    """The log of a run, opened with its first line: when the directory is known to be ours. It never ends a run.
+
+    A relative `filename` is one in the run directory.
+    """
 
     def __init__(self, filename: str = os.devnull, **options: Any) -> None:
-        super().__init__(filename, **{**options, "delay": True})
+        super().__init__(_directory_of_job() / filename, **{**options, "delay": True})
 
     def _open(self) -> Any:
         try:
@@ -741,7 +750,7 @@ def train_here(overrides: Sequence[str]) -> tuple[Path, Reached | None]:
     ended: list[tuple[Path, Reached | None] | UserError] = []
 
     def task(composed: DictConfig) -> None:
-        directory = Path(HydraConfig.get().runtime.output_dir)
+        directory = _directory_of_job()
         with _logged(directory / "lmtrain.log"):
             try:
                 ended.append((directory, _train(composed, changes)))

@@ -11,6 +11,8 @@ from typing import Any
 import hydra
 import pytest
 
+from lmtrain.settings import quoting
+
 Call = Callable[..., Any]
 FEW = ["trainer.num_steps=2"]
 
@@ -172,3 +174,13 @@ def test_no_warning_is_said_twice_of_a_search_path_that_is_not_there(place: Path
         warnings.simplefilter("always")
         assert call("--cfg", "job", "hydra.searchpath=[file:///no/such/place]").code == 0
     assert len([warning for warning in caught if "is not available" in str(warning.message)]) == 1
+
+
+@pytest.mark.parametrize("name", ["a${oc.env:HOME}b", "x${model}y", "a$b"])
+def test_a_run_directory_may_have_any_name_and_is_taken_literally(name: str, place: Path, call: Callable[..., Any]) -> None:
+    written = quoting.typed("hydra.run.dir", name)
+    assert call("TRAIN", *shlex.split(written)).code == 0
+    assert {"settings.json", "lmtrain.log", "checkpoints"} <= {entry.name for entry in (place / name).iterdir()}
+    ended = call(*shlex.split(quoting.typed("resume", name)), "trainer.num_steps=8")
+    assert ended.code == 0, ended.err
+    assert {entry.name for entry in place.iterdir()} == {"run", "text.txt", "outputs", name}
