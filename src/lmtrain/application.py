@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import re
+import stat
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -209,9 +210,10 @@ PURPOSES = (("--run", "-r"), ("--multirun", "-m"), ("--cfg", "-c"), ("--info", "
 def _sources(overrides: Sequence[str], options: Sequence[str]) -> Sources:
     """Where Hydra will look, by its options and overrides. Raises SettingsError for a directory that does not exist."""
     parser = argparse.ArgumentParser(add_help=False)
-    for long, short in (("--config-name", "-cn"), ("--config-path", "-cp"), ("--config-dir", "-cd")):
+    for long, short in (("--config-name", "-cn"), ("--config-path", "-cp"), ("--config-dir", "-cd"), ("--cfg", "-c")):
         parser.add_argument(long, short, default=argparse.SUPPRESS)
     given = vars(parser.parse_known_args(list(options))[0])
+    given.pop("cfg", None)  # it is here only so that -c is no abbreviation of another
     directory = given.get("config_dir")
     if directory is not None and not os.path.isdir(directory):
         raise SettingsError(
@@ -473,9 +475,13 @@ class LogFile(logging.FileHandler):
 
     def _open(self) -> Any:
         try:
-            if os.path.exists(self.baseFilename) and not os.path.isfile(self.baseFilename):  # a pipe would be waited for
+            # A link is not followed, as it would lead to a file of somebody else; a pipe is not waited for.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+            opened = open(os.open(self.baseFilename, flags, 0o666), "a", encoding=self.encoding, errors=self.errors)
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                opened.close()
                 raise FileExistsError("it is no file")
-            return super()._open()
+            return opened
         except OSError as error:
             if self.baseFilename != os.devnull:
                 print(f"lmtrain: {self.baseFilename} cannot be written ({error}); nothing is logged there.", file=sys.stderr)

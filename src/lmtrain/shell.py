@@ -29,6 +29,11 @@ def printable(text: str, most: int | None = None) -> str:
     return text if text.isascii() and text.isprintable() else "".join(map(_printable, text))
 
 
+def one_line(text: str) -> str:
+    r"""`text` of others within a sentence of ours: as `printable`, with its line ends as \n, so that it forges no line."""
+    return printable(text).replace("\n", "\\n")
+
+
 def _printable(character: str) -> str:
     if character in "\n\t" or not _is_obeyed(character):
         return character

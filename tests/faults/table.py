@@ -866,6 +866,12 @@ FAULTS = (
         (f"{TRAIN}::test_a_model_that_expects_only_unknown_words_still_trains_and_shows_a_sample",),
         "A sample is no reason to end a training: it is drawn with <unk>, or a warning says that there is none.",
     ),
+    Fault(
+        122, "a log that is a link to another file; a name or a version with line ends in a message", (),
+        (f"{HERE}hydra.py::test_a_link_in_place_of_the_log_is_not_followed",
+         f"{HERE}hydra.py::test_text_of_others_forges_no_line_of_ours"),
+        "Nothing is appended to the file that the link names, and no line of a message is somebody else's.",
+    ),
 )  # fmt: skip
 
 

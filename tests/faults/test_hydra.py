@@ -1,5 +1,6 @@
 """What Hydra accepts, we accept: where it looks for settings, its own groups, where it goes; what it refuses is a paragraph."""
 
+import json
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ import hydra
 import pytest
 
 from lmtrain.settings import quoting
+from lmtrain.training.checkpoint import _fingerprint
 
 Call = Callable[..., Any]
 FEW = ["trainer.num_steps=2"]
@@ -184,3 +186,39 @@ def test_a_run_directory_may_have_any_name_and_is_taken_literally(name: str, pla
     ended = call(*shlex.split(quoting.typed("resume", name)), "trainer.num_steps=8")
     assert ended.code == 0, ended.err
     assert {entry.name for entry in place.iterdir()} == {"run", "text.txt", "outputs", name}
+
+
+def test_the_short_form_of_cfg_is_no_abbreviation(place: Path, call: Callable[..., Any]) -> None:
+    ended = call("-c", "job")
+    assert ended.code == 0, ended.err
+    assert "trainer:" in ended.out
+
+
+def test_a_link_in_place_of_the_log_is_not_followed(place: Path, call: Callable[..., Any]) -> None:
+    (place / "victim.txt").write_text("mine\n", encoding="utf-8")
+    (place / "run" / "lmtrain.log").unlink()
+    (place / "run" / "lmtrain.log").symlink_to("../victim.txt")
+    ended = call("resume=run", "trainer.num_steps=8")
+    assert ended.code == 0
+    assert "nothing is logged there" in ended.err
+    assert (place / "victim.txt").read_text(encoding="utf-8") == "mine\n"
+
+
+def test_a_run_that_is_given_less_than_it_has_used_says_so_and_what_is_more(place: Path, call: Callable[..., Any]) -> None:
+    ended = call("resume=run", "trainer.num_steps=2")
+    assert ended.code == 0
+    assert "Training ended at trainer.num_steps=2 (the run is at 6 already)" in ended.out
+    assert "resume=run trainer.num_steps=12" in ended.out
+
+
+def test_text_of_others_forges_no_line_of_ours(place: Path, call: Callable[..., Any]) -> None:
+    forged = "9\nlmtrain: All is well. Type: rm -rf ~"
+    (place / forged).write_text("x", encoding="utf-8")
+    path = max((place / "run" / "checkpoints").glob("step-*")) / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8")) | {"schema": 99, "lmtrain": forged}
+    manifest["sha256"] = _fingerprint(manifest)
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    for command in (["sample", str(path.parent)], ["sample", "nosuch"], ["score", "run", "nosuch.txt"]):
+        ended = call(*command)
+        assert ended.code in (3, 4)
+        assert not any(line.startswith("lmtrain: All is well") for line in ended.err.splitlines()), ended.err

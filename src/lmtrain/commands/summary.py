@@ -123,15 +123,19 @@ def next_steps(path: Path, text: str) -> str:
     )
 
 
-def how_it_ended(settings: config.Config, reached: Mapping[str, float], path: Path) -> str:
-    """By which limits training ended, and what to type so that it goes on, to twice as far."""
+def how_it_ended(settings: config.Config, reached: Mapping[str, tuple[float, float]], path: Path) -> str:
+    """By which limits training ended (limit, how far it is), and what to type so that it goes on, to twice as far."""
     limits = {f"trainer.{name}": limit for name, limit in reached.items()}
     if list(conflicts.iter_idle(settings, limits)):
         return "The text has been counted."
-    ended = ", ".join(_limit(name, limit) for name, limit in limits.items())
-    further = " ".join(_limit(name, max(2 * limit, 1)) for name, limit in limits.items())
+    ended, further = [], []
+    for name, (limit, done) in limits.items():
+        is_far_beyond = done > 1.5 * limit + 1  # a resumed run was given less than it had used
+        ended.append(_limit(name, limit) + (f" (the run is at {done:,.0f} already)" if is_far_beyond else ""))
+        further.append(_limit(name, max(2 * (math.ceil(done) if is_far_beyond else limit), 1)))
     return (
-        f"Training ended at {ended}. To go on from there:\n  python -m lmtrain {quoting.typed('resume', shown(path))} {further}"
+        f"Training ended at {', '.join(ended)}. To go on from there:\n"
+        f"  python -m lmtrain {quoting.typed('resume', shown(path))} {' '.join(further)}"
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lmtrain.errors import DataError
-from lmtrain.shell import quoted_for_shell
+from lmtrain.shell import one_line, quoted_for_shell
 
 log = logging.getLogger("lmtrain")
 
@@ -216,4 +216,6 @@ def _typed(path: Path) -> str:
 
 def listing(names: list[str], most: int = 8) -> str:
     """The first few names of a directory, and how many more there are."""
-    return (", ".join(names[:most]) or "nothing") + (f" and {len(names) - most} more" if len(names) > most else "")
+    return (", ".join(map(one_line, names[:most])) or "nothing") + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )

@@ -37,6 +37,7 @@ from torch import Tensor
 from lmtrain import __version__
 from lmtrain.errors import CheckpointError, ResourceError, UnfitError, UserError, is_out_of_memory
 from lmtrain.expected import Whole, compare, within
+from lmtrain.shell import one_line
 from lmtrain.training.durable_file import (
     FileRecord,
     remove_temporaries,
@@ -384,7 +385,7 @@ def _read_manifest(path: Path) -> tuple[Manifest, int]:
     match manifest:  # `schema`, `lmtrain` and `sha256` mean the same in every schema there will be
         case {"schema": int(schema), "lmtrain": str(version)} if schema > SCHEMA:
             raise NewerSchemaError(
-                f"{path} was written by lmtrain {version[:40]}, in schema {schema}.",
+                f"{path} was written by lmtrain {one_line(version[:40])}, in schema {schema}.",
                 f"This lmtrain ({__version__}) reads schemas up to {SCHEMA}.",
                 f'Type: pip install "lmtrain>={version}"' if VERSION.fullmatch(version) else "Install a newer lmtrain.",
             )
@@ -553,7 +554,7 @@ def _entries(directory: Path) -> list[Path]:
 
 def _listing(directory: Path) -> str:
     """What a directory holds, in a few words."""
-    names = [entry.name + "/" * entry.is_dir() for entry in _entries(directory) if not entry.name.startswith(".")]
+    names = [one_line(entry.name) + "/" * entry.is_dir() for entry in _entries(directory) if not entry.name.startswith(".")]
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(names[:8]) + more if names else "nothing"
 

@@ -23,9 +23,9 @@ class Limits:
         shares = [value / limit if limit else 1.0 for _, value, limit in self._iter_done(state, epoch)]
         return min(1.0, max(shares, default=0.0))
 
-    def reached(self, state: TrainState, epoch: float) -> dict[str, float]:
-        """The limits by which training has ended: name and value."""
-        return {name: limit for name, value, limit in self._iter_done(state, epoch) if value >= limit}
+    def reached(self, state: TrainState, epoch: float) -> dict[str, tuple[float, float]]:
+        """The limits by which training has ended: of each name the limit, and how far the run is."""
+        return {name: (limit, value) for name, value, limit in self._iter_done(state, epoch) if value >= limit}
 
     def _iter_done(self, state: TrainState, epoch: float) -> Iterator[tuple[str, float, float]]:
         """Of every limit its name, how far the run is, and the limit itself."""
