@@ -477,11 +477,11 @@ class LogFile(logging.FileHandler):
         try:
             # A link is not followed, as it would lead to a file of somebody else; a pipe is not waited for.
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
-            opened = open(os.open(self.baseFilename, flags, 0o666), "a", encoding=self.encoding, errors=self.errors)
-            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                opened.close()
+            descriptor = os.open(self.baseFilename, flags, 0o666)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
                 raise FileExistsError("it is no file")
-            return opened
+            return os.fdopen(descriptor, "a", encoding=self.encoding, errors=self.errors)
         except OSError as error:
             if self.baseFilename != os.devnull:
                 print(f"lmtrain: {self.baseFilename} cannot be written ({error}); nothing is logged there.", file=sys.stderr)
