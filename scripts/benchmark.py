@@ -51,7 +51,7 @@ from lmtrain.ops import backends
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
 from lmtrain.training.averaging import LastWeights
 from lmtrain.training.graphed import graphed
-from lmtrain.training.learner import GradientLearner
+from lmtrain.training.learner import SequenceLearner
 from lmtrain.training.machine import keep_freed_memory
 from lmtrain.training.optimizer import group_parameters, make_optimizer
 from lmtrain.training.schedule import Constant, Progress
@@ -386,7 +386,7 @@ def _plain_step(model: PlainModel, tokens_TB: Tensor, precision: str, num_layers
 
 def _our_step(preset: Preset, way: Way, precision: str, tokens_TB: Tensor, device: torch.device) -> Contestant:
     model = _our_model(preset, way.backend, device)
-    learner = GradientLearner(
+    learner = SequenceLearner(
         model=model,
         optimizer=make_optimizer("adam", group_parameters(model.named_parameters()), learning_rate=RATE),
         schedule=Constant(),
@@ -398,7 +398,7 @@ def _our_step(preset: Preset, way: Way, precision: str, tokens_TB: Tensor, devic
     )
     if way.graph:
         learner = graphed(learner)
-    chunk = Chunk(tokens_TB[:-1], tokens_TB[1:], starts_epoch=False, epoch=0, index=0, num_chunks=2)
+    chunk = Chunk(tokens_TB[:-1], tokens_TB[1:], starts_epoch=False, epoch=0, index=0)
     progress = Progress(step=0, epoch=0.0, fraction=0.0)
 
     def step() -> object:
@@ -427,7 +427,7 @@ def _our_step(preset: Preset, way: Way, precision: str, tokens_TB: Tensor, devic
     return Contestant(name, precision, step, probe if preset.head == "full" else None, parts)
 
 
-def _parts(learner: GradientLearner, chunk: Chunk, preset: Preset, device: torch.device) -> dict[str, float]:
+def _parts(learner: SequenceLearner, chunk: Chunk, preset: Preset, device: torch.device) -> dict[str, float]:
     """Milliseconds of the parts of a step, each timed alone, forward and backward; what is left is `rest`."""
     model: Any = learner.model
     state = model.initial_state(preset.batch_size)

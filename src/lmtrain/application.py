@@ -52,7 +52,7 @@ from lmtrain.training.durable_file import write_atomically
 from lmtrain.training.run_place import Place, is_from_hydra, refuse_what_is_not_ours
 
 if TYPE_CHECKING:
-    from lmtrain.commands.train import Reached
+    from lmtrain.tasks.base import Reached
 
 MAX_SWEEP = 10_000  # values of one setting
 
@@ -317,9 +317,10 @@ def _searched(best: Reached, varies: bool) -> float:
 
     Nats per token compare jobs of one vocabulary. Where vocabularies vary, bits per character do, but only of models that
     spell every word; another one counts as infinitely bad, as otherwise the more words are unknown, the better it would look.
+    Of other tasks it is the share that is wrong.
     """
-    if not varies:
-        return best.nats_per_token
+    if not varies or best.wording.higher_is_better:
+        return best.wording.cost(best.value)
     if best.bits_per_character is not None:
         return best.bits_per_character
     if "BasicSweeper" not in HydraConfig.get().sweeper["_target_"]:
@@ -335,7 +336,9 @@ def _compared(results: Sequence[tuple[str, Reached | None]]) -> str:
     """The list at the end of a sweep, with what can be compared in it."""
     reached = [best for _, best in results if best is not None]
     how = "one vocabulary: compare nats per token"
-    if len({best.vocabulary for best in reached}) > 1:
+    if reached and reached[0].wording.higher_is_better:
+        how = "more is better"
+    elif len({best.vocabulary for best in reached}) > 1:
         how = "vocabularies differ: compare bits per character"
         if any(best.bits_per_character is None for best in reached):
             how += "; jobs with <unk>, which they do not spell, compare with no other vocabulary"
@@ -345,6 +348,8 @@ def _compared(results: Sequence[tuple[str, Reached | None]]) -> str:
 def _in_words(best: Reached | None) -> str:
     if best is None:
         return "no validation with a finite loss"
+    if best.wording.higher_is_better:
+        return f"{best.value:.4f} {best.wording.value.replace('_', ' ')}"
     bits = best.bits_per_character
     spelt = f"{best.num_unk:,} <unk>" if bits is None else f"{bits:.4f} bits per character"
     return f"{best.nats_per_token:.4f} nats per token, {spelt}"

@@ -31,7 +31,7 @@ from lmtrain.models.window import WindowLanguageModel
 from lmtrain.shell import expanded
 from lmtrain.training.averaging import Averaging, ExponentialAverage, LastWeights, NonMonotonicAverage
 from lmtrain.training.graphed import graphed, why_no_graph
-from lmtrain.training.learner import CountLearner, GradientLearner, Learner
+from lmtrain.training.learner import CountLearner, Learner, SequenceLearner
 from lmtrain.training.limits import Limits
 from lmtrain.training.optimizer import group_parameters, make_optimizer
 from lmtrain.training.schedule import Constant, Cosine, Exponential, Linear, OneCycle, Plateau, RangeTest, Schedule, Step
@@ -230,13 +230,13 @@ def build_learner(settings: config.Config, model: LanguageModel, corpus: Corpus,
         case NgramModel():
             return CountLearner(model)
         case NeuralLanguageModel():
-            return _build_gradient_learner(settings, model, corpus, device)
+            return _build_sequence_learner(settings, model, corpus, device)
     raise AssertionError(f"no learner for {type(model).__name__}")
 
 
-def _build_gradient_learner(
+def _build_sequence_learner(
     settings: config.Config, model: NeuralLanguageModel, corpus: Corpus, device: torch.device
-) -> GradientLearner:
+) -> SequenceLearner:
     trainer, optimizer, neural = settings.trainer, settings.optimizer, settings.model
     assert isinstance(neural, config.NeuralConfig)
     counts = torch.from_numpy(corpus.train.counts(corpus.tokenizer.vocab_size))
@@ -245,7 +245,7 @@ def _build_gradient_learner(
     model.head.set_proposal(counts)
     model.to(device)
     groups = group_parameters(model.named_parameters(), optimizer.weight_decay)
-    learner = GradientLearner(
+    learner = SequenceLearner(
         model=model,
         optimizer=make_optimizer(
             optimizer.name.name, groups, learning_rate=optimizer.learning_rate, momentum=optimizer.momentum,
@@ -265,7 +265,7 @@ def _build_gradient_learner(
     return _graphed(learner, trainer.cuda_graph, device)
 
 
-def _graphed(learner: GradientLearner, choice: config.CudaGraph, device: torch.device) -> GradientLearner:
+def _graphed(learner: SequenceLearner, choice: config.CudaGraph, device: torch.device) -> SequenceLearner:
     """The learner that records its step, where the settings ask for it and it can."""
     if choice is config.CudaGraph.off or (choice is config.CudaGraph.auto and device.type != "cuda"):
         return learner

@@ -64,6 +64,7 @@ Device = Enum("Device", "auto cpu cuda")
 Precision = Enum("Precision", "auto float32 bfloat16")
 CudaGraph = Enum("CudaGraph", "auto on off")
 OnNonfinite = Enum("OnNonfinite", "stop skip rollback")
+FinalSplit = Enum("FinalSplit", "test valid none")
 
 
 # ---- models
@@ -340,6 +341,10 @@ class TrainerConfig:
     evaluation_streams: int = setting(16, "Streams of the evaluations during training; the last one uses 1.", least=1)
     save_every: int = setting(0, "Steps between two checkpoints; 0: at every evaluation.", least=0, resume=Resume.allowed)
     keep: int = setting(2, "Checkpoints kept besides the best.", least=2, most=10000, resume=Resume.allowed)
+    final_split: FinalSplit = setting(
+        FinalSplit.test, "What the best model is judged by in the end: test (valid where there is none), valid, or none.",
+        resume=Resume.allowed,
+    )  # fmt: skip
     sample_tokens: int = setting(200, "Tokens of the sample at each evaluation; 0: none.", least=0, most=100000,
                                  resume=Resume.allowed)  # fmt: skip
     sample_temperature: float = setting(0.8, "Temperature of these samples.", least=0, most=100, resume=Resume.allowed)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from lmtrain.application import train_here
-from lmtrain.commands.train import Reached
+from lmtrain.tasks.base import Reached
 from lmtrain.trained import Model, load
 
 
@@ -30,7 +30,7 @@ class Run:
     """A run as it lies on the disk.
 
     path  its directory, which `lmtrain.load`, the commands and `resume=` take
-    best  its best validation: nats per token and bits per character; None where there was none
+    best  its best validation: its `value` (nats per token) and bits per character; None where there was none
     """
 
     path: Path

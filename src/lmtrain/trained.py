@@ -88,7 +88,7 @@ class Model:
         self.device = device
 
     def __repr__(self) -> str:
-        sizes, best = _describe(self.settings["model"]), self._training.get("state", {}).get("best_nats")
+        sizes, best = _describe(self.settings["model"]), _best(self._training)
         reached = "" if best is None else f", best validation perplexity {np.exp(best):.2f}"
         return (
             f"<lmtrain.Model {sizes}, vocabulary {self.tokenizer.vocab_size:,} ({self.tokenizer.name}){reached}, {self.path}>"
@@ -215,6 +215,13 @@ class Model:
 
     def _ids_behind_eos(self, text: str) -> NDArray[np.int32]:
         return np.concatenate([[self.tokenizer.eos_id], encode_prompt(self.tokenizer, text)]).astype(np.int32)
+
+
+def _best(training: Mapping[str, Any]) -> float | None:
+    """Nats per token of the best validation, where training noted one."""
+    state = training.get("state", {})
+    best = state.get("best_value", state.get("best_nats"))  # as earlier versions called it
+    return best if isinstance(best, float) else None
 
 
 def _settings_of(document: Mapping[str, Any]) -> dict[str, Any]:

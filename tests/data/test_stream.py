@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lmtrain.data.stream
-from lmtrain.data.stream import Position, Stream, num_tokens_needed
+from lmtrain.data.batches import Position
+from lmtrain.data.stream import Stream, num_tokens_needed
 from lmtrain.errors import CheckpointError, DataError
 
 fixed = settings(derandomize=True, deadline=None, database=None)
@@ -23,7 +24,7 @@ def make_stream(num_tokens, **options):
 
 
 def chunks_of(stream, epoch):
-    return [stream.chunk(Position(epoch, index)) for index in range(stream.num_chunks(epoch))]
+    return [stream.batch(Position(epoch, index)) for index in range(stream.num_batches(epoch))]
 
 
 sizes = st.tuples(st.integers(1, 5), st.integers(1, 12), st.integers(0, 200), st.integers(0, 2**32 - 1), st.integers(0, 9))
@@ -81,16 +82,16 @@ def test_chunks_are_contiguous_long_tensors_of_the_chunk_length():
 
 def test_a_chunk_says_where_it_stands():
     stream = make_stream(100, random_offset=False)
-    chunk = stream.chunk(Position(3, 2))
-    assert (chunk.epoch, chunk.index, chunk.num_chunks, chunk.starts_epoch) == (3, 2, 5, False)
-    assert stream.chunk(Position(3, 0)).starts_epoch
+    chunk = stream.batch(Position(3, 2))
+    assert (chunk.epoch, chunk.index, chunk.starts_epoch) == (3, 2, False)
+    assert stream.batch(Position(3, 0)).starts_epoch
 
 
 @pytest.mark.parametrize("random_length", [False, True])
 def test_resuming_anywhere_gives_the_same_chunks(random_length):
     def walk(stream, position, count):
         for _ in range(count):
-            chunk = stream.chunk(position)
+            chunk = stream.batch(position)
             yield chunk.epoch, chunk.index, chunk.inputs_TB.tolist(), chunk.targets_TB.tolist()
             position = stream.next(position)
 
@@ -123,7 +124,7 @@ def test_the_offset_can_be_switched_off():
 def test_offsets_and_lengths_are_the_same_on_every_machine_and_in_every_version():
     stream = make_stream(60000, batch_size=2, chunk_length=70, random_chunk_length=True)
     assert [stream.offset(epoch) for epoch in range(5)] == [28, 43, 54, 35, 67]
-    assert [len(stream.chunk(Position(0, index)).inputs_TB) for index in range(8)] == [69, 34, 41, 78, 71, 66, 71, 65]
+    assert [len(stream.batch(Position(0, index)).inputs_TB) for index in range(8)] == [69, 34, 41, 78, 71, 66, 71, 65]
 
 
 def test_random_lengths_are_drawn_near_the_chunk_length_and_near_its_half():
@@ -175,11 +176,11 @@ def test_what_lies_before_a_position_is_known_but_for_the_draws_of_earlier_epoch
         assert num_read in tokens
         is_known = position.epoch == 0 or options == {"random_offset": False}
         assert not is_known or (len(chunks), len(tokens)) == (1, 1)
-        num_chunks, num_read = num_chunks + 1, num_read + stream.chunk(position).targets_TB.numel()
+        num_chunks, num_read = num_chunks + 1, num_read + stream.batch(position).targets_TB.numel()
         position = stream.next(position)
 
 
 def test_a_position_beyond_the_epoch_is_refused():
     stream = make_stream(100, random_offset=False)
-    with pytest.raises(CheckpointError, match=re.escape("is chunk 5 of epoch 0. This epoch has chunks 0 to 4.")):
-        stream.chunk(Position(0, 5))
+    with pytest.raises(CheckpointError, match=re.escape("is batch 5 of epoch 0. This epoch has batches 0 to 4.")):
+        stream.batch(Position(0, 5))

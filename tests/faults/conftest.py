@@ -10,7 +10,7 @@ import torch
 
 from lmtrain.data.stream import Chunk
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
-from lmtrain.training.learner import GradientLearner, StepReport
+from lmtrain.training.learner import SequenceLearner, StepReport
 from lmtrain.training.schedule import Progress
 
 
@@ -40,20 +40,20 @@ def assert_same_end() -> Callable[[Path, Path], None]:
 
 
 @pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, Callable[[GradientLearner], object]]], None]:
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, Callable[[SequenceLearner], object]]], None]:
     """Makes something happen just before the given steps (the first is 1) of the trainings that follow."""
-    step = GradientLearner.step
-    arranged: dict[int, Callable[[GradientLearner], object]] = {}
+    step = SequenceLearner.step
+    arranged: dict[int, Callable[[SequenceLearner], object]] = {}
 
-    def disturbed(self: GradientLearner, chunk: Chunk, progress: Progress) -> StepReport:
+    def disturbed(self: SequenceLearner, chunk: Chunk, progress: Progress) -> StepReport:
         arranged.get(progress.step + 1, lambda _: None)(self)
         return step(self, chunk, progress)
 
-    def arrange(actions: dict[int, Callable[[GradientLearner], object]]) -> None:
+    def arrange(actions: dict[int, Callable[[SequenceLearner], object]]) -> None:
         arranged.clear()
         arranged.update(actions)
 
-    monkeypatch.setattr(GradientLearner, "step", disturbed)
+    monkeypatch.setattr(SequenceLearner, "step", disturbed)
     return arrange
 
 

@@ -15,13 +15,15 @@ from unittest.mock import patch
 
 import lmtrain.commands.saver as saver
 import lmtrain.commands.train as command
-from lmtrain.training.learner import CountLearner, GradientLearner
+import lmtrain.tasks.language as language
+from lmtrain.training.learner import CountLearner, SequenceLearner
 from lmtrain.training.session import Session
 from lmtrain.training.telemetry import Telemetry
 
 PLACES: list[tuple[Any, str]] = [
-    (GradientLearner, "step"), (CountLearner, "step"), (GradientLearner, "after_evaluation"), (Session, "_evaluate"),
-    (Session, "save"), (Session, "go_back"), (command, "evaluate_split"), (command, "write_sample"), (saver, "save_checkpoint"),
+    (SequenceLearner, "step"), (CountLearner, "step"), (SequenceLearner, "after_evaluation"), (Session, "_evaluate"),
+    (Session, "save"), (Session, "go_back"), (language, "evaluate_split"), (language, "write_sample"),
+    (saver, "save_checkpoint"),
     (saver, "mark"), (saver, "prune"), (Telemetry, "record_training"), (Telemetry, "record_evaluation"),
 ]  # fmt: skip
 """What the loop does, as (owner, name)."""

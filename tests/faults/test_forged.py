@@ -21,13 +21,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 import lmtrain.commands.resuming as resuming
-import lmtrain.config as config
-from lmtrain.build import build_corpus, build_learner, build_limits, build_model, build_stream
+from lmtrain.build import build_limits
 from lmtrain.errors import UserError
 from lmtrain.inference.evaluate import evaluate
 from lmtrain.inference.sample import SampleSettings, sample_text
 from lmtrain.saved import load_lines, load_trained
 from lmtrain.settings import reading
+from lmtrain.tasks.choose import open_task
 from lmtrain.training import checkpoint as checkpoints
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 from lmtrain.training.session import steps
@@ -209,8 +209,7 @@ class Forger:
         read = reading.read_config(json.loads((run / "settings.json").read_text()))
         trainer = dataclasses.replace(read.trainer, num_steps=1 << 52)
         self.settings = dataclasses.replace(read, trainer=trainer)
-        self.corpus = build_corpus(read.data, read.tokenizer)
-        self.stream = build_stream(read.trainer, self.corpus, read.model)
+        self.task = open_task(self.settings, torch.device("cpu"))
 
     def iter_forgeries(self) -> Iterator[Forgery]:
         """All of them."""
@@ -232,17 +231,12 @@ class Forger:
 
     def resume(self) -> None:
         """Loads the state, takes two steps, evaluates, and has it saved."""
-        tokenizer = self.corpus.tokenizer
-        model = build_model(
-            self.settings.model, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, seed=1,
-            sparse_embeddings=self.settings.optimizer.name is config.OptimizerName.sparse_adam,
-        )  # fmt: skip
-        state = TrainState(build_learner(self.settings, model, self.corpus, torch.device("cpu")))
-        resuming.load_state(state, self.directory, self.settings, self.corpus, self.stream)
-        for _, _ in zip(range(2), steps(state, self.stream, build_limits(self.settings)), strict=False):
+        state = TrainState(self.task.learner(), self.task.wording)
+        resuming.load_state(state, self.directory, self.task)
+        for _, _ in zip(range(2), steps(state, self.task.batches, build_limits(self.settings)), strict=False):
             pass
         with state.learner.evaluated() as evaluated:
-            score(evaluated, self.corpus.valid.ids, tokenizer.eos_id)
+            self.task.score(evaluated)
         state.learner.after_evaluation(2.0)
         to_json(state.document())
         for tensors in state.tensors().values():

@@ -23,7 +23,7 @@ from safetensors.torch import save
 
 import lmtrain.application as application
 import lmtrain.commands.resuming as resuming
-from lmtrain.build import build_corpus, build_learner, build_limits, build_model, build_stream
+from lmtrain.build import build_limits
 from lmtrain.data.tokenizer import load_tokenizer
 from lmtrain.errors import CheckpointError, DataError, SettingsError, UserError
 from lmtrain.inference.evaluate import evaluate
@@ -31,6 +31,7 @@ from lmtrain.inference.sample import SampleSettings, sample_text
 from lmtrain.models.arpa import read_arpa
 from lmtrain.saved import load_trained
 from lmtrain.settings import comparing, reading
+from lmtrain.tasks.choose import open_task
 from lmtrain.training import checkpoint as checkpoints
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 from lmtrain.training.session import steps
@@ -307,17 +308,15 @@ def test_any_change_of_a_state_goes_on_or_is_refused(
     document = load_checkpoint(original).documents["training"]
     read = reading.read_config(json.loads(Path("featured/settings.json").read_text()))
     read = dataclasses.replace(read, trainer=dataclasses.replace(read.trainer, num_steps=1 << 52))
-    corpus = build_corpus(read.data, read.tokenizer)
-    stream = build_stream(read.trainer, corpus, read.model)
+    task = open_task(read, torch.device("cpu"))
     directory = tmp_path / "step-00000006"
     shutil.copytree(original, directory)
 
     def check(changed: Any) -> None:
         forge(directory, "training.json", json_of(changed))
-        model = build_model(read.model, vocab_size=corpus.tokenizer.vocab_size, eos_id=corpus.tokenizer.eos_id)
-        state = TrainState(build_learner(read, model, corpus, torch.device("cpu")))
+        state = TrainState(task.learner(), task.wording)
         with suppress(UserError):
-            resuming.load_state(state, directory, read, corpus, stream)
-            next(steps(state, stream, build_limits(read)), None)
+            resuming.load_state(state, directory, task)
+            next(steps(state, task.batches, build_limits(read)), None)
 
     tried(40 * many, changes_of(document), check)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
-from lmtrain.training.learner import GradientLearner, StepReport
+from lmtrain.training.learner import SequenceLearner, StepReport
 
 Moments = runpy.run_path(str(Path(__file__).with_name("moments.py")))["Moments"]
 Call = Callable[..., Any]
@@ -37,32 +37,32 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 def _spoilt_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps whose loss is not finite: one that half the learning rate mends, one that takes more, two that nothing mends."""
     spoilt_above = {5: 0.6, 8: 0.2, 9: 0.0, 10: 0.0}
-    learn = GradientLearner._learn
+    learn = SequenceLearner._learn_chunk
 
-    def spoilt(self: GradientLearner, *arguments: Any) -> StepReport:
+    def spoilt(self: SequenceLearner, *arguments: Any) -> StepReport:
         number = vars(self)["number"]
         policy = vars(self).get("policy")
         above = spoilt_above.get(number, 1.0)
         if policy and self.rate_scale > above and not (policy == "rollback" and above == 0.0):
-            return StepReport(num_tokens=arguments[1].numel(), nats=float("nan"))  # as many as a step without it
+            return StepReport(num_items=arguments[1].numel(), loss=float("nan"))  # as many as a step without it
         return learn(self, *arguments)
 
-    step = GradientLearner.step
+    step = SequenceLearner.step
 
-    def counted(self: GradientLearner, chunk: Any, progress: Any) -> StepReport:
+    def counted(self: SequenceLearner, chunk: Any, progress: Any) -> StepReport:
         vars(self)["number"] = progress.step + 1
         return step(self, chunk, progress)
 
-    monkeypatch.setattr(GradientLearner, "step", counted)
-    monkeypatch.setattr(GradientLearner, "_learn", spoilt)
+    monkeypatch.setattr(SequenceLearner, "step", counted)
+    monkeypatch.setattr(SequenceLearner, "_learn_chunk", spoilt)
 
 
 @pytest.fixture
 def train(call: Call, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, list[str]]]:
     """Trains `name` in a directory, or goes on there, with signals at moments; the exit code and the moments that came."""
-    import lmtrain.commands.train as command
+    import lmtrain.tasks.language as language
 
-    build = command.build_learner
+    build = language.build_learner
 
     def run(name: str, directory: str, signals: dict[int, int] | None = None, resume: bool = False) -> tuple[int, list[str]]:
         policy = name if name in ("rollback", "skip") else None
@@ -72,7 +72,7 @@ def train(call: Call, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[in
             vars(learner)["policy"] = policy
             return learner
 
-        monkeypatch.setattr(command, "build_learner", with_policy)
+        monkeypatch.setattr(language, "build_learner", with_policy)
         actions = {at: (lambda number=number: os.kill(os.getpid(), number)) for at, number in (signals or {}).items()}
         with Moments(actions) as moments:
             ended = call(*([f"resume={directory}"] if resume else ["TRAIN", *TRAININGS[name], f"hydra.run.dir={directory}"]))
@@ -159,4 +159,4 @@ def test_the_trainings_go_where_an_interruption_could_lead_them_astray(place: Pa
     log = Path("rollback/lmtrain.log").read_text(encoding="utf-8")
     assert log.count("Going back to step") == 3, log
     assert learners["rollback"]["learner"]["rate_scale"] == 0.125
-    assert Path("skip/lmtrain.log").read_text(encoding="utf-8").count("This chunk is skipped.") == 4
+    assert Path("skip/lmtrain.log").read_text(encoding="utf-8").count("This batch is skipped.") == 4

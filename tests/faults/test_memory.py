@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-import lmtrain.commands.train as command
 import lmtrain.config as config
 import lmtrain.memory as memory
+import lmtrain.tasks.language as language
 from lmtrain.application import check_overrides, register_schemas
 from lmtrain.build import build_corpus, build_learner, build_model, build_stream
+from lmtrain.data.batches import Position
 from lmtrain.errors import ResourceError, is_out_of_memory
 from lmtrain.settings import reading
 from lmtrain.training.checkpoint import find_checkpoint, verify_checkpoint
-from lmtrain.training.learner import GradientLearner
+from lmtrain.training.learner import SequenceLearner
 from lmtrain.training.schedule import Progress
 
 Call = Callable[..., Any]
@@ -52,9 +53,9 @@ def test_the_estimate_is_less_than_what_training_takes(name: str, place: Path) -
     sparse = settings.optimizer.name is config.OptimizerName.sparse_adam
     model = build_model(settings.model, vocab_size=corpus.tokenizer.vocab_size, eos_id=0, sparse_embeddings=sparse)
     learner = build_learner(settings, model, corpus, CPU)
-    assert isinstance(learner, GradientLearner)
+    assert isinstance(learner, SequenceLearner)
     learner.step(
-        build_stream(settings.trainer, corpus, settings.model).chunk(command.TrainState(learner).position),
+        build_stream(settings.trainer, corpus, settings.model).batch(Position()),
         Progress(0, 0.0, 0.0),
     )
     parameters = list(learner.model.parameters())
@@ -71,7 +72,7 @@ def test_a_model_that_cannot_fit_is_refused_before_anything_is_allocated(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "device_bytes", lambda device: 200_000)
-    monkeypatch.setattr(command, "build_model", None)  # what would take the memory
+    monkeypatch.setattr(language, "build_model", None)  # what would take the memory
     ended = call("TRAIN", "model.hidden_size=200", "hydra.run.dir=large")
     assert ended.code == 6
     assert "vocabulary 16, embed_size 6, hidden 1 x 200, batch_size 4, chunk_length 10, adam" in ended.err
@@ -120,7 +121,7 @@ def test_running_out_of_memory_ends_with_6_and_says_what_would_fit(
         raise ERRORS[error]
 
     if step is None:
-        monkeypatch.setattr(command, "evaluate_split", fail)
+        monkeypatch.setattr(language, "evaluate_split", fail)
     else:
         at_step({step: fail})
     ended = call("TRAIN", "trainer.save_every=2", "hydra.run.dir=large")

@@ -10,26 +10,26 @@ import pytest
 import torch
 from torch import Tensor
 
-import lmtrain.commands.train as command
+import lmtrain.tasks.language as language
 from lmtrain.errors import DivergedError
 from lmtrain.inference.evaluate import Bill
 from lmtrain.saved import load_trained
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 from lmtrain.training.finite import MOST_ROLLBACKS, MOST_SKIPPED, Nonfinite, nonfinite_names
-from lmtrain.training.learner import GradientLearner
+from lmtrain.training.learner import SequenceLearner
 from lmtrain.training.state import Trouble
 
 Call = Callable[..., Any]
 OFTEN = ["trainer.num_steps=10", "trainer.log_every=1", "trainer.save_every=2", "trainer.evaluate_every=1000"]
 
 
-def poison(learner: GradientLearner) -> None:
+def poison(learner: SequenceLearner) -> None:
     """The embedding, for good."""
     with torch.no_grad():
         learner.model.embedding.weight.fill_(math.nan)
 
 
-def spoil(learner: GradientLearner) -> None:
+def spoil(learner: SequenceLearner) -> None:
     """The loss and the state of the next step, and of no other."""
     original = learner.model.training_loss
 
@@ -45,13 +45,13 @@ def test_stopping_keeps_the_state_and_the_chunk_and_ends_with_5(place: Path, cal
     at_step({5: poison})
     ended = call("TRAIN", *OFTEN, "hydra.run.dir=bad")
     assert ended.code == 5
-    assert "The loss (nan) or the norm of its gradient (nan) is not finite at step 5 (epoch 0, chunk 4)." in ended.err
+    assert "The loss (nan) or the norm of its gradient (nan) is not finite at step 5 (epoch 0, batch 4)." in ended.err
     assert "bad/crash/checkpoints/step-00000005. Type  python -m lmtrain resume=bad  with a smaller optimizer." in ended.err
     assert "a smaller trainer.clip_norm, or trainer.on_nonfinite=rollback." in ended.err
     crash = load_checkpoint(find_checkpoint("bad/crash", "last"))
-    assert crash.documents["chunk"] == {"epoch": 0, "index": 4}
-    assert crash.tensors["chunk"]["inputs_TB"].shape == (10, 4)
-    assert crash.tensors["chunk"]["targets_TB"][:-1].equal(crash.tensors["chunk"]["inputs_TB"][1:])
+    assert crash.documents["batch"] == {"epoch": 0, "index": 4}
+    assert crash.tensors["batch"]["inputs_TB"].shape == (10, 4)
+    assert crash.tensors["batch"]["targets_TB"][:-1].equal(crash.tensors["batch"]["inputs_TB"][1:])
     assert nonfinite_names(crash.tensors["model"]) == ["embedding.weight"]
     last = load_checkpoint(find_checkpoint("bad", "last"))
     assert last.step == 4
@@ -63,7 +63,7 @@ def test_stopping_keeps_the_state_and_the_chunk_and_ends_with_5(place: Path, cal
 def test_a_crash_that_cannot_be_saved_is_still_a_divergence(
     place: Path, call: Call, at_step: Callable[..., None], file_limit: Callable[[int | None], None]
 ) -> None:
-    def both(learner: GradientLearner) -> None:
+    def both(learner: SequenceLearner) -> None:
         poison(learner)
         file_limit(1)
 
@@ -77,17 +77,17 @@ def test_a_crash_that_cannot_be_saved_is_still_a_divergence(
 def test_skipping_leaves_out_the_chunk_and_nothing_else(place: Path, call: Call, at_step: Callable[..., None]) -> None:
     kept: list[dict[str, Tensor]] = []
 
-    def look(learner: GradientLearner) -> None:
+    def look(learner: SequenceLearner) -> None:
         kept.append({name: t.clone() for name, t in learner.model.state_dict().items()})
         kept[-1] |= {str(number): t.clone() for number, t in enumerate(learner.state)}
 
-    def look_and_spoil(learner: GradientLearner) -> None:
+    def look_and_spoil(learner: SequenceLearner) -> None:
         look(learner)
         spoil(learner)
 
     at_step({5: look_and_spoil, 6: look})
     assert call("TRAIN", *OFTEN, "hydra.run.dir=skipped", "trainer.on_nonfinite=skip").code == 0
-    assert (place / "skipped" / "lmtrain.log").read_text().count("This chunk is skipped.") == 1
+    assert (place / "skipped" / "lmtrain.log").read_text().count("This batch is skipped.") == 1
     before, after = kept
     assert [name for name in before if not before[name].equal(after[name])] == []
     records = (place / "skipped" / "metrics.jsonl").read_text()
@@ -106,7 +106,7 @@ def test_skipping_ends_where_no_chunk_can_be_taken(place: Path, call: Call, at_s
 def test_rolling_back_halves_the_rate_and_finishes(place: Path, call: Call, at_step: Callable[..., None]) -> None:
     spoilt: list[int] = []
 
-    def once(learner: GradientLearner) -> None:
+    def once(learner: SequenceLearner) -> None:
         if not spoilt:
             spoilt.append(1)
             spoil(learner)
@@ -194,14 +194,14 @@ def test_rolling_back_goes_to_the_best_where_the_newest_does_not_help_and_ends_a
 def test_a_validation_that_is_not_a_number_is_divergence(
     policy: str, place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate, num_calls = command.evaluate_split, 0
+    evaluate, num_calls = language.evaluate_split, 0
 
     def spoilt(*arguments: Any) -> Bill:
         nonlocal num_calls
         num_calls += 1
         return evaluate(*arguments) if num_calls != 2 else Bill(math.nan, 1, 0, 0, 0.0, 1, 1, 1, "carry")
 
-    monkeypatch.setattr(command, "evaluate_split", spoilt)
+    monkeypatch.setattr(language, "evaluate_split", spoilt)
     settings = [*OFTEN, "trainer.evaluate_every=2", f"trainer.on_nonfinite={policy}"]
     ended = call("TRAIN", *settings, "hydra.run.dir=bad")
     if policy == "rollback":
@@ -220,7 +220,7 @@ def test_a_model_that_is_not_finite_is_never_saved(
 ) -> None:
     """A weight that no loss feels: the embedding of `<unk>`, which the text does not hold."""
 
-    def hide(learner: GradientLearner) -> None:
+    def hide(learner: SequenceLearner) -> None:
         with torch.no_grad():
             learner.model.embedding.weight[unk_id()] = math.inf
 
@@ -246,7 +246,7 @@ def test_probabilities_of_zero_in_a_counted_model_are_no_divergence(place: Path,
 def test_moments_that_are_not_finite_are_not_saved(place: Path, call: Call, at_step: Callable[..., None]) -> None:
     """A gradient of 1e20 is finite, its square is not: what could not be read back must not be written either."""
 
-    def overflow(learner: GradientLearner) -> None:
+    def overflow(learner: SequenceLearner) -> None:
         learner.optimizer.state[learner.model.embedding.weight]["exp_avg_sq"][0, 0] = math.inf
 
     at_step({5: overflow})

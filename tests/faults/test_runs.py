@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import lmtrain.commands.train as command
-from lmtrain.data.stream import Position
+import lmtrain.tasks.language as language
+from lmtrain.data.batches import Position
 from lmtrain.inference.evaluate import Bill
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint, verify_checkpoint
 from lmtrain.training.run_directory import open_run_directory
@@ -128,7 +128,7 @@ def test_a_signal_during_validation_ends_behind_it_with_everything_saved(
 ) -> None:
     settings = [*OFTEN, "trainer.evaluate_every=4"]
     assert call("TRAIN", *settings, "hydra.run.dir=whole").code == 0
-    evaluate, num_calls = command.evaluate_split, 0
+    evaluate, num_calls = language.evaluate_split, 0
 
     def disturbed(*arguments: Any) -> Bill:
         nonlocal num_calls
@@ -137,7 +137,7 @@ def test_a_signal_during_validation_ends_behind_it_with_everything_saved(
             os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(*arguments)
 
-    monkeypatch.setattr(command, "evaluate_split", disturbed)
+    monkeypatch.setattr(language, "evaluate_split", disturbed)
     ended = call("TRAIN", *settings, "hydra.run.dir=cut")
     assert ended.code == 143
     assert "python -m lmtrain resume=cut" in ended.err
@@ -175,18 +175,18 @@ def test_the_best_model_of_a_moment_without_space_is_kept_as_soon_as_there_is_so
     at_step: Callable[..., None],
 ) -> None:  # fmt: skip
     """Validation is best at step 4, while the disk is full, and never again."""
-    evaluate, evaluations = command.evaluate_split, iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    evaluate, evaluations = language.evaluate_split, iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
 
     def arranged(*arguments: Any) -> Bill:
         bill = evaluate(*arguments)
         return dataclasses.replace(bill, total_nats=bill.num_tokens * next(evaluations))
 
-    monkeypatch.setattr(command, "evaluate_split", arranged)
+    monkeypatch.setattr(language, "evaluate_split", arranged)
     at_step({4: lambda _: file_limit(1), 5: lambda _: file_limit(None)})
     assert call("TRAIN", *OFTEN, "trainer.evaluate_every=2", "hydra.run.dir=full").code == 0
     best = load_checkpoint(find_checkpoint(place / "full", "best"))
     assert best.step == 4
-    assert best.documents["training"]["state"]["best_nats"] == 1.0
+    assert best.documents["training"]["state"]["best_value"] == 1.0
     at_step({5: interrupt})
     assert call("TRAIN", *OFTEN, "trainer.evaluate_every=1000", "hydra.run.dir=four").code == 130
     four = load_checkpoint(find_checkpoint(place / "four", "last"))

@@ -62,6 +62,9 @@ class TinyRecurrent(NeuralLanguageModel):
     def initial_state(self, batch_size: int) -> State:
         return (self.recurrent.weight.new_zeros(batch_size, self.recurrent.in_features),)
 
+    def state_names(self) -> tuple[str, ...]:
+        return ("h",)
+
     def activations(
         self, tokens_TB: Tensor, state: State, generator: Generator | None = None, *, carry_after: int | None = None
     ) -> tuple[Tensor, State]:

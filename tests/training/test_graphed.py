@@ -24,7 +24,7 @@ from lmtrain.settings import reading
 from lmtrain.training import graphed as module
 from lmtrain.training.averaging import ExponentialAverage, LastWeights
 from lmtrain.training.graphed import GraphedLearner, graphed, why_no_graph
-from lmtrain.training.learner import CountLearner, GradientLearner, Learner, StepReport
+from lmtrain.training.learner import CountLearner, Learner, SequenceLearner, StepReport
 from lmtrain.training.optimizer import group_parameters, make_optimizer
 from lmtrain.training.schedule import Cosine, OneCycle, Progress
 
@@ -118,7 +118,7 @@ def make(device: torch.device, optimizer: str = "adam", *, ema: bool = False, **
     return recording(plain(device, optimizer, ema=ema, **changes))
 
 
-def recording(learner: GradientLearner) -> GraphedLearner:
+def recording(learner: SequenceLearner) -> GraphedLearner:
     made = graphed(learner)
     device = learner.generator.device
     made.record = record_on_tape if device.type == "cpu" else record_cuda_graph
@@ -138,13 +138,13 @@ def plain(
     ema: bool = False,
     settings: config.NeuralConfig = EVERYTHING,
     **changes: Any,
-) -> GradientLearner:
+) -> SequenceLearner:
     model = build_model(settings, vocab_size=V, eos_id=0, seed=1)
     assert isinstance(model, NeuralLanguageModel)
     model.to(device)
     groups = group_parameters(model.named_parameters(), 0.0 if optimizer == "sparse_adam" else 1e-3)
     momentum = {"momentum": 0.9} if optimizer == "sgd" else {}
-    return GradientLearner(
+    return SequenceLearner(
         model=model,
         optimizer=make_optimizer(optimizer, groups, learning_rate=0.01, **momentum),
         schedule=Cosine(0.1, 0.0),
@@ -162,18 +162,16 @@ def chunks(lengths: list[int]) -> list[tuple[Chunk, Progress]]:
     made = []
     for index, length in enumerate(lengths):
         tokens_TB = torch.randint(V, (length + 1, B), generator=generator)
-        chunk = Chunk(
-            tokens_TB[:-1], tokens_TB[1:], starts_epoch=index % 6 == 0, epoch=index // 6, index=index % 6, num_chunks=6
-        )
+        chunk = Chunk(tokens_TB[:-1], tokens_TB[1:], starts_epoch=index % 6 == 0, epoch=index // 6, index=index % 6)
         made.append((chunk, Progress(step=index, epoch=index / 6, fraction=index / len(lengths))))
     return made
 
 
-def run(learner: GradientLearner, lengths: list[int]) -> list[StepReport]:
+def run(learner: SequenceLearner, lengths: list[int]) -> list[StepReport]:
     return [learner.step(chunk, progress) for chunk, progress in chunks(lengths)]
 
 
-def assert_same(one: GradientLearner, other: GradientLearner) -> None:
+def assert_same(one: SequenceLearner, other: SequenceLearner) -> None:
     """Weights, moments, averages, carried state and generator, bit by bit."""
     ours, theirs = one.tensors(), other.tensors()
     for file in ours:
@@ -198,7 +196,7 @@ def test_replayed_steps_equal_eager_ones_bit_for_bit(
 
 def test_the_plain_learner_agrees_within_the_rounding_of_the_rate(device: torch.device) -> None:
     for ours, its in zip(run(make(device), [T] * 9), run(plain(device), [T] * 9), strict=True):
-        assert ours.nats == pytest.approx(its.nats, rel=1e-5)
+        assert ours.loss == pytest.approx(its.loss, rel=1e-5)
         assert ours.grad_norm == pytest.approx(its.grad_norm, rel=1e-4)
 
 
@@ -339,14 +337,14 @@ def test_what_cannot_be_recorded_says_why(change: dict[str, Any], reason: str) -
 def test_the_setting_decides_who_learns(caplog: pytest.LogCaptureFixture) -> None:
     cpu, cuda, choice = torch.device("cpu"), torch.device("cuda"), config.CudaGraph
     learner = plain(cpu)
-    assert type(_graphed(learner, choice.auto, cpu)) is GradientLearner
-    assert type(_graphed(learner, choice.off, cuda)) is GradientLearner
+    assert type(_graphed(learner, choice.auto, cpu)) is SequenceLearner
+    assert type(_graphed(learner, choice.off, cuda)) is SequenceLearner
     assert isinstance(_graphed(learner, choice.auto, cuda), GraphedLearner)
     with pytest.raises(SettingsError, match=r"trainer\.cuda_graph=on cannot be done: the device is cpu\. Type"):
         _graphed(learner, choice.on, cpu)
     learner = plain(cpu, "rmsprop")
     with caplog.at_level(logging.INFO, logger="lmtrain"):
-        assert type(_graphed(learner, choice.auto, cuda)) is GradientLearner
+        assert type(_graphed(learner, choice.auto, cuda)) is SequenceLearner
     assert caplog.messages == [
         "Steps are not recorded as a CUDA graph: RMSprop has no fused kernel that can leave out an update."
     ]
@@ -442,7 +440,7 @@ def test_a_learner_that_records_keeps_every_attribute_of_the_plain_one() -> None
 
 def test_every_attribute_that_a_learner_declares_is_a_field_or_belongs_to_its_class() -> None:
     """One that is neither would be lost wherever a learner is made from another's fields."""
-    for kind in (Learner, GradientLearner, CountLearner, GraphedLearner):
+    for kind in (Learner, SequenceLearner, CountLearner, GraphedLearner):
         declared = {name for base in kind.__mro__ for name in vars(base).get("__annotations__", {})}
         assert declared - {field.name for field in fields(kind)} == {"can_diverge"}
         assert "can_diverge" in vars(Learner)

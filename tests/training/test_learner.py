@@ -10,10 +10,11 @@ from torch import Tensor
 
 import lmtrain.config as config
 from lmtrain.build import build_model
-from lmtrain.data.stream import Position, Stream
+from lmtrain.data.batches import Position
+from lmtrain.data.stream import Stream
 from lmtrain.models.base import NeuralLanguageModel, detach
 from lmtrain.training.averaging import LastWeights
-from lmtrain.training.learner import GradientLearner
+from lmtrain.training.learner import Known, SequenceLearner
 from lmtrain.training.schedule import Constant, Progress
 
 V, EOS, BATCH = 11, 0, 3
@@ -33,9 +34,9 @@ def make_model(family: str) -> NeuralLanguageModel:
     return model.double()
 
 
-def make_learner(model: NeuralLanguageModel, overlap: int, **rest: Any) -> GradientLearner:
-    return GradientLearner(
-        model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.0), schedule=Constant(), averaging=LastWeights(),
+def make_learner(model: NeuralLanguageModel, overlap: int, **rest: Any) -> SequenceLearner:
+    return SequenceLearner(
+        model=model, optimizer=torch.optim.SGD(model.named_parameters(), lr=0.0), schedule=Constant(), averaging=LastWeights(),
         generator=torch.Generator().manual_seed(1), learning_rate=0.0, overlap=overlap, **rest,
     )  # fmt: skip
 
@@ -51,8 +52,8 @@ def gradients_by_hand(model: NeuralLanguageModel, stream: Stream, overlap: int) 
     All that was read before is read anew, without gradients up to the place where they end.
     """
     read_TB = torch.empty(0, BATCH, dtype=torch.long)
-    for index in range(stream.num_chunks(0)):
-        chunk = stream.chunk(Position(0, index))
+    for index in range(stream.num_batches(0)):
+        chunk = stream.batch(Position(0, index))
         place = max(0, len(read_TB) - overlap)
         read_TB = torch.cat([read_TB, chunk.inputs_TB])
         state = model.initial_state(BATCH)
@@ -73,7 +74,7 @@ def test_gradients_are_those_of_bptt_made_by_hand(family: str, overlap: int, chu
     stream = make_stream(chunk_length, random_chunk_length=random_lengths, seed=5)
     learner, position = make_learner(model, overlap), Position()
     for expected in gradients_by_hand(make_model(family), stream, overlap):
-        learner.step(stream.chunk(position), NOW)
+        learner.step(stream.batch(position), NOW)
         for (name, weight), want in zip(model.named_parameters(), expected, strict=True):
             assert weight.grad is not None, name
             torch.testing.assert_close(weight.grad.to_dense(), want, rtol=1e-9, atol=1e-12, msg=f"{name} at {position}")
@@ -86,7 +87,7 @@ def test_a_chunk_that_is_skipped_leaves_no_trace_in_what_is_carried(family: str)
     stream, model = make_stream(2), make_model(family)
     learner = make_learner(model, overlap=3)
     for index in range(3):
-        learner.step(stream.chunk(Position(0, index)), NOW)
+        learner.step(stream.batch(Position(0, index)), NOW)
     state, earlier_TB = learner.state, learner.earlier_TB
     assert earlier_TB is not None
     assert len(earlier_TB) == 3
@@ -94,6 +95,25 @@ def test_a_chunk_that_is_skipped_leaves_no_trace_in_what_is_carried(family: str)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model.head, "loss", broken)
         patch.setattr(torch.optim.SGD, "step", lambda *_: pytest.fail("nothing may be updated"))
-        assert not learner.step(stream.chunk(Position(0, 3)), NOW).is_finite
+        assert not learner.step(stream.batch(Position(0, 3)), NOW).is_finite
     assert learner.state is state
     assert learner.earlier_TB is earlier_TB
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_carried_state_is_saved_under_names_and_read_by_the_numbers_of_earlier_versions(family: str) -> None:
+    stream = make_stream(5)
+    learner = make_learner(make_model(family), overlap=0)
+    learner.step(stream.batch(Position(0, 0)), NOW)
+    names = [f"state.{name}" for name in learner.model.state_names()]
+    tensors = learner.tensors()
+    assert [name for name in tensors["training"] if name.startswith("state.")] == names
+    assert len(set(names)) == len(names) == len(learner.state)
+    earlier = {name: tensor for name, tensor in tensors["training"].items() if name not in names}
+    earlier |= {f"state.{number}": tensor for number, tensor in enumerate(learner.state)}
+    known = Known(num_steps=1, num_items=15, best_cost=None, batch_size=BATCH)
+    for training in (tensors["training"], earlier):
+        other = make_learner(make_model(family), overlap=0)
+        assert set(other.expected(training, known)[0]["training"]) == set(training)
+        other.load({"model": tensors["model"], "training": training}, learner.document())
+        assert all(map(torch.equal, other.state, learner.state))

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from lmtrain.data.stream import Position
+from lmtrain.data.batches import Position
 from lmtrain.inference.evaluate import Bill
 from lmtrain.training.learner import StepReport
 from lmtrain.training.state import Interval
@@ -22,7 +22,7 @@ BILL = Bill(20.0, 10, 1, 0, 0.0, 30, 40, 1, "carry")
 def state_at(step: int, **more: Any) -> Any:
     interval = Interval()
     interval.add(StepReport(10, 20.0, 0.5, 3.0, True, 0.01))
-    return SimpleNamespace(step=step, num_tokens=10 * step, position=Position(2, 1), interval=interval, **more)
+    return SimpleNamespace(step=step, num_items=10 * step, position=Position(2, 1), interval=interval, **more)
 
 
 def shown(accumulator: EventAccumulator, tag: str) -> list[tuple[int, float]]:
@@ -40,7 +40,7 @@ def test_a_running_tensorboard_sees_every_record_as_it_comes(tmp_path: Path) -> 
             assert telemetry._writer is not None
             telemetry._writer.flush()
             assert shown(watching, "train/nats_per_token") == [(n, 2.0) for n in range(1, step + 1)]
-        telemetry.record_best(state_at(3, best_nats=1.5))
+        telemetry.record_best(state_at(3, best_value=1.5))
     assert shown(watching, "val/best_nats_per_token") == [(3, 1.5)]
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 

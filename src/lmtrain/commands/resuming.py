@@ -8,27 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 import lmtrain.config as config
-from lmtrain.build import (
-    build_limits,
-    build_schedule,
-    choose_precision,
-)
-from lmtrain.data.corpus import Corpus
-from lmtrain.data.stream import Stream
+from lmtrain.build import build_limits, build_schedule, choose_precision
 from lmtrain.errors import (
     CheckpointError,
     SettingsError,
     UnfitError,
 )
-from lmtrain.expected import Anything, Like, agree, compare, within
-from lmtrain.models.base import LanguageModel
-from lmtrain.saved import read_model_settings
+from lmtrain.expected import Anything, agree, compare, within
 from lmtrain.settings import comparing, reading
 from lmtrain.shell import printable
+from lmtrain.tasks.base import Task
 from lmtrain.training.arithmetic import begin_arithmetic, iter_changes
 from lmtrain.training.checkpoint import (
     Checkpoint,
@@ -84,42 +76,34 @@ def _keys(mapping: Mapping[str, Any], path: str = "") -> list[str]:
     ]
 
 
-def load_state(state: TrainState, path: Path, settings: config.Config, corpus: Corpus, stream: Stream) -> config.Config:
-    """Everything of a checkpoint into `state`; the corpus must be the one it was trained on. Returns the settings then."""
-    checkpoint = load_checkpoint(path, names=("model", "training", "tokenizer"))
+def load_state(state: TrainState, path: Path, task: Task) -> config.Config:
+    """Everything of a checkpoint into `state`; the data must be those it was trained on. Returns the settings then."""
+    checkpoint = load_checkpoint(path, names=("model", "training", *task.compared))
     with believing(path):
-        before = _check_documents(checkpoint, settings, corpus)
-        state.load(checkpoint.tensors, checkpoint.documents["training"]["state"], stream)
+        before = _check_documents(checkpoint, task)
+        state.load(checkpoint.tensors, checkpoint.documents["training"]["state"], task.batches)
         agree(
             state.step == checkpoint.step, "manifest.json: step", f"is {checkpoint.step}", f"{state.step}, as in training.json"
         )
     return before
 
 
-def _check_documents(checkpoint: Checkpoint, settings: config.Config, corpus: Corpus) -> config.Config:
-    """The settings with which a checkpoint was saved, once all but the state is what a run with `settings` writes."""
+def _check_documents(checkpoint: Checkpoint, task: Task) -> config.Config:
+    """The settings with which a checkpoint was saved, once all but the state is what the run of `task` writes."""
     training = checkpoint.documents.get("training")
     fingerprint = training.get("corpus") if isinstance(training, dict) else None
-    if isinstance(fingerprint, str) and re.fullmatch("[0-9a-f]{64}", fingerprint) and fingerprint != corpus.fingerprint:
+    if isinstance(fingerprint, str) and re.fullmatch("[0-9a-f]{64}", fingerprint) and fingerprint != task.fingerprint:
         raise CheckpointError(
-            f"The text has changed since {checkpoint.path} was saved (fingerprint {corpus.fingerprint[:12]} instead of "
+            f"The text has changed since {checkpoint.path} was saved (fingerprint {task.fingerprint[:12]} instead of "
             f"{fingerprint[:12]}).",
             "A run goes on only on the very text it was started with.",
             "Restore the text, set data.path to where it is now, or start a new run.",
         )
     with within("training.json: "):
-        compare({"corpus": corpus.fingerprint, "settings": Anything(), "state": Anything()}, training)
+        compare({"corpus": task.fingerprint, "settings": Anything(), "state": Anything()}, training)
         before = _read_saved(checkpoint.documents["training"]["settings"])
-        _check_same(before, settings)
-    with within("tokenizer.json: "):
-        document, arrays = corpus.tokenizer.save()
-        compare(document, checkpoint.documents.get("tokenizer"))
-    with within("tokenizer.safetensors: "):
-        saved = checkpoint.tensors.get("tokenizer", {})
-        compare({name: Like.of(torch.from_numpy(array)) for name, array in arrays.items()}, saved)
-        for name, array in arrays.items():
-            agree(np.array_equal(saved[name].numpy(), array), name, "is of another vocabulary", "that of the run's tokenizer")
-    model = read_model_settings(checkpoint.documents.get("model"), corpus.tokenizer)
+        _check_same(before, task.settings)
+    model = task.check_saved(checkpoint)
     with within("model.json: "):
         _check_same(model, before.model)
     return before
@@ -158,7 +142,7 @@ def say_stretched(before: config.Config, now: config.Config, state: TrainState, 
 
 
 def note_arithmetic(
-    run: RunDirectory, model: LanguageModel, trainer: config.TrainerConfig, device: torch.device, *, is_resumed: bool
+    run: RunDirectory, model: object, trainer: config.TrainerConfig, device: torch.device, *, is_resumed: bool
 ) -> dict[str, Any]:
     """What this process computes with; warns where a resumed run was computed otherwise. Counts depend on none of it."""
     if not isinstance(model, torch.nn.Module):

@@ -9,19 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lmtrain.config as config
-from lmtrain.data.corpus import Corpus
-from lmtrain.data.stream import Chunk
-from lmtrain.errors import (
-    ResourceError,
-)
-from lmtrain.saved import describe_lines, describe_model, describe_texts, describe_tokenizer
+from lmtrain.data.batches import Batch
+from lmtrain.errors import ResourceError
 from lmtrain.settings import comparing
-from lmtrain.training.checkpoint import (
-    mark,
-    prune,
-    save_checkpoint,
-)
+from lmtrain.tasks.base import Task
+from lmtrain.training.checkpoint import mark, prune, save_checkpoint
 from lmtrain.training.finite import nonfinite_names
 from lmtrain.training.learner import Tensors
 from lmtrain.training.run_directory import RunDirectory
@@ -34,8 +26,7 @@ log = logging.getLogger("lmtrain")
 class Saver:
     """Keeps checkpoints. A best model that cannot be written is held until it can be: training does not come back to it."""
 
-    settings: config.Config
-    corpus: Corpus
+    task: Task
     run: RunDirectory
     arithmetic: Mapping[str, Any]
     unsaved_best: tuple[int, Tensors, dict[str, Any]] | None = None
@@ -59,17 +50,17 @@ class Saver:
                 copies = {file: {name: t.clone() for name, t in members.items()} for file, members in tensors.items()}
                 self.unsaved_best = state.step, copies, documents
             raise
-        prune(self.run.path, self.settings.trainer.keep, state.saved_step)
+        prune(self.run.path, self.task.settings.trainer.keep, state.saved_step)
         self._note_arithmetic()
         return ""
 
-    def crash(self, state: TrainState, chunk: Chunk | None) -> Path:
-        """The state that could not go on, and the chunk that it could not take, in `crash/`: to look at, not to resume."""
+    def crash(self, state: TrainState, batch: Batch | None) -> Path:
+        """The state that could not go on, and the batch that it could not take, in `crash/`: to look at, not to resume."""
         self.run.make_again_if_removed()
         tensors, documents = self._contents(state)
-        if chunk is not None:
-            tensors |= {"chunk": {"inputs_TB": chunk.inputs_TB.clone(), "targets_TB": chunk.targets_TB.clone()}}
-            documents |= {"chunk": {"epoch": chunk.epoch, "index": chunk.index}}
+        if batch is not None:
+            tensors |= {"batch": {name: tensor.clone() for name, tensor in batch.tensors().items()}}
+            documents |= {"batch": {"epoch": batch.epoch, "index": batch.index}}
         return save_checkpoint(self.run.path / "crash", state.step, tensors, documents)
 
     def _note_arithmetic(self) -> None:
@@ -87,17 +78,9 @@ class Saver:
 
     def _contents(self, state: TrainState) -> tuple[Tensors, dict[str, Any]]:
         """The files of a checkpoint."""
-        text_tensors, texts = describe_texts(self.corpus)
-        tokenizer = self.corpus.tokenizer
-        tokenizer_tensors, tokenizer_document = describe_tokenizer(tokenizer)
-        documents = {
-            "model": describe_model(self.settings.model, tokenizer.vocab_size, tokenizer.eos_id),
-            "tokenizer": tokenizer_document,
-            "texts": texts,
-            "training": {
-                "corpus": self.corpus.fingerprint, "settings": comparing.config_to_json(self.settings),
-                "state": state.document(),
-            },
+        files = self.task.files()
+        training = {
+            "corpus": self.task.fingerprint, "settings": comparing.config_to_json(self.task.settings),
+            "state": state.document(),
         }  # fmt: skip
-        text_files = {"texts": text_tensors, "lines": describe_lines(self.corpus), **tokenizer_tensors}
-        return state.tensors() | text_files, documents
+        return state.tensors() | files.tensors, files.documents | {"training": training}

@@ -12,7 +12,7 @@ before the very first id of the split stands `<eos>`. The alphabet in four colum
     >>> def show(matrix_TB):
     ...     print(*(" ".join(alphabet[i] for i in row) for row in matrix_TB.tolist()), sep="\\n")
     >>> stream = Stream(np.arange(1, 27, dtype=np.uint16), batch_size=4, chunk_length=3, eos_id=0, random_offset=False)
-    >>> chunk = stream.chunk(Position(epoch=0, index=0))
+    >>> chunk = stream.batch(Position(epoch=0, index=0))
     >>> show(chunk.inputs_TB)
     . f l r
     a g m s
@@ -24,7 +24,7 @@ before the very first id of the split stands `<eos>`. The alphabet in four colum
     >>> following = stream.next(Position(epoch=0, index=0))
     >>> following
     Position(epoch=0, index=1)
-    >>> show(stream.chunk(following).targets_TB)
+    >>> show(stream.batch(following).targets_TB)
     d j p v
     e k q w
     f l r x
@@ -40,8 +40,7 @@ A stream has no state: a chunk is a function of the position, and a position is 
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -50,20 +49,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmtrain.errors import CheckpointError, DataError
+from lmtrain.data.batches import Batches, Position, digest_of, random_of
+from lmtrain.errors import DataError
 
 SHORTEST = 5  # of random chunk lengths, but for the last of an epoch
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a stream stands: before chunk `index` (from 0) of `epoch` (from 0)."""
-
-    epoch: int = 0
-    index: int = 0
-
-    def to_json(self) -> dict[str, int]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -75,7 +64,16 @@ class Chunk:
     starts_epoch: bool  # the columns begin anew here, and with them the model's state
     epoch: int
     index: int
-    num_chunks: int  # of this epoch
+
+    @property
+    def num_items(self) -> int:
+        return self.targets_TB.numel()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"inputs_TB": self.inputs_TB, "targets_TB": self.targets_TB}
+
+    def to(self, device: torch.device) -> Chunk:
+        return replace(self, inputs_TB=self.inputs_TB.to(device), targets_TB=self.targets_TB.to(device))
 
 
 def num_tokens_needed(batch_size: int, chunk_length: int) -> int:
@@ -83,7 +81,7 @@ def num_tokens_needed(batch_size: int, chunk_length: int) -> int:
     return batch_size * (chunk_length + 1)
 
 
-class Stream:
+class Stream(Batches):
     """Chunks of `ids` [N] for training; `offset`s and random lengths follow from (seed, epoch) alone.
 
     All chunks have one length, so what is left of a column is not read in this epoch (`keep_tail`: it is a shorter chunk).
@@ -108,19 +106,13 @@ class Stream:
     ) -> None:
         _check_enough(len(ids), batch_size, chunk_length)
         self.batch_size, self.chunk_length, self.eos_id, self.seed = batch_size, chunk_length, eos_id, seed
+        self.least_items = batch_size
         self.random_offset, self.random_chunk_length, self.keep_tail = random_offset, random_chunk_length, keep_tail
         self._ids = ids
         self._starts = lru_cache(maxsize=2)(self._draw_starts)  # an epoch's cuts are drawn once, not for every chunk
 
-    def chunk(self, position: Position) -> Chunk:
-        """The chunk at `position`. Raises CheckpointError where the epoch has no such chunk."""
-        num_chunks = self.num_chunks(position.epoch)
-        if not 0 <= position.index < num_chunks:
-            raise CheckpointError(
-                f"The position in the data is chunk {position.index} of epoch {position.epoch}.",
-                f"This epoch has chunks 0 to {num_chunks - 1}.",
-                "Resume with the text, batch_size, chunk_length and seed that the run was started with.",
-            )
+    def batch(self, position: Position) -> Chunk:
+        self.check(position)
         start, end = self._starts(position.epoch)[position.index : position.index + 2]
         block_TB = self._copy(self.offset(position.epoch), start, end)
         return Chunk(
@@ -129,23 +121,10 @@ class Stream:
             starts_epoch=position.index == 0,
             epoch=position.epoch,
             index=position.index,
-            num_chunks=num_chunks,
         )
 
-    def next(self, position: Position) -> Position:
-        """The position after `position`, in the next epoch where this one ends."""
-        if position.index + 1 < self.num_chunks(position.epoch):
-            return Position(position.epoch, position.index + 1)
-        return Position(position.epoch + 1, 0)
-
-    def previous(self, position: Position) -> Position:
-        """The position before `position`, which is not the first."""
-        if position.index:
-            return Position(position.epoch, position.index - 1)
-        return Position(position.epoch - 1, self.num_chunks(position.epoch - 1) - 1)
-
     def done_before(self, position: Position) -> tuple[range, range]:
-        """How many chunks, and how many tokens, may lie before `position`: epochs differ in both by offsets and lengths."""
+        """Epochs differ in the number of their chunks, and of their tokens, by offsets and lengths."""
         chunks, tokens = self._sizes_of_epochs()
         read = self.batch_size * self._starts(position.epoch)[position.index]
         return (
@@ -163,13 +142,13 @@ class Stream:
         fewest_chunks, most_chunks = chunks
         return range(fewest_chunks, most_chunks + 1), range(self.batch_size * least, self.batch_size * most + 1)
 
-    def num_chunks(self, epoch: int) -> int:
+    def num_batches(self, epoch: int) -> int:
         """Chunks of `epoch`; with random lengths or offsets, epochs may differ."""
         return len(self._starts(epoch)) - 1
 
     def offset(self, epoch: int) -> int:
         """Ids left out at the start of `epoch`: fewer than chunk_length, and so few that one chunk remains."""
-        return int.from_bytes(self._digest("offset", epoch)) % (self._largest_offset() + 1)
+        return int.from_bytes(digest_of("offset", self.seed, epoch)) % (self._largest_offset() + 1)
 
     def _largest_offset(self) -> int:
         most = min(self.chunk_length - 1, len(self._ids) - self.batch_size * self.chunk_length)
@@ -193,15 +172,11 @@ class Stream:
             return [*starts, column_length] if self.keep_tail and starts[-1] < column_length else starts
         shortest = min(SHORTEST, self.chunk_length)
         size = -(-column_length // shortest)
-        # The legacy generator, because numpy promises that its numbers stay the same (NEP 19).
-        random = np.random.RandomState(np.frombuffer(self._digest("lengths", epoch), "<u4"))
+        random = random_of("lengths", self.seed, epoch)
         mean = np.where(random.random_sample(size) < 0.05, self.chunk_length / 2, self.chunk_length)
         lengths = np.maximum(np.rint(mean + 5 * random.standard_normal(size)).astype(np.int64), shortest)
         ends = np.cumsum(lengths)
         return [0, *ends[ends < column_length].tolist(), column_length]
-
-    def _digest(self, purpose: str, epoch: int) -> bytes:
-        return hashlib.sha256(f"{purpose}/{self.seed}/{epoch}".encode()).digest()
 
 
 def _check_enough(num_tokens: int, batch_size: int, chunk_length: int) -> None:

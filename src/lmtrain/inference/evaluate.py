@@ -72,6 +72,11 @@ class Bill:
         return self.total_nats / self.num_tokens
 
     @property
+    def value(self) -> float:
+        """Nats per token, by which models of one vocabulary are compared."""
+        return self.nats_per_token
+
+    @property
     def perplexity(self) -> float:
         """exp(nats per token); infinite where that is too large for a float."""
         return perplexity_of(self.nats_per_token)
@@ -104,6 +109,17 @@ class Bill:
         if self.num_impossible == 1:
             return f"1 token has probability zero: {which}"
         return f"{self.num_impossible:,} tokens have probability zero; the first is {which}"
+
+    def numbers(self) -> dict[str, float | None]:
+        """What is recorded while a model is trained. A model that does not spell every word has no bits per character."""
+        numbers: dict[str, float | None] = {"nats_per_token": self.nats_per_token, "perplexity": self.perplexity}
+        return numbers if self.num_unk else numbers | {"bits_per_character": self.bits_per_character}
+
+    def line(self, mark: str = "") -> str:
+        """One line for a log, with `mark` behind the numbers."""
+        impossible = f" ({self.impossible})" if self.impossible else ""
+        nats = number_text(self.nats_per_token, 4)
+        return f"{nats} nats/token, perplexity {perplexity_text(self.nats_per_token)}{mark}{impossible}"
 
     def format(self) -> str:
         """Three lines to read, and a fourth where a token has probability zero."""

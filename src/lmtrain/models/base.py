@@ -175,6 +175,10 @@ class NeuralLanguageModel(LanguageModel, nn.Module):
         """Draws the weights of the hidden layers: `xavier`, `uniform` (+-half_width), `fan` or `identity`."""
 
     @abstractmethod
+    def state_names(self) -> tuple[str, ...]:
+        """A name for each tensor of the state, under which it is saved."""
+
+    @abstractmethod
     def activations(
         self, tokens_TB: Tensor, state: State, generator: Generator | None = None, *, carry_after: int | None = None
     ) -> tuple[Tensor, State]:

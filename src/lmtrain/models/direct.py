@@ -61,6 +61,9 @@ class DirectNgramModel(NeuralLanguageModel):
         device = next(self.parameters()).device
         return (torch.full((batch_size, self.order - 1), self.eos_id, device=device), *self.inner.initial_state(batch_size))
 
+    def state_names(self) -> tuple[str, ...]:
+        return ("recent", *(f"inner.{name}" for name in self.inner.state_names()))
+
     def activations(
         self, tokens_TB: Tensor, state: State, generator: Generator | None = None, *, carry_after: int | None = None
     ) -> tuple[Tensor, State]:

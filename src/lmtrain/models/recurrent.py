@@ -288,6 +288,10 @@ class RecurrentLanguageModel(NeuralLanguageModel):
         ]
         return (previous_B, *zeros)
 
+    def state_names(self) -> tuple[str, ...]:
+        parts = [f"layers.{i}.{part}" for i, layer in enumerate(self._iter_layers()) for part in "hc"[: layer.num_states]]
+        return ("previous", *parts)
+
     def activations(
         self, tokens_TB: Tensor, state: State, generator: Generator | None = None, *, carry_after: int | None = None
     ) -> tuple[Tensor, State]:

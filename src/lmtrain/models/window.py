@@ -101,6 +101,9 @@ class WindowLanguageModel(NeuralLanguageModel):
         device = self.embedding.weight.device
         return (torch.full((batch_size, self.context + self.average_span), self.eos_id, device=device),)
 
+    def state_names(self) -> tuple[str, ...]:
+        return ("tokens",)
+
     def activations(
         self, tokens_TB: Tensor, state: State, generator: Generator | None = None, *, carry_after: int | None = None
     ) -> tuple[Tensor, State]:

@@ -41,8 +41,8 @@ class Averaging(ABC):
     def update(self) -> None:
         """Takes in the weights after a step."""
 
-    def after_evaluation(self, nats_per_token: float) -> None:  # noqa: B027 (only NT-ASGD listens)
-        """Tells the average the validation loss."""
+    def after_evaluation(self, cost: float) -> None:  # noqa: B027 (only NT-ASGD listens)
+        """Tells the average what validation said: lower is better."""
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -66,8 +66,8 @@ class Averaging(ABC):
         """What `tensors()` gives, where there are any."""
         return {name: Like.of(parameter) for name, parameter in self._parameters.items() if there_are}
 
-    def expected_document(self, there_are: bool, num_steps: int, best_nats: float | None) -> dict[str, Any]:
-        """What `document()` gives after `num_steps` steps, of whose validations the best (and finite) was `best_nats`."""
+    def expected_document(self, there_are: bool, num_steps: int, best_cost: float | None) -> dict[str, Any]:
+        """What `document()` gives after `num_steps` steps, the best (and finite) of whose validations was `best_cost`."""
         return {"num_averaged": Whole(1, num_steps) if there_are else 0}
 
     def load(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
@@ -135,11 +135,11 @@ class NonMonotonicAverage(Averaging):
         if self.started:
             self._move(1 / (self._num_averaged + 1))
 
-    def after_evaluation(self, nats_per_token: float) -> None:
+    def after_evaluation(self, cost: float) -> None:
         before = self._losses[: -self.patience]
-        if before and not nats_per_token <= min(before):  # a loss that is not a number is no improvement
+        if before and not cost <= min(before):  # a loss that is not a number is no improvement
             self.started = True
-        self._losses.append(math.inf if math.isnan(nats_per_token) else nats_per_token)
+        self._losses.append(math.inf if math.isnan(cost) else cost)
         if len(self._losses) > self.patience + MOST_LOSSES:  # only the least of the old ones counts
             self._losses[:MOST_LOSSES] = [min(self._losses[:MOST_LOSSES])]
 
@@ -147,13 +147,13 @@ class NonMonotonicAverage(Averaging):
         losses = [None if math.isinf(loss) else loss for loss in self._losses]
         return super().document() | {"started": self.started, "losses": losses}
 
-    def expected_document(self, there_are: bool, num_steps: int, best_nats: float | None) -> dict[str, Any]:
+    def expected_document(self, there_are: bool, num_steps: int, best_cost: float | None) -> dict[str, Any]:
         fewest = FEWEST_LOSSES if there_are else 0
         own = {
             "started": True if there_are else Flag(),
-            "losses": _Losses(Number(LEAST_NATS, null=True), fewest, num_steps + 1, best_nats=best_nats),
+            "losses": _Losses(Number(LEAST_NATS, null=True), fewest, num_steps + 1, best_cost=best_cost),
         }
-        return super().expected_document(there_are, num_steps, best_nats) | own
+        return super().expected_document(there_are, num_steps, best_cost) | own
 
     def load(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
         agree(
@@ -169,11 +169,11 @@ class NonMonotonicAverage(Averaging):
 class _Losses(Each):
     """All validation losses so far; the least of those that are finite is the best of the run."""
 
-    best_nats: float | None = None
+    best_cost: float | None = None
 
     def problem(self, value: Any) -> str:
         least = min((loss for loss in value if type(loss) in (int, float)), default=None) if isinstance(value, list) else None
-        return super().problem(value) or (f"has the minimum {least}" if least != self.best_nats else "")
+        return super().problem(value) or (f"has the minimum {least}" if least != self.best_cost else "")
 
     def __str__(self) -> str:
-        return f"{super().__str__()}, with best_nats={self.best_nats} as the minimum"
+        return f"{super().__str__()}, with the best so far, {self.best_cost}, as the minimum"

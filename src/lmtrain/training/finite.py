@@ -4,7 +4,7 @@ The loop looks at the loss and at the gradient's norm before each update; weight
 or `best`, and before one samples from them. What happens then is `trainer.on_nonfinite`:
 
     stop      saves all there is in `crash/` of the run, and ends with exit code 5
-    skip      leaves the chunk out: neither weights nor the carried state change
+    skip      leaves the batch out: neither weights nor the carried state change
     rollback  goes back to the newest scheduled checkpoint, with half the learning rate from there on; to the best one, which
               has been validated, where training then comes no further
 
@@ -21,7 +21,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from lmtrain.data.stream import Chunk
+from lmtrain.data.batches import Batch
 from lmtrain.errors import CheckpointError, DivergedError, ResourceError
 from lmtrain.training.state import TrainState, Trouble
 
@@ -42,23 +42,23 @@ class Nonfinite:
     """
 
     policy: str
-    save_crash: Callable[[TrainState, Chunk | None], Path]
+    save_crash: Callable[[TrainState, Batch | None], Path]
     load: Callable[[TrainState, Literal["last", "best"]], object]
     remedy: str = "Resume with a smaller optimizer.learning_rate."
 
-    def __call__(self, state: TrainState, problem: str, chunk: Chunk | None) -> None:
+    def __call__(self, state: TrainState, problem: str, batch: Batch | None) -> None:
         """Raises DivergedError, or leaves a state from which training can go on; see the top of this file."""
-        if self.policy == "skip" and chunk is not None:
-            self._skip(state, problem, chunk)
+        if self.policy == "skip" and batch is not None:
+            self._skip(state, problem, batch)
         elif self.policy == "rollback":
-            self._roll_back(state, problem, chunk)
+            self._roll_back(state, problem, batch)
         else:
-            self.stop(state, problem, chunk)
+            self.stop(state, problem, batch)
 
-    def stop(self, state: TrainState, problem: str, chunk: Chunk | None, tried: str = "") -> None:
+    def stop(self, state: TrainState, problem: str, batch: Batch | None, tried: str = "") -> None:
         """Saves the crash and raises DivergedError."""
         try:
-            kept = f"The state before it{' and the chunk' if chunk else ''} are in {self.save_crash(state, chunk)}."
+            kept = f"The state before it{' and the batch' if batch else ''} are in {self.save_crash(state, batch)}."
         except ResourceError as error:
             kept = f"The crash itself could not be saved: {error}"
         raise DivergedError(
@@ -67,23 +67,23 @@ class Nonfinite:
             self.remedy,
         )
 
-    def _skip(self, state: TrainState, problem: str, chunk: Chunk) -> None:
+    def _skip(self, state: TrainState, problem: str, batch: Batch) -> None:
         in_a_row = state.step == state.trouble.last_step + 1
         state.trouble = Trouble(state.step, state.trouble.count + 1 if in_a_row else 1)
         if state.trouble.count >= MOST_SKIPPED:
-            self.stop(state, problem, chunk, f" {MOST_SKIPPED} steps in a row were skipped.")
-        log.warning("%s This chunk is skipped.", problem)
+            self.stop(state, problem, batch, f" {MOST_SKIPPED} steps in a row were skipped.")
+        log.warning("%s This batch is skipped.", problem)
 
-    def _roll_back(self, state: TrainState, problem: str, chunk: Chunk | None) -> None:
+    def _roll_back(self, state: TrainState, problem: str, batch: Batch | None) -> None:
         came_further = state.step > state.trouble.last_step
         trouble = Trouble(max(state.step, state.trouble.last_step), 1 if came_further else state.trouble.count + 1)
         if trouble.count > MOST_ROLLBACKS:
-            self.stop(state, problem, chunk, f" Going back was tried {MOST_ROLLBACKS} times.")
+            self.stop(state, problem, batch, f" Going back was tried {MOST_ROLLBACKS} times.")
         scale = state.learner.rate_scale
         try:
             self.load(state, "last" if trouble.count == 1 else "best")
         except CheckpointError as error:
-            self.stop(state, problem, chunk, f" Going back is not possible: {error}")
+            self.stop(state, problem, batch, f" Going back is not possible: {error}")
         state.trouble = trouble  # not that of the time to which the state went back
         state.learner.rate_scale = min(scale, state.learner.rate_scale) / 2
         log.warning(

@@ -1,6 +1,6 @@
 """A whole training step as one recorded piece of work: on a GPU a CUDA graph, which starts hundreds of kernels in one launch.
 
-    eager    the first steps, and every chunk of another shape: `GradientLearner`, kernel by kernel
+    eager    the first steps, and every chunk of another shape: `SequenceLearner`, kernel by kernel
     record   once: forward, backward, clipping, update and the state to carry, over buffers that stay where they are
     replay   copies a chunk into these buffers and plays the record; the host learns three numbers, in one transfer
 
@@ -25,7 +25,7 @@ from torch.optim import SGD, Adam, Optimizer
 from lmtrain.errors import ResourceError, is_out_of_memory
 from lmtrain.models.base import State
 from lmtrain.ops.replay import Record, record_cuda_graph
-from lmtrain.training.learner import GradientLearner, StepReport, Tensors
+from lmtrain.training.learner import SequenceLearner, StepReport, Tensors
 from lmtrain.training.optimizer import SparseAdam
 from lmtrain.training.schedule import Progress
 
@@ -35,8 +35,8 @@ Shape = tuple[torch.Size, torch.Size, int | None]  # of inputs and targets, and 
 
 
 @dataclass
-class GraphedLearner(GradientLearner):
-    """A `GradientLearner` that records its step and replays it; one shape of chunk is recorded, others run eagerly."""
+class GraphedLearner(SequenceLearner):
+    """A `SequenceLearner` that records its step and replays it; one shape of chunk is recorded, others run eagerly."""
 
     record: Record = record_cuda_graph
     num_replayed: int = 0
@@ -53,17 +53,17 @@ class GraphedLearner(GradientLearner):
         self._seen.clear()
         self._recorded = None  # the optimiser's memory has moved
 
-    def _learn(self, inputs_TB: Tensor, targets_TB: Tensor, carry_after: int | None, rate: float) -> StepReport:
+    def _learn_chunk(self, inputs_TB: Tensor, targets_TB: Tensor, carry_after: int | None, rate: float) -> StepReport:
         shape = inputs_TB.shape, targets_TB.shape, carry_after
         if self._recorded is None:
             if self._seen[shape] < EAGER_STEPS:
                 # Copies begin where a record's buffers would: kernels are compiled for the alignment of their arguments.
-                report = super()._learn(inputs_TB.clone(), targets_TB.clone(), carry_after, rate)
+                report = super()._learn_chunk(inputs_TB.clone(), targets_TB.clone(), carry_after, rate)
                 self._seen[shape] += report.is_finite  # a step that is left out makes no memory for the optimiser
                 return report
             self._recorded = self._record_step(inputs_TB, targets_TB, carry_after)
         if self._recorded.shape != shape:
-            return super()._learn(inputs_TB, targets_TB, carry_after, rate)
+            return super()._learn_chunk(inputs_TB, targets_TB, carry_after, rate)
         nats, penalty, grad_norm = self._recorded.play(inputs_TB, targets_TB, self.state)
         self.state = self._recorded.state
         self.num_replayed += 1
@@ -133,12 +133,12 @@ def update_where(is_finite: Tensor, optimizer: Optimizer) -> None:
         del vars(optimizer)["found_inf"]
 
 
-def graphed(learner: GradientLearner) -> GraphedLearner:
+def graphed(learner: SequenceLearner) -> GraphedLearner:
     """The same learner, recording."""
     return GraphedLearner(**{f.name: getattr(learner, f.name) for f in fields(learner)})
 
 
-def why_no_graph(learner: GradientLearner) -> str | None:
+def why_no_graph(learner: SequenceLearner) -> str | None:
     """Why the learner's step cannot be recorded and replayed, a clause without a full stop; None where it can."""
     optimizer, head = learner.optimizer, learner.model.head
     if not isinstance(optimizer, (Adam, SGD)) or not all(group.get("fused") for group in optimizer.param_groups):

@@ -1,8 +1,9 @@
-"""What one step of training is. The loop feeds chunks and carries on; only a learner knows what learning means.
+"""What one step of training is. The loop feeds batches and carries on; only a learner knows what learning means.
 
-    GradientLearner  truncated backpropagation through time (Werbos 1990; Williams and Peng 1990): forward from the carried
-                     state, backward within the chunk, clip, update, detach
-    CountLearner     counts n-grams; one pass over the text
+    GradientLearner   forward, backward, clip, update; the model says what its loss on a batch is
+    SequenceLearner   the same by truncated backpropagation through time (Werbos 1990; Williams and Peng 1990): forward from
+                      the carried state, backward within the chunk, clip, update, detach
+    CountLearner      counts n-grams; one pass over the text
 
 `tensors()` and `document()` are all that must survive a crash: weights, optimiser, averages, schedule, generator and the
 carried state itself.
@@ -14,15 +15,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 import torch
 from torch import Generator, Tensor
 
 from lmtrain.data.stream import Chunk
 from lmtrain.expected import Leaf, Like, compare, shown, within
-from lmtrain.models.base import LanguageModel, NeuralLanguageModel, State, detach
+from lmtrain.models.base import NeuralLanguageModel, State, detach
 from lmtrain.models.ngram import NgramModel
 from lmtrain.training.averaging import Averaging
 from lmtrain.training.optimizer import clip_gradients, expected_optimizer, load_optimizer, optimizer_tensors, set_rate
@@ -33,10 +34,10 @@ Tensors = dict[str, dict[str, Tensor]]  # file name -> tensor name -> tensor
 
 
 class StepReport(NamedTuple):
-    """What a step tells. `nats` is None where a learner does not know its loss (counting); `seconds` are the loop's to add."""
+    """What a step tells. `loss` is None where a learner does not know it (counting); `seconds` are the loop's to add."""
 
-    num_tokens: int
-    nats: float | None = None  # total over the chunk's targets
+    num_items: int
+    loss: float | None = None  # total over the items of the batch
     penalty: float = 0.0
     grad_norm: float = 0.0
     clipped: bool = False
@@ -45,15 +46,15 @@ class StepReport(NamedTuple):
 
     @property
     def is_finite(self) -> bool:
-        return self.nats is None or (math.isfinite(self.nats + self.penalty) and math.isfinite(self.grad_norm))
+        return self.loss is None or (math.isfinite(self.loss + self.penalty) and math.isfinite(self.grad_norm))
 
 
 class Known(NamedTuple):
-    """What a saved state says of itself, and its run of the text, when its learner is looked at."""
+    """What a saved state says of itself, and its run of the data, when its learner is looked at."""
 
     num_steps: int
-    num_tokens: int
-    best_nats: float | None  # of the validations that were finite
+    num_items: int
+    best_cost: float | None  # of the validations that were finite
     batch_size: int
 
 
@@ -65,21 +66,21 @@ class Learner(ABC):
     can_diverge  whether numbers of the model that are not finite are a fault (an n-gram's log 0 is none)
     """
 
-    model: LanguageModel
+    model: Any
     rate_scale: float = field(default=1.0, kw_only=True)
     can_diverge: ClassVar[bool] = True
 
     @abstractmethod
-    def step(self, chunk: Chunk, progress: Progress) -> StepReport:
-        """Learns from one chunk; where the report is not finite, nothing has been updated and no state carried on."""
+    def step(self, batch: Any, progress: Progress) -> StepReport:
+        """Learns from one batch; where the report is not finite, nothing has been updated and no state carried on."""
 
     @abstractmethod
-    def evaluated(self) -> AbstractContextManager[LanguageModel]:
+    def evaluated(self) -> AbstractContextManager[Any]:
         """The model as it should be evaluated (averaged weights, no dropout); training goes on as before afterwards."""
 
     @abstractmethod
-    def after_evaluation(self, nats_per_token: float) -> None:
-        """Tells schedules and averages what validation said."""
+    def after_evaluation(self, cost: float) -> None:
+        """Tells schedules and averages what validation said: lower is better."""
 
     @abstractmethod
     def tensors(self) -> Tensors:
@@ -98,19 +99,24 @@ class Learner(ABC):
         """Goes on from `tensors()` and `document()` of another process, which are as `expected`."""
 
 
+class Trainable(Protocol):
+    """What a `GradientLearner` asks of its model, besides being a module."""
+
+    def loss(self, batch: Any, generator: Generator) -> tuple[Tensor, Tensor]:
+        """The loss summed over the items of a batch, and the penalty to add to its mean; both are scalars."""
+
+
 @dataclass
 class GradientLearner(Learner):
-    """Truncated backpropagation through time over the carried state.
+    """Gradient descent on the mean loss of a batch. The model is a module and `Trainable`.
 
     learning_rate    the rate that the schedule multiplies
     clip_norm        largest norm of the whole gradient; 0 for none
     l1               weight of the sum of absolute matrix entries in the loss
-    overlap          steps before a chunk that gradients reach back in addition (k2 - k1): BPTT(k2; k1) of Williams and Peng
     autocast         opens the precision under which the forward pass runs
-    full_length      chunk length that the learning rate is meant for; the rate of other lengths is scaled (Merity 2017)
     """
 
-    model: NeuralLanguageModel
+    model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     averaging: Averaging
@@ -118,57 +124,50 @@ class GradientLearner(Learner):
     learning_rate: float
     clip_norm: float = 0.0
     l1: float = 0.0
-    overlap: int = 0
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
-    full_length: int | None = None
-    state: State = ()
-    earlier_TB: Tensor | None = field(default=None, repr=False)  # tokens behind `state` that the next backward pass repeats
 
-    def step(self, chunk: Chunk, progress: Progress) -> StepReport:
-        device = next(self.model.parameters()).device
-        chunk = replace(chunk, inputs_TB=chunk.inputs_TB.to(device), targets_TB=chunk.targets_TB.to(device))
-        inputs_TB, carry_after = self._with_overlap(chunk)
+    def step(self, batch: Any, progress: Progress) -> StepReport:
+        batch = batch.to(next(self.model.parameters()).device)
         self.model.train()
-        rate = self._rate(chunk, progress)
+        rate = self.learning_rate * self.schedule.rate(progress) * self._rate_of(batch) * self.rate_scale
         set_rate(self.optimizer, rate, self.schedule.beta1(progress))
-        report = self._learn(inputs_TB, chunk.targets_TB, carry_after, rate)
-        if carry_after is not None and report.is_finite:
-            self.earlier_TB = inputs_TB[carry_after:]  # they follow the state that is carried from now on
-        return report
+        return self._learn(batch, rate)
 
-    def _learn(self, inputs_TB: Tensor, targets_TB: Tensor, carry_after: int | None, rate: float) -> StepReport:
+    def _rate_of(self, batch: Any) -> float:
+        """What multiplies the learning rate of one batch."""
+        return 1.0
+
+    def _learn(self, batch: Any, rate: float) -> StepReport:
         """Gradients, their norm looked at, and the update."""
-        nats, penalty, grad_norm, state = self._gradients(inputs_TB, targets_TB, self.state, carry_after)
-        report = self._report(targets_TB.numel(), nats.item(), penalty.item(), grad_norm.item(), rate)
-        if report.is_finite:
-            self.optimizer.step()
-            self.averaging.update()
-            self.state = detach(state)  # else that before the chunk is carried on: it was finite
-        return report
-
-    def _gradients(
-        self, inputs_TB: Tensor, targets_TB: Tensor, state: State, carry_after: int | None
-    ) -> tuple[Tensor, Tensor, Tensor, State]:
-        """Forward and backward: total nats, penalty, norm of the gradient (clipped after that), the state to carry."""
         with self.autocast():
-            total_nats, penalty, state = self.model.training_loss(
-                inputs_TB, targets_TB, state, self.generator, carry_after=carry_after
-            )
+            loss, penalty = cast(Trainable, self.model).loss(batch, self.generator)
+        penalty, grad_norm = self._backward(loss, penalty, batch.num_items)
+        return self._updated(self._report(batch.num_items, loss.item(), penalty.item(), grad_norm.item(), rate))
+
+    def _backward(self, loss: Tensor, penalty: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
+        """Gradients of the mean loss and the penalties: the whole penalty, and the gradient's norm (clipped after that)."""
         if self.l1:
             matrices = [weight for weight in self.model.parameters() if weight.dim() > 1]
             penalty = penalty + self.l1 * torch.stack([weight.abs().sum() for weight in matrices]).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        (total_nats / targets_TB.numel() + penalty).backward()
-        return total_nats.detach(), penalty.detach(), clip_gradients(self.model.parameters(), self.clip_norm), state
+        (loss / num_items + penalty).backward()
+        return penalty.detach(), clip_gradients(self.model.parameters(), self.clip_norm)
 
-    def _report(self, num_tokens: int, nats: float, penalty: float, grad_norm: float, rate: float) -> StepReport:
-        return StepReport(num_tokens, nats, penalty, grad_norm, 0 < self.clip_norm < grad_norm, rate)
+    def _updated(self, report: StepReport) -> StepReport:
+        """The report; where it is finite, behind the update."""
+        if report.is_finite:
+            self.optimizer.step()
+            self.averaging.update()
+        return report
 
-    def evaluated(self) -> AbstractContextManager[LanguageModel]:
+    def _report(self, num_items: int, loss: float, penalty: float, grad_norm: float, rate: float) -> StepReport:
+        return StepReport(num_items, loss, penalty, grad_norm, 0 < self.clip_norm < grad_norm, rate)
+
+    def evaluated(self) -> AbstractContextManager[Any]:
         return self._evaluated()
 
     @contextmanager
-    def _evaluated(self) -> Iterator[LanguageModel]:
+    def _evaluated(self) -> Iterator[Any]:
         was_training = self.model.training
         self.model.eval()
         try:
@@ -177,17 +176,14 @@ class GradientLearner(Learner):
         finally:
             self.model.train(was_training)
 
-    def after_evaluation(self, nats_per_token: float) -> None:
-        self.schedule.after_evaluation(nats_per_token)
-        self.averaging.after_evaluation(nats_per_token)
+    def after_evaluation(self, cost: float) -> None:
+        self.schedule.after_evaluation(cost)
+        self.averaging.after_evaluation(cost)
 
     def tensors(self) -> Tensors:
         moments, _ = optimizer_tensors(self.optimizer)
         training = {f"optimizer.{name}": tensor for name, tensor in moments.items()}
         training |= {f"averaging.{name}": tensor for name, tensor in self.averaging.tensors().items()}
-        training |= {f"state.{number}": tensor for number, tensor in enumerate(self.state)}
-        if self.earlier_TB is not None:
-            training["earlier"] = self.earlier_TB
         raw = {f"raw.{name}": tensor for name, tensor in shared_once(self.model).items()}
         with self.averaging.averaged():
             weights = {name: tensor.clone() for name, tensor in shared_once(self.model).items()}
@@ -212,16 +208,13 @@ class GradientLearner(Learner):
         parts = {
             "optimizer": moments,
             "averaging": self.averaging.expected_tensors(is_averaged),
-            "state": self._expected_state(known.batch_size) if num_steps else {},
             "raw": weights if is_averaged else {},
         }
         training = {f"{part}.{name}": like for part, members in parts.items() for name, like in members.items()}
-        if self.overlap and num_steps and "earlier" in names:  # not there while the first chunks of an epoch were skipped
-            training["earlier"] = self._ids(range(1, self.overlap + 1), known.batch_size)
         return {"model": weights, "training": training}, {
             "optimizer": memory,
-            "schedule": self.schedule.expected_state(num_steps, known.best_nats),
-            "averaging": self.averaging.expected_document(is_averaged, num_steps, known.best_nats),
+            "schedule": self.schedule.expected_state(num_steps, known.best_cost),
+            "averaging": self.averaging.expected_document(is_averaged, num_steps, known.best_cost),
             "random": expected_random({"dropout": self.generator}),
             "rate_scale": _Halved(),
         }
@@ -235,17 +228,89 @@ class GradientLearner(Learner):
         self.schedule.load_state(document["schedule"])
         load_random_document(document["random"], {"dropout": self.generator})
         self.rate_scale = document["rate_scale"]
-        device = next(self.model.parameters()).device
+
+
+@dataclass
+class SequenceLearner(GradientLearner):
+    """Truncated backpropagation through time over the carried state of a language model.
+
+    overlap      steps before a chunk that gradients reach back in addition (k2 - k1): BPTT(k2; k1) of Williams and Peng
+    full_length  chunk length that the learning rate is meant for; the rate of other lengths is scaled (Merity 2017)
+    """
+
+    model: NeuralLanguageModel
+    overlap: int = 0
+    full_length: int | None = None
+    state: State = ()
+    earlier_TB: Tensor | None = field(default=None, repr=False)  # tokens behind `state` that the next backward pass repeats
+
+    def _rate_of(self, batch: Chunk) -> float:
+        return len(batch.targets_TB) / self.full_length if self.full_length else 1.0
+
+    def _learn(self, batch: Chunk, rate: float) -> StepReport:
+        inputs_TB, carry_after = self._with_overlap(batch)
+        report = self._learn_chunk(inputs_TB, batch.targets_TB, carry_after, rate)
+        if carry_after is not None and report.is_finite:
+            self.earlier_TB = inputs_TB[carry_after:]  # they follow the state that is carried from now on
+        return report
+
+    def _learn_chunk(self, inputs_TB: Tensor, targets_TB: Tensor, carry_after: int | None, rate: float) -> StepReport:
+        loss, penalty, grad_norm, state = self._gradients(inputs_TB, targets_TB, self.state, carry_after)
+        report = self._updated(self._report(targets_TB.numel(), loss.item(), penalty.item(), grad_norm.item(), rate))
+        if report.is_finite:
+            self.state = detach(state)  # else that before the chunk is carried on: it was finite
+        return report
+
+    def _gradients(
+        self, inputs_TB: Tensor, targets_TB: Tensor, state: State, carry_after: int | None
+    ) -> tuple[Tensor, Tensor, Tensor, State]:
+        """Forward and backward: total nats, penalty, norm of the gradient (clipped after that), the state to carry."""
+        with self.autocast():
+            nats, penalty, state = self.model.training_loss(
+                inputs_TB, targets_TB, state, self.generator, carry_after=carry_after
+            )
+        penalty, grad_norm = self._backward(nats, penalty, targets_TB.numel())
+        return nats.detach(), penalty, grad_norm, state
+
+    def tensors(self) -> Tensors:
+        tensors = super().tensors()
+        tensors["training"] |= {
+            f"state.{name}": tensor for name, tensor in zip(self._state_names(), self.state, strict=bool(self.state))
+        }
+        if self.earlier_TB is not None:
+            tensors["training"]["earlier"] = self.earlier_TB
+        return tensors
+
+    def _state_names(self) -> tuple[str, ...]:
+        return self.model.state_names()
+
+    def expected(self, names: Collection[str], known: Known) -> tuple[dict[str, dict[str, Like]], dict[str, Any]]:
+        tensors, document = super().expected(names, known)
+        if known.num_steps:
+            tensors["training"] |= self._expected_state(known.batch_size, is_numbered="state.0" in names)
+        if self.overlap and known.num_steps and "earlier" in names:  # not there while an epoch's first chunks were skipped
+            tensors["training"]["earlier"] = self._ids(range(1, self.overlap + 1), known.batch_size)
+        return tensors, document
+
+    def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
+        super().load(tensors, document)
+        training, device = tensors["training"], next(self.model.parameters()).device
         carried = _part(training, "state.")
-        self.state = tuple(carried[str(number)].to(device) for number in range(len(carried)))
+        names = self._state_names() if "0" not in carried else map(str, range(len(carried)))
+        self.state = tuple(carried[name].to(device) for name in names) if carried else ()
         self.earlier_TB = training["earlier"].to(device) if "earlier" in training else None
 
-    def _expected_state(self, batch_size: int) -> dict[str, Like]:
-        """As the model's own before any token, on whatever device: its integers are ids of tokens."""
-        return {
-            str(number): Like.of(tensor) if tensor.is_floating_point() else self._ids(*tensor.shape)
-            for number, tensor in enumerate(self.model.initial_state(batch_size))
-        }
+    def _expected_state(self, batch_size: int, *, is_numbered: bool) -> dict[str, Like]:
+        """As the model's own before any token, on whatever device: its integers are ids of tokens.
+
+        Its tensors have names; checkpoints of earlier versions have numbers in their place (`is_numbered`).
+        """
+        likes = [
+            Like.of(tensor) if tensor.is_floating_point() else self._ids(*tensor.shape)
+            for tensor in self.model.initial_state(batch_size)
+        ]
+        names = map(str, range(len(likes))) if is_numbered else self._state_names()
+        return {f"state.{name}": like for name, like in zip(names, likes, strict=True)}
 
     def _ids(self, *shape: int | range) -> Like:
         return Like(shape, torch.int64, least=0, most=self.model.vocab_size - 1)
@@ -262,10 +327,6 @@ class GradientLearner(Learner):
         inputs_TB = chunk.inputs_TB if self.earlier_TB is None else torch.cat([self.earlier_TB, chunk.inputs_TB])
         return inputs_TB, max(0, len(inputs_TB) - self.overlap)
 
-    def _rate(self, chunk: Chunk, progress: Progress) -> float:
-        scale = len(chunk.targets_TB) / self.full_length if self.full_length else 1.0
-        return self.learning_rate * self.schedule.rate(progress) * scale * self.rate_scale
-
 
 @dataclass
 class CountLearner(Learner):
@@ -274,19 +335,19 @@ class CountLearner(Learner):
     model: NgramModel
     can_diverge = False
 
-    def step(self, chunk: Chunk, progress: Progress) -> StepReport:
-        self.model.count(chunk.targets_TB[:, 0].numpy())
-        return StepReport(chunk.targets_TB.numel())
+    def step(self, batch: Chunk, progress: Progress) -> StepReport:
+        self.model.count(batch.targets_TB[:, 0].numpy())
+        return StepReport(batch.num_items)
 
-    def evaluated(self) -> AbstractContextManager[LanguageModel]:
+    def evaluated(self) -> AbstractContextManager[NgramModel]:
         return self._evaluated()
 
     @contextmanager
-    def _evaluated(self) -> Iterator[LanguageModel]:
+    def _evaluated(self) -> Iterator[NgramModel]:
         self.model.finish()
         yield self.model
 
-    def after_evaluation(self, nats_per_token: float) -> None:
+    def after_evaluation(self, cost: float) -> None:
         """Counting depends on nothing that validation could say."""
 
     def tensors(self) -> Tensors:
@@ -297,7 +358,7 @@ class CountLearner(Learner):
         return {}
 
     def expected(self, names: Collection[str], known: Known) -> tuple[dict[str, dict[str, Like]], dict[str, Any]]:
-        counted = {"counted_ids": Like((known.num_tokens,), torch.int32, least=0, most=self.model.vocab_size - 1)}
+        counted = {"counted_ids": Like((known.num_items,), torch.int32, least=0, most=self.model.vocab_size - 1)}
         if "counted_ids" in names:  # the table has been estimated from them
             return {"model": self.model.expected_table(), "training": counted}, {}
         return {"model": counted, "training": {}}, {}

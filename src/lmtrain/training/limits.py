@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lmtrain.data.stream import Position, Stream
+from lmtrain.data.batches import Batches, Position
 from lmtrain.training.schedule import Progress, fraction_done
 from lmtrain.training.state import TrainState
 
@@ -59,6 +59,6 @@ class Cadence:
         return is_due and state.step > 0 and state.evaluated_step != state.step
 
 
-def epochs_done(stream: Stream, position: Position) -> float:
+def epochs_done(batches: Batches, position: Position) -> float:
     """How many epochs lie before `position`, with the share of the one it is in."""
-    return position.epoch + position.index / stream.num_chunks(position.epoch)
+    return position.epoch + position.index / batches.num_batches(position.epoch)

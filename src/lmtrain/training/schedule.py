@@ -69,15 +69,15 @@ class Schedule(ABC):
         """Adam's beta1 for this step; None leaves it as it is set."""
         return None
 
-    def after_evaluation(self, nats_per_token: float) -> None:  # noqa: B027 (most schedules do not listen)
-        """Tells the schedule the validation loss."""
+    def after_evaluation(self, cost: float) -> None:  # noqa: B027 (most schedules do not listen)
+        """Tells the schedule what validation said: lower is better."""
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, JSON-able."""
         return {}
 
-    def expected_state(self, num_steps: int, best_nats: float | None) -> dict[str, Any]:
-        """What `state()` returns after `num_steps` steps, of whose validations the best (and finite) was `best_nats`."""
+    def expected_state(self, num_steps: int, best_cost: float | None) -> dict[str, Any]:
+        """What `state()` returns after `num_steps` steps, of whose validations the best (and finite) was `best_cost`."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -163,9 +163,9 @@ class Plateau(Schedule):
     def rate(self, progress: Progress) -> float:
         return self.factor**self.cuts
 
-    def after_evaluation(self, nats_per_token: float) -> None:
-        if math.isfinite(nats_per_token) and (self.best is None or nats_per_token < self.best):
-            self.best, self.stale = nats_per_token, 0
+    def after_evaluation(self, cost: float) -> None:
+        if math.isfinite(cost) and (self.best is None or cost < self.best):
+            self.best, self.stale = cost, 0
             return
         self.stale += 1
         if self.stale >= self.patience:  # more than that where a resumed run was given less patience
@@ -174,9 +174,9 @@ class Plateau(Schedule):
     def state(self) -> dict[str, Any]:
         return {"best": self.best, "stale": self.stale, "cuts": self.cuts}
 
-    def expected_state(self, num_steps: int, best_nats: float | None) -> dict[str, Any]:
+    def expected_state(self, num_steps: int, best_cost: float | None) -> dict[str, Any]:
         at_most = Whole(most=num_steps + 1)  # an evaluation per step, and one before the first
-        return {"best": best_nats, "stale": at_most, "cuts": at_most}
+        return {"best": best_cost, "stale": at_most, "cuts": at_most}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.best, self.stale, self.cuts = state["best"], state["stale"], state["cuts"]

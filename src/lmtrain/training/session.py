@@ -10,15 +10,14 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lmtrain.data.stream import Chunk, Stream
+from lmtrain.data.batches import Batch, Batches
 from lmtrain.errors import ResourceError
-from lmtrain.inference.evaluate import Bill
-from lmtrain.models.base import LanguageModel
 from lmtrain.training.learner import StepReport
 from lmtrain.training.limits import Cadence, Limits, epochs_done
 from lmtrain.training.machine import RunningTime
+from lmtrain.training.score import Score
 from lmtrain.training.signals import Stop
 from lmtrain.training.state import Interval, TrainState
 
@@ -27,8 +26,8 @@ if TYPE_CHECKING:  # it imports TensorBoard, and commands that do not train impo
 
 log = logging.getLogger("lmtrain")
 
-OnNonfinite = Callable[[TrainState, str, Chunk | None], None]
-"""Is told of a step, or (chunk None) of a validation, whose numbers are not finite. Raises DivergedError, or leaves a state
+OnNonfinite = Callable[[TrainState, str, Batch | None], None]
+"""Is told of a step, or (batch None) of a validation, whose numbers are not finite. Raises DivergedError, or leaves a state
 from which training can go on: this one, or an earlier one."""
 
 
@@ -40,18 +39,18 @@ Save = Callable[[TrainState, bool], str]
 class Session:
     """What one process does with a run.
 
-    stream, limits, cadence  what is learnt from, how long, and how often is recorded, evaluated and saved
-    evaluate, show_sample    score a model on validation, and let it write a little
-    keep                     saves a checkpoint
-    on_nonfinite             says what is to be done about numbers that are not finite
+    batches, limits, cadence  what is learnt from, how long, and how often is recorded, evaluated and saved
+    score, show               judge a model on validation, and show what it does as text (a sample, its worst errors)
+    keep                      saves a checkpoint
+    on_nonfinite              says what is to be done about numbers that are not finite
     """
 
     state: TrainState
-    stream: Stream
+    batches: Batches
     limits: Limits
     cadence: Cadence
-    evaluate: Callable[[LanguageModel], Bill]
-    show_sample: Callable[[LanguageModel], str]
+    score: Callable[[Any], Score]
+    show: Callable[[Any], str]
     keep: Save
     telemetry: Telemetry
     stop: Stop
@@ -63,7 +62,7 @@ class Session:
     @property
     def share(self) -> float:
         """How much of the run is done, from 0 to 1."""
-        return self.limits.share(self.state, epochs_done(self.stream, self.state.position))
+        return self.limits.share(self.state, epochs_done(self.batches, self.state.position))
 
     @property
     def owes_evaluation(self) -> bool:
@@ -76,8 +75,8 @@ class Session:
         return self.cadence.save_every > 0 and self.state.step % self.cadence.save_every == 0
 
     def steps(self) -> Iterator[StepReport]:
-        """Learns from chunk after chunk until a limit is reached."""
-        return steps(self.state, self.stream, self.limits)
+        """Learns from batch after batch until a limit is reached."""
+        return steps(self.state, self.batches, self.limits)
 
     def accept(self, report: StepReport) -> bool:
         """Takes note of a step, also in the records; False where its numbers made training go back to an earlier state."""
@@ -85,7 +84,7 @@ class Session:
         if report.is_finite:
             state.interval.add(report)
             _report_spike(report, state)
-        elif self.go_back(*_describe_nonfinite(report, state, self.stream)):
+        elif self.go_back(*_describe_nonfinite(report, state, self.batches)):
             return False
         self.telemetry.progress(state, report, self.share)
         if state.step % self.cadence.log_every == 0:
@@ -110,17 +109,18 @@ class Session:
         """Whether validation is the best so far. A model whose validation is not a number has diverged."""
         state = self.state
         with state.learner.evaluated() as model:
-            bill = self.evaluate(model)
-            text = self.show_sample(model) if math.isfinite(bill.nats_per_token) else ""
+            score = self.score(model)
+            text = self.show(model) if math.isfinite(score.value) else ""
         state.evaluated_step = state.step
-        if math.isnan(bill.nats_per_token):
+        if math.isnan(score.value):
             self.go_back(f"Validation at step {state.step} is not a number.", None)
             return False
-        is_best = bill.nats_per_token < state.best_nats
+        cost = state.wording.cost(score.value)
+        is_best = cost < state.best_cost
         if is_best:
-            state.best_nats, state.best_step = bill.nats_per_token, state.step
-        state.learner.after_evaluation(bill.nats_per_token)
-        self.telemetry.record_evaluation(state, bill, text, is_best)
+            state.best_value, state.best_step = score.value, state.step
+        state.learner.after_evaluation(cost)
+        self.telemetry.record_evaluation(state, score, text, is_best)
         return is_best
 
     def save(self, is_best: bool = False, *, is_scheduled: bool = True, is_final: bool = False) -> None:
@@ -142,17 +142,17 @@ class Session:
         if problem:
             self.go_back(problem, None)
 
-    def go_back(self, problem: str, chunk: Chunk | None) -> bool:
+    def go_back(self, problem: str, batch: Batch | None) -> bool:
         """Asks what shall be done about numbers that are not finite; True where the state is an earlier one now."""
         step = self.state.step
-        self.on_nonfinite(self.state, problem, chunk)
+        self.on_nonfinite(self.state, problem, batch)
         if self.state.step != step:
             self.telemetry.rewind(self.state.step, is_evaluated=self.state.evaluated_step == self.state.step)
         return self.state.step != step
 
 
-def steps(state: TrainState, stream: Stream, limits: Limits) -> Iterator[StepReport]:
-    """Learns from chunk after chunk until a limit is reached; `state` moves on before each report is yielded.
+def steps(state: TrainState, batches: Batches, limits: Limits) -> Iterator[StepReport]:
+    """Learns from batch after batch until a limit is reached; `state` moves on before each report is yielded.
 
     Time that the process is stopped does not count; what is done between two steps does.
     """
@@ -160,36 +160,36 @@ def steps(state: TrainState, stream: Stream, limits: Limits) -> Iterator[StepRep
         started_at = clock() - state.elapsed_seconds
         while True:
             state.elapsed_seconds = clock() - started_at
-            epoch = epochs_done(stream, state.position)
+            epoch = epochs_done(batches, state.position)
             if limits.share(state, epoch) >= 1:
                 return
             began_at = clock()
-            chunk = stream.chunk(state.position)
-            report = state.learner.step(chunk, limits.progress(state, epoch))
+            batch = batches.batch(state.position)
+            report = state.learner.step(batch, limits.progress(state, epoch))
             report = report._replace(seconds=clock() - began_at)
-            state.position = stream.next(state.position)
+            state.position = batches.next(state.position)
             state.step += 1
-            state.num_tokens += report.num_tokens
+            state.num_items += report.num_items
             yield report
 
 
-def _describe_nonfinite(report: StepReport, state: TrainState, stream: Stream) -> tuple[str, Chunk]:
-    """What went wrong in the step just done, and the chunk it was done with."""
-    chunk = stream.chunk(stream.previous(state.position))
+def _describe_nonfinite(report: StepReport, state: TrainState, batches: Batches) -> tuple[str, Batch]:
+    """What went wrong in the step just done, and the batch it was done with."""
+    batch = batches.batch(batches.previous(state.position))
     return (
-        f"The loss ({report.nats}) or the norm of its gradient ({report.grad_norm}) is not finite at step {state.step} "
-        f"(epoch {chunk.epoch}, chunk {chunk.index}).",
-        chunk,
+        f"The loss ({report.loss}) or the norm of its gradient ({report.grad_norm}) is not finite at step {state.step} "
+        f"(epoch {batch.epoch}, batch {batch.index}).",
+        batch,
     )
 
 
 def _report_spike(report: StepReport, state: TrainState) -> None:
-    if report.nats is None:
+    if report.loss is None:
         return
-    nats_per_token = report.nats / report.num_tokens
-    if state.spikes.is_spike(nats_per_token):
+    mean_loss = report.loss / report.num_items
+    if state.spikes.is_spike(mean_loss):
         log.warning(
-            "The loss jumped to %.3f nats per token at step %d (epoch %d); its mean was %.3f.",
-            nats_per_token, state.step, state.position.epoch, state.spikes.mean,
+            "The loss jumped to %.3f %s at step %d (epoch %d); its mean was %.3f.",
+            mean_loss, state.wording.loss.replace("_", " "), state.step, state.position.epoch, state.spikes.mean,
         )  # fmt: skip
-    state.spikes = state.spikes.with_value(nats_per_token)
+    state.spikes = state.spikes.with_value(mean_loss)

@@ -1,6 +1,6 @@
 """What training has come to: all that must survive a crash, and nothing else.
 
-TrainState   what was learnt, where in the text, how long, the best so far
+TrainState   what was learnt, where in the data, how long, the best so far
 Interval     sums since the last record
 Trouble      when a number was last not finite, and how often in a row
 Spikes       what the loss has been like
@@ -12,9 +12,10 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from lmtrain.data.stream import Position, Stream
+from lmtrain.data.batches import Batches, Position
 from lmtrain.expected import LEAST_NATS, Anything, Number, Whole, agree, compare, within
 from lmtrain.training.learner import Known, Learner, StepReport, Tensors
+from lmtrain.training.score import TOKENS, Wording
 
 MOST_SECONDS = 1e10  # three hundred years
 
@@ -24,16 +25,16 @@ class Interval:
     """Sums since the last record, so that a resumed run writes the records which the uninterrupted one would have."""
 
     num_steps: int = 0
-    num_tokens: int = 0
-    nats: float = 0.0
+    num_items: int = 0
+    loss: float = 0.0
     penalty: float = 0.0
     grad_norm: float = 0.0
     num_clipped: int = 0
 
     def add(self, report: StepReport) -> None:
         self.num_steps += 1
-        self.num_tokens += report.num_tokens
-        self.nats += report.nats or 0.0
+        self.num_items += report.num_items
+        self.loss += report.loss or 0.0
         self.penalty += report.penalty
         self.grad_norm += report.grad_norm
         self.num_clipped += report.clipped
@@ -85,23 +86,42 @@ class Spikes:
 ADDED: dict[str, Any] = {"saved_step": None, "trouble": asdict(Trouble())}
 """What the documents of older checkpoints lack."""
 
+RENAMED = {"num_tokens": "num_items", "nats": "loss", "best_nats": "best_value"}
+"""What they call otherwise."""
+
+
+def _renamed(document: Any) -> Any:
+    """A document of an older checkpoint as one of today; whatever is no such document stays as it is."""
+    if not isinstance(document, dict) or "best_nats" not in document:
+        return document
+    named = {RENAMED.get(name, name): value for name, value in document.items()}
+    if isinstance(interval := named.get("interval"), dict):
+        named["interval"] = {RENAMED.get(name, name): value for name, value in interval.items()}
+    return ADDED | named
+
 
 @dataclass
 class TrainState:
-    """All that must survive a crash: what was learnt, where in the text, how long, and the best so far."""
+    """All that must survive a crash: what was learnt, where in the data, how long, and the best so far."""
 
     learner: Learner
+    wording: Wording = TOKENS
     position: Position = field(default_factory=Position)
     step: int = 0
-    num_tokens: int = 0
+    num_items: int = 0  # tokens, windows or texts
     elapsed_seconds: float = 0.0
-    best_nats: float = math.inf  # nats per token on validation
+    best_value: float | None = None  # of the validations that were finite
     best_step: int | None = None
     evaluated_step: int | None = None
     saved_step: int | None = None  # of the last checkpoint that the cadence asked for, not a signal
     trouble: Trouble = Trouble()
     interval: Interval = field(default_factory=Interval)
     spikes: Spikes = Spikes()
+
+    @property
+    def best_cost(self) -> float:
+        """The cost of the best model so far; infinite where there is none."""
+        return math.inf if self.best_value is None else self.wording.cost(self.best_value)
 
     def tensors(self) -> Tensors:
         return self.learner.tensors()
@@ -110,9 +130,9 @@ class TrainState:
         return {
             "position": self.position.to_json(),
             "step": self.step,
-            "num_tokens": self.num_tokens,
+            "num_items": self.num_items,
             "elapsed_seconds": self.elapsed_seconds,
-            "best_nats": self.best_nats if math.isfinite(self.best_nats) else None,
+            "best_value": self.best_value,
             "best_step": self.best_step,
             "evaluated_step": self.evaluated_step,
             "saved_step": self.saved_step,
@@ -122,14 +142,14 @@ class TrainState:
             "learner": self.learner.document(),
         }
 
-    def load(self, tensors: Tensors, document: Any, stream: Stream) -> None:
-        """Goes on from `tensors()` and `document()` of another process, which read `stream`.
+    def load(self, tensors: Tensors, document: Any, batches: Batches) -> None:
+        """Goes on from `tensors()` and `document()` of another process, which learnt from `batches`.
 
         Raises UnfitError, before anything has changed, where no such process can have written them.
         """
-        document = {**ADDED, **document} if isinstance(document, dict) else document
+        document = _renamed(document)
         with within("training.json: "):
-            known = self._check(document, stream)
+            known = self._check(document, batches)
             names = tensors.get("training", {}).keys()
             expected_tensors, expected_document = self.learner.expected(names, known)
             compare(expected_document, document["learner"], "state.learner")
@@ -138,73 +158,72 @@ class TrainState:
                 compare(expected, tensors.get(file, {}))
         self.learner.load(tensors, document["learner"])
         self.position = Position(**document["position"])
-        self.step, self.num_tokens = document["step"], document["num_tokens"]
+        self.step, self.num_items = document["step"], document["num_items"]
         self.elapsed_seconds = float(document["elapsed_seconds"])
-        self.best_nats = math.inf if document["best_nats"] is None else document["best_nats"]
-        self.best_step, self.evaluated_step = document["best_step"], document["evaluated_step"]
+        self.best_value, self.best_step = document["best_value"], document["best_step"]
+        self.evaluated_step = document["evaluated_step"]
         self.saved_step, self.trouble = document["saved_step"], Trouble(**document["trouble"])
         self.interval = Interval(**document["interval"])
         self.spikes = Spikes(**document["spikes"])
 
-    def _check(self, document: Any, stream: Stream) -> Known:
+    def _check(self, document: Any, batches: Batches) -> Known:
         """Compares all but the learner, and says what the learner's part must agree with."""
         given = document if isinstance(document, dict) else {}
         compare(Whole(), given.get("step"), "state.step")
         step = given["step"]
         compare(self._expected(step) | {"learner": Anything()}, document, "state")
-        num_tokens, best_nats, best_step = document["num_tokens"], document["best_nats"], document["best_step"]
-        _check_position(Position(**document["position"]), step, num_tokens, stream)
+        num_items, best_value, best_step = document["num_items"], document["best_value"], document["best_step"]
+        _check_position(Position(**document["position"]), step, num_items, batches)
         evaluated = document["evaluated_step"]
         agree(
-            (best_step is None) == (best_nats is None) and (best_step is None or best_step <= (evaluated or 0)),
-            "state.best_step", f"is {best_step} with best_nats {best_nats} and evaluated_step {evaluated}",
-            "null where best_nats is, else at most evaluated_step",
+            (best_step is None) == (best_value is None) and (best_step is None or best_step <= (evaluated or 0)),
+            "state.best_step", f"is {best_step} with best_value {best_value} and evaluated_step {evaluated}",
+            "null where best_value is, else at most evaluated_step",
         )  # fmt: skip
         interval, spikes = document["interval"], document["spikes"]
         agree(
-            interval["num_steps"] * stream.batch_size <= interval["num_tokens"] <= num_tokens
+            interval["num_steps"] * batches.least_items <= interval["num_items"] <= num_items
             and interval["num_clipped"] <= interval["num_steps"],
-            "state.interval", f"is {interval}", f"a part of the {step} steps and {num_tokens} tokens, no more steps clipped",
+            "state.interval", f"is {interval}", f"a part of the {step} steps and {num_items} items, no more steps clipped",
         )  # fmt: skip
         if interval["num_steps"] == 0:
             compare(asdict(Interval()), interval, "state.interval")
         if spikes["count"] == 0:
             compare(asdict(Spikes()), spikes, "state.spikes")
-        return Known(step, num_tokens, best_nats, stream.batch_size)
+        return Known(step, num_items, None if best_value is None else self.wording.cost(best_value), batches.batch_size)
 
     def _expected(self, step: int) -> dict[str, Any]:
         """What `document` gives after `step` steps, but for the learner."""
-        up_to_now, sum_of_nats, positive = Whole(most=step), Number(), Number(least=0)
+        up_to_now, any_number, positive = Whole(most=step), Number(), Number(least=0)
+        best = Number(0, 1, null=True) if self.wording.higher_is_better else Number(LEAST_NATS, null=True)
         return {
             "position": {"epoch": up_to_now, "index": up_to_now},
             "step": Whole(),
-            "num_tokens": Whole(),
+            "num_items": Whole(),
             "elapsed_seconds": Number(0, MOST_SECONDS),
-            "best_nats": Number(LEAST_NATS, null=True),
+            "best_value": best,
             "best_step": Whole(most=step, null=True),
             "evaluated_step": Whole(most=step, null=True),
             "saved_step": Whole(most=step, null=True),
             "trouble": {"last_step": Whole(), "count": Whole(most=1000)},  # going back makes it a step still to come
             "interval": {
-                "num_steps": up_to_now, "num_tokens": Whole(), "nats": sum_of_nats, "penalty": positive, "grad_norm": positive,
+                "num_steps": up_to_now, "num_items": Whole(), "loss": any_number, "penalty": positive, "grad_norm": positive,
                 "num_clipped": up_to_now,
             },
             "spikes": {
-                "mean": sum_of_nats, "variance": positive, "count": up_to_now, "decay": Spikes.decay,
+                "mean": any_number, "variance": positive, "count": up_to_now, "decay": Spikes.decay,
                 "warm_up": Spikes.warm_up,
             },
         }  # fmt: skip
 
 
-def _check_position(position: Position, step: int, num_tokens: int, stream: Stream) -> None:
-    """A position says, but for the lengths of the epochs before it, how many steps were taken and how many tokens read."""
-    num_chunks = stream.num_chunks(position.epoch)
-    agree(position.index < num_chunks, "state.position.index", f"is {position.index}", f"0 to {num_chunks - 1} in this epoch")
-    chunks, tokens = stream.done_before(position)
-    agree(step in chunks, "state.position", f"is {position} after {step} steps", f"one with {_between(chunks)} steps before it")
-    agree(
-        num_tokens in tokens, "state.num_tokens", f"is {num_tokens} at {position}", f"{_between(tokens)}, as the text has them"
-    )
+def _check_position(position: Position, step: int, num_items: int, batches: Batches) -> None:
+    """A position says, but for the lengths of the epochs before it, how many steps were taken and how many items read."""
+    last = batches.num_batches(position.epoch) - 1
+    agree(position.index <= last, "state.position.index", f"is {position.index}", f"0 to {last} in this epoch")
+    steps, items = batches.done_before(position)
+    agree(step in steps, "state.position", f"is {position} after {step} steps", f"one with {_between(steps)} steps before it")
+    agree(num_items in items, "state.num_items", f"is {num_items} at {position}", f"{_between(items)}, as the data have them")
 
 
 def _between(numbers: range) -> str:

@@ -28,9 +28,10 @@ from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from lmtrain.inference.evaluate import Bill, number_text, perplexity_of, perplexity_text
+from lmtrain.inference.evaluate import number_text, perplexity_of, perplexity_text
 from lmtrain.training.durable_file import set_aside, temporary_path, write_durably
 from lmtrain.training.learner import StepReport
+from lmtrain.training.score import TOKENS, Score, Wording
 from lmtrain.training.state import TrainState
 from lmtrain.training.strict_json import parse_json
 from lmtrain.unfinished import is_at
@@ -40,7 +41,6 @@ log = logging.getLogger("lmtrain")
 PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
 MOST_UNWRITTEN_BYTES = 16 << 20
 MOST_LINE_BYTES = 1 << 20
-BEST = "val/best_nats_per_token"
 
 
 class Telemetry:
@@ -49,12 +49,14 @@ class Telemetry:
     directory    the run directory; holds `metrics.jsonl` and `tensorboard/`
     resume_step  the step a resumed run goes on from, 0 for a new one
     is_evaluated whether the model of that step has been evaluated; else its evaluation is recorded again
+    wording      what the task calls its items, its loss and its score
     """
 
     def __init__(
-        self, directory: Path, *, resume_step: int = 0, resume_fraction: float = 0.0, is_evaluated: bool = True
-    ) -> None:
-        self._directory = directory
+        self, directory: Path, *, resume_step: int = 0, resume_fraction: float = 0.0, is_evaluated: bool = True,
+        wording: Wording = TOKENS,
+    ) -> None:  # fmt: skip
+        self._directory, self._wording = directory, wording
         self._broken = False
         self._excepthook, threading.excepthook = threading.excepthook, self._on_thread_error
         self._open(resume_step, is_evaluated)
@@ -123,35 +125,30 @@ class Telemetry:
 
     def record_training(self, state: TrainState, report: StepReport) -> None:
         """Means since the last record."""
-        interval = state.interval
-        numbers: dict[str, float] = {"train/tokens": state.num_tokens, "train/epoch": state.position.epoch}
-        if interval.num_tokens and report.nats is not None:
-            nats_per_token = interval.nats / interval.num_tokens
+        interval, words = state.interval, self._wording
+        numbers: dict[str, float] = {f"train/{words.items}": state.num_items, "train/epoch": state.position.epoch}
+        if interval.num_items and report.loss is not None:
+            mean_loss = interval.loss / interval.num_items
+            numbers[f"train/{words.loss}"] = mean_loss
+            if words is TOKENS:
+                numbers["train/perplexity"] = perplexity_of(mean_loss)
             numbers |= {
-                "train/nats_per_token": nats_per_token,
-                "train/perplexity": perplexity_of(nats_per_token),
                 "train/penalty": interval.penalty / interval.num_steps,
                 "optim/learning_rate": report.learning_rate,
                 "optim/grad_norm": interval.grad_norm / interval.num_steps,
                 "optim/clipped_share": interval.num_clipped / interval.num_steps,
             }
-        if rate := self._rate.tokens_per_second():
-            numbers["perf/tokens_per_second"] = rate
+        if rate := self._rate.items_per_second():
+            numbers[f"perf/{words.items}_per_second"] = rate
         self._record(state.step, numbers)
 
-    def record_evaluation(self, state: TrainState, bill: Bill, sample: str, is_best: bool) -> None:
-        """Validation, and a sample of what the model writes."""
-        numbers: dict[str, float | None] = {"val/nats_per_token": bill.nats_per_token, "val/perplexity": bill.perplexity}
-        if not bill.num_unk:  # a model that does not spell every word would look better than one that does
-            numbers["val/bits_per_character"] = bill.bits_per_character
-        self._record(state.step, numbers)
+    def record_evaluation(self, state: TrainState, score: Score, text: str, is_best: bool) -> None:
+        """Validation, and what the model does as a text: a sample, or its worst errors."""
+        self._record(state.step, {f"val/{name}": number for name, number in score.numbers().items()})
         mark = "  best so far" if is_best else ""
-        self.say(
-            f"step {state.step}  epoch {state.position.epoch}  validation: {number_text(bill.nats_per_token, 4)} nats/token, "
-            f"perplexity {perplexity_text(bill.nats_per_token)}{mark}" + (f" ({bill.impossible})" if bill.impossible else "")
-        )
-        if sample:
-            self._to_tensorboard(lambda writer: writer.add_text("sample", _fenced(sample), state.step))
+        self.say(f"step {state.step}  epoch {state.position.epoch}  validation: {score.line(mark)}")
+        if text:
+            self._to_tensorboard(lambda writer: writer.add_text("sample", _fenced(text), state.step))
 
     def record_settings(self, settings: Mapping[str, Any], step: int = 0) -> None:
         """The settings as text, and as hyper-parameters beside which TensorBoard shows what `record_best` tells."""
@@ -159,15 +156,19 @@ class Telemetry:
 
         def add(writer: SummaryWriter) -> None:
             writer.add_text("settings", _fenced(json.dumps(settings, indent=2)), step)
-            for summary in hparams(flat, {BEST: 0.0}):  # SummaryWriter.add_hparams would open a file of its own
+            for summary in hparams(flat, {self._best: 0.0}):  # SummaryWriter.add_hparams would open a file of its own
                 writer._get_file_writer().add_summary(summary)
 
         self._to_tensorboard(add)
 
     def record_best(self, state: TrainState) -> None:
-        """The best validation loss of the run, where there was any."""
-        if math.isfinite(state.best_nats):
-            self._to_tensorboard(lambda writer: writer.add_scalar(BEST, state.best_nats, state.step))
+        """The best validation of the run, where there was any."""
+        if (best := state.best_value) is not None:
+            self._to_tensorboard(lambda writer: writer.add_scalar(self._best, best, state.step))
+
+    @property
+    def _best(self) -> str:
+        return f"val/best_{self._wording.value}"
 
     def say(self, line: str) -> None:
         """A line on the terminal and in the log file that does not tear the bar."""
@@ -175,11 +176,12 @@ class Telemetry:
 
     def _line(self, state: TrainState, report: StepReport) -> str:
         parts = [f"step={state.step}"]
-        if rate := self._rate.tokens_per_second():
-            parts.append(f"tokens/s={rate:,.0f}")
-        if report.nats is not None and report.is_finite:
-            nats = report.nats / report.num_tokens
-            parts += [f"loss={number_text(nats, 3)}", f"ppl={perplexity_text(nats)}", f"lr={report.learning_rate:.2g}"]
+        if rate := self._rate.items_per_second():
+            parts.append(f"{self._wording.items}/s={rate:,.0f}")
+        if report.loss is not None and report.is_finite:
+            mean_loss = report.loss / report.num_items
+            perplexity = [f"ppl={perplexity_text(mean_loss)}"] if self._wording is TOKENS else []
+            parts += [f"loss={number_text(mean_loss, 3)}", *perplexity, f"lr={report.learning_rate:.2g}"]
         return " ".join(["", *parts] if self._is_terminal else parts)
 
     def _record(self, step: int, numbers: Mapping[str, float | None]) -> None:
@@ -239,27 +241,27 @@ class Telemetry:
 
 
 class _Rate:
-    """Tokens per second of training, over roughly the last two seconds of it: evaluating and saving are not counted.
+    """Items per second of training, over roughly the last two seconds of it: evaluating and saving are not counted.
 
     Neither is the first step of a process, which compiles kernels, nor one that only counts: that is estimated at the end.
     """
 
     def __init__(self) -> None:
         self._is_first = True
-        self._num_tokens, self._seconds, self._last = 0, 0.0, 0.0
+        self._num_items, self._seconds, self._last = 0, 0.0, 0.0
 
     def add(self, report: StepReport) -> None:
-        if not self._is_first and report.nats is not None:
-            self._num_tokens += report.num_tokens
+        if not self._is_first and report.loss is not None:
+            self._num_items += report.num_items
             self._seconds += report.seconds
         self._is_first = False
         if self._seconds > 2:
-            self._last = self._num_tokens / self._seconds
-            self._num_tokens, self._seconds = 0, 0.0
+            self._last = self._num_items / self._seconds
+            self._num_items, self._seconds = 0, 0.0
 
-    def tokens_per_second(self) -> float:
+    def items_per_second(self) -> float:
         """0 as long as it is unknown."""
-        return self._last or (self._num_tokens / self._seconds if self._seconds else 0.0)
+        return self._last or (self._num_items / self._seconds if self._seconds else 0.0)
 
 
 def _drop_records_after(path: Path, step: int, is_evaluated: bool) -> None:
@@ -278,7 +280,7 @@ def _drop_records_after(path: Path, step: int, is_evaluated: bool) -> None:
                 if record is None:
                     if damaged or line.endswith(b"\n") or len(line) == MOST_LINE_BYTES:
                         damaged.append(number)
-                elif record["step"] < step or (record["step"] == step and (is_evaluated or "val/perplexity" not in record)):
+                elif record["step"] < step or (record["step"] == step and (is_evaluated or not _is_evaluation(record))):
                     yield line if line.endswith(b"\n") else line + b"\n"
 
     temporary = temporary_path(path)
@@ -289,6 +291,10 @@ def _drop_records_after(path: Path, step: int, is_evaluated: bool) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_evaluation(record: Mapping[str, Any]) -> bool:
+    return any(name.startswith("val/") for name in record)
 
 
 def _record_in(line: bytes) -> dict[str, Any] | None:

@@ -1,0 +1,181 @@
+"""Language modelling: the next token of a text. The data are a corpus, the score is the perplexity of its validation split."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import lmtrain.config as config
+from lmtrain.build import build_corpus, build_learner, build_model, build_stream, check_cutoffs, sparse_gradients
+from lmtrain.data.advice import iter_advice
+from lmtrain.data.corpus import Corpus, describe
+from lmtrain.data.corpus import Split as TextSplit
+from lmtrain.data.stream import Stream
+from lmtrain.data.tokenizer import Tokenizer
+from lmtrain.errors import ResourceError, UserError
+from lmtrain.expected import Like, agree, compare, within
+from lmtrain.inference.evaluate import Bill, evaluate, usable_streams
+from lmtrain.inference.sample import OnlyUnknownError, SampleSettings, sample_text
+from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
+from lmtrain.models.base import LanguageModel
+from lmtrain.saved import describe_lines, describe_model, describe_texts, describe_tokenizer, load_trained, read_model_settings
+from lmtrain.tasks.base import Files, Loaded, Reached, Split, Task
+from lmtrain.training.checkpoint import Checkpoint
+from lmtrain.training.learner import Learner
+from lmtrain.training.score import TOKENS
+
+log = logging.getLogger("lmtrain")
+
+PROMPT_TOKENS = {"word": 10, "char": 60, "byte": 60}  # of the validation text, which samples during training go on from
+
+
+class Language(Task):
+    """A language model of a text."""
+
+    wording = TOKENS
+
+    def __init__(self, settings: config.Config, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        self.corpus = build_corpus(settings.data, settings.tokenizer)
+        self.fingerprint = self.corpus.fingerprint
+
+    @cached_property
+    def batches(self) -> Stream:
+        return build_stream(self.settings.trainer, self.corpus, self.settings.model)
+
+    def describe(self) -> str:
+        return describe(self.corpus)
+
+    def iter_advice(self) -> Iterator[str]:
+        return iter_advice(self.corpus)
+
+    def check(self) -> None:
+        super().check()
+        vocab_size = self.corpus.tokenizer.vocab_size
+        check_cutoffs(self.settings.model, vocab_size)
+        need, available = check_memory(self.settings, vocab_size, self.device), device_bytes(self.device)
+        if need is not None and need.total_bytes > available / 10:
+            log.info("Memory: at least %s of the %s of %s.", gigabytes(need.total_bytes), gigabytes(available), self.device)
+
+    def out_of_memory(self, error: BaseException, run: str) -> ResourceError:
+        return out_of_memory(self.settings, self.corpus.tokenizer.vocab_size, error, run)
+
+    def learner(self) -> Learner:
+        settings, trainer, tokenizer = self.settings, self.settings.trainer, self.corpus.tokenizer
+        sparse = sparse_gradients(trainer.batch_size * trainer.chunk_length, tokenizer.vocab_size, self.device)
+        model = build_model(
+            settings.model, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, seed=trainer.seed,
+            sparse_embeddings=sparse or settings.optimizer.name is config.OptimizerName.sparse_adam,
+        )  # fmt: skip
+        return build_learner(settings, model, self.corpus, self.device)
+
+    @cached_property
+    def _num_streams(self) -> int:
+        """Of validation during training. Where they are fewer than asked for, that is said once."""
+        return usable_streams(len(self.corpus.valid.ids), self.settings.trainer.evaluation_streams)
+
+    def score(self, model: LanguageModel) -> Bill:
+        return evaluate_split(model, self.corpus.valid, self.corpus, self._num_streams, self.device)
+
+    def has(self, split: Split) -> bool:
+        return getattr(self.corpus, split) is not None
+
+    def final_score(self, model: LanguageModel, split: Split) -> Bill:
+        return evaluate_split(model, getattr(self.corpus, split), self.corpus, 1, self.device)
+
+    def show(self, model: LanguageModel) -> str:
+        return write_sample(model, self.corpus, self.settings.trainer, self.device)
+
+    def shown(self) -> str:
+        temperature = self.settings.trainer.sample_temperature
+        return f"A little of the validation text, continued at temperature {temperature:g}"
+
+    def files(self) -> Files:
+        corpus, tokenizer = self.corpus, self.corpus.tokenizer
+        text_tensors, texts = describe_texts(corpus)
+        tokenizer_tensors, tokenizer_document = describe_tokenizer(tokenizer)
+        documents = {
+            "model": describe_model(self.settings.model, tokenizer.vocab_size, tokenizer.eos_id),
+            "tokenizer": tokenizer_document,
+            "texts": texts,
+        }
+        return Files({"texts": text_tensors, "lines": describe_lines(corpus), **tokenizer_tensors}, documents)
+
+    def check_saved(self, checkpoint: Checkpoint) -> config.ModelConfig:
+        check_tokenizer(checkpoint, self.corpus.tokenizer)
+        return read_model_settings(checkpoint.documents.get("model"), self.corpus.tokenizer)
+
+    def load(self, path: Path) -> Loaded:
+        trained = load_trained(path, device=str(self.device))
+        return Loaded(trained.path, trained.step, trained.model)
+
+    def reached(self, value: float) -> Reached:
+        valid, tokenizer = self.corpus.valid, self.corpus.tokenizer
+        bits = None if valid.num_unk else value / math.log(2) * len(valid.ids) / valid.num_chars
+        return Reached(value, bits, valid.num_unk, tokenizer.fingerprint())
+
+    def next_steps(self, run: str) -> list[str]:
+        return [f"python -m lmtrain sample {run}{prompt_option(prompt_of(self.corpus))}", f"python -m lmtrain score {run} FILE"]
+
+
+def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+    """UnfitError where a checkpoint holds another tokenizer than that of the run."""
+    with within("tokenizer.json: "):
+        document, arrays = tokenizer.save()
+        compare(document, checkpoint.documents.get("tokenizer"))
+    with within("tokenizer.safetensors: "):
+        saved = checkpoint.tensors.get("tokenizer", {})
+        compare({name: Like.of(torch.from_numpy(array)) for name, array in arrays.items()}, saved)
+        for name, array in arrays.items():
+            agree(np.array_equal(saved[name].numpy(), array), name, "is of another vocabulary", "that of the run's tokenizer")
+
+
+def evaluate_split(model: LanguageModel, split: TextSplit, corpus: Corpus, num_streams: int, device: torch.device) -> Bill:
+    """How well `model` predicts a split of its corpus."""
+    return evaluate(
+        model, split.ids, eos_id=corpus.tokenizer.eos_id, unk_id=corpus.tokenizer.unk_id, num_chars=split.num_chars,
+        num_bytes=split.num_bytes, num_streams=num_streams, device=device, token_text=corpus.tokenizer.token_text,
+    )  # fmt: skip
+
+
+def write_sample(model: LanguageModel, corpus: Corpus, trainer: config.TrainerConfig, device: torch.device) -> str:
+    """A little of the validation text, and how the model goes on."""
+    if not trainer.sample_tokens:
+        return ""
+    prompt = prompt_of(corpus)
+    settings = SampleSettings(max_tokens=trainer.sample_tokens, temperature=trainer.sample_temperature)
+    for allow_unk in (False, True):
+        settings = dataclasses.replace(settings, allow_unk=allow_unk)
+        try:
+            return prompt + sample_text(model, corpus.tokenizer, prompt, settings, seed=trainer.seed, device=device)
+        except OnlyUnknownError:
+            continue
+        except UserError as error:  # no reason to end a training
+            log.warning("There is no sample to show. %s", error)
+            break
+    return ""
+
+
+def prompt_of(corpus: Corpus) -> str:
+    """The first stretch of the validation text that is known from beginning to end; the longest where all are short."""
+    tokenizer, ids = corpus.tokenizer, np.asarray(corpus.valid.ids)
+    size = PROMPT_TOKENS[tokenizer.name]
+    unknown = [] if tokenizer.unk_id is None else np.flatnonzero(ids == tokenizer.unk_id).tolist()
+    before, after = max(pairwise([-1, *unknown, len(ids)]), key=lambda gap: min(gap[1] - gap[0] - 1, size))
+    text = tokenizer.decode(ids[before + 1 : min(after, before + 1 + size)].tolist())
+    return text.rstrip("\ufffd")  # bytes may end within a character
+
+
+def prompt_option(text: str) -> str:
+    """An option for `sample`, as it can be typed: up to three words of `text`, whole ones, which a word model knows."""
+    words = re.search(r"(?<!\S)\w+(?: \w+){0,2}(?!\S)", text)
+    return f' --prompt "{words[0]}"' if words else ""
