@@ -100,7 +100,8 @@ def test_who_asks_for_a_kind_is_who_build_says() -> None:
         "commands/train.py": {"RangeTestConfig"},
         "inference/dynamic.py": {"Mixture", "NeuralLanguageModel"},
         "memory.py": {"NeuralConfig"},
-        "saved.py": {"ModelConfig", "NgramModel", "NeuralLanguageModel", "Mixture"},
+        "saved.py": {"LanguageConfig", "NgramModel", "NeuralLanguageModel", "Mixture"},
+        "tasks/language.py": {"LanguageConfig"},
         "models/direct.py": {"FullSoftmax"},
         "training/graphed.py": {"SparseAdam"},
     }

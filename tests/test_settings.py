@@ -55,7 +55,7 @@ def test_help_imports_neither_torch_nor_hydra() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
     assert "python -m lmtrain sample RUN" in result.stdout
-    assert re.search(r"model=\s+elman, gru,.* ngram, window", result.stdout)
+    assert re.search(r"model=\s.*elman,.* gru,.* lstm, .*ngram, .*window", result.stdout)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_printed_setting_can_be_typed_back(text: str) -> None:
     [
         (["--lr", "0.1"], "--lr is not an option of training. Settings are written key=value, without dashes."),
         (["--trainer.seed=3"], "Type for example  python -m lmtrain trainer.seed=3"),
-        (["data.path=my.txt"], "Type data=text as well."),
+        (["data.path=my.txt"], "Type data=text or data=columns or data=labelled as well."),
         (["model=window", "model.cell=gru"], f"Type model={'|'.join(config.Cell.__members__)} as well."),
     ],
 )

@@ -62,11 +62,11 @@ MAY_TAKE_WORD = ("--info", "-i")
 TAKES_NOTHING = ("--hydra-help", "--resolve", "--run", "-r", "--multirun", "-m", "--shell-completion", "-sc")
 """The options of Hydra itself."""
 
-GROUPS = (*config.GROUPS, "experiment")
+GROUPS = (*config.GROUPS, "task", "experiment")
 
 IN_A_JOB = "This happened in a job, not before the first one."
 
-PATHS = ("data.path", "data.cache_dir", "resume", "hydra.run.dir", "hydra.sweep.dir")
+PATHS = ("data.path", "data.train", "data.valid", "data.test", "data.cache_dir", "resume", "hydra.run.dir", "hydra.sweep.dir")
 
 
 @dataclass(frozen=True)

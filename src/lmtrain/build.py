@@ -46,7 +46,7 @@ COUNT_CHUNK = 1 << 18  # tokens counted in one step
 
 @as_typed(order="model.order=", smoothing="model.smoothing=", add_k="model.add_k=")
 def build_model(
-    settings: config.ModelConfig, *, vocab_size: int, eos_id: int, seed: int = 0, sparse_embeddings: bool = False
+    settings: config.LanguageConfig, *, vocab_size: int, eos_id: int, seed: int = 0, sparse_embeddings: bool = False
 ) -> LanguageModel:
     """A new model with freshly drawn weights (from `seed` alone; the global generator stays as it was)."""
     policy = StatePolicy[settings.state_policy.name]

@@ -64,6 +64,8 @@ Device = Enum("Device", "auto cpu cuda")
 Precision = Enum("Precision", "auto float32 bfloat16")
 CudaGraph = Enum("CudaGraph", "auto on off")
 OnNonfinite = Enum("OnNonfinite", "stop skip rollback")
+Objective = Enum("Objective", "softmax logistic max_margin")
+Corrupt = Enum("Corrupt", "window word")
 FinalSplit = Enum("FinalSplit", "test valid none")
 
 
@@ -72,9 +74,15 @@ FinalSplit = Enum("FinalSplit", "test valid none")
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """What every model has."""
+    """A model of any task."""
 
     kind: str = ""
+
+
+@dataclass(kw_only=True)
+class LanguageConfig(ModelConfig):
+    """What every language model has."""
+
     state_policy: Policy = setting(
         Policy.carry,
         "When the model forgets: never (carry), at a line's end, or at an empty line.",
@@ -83,7 +91,7 @@ class ModelConfig:
 
 
 @dataclass(kw_only=True)
-class NeuralConfig(ModelConfig):
+class NeuralConfig(LanguageConfig):
     """What the fixed-window and the recurrent models share."""
 
     embed_size: int = setting(200, "Size of a token's embedding.", least=1, most=1 << 16, resume=Resume.refused)
@@ -171,7 +179,7 @@ class WindowConfig(NeuralConfig):
 
 
 @dataclass(kw_only=True)
-class NgramConfig(ModelConfig):
+class NgramConfig(LanguageConfig):
     """Counts; interpolated modified Kneser-Ney by default (Chen and Goodman 1998)."""
 
     kind: str = fixed("ngram")
@@ -181,12 +189,70 @@ class NgramConfig(ModelConfig):
     add_k: float = setting(0.1, "The k of add-k smoothing.", above=0, resume=Resume.refused)
 
 
+@dataclass(kw_only=True)
+class TaggerConfig(ModelConfig):
+    """A window tagger: the vectors of a word and its neighbours, hidden layers, a score for each class (Collobert 2011)."""
+
+    kind: str = fixed("tagger")
+    context: int = setting(2, "Words of the window on each side.", least=0, most=100, resume=Resume.refused)
+    embed_size: int = setting(50, "Size of a word's vector.", least=1, most=1 << 16, resume=Resume.refused)
+    embeddings: str = setting(
+        "", "Word vectors to start from: a run, or a file of vectors; empty: none.", resume=Resume.allowed
+    )
+    freeze_embeddings: float | None = setting(
+        0.0, "Epochs before the vectors that were given are trained as well; null: never.", least=0, resume=Resume.warned
+    )
+    lowercase: bool = setting(False, "Looks up words in lower case.", resume=Resume.refused)
+    shape_features: bool = setting(True, "Tells capitals, digits and signs in a word.", resume=Resume.refused)
+    affixes: int = setting(0, "Longest prefixes and suffixes that are features; 0: none.", least=0, most=5,
+                           resume=Resume.refused)  # fmt: skip
+    hidden_sizes: list[int] = setting([100], "Units of each hidden layer; []: none (linear).", least=1, most=1 << 16,
+                                      resume=Resume.refused)  # fmt: skip
+    activation: Activation = setting(Activation.tanh, "Non-linearity of the hidden layers.", resume=Resume.refused)
+    dropout: float = setting(0.0, "Dropout on the window and on hidden layers.", least=0, below=1)
+    init_range: float = setting(0.1, "Half width of the uniform distribution that vectors are drawn from.", above=0, most=10)
+    objective: Objective = setting(
+        Objective.softmax, "What is learnt: softmax over the tags; logistic or max_margin, a scorer for each class.",
+        resume=Resume.refused,
+    )  # fmt: skip
+    corrupt: Corrupt = setting(
+        Corrupt.window, "max_margin: the corrupted window is another one of the data (window), or has a random centre (word).",
+    )  # fmt: skip
+    target_class: str = setting("", "logistic, max_margin: the only class to find; empty: all of them.", resume=Resume.refused)
+
+
+@dataclass(kw_only=True)
+class FrequentConfig(ModelConfig):
+    """A baseline: each word's most frequent tag in training, or the most frequent label."""
+
+    kind: str = fixed("frequent")
+
+
+@dataclass(kw_only=True)
+class LogisticConfig(ModelConfig):
+    """A baseline: logistic regression on indicators (of words; for tags also of their neighbours, shapes and affixes)."""
+
+    kind: str = fixed("logistic")
+    ngrams: int = setting(1, "Labels: indicators of n-grams up to this length.", least=1, most=5, resume=Resume.refused)
+    context: int = setting(2, "Tags: words of the window on each side.", least=0, most=100, resume=Resume.refused)
+    shape_features: bool = setting(True, "Tags: tells capitals, digits and signs in a word.", resume=Resume.refused)
+    affixes: int = setting(3, "Tags: longest prefixes and suffixes that are features; 0: none.", least=0, most=5,
+                           resume=Resume.refused)  # fmt: skip
+    lowercase: bool = setting(False, "Looks up words in lower case.", resume=Resume.refused)
+
+
 # ---- data and tokenizers
 
 
 @dataclass(kw_only=True)
 class DataConfig:
     kind: str = ""
+
+
+@dataclass(kw_only=True)
+class CorpusConfig(DataConfig):
+    """A running text for language models."""
+
     valid_fraction: float = setting(0.05, "Share of a single text that validates.", above=0, below=1,
                                     resume=Resume.refused)  # fmt: skip
     test_fraction: float = setting(0.05, "Share of a single text that tests; 0: no test split.", least=0, below=1,
@@ -195,18 +261,54 @@ class DataConfig:
 
 
 @dataclass(kw_only=True)
-class PydocsConfig(DataConfig):
+class PydocsConfig(CorpusConfig):
     """The documentation of the Python that is running."""
 
     kind: str = fixed("pydocs")
 
 
 @dataclass(kw_only=True)
-class TextConfig(DataConfig):
+class TextConfig(CorpusConfig):
     """Your own text: one file, or a directory holding train, valid and test (.txt or .tokens)."""
 
     kind: str = fixed("text")
     path: str = setting("", "A text file, or a directory with train.txt, valid.txt and test.txt.", resume=Resume.allowed)
+
+
+@dataclass(kw_only=True)
+class ExamplesConfig(DataConfig):
+    """Examples with their answers, in files for training, validation and test."""
+
+    path: str = setting("", "A directory with a file each for train, valid (or dev) and test.", resume=Resume.allowed)
+    train: str = setting("", "The file to learn from, whatever its name; with valid, and test where there is one.",
+                         resume=Resume.allowed)  # fmt: skip
+    valid: str = setting("", "The file to validate on.", resume=Resume.allowed)
+    test: str = setting("", "The file to test on; it may be left out.", resume=Resume.allowed)
+    encoding: str = setting("utf-8", "Encoding of the files.", resume=Resume.refused)
+
+
+@dataclass(kw_only=True)
+class ColumnsConfig(ExamplesConfig):
+    """Tokens with tags, a token per line in columns, as of CoNLL; a blank line ends a sentence."""
+
+    kind: str = fixed("columns")
+    token_column: int = setting(1, "Which column holds the token, from 1; -1 is the last.", least=-100, most=100,
+                                resume=Resume.refused)  # fmt: skip
+    tag_column: int = setting(-1, "Which column holds the tag, from 1; -1 is the last.", least=-100, most=100,
+                              resume=Resume.refused)  # fmt: skip
+    strict_tags: bool = setting(False, "Refuses tags of valid and test that train lacks, instead of counting them as missed.",
+                                resume=Resume.allowed)  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class LabelledConfig(ExamplesConfig):
+    """Texts with labels, one per line: the label, then a tab or a space, then the text."""
+
+    kind: str = fixed("labelled")
+    folds: int = setting(0, "Cuts all texts together into so many folds for cross-validation; 0: none.", least=0, most=1000,
+                         resume=Resume.refused)  # fmt: skip
+    fold: int = setting(1, "Which fold is the test, from 1; the one after it validates.", least=1, most=1000,
+                        resume=Resume.refused)  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -376,14 +478,27 @@ class Config:
 
 
 KINDS: dict[type, tuple[type, ...]] = {
-    ModelConfig: (RecurrentConfig, WindowConfig, NgramConfig),
-    DataConfig: (PydocsConfig, TextConfig),
+    ModelConfig: (RecurrentConfig, WindowConfig, NgramConfig, TaggerConfig, LogisticConfig, FrequentConfig),
+    DataConfig: (PydocsConfig, TextConfig, ColumnsConfig, LabelledConfig),
     ScheduleConfig: (
         ConstantConfig, CosineConfig, LinearConfig, StepConfig, ExponentialConfig, PlateauConfig, OneCycleConfig,
         RangeTestConfig,
     ),
 }  # fmt: skip
 """Which classes a setting of several kinds may be of; its field `kind` tells."""
+
+TASKS: dict[str, tuple[tuple[type, ...], tuple[type, ...]]] = {
+    "language": ((CorpusConfig,), (LanguageConfig,)),
+    "tag": ((ColumnsConfig,), (TaggerConfig, LogisticConfig, FrequentConfig)),
+    "classify": ((LabelledConfig,), (LogisticConfig, FrequentConfig)),
+}
+"""What can be learnt: from which kinds of data, by which kinds of models. `conf/task/` has a choice of settings for each."""
+
+
+def task_of(data: DataConfig) -> str:
+    """The task that learns from such data."""
+    return next(name for name, (data_kinds, _) in TASKS.items() if isinstance(data, data_kinds))
+
 
 GROUPS: dict[str, type] = {
     name: hint
@@ -402,6 +517,11 @@ def conf_directory() -> Path:
 def joined(path: str, name: str) -> str:
     """The name of a setting within a group."""
     return f"{path}.{name}" if path else name
+
+
+def names_of(kind: type) -> tuple[str, ...]:
+    """What one types behind `model=` for a kind of model."""
+    return tuple(Cell.__members__) if kind is RecurrentConfig else (getattr(kind, "kind"),)
 
 
 def model_name(model: ModelConfig) -> str:

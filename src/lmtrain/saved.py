@@ -17,14 +17,14 @@ from lmtrain.build import build_model
 from lmtrain.data.corpus import Corpus
 from lmtrain.data.overlap import MOST, Hashes
 from lmtrain.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
-from lmtrain.errors import SettingsError, UserError
+from lmtrain.errors import CheckpointError, SettingsError, UserError
 from lmtrain.expected import ANY_LENGTH, Anything, Each, Like, Number, Whole, agree, compare, joined, shown, within
 from lmtrain.models.arpa import read_arpa, write_arpa
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel
 from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
 from lmtrain.settings import comparing, reading
-from lmtrain.training.checkpoint import believing, load_checkpoint, read_named, save_checkpoint
+from lmtrain.training.checkpoint import Checkpoint, believing, load_checkpoint, read_named, save_checkpoint
 from lmtrain.training.learner import expected_weights, load_weights
 from lmtrain.training.strict_json import to_json
 
@@ -117,6 +117,11 @@ def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", 
     Raises CheckpointError for anything that is missing, damaged or does not fit together.
     """
     checkpoint = read_named(path, prefer, lambda found: load_checkpoint(found, names=("model", "tokenizer", "texts")))
+    if (task := task_in(checkpoint)) != "language":
+        raise CheckpointError(
+            f"{shown(str(checkpoint.path))} holds a model of task={task}.", "A language model is needed here.",
+            "Type  python -m lmtrain evaluate RUN  or  predict RUN FILE  with it, or name a run of task=language.",
+        )  # fmt: skip
     documents, tensors = checkpoint.documents, checkpoint.tensors
     with believing(checkpoint.path):
         with within("tokenizer.json: "):
@@ -127,6 +132,15 @@ def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", 
     if isinstance(model, nn.Module):
         model.to(device).eval()
     return Trained(checkpoint.path, checkpoint.step, model, tokenizer, texts, documents["model"])
+
+
+def task_in(checkpoint: Checkpoint) -> str:
+    """The task that a checkpoint's model was trained for, which model.json says of all but language models."""
+    document = checkpoint.documents.get("model")
+    task = document.get("task", "language") if isinstance(document, dict) else "language"
+    with believing(checkpoint.path), within("model.json: "):
+        agree(task in config.TASKS, "task", f"is {shown(task)}", f"one of {', '.join(config.TASKS)}")
+    return str(task)
 
 
 def _read_texts(tensors: Mapping[str, Tensor], sizes: Any, tokenizer: Tokenizer) -> dict[str, Text]:
@@ -265,7 +279,7 @@ def _restore(
     return Mixture(models, weights)
 
 
-def read_model_settings(document: Any, tokenizer: Tokenizer, field: str = "") -> config.ModelConfig:
+def read_model_settings(document: Any, tokenizer: Tokenizer, field: str = "") -> config.LanguageConfig:
     """The settings of the model that `document` (at `field` of model.json) describes, for this tokenizer."""
     with within("model.json: "):
         compare(
@@ -273,17 +287,19 @@ def read_model_settings(document: Any, tokenizer: Tokenizer, field: str = "") ->
         )  # fmt: skip
         problems: list[str] = []
         settings = reading.read_settings(config.ModelConfig, document["settings"], "model", problems)
+        if not problems and not isinstance(settings, config.LanguageConfig):
+            problems = [f"model={settings.kind} is no language model"]
         if not problems:
             problems = _why_no_model(settings, tokenizer)
         agree(
             not problems, joined(field, "settings"), f"cannot be used: {'; '.join(problems)[:1000].rstrip('.')}",
             "what a run can be started with",
         )  # fmt: skip
-    assert isinstance(settings, config.ModelConfig)
+    assert isinstance(settings, config.LanguageConfig)
     return settings
 
 
-def _why_no_model(settings: config.ModelConfig, tokenizer: Tokenizer) -> list[str]:
+def _why_no_model(settings: config.LanguageConfig, tokenizer: Tokenizer) -> list[str]:
     """Which settings do not go together; no memory is taken for the model."""
     try:
         with torch.device("meta"):
@@ -293,7 +309,9 @@ def _why_no_model(settings: config.ModelConfig, tokenizer: Tokenizer) -> list[st
     return []
 
 
-def restore_model(settings: config.ModelConfig, vocab_size: int, eos_id: int, tensors: Mapping[str, Tensor]) -> LanguageModel:
+def restore_model(
+    settings: config.LanguageConfig, vocab_size: int, eos_id: int, tensors: Mapping[str, Tensor]
+) -> LanguageModel:
     """A model with saved weights; its sizes are compared with the tensors before any memory is taken for it."""
     with torch.device("meta"):
         empty = build_model(settings, vocab_size=vocab_size, eos_id=eos_id)

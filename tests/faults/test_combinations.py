@@ -22,7 +22,8 @@ from lmtrain.errors import DivergedError, UserError
 from lmtrain.settings import reading
 
 KINDS: dict[str, tuple[type, ...]] = {
-    "model": config.KINDS[config.ModelConfig], "data": (config.TextConfig,), "tokenizer": (config.TokenizerConfig,),
+    "model": (config.RecurrentConfig, config.WindowConfig, config.NgramConfig), "data": (config.TextConfig,),
+    "tokenizer": (config.TokenizerConfig,),
     "optimizer": (config.OptimizerConfig,), "schedule": config.KINDS[config.ScheduleConfig],
     "trainer": (config.TrainerConfig,),
 }  # fmt: skip

@@ -6,14 +6,19 @@ import math
 from collections.abc import Collection, Iterator
 
 from lmtrain.config import (
+    KINDS,
+    TASKS,
     Averaging,
     Cell,
     Config,
-    DataConfig,
+    CorpusConfig,
+    ExamplesConfig,
     HeadName,
     Initialisation,
+    ModelConfig,
     NeuralConfig,
     NgramConfig,
+    Objective,
     OneCycleConfig,
     OnNonfinite,
     OptimizerConfig,
@@ -21,21 +26,62 @@ from lmtrain.config import (
     RangeTestConfig,
     RecurrentConfig,
     Smoothing,
+    TaggerConfig,
     TextConfig,
     TokenizerConfig,
     TokenizerName,
     WindowConfig,
+    model_name,
+    names_of,
+    task_of,
 )
 from lmtrain.shell import expanded
 
 
 def iter_conflicts(config: Config) -> Iterator[str]:
     """Combinations that no single range can refuse, a line each."""
+    yield from _of_task(config)
     if isinstance(config.model, NeuralConfig):
         yield from _of_model(config.model)
-    yield from _of_text(config.data, config.tokenizer)
+    if isinstance(config.data, CorpusConfig):
+        yield from _of_text(config.data, config.tokenizer)
     yield from _of_optimizer(config.optimizer, getattr(config.model, "tie_weights", False))
     yield from _of_run(config)
+
+
+def _of_task(config: Config) -> Iterator[str]:
+    """Whether data, model and tokenizer are of one task."""
+    task, model = task_of(config.data), config.model
+    allowed = [kind for kinds in TASKS[task][1] for kind in KINDS[ModelConfig] if issubclass(kind, kinds)]
+    if type(model) not in allowed:
+        names = dict.fromkeys(name for kind in allowed for name in names_of(kind))
+        yield (
+            f"model={model_name(model)} is no model for data={config.data.kind}, which is for task={task}. "
+            f"Type model={'|'.join(names)}, or data of another task."
+        )
+    if isinstance(config.data, ExamplesConfig):
+        if config.tokenizer.name is not TokenizerName.word:
+            yield f"task={task} reads words. Type tokenizer=word."
+        yield from _of_examples(config.data)
+    if isinstance(model, TaggerConfig) and model.target_class and model.objective is Objective.softmax:
+        yield (
+            f"model.target_class={model.target_class} is for model.objective=logistic|max_margin: a softmax is over all tags. "
+            "Type one of these, or leave model.target_class out."
+        )
+
+
+def _of_examples(data: ExamplesConfig) -> Iterator[str]:
+    if bool(data.path) == bool(data.train or data.valid or data.test):
+        yield (
+            f"data={data.kind} needs data.path=DIRECTORY, or data.train=FILE data.valid=FILE and, where there is one, "
+            "data.test=FILE; not both."
+        )
+    elif not data.path and not (data.train and data.valid):
+        yield f"data={data.kind} needs both data.train=FILE and data.valid=FILE (data.test=FILE may be left out)."
+    try:
+        "".encode(data.encoding)
+    except LookupError:
+        yield f"data.encoding={data.encoding} is unknown. Type for example data.encoding=latin-1, or leave it out (utf-8)."
 
 
 def _of_model(model: NeuralConfig) -> Iterator[str]:
@@ -67,7 +113,7 @@ def _of_model(model: NeuralConfig) -> Iterator[str]:
         yield "model.init=identity is for the recurrence of model=elman (Le et al. 2015). Type that, or model.init=xavier."
 
 
-def _of_text(data: DataConfig, tokenizer: TokenizerConfig) -> Iterator[str]:
+def _of_text(data: CorpusConfig, tokenizer: TokenizerConfig) -> Iterator[str]:
     if isinstance(data, TextConfig) and not data.path:
         yield "data=text needs data.path. Type data.path=FILE, or a directory with train.txt, valid.txt and test.txt."
     if data.valid_fraction + data.test_fraction >= 1:

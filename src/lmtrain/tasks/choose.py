@@ -1,14 +1,19 @@
-"""Which task the settings ask for: the kind of the model tells."""
+"""Which task the settings ask for: the kind of the data tells. Only its own file is imported."""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
 
 import torch
 
 import lmtrain.config as config
 from lmtrain.tasks.base import Task
-from lmtrain.tasks.language import Language
+
+CLASSES = {"language": "Language", "tag": "Tag", "classify": "Classify"}
 
 
 def open_task(settings: config.Config, device: torch.device) -> Task:
     """The task of `settings`, with its data read. Raises DataError for data that cannot be used."""
-    return Language(settings, device)
+    name = config.task_of(settings.data)
+    return cast(Task, getattr(import_module(f"lmtrain.tasks.{name}"), CLASSES[name])(settings, device))

@@ -71,6 +71,7 @@ class Language(Task):
 
     def learner(self) -> Learner:
         settings, trainer, tokenizer = self.settings, self.settings.trainer, self.corpus.tokenizer
+        assert isinstance(settings.model, config.LanguageConfig)
         sparse = sparse_gradients(trainer.batch_size * trainer.chunk_length, tokenizer.vocab_size, self.device)
         model = build_model(
             settings.model, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, seed=trainer.seed,
