@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from lmtrain.errors import UserError as UserError
     from lmtrain.run import Run as Run
     from lmtrain.run import train as train
+    from lmtrain.tasks.tag_saved import TaggedSentence as TaggedSentence
+    from lmtrain.tasks.tag_saved import Tagger as Tagger
     from lmtrain.trained import Model as Model
     from lmtrain.trained import TextScore as TextScore
     from lmtrain.trained import Vectors as Vectors
@@ -36,6 +38,7 @@ __version__ = "0.1.0"
 _HOMES = {
     **dict.fromkeys(("Model", "TextScore", "Vectors", "load"), "lmtrain.trained"),
     **dict.fromkeys(("Run", "train"), "lmtrain.run"),
+    **dict.fromkeys(("TaggedSentence", "Tagger"), "lmtrain.tasks.tag_saved"),
     **dict.fromkeys(
         ("CheckpointError", "DataError", "DivergedError", "ResourceError", "SettingsError", "UserError"), "lmtrain.errors"
     ),

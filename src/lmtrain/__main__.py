@@ -18,7 +18,8 @@ from lmtrain.training.signals import end_in_order
 COMMANDS = {
     "sample": "write text",
     "score": "log-probability of every line of a text",
-    "evaluate": "exact perplexity with its bill",
+    "evaluate": "exact perplexity with its bill; the score of a tagger or classifier",
+    "predict": "tags sentences, or labels texts",
     "mix": "interpolate models, weights fitted on validation",
     "arpa": "n-gram models to and from ARPA files",
     "verify": "check every hand-written gradient on this machine",

@@ -1,9 +1,10 @@
 """From settings to objects: the only file that turns one into the other, each choice one `match`.
 
-Besides it, `config` and `settings/`, six files ask which kind they hold: `saved` (an ARPA file holds counts, a mixture has
-parts), `memory` (neural models are estimated, counts are not), `inference/dynamic` (the neural parts of a mixture adapt),
-`models/direct` (hashed n-grams need the full softmax), `training/graphed` (SparseAdam cannot be recorded) and
-`commands/train` (a range test ends with a drawing). `tests/test_import_floors.py` lists them.
+Besides it, `config`, `settings/` and `tasks/` (each knows the settings of its own data and models), six files ask which kind
+they hold: `saved` (an ARPA file holds counts, a mixture has parts), `memory` (neural models are estimated, counts are not),
+`inference/dynamic` (the neural parts of a mixture adapt), `models/direct` (hashed n-grams need the full softmax),
+`training/graphed` (SparseAdam cannot be recorded) and `commands/train` (a range test ends with a drawing).
+`tests/test_import_floors.py` lists them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from lmtrain.models.window import WindowLanguageModel
 from lmtrain.shell import expanded
 from lmtrain.training.averaging import Averaging, ExponentialAverage, LastWeights, NonMonotonicAverage
 from lmtrain.training.graphed import graphed, why_no_graph
-from lmtrain.training.learner import CountLearner, Learner, SequenceLearner
+from lmtrain.training.learner import CountLearner, GradientLearner, Learner, SequenceLearner
 from lmtrain.training.limits import Limits
 from lmtrain.training.optimizer import group_parameters, make_optimizer
 from lmtrain.training.schedule import Constant, Cosine, Exponential, Linear, OneCycle, Plateau, RangeTest, Schedule, Step
@@ -237,32 +238,44 @@ def build_learner(settings: config.Config, model: LanguageModel, corpus: Corpus,
 def _build_sequence_learner(
     settings: config.Config, model: NeuralLanguageModel, corpus: Corpus, device: torch.device
 ) -> SequenceLearner:
-    trainer, optimizer, neural = settings.trainer, settings.optimizer, settings.model
+    trainer, neural = settings.trainer, settings.model
     assert isinstance(neural, config.NeuralConfig)
     counts = torch.from_numpy(corpus.train.counts(corpus.tokenizer.vocab_size))
     if neural.unigram_bias:
         model.head.set_unigram_bias(counts)
     model.head.set_proposal(counts)
     model.to(device)
-    groups = group_parameters(model.named_parameters(), optimizer.weight_decay)
     learner = SequenceLearner(
         model=model,
-        optimizer=make_optimizer(
-            optimizer.name.name, groups, learning_rate=optimizer.learning_rate, momentum=optimizer.momentum,
-            nesterov=optimizer.nesterov, beta1=optimizer.beta1, beta2=optimizer.beta2, alpha=optimizer.alpha,
-            epsilon=optimizer.epsilon,
-        ),
-        schedule=build_schedule(settings.schedule, optimizer.learning_rate),
-        averaging=build_averaging(optimizer, model),
-        generator=torch.Generator(device).manual_seed(trainer.seed),
-        learning_rate=optimizer.learning_rate,
-        clip_norm=trainer.clip_norm,
-        l1=optimizer.l1,
-        overlap=max(0, trainer.backward_length - trainer.chunk_length),
+        **_gradient_parts(settings, model, device),
         autocast=autocast(device, choose_precision(trainer, device)),
+        overlap=max(0, trainer.backward_length - trainer.chunk_length),
         full_length=trainer.chunk_length if trainer.random_chunk_length else None,
-    )  # fmt: skip
+    )
     return _graphed(learner, trainer.cuda_graph, device)
+
+
+def build_gradient_learner(settings: config.Config, model: nn.Module, device: torch.device) -> GradientLearner:
+    """A model of any task, on `device`, with the way in which it learns, in float32."""
+    return GradientLearner(model=model, **_gradient_parts(settings, model, device))
+
+
+def _gradient_parts(settings: config.Config, model: nn.Module, device: torch.device) -> dict[str, Any]:
+    """What every learner by gradients has."""
+    trainer, optimizer = settings.trainer, settings.optimizer
+    return {
+        "optimizer": make_optimizer(
+            optimizer.name.name, group_parameters(model.named_parameters(), optimizer.weight_decay),
+            learning_rate=optimizer.learning_rate, momentum=optimizer.momentum, nesterov=optimizer.nesterov,
+            beta1=optimizer.beta1, beta2=optimizer.beta2, alpha=optimizer.alpha, epsilon=optimizer.epsilon,
+        ),
+        "schedule": build_schedule(settings.schedule, optimizer.learning_rate),
+        "averaging": build_averaging(optimizer, model),
+        "generator": torch.Generator(device).manual_seed(trainer.seed),
+        "learning_rate": optimizer.learning_rate,
+        "clip_norm": trainer.clip_norm,
+        "l1": optimizer.l1,
+    }  # fmt: skip
 
 
 def _graphed(learner: SequenceLearner, choice: config.CudaGraph, device: torch.device) -> SequenceLearner:
@@ -300,7 +313,7 @@ def build_schedule(settings: config.ScheduleConfig, learning_rate: float) -> Sch
     raise AssertionError(f"no schedule for {type(settings).__name__}")
 
 
-def build_averaging(settings: config.OptimizerConfig, model: NeuralLanguageModel) -> Averaging:
+def build_averaging(settings: config.OptimizerConfig, model: nn.Module) -> Averaging:
     """Which weights are evaluated: the last ones, or an average of them."""
     match settings.averaging:
         case config.Averaging.none:

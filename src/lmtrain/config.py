@@ -489,7 +489,7 @@ KINDS: dict[type, tuple[type, ...]] = {
 
 TASKS: dict[str, tuple[tuple[type, ...], tuple[type, ...]]] = {
     "language": ((CorpusConfig,), (LanguageConfig,)),
-    "tag": ((ColumnsConfig,), (TaggerConfig, LogisticConfig, FrequentConfig)),
+    "tag": ((ColumnsConfig,), (TaggerConfig, LogisticConfig)),
     "classify": ((LabelledConfig,), (LogisticConfig, FrequentConfig)),
 }
 """What can be learnt: from which kinds of data, by which kinds of models. `conf/task/` has a choice of settings for each."""

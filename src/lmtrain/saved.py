@@ -24,7 +24,7 @@ from lmtrain.models.base import LanguageModel, NeuralLanguageModel
 from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
 from lmtrain.settings import comparing, reading
-from lmtrain.training.checkpoint import Checkpoint, believing, load_checkpoint, read_named, save_checkpoint
+from lmtrain.training.checkpoint import believing, load_checkpoint, read_named, save_checkpoint
 from lmtrain.training.learner import expected_weights, load_weights
 from lmtrain.training.strict_json import to_json
 
@@ -117,7 +117,7 @@ def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", 
     Raises CheckpointError for anything that is missing, damaged or does not fit together.
     """
     checkpoint = read_named(path, prefer, lambda found: load_checkpoint(found, names=("model", "tokenizer", "texts")))
-    if (task := task_in(checkpoint)) != "language":
+    if (task := task_in(checkpoint.path, checkpoint.documents.get("model"))) != "language":
         raise CheckpointError(
             f"{shown(str(checkpoint.path))} holds a model of task={task}.", "A language model is needed here.",
             "Type  python -m lmtrain evaluate RUN  or  predict RUN FILE  with it, or name a run of task=language.",
@@ -134,12 +134,11 @@ def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", 
     return Trained(checkpoint.path, checkpoint.step, model, tokenizer, texts, documents["model"])
 
 
-def task_in(checkpoint: Checkpoint) -> str:
-    """The task that a checkpoint's model was trained for, which model.json says of all but language models."""
-    document = checkpoint.documents.get("model")
+def task_in(path: Path, document: Any) -> str:
+    """The task that the model of a checkpoint was trained for, which its model.json says of all but language models."""
     task = document.get("task", "language") if isinstance(document, dict) else "language"
-    with believing(checkpoint.path), within("model.json: "):
-        agree(task in config.TASKS, "task", f"is {shown(task)}", f"one of {', '.join(config.TASKS)}")
+    with believing(path), within("model.json: "):
+        agree(isinstance(task, str) and task in config.TASKS, "task", f"is {shown(task)}", f"one of {', '.join(config.TASKS)}")
     return str(task)
 
 

@@ -22,7 +22,8 @@ from lmtrain.inference.evaluate import Bill, evaluate, make_tokens
 from lmtrain.inference.sample import SampleSettings, encode_prompt, read, sample
 from lmtrain.inference.score import ScoredToken, score_text
 from lmtrain.models.base import LanguageModel, evaluating
-from lmtrain.saved import Trained, load_trained
+from lmtrain.saved import Trained
+from lmtrain.tasks.opening import open_saved
 from lmtrain.training.checkpoint import load_document
 
 CHUNK = 256  # tokens whose distributions are computed at once
@@ -246,11 +247,13 @@ def _describe(settings: Mapping[str, Any]) -> str:
     return f"{settings.get('cell') or settings['kind']} {layers}"
 
 
-def load(path: str | os.PathLike[str], *, device: str = "cpu", checkpoint: Literal["best", "last"] = "best") -> Model:
+def load(path: str | os.PathLike[str], *, device: str = "cpu", checkpoint: Literal["best", "last"] = "best") -> Any:
     """The model at `path`: a run directory, a checkpoint of one, a mixture, or an imported ARPA file.
 
-    `checkpoint` says which one of a run. Raises `lmtrain.CheckpointError` for what is missing, damaged or no model of ours.
+    A language model is a `Model`, a tagger a `Tagger`. `checkpoint` says which one of a run. Raises `lmtrain.CheckpointError`
+    for what is missing, damaged or no model of ours.
     """
     if checkpoint not in ("best", "last"):
         raise ValueError(f"checkpoint={checkpoint!r}; expected 'best' or 'last'")
-    return Model(load_trained(Path(path), prefer=checkpoint, device=device), device)
+    saved = open_saved(Path(path), prefer=checkpoint, device=device)
+    return Model(saved, device) if isinstance(saved, Trained) else saved

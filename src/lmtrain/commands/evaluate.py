@@ -9,6 +9,7 @@ import json
 import sys
 
 from lmtrain.commands.contamination import look_for, name_parts
+from lmtrain.commands.evaluate_examples import evaluate_examples
 from lmtrain.commands.options import (
     JSON_NULLS,
     Parser,
@@ -29,7 +30,10 @@ def main(arguments: list[str]) -> None:
     parser = Parser("evaluate", __doc__, JSON_NULLS)
     add_model_options(parser)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--split", choices=("test", "valid"), default="test", help="saved with the model (default: test)")
+    source.add_argument(
+        "--split", choices=("test", "valid", "train"), default="test",
+        help="saved with the model, but for train, which is read from where it was (default: test)",
+    )  # fmt: skip
     source.add_argument("--text", metavar="FILE", help="a text of your own instead")
     parser.add_argument("--streams", type=whole(1), default=1, help="more are faster and slightly pessimistic (default: 1)")
     parser.add_argument("--json", action="store_true", help="the bill as JSON; null stands for infinity, see below")
@@ -41,13 +45,20 @@ def main(arguments: list[str]) -> None:
     from lmtrain.data.corpus import encode_file
     from lmtrain.inference.evaluate import check_numbers, evaluate
     from lmtrain.saved import Text, load_lines
+    from lmtrain.tasks.opening import task_at, training_corpus
 
+    if task_at(options.run, options.checkpoint) != "language":
+        evaluate_examples(options)
+        return
     trained = open_model(options)
     method = choose_method(options, trained)
     tokenizer = trained.tokenizer
     saved = load_lines(trained)
     if options.text:
         split = encode_file(options.text, tokenizer)
+        text = Text(split.ids, split.num_chars, split.num_bytes)
+    elif options.split == "train":
+        split = training_corpus(trained.path).train
         text = Text(split.ids, split.num_chars, split.num_bytes)
     elif options.split in trained.texts:
         text = trained.texts[options.split]

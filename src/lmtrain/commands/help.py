@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmtrain.config import conf_directory
 
-TEXT = """lmtrain trains fixed-window and recurrent language models.
+TEXT = """lmtrain trains language models (n-gram, fixed-window, recurrent), taggers and classifiers.
 
 Train (settings are key=value, groups are chosen by name):
 
@@ -18,7 +18,8 @@ Use a trained model (each has its own --help; RUN is a run, a checkpoint or a mi
 
   python -m lmtrain sample RUN --prompt "Once upon"            writes text
   python -m lmtrain score RUN FILE                             log-probability of every line ("-": standard input)
-  python -m lmtrain evaluate RUN                               exact test perplexity with its bill
+  python -m lmtrain evaluate RUN                               exact test perplexity with its bill (any task: its score)
+  python -m lmtrain predict RUN FILE                           a tagger's tags, a classifier's labels
   python -m lmtrain mix RUN RUN ... --output DIR               interpolates models, weights fitted on validation
   python -m lmtrain arpa RUN --output FILE.arpa                an n-gram model as KenLM and SRILM read it
   python -m lmtrain arpa FILE.arpa --output DIR                ... and from them

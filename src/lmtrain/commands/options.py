@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import logging
 import os
 import re
@@ -100,15 +101,28 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
 
 
 def open_model(options: argparse.Namespace) -> Trained:
-    """The model that the options name."""
+    """The language model that the options name."""
+    from lmtrain.saved import load_trained
+
+    _check_device(options)
+    return load_trained(options.run, prefer=options.checkpoint, device=options.device)
+
+
+def open_any(options: argparse.Namespace) -> Any:
+    """The model of any task that the options name."""
+    from lmtrain.tasks.opening import open_saved
+
+    _check_device(options)
+    return open_saved(options.run, prefer=options.checkpoint, device=options.device)
+
+
+def _check_device(options: argparse.Namespace) -> None:
     import torch
 
     from lmtrain.errors import SettingsError
-    from lmtrain.saved import load_trained
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("--device cuda was given, but PyTorch finds no CUDA device.", "Allowed is cpu.", "Leave it out.")
-    return load_trained(options.run, prefer=options.checkpoint, device=options.device)
 
 
 def new_path(path: str) -> Path:
@@ -197,6 +211,22 @@ def read_text(path: str) -> Iterator[str]:
             )
         return iter_decoded(sys.stdin.buffer, STANDARD_INPUT)
     return iter_text(scan(expanded(path)).path)
+
+
+def iter_lines(path: str) -> Iterator[str]:
+    """The lines of a text, without their ends; each as soon as it comes, where it comes from standard input ("-")."""
+    from lmtrain.data.text import STANDARD_INPUT, iter_decoded
+
+    if path == "-" and sys.stdin is not None:
+        blocks: Iterator[str] = (text for line in sys.stdin.buffer for text in iter_decoded(io.BytesIO(line), STANDARD_INPUT))
+    else:
+        blocks = read_text(path)
+    held = ""
+    for block in blocks:
+        *whole, held = (held + block).split("\n")
+        yield from whole
+    if held:
+        yield held
 
 
 def add_method_options(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 import lmtrain.config as config
-from lmtrain.build import build_limits, build_schedule, choose_precision
+from lmtrain.build import build_limits, build_schedule
 from lmtrain.errors import (
     CheckpointError,
     SettingsError,
@@ -141,14 +141,12 @@ def say_stretched(before: config.Config, now: config.Config, state: TrainState, 
         )  # fmt: skip
 
 
-def note_arithmetic(
-    run: RunDirectory, model: object, trainer: config.TrainerConfig, device: torch.device, *, is_resumed: bool
-) -> dict[str, Any]:
+def note_arithmetic(run: RunDirectory, model: object, task: Task, *, is_resumed: bool) -> dict[str, Any]:
     """What this process computes with; warns where a resumed run was computed otherwise. Counts depend on none of it."""
     if not isinstance(model, torch.nn.Module):
         return {}
     earlier = run.earlier("arithmetic") if is_resumed else None
-    arithmetic = begin_arithmetic(device, choose_precision(trainer, device), earlier)
+    arithmetic = begin_arithmetic(task.device, task.precision, earlier)
     if changes := list(iter_changes(earlier, arithmetic)):
         log.warning("Resuming with %s: the run is no longer the one it was.", ", ".join(changes))
     return arithmetic

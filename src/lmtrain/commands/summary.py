@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 import lmtrain.config as config
-from lmtrain.build import choose_precision
 from lmtrain.errors import DivergedError, ResourceError
 from lmtrain.settings import conflicts, quoting
 from lmtrain.shell import printable, quoted_for_shell, shown
@@ -25,13 +24,18 @@ from lmtrain.training.state import TrainState
 log = logging.getLogger("lmtrain")
 
 
-def describe_training(settings: config.Config, model: object, device: torch.device, path: Path) -> str:
+def describe_training(task: Task, model: object, path: Path) -> str:
+    settings = task.settings
     facts, num_threads = [config.model_name(settings.model)], torch.get_num_threads()
     if isinstance(model, torch.nn.Module):
-        precision = str(choose_precision(settings.trainer, device)).removeprefix("torch.")
+        precision = str(task.precision).removeprefix("torch.")
         chosen = " (chosen for this device)" if settings.trainer.precision is config.Precision.auto else ""
-        facts += [f"{num_parameters(model):,} parameters", f"on {device} with {num_threads} thread{'s' * (num_threads != 1)}",
-                  f"products in {precision}{chosen}"]  # fmt: skip
+        threads = f"{num_threads} thread{'s' * (num_threads != 1)}"
+        facts += [
+            f"{num_parameters(model):,} parameters",
+            f"on {task.device} with {threads}",
+            f"products in {precision}{chosen}",
+        ]
     return f"Model: {', '.join(facts)}. Run: {shown(path)}"
 
 
@@ -61,6 +65,8 @@ def conclude(run: RunDirectory, task: Task) -> None:
     if text:
         print(f"\n{task.shown()}:\n{_indented(text)}")
     print(f"\n{name} of the best model (step {best.step}):\n{_indented(score.format())}")
+    if compared := task.comparison(best.model):
+        print(f"\nBeside the simplest models there are:\n{_indented(compared)}")
 
 
 def next_steps(path: Path, task: Task) -> str:

@@ -143,11 +143,11 @@ def _begin(task: Task, run: RunDirectory, state: TrainState, resumed_from: Path 
         if state.step == (state.best_step or 0):  # a kill may have come before it was marked
             mark(run.path, "best", resumed_from)
         say_stretched(before, settings, state, epochs_done(task.batches, state.position))
-    arithmetic = note_arithmetic(run, model, trainer, task.device, is_resumed=resumed_from is not None)
+    arithmetic = note_arithmetic(run, model, task, is_resumed=resumed_from is not None)
     run.note(**device_facts(task.device), num_parameters=num_parameters(model), num_threads=torch.get_num_threads(),
              corpus=task.fingerprint)  # fmt: skip
     check_free_space(run.path, 3 * _num_bytes(model) * (trainer.keep + 2))
-    log.info("%s", describe_training(settings, model, task.device, run.path))
+    log.info("%s", describe_training(task, model, run.path))
     return Saver(task, run, arithmetic)
 
 

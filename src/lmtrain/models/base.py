@@ -105,7 +105,7 @@ class LanguageModel(ABC):
 
 
 @contextmanager
-def evaluating(model: LanguageModel, *, autograd: bool = False) -> Iterator[None]:
+def evaluating(model: LanguageModel | nn.Module, *, autograd: bool = False) -> Iterator[None]:
     """Within it, the model neither drops anything out nor (by default) records gradients; afterwards it is as before."""
     training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
     for module in training:

@@ -23,6 +23,7 @@ from lmtrain.config import (
     OnNonfinite,
     OptimizerConfig,
     OptimizerName,
+    Precision,
     RangeTestConfig,
     RecurrentConfig,
     Smoothing,
@@ -63,6 +64,8 @@ def _of_task(config: Config) -> Iterator[str]:
         if config.tokenizer.name is not TokenizerName.word:
             yield f"task={task} reads words. Type tokenizer=word."
         yield from _of_examples(config.data)
+        if config.trainer.precision is Precision.bfloat16:
+            yield f"trainer.precision=bfloat16 is for language models; task={task} computes in float32. Leave it out."
     if isinstance(model, TaggerConfig) and model.target_class and model.objective is Objective.softmax:
         yield (
             f"model.target_class={model.target_class} is for model.objective=logistic|max_margin: a softmax is over all tags. "

@@ -75,7 +75,7 @@ class Task(ABC):
     fingerprint       of the data: a run goes on with the very data that it was started with
     """
 
-    wording: ClassVar[Wording]
+    wording: Wording
     settings: config.Config
     device: torch.device
     fingerprint: str
@@ -128,6 +128,15 @@ class Task(ABC):
     @abstractmethod
     def shown(self) -> str:
         """What `show` shows, as a heading."""
+
+    def comparison(self, model: Any) -> str:
+        """`model` beside the simplest there are, on train and valid, as lines. Empty where there is nothing to compare."""
+        return ""
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of matrix products."""
+        return torch.float32
 
     @abstractmethod
     def files(self) -> Files:

@@ -15,7 +15,15 @@ import numpy as np
 import torch
 
 import lmtrain.config as config
-from lmtrain.build import build_corpus, build_learner, build_model, build_stream, check_cutoffs, sparse_gradients
+from lmtrain.build import (
+    build_corpus,
+    build_learner,
+    build_model,
+    build_stream,
+    check_cutoffs,
+    choose_precision,
+    sparse_gradients,
+)
 from lmtrain.data.advice import iter_advice
 from lmtrain.data.corpus import Corpus, describe
 from lmtrain.data.corpus import Split as TextSplit
@@ -99,6 +107,10 @@ class Language(Task):
     def shown(self) -> str:
         temperature = self.settings.trainer.sample_temperature
         return f"A little of the validation text, continued at temperature {temperature:g}"
+
+    @property
+    def precision(self) -> torch.dtype:
+        return choose_precision(self.settings.trainer, self.device)
 
     def files(self) -> Files:
         corpus, tokenizer = self.corpus, self.corpus.tokenizer

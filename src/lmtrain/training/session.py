@@ -17,7 +17,7 @@ from lmtrain.errors import ResourceError
 from lmtrain.training.learner import StepReport
 from lmtrain.training.limits import Cadence, Limits, epochs_done
 from lmtrain.training.machine import RunningTime
-from lmtrain.training.score import Score
+from lmtrain.training.score import TOKENS, Score
 from lmtrain.training.signals import Stop
 from lmtrain.training.state import Interval, TrainState
 
@@ -184,7 +184,7 @@ def _describe_nonfinite(report: StepReport, state: TrainState, batches: Batches)
 
 
 def _report_spike(report: StepReport, state: TrainState) -> None:
-    if report.loss is None:
+    if report.loss is None or state.wording is not TOKENS:  # the loss of a few windows jumps from batch to batch
         return
     mean_loss = report.loss / report.num_items
     if state.spikes.is_spike(mean_loss):

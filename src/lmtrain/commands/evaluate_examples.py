@@ -1,0 +1,38 @@
+"""`python -m lmtrain evaluate RUN` of a tagger or a classifier: its score on a split that was saved with it, or on a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from lmtrain.commands.options import open_any
+from lmtrain.errors import DataError, SettingsError
+from lmtrain.shell import printable
+
+
+def evaluate_examples(options: argparse.Namespace) -> None:
+    """Prints the score."""
+    if options.streams != 1 or options.temperature != 1 or options.dynamic or options.cache:
+        raise SettingsError(
+            "--streams, --temperature, --dynamic and --cache are for language models.",
+            f"{options.run} was trained for another task.", "Leave them out.",
+        )  # fmt: skip
+    from lmtrain.tasks.opening import training_settings
+
+    trained = open_any(options)
+    if options.text:
+        score = trained.evaluate_file(options.text)
+    elif options.split == "train":
+        score = trained.evaluate_training(training_settings(trained.path))
+    elif options.split in trained.splits:
+        score = trained.evaluate(options.split)
+    else:
+        raise DataError(
+            f"No {options.split} split was saved with {trained.path}.",
+            f"Saved are: {', '.join(trained.splits)}.", "Type --split valid, or --text FILE.",
+        )  # fmt: skip
+    name = options.text or options.split
+    if options.json:
+        print(json.dumps({"checkpoint": str(trained.path), "text": name} | score.to_json(), ensure_ascii=False))
+    else:
+        print(f"{printable(f'{name} of {trained.path}')}:\n{printable(score.format())}")

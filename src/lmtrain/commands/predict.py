@@ -1,0 +1,104 @@
+"""`python -m lmtrain predict RUN FILE`: what a trained tagger makes of sentences.
+
+Of a tagger (task=tag) the file has a token per line, the first of its columns, and a blank line between sentences; every line
+comes back as it was, with a tab and its tag behind it. With `--sentences` each line is a sentence, with blanks between tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from lmtrain.commands.options import Parser, add_model_options, iter_lines, open_any, parse
+from lmtrain.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from lmtrain.tasks.tag_saved import Tagger
+
+SENTENCES = 256  # that are tagged at once
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the predictions, line for line."""
+    parser = Parser("predict", __doc__)
+    add_model_options(parser)
+    parser.add_argument("file", metavar="FILE", help='what to predict for; "-": standard input, answered sentence by sentence')
+    parser.add_argument("--sentences", action="store_true", help="a tagger: every line is a sentence")
+    parser.add_argument("--probabilities", action="store_true", help="also the probability of what is predicted")
+    parser.add_argument("--json", action="store_true", help="JSON lines, one per sentence")
+    options = parse(parser, arguments)
+
+    from lmtrain.tasks.tag_saved import Tagger
+
+    lines = iter_lines(options.file)
+    trained = open_any(options)
+    if not isinstance(trained, Tagger):
+        raise CheckpointError(
+            f"{options.run} holds a language model.", "It predicts what comes next in a text.",
+            f"Type  python -m lmtrain sample {options.run}  or  score {options.run} FILE.",
+        )  # fmt: skip
+    at_once = 1 if options.file == "-" else SENTENCES
+    blocks = ([line, None] for line in lines) if options.sentences else _blocks(lines)
+    for block in _grouped(blocks, at_once):
+        for answer in _answers(trained, block, options.sentences, options.probabilities, options.json):
+            print(answer)
+        if at_once == 1:
+            sys.stdout.flush()
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[list[str | None]]:
+    """The lines of each sentence, behind which the line that ends it stands; None where the file ends."""
+    block: list[str | None] = []
+    for line in lines:
+        block.append(line)
+        if _ends_sentence(line):
+            yield block
+            block = []
+    if block:
+        yield [*block, None]
+
+
+def _ends_sentence(line: str) -> bool:
+    from lmtrain.data.columns import BLANKS, DOCUMENT
+
+    return not line.strip(BLANKS) or line.startswith(DOCUMENT)
+
+
+def _grouped(blocks: Iterable[list[str | None]], size: int) -> Iterator[list[list[str | None]]]:
+    group: list[list[str | None]] = []
+    for block in blocks:
+        group.append(block)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _answers(
+    tagger: Tagger, blocks: list[list[str | None]], are_sentences: bool, with_probabilities: bool, as_json: bool
+) -> Iterator[str]:
+    tokens = [_tokens(block, are_sentences) for block in blocks]
+    for block, tagged in zip(blocks, tagger.tag(tokens), strict=True):
+        chances = tagged.probabilities if with_probabilities else None
+        if as_json:
+            document = {"tokens": tagged.tokens, "tags": tagged.tags, "entities": tagged.entities}
+            yield json.dumps(document | ({} if chances is None else {"probabilities": chances}), ensure_ascii=False)
+            continue
+        tails = [f"\t{tag}" + ("" if chances is None else f"\t{chances[i]:.6f}") for i, tag in enumerate(tagged.tags)]
+        if are_sentences:
+            yield " ".join(f"{token}/{tag}" for token, tag in zip(tagged.tokens, tagged.tags, strict=True))
+        else:
+            yield from (f"{line}{tail}" for line, tail in zip(block, tails, strict=False))
+            yield from (line for line in block[-1:] if line is not None)
+
+
+def _tokens(block: list[str | None], are_sentences: bool) -> list[str]:
+    """The tokens of a block: the first column of each line but the last, or all of the only line."""
+    from lmtrain.data.columns import BLANKS
+
+    if are_sentences:
+        return (block[0] or "").split()
+    return [(line or "").strip(BLANKS).replace("\t", " ").split(" ", 1)[0] for line in block[:-1]]

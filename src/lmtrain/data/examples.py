@@ -1,0 +1,72 @@
+"""Files of examples with their answers: which file is which split, and their lines in the encoding that was given."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import re
+from pathlib import Path
+
+from lmtrain.data.text import check_beginning, listing, unreadable
+from lmtrain.errors import DataError
+from lmtrain.shell import expanded, one_line
+
+NAMES = {"train": "train", "valid": "valid|dev", "test": "test"}
+"""What the name of a split's file has in it, in whatever case."""
+
+
+def find_splits(path: str, files: dict[str, str]) -> dict[str, Path]:
+    """The file of each split: those that `files` names, or the one in the directory `path` whose name says which it is.
+
+    There may be no test split. Raises DataError where a split is missing or where several files could be it.
+    """
+    if not path:
+        return {split: expanded(file) for split, file in files.items() if file}
+    directory = expanded(path)
+    try:
+        names = sorted(entry.name for entry in directory.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    except (OSError, ValueError) as error:
+        raise unreadable(directory, error) from None
+    found = {
+        split: [name for name in names if re.search(pattern, name, re.IGNORECASE) and not name.upper().startswith("README")]
+        for split, pattern in NAMES.items()
+    }
+    unclear = [split for split, matches in found.items() if len(matches) > 1 or (not matches and split != "test")]
+    if unclear:
+        raise DataError(
+            f"The directory {one_line(str(directory))} does not say which file is {' and which is '.join(unclear)}; it holds "
+            f"{listing(names)}.",
+            "Exactly one name has train in it, one valid or dev, and at most one test.",
+            "Name the files instead: data.train=FILE data.valid=FILE data.test=FILE.",
+        )
+    return {split: directory / matches[0] for split, matches in found.items() if matches}
+
+
+def read_lines(path: Path, encoding: str = "utf-8") -> tuple[list[str], str]:
+    r"""The lines of a file, without their ends, and the SHA-256 of its bytes. Only "\n" (or "\r\n") ends a line.
+
+    Raises DataError for a file that cannot be read, or that is of another encoding.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    check_beginning(path, data[:8])
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        text = data.removeprefix(codecs.BOM_UTF8).decode(encoding) if _is_utf8(encoding) else data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        place = f"byte 0x{data[error.start]:02x} at offset {error.start:,} (line {line:,})"
+        raise DataError(
+            f"{one_line(str(path))} is not {encoding}: {place}.",
+            "The encoding of the files is data.encoding, utf-8 by default.",
+            "Type data.encoding=latin-1 for an older Western European text, or convert the files to UTF-8.",
+        ) from None
+    lines = text.split("\n")
+    return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)], digest
+
+
+def _is_utf8(encoding: str) -> bool:
+    return codecs.lookup(encoding).name == "utf-8"

@@ -1,0 +1,370 @@
+"""Tagging: a class for every token, from a window of words (Collobert and Weston 2008; Collobert et al. 2011).
+
+The windows of a sentence are filled up with `<eos>`, whose vector a language model has learnt as the border of its lines.
+What is learnt from are windows, shuffled anew in each epoch; max-margin learns from pairs of a window of a class and a
+corrupted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import lmtrain.config as config
+from lmtrain.build import build_gradient_learner
+from lmtrain.data.batches import Batches, Position, Shuffled, random_of
+from lmtrain.data.columns import OUTSIDE, Columns, Sentence, entities, read_columns, scheme_of, split_tag
+from lmtrain.data.examples import find_splits
+from lmtrain.data.features import Features, learn_features
+from lmtrain.errors import DataError, SettingsError
+from lmtrain.expected import compare, within
+from lmtrain.models.tagger import IndicatorTagger, TaggerNetwork, Windows, WindowTagger
+from lmtrain.saved import describe_tokenizer
+from lmtrain.settings import comparing
+from lmtrain.shell import one_line
+from lmtrain.tasks.base import Files, Loaded, Split, Task
+from lmtrain.tasks.language import check_tokenizer
+from lmtrain.tasks.tag_model import Outputs, TagModel, place, softmax
+from lmtrain.tasks.tag_score import TagScore, average_precision_of, best_threshold, score_tags
+from lmtrain.training.checkpoint import Checkpoint
+from lmtrain.training.learner import GradientLearner
+from lmtrain.training.score import Wording
+
+log = logging.getLogger("lmtrain")
+
+SHAPE_SIZE, AFFIX_SIZE = 10, 20  # of the vectors of shapes and affixes
+WORST = 20  # errors that are shown
+
+
+class Tag(Task):
+    """A tagger of sentences."""
+
+    compared: ClassVar[tuple[str, ...]] = ("tokenizer", "features")
+
+    def __init__(self, settings: config.Config, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        assert isinstance(settings.data, config.ColumnsConfig)
+        assert isinstance(settings.model, config.TaggerConfig | config.LogisticConfig)
+        self.model = settings.model
+        self.splits = read_splits(settings.data)
+        train = self.splits["train"].sentences
+        self.features = learn_features(
+            train, lowercase=self.model.lowercase, shapes=self.model.shape_features, affixes=self.model.affixes,
+            min_count=settings.tokenizer.min_count, vocab_size=settings.tokenizer.max_size,
+        )  # fmt: skip
+        self.objective = self.model.objective.name if isinstance(self.model, config.TaggerConfig) else "softmax"
+        self.outputs = self._outputs(train)
+        self.known_entities = frozenset(
+            sentence.tokens[entity.start : entity.end] for sentence in train for entity in entities(sentence.tags)
+        )
+        self.fingerprint = hashlib.sha256("".join(columns.sha256 for columns in self.splits.values()).encode()).hexdigest()
+        self.wording = Wording(
+            "windows", "margin_per_window" if self.objective == "max_margin" else "nats_per_window", self._judged_by(),
+            higher_is_better=True,
+        )  # fmt: skip
+
+    @property
+    def _target(self) -> str:
+        """The only class to find; empty: all of them."""
+        return self.model.target_class if isinstance(self.model, config.TaggerConfig) else ""
+
+    def _outputs(self, train: Sequence[Sentence]) -> Outputs:
+        tags = Counter(tag for sentence in train for tag in sentence.tags)
+        ordered = sorted(tags, key=lambda tag: (tag != OUTSIDE, -tags[tag], tag))
+        if self.objective == "softmax":
+            return Outputs(tuple(ordered), (), scheme_of(train))
+        classes = tuple(dict.fromkeys(cls for cls in (split_tag(tag).cls for tag in ordered) if cls != OUTSIDE))
+        wanted = self._target
+        if wanted and wanted not in classes:
+            raise SettingsError(
+                f"model.target_class={one_line(wanted)} is no class of the training data.",
+                f"Their classes are {', '.join(map(one_line, classes))}.", "Type one of them, or leave it out for all.",
+            )  # fmt: skip
+        return Outputs((), (wanted,) if wanted else classes, scheme_of(train))
+
+    def _judged_by(self) -> str:
+        if self.outputs.classes and self._target:
+            return "average_precision"
+        has_outside = any(tag == OUTSIDE for sentence in self.splits["train"].sentences for tag in sentence.tags)
+        return "entity_f1" if has_outside else "accuracy"
+
+    # ---- what is learnt from
+
+    @cached_property
+    def _train(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Features [R, F] of all rows, the places [M] of tokens among them, and the output [M] of each (-1: none)."""
+        sentences = self.splits["train"].sentences
+        rows_RF, centres_M = place([sentence.tokens for sentence in sentences], self.features, self.model.context)
+        tags = [tag for sentence in sentences for tag in sentence.tags]
+        return rows_RF, centres_M, self._wrap(None).classes_of(tags)
+
+    @cached_property
+    def batches(self) -> Batches:
+        trainer = self.settings.trainer
+        _, centres_M, outputs_M = self._train
+        self._items = np.arange(len(centres_M)) if self.objective != "max_margin" else np.flatnonzero(outputs_M >= 0)
+        return Shuffled(len(self._items), self._batch, batch_size=trainer.batch_size, seed=trainer.seed)
+
+    def check(self) -> None:
+        super().check()
+        _, _, outputs_M = self._train
+        if self.objective == "max_margin" and all((outputs_M == c).all() for c in np.unique(outputs_M)):
+            raise DataError(
+                "Every token of the training data is of one class.", "max_margin compares windows of a class with others.",
+                "Give data with another class, or O.",
+            )  # fmt: skip
+
+    def _batch(self, numbers: NDArray[Any], position: Position) -> Windows:
+        _, centres_M, outputs_M = self._train
+        items = self._items[numbers]
+        targets_N = outputs_M[items]
+        corrupted = self._corrupted(items, targets_N, position) if self.objective == "max_margin" else None
+        return Windows(
+            torch.from_numpy(self._windows(centres_M[items])), torch.from_numpy(targets_N), position.epoch, position.index,
+            None if corrupted is None else torch.from_numpy(corrupted),
+        )  # fmt: skip
+
+    def _windows(self, centres_N: NDArray[Any]) -> NDArray[Any]:
+        offsets_W = np.arange(-self.model.context, self.model.context + 1)
+        return np.asarray(self._train[0][centres_N[:, None] + offsets_W])
+
+    def _corrupted(self, items: NDArray[Any], classes_N: NDArray[Any], position: Position) -> NDArray[Any]:
+        """Windows whose centre is not of the class; or the same windows with a random word of training in their centre."""
+        rows_RF, centres_M, outputs_M = self._train
+        random = random_of("corrupt", self.settings.trainer.seed, position.epoch, position.index)
+        drawn = random.randint(0, len(centres_M), len(items))
+        if getattr(self.model, "corrupt", None) is config.Corrupt.word:
+            windows_NWF = self._windows(centres_M[items]).copy()
+            windows_NWF[:, self.model.context] = rows_RF[centres_M[drawn]]
+            return windows_NWF
+        while (same := outputs_M[drawn] == classes_N).any():
+            drawn[same] = random.randint(0, len(centres_M), int(same.sum()))
+        return self._windows(centres_M[drawn])
+
+    def learner(self) -> GradientLearner:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.trainer.seed)
+            network = build_tagger(self.model, self.features, len(self.outputs.names))
+        _, _, outputs_M = self._train
+        network.start_at([float((outputs_M == number).mean()) for number in range(network.num_outputs)])
+        return build_gradient_learner(self.settings, network.to(self.device), self.device)
+
+    # ---- how good it is
+
+    def _wrap(self, network: TaggerNetwork | None) -> TagModel:
+        return TagModel(network, self.features, self.outputs, self.model.context, self.device)  # type: ignore[arg-type]
+
+    def score(self, model: TaggerNetwork) -> TagScore:
+        """As `final_score` on validation; the thresholds of max-margin scores are chosen there first."""
+        sentences = self.splits["valid"].sentences
+        wrapped = self._wrap(model)
+        scores_MC = wrapped.scores([sentence.tokens for sentence in sentences])
+        if self.objective == "max_margin":
+            outputs_M = wrapped.classes_of([tag for sentence in sentences for tag in sentence.tags])
+            chosen = [best_threshold(scores_MC[:, c], outputs_M == c) for c in range(model.num_outputs)]
+            model.thresholds_C.copy_(torch.tensor(chosen))
+        return judge(wrapped, sentences, scores_MC, self.known_entities, self.wording.value)
+
+    def final_score(self, model: TaggerNetwork, split: Split) -> TagScore:
+        sentences, wrapped = self.splits[split].sentences, self._wrap(model)
+        scores_MC = wrapped.scores([sentence.tokens for sentence in sentences])
+        return judge(wrapped, sentences, scores_MC, self.known_entities, self.wording.value)
+
+    def has(self, split: Split) -> bool:
+        return split in self.splits
+
+    def show(self, model: TaggerNetwork) -> str:
+        return "\n".join(worst_errors(self._wrap(model), self.splits["valid"].sentences))
+
+    def shown(self) -> str:
+        return "The worst errors on the validation split (how sure it was, what it is, what it was taken for)"
+
+    def comparison(self, model: TaggerNetwork) -> str:
+        """The model beside the simplest one there is, on train and valid: each word's most frequent tag."""
+        frequent = most_frequent_tags(self.splits["train"].sentences)
+        rows = {"this model": [], "most frequent tag of each word": []}  # type: dict[str, list[TagScore]]
+        for split in ("train", "valid"):
+            sentences = self.splits[split].sentences
+            rows["this model"].append(self.final_score(model, split))
+            guessed = [[frequent.get(token, frequent[""]) for token in sentence.tokens] for sentence in sentences]
+            classes = set(self.outputs.classes) or None
+            rows["most frequent tag of each word"].append(
+                score_tags(sentences, guessed, known_entities=self.known_entities, known_tags=self._known_tags, classes=classes,
+                           judged_by="entity_f1" if self.wording.value == "average_precision" else self.wording.value)
+            )  # fmt: skip
+        name = rows["most frequent tag of each word"][0].judged_by
+        lines = [f"{name.replace('_', ' ') + ', %':<32}{'train':>8}{'valid':>8}"]
+        for row, scores in rows.items():
+            lines.append(f"{row:<32}" + "".join(f"{100 * getattr(score, name):>8.2f}" for score in scores))
+        model_valid, simple_valid = (getattr(scores[1], name) for scores in rows.values())
+        if model_valid <= simple_valid:
+            lines.append("The model is no better than the most frequent tag of each word.")
+        return "\n".join(lines)
+
+    @property
+    def _known_tags(self) -> frozenset[str]:
+        return frozenset(tag for sentence in self.splits["train"].sentences for tag in sentence.tags)
+
+    # ---- what is said, and what is saved
+
+    def describe(self) -> str:
+        lines = [f"{'split':<6}{'sentences':>11}{'tokens':>10}{'entities':>10}{'unknown':>9}"]
+        for name, columns in self.splits.items():
+            words = self.features.of([token for sentence in columns.sentences for token in sentence.tokens])[:, 0]
+            unknown = float((words == self.features.tokenizer.unk_id).mean())
+            num_entities = sum(len(entities(sentence.tags)) for sentence in columns.sentences)
+            lines.append(f"{name:<6}{len(columns.sentences):>11,}{columns.num_tokens:>10,}{num_entities:>10,}{unknown:>9.2%}")
+        names = ", ".join(map(one_line, self.outputs.names[:20])) + ", ..." * (len(self.outputs.names) > 20)
+        lines.append(f"vocabulary: {self.features.tokenizer.vocab_size:,} words, learnt from train alone; tags are {names}")
+        lines.append(f"tags are written as {self.outputs.scheme.name}")
+        return "\n".join(lines)
+
+    def iter_advice(self) -> Iterator[str]:
+        train = {sentence.tokens for sentence in self.splits["train"].sentences}
+        for name in ("valid", "test"):
+            if name in self.splits:
+                sentences = self.splits[name].sentences
+                if shared := sum(sentence.tokens in train for sentence in sentences):
+                    yield f"{shared:,} of {len(sentences):,} sentences of {name} are in train: scores on them say too much."
+                if lacking := {tag for sentence in sentences for tag in sentence.tags} - self._known_tags:
+                    listed = ", ".join(map(one_line, sorted(lacking)))
+                    yield f"{name} has tags that train lacks, and that count as missed: {listed}."
+
+    def files(self) -> Files:
+        tensors, documents = describe_sentences(self.splits)
+        tokenizer_tensors, documents["tokenizer"] = describe_tokenizer(self.features.tokenizer)
+        documents["model"] = {
+            "task": "tag", "settings": comparing.config_to_json(self.model), **self.outputs.to_json(),
+        }  # fmt: skip
+        documents["features"] = self.features.to_json()
+        documents["texts"] = {"train_entities": sorted(map(list, self.known_entities)), "judged_by": self.wording.value}
+        return Files({"texts": tensors, **tokenizer_tensors}, documents)
+
+    def check_saved(self, checkpoint: Checkpoint) -> config.ModelConfig:
+        check_tokenizer(checkpoint, self.features.tokenizer)
+        with within("features.json: "):
+            compare(self.features.to_json(), checkpoint.documents.get("features"))
+        from lmtrain.tasks.tag_saved import read_tag_settings
+
+        with within("model.json: "):
+            settings, outputs = read_tag_settings(checkpoint.documents.get("model"))
+            compare(self.outputs.to_json(), outputs.to_json())
+        return settings
+
+    def load(self, path: Path) -> Loaded:
+        from lmtrain.tasks.tag_saved import load_tagger
+
+        saved = load_tagger(path, device=str(self.device))
+        return Loaded(saved.path, saved.step, saved.model.network)
+
+    def next_steps(self, run: str) -> list[str]:
+        return [f"python -m lmtrain predict {run} FILE", f"python -m lmtrain evaluate {run}"]
+
+
+def read_splits(data: config.ColumnsConfig) -> dict[str, Columns]:
+    """The sentences of every split. Raises DataError for tags that train lacks, where that is asked for."""
+    files = find_splits(data.path, {"train": data.train, "valid": data.valid, "test": data.test})
+    columns = {"token_column": data.token_column, "tag_column": data.tag_column}
+    splits = {name: read_columns(path, **columns, encoding=data.encoding) for name, path in files.items()}
+    known = {tag for sentence in splits["train"].sentences for tag in sentence.tags}
+    for name, split in splits.items() if data.strict_tags else ():
+        for sentence in split.sentences:
+            if lacking := [tag for tag in sentence.tags if tag not in known]:
+                raise DataError(
+                    f"{one_line(str(files[name]))} has the tag {one_line(lacking[0])} (in the sentence of line "
+                    f"{sentence.line:,}), which the training split lacks.",
+                    "With data.strict_tags=true every tag must be learnt from.",
+                    "Mend the tag, or leave data.strict_tags out: such tags then count as missed.",
+                )
+    return splits
+
+
+def build_tagger(settings: config.ModelConfig, features: Features, num_outputs: int) -> TaggerNetwork:
+    """A new network, with weights drawn from PyTorch's global generator."""
+    match settings:
+        case config.LogisticConfig():
+            return IndicatorTagger(num_outputs, sizes=features.sizes, context=settings.context)
+        case config.TaggerConfig():
+            sizes = [settings.embed_size] + [SHAPE_SIZE] * bool(features.shapes) + [AFFIX_SIZE] * len(features.affixes)
+            return WindowTagger(
+                num_outputs, sizes=features.sizes, embed_sizes=sizes, context=settings.context,
+                hidden_sizes=settings.hidden_sizes, activation=settings.activation.name, objective=settings.objective.name,
+                dropout=settings.dropout, init_range=settings.init_range, freeze=settings.freeze_embeddings,
+            )  # fmt: skip
+    raise AssertionError(f"no tagger for {type(settings).__name__}")
+
+
+def judge(
+    model: TagModel, sentences: Sequence[Sentence], scores_MC: NDArray[np.float64],
+    known_entities: frozenset[tuple[str, ...]], judged_by: str,
+) -> TagScore:  # fmt: skip
+    """How well a model that gave these scores tags the sentences."""
+    tagged = model.tags_of(scores_MC, [len(sentence.tokens) for sentence in sentences])
+    precision: dict[str, float] = {}
+    if classes := model.outputs.classes:
+        outputs_M = model.classes_of([tag for sentence in sentences for tag in sentence.tags])
+        precision = {name: average_precision_of(scores_MC[:, c], outputs_M == c) for c, name in enumerate(classes)}
+    known = set(model.outputs.tags) or {tag for sentence in sentences for tag in sentence.tags}
+    return score_tags(
+        sentences, [each.tags for each in tagged], known_entities=known_entities, known_tags=known, judged_by=judged_by,
+        classes=set(classes) or None, average_precision=precision, is_finite=bool(np.isfinite(scores_MC).all()),
+    )  # fmt: skip
+
+
+def worst_errors(model: TagModel, sentences: Sequence[Sentence], number: int = WORST) -> list[str]:
+    """The tokens that are wrong and of which the model was surest, in their sentences."""
+    scores_MC = model.scores([sentence.tokens for sentence in sentences])
+    tagged = model.tags_of(scores_MC, [len(sentence.tokens) for sentence in sentences])
+    sureness = softmax(scores_MC).max(1) if model.outputs.tags else np.abs(scores_MC).max(1)
+    errors, place_in_all = [], 0
+    for sentence, each in zip(sentences, tagged, strict=True):
+        for position, (right, guess) in enumerate(zip(sentence.tags, each.tags, strict=True)):
+            is_wrong = right != guess if model.outputs.tags else (
+                (split_tag(right).cls if split_tag(right).cls in model.outputs.classes else OUTSIDE) != split_tag(guess).cls
+            )  # fmt: skip
+            if is_wrong:
+                errors.append((float(sureness[place_in_all + position]), sentence, position, right, guess))
+        place_in_all += len(sentence.tokens)
+    errors.sort(key=lambda error: -error[0])
+    return [
+        f"{sure:.3f}  {right} as {guess}: {_in_context(s, position)}" for sure, s, position, right, guess in errors[:number]
+    ]
+
+
+def _in_context(sentence: Sentence, position: int, span: int = 6) -> str:
+    tokens = [f"[{token}]" if number == position else token for number, token in enumerate(sentence.tokens)]
+    start, end = max(0, position - span), position + span + 1
+    return one_line("... " * (start > 0) + " ".join(tokens[start:end]) + " ..." * (end < len(tokens)))
+
+
+def most_frequent_tags(sentences: Sequence[Sentence]) -> dict[str, str]:
+    """Each word's most frequent tag; that of all tokens under the empty word. Of equally frequent ones the first by name."""
+    counts: dict[str, Counter[str]] = {"": Counter()}
+    for sentence in sentences:
+        for token, tag in zip(sentence.tokens, sentence.tags, strict=True):
+            counts.setdefault(token, Counter())[tag] += 1
+            counts[""][tag] += 1
+    return {token: min(tags, key=lambda tag: (-tags[tag], tag)) for token, tags in counts.items()}
+
+
+def describe_sentences(splits: dict[str, Columns]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Validation and test as a checkpoint carries them, as bytes of text, so that a tagger can be judged without its data."""
+    tensors: dict[str, Tensor] = {}
+    for name in ("valid", "test"):
+        if name in splits:
+            blocks = [
+                "".join(f"{token}\t{tag}\n" for token, tag in zip(sentence.tokens, sentence.tags, strict=True))
+                for sentence in splits[name].sentences
+            ]
+            tensors[name] = torch.from_numpy(np.frombuffer(bytearray("\n".join(blocks).encode()), np.uint8))
+    return tensors, {}

@@ -1,0 +1,105 @@
+"""Sentences in columns: what is read, which entities tags mean, and what is refused with its line."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmtrain.data.columns import Entity, Sentence, entities, parse_columns, read_columns, scheme_of, split_tag
+from lmtrain.data.examples import find_splits
+from lmtrain.errors import DataError
+
+
+def parsed(text: str, **columns: int) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
+    return [tuple(sentence) for sentence in parse_columns(text.split("\n"), "file", **columns)]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a X\nb O\n\nc O", "a X\nb O\n \t \nc O\n", "a\tX\nb\tO\n\t\nc\tO\n", "-DOCSTART- O\n\na X\nb O\n-DOCSTART-\nc O",
+     "a  NN  X\nb\u00a0 NN O\n\nc . O".replace("\u00a0", ""), "\n\n\na X\nb O\n\n\nc O\n\n"],
+)  # fmt: skip
+def test_sentences_end_at_lines_of_white_space(text: str) -> None:
+    assert [(tokens, tags) for tokens, tags, _ in parsed(text)] == [(("a", "b"), ("X", "O")), (("c",), ("O",))]
+
+
+def test_other_spaces_belong_to_tokens_and_tabs_let_blanks_into_them() -> None:
+    assert parsed("a\u00a0b O") == [(("a\u00a0b",), ("O",), 1)]
+    assert parsed("New York\tI-LOC\n\nx y\tO") == [(("New York",), ("I-LOC",), 1), (("x y",), ("O",), 3)]
+
+
+def test_columns_are_counted_from_both_ends() -> None:
+    assert parsed("1 a NN X\n2 b NN O", token_column=2) == [(("a", "b"), ("X", "O"), 1)]
+    assert parsed("X a\nO b", token_column=-1, tag_column=1) == [(("a", "b"), ("X", "O"), 1)]
+
+
+@pytest.mark.parametrize(("text", "line"), [("a X\nb\n", 2), ("a\tX\n\nb\t\n", 3), ("a X\n\n\nword", 4)])
+def test_a_line_without_a_tag_is_refused_with_its_number(text: str, line: int) -> None:
+    with pytest.raises(DataError, match=rf"Line {line} of file has no (tag|token)"):
+        parsed(text)
+
+
+def test_a_column_that_is_not_there_is_refused() -> None:
+    for columns in ({"token_column": 4}, {"tag_column": 0}, {"tag_column": -4}):
+        with pytest.raises(DataError, match=r"data\.token_column=1"):
+            parsed("a b O", **{"token_column": 1, **columns})
+
+
+def test_files_of_another_encoding_and_without_sentences_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes("é O\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"(?s)byte 0xe9 at offset 0 \(line 1\).*data\.encoding=latin-1"):
+        read_columns(tmp_path / "latin")
+    assert read_columns(tmp_path / "latin", encoding="latin-1").sentences[0].tokens == ("é",)
+    (tmp_path / "empty").write_text("\n \n-DOCSTART- O\n", encoding="utf-8")
+    with pytest.raises(DataError, match="holds no sentence"):
+        read_columns(tmp_path / "empty")
+    (tmp_path / "windows").write_bytes(b"\xef\xbb\xbfa X\r\nb O\r\n\r\nc O\r\n")
+    assert [sentence.tokens for sentence in read_columns(tmp_path / "windows").sentences] == [("a", "b"), ("c",)]
+
+
+# What conlleval counts as entities (Tjong Kim Sang 2002), each as start:end:class.
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ("O I-A I-A O", "1:3:A"), ("B-A I-A B-A", "0:2:A 2:3:A"), ("I-A I-B", "0:1:A 1:2:B"), ("O O", ""),
+        ("B-A O I-A", "0:1:A 2:3:A"), ("I-A B-A I-B", "0:1:A 1:2:A 2:3:B"), ("S-A E-A", "0:1:A 1:2:A"),
+        ("B-A I-A E-A S-A", "0:3:A 3:4:A"), ("A A O B", "0:2:A 3:4:B"), ("B-A L-A U-B", "0:2:A 2:3:B"),
+        ("I-A-B O B-", "0:1:A-B 2:3:B-"), ("", ""),
+    ],
+)  # fmt: skip
+def test_entities_are_those_of_conlleval(tags: str, expected: str) -> None:
+    assert " ".join(f"{start}:{end}:{cls}" for start, end, cls in entities(tags.split())) == expected
+
+
+SCHEMES = {
+    "IO": ["I-A I-A O I-B"], "BIO": ["B-A I-A O B-B", "B-A B-A"], "IOB1": ["I-A I-A O I-B", "I-A B-A"],
+    "IOBES": ["B-A E-A O S-B"], "classes": ["A A O B"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_scheme_is_recognised(name: str) -> None:
+    sentences = [Sentence(tuple("x" * len(tags.split())), tuple(tags.split()), 1) for tags in SCHEMES[name]]
+    assert scheme_of(sentences).name.startswith(name)
+
+
+@given(st.lists(st.sampled_from(["O", "A", "B"]), max_size=12), st.sampled_from(sorted(SCHEMES)))
+def test_tags_made_of_classes_mean_what_the_classes_mean(classes: list[str], name: str) -> None:
+    sentences = [Sentence(tuple("x" * len(tags.split())), tuple(tags.split()), 1) for tags in SCHEMES[name]]
+    tags = scheme_of(sentences).tags(classes)
+    assert [split_tag(tag).cls for tag in tags] == classes
+    assert entities(tags) == entities(classes) == [Entity(*entity) for entity in entities(classes)]
+
+
+def test_a_directory_says_which_file_is_which_or_is_asked_to(tmp_path: Path) -> None:
+    for name in ("wnut17TRAIN.conll", "emerging.dev.conll", "emerging.test.annotated", "README.train.md", ".train.swp"):
+        (tmp_path / name).write_text("a O\n", encoding="utf-8")
+    found = find_splits(str(tmp_path), {})
+    assert {split: path.name for split, path in found.items()} == {
+        "train": "wnut17TRAIN.conll", "valid": "emerging.dev.conll", "test": "emerging.test.annotated",
+    }  # fmt: skip
+    (tmp_path / "valid.txt").write_text("a O\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"does not say which file is valid; .*data\.valid=FILE"):
+        find_splits(str(tmp_path), {})
+    assert set(find_splits("", {"train": "a", "valid": "b", "test": ""})) == {"train", "valid"}

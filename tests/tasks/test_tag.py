@@ -1,0 +1,254 @@
+"""Taggers: they learn, go on bit for bit, are judged as CoNLL does, come back from the disk, and refuse what is no use."""
+
+import json
+import math
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lmtrain
+from lmtrain.__main__ import main
+from lmtrain.data.columns import Sentence, entities, read_columns
+from lmtrain.tasks.tag_score import average_precision_of, best_threshold, score_tags
+from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
+
+TINY = [
+    "task=tag", "data.path=data", "model.embed_size=6", "model.hidden_sizes=[8]", "trainer.batch_size=7",
+    "trainer.num_epochs=4", "trainer.num_threads=1", "tokenizer.min_count=1", "optimizer.learning_rate=0.02",
+]  # fmt: skip
+OBJECTIVES = {
+    "softmax": [],
+    "logistic": ["model.objective=logistic"],
+    "max_margin": ["model.objective=max_margin"],
+    "one class": ["model.objective=max_margin", "model.target_class=LOC", "model.corrupt=word"],
+    "logistic regression": ["model=logistic"],
+    "no hidden layer": ["model.hidden_sizes=[]", "model.affixes=2", "model.context=0", "model.lowercase=true"],
+    "gated": ["model.activation=swiglu", "model.dropout=0.3", "optimizer.averaging=ema", "model.shape_features=false"],
+}
+
+
+def text(seed: int, num_sentences: int, mark: str = "I") -> str:
+    """Sentences in which a name after `in` is a place and one that says something is a person."""
+    chance, blocks = random.Random(seed), []
+    for _ in range(num_sentences):
+        person, place = chance.choice(["Ann", "Bob", "Eve Ray"]), chance.choice(["Rome", "Oslo", "New York"])
+        words = [(word, f"{mark if i == 0 else 'I'}-PER") for i, word in enumerate(person.split())]
+        words += [(chance.choice(["sat", "slept"]), "O"), ("in", "O")]
+        words += [(word, f"{mark if i == 0 else 'I'}-LOC") for i, word in enumerate(place.split())]
+        blocks.append("".join(f"{word} {tag}\n" for word, tag in words))
+    return "\n".join(blocks)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for number, name in enumerate(("train", "dev", "test")):
+        (tmp_path / "data" / f"{name}.txt").write_text(text(number, (40, 12, 12)[number]), encoding="utf-8")
+    return tmp_path
+
+
+def last(run: str) -> Any:
+    return load_checkpoint(find_checkpoint(run, "last"))
+
+
+def same(first: Any, second: Any) -> bool:
+    return all(
+        first.tensors[file].keys() == second.tensors[file].keys()
+        and all(torch.equal(tensor, second.tensors[file][name]) for name, tensor in first.tensors[file].items())
+        for file in first.tensors
+    )
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_tagger_learns_resumes_bit_for_bit_and_comes_back(name: str, place: Path) -> None:
+    features = OBJECTIVES[name]
+    given = [o for o in TINY if not (name == "logistic regression" and o.startswith(("model.embed", "model.hidden")))]
+    whole = lmtrain.train(*given, *features, "hydra.run.dir=whole")
+    lmtrain.train(*given, *features, "hydra.run.dir=parts", "trainer.num_steps=13", "schedule=constant")
+    lmtrain.train(*given, *features, "hydra.run.dir=plain", "schedule=constant")
+    lmtrain.train("resume=parts", "trainer.num_steps=1000")
+    assert same(last("parts"), last("plain"))
+    assert whole.best is not None
+    assert whole.best.value > 0.9, "it is easy"
+    tagger = lmtrain.load("whole")
+    assert tagger.evaluate("valid").value == whole.best.value
+    documents = load_checkpoint(find_checkpoint("whole", "best")).documents
+    assert documents["training"]["state"]["best_value"] == whole.best.value
+    judged = "average_precision" if name == "one class" else "entity_f1"
+    assert whole.metrics[-1][f"val/{judged}"] <= whole.best.value
+    run = json.loads(Path("whole/run.json").read_text())["sessions"][-1]
+    assert run[f"best_{judged}"] == whole.best.value
+    assert run["final"]["num_tokens"] == read_columns(Path("data/test.txt")).num_tokens
+    assert run["final_split"] == "test"
+
+
+@pytest.mark.parametrize("mark", ["B", "I"])
+def test_predictions_are_written_as_the_data_are(mark: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate(("train", "dev", "test")):
+        (place / "data" / f"{name}.txt").write_text(text(number, 30, mark), encoding="utf-8")
+    lmtrain.train(*TINY, "model.objective=logistic", "hydra.run.dir=run")
+    capsys.readouterr()
+    (place / "file").write_text("Ann\tX\nsat\nin\nNew\nYork\n\n\nBob\n", encoding="utf-8")
+    main(["predict", "run", "file"])
+    expected = f"Ann\tX\t{mark}-PER\nsat\tO\nin\tO\nNew\t{mark}-LOC\nYork\tI-LOC\n\n\nBob\t{mark}-PER\n"
+    assert capsys.readouterr().out == expected
+    main(["predict", "run", "file", "--json", "--probabilities"])
+    first, *_ = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["entities"] == [["Ann", "PER"], ["New York", "LOC"]]
+    assert all(0.5 < probability <= 1 for probability in first["probabilities"])
+    (place / "sentences").write_text("Ann sat in New York\n\nBob slept", encoding="utf-8")
+    main(["predict", "run", "sentences", "--sentences"])
+    assert capsys.readouterr().out.splitlines()[0] == f"Ann/{mark}-PER sat/O in/O New/{mark}-LOC York/I-LOC"
+
+
+def test_python_tags_texts_and_lists_of_tokens_alike(place: Path) -> None:
+    tagger = lmtrain.train(*TINY, "hydra.run.dir=run").model
+    assert repr(tagger).startswith("<lmtrain.Tagger tagger, 3 outputs, vocabulary ")
+    one, two = tagger.tag(["Ann sat in New York", ["Bob", "slept", "in", "Oslo"]])
+    assert one.entities == [("Ann", "PER"), ("New York", "LOC")]
+    assert two.tags == ("I-PER", "O", "O", "I-LOC")
+    assert tagger.tag("Bob slept in Oslo") == [two], "a string is one sentence"
+    assert tagger.tag([]) == []
+    assert tagger.tag([[]])[0].tags == ()
+    assert tagger.settings["model"]["kind"] == "tagger"
+    assert tagger.splits == ["valid", "test"]
+
+
+def test_evaluate_reads_saved_splits_files_and_the_training_text(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lmtrain.train(*TINY, "hydra.run.dir=run")
+    capsys.readouterr()
+    main(["evaluate", "run", "--json"])
+    saved = json.loads(capsys.readouterr().out)
+    main(["evaluate", "run", "--json", "--text", "data/test.txt"])
+    assert {**json.loads(capsys.readouterr().out), "text": "test"} == saved
+    main(["evaluate", "run", "--split", "train", "--json"])
+    assert json.loads(capsys.readouterr().out)["num_tokens"] == read_columns(Path("data/train.txt")).num_tokens
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "run", "--streams", "2"])
+    assert ended.value.code == 2
+    for command in ("sample", "score", "mix"):
+        with pytest.raises(SystemExit) as ended:
+            main(
+                [command, "run", *(["data/test.txt"] if command == "score" else ["run", "--output", "x"] * (command == "mix"))]
+            )
+        assert ended.value.code == 4
+        assert "task=tag" in capsys.readouterr().err
+
+
+def test_the_final_split_may_stay_unseen(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lmtrain.train(*TINY, "hydra.run.dir=none", "trainer.final_split=none")
+    assert "of the best model" not in capsys.readouterr().out
+    lmtrain.train(*TINY, "hydra.run.dir=valid", "trainer.final_split=valid")
+    assert "Validation of the best model" in capsys.readouterr().out
+    (place / "data" / "test.txt").unlink()
+    lmtrain.train(*TINY, "hydra.run.dir=without")
+    assert "Validation (there is no test split) of the best model" in capsys.readouterr().out
+
+
+def test_a_model_that_is_no_better_than_the_simplest_says_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lmtrain.train(*TINY, "hydra.run.dir=run", "optimizer.learning_rate=1e-9", "trainer.num_epochs=1")
+    assert "no better than the most frequent tag" in capsys.readouterr().out
+
+
+def refused(*arguments: str) -> Callable[[], str]:
+    def call() -> str:
+        with pytest.raises(lmtrain.UserError) as error:
+            lmtrain.train(*TINY, *arguments, "hydra.run.dir=run")
+        assert not Path("run").exists()
+        return str(error.value)
+
+    return call
+
+
+def test_what_does_not_go_together_is_refused(place: Path) -> None:
+    assert "model=lstm is no model for data=columns" in refused("model=lstm")()
+    assert "Type tokenizer=word" in refused("tokenizer=char")()
+    assert "is for model.objective=logistic|max_margin" in refused("model.target_class=LOC")()
+    assert (
+        "is no class of the training data. Their classes are" in refused("model.objective=logistic", "model.target_class=X")()
+    )
+    assert "not both" in refused("data.train=data/train.txt")()
+    assert "needs both data.train=FILE and data.valid=FILE" in refused("data.path=''", "data.train=data/train.txt")()
+    assert "is unknown" in refused("data.encoding=klingon")()
+    assert "computes in float32" in refused("trainer.precision=bfloat16")()
+    (place / "data" / "dev.txt").write_text("Ann B-ORG\n", encoding="utf-8")
+    assert "data/dev.txt has the tag B-ORG" in refused("data.strict_tags=true")()
+    lmtrain.train(*TINY, "hydra.run.dir=lenient")
+    assert "tags that train lacks, and that count as missed: B-ORG" in Path("lenient/lmtrain.log").read_text()
+    (place / "data" / "train.txt").write_text("Ann I-PER\n", encoding="utf-8")
+    assert "Every token of the training data is of one class" in refused("model.objective=max_margin")()
+
+
+def test_a_changed_text_is_refused_on_resume(place: Path) -> None:
+    lmtrain.train(*TINY, "hydra.run.dir=run")
+    (place / "data" / "train.txt").write_text(text(7, 40), encoding="utf-8")
+    with pytest.raises(lmtrain.CheckpointError, match="The text has changed"):
+        lmtrain.train("resume=run", "trainer.num_epochs=6")
+
+
+def test_a_tagger_that_diverges_is_no_best_model(place: Path) -> None:
+    with pytest.raises(lmtrain.DivergedError):
+        lmtrain.train(*TINY, "hydra.run.dir=run", "model.activation=relu", "optimizer=sgd", "optimizer.learning_rate=1000",
+                      "trainer.clip_norm=0", "model.init_range=10")  # fmt: skip
+
+
+def test_it_starts_from_the_command_line_alone(place: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "lmtrain", *TINY, "hydra.run.dir=run", "trainer.num_epochs=1"],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "loss=" in result.stderr
+    assert "ppl=" not in result.stderr
+    assert "python -m lmtrain predict run FILE" in result.stdout
+    assert "most frequent tag of each word" in result.stdout
+
+
+# ---- scores
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=12))
+def test_average_precision_and_threshold_by_their_definitions(items: list[tuple[int, bool]]) -> None:
+    scores, there = np.array([float(score) for score, _ in items]), np.array([is_there for _, is_there in items])
+    cuts = sorted(set(scores.tolist()), reverse=True)
+    total, before = 0.0, 0.0
+    f1 = {}
+    for cut in cuts:
+        found, right = scores >= cut, (scores >= cut) & there
+        recall = right.sum() / max(there.sum(), 1)
+        total += (recall - before) * right.sum() / found.sum()
+        before = recall
+        f1[cut] = 2 * right.sum() / (found.sum() + there.sum())
+    assert average_precision_of(scores, there) == pytest.approx(total)
+    threshold = best_threshold(scores, there)
+    found = scores > threshold
+    if there.any():
+        assert 2 * (found & there).sum() / (found.sum() + there.sum()) == pytest.approx(max(f1.values()))
+    else:
+        assert not found.any()
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["O", "I-A", "B-A", "I-B"]), st.sampled_from(["O", "I-A", "B-A", "I-B"])), min_size=1)
+)
+def test_entity_f1_counts_whole_entities(pairs: list[tuple[str, str]]) -> None:
+    gold, guess = zip(*pairs, strict=True)
+    tokens = tuple(f"w{i}" for i in range(len(gold)))
+    score = score_tags([Sentence(tokens, gold, 1)], [guess], known_entities=set(), known_tags=set(gold), judged_by="entity_f1")
+    there, found = set(entities(gold)), set(entities(guess))
+    expected = 2 * len(there & found) / (len(there) + len(found)) if there & found else 0.0
+    assert math.isclose(score.value, expected)
+    assert score.accuracy == sum(a == b for a, b in pairs) / len(pairs)
+    assert sum(score.confusion.values()) == len(pairs)
+    assert score.unseen.num_there == len(there)
+    assert json.dumps(score.to_json())
+    assert "all classes" in score.format()
