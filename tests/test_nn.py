@@ -2,14 +2,12 @@
 
 import copy
 import doctest
-import importlib.util
 import io
 import pickle
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -545,18 +543,3 @@ def test_importing_lmtrain_imports_no_torch_and_using_nn_no_compiler() -> None:
         "assert 'torch._dynamo' not in sys.modules and 'hydra' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, timeout=120)
-
-
-def test_the_benchmark_has_a_row_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "scripts" / "benchmark.py")
-    assert spec is not None
-    assert spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "benchmark", benchmark)
-    spec.loader.exec_module(benchmark)
-    monkeypatch.setattr(benchmark, "_peak_gflops", lambda precision, device: 1.0)
-    assert benchmark.PRESETS["dropin650"].part == "dropin"
-    preset = benchmark.Preset("tiny", "dropin", hidden_size=9, batch_size=3, chunk_length=5, vocab_size=13, tied=False)
-    rows = benchmark.run_preset(preset, 1, torch.device("cpu"))
-    assert [(row.backend, row.precision) for row in rows] == list(product(["torch.nn", "lmtrain.nn"], ["float32", "bfloat16"]))
-    assert all(row.agrees and row.ratio > 0 for row in rows)

@@ -1,0 +1,1 @@
+"""The parts of `scripts/benchmark.py`: what is timed (presets), against whom (models, steps, pieces), and how (measuring)."""
