@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from lmtrain.commands.options import Parser, add_model_options, open_model, parse, read_text, unescaped, whole
 from lmtrain.errors import DataError, as_typed
 from lmtrain.terminal import for_terminal
+
+if TYPE_CHECKING:
+    from lmtrain.inference.sample import Draw
 
 
 @as_typed(
@@ -66,14 +71,19 @@ def main(arguments: list[str]) -> None:
             trained.model, trained.tokenizer, prompt, settings, num_samples=options.num_samples, seed=options.seed,
             device=options.device,
         )  # fmt: skip
-        for number, draws in enumerate(texts):
-            if not options.json:
-                sys.stdout.write(("\n---\n" if number else "") + for_terminal(prompt))
-            for draw in draws:
-                if options.json:
-                    print(json.dumps({"sample": number} | draw._asdict()))
-                else:
-                    sys.stdout.write(for_terminal(draw.text))
-                    sys.stdout.flush()
-        if not options.json:
-            sys.stdout.write("\n")
+        _print_samples(texts, prompt, options.json)
+
+
+def _print_samples(texts: Iterator[Iterator[Draw]], prompt: str, as_json: bool) -> None:
+    """Every token as soon as it is drawn: as text behind the prompt, or as a line of JSON."""
+    for number, draws in enumerate(texts):
+        if not as_json:
+            sys.stdout.write(("\n---\n" if number else "") + for_terminal(prompt))
+        for draw in draws:
+            if as_json:
+                print(json.dumps({"sample": number} | draw._asdict()))
+            else:
+                sys.stdout.write(for_terminal(draw.text))
+                sys.stdout.flush()
+    if not as_json:
+        sys.stdout.write("\n")
