@@ -1,9 +1,9 @@
-"""Makes the README's table of results on Brown again: trains, evaluates, mixes, and prints the rows with their commands.
+"""Makes the table of results on Brown in scripts/README.md again: trains, evaluates, mixes, and prints the rows.
 
     python scripts/reproduce.py ../shared/data/brown --output outputs/reproduce
 
 Settings that were tuned (dynamic evaluation, mixture weights) were tuned on validation alone.
-About two hours by the times in the README, most of them on one core.
+It takes about two hours, most of them on one core.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ROWS = [
     ("LSTM + n-gram", CACHE, None, 115.3),
     ("LSTM + n-gram", DYNAMIC, None, 113.7),
 ]
-"""The rows of the README's table, in order: a model, how it is evaluated, and what validation and test are there."""
+"""The rows of the table, in order: a model, how it is evaluated, and what validation and test are there."""
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def main() -> None:
             evaluate(directory(runs, name), split, method) if number is not None else None
             for split, number in zip(("valid", "test"), told, strict=True)
         ]
-        numbers = [n for bill, number in zip(made, told, strict=True) for n in (bill and bill["perplexity"], number)]
+        numbers = [n for ours, number in zip(made, told, strict=True) for n in (ours and ours["perplexity"], number)]
         shown = "".join(f"{'-':>8}" if number is None else f"{number:>8.1f}" for number in numbers)
         print(f"{name:26}{shown}  {made[1] and made[1]['method']}", flush=True)
 
@@ -83,7 +83,7 @@ def lmtrain(arguments: str) -> str:
 
 
 def evaluate(run: Path, split: str, method: str) -> dict[str, float]:
-    """The bill of one evaluation."""
+    """What one evaluation gives, as JSON."""
     return json.loads(lmtrain(f"evaluate {run} --split {split} --json {method}"))
 
 

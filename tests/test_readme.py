@@ -1,70 +1,215 @@
-"""What the README says and a test can check: its commands compose, its results are those that `scripts/reproduce.py` makes."""
+"""What the READMEs say and a test can check: commands run, links lead somewhere, figures are those that scripts make."""
 
 import re
 import runpy
 import shlex
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lmtrain import config
 from lmtrain.__main__ import COMMANDS, main
 from lmtrain.application import _overrides, check_overrides, register_schemas
 from lmtrain.settings import reading
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+NAMES = ["README.md", "conf/README.md", "scripts/README.md", "src/lmtrain/ops/README.md"]
+READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
+README, RESULTS = READMES["README.md"], READMES["scripts/README.md"]
 register_schemas()
 REPRODUCE = runpy.run_path(str(ROOT / "scripts" / "reproduce.py"))
 
 
-def code_blocks() -> str:
-    """All code blocks, and the lines that are indented as code."""
-    blocks = re.findall(r"(?ms)^```\w*\n(.*?)^```$", README) + re.findall(r"(?m)^    (\S.*)$", README)
-    return "\n".join(blocks)
+# ---- commands
 
 
-def commands() -> list[list[str]]:
-    """The arguments of every `python -m lmtrain` in a code block that ends as it should: those behind `$ ` show an error."""
-    lines = [line for line in code_blocks().splitlines() if not line.startswith("$ ")]
-    found = [re.search(r"python -m lmtrain(?: (.*?))?(?:\s+#.*)?$", line) for line in lines]
-    return [shlex.split(match[1] or "") for match in found if match]
+def code_blocks(text: str) -> str:
+    """All code blocks but those that show an error, and the lines that are indented as code."""
+    blocks = [block for block in re.findall(r"(?ms)^```\w*\n(.*?)^```$", text) if not block.startswith("$ ")]
+    return "\n".join(blocks + re.findall(r"(?m)^    (\S.*)$", text))
 
 
-TRAININGS = [words for words in commands() if not words or words[0] not in COMMANDS]
-OTHERS = [words for words in commands() if words and words[0] in COMMANDS]
+def commands(pattern: str) -> list[str]:
+    """What the group of a pattern finds in every command of a code block or a line, once."""
+    found = []
+    for text in READMES.values():
+        lines = code_blocks(text).splitlines()
+        lines += re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
+        found += [re.search(rf"{pattern}(?:\s+#.*)?$", line) for line in lines]
+    return sorted({match[1] or "" for match in found if match})
 
 
-def test_the_readme_has_commands() -> None:
-    assert len(TRAININGS) >= 7
-    assert {words[0] for words in OTHERS} == set(COMMANDS) - {"help", "settings"}
+LMTRAIN = commands(r"python -m lmtrain(?: (.*?))?")
+SETTINGS = [words for words in LMTRAIN if words.split(" ")[0] not in COMMANDS and words != "--help"]
+OTHERS = [words for words in LMTRAIN if words.split(" ")[0] in COMMANDS]
+SCRIPTS = commands(r"python scripts/(.*?)")
+AS_IT_STANDS = ["mix", "sample"]  # in a table or in a sentence: the name of a command, not a command
 
 
-@pytest.mark.parametrize("words", TRAININGS, ids=" ".join)
-def test_every_training_in_the_readme_composes(words: list[str]) -> None:
-    overrides = [word for word in _overrides(words) if not word.startswith("resume=")]
+def test_the_readmes_have_commands() -> None:
+    assert len(SETTINGS) >= 12
+    assert {words.split()[0] for words in OTHERS} == set(COMMANDS) - {"help"}
+    assert {words.split()[0] for words in SCRIPTS} == {path.name for path in (ROOT / "scripts").glob("*.py")}
+
+
+@pytest.mark.parametrize("words", SETTINGS)
+def test_every_training_composes(words: str) -> None:
+    typed = shlex.split(words.replace("--cfg job", ""))
+    overrides = [word for word in _overrides(typed) if not word.startswith("resume=")]
     assert reading.read_config(check_overrides(overrides))
 
 
-@pytest.mark.parametrize("words", OTHERS, ids=" ".join)
-def test_every_command_in_the_readme_is_parsed(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("words", OTHERS)
+def test_every_command_is_parsed(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     """With `--help` at its end, which ends a command as soon as all before it has been parsed."""
-    main([*words, "--help"])
+    main([*shlex.split(words), "--help"])
     assert capsys.readouterr().out.startswith("usage:")
     with pytest.raises(SystemExit):
-        main([*words[:1], "--no-such-option"])
+        main([words.split()[0], "--no-such-option"])
+
+
+@pytest.mark.parametrize("words", SCRIPTS)
+def test_every_script_parses_its_arguments(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, *arguments = shlex.split(words)
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.setattr(sys, "argv", [name, *arguments, "--help"])
+    with suppress(SystemExit):
+        runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+    assert capsys.readouterr().out.startswith("usage:")
+
+
+def test_the_mistake_that_the_readme_shows_is_reported_so(tmp_path: Path) -> None:
+    typed, shown = re.findall(r"(?ms)^```\n\$ python (.*?)\n(.*?)^```$", README)[0]
+    ended = subprocess.run([sys.executable, *shlex.split(typed)], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr.split() == shown.split()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with every file and run that the commands name."""
+    place = tmp_path_factory.mktemp("readme")
+    lines = [f"the {noun} {verb} near the {other} .\n" for noun in ("cat", "dog", "cow") for verb in ("sat", "ran", "slept")
+             for other in ("tree", "house", "river", "door")]  # fmt: skip
+    (place / "my.txt").write_text("".join(lines * 60), encoding="utf-8")
+    (place / "FILE").write_text("the cat ran near the door .\nthe dog sat .\n", encoding="utf-8")
+    for directory in (place / "DIRECTORY", place / "DATA"):
+        directory.mkdir()
+        for name, share in ("train", slice(0, None, 2)), ("valid", slice(1, None, 4)), ("test", slice(3, None, 4)):
+            (directory / f"{name}.txt").write_text("".join((lines * 20)[share]), encoding="utf-8")
+    small = "data=text data.path=my.txt tokenizer=word trainer.num_threads=1"
+    lstm = f"{small} model.hidden_size=8 model.embed_size=8 trainer.num_steps=5"
+    for run in ("RUN", "RUN_A", "LSTM", "outputs/RUN"):
+        run_python(place, f"-m lmtrain {lstm} hydra.run.dir={run}")
+    for run in ("RUN_B", "NGRAM"):
+        run_python(place, f"-m lmtrain {small} model=ngram model.order=3 hydra.run.dir={run}")
+    return place
+
+
+def run_python(place: Path, arguments: str) -> str:
+    typed = [sys.executable, *shlex.split(arguments)]
+    ended = subprocess.run(typed, cwd=place, capture_output=True, text=True, timeout=400)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    return ended.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", SETTINGS)
+def test_every_training_runs(words: str, place: Path) -> None:
+    """Two steps of it, or twenty of a range test; a resumed run has had its steps."""
+    words = re.sub(r"trainer\.num_steps=\d+", "trainer.num_steps=20", words)
+    words = words.replace("tinyshakespeare/input.txt", "my.txt")
+    few = "" if "trainer.num_steps=" in words or "resume=" in words else " trainer.num_steps=2"
+    words = re.sub(r"resume=outputs/\d{4}-\S*", "resume=outputs/RUN", words)
+    assert run_python(place, f"-m lmtrain{few} {words}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [words for words in OTHERS if words not in AS_IT_STANDS])
+def test_every_command_runs(words: str, place: Path) -> None:
+    words = re.sub(r"outputs/\d{4}-\S*", "RUN", words)
+    if words.startswith("arpa FILE.arpa") and not (place / "FILE.arpa").exists():
+        run_python(place, "-m lmtrain arpa NGRAM --output FILE.arpa")
+    if words.startswith("arpa RUN"):
+        words = words.replace("RUN", "NGRAM")
+        (place / "FILE.arpa").unlink(missing_ok=True)
+    assert run_python(place, f"-m lmtrain {words}")
+
+
+@pytest.mark.slow
+def test_tensorboard_reads_the_runs(place: Path) -> None:
+    assert "val/perplexity" in run_python(place, "-m tensorboard.main --logdir outputs/RUN --inspect")
+
+
+# ---- places, names
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_leads_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", READMES[name]):
+        path, _, anchor = target.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.exists(), target
+        heads = re.findall(r"(?m)^#+ (.*)$", file.read_text(encoding="utf-8"))
+        assert not anchor or anchor in [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads], target
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_path_that_is_named_exists(name: str) -> None:
+    text = READMES[name].replace("NAME.py", "lstm.py").replace("NAME.yaml", "lstm.yaml")
+    text = text.replace("src/lmtrain/data/lstm.py", "").replace("conf/data/lstm.yaml", "")
+    named = set(re.findall(r"(?<![\w/.])((?:src|conf|tests|scripts)/[\w/]*\w\.(?:py|md|yaml))", text))
+    assert named
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_that_is_named_exists(name: str) -> None:
+    kinds = [cls for cls in vars(config).values() if isinstance(cls, type) and cls.__name__.endswith("Config")]
+    for group, setting in re.findall(r"(?<!\w)(model|data|optimizer|schedule|trainer)\.(\w+)", READMES[name]):
+        if setting not in ("py", "hiden_size", "path"):
+            owners = [cls for cls in kinds if setting in {field.name for field in fields(cls)}]
+            assert owners, f"{group}.{setting}"
+
+
+def test_every_experiment_is_listed() -> None:
+    section = READMES["conf/README.md"].partition("## Experiments")[2].partition("\n## ")[0]
+    listed = [name for line in section.splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)`", line)]
+    assert sorted(listed) == sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+
+
+# ---- results on Brown
+
+
+def table(text: str, heading: str) -> list[list[str]]:
+    """The cells of the first table behind a heading, without its first row."""
+    lines = [line for line in text.partition(f"\n{heading}\n")[2].partition("\n## ")[0].splitlines() if line.startswith("|")]
+    end = next((i for i, line in enumerate(lines[2:], 2) if set(line) <= set("|-")), len(lines))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:end]]
 
 
 def rows() -> list[list[str]]:
-    """The cells of the table of results on Brown."""
-    table = README.partition("## Results on Brown")[2].partition("\n\nThe example's own")[0]
-    lines = [line for line in table.splitlines() if line.startswith("| ")][1:]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return table(RESULTS, "## Results on Brown")[: len(REPRODUCE["ROWS"])]
 
 
 def test_the_results_are_those_that_reproduce_makes() -> None:
     told = [tuple(None if cell == "-" else float(cell.strip("*")) for cell in row[1:3]) for row in rows()]
     assert told == [(valid, test) for _, _, valid, test in REPRODUCE["ROWS"]]
+
+
+def test_the_results_of_the_readme_are_some_of_them() -> None:
+    told = table(README, "## Results")
+    assert len(told) >= 5
+    for model, *numbers in told:
+        (row,) = [row for row in rows() if row[1:3] == numbers]
+        assert model.split(",")[0].strip("*") in row[0] or "Kneser-Ney" in row[0]
 
 
 @pytest.mark.parametrize(("row", "made"), list(zip(rows(), REPRODUCE["ROWS"], strict=True)), ids=lambda value: str(value[0]))
@@ -93,20 +238,40 @@ def test_what_reproduce_runs_composes() -> None:
     assert {part for parts in REPRODUCE["MIXTURES"].values() for part in parts} <= set(REPRODUCE["TRAININGS"])
 
 
+# ---- speed
+
+
+def ratios() -> dict[str, list[float]]:
+    """By preset: torch.nn under autocast, ours in float32, ours in bfloat16, each over torch.nn in float32."""
+    return {
+        match[1]: [float(cell.split()[0].strip("*")) for cell in row[2:5]]
+        for row in table(RESULTS, "## Speed")
+        if (match := re.match(r"`(\w+)`", row[0]))
+    }
+
+
 def test_the_speed_at_the_top_is_that_of_the_table() -> None:
-    """Of the rows that train: torch.nn under autocast, ours in float32, ours in bfloat16, each over torch.nn in float32."""
-    names = ("lstm200", "lstm650", "gru650", "elman650", "char512")
-    ratios = []
-    for name in names:
-        cells = re.search(rf"(?m)^\| `{name}`.*$", README)
-        assert cells
-        ratios.append([float(cell.strip().split()[0].strip("*")) for cell in cells[0].split("|")[3:6]])
-    float32, bfloat16 = [row[1] for row in ratios], [row[2] for row in ratios]
-    autocast = [ours / theirs for theirs, _, ours in ratios]
-    top = README.partition("Two lines, on Python")[0]
+    """Of the rows that train."""
+    made = [ratios()[name] for name in ("lstm200", "lstm650", "gru650", "elman650", "char512")]
+    float32, bfloat16 = [row[1] for row in made], [row[2] for row in made]
+    autocast = [ours / theirs for theirs, _, ours in made]
+    top = README.partition("## Two commands")[0]
     for least, most, digits in (
         (min(float32), max(float32), 2),
         (min(bfloat16), max(bfloat16), 1),
         (min(autocast), max(autocast), 1),
     ):
         assert f"{least:.{digits}f} to {most:.{digits}f} times as fast" in " ".join(top.split())
+
+
+def test_the_speed_of_the_readme_is_that_of_the_table() -> None:
+    told = table(README, "## Speed")
+    assert len(told) >= 3
+    for name, *cells in told:
+        assert [float(cell.strip("*")) for cell in cells] == ratios()[name.split("`")[1]]
+
+
+def test_the_table_of_speed_has_every_preset_of_the_benchmark_but_the_drop_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    presets = runpy.run_path(str(ROOT / "scripts" / "benchmarks" / "presets.py"), run_name="presets_of_readme")
+    assert {*ratios(), "dropin650"} == set(presets["CPU_PRESETS"])
