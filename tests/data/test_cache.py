@@ -44,7 +44,7 @@ def test_a_full_disk_is_said_in_words_and_leaves_nothing(tmp_path, monkeypatch):
         file.write(b"content")
     assert str(caught.value) == (
         f"{tmp_path}/b cannot be written: No space left on device. The cache needs a directory that can be written, and "
-        "about two bytes a token. Type data.cache_dir=DIRECTORY with one that has room."
+        "about two bytes per token. Type data.cache_dir=DIRECTORY with one that has room."
     )
     assert os.listdir(tmp_path) == []
 

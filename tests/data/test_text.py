@@ -106,22 +106,24 @@ def test_control_characters_are_kept_and_counted_in_a_warning(file, caplog):
     path = file(b"a\0b\x1b\tc\f\n\0")
     assert read(path) == "a\0b\x1b\tc\f\n\0"
     scan(path)
-    assert caplog.messages == [f"{path} holds 3 control characters (NUL and the like), kept as any other. Is it text?"]
+    assert caplog.messages == [
+        f"{path} contains 3 control characters (NUL and the like), kept like any other character. Is it text?"
+    ]
 
 
 def test_lone_carriage_returns_are_kept_and_counted_in_a_warning(file, caplog):
     path = file(b"a\rb\r\nc\r")
     assert read(path) == "a\rb\nc\r"
     scan(path)
-    assert caplog.messages == [f"{path} holds 2 carriage returns without a line feed, where no line ends."]
+    assert caplog.messages == [f"{path} contains 2 carriage returns without a line feed, where no line ends."]
 
 
 def test_one_of_a_kind_is_counted_as_one(file, caplog):
     path = file(b"a\rb\0")
     scan(path)
     assert caplog.messages == [
-        f"{path} holds 1 control character (NUL and the like), kept as any other. Is it text?",
-        f"{path} holds 1 carriage return without a line feed, where no line ends.",
+        f"{path} contains 1 control character (NUL and the like), kept like any other character. Is it text?",
+        f"{path} contains 1 carriage return without a line feed, where no line ends.",
     ]
 
 

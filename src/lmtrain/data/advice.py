@@ -1,6 +1,6 @@
-"""Texts on which the numbers mean little, told before any time is spent on them, each with what to type instead.
+"""Warnings about texts on which the numbers mean little. They come before training, and each says what to type instead.
 
-The limits lie far from what texts of natural language and of programs show, in their usual splits: those are not remarked on.
+The limits are far from what natural language and programs show in their usual splits, so such texts get no warning.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from lmtrain.data.corpus import Corpus, Split
 from lmtrain.data.overlap import find_overlap
 from lmtrain.data.vocabulary import EOS, UNK
 
-MOST_UNKNOWN = 0.5  # of the words of a split
+MOST_UNKNOWN = 0.5  # of the words of a split: from here on, nearly everything is unknown
 FEW_UNKNOWN = 0.002  # of the tokens of a held-out split: fewer move a perplexity by about 1 %
-UNTRAINED = 1 / 50  # times as many in training: as good as none
+UNTRAINED = 1 / 50  # of that fraction in training: it is as good as none
 LONG_MEAN = 20  # characters per word; languages that write spaces have 4 to 9
 LONG_WORD = 100  # characters
 LONG_SHARE = 0.2  # of the characters of a text, in words of more than LONG_WORD
@@ -44,7 +44,7 @@ def _held_out(corpus: Corpus) -> dict[str, Split]:
 
 
 def _endless_words(corpus: Corpus) -> Iterator[str]:
-    """Languages that write no spaces, other separators than ours, encoded data: words that never come again teach nothing."""
+    """Finds languages without spaces, other separators than ours, and encoded data: words that occur once teach nothing."""
     train, tokens = corpus.train, corpus.tokenizer.tokens
     num_words = len(train.ids) - train.num_lines
     if num_words < 1:
@@ -67,7 +67,7 @@ def _endless_words(corpus: Corpus) -> Iterator[str]:
 
 
 def _separator(tokens: list[str]) -> str:
-    """What to do about another kind of space, if most long words hold it."""
+    """Says what to do about another kind of space, if most long words contain it."""
     long = [token for token in tokens[:10_000] if len(token) > 2 and token not in (EOS, UNK)]
     spaces = {char for token in long[:100] for char in token if char in "\u200b\u2060\ufeff" or _is_space(char)}
     for char in sorted(spaces, key=lambda char: -sum(char in token for token in long)):
@@ -87,7 +87,7 @@ def _is_space(char: str) -> bool:
 
 
 def _unknown(corpus: Corpus) -> Iterator[str]:
-    """Splits in which nearly everything is unknown; else an `<unk>` that held-out text has and training has not."""
+    """Finds splits in which nearly everything is unknown, or else an `<unk>` that only the held-out text has."""
     if corpus.tokenizer.unk_id is None:
         return
     noun = f"{corpus.tokenizer.name}s"
@@ -102,7 +102,7 @@ def _unknown(corpus: Corpus) -> Iterator[str]:
         if _unknown_share(split) >= MOST_UNKNOWN:
             yield (
                 f"{_unknown_share(split):.0%} of the {noun} of the {NAMES[name]} text are <unk>, not known from the training "
-                f"text: the two are of different kinds, or {noun} seldom come again. Type tokenizer=byte, or give other splits."
+                f"text: the two texts differ in kind, or {noun} seldom occur twice. Type tokenizer=byte, or give other splits."
             )
             return
         if share >= FEW_UNKNOWN and in_training < UNTRAINED * share:
@@ -118,7 +118,7 @@ def _unknown(corpus: Corpus) -> Iterator[str]:
 
 
 def _unknown_share(split: Split) -> float:
-    """Of the tokens that are no line ends."""
+    """Returns the fraction of unknown tokens among those that are not ends of lines."""
     return split.num_unk / max(1, len(split.ids) - split.num_lines)
 
 

@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all: written beside their place, flushed to the disk, then renamed.
+"""Cache files. Each appears complete or not at all: it is written beside its place, flushed to the disk, and then renamed.
 
-What is cached is named by a hash of all that determines it, so two processes that write the same name write the same bytes,
-and whichever rename comes last changes nothing. A reader that has the file mapped keeps what it has.
+The name of a cached file is a hash of everything that determines its contents. So two processes that write the same name
+write the same bytes, and the order of their renames does not matter. A reader that has mapped the old file keeps it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import BinaryIO
 from lmtrain.errors import ResourceError
 from lmtrain.unfinished import remove_unfinished, unfinished_file
 
-HASHED = r"[0-9a-f]{32}\.(?:ids|json)"  # what is cached of texts, by name
+HASHED = r"[0-9a-f]{32}\.(?:ids|json)"  # the names of cached texts
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which becomes `path` when the block ends without an exception and vanishes otherwise.
+    """Yields a file to write. It becomes `path` if the block ends without an exception, and is removed otherwise.
 
-    Raises ResourceError where the directory cannot be made or written, or the disk is full. What processes that were
-    killed left unfinished in the cache, of this or another text, is removed first: it may be gigabytes.
+    Before that, unfinished files of killed processes are removed from the cache, for this or any other text: they may
+    take gigabytes. Raises ResourceError if the directory cannot be made or written, or if the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,13 +34,13 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise ResourceError(
             f"{path} cannot be written: {error.strerror or error}.",
-            "The cache needs a directory that can be written, and about two bytes a token.",
+            "The cache needs a directory that can be written, and about two bytes per token.",
             "Type data.cache_dir=DIRECTORY with one that has room.",
         ) from None
 
 
 def _sync_directory(path: Path) -> None:
-    """Makes the rename itself survive a power cut."""
+    """Makes sure that the rename itself survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

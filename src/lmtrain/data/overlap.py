@@ -1,12 +1,12 @@
-"""How much of one text stands in another, told by hashes of its lines, few enough to be kept with a run.
+"""Estimates how much of one text is in another, from hashes of lines that are few enough to be kept with a run.
 
-A line is compared by its words, with one space between two of them. Blank lines are left out. A line shorter than SHORT bytes
-says too little alone (`}`, "Yes."), so it is compared together with the lines behind it, as many as make SHORT bytes. A line
-longer than LONG bytes is cut where its own characters say (content-defined chunking, Muthitacharoen et al. 2001), so that a
-text without line ends can be compared too, wherever it was cut.
+Lines are compared by their words, separated by single spaces. Blank lines are left out. A line shorter than SHORT bytes says
+too little alone (`}`, "Yes."), so it is joined with the lines that follow until there are SHORT bytes. A line that is longer
+than LONG bytes is cut at places that its own characters determine (content-defined chunking, Muthitacharoen et al. 2001). So
+texts without line ends can be compared too, wherever they were cut.
 
-Of each text the MOST smallest of its different hashes are kept (a bottom-k sketch, Broder 1997). That is a random sample of the
-lines, and it samples the same lines of every text, so that two samples can be compared.
+Of each text, the MOST smallest distinct hashes are kept (a bottom-k sketch, Broder 1997). They are a random sample of the
+lines. Every text samples the same lines, so two samples can be compared.
 
 A hash is a polynomial over the bytes b, mod 2^64 (Karp and Rabin 1987), so that those of all lines are differences of one sum:
 
@@ -20,13 +20,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MOST = 1 << 18  # hashes kept of a text, 2 MB
+MOST = 1 << 18  # hashes that are kept per text, 2 MB
 SHORT = 32
 LONG = 1024
-MAX_PIECE = 4096  # bytes of a long line in which nothing says where to cut
-CUT_BITS = 7  # a long line is cut behind one of 2^7 bytes
-AT_A_TIME = 1 << 14  # characters, whose sums fit into a processor's cache
-FRESH = 1 << 12  # hashes that are collected at least before they are sorted
+MAX_PIECE = 4096  # bytes: a long line is cut here if its characters do not say where
+CUT_BITS = 7  # a long line is cut after one byte in 2^7
+AT_A_TIME = 1 << 14  # characters; their sums fit into a processor's cache
+FRESH = 1 << 12  # at least so many hashes are collected before they are sorted
 
 STARTS, ENDS = (b"<s>", b"<bos>", b"<sos>"), (b"</s>", b"<eos>")  # marks of a line
 NEWLINE, SPACE = ord("\n"), ord(" ")
@@ -39,7 +39,7 @@ Places = NDArray[np.int64]
 
 
 def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Numbers in which every bit depends on all bits (the finaliser of SplitMix64)."""
+    """Mixes numbers so that every bit depends on all bits (the finaliser of SplitMix64)."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return numbers ^ (numbers >> np.uint64(31))
@@ -50,18 +50,18 @@ TABLE = _mix(np.arange(1, 257, dtype=np.uint64))
 
 
 def _powers(base: int, length: int) -> NDArray[np.uint64]:
-    """base^0, base^1, ... mod 2^64."""
+    """Returns base^0, base^1, ... mod 2^64."""
     factors = np.full(length, base % (1 << 64), np.uint64)
     factors[0] = 1
     return np.multiply.accumulate(factors)
 
 
 class LineHashes:
-    """Collects the hashes of a text that comes in blocks cut anywhere."""
+    """Collects the hashes of a text that arrives in blocks, which may be cut anywhere."""
 
     def __init__(self) -> None:
         self.num_filled = 0  # lines that are not blank
-        self._num_starts = self._num_ends = 0  # of them, those that begin, and those that end, with a mark
+        self._num_starts = self._num_ends = 0  # of these, how many begin, and how many end, with a mark
         self._rest = b""  # what is not yet hashed: it begins a line, or a piece of a long line
         self._rest_is_long = False
         self._powers = self._inverse = np.empty(0, np.uint64)
@@ -70,16 +70,16 @@ class LineHashes:
 
     @property
     def num_marked(self) -> int:
-        """How many lines are marked as by <s> ... </s>."""
+        """The number of lines that are marked, as by <s> ... </s>."""
         return max(self._num_starts, self._num_ends)
 
     def add(self, block: str) -> None:
-        """The next block of the text."""
+        """Adds the next block of the text."""
         for start in range(0, len(block), AT_A_TIME):
             self._add(block[start : start + AT_A_TIME].encode())
 
     def finish(self) -> Hashes:
-        """The hashes, once all blocks have been added."""
+        """Returns the hashes, once all blocks have been added."""
         self._add(b"\n")
         self._rest = b""
         self._sort()
@@ -98,7 +98,7 @@ class LineHashes:
         for line in np.flatnonzero(is_long):
             cuts.append(line_starts[line] + _cuts(text[line_starts[line] : line_starts[line] + lengths[line]]))
         starts, ends = np.sort(np.concatenate([line_starts, *cuts])), np.sort(np.concatenate([line_ends, *cuts]))
-        last = np.searchsorted(ends, starts[:-1] + SHORT)  # with which piece there are SHORT bytes; starts[-1] has no end yet
+        last = np.searchsorted(ends, starts[:-1] + SHORT)  # the piece that completes SHORT bytes; starts[-1] has no end yet
         num_done = int(np.searchsorted(last, len(ends)))
         self._hash(text, starts[:num_done], ends[last[:num_done]])
         self._rest = text[starts[num_done] :].tobytes()
@@ -125,7 +125,7 @@ class LineHashes:
 
 
 def _tidy(text: Bytes, *, begins_line: bool) -> Bytes:
-    """Without blank lines, and with single spaces between the words of a line alone; a space at the very end may still go."""
+    """Removes blank lines and leaves single spaces between words; the next block decides about a space at the very end."""
     text = SPACED[text]
     before = np.append(np.uint8(NEWLINE if begins_line else 0), text[:-1])
     text = text[(text != SPACE) | ((before != SPACE) & (before != NEWLINE))]
@@ -135,7 +135,7 @@ def _tidy(text: Bytes, *, begins_line: bool) -> Bytes:
 
 
 def _cuts(line: Bytes) -> Places:
-    """Where a long line is cut: it depends on the few bytes before each place alone. Never at its end, which may not be one."""
+    """Where a long line is cut. Each cut depends only on the few bytes before it; none is at the end, which may move."""
     mixed = np.zeros(len(line), np.uint32)
     for back, factor in enumerate(WINDOW):
         mixed[back:] += line[: max(0, len(line) - back)] * factor
@@ -151,7 +151,7 @@ def _cuts(line: Bytes) -> Places:
 
 
 class Overlap(NamedTuple):
-    """How many different lines of a text were looked for in another, and how many are there."""
+    """How many distinct lines of one text were looked for in another, and how many were found."""
 
     num_compared: int
     num_found: int
@@ -162,7 +162,7 @@ class Overlap(NamedTuple):
 
 
 def find_overlap(lines: Hashes, others: Hashes) -> Overlap:
-    """How many of `lines` are among `others`, where a sample was kept of either."""
+    """Counts how many of `lines` are among `others`, where each may be a sample."""
     limit = min(int(hashes[-1]) if len(hashes) >= MOST else np.iinfo(np.int64).max for hashes in (lines, others))
     compared = lines[lines <= limit]
     return Overlap(len(compared), int(np.isin(compared, others, assume_unique=True).sum()))

@@ -1,15 +1,15 @@
 """A corpus that every Python brings along: the documentation of the interpreter that is running, about 2 MB.
 
-    topics      the language reference as `help()` shows it (`pydoc_data.topics`)         a document each
-    docstrings  of the standard library's modules, classes and functions                  a document a module
+    topics      the language reference as `help()` shows it (`pydoc_data.topics`)         one document per topic
+    docstrings  of the standard library's modules, classes and functions                  one document per module
 
-Docstrings are parsed from the sources with `ast`: nothing is imported or executed, and the text does not depend on where
-Python is installed, only on its version (which the directory's name tells). A paragraph of at least 80 characters that
-stood in an earlier document is left out, as the reference repeats whole sections and they would tie the splits together. Drawn
-tables are left out, and long runs of blanks shortened.
+Docstrings are parsed from the sources with `ast`: nothing is imported or executed. The text does not depend on where Python
+is installed, only on its version, which is part of the directory's name. The reference repeats whole sections, which would
+put the same text into several splits; so a paragraph of at least 80 characters is left out if an earlier document has it.
+Drawn tables are left out too, and long runs of spaces are shortened.
 
-Whole documents go to the splits: topics and modules apart, each ranked by length, of every twenty one validates and its
-neighbour tests. So every split has both kinds and all lengths, and holds close to 90, 5 and 5 % of the characters.
+A document goes to one split as a whole. Topics and modules are each ranked by length; of every twenty, one is for validation
+and its neighbour for the test. So every split has both kinds and all lengths, and about 90, 5 and 5 % of the characters.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger("lmtrain")
 
 FORMAT = 2  # a change makes the cached text stale
 SPLITS = ("train", "valid", "test")
-MAX_INDENT = 8  # blanks at the beginning of a line
+MAX_INDENT = 8  # spaces at the beginning of a line
 SHORT = 80  # characters below which a repeated paragraph is kept
 
 SKIPPED = {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "lib-dynload", "__pycache__"}
@@ -42,9 +42,9 @@ Documents = dict[str, str]  # name -> text
 
 
 def write_pydocs(cache_dir: str | Path) -> Path:
-    """A directory in `cache_dir` with train.txt, valid.txt and test.txt; made in about two seconds where it is not there.
+    """Returns a directory in `cache_dir` with train.txt, valid.txt and test.txt. If it is missing, it is made in two seconds.
 
-    Raises DataError where this Python comes without its documentation, ResourceError where `cache_dir` cannot be written.
+    Raises DataError if this Python comes without its documentation, and ResourceError if `cache_dir` cannot be written.
     """
     topics, sources = _read_topics(), _read_sources()
     digest = hashlib.sha256(json.dumps([FORMAT, topics]).encode())
@@ -58,7 +58,7 @@ def write_pydocs(cache_dir: str | Path) -> Path:
 
 
 def make_splits(topics: Documents, modules: Documents) -> dict[str, str]:
-    """The text of each split; documents keep their order, topics first."""
+    """Returns the text of each split. Documents keep their order, topics first."""
     texts: dict[str, list[str]] = {split: [] for split in SPLITS}
     seen: set[str] = set()
     for documents in (topics, modules):
@@ -70,7 +70,7 @@ def make_splits(topics: Documents, modules: Documents) -> dict[str, str]:
 
 
 def module_text(source: bytes) -> str:
-    """The docstrings of a module's source in their order, a blank line between two."""
+    """Returns the docstrings of a module's source in their order, separated by blank lines."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in old sources
         tree = ast.parse(source)
@@ -78,7 +78,7 @@ def module_text(source: bytes) -> str:
 
 
 def _iter_docstrings(node: ast.AST) -> Iterator[str]:
-    """Of `node` and of what is defined in it, also under `if` or `try`; expressions are not searched."""
+    """Yields the docstrings of `node` and of what is defined in it, also under `if` or `try`, but not in expressions."""
     if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
         docstring = ast.get_docstring(node)
         if docstring:
@@ -98,7 +98,7 @@ def _read_topics() -> Documents:
 
 
 def _read_sources() -> dict[str, bytes]:
-    """Every module of the standard library by its path in it, in alphabetical order."""
+    """Returns the source of every module of the standard library by its path there, in alphabetical order."""
     root = Path(sysconfig.get_path("stdlib"))
     sources = {
         path.relative_to(root).as_posix(): path.read_bytes()
@@ -119,7 +119,7 @@ def _absent(what: str) -> DataError:
 
 
 def _without_repeats(documents: Documents, seen: set[str]) -> Documents:
-    """Without the longer paragraphs that are in `seen`, and without what then is empty; adds all paragraphs to `seen`."""
+    """Removes longer paragraphs that are in `seen`, and documents that become empty; adds all paragraphs to `seen`."""
     fresh = {}
     for name, text in documents.items():
         paragraphs = re.split(r"\n\s*\n", _tidy(text))
@@ -132,9 +132,9 @@ def _without_repeats(documents: Documents, seen: set[str]) -> Documents:
 
 
 def _tidy(text: str) -> str:
-    """Without control characters and halves of surrogate pairs, which docstrings may hold as escapes.
+    """Removes control characters and halves of surrogate pairs, which docstrings may contain as escapes.
 
-    And without drawn tables and long runs of blanks, of which a model of characters would learn to write more and more.
+    It also removes drawn tables and long runs of spaces: a model of characters would learn to write more and more of them.
     """
     text = re.sub("[\x00-\x09\x0b-\x1f\x7f\ud800-\udfff]", "", text.expandtabs())
     text = re.sub("(?m) +$", "", text)
@@ -144,7 +144,7 @@ def _tidy(text: str) -> str:
 
 
 def _deal(documents: Documents) -> dict[str, str]:
-    """The split of every document."""
+    """Returns the split of every document."""
     ranked = sorted(documents, key=lambda name: (-len(documents[name]), name))
     return {name: {6: "valid", 7: "test"}.get(rank % 20, "train") for rank, name in enumerate(ranked)}
 
@@ -162,7 +162,7 @@ def _write(directory: Path, texts: dict[str, str]) -> None:
 
 
 def _is_whole(directory: Path) -> bool:
-    """Whether all files are there and have their checksums; a damaged directory is named in the log."""
+    """Tells whether all files are there and have their checksums. The log names a damaged directory."""
     if not directory.exists():
         return False
     try:

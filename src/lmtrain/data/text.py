@@ -1,7 +1,7 @@
-"""Reads text files: UTF-8, block by block, so that neither a large file nor a long line has to fit into memory.
+"""Reads text files in UTF-8, block by block, so that neither a large file nor a long line has to fit into memory.
 
-Normalised on the way, and nothing else: a byte order mark at the very start is dropped, and "\\r\\n" becomes "\\n". Only "\\n"
-ends a line; a carriage return alone, U+2028, U+0085, \\x1c and NUL are characters like any other.
+Two things are normalised, and nothing else: a byte order mark at the very start is dropped, and "\\r\\n" becomes "\\n". Only
+"\\n" ends a line; a carriage return alone, U+2028, U+0085, \\x1c and NUL are characters like any other.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ NOT_TEXT = (  # what a file begins with -> what it is, what to type
     (rb"\xfd7zXZ\x00", "xz", "xz -dc {path} > text.txt"),
 )
 
-CONTROL = bytes([*range(9), 11, *range(14, 32), 127])  # all of C0 but tab, line feed, form feed, carriage return; and DEL
+CONTROL = bytes([*range(9), 11, *range(14, 32), 127])  # C0 without tab, line feed, form feed and carriage return; and DEL
 
 
 @dataclass(frozen=True)
 class TextFacts:
-    """What one reading of a file tells."""
+    """What is known of a file after it has been read once."""
 
     path: Path
     sha256: str  # of the normalised text
@@ -51,9 +51,9 @@ class TextFacts:
 
 
 def iter_text(path: Path) -> Iterator[str]:
-    """The normalised text of a regular file in blocks of about BLOCK_BYTES, cut anywhere between two characters.
+    """Yields the normalised text of a regular file in blocks of about BLOCK_BYTES, cut anywhere between two characters.
 
-    Raises DataError, with the place, where the file is missing, is no regular file, cannot be read, or is not UTF-8.
+    Raises DataError if the file is missing, is not a regular file, cannot be read, or is not UTF-8 (and says where).
     """
     check_file(path)
     try:
@@ -94,9 +94,9 @@ def iter_decoded(file: BinaryIO, path: Path) -> Iterator[str]:
 
 
 def iter_checked(facts: TextFacts) -> Iterator[str]:
-    """The text that `scan` read, in blocks. Raises DataError at its end where that was not the very same text.
+    """Yields the text that `scan` read, in blocks. Raises DataError at the end if the text has changed since then.
 
-    So whoever reads to the end knows that all of it is the text of that hash. Size and time of a file do not tell.
+    So a caller that reads to the end knows that it has read the text of that hash; size and time of a file cannot show it.
     """
     digest = hashlib.sha256()
     for block in iter_text(facts.path):
@@ -111,7 +111,7 @@ def iter_checked(facts: TextFacts) -> Iterator[str]:
 
 
 def iter_passage(facts: TextFacts, start: int, end: int) -> Iterator[str]:
-    """The characters `start` to `end` (exclusive) of the text, in blocks; the whole text is read and checked."""
+    """Yields the characters `start` to `end` (exclusive) of the text, in blocks. The whole text is read and checked."""
     position = 0
     for block in iter_checked(facts):
         if part := block[max(start - position, 0) : max(end - position, 0)]:
@@ -120,7 +120,7 @@ def iter_passage(facts: TextFacts, start: int, end: int) -> Iterator[str]:
 
 
 def scan(path: Path) -> TextFacts:
-    """Reads a file once: its hash and size. Warns of control characters and of carriage returns that end no line."""
+    """Reads a file once for its hash and size. Warns of control characters, and of carriage returns that end no line."""
     digest = hashlib.sha256()
     num_chars = num_bytes = num_controls = num_returns = 0
     is_blank, has_eos = True, False
@@ -133,11 +133,11 @@ def scan(path: Path) -> TextFacts:
         num_controls += len(data) - len(data.translate(None, CONTROL))
         num_returns += data.count(b"\r")
     if num_controls:
-        log.warning(
-            "%s holds %s (NUL and the like), kept as any other. Is it text?", path, _counted(num_controls, "control character")
-        )
+        controls = _counted(num_controls, "control character")
+        log.warning("%s contains %s (NUL and the like), kept like any other character. Is it text?", path, controls)
     if num_returns:
-        log.warning("%s holds %s without a line feed, where no line ends.", path, _counted(num_returns, "carriage return"))
+        returns = _counted(num_returns, "carriage return")
+        log.warning("%s contains %s without a line feed, where no line ends.", path, returns)
     return TextFacts(path, digest.hexdigest(), num_chars, num_bytes, is_blank, has_eos)
 
 
@@ -163,14 +163,14 @@ def check_file(path: Path) -> None:
 
 
 def missing(path: Path) -> DataError:
-    """The error for a path that does not exist: where it was looked for, and what is there instead."""
+    """Returns the error for a path that does not exist, which says where it was looked for and what is there instead."""
     absolute = Path.cwd() / path
     parent = next(parent for parent in absolute.parents if parent.is_dir())
     try:
         names = sorted(entry.name for entry in parent.iterdir())
     except OSError:
         names = []
-    # By what stands before the suffix, as every text.txt is like any other; of two alike the one with the same suffix.
+    # Names are compared without their suffix, because every text.txt looks like any other. Of equals, the same suffix wins.
     stems = {Path(name).stem: name for name in sorted(names, key=lambda name: Path(name).suffix == absolute.suffix)}
     close = difflib.get_close_matches(absolute.stem, stems, n=1) if parent == absolute.parent else []
     there = f"Did you mean {parent / stems[close[0]]}?" if close else f"It holds {listing(names)}."
@@ -183,14 +183,14 @@ def missing(path: Path) -> DataError:
 
 
 def unreadable(path: Path, error: OSError | ValueError) -> DataError:
-    """The error for a path that the operating system refuses to read."""
+    """Returns the error for a path that the operating system refuses to read."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     remedy = f"Type  chmod u+r {_typed(path)}" if isinstance(error, PermissionError) else "Check the path and the disk"
     return DataError(f"{path} cannot be read: {reason}.", "A text file must be readable.", f"{remedy}, or give another file.")
 
 
 def check_beginning(path: Path, beginning: bytes) -> None:
-    """Raises DataError where a file begins as archives and texts of other encodings do."""
+    """Raises DataError if a file begins like an archive or like text in another encoding."""
     for magic, kind, command in NOT_TEXT:
         if re.match(magic, beginning):
             raise DataError(
@@ -209,13 +209,13 @@ def _invalid(path: Path, byte: int, offset: int, line: int) -> DataError:
 
 
 def _typed(path: Path) -> str:
-    """A path as one types it behind a command."""
+    """Returns a path as one types it after a command."""
     name = str(path)
     return "-" if path == STANDARD_INPUT else quoted_for_shell(f"./{name}" if name.startswith("-") else name)
 
 
 def listing(names: list[str], most: int = 8) -> str:
-    """The first few names of a directory, and how many more there are."""
+    """Lists the first few names of a directory, and says how many more there are."""
     return (", ".join(map(one_line, names[:most])) or "nothing") + (
         f" and {len(names) - most} more" if len(names) > most else ""
     )

@@ -4,8 +4,8 @@
     <key>.json   {"manifest": {"recipe": ..., "splits": {"train": sizes, ...}, "tokenizer": ..., how long each array is,
                   "sha256": that of <key>.ids}, "sha256": that of the manifest}
 
-A cache is believed only where everything in it is such as it would have been written for this recipe. Anything else is a
-ValueError, and whoever wanted the cache builds it again: a cache is worth nothing but the time that it saves.
+A cache is used only if everything in it is what would have been written for this recipe. Anything else raises a ValueError,
+and the caller builds the cache again: all that a cache is worth is the time that it saves.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHA256 = frozenset("0123456789abcdef")
 
 @dataclass(frozen=True)
 class CachedSplit:
-    """One split as it is cached: ids [N] (uint16 or int32), hashes of lines, and sizes, of which SIZES names all."""
+    """One split as it is cached: ids [N] (uint16 or int32), hashes of lines, and the sizes that SIZES names."""
 
     ids: NDArray[Any]
     lines: Hashes
@@ -42,12 +42,12 @@ class CachedSplit:
 
 
 def ids_dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
-    """The smallest type that holds the ids of `tokenizer`."""
+    """Returns the smallest type that holds the ids of `tokenizer`."""
     return np.dtype("uint16" if tokenizer.vocab_size <= 1 << 16 else "int32")
 
 
 def hash_json(value: Any) -> str:
-    """SHA-256 of a document."""
+    """Returns the SHA-256 of a document."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -55,7 +55,7 @@ def hash_json(value: Any) -> str:
 
 
 class CacheWriter:
-    """Writes the arrays of a cache: for each split `write_ids` as often as need be and then `end_split`, at last `finish`."""
+    """Writes the arrays of a cache: for each split, any number of `write_ids` and then `end_split`; `finish` at the end."""
 
     def __init__(self, file: BinaryIO, tokenizer: Tokenizer) -> None:
         self._file, self._tokenizer, self._digest = file, tokenizer, hashlib.sha256()
@@ -64,11 +64,11 @@ class CacheWriter:
         self._lines: dict[str, Hashes] = {}
 
     def write_ids(self, ids: NDArray[Any]) -> None:
-        """The next ids of the split that is being written."""
+        """Writes the next ids of the current split."""
         self._write(ids.astype(self._dtype))
 
     def end_split(self, name: str, split: CachedSplit) -> None:
-        """What the ids since the last call are; those in `split` are not looked at."""
+        """Says which split the ids since the last call belong to. The ids in `split` are ignored."""
         self._splits[name] = {**split.sizes, "sha256": split.sha256}
         self._lines[name] = split.lines
 
@@ -94,7 +94,7 @@ class CacheWriter:
 
 
 def write_cache(base: Path, recipe: Any, tokenizer: Tokenizer, fill: Callable[[CacheWriter], None]) -> None:
-    """Writes `base`.ids with all that `fill` writes, then `base`.json, which makes it valid."""
+    """Writes what `fill` writes to `base`.ids, and then `base`.json, which makes the cache valid."""
     with new_file(base.with_suffix(".ids")) as file:
         writer = CacheWriter(file, tokenizer)
         fill(writer)
@@ -107,7 +107,7 @@ def write_cache(base: Path, recipe: Any, tokenizer: Tokenizer, fill: Callable[[C
 
 
 def read_cache(base: Path, recipe: Any) -> tuple[Tokenizer, dict[str, CachedSplit]]:
-    """The cache of `recipe`, ids as a read-only memory map. OSError where there is none, ValueError for anything else."""
+    """Returns the cache of `recipe`, ids as a memory map. Raises OSError if there is none, ValueError if it is unusable."""
     try:
         return _read(base, recipe)
     except (CheckpointError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -144,7 +144,7 @@ def _read(base: Path, recipe: Any) -> tuple[Tokenizer, dict[str, CachedSplit]]:
 
 
 class _Arrays:
-    """The arrays in a file, one after the other."""
+    """Takes arrays from a file, one after the other."""
 
     def __init__(self, contents: NDArray[np.uint8]) -> None:
         self._contents, self._place = contents, 0
@@ -162,7 +162,7 @@ class _Arrays:
 
 
 def _check_split(ids: NDArray[Any], lines: Hashes, sizes: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """ValueError unless the ids are in the vocabulary and agree with the sizes, as far as ids tell them."""
+    """Raises ValueError unless the ids are in the vocabulary and agree with the sizes, as far as ids can show."""
     if sizes.keys() != {*SIZES, "sha256"} or len(sizes["sha256"]) != 64 or not SHA256.issuperset(sizes["sha256"]):
         raise ValueError("a split does not have its sizes")
     counts = {name: _count(sizes[name]) for name in SIZES}
@@ -198,7 +198,7 @@ def _blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 def _count(number: Any) -> int:
     if type(number) is not int or not 0 <= number < 1 << 53:
-        raise ValueError(f"{str(number)[:40]!r} is no number of things")
+        raise ValueError(f"{str(number)[:40]!r} is not a count")
     return number
 
 
