@@ -1,7 +1,7 @@
 """Models that adapt to the text while they predict it: dynamic evaluation and the continuous cache.
 
-Both are a `Method` of `evaluate` and `score_text`, may be combined, and put their name and numbers on the bill. Each token is
-predicted before anything is learnt from it, and every distribution is normalised.
+Each is a `Method` of `evaluate` and `score_text`. They may be combined, and the result names them with their numbers. A token
+is predicted before anything is learnt from it, and every distribution is normalised.
 
 Dynamic evaluation (Krause, Kahembwe, Murray and Renals 2018). After each segment, with W0 the trained weights and g the
 gradient of the segment's mean nats per token,
@@ -9,19 +9,19 @@ gradient of the segment's mean nats per token,
     sgd    W  <-  W + decay (W0 - W)  -  rate g
     rms    W  <-  W + min(1, decay RMS/mean(RMS)) (W0 - W)  -  rate g / (RMS + epsilon)
 
-RMS being the root mean square of each weight's gradient over training segments (`gradient_rms`) and mean(RMS) the mean over
-weight tensors of their means. The trained weights are back when the text ends, bit for bit.
+where RMS is the root mean square of each weight's gradient over training segments (`gradient_rms`), and mean(RMS) is the mean
+over weight tensors of their means. When the text ends, the trained weights are restored bit for bit.
 
-It takes one stream: of several, the later ones would teach the weights what the earlier ones have yet to predict.
+The text must be one stream: with several, the later ones would teach the weights what the earlier ones have yet to predict.
 
-Continuous cache (Grave, Joulin and Usunier 2017). With h_t the features that predict token t+1, looking back over a window,
+Continuous cache (Grave, Joulin and Usunier 2017). With h_t the features that predict token t+1, and a window of past tokens,
 
     p(w) = (1 - weight) p_model(w) + weight p_cache(w)
     p_cache(w) is proportional to  sum_{t-window <= i < t} exp(theta h_t.h_i) [w_{i+1} = w]
 
-and the model alone where nothing has been read yet. This does not depend on how the text is cut.
+Where nothing has been read yet, the model predicts alone. The result does not depend on how the text is cut.
 
-    legend   T steps in a segment · B streams · D features · S remembered steps and those of the segment
+    legend   T steps in a segment · B streams · D features · M remembered steps · S those and the steps of the segment
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from lmtrain.models.mixture import Mixture
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
-    """Which of the last `window` tokens followed features like the present ones; `theta` sharpens, `weight` is its share."""
+    """Predicts tokens that followed similar features among the last `window`; `theta` sharpens, `weight` is its part."""
 
     window: int = 2000
     theta: float = 0.66
@@ -70,10 +70,10 @@ class Cache:
 
 @dataclass(frozen=True, kw_only=True)
 class Dynamic:
-    """Gradient steps after each segment; the rule `rms` where `rms` (from `gradient_rms`) is given, else `sgd`.
+    """Gradient steps after each segment, by the rule `rms` if `rms` (from `gradient_rms`) is given, else by `sgd`.
 
-    `rate` matters most; as starting points 0.1 for sgd and 1e-4 for rms, `decay` 0.001 to 0.02, to be chosen on the validation
-    split.
+    `rate` matters most. Start at 0.1 for sgd and at 1e-4 for rms, with a `decay` from 0.001 to 0.02, and choose all of them on
+    the validation split.
     """
 
     rate: float
@@ -102,7 +102,7 @@ def _check(fine: bool, name: str, value: object, allowed: str, example: str) -> 
 class Adaptive(Method):
     """Dynamic evaluation, the cache, or both; `temperature` is applied to the model before the cache is mixed in.
 
-    In a mixture each neural model adapts by itself; the others predict as always.
+    In a mixture, every neural model adapts on its own, and the other models predict as usual.
     """
 
     dynamic: Dynamic | None = None
@@ -137,7 +137,7 @@ class Adaptive(Method):
         if self.dynamic and len(previous_B) > 1:
             raise SettingsError(
                 f"Dynamic evaluation was given {len(previous_B)} streams.",
-                "It takes 1, since a stream must not learn from what stands later in the text.",
+                "It takes 1, since a stream must not learn from text that comes later.",
                 "Type num_streams=1.",
             )
         memory = _Memory(self.cache) if self.cache else None
@@ -146,7 +146,7 @@ class Adaptive(Method):
 
 
 Learn = Callable[[Tensor], None]
-"""What is done with a segment's mean nats per token, a scalar with its graph, once the segment has been predicted."""
+"""Called with a segment's mean nats per token, a scalar with its graph, after the segment has been predicted."""
 
 
 def _make_score(
@@ -180,7 +180,7 @@ def _make_score(
 
 
 def neural_models(model: LanguageModel) -> list[NeuralLanguageModel]:
-    """Those that can adapt: the model itself, or the neural models of a mixture."""
+    """Returns the models that can adapt: the model itself, or the neural models of a mixture."""
     if isinstance(model, Mixture):
         return [neural for part in model.models for neural in neural_models(part)]
     return [model] if isinstance(model, NeuralLanguageModel) else []
@@ -191,7 +191,7 @@ def _neural(model: LanguageModel) -> NeuralLanguageModel:
         raise SettingsError(
             f"Dynamic evaluation and the cache need features and gradients, which {type(model).__name__} does not have.",
             "They work with every neural model.",
-            "Leave dynamic evaluation and the cache out, or name a run of such a model.",
+            "Leave out dynamic evaluation and the cache, or name a run of such a model.",
         )
     return model
 
@@ -208,7 +208,7 @@ class _Memory:
         self.words_MB: Tensor | None = None
 
     def mix(self, log_probs_TB: Tensor, features_TBD: Tensor, targets_TB: Tensor) -> Tensor:
-        """The model's log-probabilities of the targets, mixed with the cache's; then remembers the segment."""
+        """Mixes the model's log-probabilities of the targets with the cache's, then remembers the segment."""
         keys_SBD, words_SB = self._with(features_TBD, targets_TB)
         num_steps, num_keys = len(features_TBD), len(keys_SBD)
         step_T = torch.arange(num_keys - num_steps, num_keys, device=keys_SBD.device)
@@ -243,7 +243,7 @@ class _Memory:
 
 @contextmanager
 def _adapting(model: NeuralLanguageModel, dynamic: Dynamic | None) -> Iterator[Learn | None]:
-    """A function that takes one step down a loss; None without `dynamic`. On exit all weights are what they were."""
+    """Yields a function that takes one step down a loss, or None without `dynamic`. On exit, all weights are restored."""
     if dynamic is None:
         yield None
         return
@@ -274,7 +274,7 @@ def _weights(model: NeuralLanguageModel) -> tuple[list[str], list[Tensor]]:
 
 
 def _step_sizes(dynamic: Dynamic, names: list[str], weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """For every weight how strongly it is pulled back, and what divides its gradient: tensors that broadcast to it."""
+    """Returns, for every weight, how strongly it is pulled back and what divides its gradient; both broadcast to it."""
     if dynamic.rms is None:
         return [weight.new_tensor(dynamic.decay) for weight in weights], [weight.new_tensor(1.0) for weight in weights]
     assert set(dynamic.rms) == set(names), "gradient_rms was gathered from another model"
@@ -293,10 +293,10 @@ def gradient_rms(
     device: torch.device | str = "cpu",
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, Tensor]:
-    """The root mean square, over the segments of a training text, of the gradient of each weight; by parameter name.
+    """Returns the root mean square of each weight's gradient over the segments of a training text, by parameter name.
 
-    A segment is `num_streams` x `segment_length` tokens, its gradient that of their mean nats. A part of the training text
-    is enough (`ids[:100_000]`). `progress` is called with the number of tokens of each segment.
+    A segment has `num_streams` x `segment_length` tokens, and its gradient is that of their mean nats. A part of the training
+    text is enough (`ids[:100_000]`). `progress` is called with the number of tokens of each segment.
     """
     neural = _neural(model)
     names, weights = _weights(neural)

@@ -1,4 +1,4 @@
-"""Perplexity, computed in one place and handed over with its bill.
+"""Perplexity, computed in one place and returned with the counts behind it.
 
     perplexity = exp( -1/N  sum_i  log p(w_i | w_<i) )        i = 1 ... N, every token once, the first one after `<eos>`
 
@@ -9,7 +9,7 @@ A text is cut into `num_streams` contiguous streams, which are read side by side
 
 A stream begins in the initial state with the token before it as its input, so more streams are faster and slightly
 pessimistic; with one stream the number depends neither on chunk length nor on device. Whatever else moves the
-number (state policy, `<eos>`, `<unk>`, adaptation while evaluating) stands on the `Bill`.
+number (state policy, `<eos>`, `<unk>`, adaptation while evaluating) is in the `Bill`.
 
     legend   T steps in a chunk · B parallel streams · V vocabulary · N tokens of the text
 """
@@ -36,7 +36,7 @@ log = logging.getLogger("lmtrain")
 CHUNK_TOKENS = 1024  # tokens of all streams together in one chunk: wide enough for speed, narrow enough for [T, B, V]
 
 
-# ---- the number and its bill
+# ---- the number and the counts behind it
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""Non-linearities, each as a pair: the function, and beside it its local gradient, written by hand.
+"""Non-linearities. Each is a pair: the function, and beside it its local gradient, written by hand.
 
-Every backward pass is made of differentiable operations alone, so second derivatives work too. What is kept for the
-backward pass is either the input or the output, whichever gives the shorter derivative; nothing else is kept. Factors are
-multiplied in an order in which a small one tames a large one before the next: no square overflows on its way to zero.
+Every backward pass uses only differentiable operations, so second derivatives work too. Either the input or the output is kept
+for it, whichever gives the shorter derivative, and nothing else. Factors are multiplied in such an order that a small one meets
+a large one early: no square overflows on its way to zero.
 
-`torch.func` (vmap, jvp, and what is made of them) works on all. The Jacobian of a function of one input is diagonal, so its
-`jvp`, which multiplies by it from the other side, is its `backward`.
+`torch.func` (vmap, jvp, and what is built on them) works on all of them. The Jacobian of a function of one input is diagonal,
+so its `jvp`, which multiplies by it from the other side, is its `backward`.
 
 In the formulas, σ is the logistic function, Φ and φ are the distribution and the density of the standard normal, and
 d denotes the gradient that arrives from above. All work element by element in the dtype of x, except the gated ones,
@@ -24,7 +24,7 @@ from torch.autograd import Function
 
 
 class Pointwise(Function):
-    """A function of which `torch.vmap` makes its own rule: every element is by itself."""
+    """A function that acts on every element separately, so that `torch.vmap` can derive its rule."""
 
     generate_vmap_rule = True
 
@@ -207,7 +207,7 @@ class Swish(Pointwise):
 
 
 def gelu(x: Tensor) -> Tensor:
-    """y = x Φ(x), exactly, by the error function;  dy/dx = Φ + x φ.  Hendrycks and Gimpel 2016, section 2."""
+    """y = x Φ(x), computed exactly with the error function;  dy/dx = Φ + x φ.  Hendrycks and Gimpel 2016, section 2."""
     return _apply(GELU, x)
 
 
@@ -300,7 +300,7 @@ class SwiGLU(Pointwise):
 
 
 def _halves(name: str, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The two halves of the last axis."""
+    """Returns the two halves of the last axis."""
     if x.shape[-1] % 2:
         raise ValueError(f"{name} halves the last axis, which must be even, but x has shape {tuple(x.shape)}.")
     a, b = x.chunk(2, dim=-1)
@@ -313,7 +313,7 @@ def _save(ctx: Any, *tensors: Tensor) -> None:
 
 
 def _apply(function: type[Function], *inputs: Tensor) -> Tensor:
-    """`function.apply` with a type."""
+    """Calls `function.apply`, whose result has no type of its own."""
     output: Tensor = function.apply(*inputs)
     return output
 

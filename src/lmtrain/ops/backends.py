@@ -1,26 +1,26 @@
-"""Who computes a function of `lmtrain.ops`: the names, how one is chosen, and what a backend must provide.
+"""The backends that compute the functions of `lmtrain.ops`: their names, how one is chosen, and what each must provide.
 
     reference   plain differentiable PyTorch: the definition, slow
-    eager       out= operations with a hand-written backward: any device, no compiler; always there
+    eager       out= operations with a hand-written backward pass; works on any device, without a compiler
     native      C++ for the CPU, `lmtrain.ops.native`
     triton      GPU, `lmtrain.ops.triton`
-    auto        the first of AUTO that serves the call; logged once
+    auto        the first of AUTO that serves the call; the log says once which one that is
 
-A backend is a module, imported only when it is asked for. It exposes
+A backend is a module, which is imported only when somebody asks for it. It exposes
 
-    why_not(call: Call) -> str | None     why it cannot serve this call, a clause without a full stop; None if it can.
-                                          Asked before every call, so cheap after the first time.
+    why_not(call: Call) -> str | None     the reason why it cannot serve this call, a clause without a full stop; None if it
+                                          can. It is asked before every call, so it must be cheap after the first time.
 
-and for every function f that it has `forward_f`; a module without one does not serve f. The recurrences have a `backward_f`
-beside it. Others have none: `linear_cross_entropy` makes its gradients in the forward pass, and `draw` has no gradient;
-its `forward_draw()` returns the function that draws. Each of these describes its kernel in its own file. The native step of
-generation (`native/step.py`) is not called through this table. `eager` lives in the file of the function itself
-(`lmtrain.ops.lstm.forward_lstm`) and is the model of what follows.
+and a `forward_f` for every function f that it serves. The recurrences have a `backward_f` beside it. Other functions have none:
+`linear_cross_entropy` computes its gradients in the forward pass, and `draw` has no gradient; its `forward_draw()` returns the
+function that draws. Each of these describes its kernel in its own file. The native step of generation (`native/step.py`) is
+not called through this table. The kernels of `eager` are in the file of the function itself (`lmtrain.ops.lstm.forward_lstm`);
+they are the model for what follows.
 
 The kernels of the recurrences
 ------------------------------
-Plain functions on tensors, called without gradients, all arguments positional. Two types: S, that of `projected` (float32,
-float64 or bfloat16), and A, in which is accumulated: float32 for bfloat16, otherwise S.
+They are plain functions on tensors, called without gradients, and all arguments are positional. There are two types: S is the
+type of `projected` (float32, float64 or bfloat16), and A is the type of sums: float32 for bfloat16, otherwise S.
 
     legend   T steps · B streams · H hidden · Z gates x H      (every size at least 1)
 
@@ -34,11 +34,11 @@ float64 or bfloat16), and A, in which is accumulated: float32 for bfloat16, othe
     norm_gain_Z        A   or None: the recurrent product h R^T is layer-normalised within each block of H, times this gain,
                            before it is added (Ba et al. 2016); `norm` in the backward pass: what that needs again
     nonlinearity           "tanh", "relu" or "sigmoid": every backend serves all three
-    save                   False: no backward pass will come, so the last results are None and need not be allocated
+    save                   False if no backward pass will follow: the last results are then None and need no memory
 
-Shapes are as named. Tensors may have any strides (upstream gradients often have stride 0): a kernel that needs contiguous
-memory calls `.contiguous()` itself. Inputs are never written to. Results are new tensors that share no memory with an
-input or with each other. `call.options` names the optional arguments that are not None, so `why_not` can refuse them.
+Names give the shapes. Tensors may have any strides (upstream gradients often have stride 0), so a kernel that needs contiguous
+memory calls `.contiguous()` itself. Inputs are never written to. Results are new tensors, which share no memory with an
+input or with each other. `call.options` names the optional arguments that are not None, so that `why_not` can refuse them.
 
     forward_elman(projected_TBH, h0_BH, weight_HH, keep_TB, zoneout_TBH, norm_gain_H, nonlinearity, save)
         -> states_TBH S, candidates_TBH S | None      candidates h~: only if save and zoneout, otherwise None
@@ -56,9 +56,9 @@ input or with each other. `call.options` names the optional arguments that are n
                   cell_zoneout_TBH, norm)
         -> d_projected_TBZ S, d_h0_BH S, d_c0_BH A
 
-`d_states_TBH` (S) already contains the gradient of the final h in its last step; `d_c_BH` (A) is that of the final cell, zeros
-if it has none. The weight gradient, one product over all steps, and those of bias and gain are not the kernel's: the caller
-makes them from d_projected or d_gates, once for all backends.
+The last step of `d_states_TBH` (S) already contains the gradient of the final h. `d_c_BH` (A) is that of the final cell, or
+zeros if it has none. A kernel does not compute the gradients of the weight (one product over all steps), bias and gain: the
+caller makes them from d_projected or d_gates, once for all backends.
 """
 
 from __future__ import annotations
@@ -77,20 +77,20 @@ log = logging.getLogger("lmtrain")
 
 NAMES = ("auto", "reference", "eager", "native", "triton")
 
-# device type -> who is asked, in this order; a device that is not here is served by eager
+# device type -> the backends that are asked, in this order; eager serves every other device
 AUTO = {
     "cpu": ("native", "eager"),
     "cuda": ("triton", "eager"),
 }
 
 _told: set[str] = set()
-_record: dict[str, str] = {}  # what was to be computed -> who computed it, since `record_choices`
+_record: dict[str, str] = {}  # a call -> the backend that computed it, since `record_choices`
 _earlier: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
 class Call:
-    """What is to be computed, as far as it decides who can.
+    """What is to be computed, as far as a backend needs to know it to accept or refuse.
 
     function   elman, gru, lstm, ...
     sizes      by letter: {"T": 35, "B": 20, "H": 200}
@@ -108,7 +108,7 @@ class Call:
 
 
 def choose(backend: str, call: Call) -> str:
-    """The name of the backend for this call; `auto` becomes one of the others.
+    """Returns the name of the backend for this call; `auto` becomes one of the others.
 
     Raises SettingsError for a name that does not exist, ResourceError for a backend that cannot serve the call.
     """
@@ -123,9 +123,9 @@ def choose(backend: str, call: Call) -> str:
 
 
 def record_choices(earlier: Mapping[str, str]) -> dict[str, str]:
-    """A record of who computes what from now on, which grows with each choice: "lstm in bfloat16 on cpu" -> "native".
+    """Returns a record that grows with each choice from now on: "lstm in bfloat16 on cpu" -> "native".
 
-    A choice that differs from the one in `earlier`, a record of another process, is warned of.
+    A warning is logged if a choice differs from that in `earlier`, the record of another process.
     """
     global _record, _earlier
     _record, _earlier = {}, dict(earlier)
@@ -142,7 +142,7 @@ def _note(call: Call, backend: str) -> None:
 
 
 def why_not(backend: str, call: Call) -> str | None:
-    """Why this backend cannot serve the call, or None if it can."""
+    """Returns the reason why this backend cannot serve the call, or None if it can."""
     if backend in ("reference", "eager"):
         return None
     try:
@@ -158,18 +158,18 @@ def why_not(backend: str, call: Call) -> str | None:
 
 
 def warn(backend: str, reason: str) -> None:
-    """Says at once why a backend is out of use; who computes instead is logged by `choose`, without the reason again."""
+    """Logs at once why a backend is not used. `choose` logs which one is used instead, and does not repeat the reason."""
     _told.add(f"{backend}: {reason}")
     log.warning("The %s backend is not used: %s.", backend, reason)
 
 
 def kernels(backend: str, function: str) -> ModuleType:
-    """The module that holds `forward_<function>` and `backward_<function>` of a backend."""
+    """Returns the module with `forward_<function>` and `backward_<function>` of a backend."""
     return import_module(f"lmtrain.ops.{function if backend == 'eager' else backend}")
 
 
 def _first_that_serves(call: Call) -> str:
-    """Walks the table AUTO; says once which was taken, and once why not those before it."""
+    """Walks through AUTO. Logs once which backend was taken, and once why those before it were not."""
     refusals = []
     for backend in AUTO.get(call.device, ("eager",)):
         if (reason := why_not(backend, call)) is None:

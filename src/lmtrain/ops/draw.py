@@ -1,8 +1,8 @@
-"""One token drawn from a distribution: the first whose cumulated probability exceeds a uniform number (inversion).
+"""Draws a token from a distribution: the first whose cumulated probability exceeds a uniform number (inversion).
 
     token = min { v : p_0 + ... + p_v > u (p_0 + ... + p_{V-1}) },     p_v = exp(log p_v / temperature), 0 for one excluded
 
-One number decides one token, so the same numbers give the same text. A token of probability 0 is never drawn.
+One number decides one token, so the same numbers give the same text. A token with probability 0 is never drawn.
 
     legend   V vocabulary
 """

@@ -118,7 +118,7 @@ def gru_reference(
 
 
 class GRUFunction(Looped):
-    """`gru_reference` with a backward pass by hand; takes its inputs, the backend's name, and whether one will come."""
+    """`gru_reference` with a backward pass by hand. Last come the backend, and whether it will be needed."""
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor | None, ...]:

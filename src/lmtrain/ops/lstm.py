@@ -119,7 +119,7 @@ def lstm_reference(
 
 
 class LSTMFunction(Looped):
-    """`lstm_reference` with a backward pass by hand; takes its inputs, the backend's name, and whether one will come."""
+    """`lstm_reference` with a backward pass by hand. Last come the backend, and whether it will be needed."""
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor | None, ...]:

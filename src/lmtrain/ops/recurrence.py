@@ -1,18 +1,18 @@
-"""What the three recurrences share; each has its file: `elman`, `gru`, `lstm`.
+"""What the three recurrences share. Each has a file of its own: `elman`, `gru`, `lstm`.
 
 Every cell adds a recurrent term to the input projection, multiplied by the previous state:
 
     a_t = projected_t + R h'_{t-1}        or, layer-normalised (Ba et al. 2016),   projected_t + gain * LN(R h'_{t-1})
     h'_{t-1} = keep_t h_{t-1}
 
-so the gradients of R and of the gain are made here, for all cells and backends, from the gradients d_term_TBZ of that
-term: one matrix product over all T x B rows, when the backward loop is over.
+so the gradients of R and of the gain are computed here for all cells and backends, from the gradients d_term_TBZ of that
+term: one matrix product over all T x B rows, after the backward loop.
 
 LN acts on each gate's block of H numbers: with mean m and variance v over the block, x = (u - m) / sqrt(v + 1e-5), and
 
     d_u = (d_x - mean(d_x) - x mean(d_x x)) / sqrt(v + 1e-5),     d_x = gain * d_term,     d_gain = sum of x * d_term.
 
-The backward pass computes x again, by one product for all steps, since every h_{t-1} is known then: nothing is kept for it.
+The backward pass computes x again, with one product for all steps, since every h_{t-1} is known then. Nothing is kept for it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ EPSILON = 1e-5
 
 
 class Arguments:
-    """Checks the arguments of one call and brings them to its types; remembers what decides who can compute it.
+    """Checks the arguments of one call, converts them to its types, and collects what a backend needs to know of them.
 
-    The type of the projected inputs is that of the computation. If it is bfloat16, other tensors may be float32 too: those in
-    a product are rounded, the rest becomes float32. Otherwise all have that one type. Raises ValueError.
+    The type of the projected inputs is that of the computation. If it is bfloat16, other tensors may be float32 too: factors of
+    a product are rounded, all others become float32. Otherwise all tensors have that one type. Raises ValueError.
     """
 
     def __init__(self, cell: str, name: str, projected: Tensor) -> None:
@@ -46,24 +46,24 @@ class Arguments:
         self.needs_grad = False
 
     def factor(self, name: str, tensor: Tensor, letters: str) -> Tensor:
-        """A tensor that takes part in products, in the type of the computation."""
+        """Returns a factor of products in the type of the computation."""
         self._check(name, tensor, letters)
         return tensor.to(self.compute_dtype)
 
     def wide(self, name: str, tensor: Tensor, letters: str) -> Tensor:
-        """A tensor that is only added or multiplied point by point, in the accumulating type."""
+        """Returns a tensor that is only added or multiplied element by element, in the type of sums."""
         self._check(name, tensor, letters)
         return tensor.to(self.wide_dtype)
 
     def gain(self, name: str, tensor: Tensor | None, letters: str) -> Tensor | None:
-        """The gain of a layer normalisation, or None."""
+        """Returns the gain of a layer normalisation, or None."""
         if tensor is None:
             return None
         self.options.add(name)
         return self.wide(name, tensor, letters)
 
     def mask(self, name: str, tensor: Tensor | None, letters: str) -> Tensor | None:
-        """A constant of any floating type that expands to the shape, or None."""
+        """Returns a constant of any floating type that expands to the shape, or None."""
         if tensor is None:
             return None
         if tensor.requires_grad:
@@ -78,11 +78,11 @@ class Arguments:
         return tensor.to(self.wide_dtype)
 
     def choose(self, backend: str) -> str:
-        """The backend that computes this call."""
+        """Returns the backend that computes this call."""
         return choose(backend, Call(self.cell, self.device.type, self.compute_dtype, self.sizes, frozenset(self.options)))
 
     def without_autocast(self) -> AbstractContextManager[Any]:
-        """A context in which no product is rounded; the device `meta`, which holds shapes alone, has no autocast."""
+        """A context in which no product is rounded. The device `meta`, which has shapes alone, has no autocast."""
         kind = self.device.type
         return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
@@ -101,12 +101,12 @@ class Arguments:
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type of sums, cells and gates in computation: float32 for bfloat16, otherwise the type itself."""
+    """Returns the type of sums, cells and gates: float32 for bfloat16, otherwise the type itself."""
     return torch.float32 if dtype == torch.bfloat16 else dtype
 
 
 def recurrent_term(h_BH: Tensor, weight_ZH: Tensor, norm_gain_Z: Tensor | None) -> Tensor:
-    """h R^T [B, Z] in the accumulating type, layer-normalised if there is a gain; differentiable."""
+    """Returns h R^T [B, Z] in the type of sums, layer-normalised if there is a gain; differentiable."""
     product_BZ = h_BH @ weight_ZH.T
     product_BZ = product_BZ.to(accumulate_dtype(product_BZ.dtype))
     if norm_gain_Z is None:
@@ -117,35 +117,35 @@ def recurrent_term(h_BH: Tensor, weight_ZH: Tensor, norm_gain_Z: Tensor | None) 
 def add_recurrent_term(
     projected_BZ: Tensor, h_BH: Tensor, weight_ZH: Tensor, norm_gain_Z: Tensor | None, *, out: Tensor
 ) -> Tensor:
-    """projected + `recurrent_term`, written to `out` (of the accumulating type): for kernels, not differentiable."""
+    """Writes projected + `recurrent_term` to `out`, which has the type of sums. For kernels: not differentiable."""
     if norm_gain_Z is None and out.dtype == h_BH.dtype:
         return torch.addmm(projected_BZ, h_BH, weight_ZH.T, out=out)
     return torch.add(projected_BZ, recurrent_term(h_BH, weight_ZH, norm_gain_Z), out=out)
 
 
 def backward_term(d_term_BZ: Tensor, weight_ZH: Tensor, norm: Norm | None, step: int) -> Tensor:
-    """The gradient of h [B, H] in the accumulating type, from that of `recurrent_term`."""
+    """Returns the gradient of h [B, H] in the type of sums, from that of `recurrent_term`."""
     d_product_BZ = d_term_BZ if norm is None else norm.backward(d_term_BZ, step)
     return (d_product_BZ @ weight_ZH).to(accumulate_dtype(d_term_BZ.dtype))
 
 
 def add_direct(d_BH: Tensor, d_state_BH: Tensor, zoneout_TBH: Tensor | None, step: int) -> Tensor:
-    """Adds to a new tensor, in place, the part of a state's gradient that zoneout passes straight to the previous state."""
+    """Adds, in place, the part of a state's gradient that zoneout passes directly to the previous state."""
     return d_BH if zoneout_TBH is None else d_BH.addcmul_(d_state_BH, zoneout_TBH[step])
 
 
 def kept(state_BH: Tensor, keep_TB: Tensor | None, step: int) -> Tensor:
-    """The state (or its gradient) where it survives into a step, 0 where it is forgotten."""
+    """Returns the state (or its gradient) where it is kept for a step, and 0 where it is forgotten."""
     return state_BH if keep_TB is None else state_BH * keep_TB[step][:, None].to(state_BH.dtype)
 
 
 def zoned_out(new_BH: Tensor, previous_BH: Tensor, zoneout_TBH: Tensor | None, step: int) -> Tensor:
-    """Zoneout: the new state and the previous one, mixed."""
+    """Applies zoneout: mixes the new state with the previous one."""
     return new_BH if zoneout_TBH is None else torch.lerp(new_BH, previous_BH.to(new_BH.dtype), zoneout_TBH[step])
 
 
 def normalise(product_BZ: Tensor, hidden_size: int) -> tuple[Tensor, Tensor]:
-    """Zero mean and unit variance within blocks of `hidden_size`: x [..., Z], and 1 / deviation [..., Z / H, 1]."""
+    """Gives blocks of `hidden_size` zero mean and unit variance: x [..., Z], and 1 / deviation [..., Z / H, 1]."""
     blocks_BGH = product_BZ.unflatten(-1, (-1, hidden_size))
     centred_BGH = blocks_BGH - blocks_BGH.mean(-1, keepdim=True)
     scale_BG1 = (centred_BGH.square().mean(-1, keepdim=True) + EPSILON).rsqrt()
@@ -153,7 +153,7 @@ def normalise(product_BZ: Tensor, hidden_size: int) -> tuple[Tensor, Tensor]:
 
 
 class Norm:
-    """The layer normalisation of one backward pass: what `normalise` made at every step, and the gradient through it."""
+    """The layer normalisation in one backward pass: the results of `normalise` at every step, and the gradient through it."""
 
     def __init__(self, previous_TBH: Tensor, weight_ZH: Tensor, gain_Z: Tensor) -> None:
         self.gain_Z = gain_Z
@@ -162,7 +162,7 @@ class Norm:
         self.x_TBZ, self.scale_TBG1 = (y.unflatten(0, previous_TBH.shape[:2]) for y in (x_NZ, scale_NG1))
 
     def backward(self, d_term_BZ: Tensor, step: int | slice = slice(None)) -> Tensor:
-        """The gradient of the product h R^T from that of the normalised term, for one step or for all, in its type."""
+        """Returns the gradient of the product h R^T from that of the normalised term, for one step or for all, in its type."""
         scale_BG1 = self.scale_TBG1[step]
         x_BGH, d_x_BGH = (y.unflatten(-1, (scale_BG1.shape[-2], -1)) for y in (self.x_TBZ[step], d_term_BZ * self.gain_Z))
         mean_BG1 = d_x_BGH.mean(-1, keepdim=True)
@@ -171,7 +171,7 @@ class Norm:
 
 
 def previous_states(h0_BH: Tensor, states_TBH: Tensor, keep_TB: Tensor | None) -> Tensor:
-    """What every step started from: h0, h_1, ... h_{T-1}, times keep."""
+    """Returns the state before every step: h0, h_1, ... h_{T-1}, times keep."""
     previous_TBH = torch.cat([h0_BH[None], states_TBH[:-1]])
     return previous_TBH if keep_TB is None else previous_TBH.mul_(keep_TB[..., None])
 
@@ -179,7 +179,7 @@ def previous_states(h0_BH: Tensor, states_TBH: Tensor, keep_TB: Tensor | None) -
 def weight_gradients(
     d_term_TBZ: Tensor, previous_TBH: Tensor, norm: Norm | None, needs_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of the recurrent weight [Z, H], None where it is not wanted, and of the gain [Z], None without one."""
+    """Returns the gradients of the recurrent weight [Z, H] (None if not needed) and of the gain [Z] (None without one)."""
     d_gain_Z = None if norm is None else (d_term_TBZ * norm.x_TBZ).sum((0, 1))
     if not needs_weight:
         return None, d_gain_Z
@@ -188,14 +188,14 @@ def weight_gradients(
 
 
 def mark_saved(ctx: Any, inputs: Sequence[Tensor | None], *made: Tensor | None) -> None:
-    """Saves, for `backward`, the inputs and what the forward pass made, apart from final states: states first."""
+    """Saves for `backward` the inputs and what the forward pass `made`: the states first, no final states."""
     ctx.mark_non_differentiable(*(tensor for tensor in made[1:] if tensor is not None))
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs, *made)
 
 
 def upstream(d_states_TBH: Tensor | None, d_h_BH: Tensor | None, states_TBH: Tensor) -> Tensor:
-    """The gradient of the states, that of the final h added to the last one; either may be None (undefined)."""
+    """Returns the gradient of the states, with that of the final h added to the last one. Either may be None (undefined)."""
     if d_states_TBH is None:
         d_states_TBH = torch.zeros_like(states_TBH)
     elif d_h_BH is not None:
@@ -211,9 +211,9 @@ def reference_gradients(
     needs_input_grad: Sequence[bool],
     d_outputs: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    """The reference's gradients, themselves differentiable: what a backward pass returns when grad mode is on in it.
+    """Returns the reference's gradients, which are differentiable: what a backward pass returns if grad mode is on in it.
 
-    Works on aliases: an input that is passed twice, or that depends on another, must not collect the other's gradient.
+    It works on aliases, because an input that is passed twice, or depends on another, must not collect the other's gradient.
     """
     aliases = [x.view_as(x) if isinstance(x, Tensor) else x for x in inputs]
     wanted = [alias for alias, needed in zip(aliases, needs_input_grad, strict=True) if needed]

@@ -1,7 +1,8 @@
-"""Work that is done again and again over tensors of the same shapes: recorded once and replayed.
+"""Records work once and replays it, for work that is done many times over tensors of the same shapes.
 
-On a GPU a record is a CUDA graph, which starts hundreds of kernels in one launch. What is recorded must use only memory that
-stays where it is, must have run before (libraries and compiled kernels are loaded then), and must never ask the device.
+On a GPU a record is a CUDA graph, which starts hundreds of kernels in one launch. Work can be recorded if it uses only memory
+that stays in its place, if it has run before (so that libraries and compiled kernels are loaded), and if it never waits for
+the device.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from torch import Generator, Tensor
 
 log = logging.getLogger("lmtrain")
 
-PLAIN_CALLS = 3  # with tensors of some shapes, before these are recorded
+PLAIN_CALLS = 3  # so many calls with the same shapes are computed plainly before the next one is recorded
 
 Work = Callable[[], None]
-Record = Callable[[Work, Generator | None], Work]  # takes the work and what it draws from; gives what plays it again
+Record = Callable[[Work, Generator | None], Work]  # takes the work and its generator; returns a function that replays it
 Function = Callable[..., tuple[Tensor, ...]]
 Shapes = tuple[torch.Size, ...]
 
 
 def record_cuda_graph(work: Work, generator: Generator | None) -> Work:
-    """Records `work` without doing it."""
+    """Records `work` without doing it, and returns a function that does it."""
     graph = torch.cuda.CUDAGraph()
     if generator is not None:
         graph.register_generator_state(generator)
@@ -33,15 +34,16 @@ def record_cuda_graph(work: Work, generator: Generator | None) -> Work:
         with torch.cuda.graph(graph):
             work()
     finally:
-        torch.cuda.set_stream(stream)  # where recording fails, `torch.cuda.graph` leaves its own stream behind
+        torch.cuda.set_stream(stream)  # if recording fails, `torch.cuda.graph` leaves its own stream behind
     return graph.replay
 
 
 class Replayed:
-    """A function from tensors to tensors, without gradients, that is recorded for the shapes it first sees more often.
+    """A function from tensors to tensors, without gradients, that is recorded for one choice of shapes.
 
-    Other shapes are computed plainly, and all are where recording fails, which is said. A call's results are valid until
-    the next call, which may take them as arguments.
+    These are the first shapes that come more than PLAIN_CALLS times. Calls with other shapes are computed plainly. If recording
+    fails, all are, and a warning says so. The results of a call are valid until the next call, which may take them as
+    arguments.
     """
 
     def __init__(self, function: Function, record: Record = record_cuda_graph) -> None:
@@ -69,7 +71,7 @@ class Replayed:
 
     def _work(self) -> None:
         kind = self._inputs[0].device.type
-        # Weights that an autocast has kept in its type lie in memory that does not stay.
+        # An autocast keeps weights in its own type, in memory that does not stay.
         with torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False):
             outputs = self.function(*self._inputs)
         # An output that is a view of an input, such as the last token read, would be overwritten before it is read.

@@ -1,8 +1,9 @@
-"""Rows of a small table, each taken many times: what `torch.nn.functional.embedding` does, with another backward pass.
+"""A look-up in a small table whose rows are used many times: `torch.nn.functional.embedding` with another backward pass.
 
     y_n = table[ids_n]        d_table = sum over n of onehot(ids_n) d_y_n^T = onehot^T d_y
 
-The sum is a matrix product, so in bfloat16 it is accumulated in float32; PyTorch's own adds row to row and rounds each time.
+The sum is a matrix product, so in bfloat16 it is accumulated in float32. PyTorch's own backward pass adds row by row and
+rounds each time.
 
     legend   T steps · B streams · V rows of the table · Z their size
 """
@@ -17,7 +18,7 @@ from torch.nn.functional import embedding
 
 
 def rows(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
-    """The rows [T, B, Z] of `table_VZ` that int64 `ids_TB` name. Raises IndexError for an id outside the table (on a CPU)."""
+    """Returns the rows [T, B, Z] of `table_VZ` for int64 `ids_TB`. Raises IndexError for an id outside the table (on a CPU)."""
     y_TBZ: Tensor = RowsFunction.apply(table_VZ, ids_TB)
     return y_TBZ
 
@@ -42,7 +43,7 @@ class RowsFunction(torch.autograd.Function):
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, None]:
         (ids_TB,), (d_TBZ,) = ctx.saved_tensors, d_outputs
         zeros_NV, places_N1 = d_TBZ.new_zeros(ids_TB.numel(), ctx.num_rows), ids_TB.reshape(-1, 1)
-        in_place = not torch.is_grad_enabled()  # else torch.func may have made ids a batch, which zeros are not
+        in_place = not torch.is_grad_enabled()  # otherwise torch.func may have made a batch of ids, but not of zeros
         onehot_NV = zeros_NV.scatter_(1, places_N1, 1) if in_place else zeros_NV.scatter(1, places_N1, 1)
         return onehot_NV.T @ d_TBZ.flatten(0, 1), None
 

@@ -1,19 +1,21 @@
-"""Cross entropy of a softmax whose normaliser is estimated from samples that all rows share, in nats (Jean et al. 2015).
+"""Cross entropy, in nats, of a softmax whose normaliser is estimated from samples that all rows share (Jean et al. 2015).
 
     s_nk = features_n w_k + b_k - log pi_k   for the distinct samples k, -inf where k is the row's target y_n
     s_n0 = features_n w_y + b_y              the target
     loss = sum over n of log(sum over j of exp s_nj) - s_n0
 
-pi_k is the probability of k to be among the samples: see `lmtrain.models.heads.SampledSoftmax`. With p = softmax(s) the
-gradient of s is known in the forward pass already, p - 1 for the target and p elsewhere, so all gradients are made there:
+pi_k is the probability that k is among the samples: see `lmtrain.models.heads.SampledSoftmax`. With p = softmax(s), the
+gradient of s is known in the forward pass already: p - 1 for the target, p elsewhere. So all gradients are computed there:
 
     d_features_n = (p_n0 - 1) w_y + sum over k of p_nk w_k      d_w_k = sum over n of p_nk features_n, and for k = y_n also
     d_b          = sums of d_s                                      (p_n0 - 1) features_n
 
-Only the rows of samples and targets have gradients. Sparse, these are R = K + N rows in which words may repeat; dense, a
-matrix of zeros takes them up. The backward pass multiplies by the upstream gradient, in place: a second one makes them again.
+Only the rows of samples and targets have gradients. A sparse gradient has these R = K + N rows, in which words may repeat; a
+dense one adds them to a matrix of zeros. The backward pass multiplies by the upstream gradient in place, so a second backward
+pass computes the gradients again.
 
-Products with the samples in the compute type; logits of targets, softmax, sums and gradients in float32 (float64 for float64).
+Products with the samples are in the compute type; logits of targets, softmax, sums and gradients are in float32 (float64 for
+float64).
 
     legend   N rows (tokens) · K samples · V vocabulary · D features · J = K + 1, the target first · R = K + N
 """
@@ -31,8 +33,8 @@ from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
 from lmtrain.ops.transforms import Looped
 
-# Samples are filled up to a multiple of this, with logits of -inf: how many of the draws are distinct differs from step to
-# step, and oneDNN compiles its products for every size anew.
+# Samples are filled up to a multiple of this number, with logits of -inf. The number of distinct samples changes from step to
+# step, and oneDNN would compile its products again for every size.
 PADDED_TO = 64
 
 
@@ -54,9 +56,9 @@ def sampled_cross_entropy(
     bias_V          output bias
     targets_N       int64 token ids
     samples_K       distinct token ids, ascending, int64; at least one
-    log_expected_K  log of the probability of each to be among the samples
+    log_expected_K  log of the probability that each is among the samples
     compute_dtype   type of the products: bfloat16, float32 or float64; default is that of the features
-    sparse          the weight's gradient names only the rows used
+    sparse          whether the weight's gradient is sparse, with the rows that were used
 
     Raises ValueError for shapes and types that do not fit.
     """
@@ -97,7 +99,7 @@ def sampled_cross_entropy_reference(
 
 
 class SampledCrossEntropyFunction(Looped):
-    """`sampled_cross_entropy_reference` with gradients made in the forward pass; takes its arguments, `sparse` the last."""
+    """`sampled_cross_entropy_reference` with gradients computed in the forward pass. It has the same arguments."""
 
     @staticmethod
     def forward(*arguments_and_sparse: Any) -> tuple[Tensor, ...]:
@@ -142,7 +144,7 @@ def _run(
     log_expected_K: Tensor,
     compute_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Total, d_features_ND, and the gradients of the rows of weight and bias that samples and targets name, [R, D] and [R]."""
+    """Returns the total, d_features_ND, and the gradients of the rows of samples and targets: weight [R, D] and bias [R]."""
     wide_dtype, num_samples = accumulate_dtype(compute_dtype), len(samples_K)
     padding = -num_samples % PADDED_TO
     features_ND, wide_ND = features_ND.to(compute_dtype), features_ND.to(compute_dtype).to(wide_dtype)
@@ -166,14 +168,14 @@ def _run(
 
 
 def _forget_targets(logits_NJ: Tensor, samples_K: Tensor, targets_N: Tensor) -> None:
-    """-inf for a row's target among the samples, found by bisection: N numbers are looked at and not N x K."""
+    """Sets a row's target among the samples to -inf. Bisection finds it, so N numbers are looked at instead of N x K."""
     place_N = torch.searchsorted(samples_K, targets_N).clamp_(max=len(samples_K) - 1)
     place_N1, is_there_N1 = place_N[:, None] + 1, (samples_K[place_N] == targets_N)[:, None]
     logits_NJ.scatter_(1, place_N1, logits_NJ.gather(1, place_N1).masked_fill_(is_there_N1, -math.inf))
 
 
 def _scattered(rows_R: Tensor, values: Tensor, like: Tensor, sparse: bool) -> Tensor:
-    """A tensor of the shape of `like` whose rows are the values, those of a row that occurs twice added; else zero."""
+    """Returns a tensor of the shape of `like` with these rows, and zeros elsewhere. Rows that occur twice are added."""
     if sparse:
         return torch.sparse_coo_tensor(rows_R[None], values, like.shape, check_invariants=False)
     return torch.zeros_like(like).index_add_(0, rows_R, values)

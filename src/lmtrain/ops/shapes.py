@@ -1,4 +1,4 @@
-"""Shapes said in letters and checked where a tensor is used.
+"""Shapes written in letters, and checked where a tensor is used.
 
 >>> sizes = check_shape("h0_BH", torch.zeros(20, 650), "B H")
 >>> check_shape("weight_ZH", torch.zeros(2600, 640), "4H H", sizes)
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Sizes(dict[str, int]):
-    """Sizes by letter, and by whom each was said first."""
+    """Sizes by letter, and which tensor gave each of them first."""
 
     def __init__(self, sizes: dict[str, int] | None = None) -> None:
         super().__init__(sizes or {})
@@ -24,10 +24,10 @@ class Sizes(dict[str, int]):
 
 
 def check_shape(name: str, tensor: Tensor, letters: str, sizes: Sizes | None = None) -> Sizes:
-    """Compares a tensor's shape with letters such as "T B 4H" and returns the sizes, those of new letters added.
+    """Compares a tensor's shape with letters such as "T B 4H", and returns the sizes with those of new letters added.
 
-    A dimension is a letter, a letter times an integer, or an integer. `sizes` (added to in place) holds what earlier
-    tensors said. Raises ValueError, with the name, the shape, what was expected and who said so; sizes of 0 are refused.
+    A dimension is a letter, a letter times an integer, or an integer. `sizes` has the sizes of earlier tensors and is extended
+    in place. Raises ValueError with the name, the shape, and what was expected because of which tensor. A size of 0 is refused.
     """
     sizes = Sizes() if sizes is None else sizes
     pattern = _parse(letters)

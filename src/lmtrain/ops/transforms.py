@@ -1,7 +1,7 @@
-"""What `torch.func` is told of functions that are whole loops or losses, and not pointwise.
+"""The rules of `torch.func` for functions that are whole loops or losses, and not pointwise.
 
-vmap   runs the function once for each element of the batch: right for every backend, and no faster than a loop
-jvp    is refused: no forward-mode derivative is written by hand; that of the reference is PyTorch's own
+vmap   runs the function once for each element of the batch, which is right for every backend, and no faster than a loop
+jvp    is refused, because no forward-mode derivative is written by hand; the reference has PyTorch's own
 """
 
 from __future__ import annotations
