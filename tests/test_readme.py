@@ -188,6 +188,14 @@ def test_every_setting_that_is_named_exists(name: str) -> None:
             assert owners, f"{group}.{setting}"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_in_a_line_begins_with_a_group(name: str) -> None:
+    codes = [code for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", READMES[name]) if not {"(", "%"} & set(code)]
+    typed = {word.partition("=")[0].lstrip("'") for code in codes for word in code.split() if re.match(r"'?[a-z_.]+=", word)}
+    allowed = {*config.GROUPS, "experiment", "resume", "hydra", "group", "name", "out"}
+    assert {setting for setting in typed if setting.split(".")[0] not in allowed} == set()
+
+
 def test_every_experiment_is_listed() -> None:
     section = READMES["conf/README.md"].partition("## Experiments")[2].partition("\n## ")[0]
     listed = [name for line in section.splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)`", line)]
