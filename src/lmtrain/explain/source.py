@@ -1,0 +1,39 @@
+"""An expression as it was typed, and the caret under the place where it is wrong."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+
+from lmtrain.errors import UserError
+from lmtrain.shell import one_line
+
+AROUND = 40  # characters that are shown on either side of the caret
+
+
+class ExpressionError(UserError):
+    """An expression, or a value for one of its names, that cannot be explained."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The text of an expression."""
+
+    text: str
+
+    def error(self, given: str, allowed: str, remedy: str, position: int) -> ExpressionError:
+        """A mistake at a place of the text, which is shown with a caret under it."""
+        return ExpressionError(f"{given}\n{self.pointed_at(position)}\n", allowed.strip(), remedy)
+
+    def pointed_at(self, position: int) -> str:
+        """The text around a place, and on a line of its own a caret under that."""
+        start, end = max(0, position - AROUND), position + AROUND
+        before = ("..." if start else "") + one_line(self.text[start:position])
+        behind = one_line(self.text[position:end]) + ("..." if end < len(self.text) else "")
+        return f"  {before}{behind}\n  {' ' * _columns(before)}^"
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
