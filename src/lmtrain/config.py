@@ -47,9 +47,9 @@ def fixed(kind: str) -> Any:
 
 
 Cell = Enum("Cell", "elman gru lstm")
-Nonlinearity = Enum("Nonlinearity", "tanh relu sigmoid")
+Nonlinearity = Enum("Nonlinearity", "tanh relu sigmoid identity")
 Activation = Enum(
-    "Activation", "sigmoid tanh hard_tanh relu leaky_relu parametric_relu silu swish gelu gelu_logistic glu swiglu"
+    "Activation", "sigmoid tanh hard_tanh relu leaky_relu parametric_relu silu swish gelu gelu_logistic glu swiglu identity"
 )
 Policy = Enum("Policy", "carry line document")
 HeadName = Enum("HeadName", "full adaptive sampled")
@@ -150,7 +150,7 @@ class RecurrentConfig(NeuralConfig):
     kind: str = fixed("recurrent")
     cell: Cell = setting(Cell.lstm, f"Recurrence: {', '.join(Cell.__members__)}.", resume=Resume.refused)
     nonlinearity: Nonlinearity = setting(
-        Nonlinearity.tanh, "Elman's non-linearity: tanh, relu or sigmoid.", resume=Resume.refused
+        Nonlinearity.tanh, "Elman's non-linearity: tanh, relu, sigmoid or identity (none).", resume=Resume.refused
     )
     hidden_sizes: list[int] = setting([], "A size for every layer; replaces hidden_size and num_layers.", least=1, most=1 << 16,
                                       resume=Resume.refused)  # fmt: skip

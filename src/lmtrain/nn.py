@@ -19,7 +19,7 @@ the dropout between layers are torch's own; what runs is ours. What torch lacks 
                  for forward-mode derivatives and tracing
 
 Dropout and weight_drop act in training alone; zoneout in evaluation takes expectations. All three draw from torch's own
-generator of the device, which `torch.manual_seed` seeds. `RNN` also takes nonlinearity='sigmoid'.
+generator of the device, which `torch.manual_seed` seeds. `RNN` also takes nonlinearity='sigmoid' and 'identity'.
 
 Computes in float32, float64 and bfloat16. Autocast and `torch.compile` work as with torch's classes: under autocast to
 bfloat16 the outputs have the types that torch's have on the CPU, and compiled code calls the module as it is.
@@ -256,7 +256,7 @@ class RNN(_Layers, nn.RNN):
     """`torch.nn.RNN` (Elman 1990), with the keywords weight_drop, zoneout, layer_norm and backend.
 
     RNN(input_size, hidden_size, num_layers=1, nonlinearity='tanh', bias=True, batch_first=False, dropout=0.0, device=None,
-        dtype=None); nonlinearity is 'tanh', 'relu' or 'sigmoid'.
+        dtype=None); nonlinearity is 'tanh', 'relu', 'sigmoid' or 'identity'.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ class RNN(_Layers, nn.RNN):
     ) -> None:
         if nonlinearity not in NONLINEARITIES:
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from {', '.join(NONLINEARITIES)}.")
-        super().__init__(input_size, hidden_size, num_layers, "tanh", *args, **kwargs)  # torch's class knows no sigmoid
+        super().__init__(input_size, hidden_size, num_layers, "tanh", *args, **kwargs)  # torch's class knows tanh and relu
         self.nonlinearity, self.mode = nonlinearity, f"RNN_{nonlinearity.upper()}"
 
     def recur(

@@ -24,6 +24,7 @@ CELLS = {
     "elman tanh": {"cell": config.Cell.elman},
     "elman relu": {"cell": config.Cell.elman, "nonlinearity": config.Nonlinearity.relu},
     "elman sigmoid": {"cell": config.Cell.elman, "nonlinearity": config.Nonlinearity.sigmoid},
+    "elman identity": {"cell": config.Cell.elman, "nonlinearity": config.Nonlinearity.identity},
     "gru": {"cell": config.Cell.gru},
     "lstm": {"cell": config.Cell.lstm},
 }

@@ -25,6 +25,7 @@ FORMULAS: dict[str, Callable[..., Tensor]] = {
     "gelu_logistic": lambda x: x / (1 + torch.exp(-1.702 * x)),
     "glu": F.glu,
     "swiglu": lambda x: F.silu(x[..., : x.shape[-1] // 2]) * x[..., x.shape[-1] // 2 :],
+    "identity": lambda x: 1.0 * x,
 }
 
 
@@ -151,12 +152,12 @@ def test_gradients_far_out_are_those_of_float64_and_finite_where_these_are(name:
             assert (error <= 0.02 + 0.2 * exact[fits].abs()).all() or dtype is not torch.float32
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "tanh", "hard_tanh", "relu", "leaky_relu"])
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "hard_tanh", "relu", "leaky_relu", "identity"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_gradients_at_infinity_are_finite_where_the_function_has_one_there(name: str, dtype: torch.dtype) -> None:
     x = torch.tensor([math.inf, -math.inf], dtype=dtype, requires_grad=True)
     ACTIVATIONS[name](x).backward(torch.ones(2, dtype=dtype))
-    expected = {"relu": [1.0, 0.0], "leaky_relu": [1.0, 0.01]}.get(name, [0.0, 0.0])
+    expected = {"relu": [1.0, 0.0], "leaky_relu": [1.0, 0.01], "identity": [1.0, 1.0]}.get(name, [0.0, 0.0])
     torch.testing.assert_close(x.grad, torch.tensor(expected, dtype=dtype))
 
 

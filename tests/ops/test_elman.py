@@ -40,7 +40,7 @@ def test_elman_equals_torch_nn_rnn_in_values_and_gradients(
         assert_close(d, d_expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu", "sigmoid"])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu", "sigmoid", "identity"])
 @pytest.mark.parametrize("norm", [False, True])
 def test_gradients_of_every_nonlinearity_equal_central_differences(
     nonlinearity: str, norm: bool, generator: torch.Generator
@@ -63,7 +63,7 @@ def test_one_unit_can_be_computed_by_hand() -> None:
 
 
 def test_unknown_nonlinearity_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r'nonlinearity is "gelu"; expected tanh, relu, sigmoid\.'):
+    with pytest.raises(ValueError, match=r'nonlinearity is "gelu"; expected tanh, relu, sigmoid, identity\.'):
         elman(torch.zeros(1, 1, 1), torch.zeros(1, 1), torch.zeros(1, 1), nonlinearity="gelu")
 
 

@@ -75,6 +75,7 @@ CELLS = {
     "elman tanh": Cell(elman, 1, _ELMAN),
     "elman relu": Cell(elman, 1, _ELMAN, {"nonlinearity": "relu"}),
     "elman sigmoid": Cell(elman, 1, _ELMAN, {"nonlinearity": "sigmoid"}),
+    "elman identity": Cell(elman, 1, _ELMAN, {"nonlinearity": "identity"}),
     "gru": Cell(gru, 3, {"projected_TBZ": "TBZ", "h0_BH": "BH", "weight_ZH": "ZH", "candidate_bias_H": "H"}),
     "lstm": Cell(lstm, 4, {"projected_TBZ": "TBZ", "h0_BH": "BH", "c0_BH": "BH", "weight_ZH": "ZH"}),
 }

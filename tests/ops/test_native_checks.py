@@ -213,7 +213,7 @@ def stage(kind: str, inputs: int, units: int) -> Stage:
                  of(torch.float32, units) if kind == "gru" else None)  # fmt: skip
 
 
-CELLS = ["elman tanh", "elman relu", "elman sigmoid", "gru", "lstm"]
+CELLS = ["elman tanh", "elman relu", "elman sigmoid", "elman identity", "gru", "lstm"]
 STATES = {"lstm": 2, "linear": 0}
 
 

@@ -136,11 +136,10 @@ def _local(node: Node, which: int, formula: str) -> str:
     value, parent = _value(node), node.inputs[which]
     if "upstream" in formula:
         return f"({formula})"
-    if not node.gate.elementwise or parent.named.shape != value.shape:
-        numeric = _value(parent) if node.gate.elementwise else None
-        return formula if numeric is None or value.shape else f"{formula}"
-    slope = local_values(node)[which]
-    return formula if formula in ("1", "-1") else f"{formula} = {show(slope)}"
+    if formula in ("1", "-1") or not node.gate.elementwise or parent.named.shape != value.shape:
+        return formula
+    slope = show(local_values(node)[which])
+    return formula if formula == slope else f"{formula} = {slope}"
 
 
 def local_values(node: Node) -> tuple[Array, ...]:

@@ -180,7 +180,7 @@ def _of(zoneout: Tensor | None, part: slice) -> Tensor | None:
 
 
 class ElmanLayer(RecurrentLayer):
-    """h_t = f(W x_t + b + R h_{t-1}) (Elman 1990), f = tanh, relu or sigmoid."""
+    """h_t = f(W x_t + b + R h_{t-1}) (Elman 1990), f = tanh, relu, sigmoid or identity."""
 
     num_gates, num_states = 1, 1
 

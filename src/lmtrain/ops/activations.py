@@ -29,6 +29,11 @@ class Pointwise(Function):
     generate_vmap_rule = True
 
 
+def identity(x: Tensor) -> Tensor:
+    """y = x;  dy/dx = 1, which needs no function of its own. Layers with it collapse into one linear layer."""
+    return x
+
+
 def sigmoid(x: Tensor) -> Tensor:
     """The logistic function: y = σ(x) = 1 / (1 + e^-x);  dy/dx = y (1 - y).  Verhulst 1845; Rumelhart et al. 1986."""
     return _apply(Sigmoid, x)
@@ -331,6 +336,7 @@ ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "gelu_logistic": gelu_logistic,
     "glu": glu,
     "swiglu": swiglu,
+    "identity": identity,
 }
 """Every non-linearity by its name in the settings; those in LEARNT take their parameter as a second argument."""
 

@@ -33,7 +33,7 @@ type of `projected` (float32, float64 or bfloat16), and A is the type of sums: f
                            and h~_t = o tanh(c~_t) with the cell c~_t before its zoneout (Krueger et al. 2017)
     norm_gain_Z        A   or None: the recurrent product h R^T is layer-normalised within each block of H, times this gain,
                            before it is added (Ba et al. 2016); `norm` in the backward pass: what that needs again
-    nonlinearity           "tanh", "relu" or "sigmoid": every backend serves all three
+    nonlinearity           "tanh", "relu", "sigmoid" or "identity": every backend serves them all
     save                   False if no backward pass will follow: the last results are then None and need no memory
 
 Names give the shapes. Tensors may have any strides (upstream gradients often have stride 0), so a kernel that needs contiguous

@@ -1,10 +1,10 @@
 """The Elman recurrence (Elman 1990, Finding structure in time), the cell of `torch.nn.RNN`.
 
-    h_t = f(a_t)        a_t = projected_t + R h_{t-1}        projected_t = W x_t + b        f = tanh, relu or sigmoid
+    h_t = f(a_t)        a_t = projected_t + R h_{t-1}        projected_t = W x_t + b        f = tanh, relu, sigmoid, or x
 
 Backward. With d_h the gradient of h_t from above and from step t + 1, and f' written by its own value,
 
-    d_a = d_h f'(a)     tanh: 1 - h^2     sigmoid: h (1 - h)     relu: h > 0
+    d_a = d_h f'(a)     tanh: 1 - h^2     sigmoid: h (1 - h)     relu: h > 0     identity: 1
     d_h_{t-1} = d_a R   d_R = sum over t of d_a^T h_{t-1}        d_projected = d_a
 
 State resets (keep) and zoneout act on the previous state p = keep h_{t-1} and on the candidate h~ = f(a):
@@ -43,14 +43,19 @@ from lmtrain.ops.recurrence import (
 )
 from lmtrain.ops.transforms import Looped
 
-NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid}
-IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh_, "relu": torch.relu_, "sigmoid": torch.sigmoid_}
+NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda a: a,
+}  # fmt: skip
+IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh_, "relu": torch.relu_, "sigmoid": torch.sigmoid_, "identity": lambda a: a,
+}  # fmt: skip
 
 # f'(a) from h = f(a)
 DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": lambda h: 1 - h.square(),
     "relu": lambda h: (h > 0).to(h.dtype),
     "sigmoid": lambda h: h * (1 - h),
+    "identity": torch.ones_like,
 }
 
 
@@ -70,7 +75,7 @@ def elman(
     projected_TBH  input projections with bias; one product for the whole chunk, made by the caller
     h0_BH          state carried from the previous chunk; gradients flow into it (detach to truncate)
     weight_HH      recurrent weight, possibly already weight-dropped
-    nonlinearity   tanh, relu or sigmoid
+    nonlinearity   tanh, relu, sigmoid or identity
     keep_TB        0 where the state before a step is forgotten, 1 elsewhere
     zoneout_TBH    weight of the previous state in the new one, in [0, 1]; expands to T, B, H (Krueger et al. 2017)
     norm_gain_H    layer-normalises the recurrent product, with this gain (Ba et al. 2016)

@@ -40,7 +40,7 @@ __all__ = [
     "why_not",
 ]
 
-_NONLINEARITIES = ("tanh", "relu", "sigmoid")  # the order of the enumeration in elman.h
+_NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")  # the order of the enumeration in elman.h
 
 
 def why_not(call: Call) -> str | None:

@@ -1,16 +1,17 @@
-// Elman network over all time steps: h_t = f(projected_t + R h_{t-1}), f = tanh, relu or sigmoid; see ops/elman.py.
+// Elman network over all time steps: h_t = f(projected_t + R h_{t-1}), f = tanh, relu, sigmoid or x; see ops/elman.py.
 
 #pragma once
 #include "recurrence.h"
 
 namespace lmtrain {
 
-enum Nonlinearity { TANH, RELU, SIGMOID };
+enum Nonlinearity { TANH, RELU, SIGMOID, IDENTITY };
 
 template <Nonlinearity f>
 INLINE F activate(F x) {
     if constexpr (f == TANH) return tanh(x);
     if constexpr (f == RELU) return max(F{}, x);  // NaN stays NaN
+    if constexpr (f == IDENTITY) return x;
     return sigmoid(x);
 }
 
@@ -19,6 +20,7 @@ template <Nonlinearity f>
 INLINE F slope(F y) {
     if constexpr (f == TANH) return 1.0f - y * y;
     if constexpr (f == RELU) return y > F{} ? broadcast(1.0f) : F{};
+    if constexpr (f == IDENTITY) return broadcast(1.0f);
     return y * (1.0f - y);
 }
 

@@ -56,7 +56,8 @@ void lmtrain_elman_forward(int bfloat16, long nonlinearity, long T, long B, long
         typedef decltype(type) S;
         auto run = nonlinearity == TANH ? elman_forward<S, TANH>
                    : nonlinearity == RELU ? elman_forward<S, RELU>
-                                          : elman_forward<S, SIGMOID>;
+                   : nonlinearity == SIGMOID ? elman_forward<S, SIGMOID>
+                                             : elman_forward<S, IDENTITY>;
         run(T, B, H, (const S*)projected, (const S*)h0, (const S*)weight, keep, (S*)states, threads);
     });
 }
@@ -68,7 +69,8 @@ void lmtrain_elman_backward(int bfloat16, long nonlinearity, long T, long B, lon
         typedef decltype(type) S;
         auto run = nonlinearity == TANH ? elman_backward<S, TANH>
                    : nonlinearity == RELU ? elman_backward<S, RELU>
-                                          : elman_backward<S, SIGMOID>;
+                   : nonlinearity == SIGMOID ? elman_backward<S, SIGMOID>
+                                             : elman_backward<S, IDENTITY>;
         run(T, B, H, (const S*)d_states, (const S*)states, (const S*)weight, keep, (S*)d_projected, (S*)d_h0, threads);
     });
 }

@@ -16,7 +16,7 @@
 
 namespace lmtrain {
 
-enum Kind { LINEAR, ELMAN_TANH, ELMAN_RELU, ELMAN_SIGMOID, GRU, LSTM };
+enum Kind { LINEAR, ELMAN_TANH, ELMAN_RELU, ELMAN_SIGMOID, ELMAN_IDENTITY, GRU, LSTM };
 
 // Weights [gates * units, inputs] and [gates * units, units] are of the storage type; a bias may be null. `h` and `c` [units]
 // are the state, replaced at each step. Laid out as `_Stage` in step.py.
@@ -55,7 +55,8 @@ INLINE F stage_output(const Stage& stage, long u, const typename WordOf<S>::type
         const F sums = input(0) + recurrent(0);
         next = stage.kind == ELMAN_TANH ? activate<TANH>(sums)
                : stage.kind == ELMAN_RELU ? activate<RELU>(sums)
-                                          : activate<SIGMOID>(sums);
+               : stage.kind == ELMAN_SIGMOID ? activate<SIGMOID>(sums)
+                                             : activate<IDENTITY>(sums);
     }
     next = as_stored<S>(next);
     store(stage.h + u, next, n);

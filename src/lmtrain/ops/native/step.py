@@ -22,7 +22,7 @@ from torch import Tensor
 from lmtrain.ops.native.build import library
 from lmtrain.ops.shapes import Sizes, check_dtype, check_shape
 
-KINDS = ("linear", "elman tanh", "elman relu", "elman sigmoid", "gru", "lstm")  # the order of the enumeration in step.h
+KINDS = ("linear", "elman tanh", "elman relu", "elman sigmoid", "elman identity", "gru", "lstm")  # the order of Kind in step.h
 SMALL = 1 << 18  # weights; below, threads that wait for each other cost more than they save
 
 

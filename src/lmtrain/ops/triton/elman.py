@@ -79,6 +79,8 @@ def _forward_tile(
         new_h = tanh(a)
     elif NONLINEARITY == "sigmoid":
         new_h = sigmoid(a)
+    elif NONLINEARITY == "identity":
+        new_h = a
     else:
         new_h = tl.where(a <= 0, 0.0, a)  # NaN stays NaN
     if candidates is not None:
@@ -104,6 +106,8 @@ def _backward_tile(
         d_a = d_h * (1 - h * h)
     elif NONLINEARITY == "sigmoid":
         d_a = d_h * h * (1 - h)
+    elif NONLINEARITY == "identity":
+        d_a = d_h
     else:
         d_a = tl.where(h > 0, d_h, 0.0)
     tl.store(d_projected + step, d_a, mask=inside)
