@@ -9,6 +9,7 @@
     lm.sample("Return the", max_tokens=50)
     lm.next("Return the", top=5)
     lmtrain.nn.LSTM(200, 650)                           # in place of torch.nn.LSTM
+    lmtrain.explain.explain("x * y + x", x=2, y=3)      # gradients one can see: .value, .gradients, .text(), .svg()
 
 Importing it is quick: PyTorch is imported when something is first used.
 """
@@ -17,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lmtrain import explain as explain
     from lmtrain import nn as nn
     from lmtrain.errors import CheckpointError as CheckpointError
     from lmtrain.errors import DataError as DataError
@@ -44,13 +46,13 @@ _HOMES = {
     ),
 }  # where each public name is defined
 
-__all__ = ["__version__", "nn", *_HOMES]
+__all__ = ["__version__", "explain", "nn", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first asked for (PEP 562)."""
-    if name == "nn":
-        return import_module("lmtrain.nn")
+    if name in ("explain", "nn"):
+        return import_module(f"lmtrain.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'lmtrain' has no attribute {name!r}")

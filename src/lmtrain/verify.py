@@ -3,6 +3,7 @@
     central differences   (L(x + s) - L(x - s)) / 2s for every number of every input, L a random projection of the outputs;
                           float64, s = 1e-5, recurrences plain and with all options
     torch.nn              the same values and gradients as RNN, GRU, LSTM with the same weights; float64
+    h = 1e-4, delta form  the lectures' scorer of two layers (`lmtrain.explain.scorer`): numeric gradients, error signals
     float64               what a fast backend computes in float32, against the reference in float64
 
 Sizes are small and odd: T=4 steps, B=3 streams, H=5 hidden. An error is the largest absolute difference divided by the
@@ -20,6 +21,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 import lmtrain.nn
+from lmtrain.explain.scorer import Gradient
 from lmtrain.models.direct import DirectCrossEntropyFunction
 from lmtrain.ops.activations import ACTIVATIONS, GATED, LEARNT
 from lmtrain.ops.backends import Call, why_not
@@ -34,7 +36,7 @@ log = logging.getLogger("lmtrain")
 
 T, B, H, E = 4, 3, 5, 2
 STEP = 1e-5
-ALLOWED = {"central differences": 1e-6, "torch.nn": 1e-10, "float64": 1e-5}
+ALLOWED = {"central differences": 1e-6, "torch.nn": 1e-10, "float64": 1e-5, "h = 1e-4": 1e-6, "delta form": 1e-12}
 
 Tensors = dict[str, Tensor]
 Function = Callable[[Tensors], Tensors]
@@ -78,6 +80,14 @@ def iter_checks() -> Iterator[Check]:
     for subject in [*plain, *resets, output_layer]:
         for backend, device in fast_backends(subject.operation):
             yield from _check_float32(subject, backend, device)
+
+
+def lecture_checks(gradients: Mapping[str, Gradient]) -> Iterator[Check]:
+    """Of every parameter of the lectures' scorer: backpropagation through gates against differences and the delta form."""
+    for name, (numeric, graph, delta) in gradients.items():
+        for against, expected in (("h = 1e-4", numeric), ("delta form", delta)):
+            error = _error(torch.from_numpy(graph), torch.from_numpy(expected))
+            yield Check("two-layer scorer", "gates", against, f"d_{name}", error)
 
 
 def format_table(checks: list[Check]) -> str:

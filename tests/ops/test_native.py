@@ -206,7 +206,10 @@ def test_gates_at_plus_and_minus_100_stay_finite_and_right(cell: Cell, isa: str)
     exact = cell.run(inputs, "reference", torch.float64)
     for output, y in cell.run(inputs, "native", torch.float32).items():
         assert y.isfinite().all(), output
-        assert_close(y, exact[output], rtol=1e-5, atol=1e-5)
+        largest = (
+            max(1.0, exact[output].abs().max().item()) if "identity" in cell.options.values() else 1.0
+        )  # others are bounded
+        assert_close(y, exact[output], rtol=1e-5, atol=1e-5 * largest)
 
 
 def test_tanh_keeps_its_relative_accuracy_near_zero() -> None:

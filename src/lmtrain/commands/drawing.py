@@ -13,11 +13,11 @@ from lmtrain.unfinished import unfinished_file
 def new_drawing(option: str, path: str) -> Path:
     """Where `option` writes its drawing. Raises SettingsError where something is already."""
     if not path:
-        raise SettingsError(f"{option} names no file.", "It takes the file to write.", f"Type for example  {option} graph.svg  .")
-    if os.path.lexists(expanded(path)):
         raise SettingsError(
-            f"{option} {path} is there already.", "Nothing is overwritten.", "Give another path, or remove it."
+            f"{option} names no file.", "It takes the file to write.", f"Type for example  {option} graph.svg  ."
         )
+    if os.path.lexists(expanded(path)):
+        raise SettingsError(f"{option} {path} is there already.", "Nothing is overwritten.", "Give another path, or remove it.")
     return expanded(path)
 
 

@@ -50,13 +50,9 @@ def main(arguments: list[str]) -> None:
         shown = json.dumps(explanation.to_json(), allow_nan=False)
         chosen = [name for name in ("jacobian", "element", "nudge", "count") if getattr(options, name) not in (None, False)]
         if chosen:
-            raise SettingsError(
-                f"--{chosen[0]} was given with --json.", "It is shown as text alone.", "Leave one of them out."
-            )
+            raise SettingsError(f"--{chosen[0]} was given with --json.", "It is shown as text alone.", "Leave one of them out.")
     else:
-        shown = explanation.text(
-            jacobian=options.jacobian, element=options.element, nudge=options.nudge, counted=options.count
-        )
+        shown = explanation.text(jacobian=options.jacobian, element=options.element, nudge=options.nudge, counted=options.count)
     if drawing is not None:
         write_drawing("--svg", drawing, explanation.svg())
     print(shown)

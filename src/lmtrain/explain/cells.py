@@ -112,7 +112,10 @@ def _iter_function(name: str, cell: Cell, values: Mapping[str, Array], explanati
 def _inputs(cell: Cell, values: Mapping[str, Array]) -> dict[str, Array]:
     """What a function takes, in its layout: one step, one stream, the gates one behind the other."""
     letter, size = ("H", "H") if len(cell.gates) == 1 else ("Z", "Z")
-    made = {f"projected_TB{size}": np.concatenate([values[f"p_{gate}"] for gate in cell.gates])[None, None], "h0_BH": values["h"][None]}
+    made = {
+        f"projected_TB{size}": np.concatenate([values[f"p_{gate}"] for gate in cell.gates])[None, None],
+        "h0_BH": values["h"][None],
+    }
     if "c" in values:
         made["c0_BH"] = values["c"][None]
     made[f"weight_{letter}H"] = np.concatenate([values[f"R_{gate}"] for gate in cell.gates])

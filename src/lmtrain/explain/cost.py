@@ -15,7 +15,9 @@ def count(graph: Graph) -> dict[str, int]:
     separately   of a backward pass for every name by itself, which computes again what the paths have in common
     """
     return {
-        "forward": sum(node.gate.cost(node.value, *node.input_values) for node in graph.gates if node.gate and node.value is not None),
+        "forward": sum(
+            node.gate.cost(node.value, *node.input_values) for node in graph.gates if node.gate and node.value is not None
+        ),
         "backward": _backward_cost(graph, {node for node in graph.nodes_topologically_sorted() if node.needs_gradient}),
         "separately": sum(_backward_cost(graph, _behind(graph, node)) for node in graph.inputs),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
 from lmtrain.errors import UserError
@@ -33,9 +33,12 @@ def draw(graph: Graph) -> str:
             "Draw a part of the expression, or leave --svg out.",
         )  # fmt: skip
     drawing = _Drawing(graph)
-    body = list(drawing.iter_elements())
-    width, height = drawing.width, drawing.height
     title = one_line(graph.source.text) if graph.source else "A graph of gates"
+    return svg_document(title, drawing.width, drawing.height, list(drawing.iter_elements()))
+
+
+def svg_document(title: str, width: float, height: float, body: Sequence[str]) -> str:
+    """A document on a white ground."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
@@ -139,9 +142,11 @@ class _Drawing:
     def iter_elements(self) -> Iterator[str]:
         most = max(int((self.width - 2 * MARGIN) / (0.61 * LARGE)) - 3, 10)
         title = self.title if len(self.title) <= most else self.title[:most] + "..."
-        yield _text(MARGIN, 32, title, LARGE, INK, "start", bold=True)
-        yield _text(MARGIN, 52, "values above the edges", SMALL, VALUE, "start")
-        yield _text(MARGIN + text_width("values above the edges", SMALL) + 16, 52, "gradients below", SMALL, GRADIENT, "start")
+        yield svg_text(MARGIN, 32, title, LARGE, INK, "start", bold=True)
+        yield svg_text(MARGIN, 52, "values above the edges", SMALL, VALUE, "start")
+        yield svg_text(
+            MARGIN + text_width("values above the edges", SMALL) + 16, 52, "gradients below", SMALL, GRADIENT, "start"
+        )
         for item in self.items:
             yield from self._iter_edges(item)
         for item in self.items:
@@ -182,27 +187,27 @@ class _Drawing:
     def _iter_labels(self, x: float, y: float, texts: list[str]) -> Iterator[str]:
         value, gradient = texts
         if value:
-            yield _text(x, y - 6, value, NORMAL, VALUE, "middle")
+            yield svg_text(x, y - 6, value, NORMAL, VALUE, "middle")
         if gradient:
-            yield _text(x, y + 16, gradient, NORMAL, GRADIENT, "middle")
+            yield svg_text(x, y + 16, gradient, NORMAL, GRADIENT, "middle")
 
     def _iter_gate(self, item: Item) -> Iterator[str]:
         node, x, y = item.node, self._centre(item), HEAD + item.row
         assert node.gate is not None
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{RADIUS}" fill="#f3f6fa" stroke="{INK}" stroke-width="1.4"/>'
         size = self._symbol_size(node)
-        yield _text(x, y + size * 0.35, _symbol(node), size, INK, "middle", bold=True)
+        yield svg_text(x, y + size * 0.35, _symbol(node), size, INK, "middle", bold=True)
         if node is not self.graph.output:
-            yield _text(x, y - RADIUS - 7, node.name, SMALL, INK, "middle", italic=True)
+            yield svg_text(x, y - RADIUS - 7, node.name, SMALL, INK, "middle", italic=True)
         for line, words in enumerate(self._below(node)):
             colour = GRADIENT if "=" in words else QUIET
-            yield _text(x, y + RADIUS + 15 + 15 * line, words, SMALL, colour, "middle")
+            yield svg_text(x, y + RADIUS + 15 + 15 * line, words, SMALL, colour, "middle")
 
     def _iter_input(self, item: Item) -> Iterator[str]:
         node, x, y = item.node, self.starts[item.column + 1] - 6, HEAD + item.row
-        yield _text(x, y + 5, node.name, LARGE, QUIET if node.is_constant else INK, "end", bold=not node.is_constant)
+        yield svg_text(x, y + 5, node.name, LARGE, QUIET if node.is_constant else INK, "end", bold=not node.is_constant)
         if total := self._total(node):
-            yield _text(x, y + 22, total, SMALL, GRADIENT, "end")
+            yield svg_text(x, y + 22, total, SMALL, GRADIENT, "end")
 
     def _iter_output(self) -> Iterator[str]:
         output, y = self.output, HEAD + self.output.row
@@ -211,7 +216,7 @@ class _Drawing:
         end = label + self.end_label
         yield _path(f"M{start:.1f},{y:.1f} H{end:.1f}") + _arrow(end, y)
         yield from self._iter_labels((label + end) / 2, y, self._edge_texts(output.node, output.node.gradient))
-        yield _text(end + 12, y + 5, output.node.name, LARGE, INK, "start", bold=True)
+        yield svg_text(end + 12, y + 5, output.node.name, LARGE, INK, "start", bold=True)
 
 
 def _symbol(node: Node) -> str:
@@ -219,7 +224,7 @@ def _symbol(node: Node) -> str:
     return "σ" if node.gate.symbol == "sigmoid" else node.gate.symbol
 
 
-def _text(
+def svg_text(
     x: float, y: float, text: str, size: float, colour: str, anchor: str, *, bold: bool = False, italic: bool = False
 ) -> str:
     style = ' font-weight="bold"' * bold + ' font-style="italic"' * italic

@@ -233,7 +233,9 @@ class Largest(Sum):
 
     def note(self, *inputs: Array) -> str:
         tied = int((inputs[0] == self.forward(*inputs)).sum())
-        return f"{self.symbol} at a tie of {tied} entries: each gets 1/{tied} of the gradient, as torch.amax has it" * (tied > 1)
+        return f"{self.symbol} at a tie of {tied} entries: each gets 1/{tied} of the gradient, as torch.amax has it" * (
+            tied > 1
+        )
 
 
 class Smallest(Largest):

@@ -142,7 +142,7 @@ class Graph:
     def _send_back(self, node: Node) -> None:
         """Sums what a node's branches sent, and sends on what its gate makes of it."""
         with np.errstate(all="ignore"):
-            node.gradient = np.asarray(sum(node.branches[1:], start=node.branches[0]), dtype=np.float64)
+            node.gradient = np.array(sum(node.branches[1:], start=node.branches[0]), dtype=np.float64)
             if node.gate is None:
                 made: tuple[Array, ...] = ()
             else:

@@ -146,7 +146,9 @@ def window(words: Iterable[str]) -> Explanation:
     hidden, seed = whole("hidden", given["hidden"], 1, 100), whole("seed", given["seed"], 0, 10**9)
     if num_words % 2 == 0:
         raise ExpressionError(
-            f"words={num_words} has no word in the middle.", "A window is an odd number of words.", f"Type  words={num_words + 1}  ."
+            f"words={num_words} has no word in the middle.",
+            "A window is an odd number of words.",
+            f"Type  words={num_words + 1}  .",
         )
     generator = np.random.default_rng(seed)
     values: dict[str, object] = {

@@ -81,7 +81,11 @@ def parse_value(name: str, text: str) -> NDArray[np.float64]:
     start = reader.peek.position
     value = reader.numbers()
     if reader.peek.kind != "end":
-        reader.fail(f"{reader.found()} cannot stand in the value of {name}.", "A value is a number, a vector or a matrix of such.", "Leave it out.")
+        reader.fail(
+            f"{reader.found()} cannot stand in the value of {name}.",
+            "A value is a number, a vector or a matrix of such.",
+            "Leave it out.",
+        )
     if problem := shape_problem(value):
         raise reader.source.error(*problem, start)
     return np.asarray(value, dtype=np.float64)

@@ -31,9 +31,7 @@ def iter_forward(graph: Graph) -> Iterator[str]:
     nodes = [node for node in graph.nodes_topologically_sorted() if node.gate is not None or not node.is_constant]
     formulas = ["given" if node.gate is None else f"= {node.written()}" for node in nodes]
     shapes = ["" if not node.named.shape else " x ".join(map(str, node.named.shape)) for node in nodes]
-    yield from _columns(
-        [node.name for node in nodes], formulas, shapes, [show(_value(node)) for node in nodes]
-    )
+    yield from _columns([node.name for node in nodes], formulas, shapes, [show(_value(node)) for node in nodes])
 
 
 def iter_backward(graph: Graph) -> Iterator[str]:

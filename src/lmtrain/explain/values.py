@@ -103,4 +103,3 @@ def by_convention(node: Node) -> str:
     """A name with its shape, as the lectures write it."""
     shape = node.named.shape
     return f"{node.name} {'scalar' if not shape else ' x '.join(map(str, shape))}"
-
