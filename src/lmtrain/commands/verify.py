@@ -68,7 +68,7 @@ def through_time(options: argparse.Namespace) -> None:
             raise DataError(
                 f"No text was saved with {trained.path}.", "Gradients are measured on one.", "Name a run that has one."
             )
-        norms = {"norm": model_norms(trained.model, trained.texts[name].ids, num_lags)}
+        norms = {"norm": model_norms(trained.model, trained.texts[name].ids.tolist(), num_lags)}
         first = norms["norm"][0]
         norms["relative to k = 0"] = [norm / first if first else 0.0 for norm in norms["norm"]]
         split = {"valid": "validation", "test": "test"}.get(name, "training")

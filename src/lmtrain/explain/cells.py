@@ -6,7 +6,7 @@ computes the same gradients from them in one go.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,8 @@ CELLS = {
     ),
 }
 
+FUNCTIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {"elman": elman, "gru": gru, "lstm": lstm}
+
 
 def step(name: str, hidden: int, seed: int) -> Explanation:
     """One step of a cell with `hidden` units and weights drawn from a seed."""
@@ -68,10 +70,10 @@ def step(name: str, hidden: int, seed: int) -> Explanation:
     explanation = Explanation(
         made(cell.equations, values),
         [
-            f"One step of the cell {name}, {hidden} hidden units: p_ is the input product W x + b of each gate, R_ its recurrent",
-            "weight, h and c the state before the step; u and v are the gradients that arrive from above."
+            f"One step of the cell {name}, {hidden} hidden units: p_ is the input product W x + b of each gate, R_ its",
+            "recurrent weight, h and c the state before the step; u and v are the gradients that arrive from above."
             if name == "lstm"
-            else "weight, h the state before the step; u is the gradient that arrives from above.",
+            else "recurrent weight, h the state before the step; u is the gradient that arrives from above.",
         ],
     )  # fmt: skip
     explanation.remarks = list(_iter_function(name, cell, values, explanation))
@@ -82,7 +84,7 @@ def _iter_function(name: str, cell: Cell, values: Mapping[str, Array], explanati
     """The same step through the function of `lmtrain.ops`, compared with the graph."""
     inputs = _inputs(cell, values)
     leaves = {key: torch.from_numpy(value.copy()).requires_grad_() for key, value in inputs.items()}
-    states_TBH, *finals = {"elman": elman, "gru": gru, "lstm": lstm}[name](**leaves, backend="eager")
+    states_TBH, *finals = FUNCTIONS[name](**leaves, backend="eager")
     node = states_TBH.grad_fn
     while node is not None and not hasattr(node, "saved_tensors"):
         node = node.next_functions[0][0]

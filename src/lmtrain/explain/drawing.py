@@ -179,7 +179,8 @@ class _Drawing:
             centre, y = self._centre(item), HEAD + item.row
             tip = y + max(-0.6 * RADIUS, min(0.6 * RADIUS, (y1 - y) / 3))
             reach = centre - (RADIUS**2 - (tip - y) ** 2) ** 0.5 - 1
-            path += f"H{label_end:.1f} C{label_end + MERGE / 2:.1f},{y1:.1f} {reach - MERGE / 2:.1f},{tip:.1f} {reach:.1f},{tip:.1f}"
+            path += f"H{label_end:.1f} C{label_end + MERGE / 2:.1f},{y1:.1f} "
+            path += f"{reach - MERGE / 2:.1f},{tip:.1f} {reach:.1f},{tip:.1f}"
             yield _path(path) + _arrow(reach, tip)
             middle = (label_start + label_end) / 2
             yield from self._iter_labels(middle, y1, self._edge_texts(before.node, self._sent(item.node, which)))

@@ -14,6 +14,7 @@ from lmtrain.explain.text import jacobian_of
 from lmtrain.explain.values import number
 from lmtrain.shell import one_line
 
+MAX_ENTRIES = 4_000_000  # of a Jacobian that is computed
 SHOWN = 8  # entries of a node, and terms of a sum, that are written out
 
 
@@ -53,18 +54,25 @@ def iter_derivation(graph: Graph, element: str) -> Iterator[str]:
         parents = [parent for parent in dict.fromkeys(node.inputs) if parent in slopes and slopes[parent].any()]
         if not parents:
             continue
+        if _size(node) * max(map(_size, parents)) > MAX_ENTRIES:
+            raise ExpressionError(
+                f"The Jacobian of {node.name} has too many entries.", f"A derivation takes {MAX_ENTRIES:,}.",
+                "Take smaller matrices, or leave --element out.",
+            )  # fmt: skip
         whole = sum(jacobian_of(node, node.inputs.index(parent)) @ slopes[parent].ravel() for parent in parents)
         slopes[node] = np.asarray(whole).reshape(node.named.shape)
         reached = [tuple(map(int, i)) for i in np.argwhere(slopes[node])] if node.named.shape else [()]
         yield f"  {node.name} = {node.written()}"
         for entry in reached[:SHOWN]:
-            yield f"    d {at(node.named, entry)} / d {name} = {_terms(node, entry, slopes, name)} = {number(float(slopes[node][entry]))}"
+            made = f"{_terms(node, entry, slopes, name)} = {number(float(slopes[node][entry]))}"
+            yield f"    d {at(node.named, entry)} / d {name} = {made}"
         if len(reached) > SHOWN:
             yield f"    ... and {len(reached) - SHOWN} more entries"
     total = float(np.asarray(slopes.get(output, np.zeros(()))).sum())
     assert source.gradient is not None
     summed = " (summed over its entries)" if output.named.shape else ""
-    yield f"  So d {output.name}{summed} / d {name} = {number(total)}; the backward pass gave {number(float(source.gradient[index]))}."
+    by_backward = number(float(source.gradient[index]))
+    yield f"  So d {output.name}{summed} / d {name} = {number(total)}; the backward pass gave {by_backward}."
 
 
 def _terms(node: Node, entry: Shape, slopes: dict[Node, Array], name: str) -> str:
@@ -98,3 +106,8 @@ def _local_row(node: Node, which: int, entry: Shape) -> Array:
 
 def _bracketed(formula: str) -> str:
     return f"({formula})" if re.search(r"(?<!\*) [-+] |^-", formula) and not re.fullmatch(r"\([^()]*\)", formula) else formula
+
+
+def _size(node: Node) -> int:
+    assert node.value is not None
+    return node.value.size

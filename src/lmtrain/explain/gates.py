@@ -197,9 +197,9 @@ class Divide(Pair):
     def pair(self, a: Array, b: Array) -> Array:
         if (b == 0).any():
             raise GateError(
-                f"A division by zero: the value below the line is {'0' if b.ndim == 0 else 'a ' + describe(b.shape)[2:] + ' that holds a 0'}.",
+                f"A division by zero: what divides is {'0' if b.ndim == 0 else f'{describe(b.shape)} that holds a 0'}.",
                 "Every number but 0 can divide.",
-                "Change the values, or add a small number below the line.",
+                "Change the values, or add a small number to it.",
             )
         return a / b
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from lmtrain.explain.gates import Add, Maximum, Multiply
 from lmtrain.explain.graph import Graph, Node
@@ -128,7 +129,7 @@ def _sort_tracks(item: Item, grid: Sequence[list[Item]]) -> None:
 
 def _crossings(grid: Sequence[list[Item]]) -> int:
     total = 0
-    for left, right in zip(grid, grid[1:], strict=False):
+    for left, right in pairwise(grid):
         at = {item: place for place, item in enumerate(left)}
         ends = [at[item.left[which]] for item in right for which in sorted(range(len(item.left)), key=item.tracks.__getitem__)]
         total += sum(a > b for i, a in enumerate(ends) for b in ends[i + 1 :])
@@ -163,7 +164,7 @@ def _wish(item: Item) -> float:
 def _apart(column: Sequence[Item], wished: Sequence[float]) -> list[float]:
     """The rows nearest to those wished (least squares) that keep the order and the distances: pooled adjacent violators."""
     shifts = [0.0]
-    for upper, lower in zip(column, column[1:], strict=False):
+    for upper, lower in pairwise(column):
         shifts.append(shifts[-1] + upper.below + GAP + lower.above)
     pools: list[tuple[float, int]] = []
     for wish, shift in zip(wished, shifts, strict=True):

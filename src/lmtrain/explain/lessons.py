@@ -26,7 +26,7 @@ from lmtrain.shell import one_line
 
 Settings = dict[str, object]
 ACTIVATIONS = ("tanh", "sigmoid", "relu", "identity")
-SENTENCE = "museums in Paris are amazing".split()
+SENTENCE = ("museums", "in", "Paris", "are", "amazing")
 STEP = 1e-4  # of numeric gradients, as in the lectures
 
 
@@ -106,7 +106,7 @@ def softmax(words: Iterable[str]) -> Explanation:
     explanation = Explanation(
         made(f"p = softmax(z); J = -log({one_hot} @ p)", {"z": z}),
         [
-            f"Cross entropy behind a softmax: J = -log p_y with p = softmax(z), C = {size} classes (counted from 1), y = {target}.",
+            f"Cross entropy behind a softmax: J = -log p_y, p = softmax(z), C = {size} classes (counted from 1), y = {target}.",
             "  case k = y     dJ/dz_k = -(1/p_y) p_y (1 - p_y) = p_y - 1",
             "  case k != y    dJ/dz_k = -(1/p_y) (-p_y p_k)    = p_k",
             "  together       dJ/dz = p - t, where t is 1 for class y and 0 for the others",
@@ -118,9 +118,8 @@ def softmax(words: Iterable[str]) -> Explanation:
         numeric = (_cross_entropy(z, target - 1, k, STEP) - _cross_entropy(z, target - 1, k, -STEP)) / (2 * STEP)
         by_case, by_graph = p[k] - (k == target - 1), explanation.gradients["z"][k]
         case = "k = y" if k == target - 1 else "k != y"
-        explanation.remarks.append(
-            f"{k + 1:<3} {case:8} {number(z[k]):10} {number(p[k]):10} {number(by_case):13} {number(by_graph):14} {number(numeric)}"
-        )
+        cells = f"{number(z[k]):10} {number(p[k]):10} {number(by_case):13} {number(by_graph):14} {number(numeric)}"
+        explanation.remarks.append(f"{k + 1:<3} {case:8} {cells}")
     return explanation
 
 
@@ -159,8 +158,8 @@ def window(words: Iterable[str]) -> Explanation:
     explanation = Explanation(
         made(f"z = W @ x + b; s = u @ {f}" if f == "z" else f"z = W @ x + b; h = {f}; s = u @ h", values),
         [
-            f"A scored window: s = u^T f(W x + b) with f = {activation}; x is the vectors of {num_words} words, {size} numbers each,",
-            f"one behind the other; {hidden} hidden units.",
+            f"A scored window: s = u^T f(W x + b), f = {activation}; x is the vectors of {num_words} words, one behind the",
+            f"other, {size} numbers each; {hidden} hidden units.",
         ],
     )
     delta, d_x = explanation.gradients["b"], explanation.gradients["x"]
@@ -204,7 +203,7 @@ def collapse(words: Iterable[str]) -> Explanation:
         f"  b = {show(b)}",
         f"  largest difference between two layers and one on 1,000 random inputs: {difference:.1e}",
         "With tanh between them they do not: y = W2 tanh(W1 x + b1) + b2",
-        f"  the best single layer (least squares) misses {100 * share:.1f} % of the variance, by {np.abs(missed).max():.2g} at most",
+        f"  the best single layer (least squares) misses {100 * share:.1f} % of the variance",
         "So more layers without non-linearities compute nothing that one could not. A model that shows it when it is trained:",
         "  python -m lmtrain model=window model.num_layers=2 model.activation=identity",
     ]

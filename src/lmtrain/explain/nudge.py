@@ -18,12 +18,12 @@ SHOWN = 40  # entries that are nudged
 def iter_nudges(graph: Graph, step: float, element: str | None = None) -> Iterator[str]:
     """The final value after each entry has been nudged by `step`, beside what the gradient predicts."""
     output = graph.output
-    value = float(np.sum(output.value))
+    value = float(np.sum(graph.forward()))
     what = f"the sum of {output.name}'s entries" if output.named.shape else output.name
     entries = [(node, tuple(map(int, index))) for node in graph.inputs for index in np.ndindex(node.named.shape)]
     if element is not None:
         entries = [find_entry(graph, element)]
-    yield f"Nudged by {number(step)}: {what} was {number(value, 10)}; change / nudge comes near the gradient where the nudge is small"
+    yield f"Nudged by {number(step)}: {what} was {number(value, 10)}; change / nudge nears the gradient for small ones"
     for node, index in entries[:SHOWN]:
         assert node.value is not None
         assert node.gradient is not None

@@ -91,7 +91,7 @@ def format_gradients(gradients: dict[str, Gradient]) -> str:
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows])
     return "\n".join(
         [
-            "The lectures' check: s = u^T f(W2 f(W1 x + b1) + b2), x 20, hidden 8 and 4; numeric with h = 1e-4 beside analytic,",
+            "The lectures' check: s = u^T f(W2 f(W1 x + b1) + b2), x 20, hidden 8 and 4; numeric (h = 1e-4) beside analytic,",
             "for every parameter the entry at which they differ most (counted from 1)",
             *lines,
         ]

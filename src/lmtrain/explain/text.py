@@ -42,7 +42,7 @@ def iter_backward(graph: Graph) -> Iterator[str]:
         yield "  Nothing here depends on a name, so nothing has a gradient."
         return
     if output.named.shape:
-        yield f"  {output.name} is {describe(output.named.shape)}: its upstream gradient is 1 for every entry, as for their sum."
+        yield f"  {output.name} is {describe(output.named.shape)}: its upstream gradient is 1 everywhere, as for its sum."
     for node in reversed(graph.nodes_topologically_sorted()):
         if not node.needs_gradient or node.gradient is None:
             continue

@@ -28,15 +28,21 @@ def speed_lines(seed: int = 1) -> list[str]:
     if torch.cuda.is_available():
         on_gpu, all_on_gpu = torch.from_numpy(weight).float().cuda(), torch.from_numpy(matrix).float().cuda()
         each = [all_on_gpu[:, i : i + 1].contiguous() for i in range(NUM_WINDOWS)]
-        slow = _micros(lambda: ([on_gpu @ x for x in each], torch.cuda.synchronize()))
-        fast = _micros(lambda: (on_gpu @ all_on_gpu, torch.cuda.synchronize()))
+        slow = _micros(lambda: [on_gpu @ x for x in each], torch.cuda.synchronize)
+        fast = _micros(lambda: on_gpu @ all_on_gpu, torch.cuda.synchronize)
         lines.append(f"  PyTorch on {torch.cuda.get_device_name()}, a loop    {slow:10.1f}")
         lines.append(f"  PyTorch on {torch.cuda.get_device_name()}, a product {fast:10.1f}   {slow / fast:.1f} times as fast")
     return [*lines, f"  Both give the same scores: {'yes' if same else 'NO'}"]
 
 
-def _micros(function: Callable[[], object]) -> float:
-    timer = timeit.Timer(function)
+def _micros(function: Callable[[], object], finish: Callable[[], None] = lambda: None) -> float:
+    """Microseconds of one call. `finish` waits for what a GPU has not yet done."""
+
+    def whole() -> None:
+        function()
+        finish()
+
+    timer = timeit.Timer(whole)
     once = max(timer.timeit(1), 1e-7)
     number = max(1, min(10_000, int(SECONDS / once)))
     return 1e6 * min(timer.repeat(REPEATS, number)) / number
