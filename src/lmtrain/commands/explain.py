@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 
 from lmtrain.commands.drawing import new_drawing, write_drawing
 from lmtrain.commands.options import Parser, parse
@@ -27,7 +28,7 @@ def main(arguments: list[str]) -> None:
     """Prints the explanation."""
     parser = Parser("explain", __doc__, EXAMPLES)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("expression", metavar="EXPRESSION", help="what is explained, or the name of a lesson")
+    parser.add_argument("expression", metavar="EXPRESSION", nargs="?", help="what is explained, or the name of a lesson")
     parser.add_argument("values", metavar="name=value", nargs="*", help="a value for every name in it")
     parser.add_argument("--svg", metavar="FILE", help="draws the graph: values above, gradients below the edges")
     parser.add_argument("--json", action="store_true", help="value, gradients and every node as JSON")
@@ -36,6 +37,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--nudge", metavar="0.01", type=step, help="the value after every entry is nudged by so much")
     parser.add_argument("--count", action="store_true", help="what both passes cost, and every gradient by itself")
     options = parse_expression(parser, arguments)
+    if options.expression is None:
+        raise SettingsError("No expression was given.", "", f'Type for example  {parser.prog} "x * y + x" x=2 y=3  .')
     drawing = None if options.svg is None else new_drawing("--svg", options.svg)
 
     from lmtrain.explain.explanation import explain
@@ -61,10 +64,8 @@ def main(arguments: list[str]) -> None:
 def parse_expression(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
     """The options; an expression may begin with a minus."""
     known = parser._option_string_actions
-    signed = [
-        f" {word}" if word.startswith("-") and word[:2] != "--" and word not in known and word != "-" else word
-        for word in arguments
-    ]
+    is_signed = [re.match(r"-(?!-[a-z]|-?$)", word) and word not in known for word in arguments]
+    signed = [f" {word}" if signs else word for word, signs in zip(arguments, is_signed, strict=True)]
     return parse(parser, signed)
 
 

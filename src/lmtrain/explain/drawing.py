@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
 from lmtrain.errors import UserError
-from lmtrain.explain.gates import Array, describe
+from lmtrain.explain.gates import Array, short
 from lmtrain.explain.graph import Graph, Node
 from lmtrain.explain.layout import Item, place
 from lmtrain.explain.values import number, show
@@ -63,7 +63,7 @@ def brief(value: Array) -> str:
     if value.ndim == 0:
         return number(float(value), 4)
     whole = show(value, digits=3)
-    return whole if value.size <= 6 and len(whole) <= WIDEST else describe(value.shape)[2:]
+    return whole if value.size <= 6 and len(whole) <= WIDEST else f"({short(value.shape)})"
 
 
 class _Drawing:

@@ -97,11 +97,9 @@ def _terms(node: Node, entry: Shape, slopes: dict[Node, Array], name: str) -> st
 
 def _local_row(node: Node, which: int, entry: Shape) -> Array:
     """d output[entry] / d input number `which`, that input alone."""
-    assert node.gate is not None
-    assert node.value is not None
-    unit = np.zeros(node.value.shape)
+    unit = np.zeros(node.named.shape)
     unit[entry] = 1
-    return np.asarray(node.gate.backward(unit, node.value, *node.input_values)[which]).ravel()
+    return node.backward(unit)[which].ravel()
 
 
 def _bracketed(formula: str) -> str:

@@ -101,8 +101,13 @@ def at(value: Named, index: Shape) -> str:
 
 
 def describe(shape: Shape) -> str:
-    """A shape in words: a scalar, a vector of 3, a 2 x 3 matrix."""
-    return {0: "a scalar", 1: f"a vector of {shape[-1] if shape else 0}"}.get(len(shape), "a " + " x ".join(map(str, shape)))
+    """A shape in words: a scalar, a vector of 3, a matrix of 2 x 3."""
+    return ("a scalar", f"a vector of {short(shape)}", f"a matrix of {short(shape)}")[len(shape)]
+
+
+def short(shape: Shape) -> str:
+    """A shape in few characters: 3, or 2 x 3."""
+    return " x ".join(map(str, shape))
 
 
 def _within(index: Shape, shape: Shape, output_shape: Shape) -> Shape:

@@ -63,6 +63,14 @@ class Node:
     def input_values(self) -> list[Array]:
         return [node.value for node in self.inputs if node.value is not None]
 
+    def backward(self, upstream: Array) -> tuple[Array, ...]:
+        """What the gate sends to each of its inputs for an upstream gradient; not finite where it has no slope."""
+        if self.gate is None:
+            return ()
+        assert self.value is not None, "a graph runs forward first"
+        with np.errstate(all="ignore"):
+            return self.gate.backward(upstream, self.value, *self.input_values)
+
     def written(self) -> str:
         """What the node computes, with its inputs by their names."""
         return self.name if self.gate is None else self.gate.written(*(node.name for node in self.inputs))
@@ -143,12 +151,7 @@ class Graph:
         """Sums what a node's branches sent, and sends on what its gate makes of it."""
         with np.errstate(all="ignore"):
             node.gradient = np.array(sum(node.branches[1:], start=node.branches[0]), dtype=np.float64)
-            if node.gate is None:
-                made: tuple[Array, ...] = ()
-            else:
-                assert node.value is not None
-                made = node.gate.backward(node.gradient, node.value, *node.input_values)
-        for parent, downstream in zip(node.inputs, made, strict=True):
+        for parent, downstream in zip(node.inputs, node.backward(node.gradient), strict=True):
             node.downstream.append(downstream if parent.needs_gradient else None)
             if not parent.needs_gradient:
                 continue

@@ -36,6 +36,7 @@ from lmtrain.explain.graph import Graph, Node
 from lmtrain.explain.source import ExpressionError, Source
 
 MAX_LENGTH = 10_000  # characters
+MAX_VALUE = 1_000_000  # characters of the value of a name
 MAX_DEPTH = 100  # brackets, signs and powers within one another
 
 OPERATORS: dict[str, tuple[int, type[Gate]]] = {
@@ -75,19 +76,19 @@ def parse(expression: str) -> Graph:
 
 def parse_value(name: str, text: str) -> NDArray[np.float64]:
     """A number, a vector or a matrix as it is typed behind `name=`."""
-    reader = _Parser(text)
-    if reader.peek.kind == "end":
+    if not text.strip():
         raise ExpressionError(f"{name} was given no value.", "", f"Type for example  {name}=1  or  {name}=[1,2]  .")
-    start = reader.peek.position
-    value = reader.numbers()
-    if reader.peek.kind != "end":
-        reader.fail(
-            f"{reader.found()} cannot stand in the value of {name}.",
-            "A value is a number, a vector or a matrix of such.",
-            "Leave it out.",
-        )
-    if problem := shape_problem(value):
-        raise reader.source.error(*problem, start)
+    try:
+        reader = _Parser(text, MAX_VALUE)
+        value = reader.numbers()
+        if reader.peek.kind != "end":
+            reader.fail(
+                f"{reader.found()} cannot stand in a value.", "A value is a number, a vector or a matrix.", "Leave it out."
+            )
+        if problem := shape_problem(value):
+            raise reader.source.error(*problem, 0)
+    except ExpressionError as error:
+        raise ExpressionError(f"The value of {name} cannot be read. {error.given}", error.allowed, error.remedy) from None
     return np.asarray(value, dtype=np.float64)
 
 
@@ -116,16 +117,11 @@ def tokens(source: Source) -> list[Token]:
 
 
 class _Parser:
-    def __init__(self, expression: str) -> None:
+    def __init__(self, expression: str, most: int = MAX_LENGTH) -> None:
         self.source = Source(unicodedata.normalize("NFC", expression).strip())
         text = self.source.text
-        if len(text) > MAX_LENGTH:
-            raise self.source.error(
-                f"The expression has {len(text):,} characters.",
-                f"It may have {MAX_LENGTH:,}.",
-                "Explain a part of it.",
-                MAX_LENGTH,
-            )
+        if len(text) > most:
+            raise self.source.error(f"It has {len(text):,} characters.", f"It may have {most:,}.", "Shorten it.", most)
         self.tokens, self.next = tokens(self.source), 0
         self.inputs: dict[str, Node] = {}
         self.defined: dict[str, Node] = {}
@@ -142,6 +138,12 @@ class _Parser:
                 output = self.expression(0, 0)
             if self.peek.text == ";":
                 self.take()
+                if self.peek.kind != "end" and output not in self.defined.values():
+                    raise self.source.error(
+                        "What stands before this semicolon has no name, so nothing behind it can use it.",
+                        "Only the last part may be without a name.", "Write for example  a = x + y; a * a  .",
+                        self.tokens[self.next - 1].position,
+                    )  # fmt: skip
                 if self.peek.kind != "end":
                     continue
             if self.peek.kind != "end":
@@ -293,8 +295,8 @@ class _Parser:
         if self.peek.text != "[" or depth == 2 or self.next > start:
             self.fail(
                 f"{self.found()} stands where a number should.",
-                "Within square brackets stand numbers, or rows of numbers.",
-                "Write for example [1, 2] or [[1, 2], [3, 4]].",
+                "A value is a finite number, a vector of such, or a matrix of rows of one length.",
+                "Write for example 1.5 or [1, 2] or [[1, 2], [3, 4]].",
             )
         opened = self.take()
         values = [] if self.peek.text == "]" else [self.numbers(depth + 1)]
@@ -330,6 +332,8 @@ class _Parser:
         return "The end" if self.peek.kind == "end" else f'"{self.peek.text[:40]}"'
 
     def unexpected(self) -> NoReturn:
+        if self.peek.kind == "end":
+            self.fail("The expression ends too early.", "", "Write a name, a number or a bracket here.")
         before = self.tokens[self.next - 1] if self.next else None
         ends = before is not None and (before.kind in ("number", "name") or before.text in (")", "]", ".T"))
         if ends and (self.peek.kind in ("number", "name") or self.peek.text in ("(", "[")):
@@ -337,7 +341,7 @@ class _Parser:
         elif self.peek.text == "=":
             remedy = "To define a name, write it alone before the =, and a semicolon behind the definition."
         else:
-            remedy = "Leave it out." if ends and self.peek.kind != "end" else "Write a name, a number or a bracket here."
+            remedy = "Leave it out." if ends else "Write a name, a number or a bracket here."
         self.fail(f"{self.found()} cannot stand here.", "", remedy)
 
     def fail(self, given: str, allowed: str, remedy: str) -> NoReturn:
@@ -356,5 +360,5 @@ def shape_problem(value: object) -> tuple[str, str, str] | None:
         if None in lengths:
             return "Numbers and rows are mixed.", allowed, remedy
         odd = next(i for i, n in enumerate(lengths) if n != lengths[0])
-        return f"Row 1 has {lengths[0]} numbers, but row {odd + 1} has {lengths[odd]}.", allowed, remedy
+        return f"Row 1 is of length {lengths[0]}, but row {odd + 1} of length {lengths[odd]}.", allowed, remedy
     return None

@@ -14,6 +14,10 @@ AROUND = 40  # characters that are shown on either side of the caret
 class ExpressionError(UserError):
     """An expression, or a value for one of its names, that cannot be explained."""
 
+    def __init__(self, given: str, allowed: str, remedy: str) -> None:
+        super().__init__(given, allowed, remedy)
+        self.args = (str(self).replace("^\n ", "^\n"),)  # the line behind the caret begins at the margin
+
 
 @dataclass(frozen=True)
 class Source:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lmtrain.explain.gates import Array, describe
+from lmtrain.explain.gates import Array, describe, short
 from lmtrain.explain.graph import Graph, Node
 from lmtrain.explain.values import number, show
 
@@ -30,7 +30,7 @@ def iter_forward(graph: Graph) -> Iterator[str]:
     yield "Forward: every node after its inputs (topological order)"
     nodes = [node for node in graph.nodes_topologically_sorted() if node.gate is not None or not node.is_constant]
     formulas = ["given" if node.gate is None else f"= {node.written()}" for node in nodes]
-    shapes = ["" if not node.named.shape else " x ".join(map(str, node.named.shape)) for node in nodes]
+    shapes = [short(node.named.shape) for node in nodes]
     yield from _columns([node.name for node in nodes], formulas, shapes, [show(_value(node)) for node in nodes])
 
 
@@ -58,7 +58,7 @@ def iter_gradients(graph: Graph) -> Iterator[str]:
     yield f"{output.name} = {show(_value(output))}"
     for node in graph.inputs:
         assert node.gradient is not None
-        shape = f"   ({describe(node.gradient.shape)[2:]}, as {node.name})" if node.gradient.shape else ""
+        shape = f"   ({short(node.gradient.shape)}, as {node.name})" if node.gradient.shape else ""
         yield f"d{output.name}/d{node.name} = {show(node.gradient)}{shape}"
 
 
@@ -86,12 +86,11 @@ def iter_jacobians(graph: Graph) -> Iterator[str]:
 def jacobian_of(node: Node, which: int) -> Array:
     """d output_i / d input_j of a gate with respect to its input number `which` (and to the same node elsewhere among them)."""
     value, parent = _value(node), node.inputs[which]
-    assert node.gate is not None
     rows = []
     for index in range(value.size):
         unit = np.zeros(value.size)
         unit[index] = 1
-        made = node.gate.backward(unit.reshape(value.shape), value, *node.input_values)
+        made = node.backward(unit.reshape(value.shape))
         rows.append(sum(d.ravel() for d, other in zip(made, node.inputs, strict=True) if other is parent))
     return np.stack(rows)
 
@@ -142,10 +141,7 @@ def _local(node: Node, which: int, formula: str) -> str:
 
 def local_values(node: Node) -> tuple[Array, ...]:
     """The local gradients of an elementwise gate, entry by entry."""
-    assert node.gate is not None
-    value = _value(node)
-    with np.errstate(all="ignore"):
-        return node.gate.backward(np.ones(value.shape), value, *node.input_values)
+    return node.backward(np.ones(_value(node).shape))
 
 
 def _sum(parts: list[Array]) -> str:

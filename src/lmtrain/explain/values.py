@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from lmtrain.explain.gates import Array, describe
-from lmtrain.explain.graph import Graph, Node
+from lmtrain.explain.gates import Array, short
+from lmtrain.explain.graph import Graph
 from lmtrain.explain.parser import FUNCTIONS, parse_value, shape_problem
 from lmtrain.explain.source import ExpressionError
 from lmtrain.shell import one_line, printable
@@ -24,7 +24,7 @@ def read_assignments(words: Iterable[str]) -> dict[str, Array]:
         name = unicodedata.normalize("NFC", name.strip())
         if not equals or not name.isidentifier():
             raise ExpressionError(
-                f'"{printable(one_line(word), 80)}" gives no value to a name.',
+                f'"{printable(one_line(word.strip()), 80)}" gives no value to a name.',
                 "Behind the expression stand names with their values.",
                 "Type for example  x=1  or  W=[[1,2],[3,4]]  ; an expression with blanks in it needs quotation marks.",
             )
@@ -93,13 +93,7 @@ def show(value: Array, most: int = SHOWN, digits: int = 6) -> str:
         return number(float(value), digits)
     if value.size > most:
         start = ", ".join(number(float(entry), digits) for entry in value.ravel()[:3])
-        return f"{describe(value.shape)[2:]}: {start}, ..."
+        return f"({short(value.shape)}) {start}, ..."
     if value.ndim == 1:
         return f"[{', '.join(number(float(entry), digits) for entry in value)}]"
     return f"[{', '.join(show(row, most, digits) for row in value)}]"
-
-
-def by_convention(node: Node) -> str:
-    """A name with its shape, as the lectures write it."""
-    shape = node.named.shape
-    return f"{node.name} {'scalar' if not shape else ' x '.join(map(str, shape))}"
