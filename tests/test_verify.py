@@ -11,6 +11,7 @@ from torch import Tensor
 
 import lmtrain
 from lmtrain import verify
+from lmtrain.explain import scorer
 from lmtrain.ops import elman, gru, linear_cross_entropy, lstm
 from lmtrain.ops.activations import ACTIVATIONS
 from lmtrain.verify import Check, format_table, iter_checks
@@ -116,3 +117,10 @@ def test_an_operation_that_no_fast_backend_serves_is_said_once(
     said = [message for message in caplog.messages if "native" in message]
     assert said[0] == "elman is not checked with backend native: there is no compiler"
     assert len(said) == len(set(said)) == 4
+
+
+def test_a_wrong_delta_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = scorer.delta_form
+    monkeypatch.setattr(scorer, "delta_form", lambda p: right({**p, "u": p["u"] * 1.001}))
+    failed = {check.tensor for check in verify.lecture_checks(scorer.scorer_gradients()) if not check.passed}
+    assert failed == {"d_W1", "d_b1", "d_W2", "d_b2", "d_x"}

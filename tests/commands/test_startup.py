@@ -14,6 +14,7 @@ HEAVY = ("torch._dynamo", "torch._inductor", "tensorboard", "hydra", "triton")
     [
         (["score", "run", "text.txt"], HEAVY), (["sample", "run", "--max-tokens", "2"], HEAVY), (["evaluate", "run"], HEAVY),
         (["--cfg", "job"], ("torch", "tensorboard")), (["--help"], ("torch", "hydra", "numpy")),
+        (["explain", "x * y", "x=1", "y=2", "--svg", "new.svg"], ("torch", "hydra")),
         (["settings", "model"], ("torch", "hydra", "numpy")),
     ],
 )  # fmt: skip

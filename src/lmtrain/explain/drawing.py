@@ -14,7 +14,7 @@ from lmtrain.explain.values import number, show
 from lmtrain.shell import one_line
 
 MOST_NODES = 150
-WIDEST = 24  # characters of a value on an edge
+WIDEST = 28  # characters of a value on an edge
 SMALL, NORMAL, LARGE = 11.0, 13.0, 16.0  # font sizes
 RADIUS = 21.0
 CHANNEL, MERGE, MARGIN, HEAD = 44.0, 30.0, 28.0, 74.0
