@@ -111,7 +111,7 @@ def test_values_and_gradients_are_those_of_autograd(expression: str, values: dic
 
 # ---- expressions that nobody thought of
 
-NUMBERS = st.integers(-30, 30).map(lambda n: n / 10)
+NUMBERS = st.integers(-24, 24).map(lambda n: n / 8)  # whose products are exact: rounding moves nothing across a kink
 SHAPES: dict[str, tuple[int, ...]] = {"s": (), "t": (), "u": (2,), "v": (3,), "A": (2, 3), "B": (3, 3)}
 PRODUCTS: dict[tuple[int, ...], list[tuple[tuple[int, ...], tuple[int, ...]]]] = {
     (): [((2,), (2,)), ((3,), (3,))], (2,): [((2, 3), (3,))], (3,): [((2,), (2, 3)), ((3, 3), (3,))],
@@ -208,6 +208,12 @@ def test_a_cycle_is_refused_with_the_nodes_in_it() -> None:
     inner.inputs[1] = outer
     with pytest.raises(UserError, match=r"cycle: .*inner"):
         Graph(outer)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), [1.0, float("inf")]])
+def test_a_graph_whose_input_has_no_numbers_does_not_run(value: object) -> None:
+    with pytest.raises(UserError, match=r"x (has no value|holds a value that is infinite)"):
+        Graph(Add()(Node.input("x", value), Node.input("y", 1.0))).forward()
 
 
 def test_a_graph_of_thousands_of_nodes_needs_no_recursion() -> None:

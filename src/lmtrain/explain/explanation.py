@@ -21,7 +21,7 @@ class Explanation:
     """A graph that has run forward and backward.
 
     graph       its nodes with their values and gradients
-    value       the final value: a float, or a NumPy array
+    value       the final value, as all values a NumPy array (of no axis for a scalar)
     gradients   by name the gradient of the final value, each with the shape of its input
     introduction, remarks   paragraphs before and behind the explanation
     """

@@ -45,9 +45,10 @@ class Gate(ABC):
     """One operation with its local gradients.
 
     >>> add = Add()
-    >>> add.forward(np.float64(1.0), np.float64(2.0))
-    np.float64(3.0)
-    >>> [float(d) for d in add.backward(np.float64(5.0), np.float64(3.0), np.float64(1.0), np.float64(2.0))]
+    >>> x, y = np.array(1.0), np.array(2.0)
+    >>> float(add.forward(x, y))
+    3.0
+    >>> [float(d) for d in add.backward(np.array(5.0), np.array(3.0), x, y)]
     [5.0, 5.0]
 
     symbol       what a drawing shows

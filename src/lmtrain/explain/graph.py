@@ -111,7 +111,11 @@ class Graph:
         return [node for node in self._order if node.gate is not None]
 
     def forward(self) -> Array:
-        """Computes every node's value and returns the last. Raises UserError where a gate has none."""
+        """Computes every node's value and returns the last. Raises UserError where a gate or an input has none."""
+        for node in self._order:
+            if node.gate is None and (node.value is None or not np.isfinite(node.value).all()):
+                has = "has no value" if node.value is None else "holds a value that is infinite or not a number (NaN)"
+                raise self.error(f"{node.name} {has}.", "Every input needs finite numbers.", "Give it some.", node)
         for node in self.gates:
             assert node.gate is not None
             with np.errstate(all="ignore"):

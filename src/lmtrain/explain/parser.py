@@ -34,6 +34,7 @@ from lmtrain.explain.functions import (
 from lmtrain.explain.gates import Add, Divide, Gate, Maximum, Minimum, Multiply, Power, Subtract, apply_all
 from lmtrain.explain.graph import Graph, Node
 from lmtrain.explain.source import ExpressionError, Source
+from lmtrain.shell import one_line
 
 MAX_LENGTH = 10_000  # characters
 MAX_VALUE = 1_000_000  # characters of the value of a name
@@ -105,7 +106,7 @@ def tokens(source: Source) -> list[Token]:
             character = source.text[position]
             meant = MEANT.get(character)
             raise source.error(
-                f'The character "{character}" means nothing in an expression.',
+                f'The character "{one_line(character)}" means nothing in an expression.',
                 "Allowed are numbers, names, + - * / @ ** .T, brackets, commas and functions.",
                 f'Write "{meant}" in its place.' if meant else "Leave it out.",
                 position,
