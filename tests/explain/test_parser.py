@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lmtrain.errors import UserError
 from lmtrain.explain import ExpressionError, explain, parse
-from lmtrain.explain.parser import FUNCTIONS, MAX_DEPTH, parse_value
+from lmtrain.explain.parser import FUNCTIONS, MAX_DEPTH
+from lmtrain.explain.reader import parse_value
 from lmtrain.explain.values import read_assignments
 
 

@@ -2,7 +2,7 @@
 
     gates, functions     every operation with its `forward` and `backward`
     graph                a graph that sorts itself topologically, and backpropagation in a few lines
-    parser, values       expressions and values as they are typed
+    parser, reader       expressions as they are typed; values: those of their names
     text, drawing        what one sees; layout says where the drawing's nodes stand
     element, nudge, cost one entry's derivation, what a nudge does, what both passes cost
 

@@ -10,7 +10,7 @@ is that of the forward pass, up to a small factor, because every node is visited
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -91,10 +91,11 @@ class Graph:
     LETTERS: ClassVar[str] = "abcghijklmnopqrstuvwxyz"  # without d, e and f: a differential, a number, and the final value
     FINAL: ClassVar[str] = "fsJL"
 
-    def __init__(self, output: Node, source: Source | None = None) -> None:
+    def __init__(self, output: Node, source: Source | None = None, reserved: Iterable[str] = ()) -> None:
+        """`source`: what the graph was written as; `reserved`: names that no nameless node is given."""
         self.output, self.source = output, source
         self._order = list(self._sort())
-        self._name()
+        self._name({*reserved, *(node.name for node in self._order)})
 
     def nodes_topologically_sorted(self) -> list[Node]:
         """All nodes, each behind its inputs; inputs and constants first."""
@@ -219,9 +220,8 @@ class Graph:
                 left += reversed(node.inputs)
         return list(found)
 
-    def _name(self) -> None:
+    def _name(self, taken: set[str]) -> None:
         """Gives letters to the nodes that have no name, and f to the final one."""
-        taken = {node.name for node in self._order}
         final = [name for name in self.FINAL if name not in taken]
         if not self.output.name and final:
             self.output.name = final[0]

@@ -18,7 +18,8 @@ import numpy as np
 from lmtrain.explain.explanation import Explanation
 from lmtrain.explain.gates import Array
 from lmtrain.explain.graph import Graph
-from lmtrain.explain.parser import parse, parse_value
+from lmtrain.explain.parser import parse
+from lmtrain.explain.reader import parse_value
 from lmtrain.explain.source import ExpressionError
 from lmtrain.explain.text import jacobian_of
 from lmtrain.explain.values import bind, number, show

@@ -9,7 +9,8 @@ import numpy as np
 
 from lmtrain.explain.gates import Array, short
 from lmtrain.explain.graph import Graph
-from lmtrain.explain.parser import FUNCTIONS, parse_value, shape_problem
+from lmtrain.explain.parser import FUNCTIONS
+from lmtrain.explain.reader import parse_value, shape_problem
 from lmtrain.explain.source import ExpressionError
 from lmtrain.shell import one_line, printable
 
