@@ -69,6 +69,7 @@ def test_the_example_of_the_lectures_is_6_with_gradients_2_5_and_0() -> None:
 def test_the_powers_of_the_lectures(expression: str, x: float, value: float, slope: float) -> None:
     explanation = explain(expression, x=x)
     assert (explanation.value, explanation.gradients["x"]) == (value, slope)
+    assert "local 3 * x**2 = " in explanation.text() or "local 2 * x = 4" in explanation.text()
 
 
 def test_a_nudge_shows_the_values_of_the_lectures() -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from lmtrain.errors import SettingsError
-from lmtrain.shell import expanded
+from lmtrain.shell import expanded, one_line
 from lmtrain.unfinished import unfinished_file
 
 
@@ -17,7 +17,9 @@ def new_drawing(option: str, path: str) -> Path:
             f"{option} names no file.", "It takes the file to write.", f"Type for example  {option} graph.svg  ."
         )
     if os.path.lexists(expanded(path)):
-        raise SettingsError(f"{option} {path} is there already.", "Nothing is overwritten.", "Give another path, or remove it.")
+        raise SettingsError(
+            f"{option} {one_line(path)} is there already.", "Nothing is overwritten.", "Give another path, or remove it."
+        )
     return expanded(path)
 
 
@@ -29,7 +31,7 @@ def write_drawing(option: str, path: Path, svg: str) -> None:
             file.write(svg.encode("utf-8", "xmlcharrefreplace"))
     except OSError as error:
         raise SettingsError(
-            f"{option} {path} cannot be written: {error.strerror or error}.",
+            f"{option} {one_line(str(path))} cannot be written: {error.strerror or error}.",
             "It must be a new file in a directory that you may write in.",
             "Give another path.",
         ) from error

@@ -10,7 +10,7 @@ from lmtrain.explain.cost import count, iter_count
 from lmtrain.explain.drawing import draw
 from lmtrain.explain.element import iter_derivation
 from lmtrain.explain.gates import Array
-from lmtrain.explain.graph import Graph
+from lmtrain.explain.graph import Graph, Node
 from lmtrain.explain.nudge import iter_nudges
 from lmtrain.explain.parser import parse
 from lmtrain.explain.text import iter_lines, local_values
@@ -64,7 +64,7 @@ class Explanation:
             **({"expression": source.text} if source else {}),
             "value": self.value.tolist(),
             "gradients": {name: gradient.tolist() for name, gradient in self.gradients.items()},
-            "nodes": [_node_to_json(self.graph, i) for i in range(len(self.graph.nodes_topologically_sorted()))],
+            "nodes": [_node_to_json(node) for node in self.graph.nodes_topologically_sorted()],
             "multiplications": count(self.graph),
             **self.facts,
         }
@@ -87,8 +87,7 @@ def explain(expression: str, values: Mapping[str, object] | None = None, /, **mo
     return Explanation(graph)
 
 
-def _node_to_json(graph: Graph, index: int) -> dict[str, object]:
-    node = graph.nodes_topologically_sorted()[index]
+def _node_to_json(node: Node) -> dict[str, object]:
     assert node.value is not None
     made: dict[str, object] = {"name": node.name, "value": node.value.tolist()}
     if node.gate is None:

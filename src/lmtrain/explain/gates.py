@@ -12,6 +12,7 @@ Three gates have a rule of their own in the lectures: + distributes the upstream
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -241,7 +242,11 @@ class Power(Pair):
 
     def local(self, output: Named, *inputs: Named) -> tuple[str, ...]:
         a, b = inputs
-        return f"{b.name} * {a.name}**({b.name} - 1)", f"{output.name} * log({a.name})"
+        slope = f"{b.name} * {a.name}**({b.name} - 1)"
+        if re.fullmatch(r"[0-9]{1,6}", b.name):  # an exponent that was written as a number
+            n = int(b.name)
+            slope = ("0", "1", f"2 * {a.name}")[n] if n < 3 else f"{n} * {a.name}**{n - 1}"
+        return slope, f"{output.name} * log({a.name})"
 
 
 class Maximum(Pair):
