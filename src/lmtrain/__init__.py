@@ -8,6 +8,7 @@
     lm.perplexity("file.txt").perplexity
     lm.sample("Return the", max_tokens=50)
     lm.next("Return the", top=5)
+    lm.vectors.neighbours("return")                     # or lmtrain.load_vectors(RUN or FILE)
     lmtrain.nn.LSTM(200, 650)                           # in place of torch.nn.LSTM
     lmtrain.explain.explain("x * y + x", x=2, y=3)      # gradients one can see: .value, .gradients, .text(), .svg()
 
@@ -28,17 +29,20 @@ if TYPE_CHECKING:
     from lmtrain.errors import UserError as UserError
     from lmtrain.run import Run as Run
     from lmtrain.run import train as train
+    from lmtrain.saved import load_vectors as load_vectors
     from lmtrain.tasks.tag_saved import TaggedSentence as TaggedSentence
     from lmtrain.tasks.tag_saved import Tagger as Tagger
     from lmtrain.trained import Model as Model
     from lmtrain.trained import TextScore as TextScore
-    from lmtrain.trained import Vectors as Vectors
     from lmtrain.trained import load as load
+    from lmtrain.vectors.table import Vectors as Vectors
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    **dict.fromkeys(("Model", "TextScore", "Vectors", "load"), "lmtrain.trained"),
+    **dict.fromkeys(("Model", "TextScore", "load"), "lmtrain.trained"),
+    "Vectors": "lmtrain.vectors.table",
+    "load_vectors": "lmtrain.saved",
     **dict.fromkeys(("Run", "train"), "lmtrain.run"),
     **dict.fromkeys(("TaggedSentence", "Tagger"), "lmtrain.tasks.tag_saved"),
     **dict.fromkeys(

@@ -23,6 +23,7 @@ COMMANDS = {
     "mix": "interpolate models, weights fitted on validation",
     "arpa": "n-gram models to and from ARPA files",
     "explain": "gradients one can see: an expression, a cell or a lecture's example, gate by gate",
+    "vectors": "word vectors: measure, look at, write, train",
     "verify": "check every hand-written gradient on this machine",
     "settings": "every setting with its meaning",
     "help": "this overview",

@@ -24,9 +24,11 @@ from lmtrain.models.base import LanguageModel, NeuralLanguageModel
 from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
 from lmtrain.settings import comparing, reading
+from lmtrain.shell import expanded
 from lmtrain.training.checkpoint import believing, load_checkpoint, read_named, save_checkpoint
 from lmtrain.training.learner import expected_weights, load_weights
 from lmtrain.training.strict_json import to_json
+from lmtrain.vectors.table import Vectors
 
 MAX_COMPONENTS = 256  # of a mixture
 TRAIN_START = 100_000  # tokens of the training split that a checkpoint carries
@@ -249,6 +251,39 @@ def import_arpa(path: Path, directory: Path, like: Trained | None = None) -> Ngr
     tensors = {"model": model.tensors(), "texts": texts, "lines": {name: torch.from_numpy(row) for name, row in lines.items()}}
     save_checkpoint(directory, 0, tensors | tokenizer_tensors, documents)
     return model
+
+
+def load_vectors(path: str | Path, *, checkpoint: Literal["best", "last"] = "best", format: str | None = None) -> Vectors:
+    """The word vectors of a run or checkpoint directory, or in a file: what every command that is given RUN|FILE reads.
+
+    `checkpoint` says which one of a run, `format` that of a file where its content does not tell: see `Vectors.load`. Raises
+    CheckpointError for a model without word vectors, and what `load_trained` and `Vectors.load` raise.
+    """
+    path = expanded(path)
+    if path.is_file() or (format is not None and not path.is_dir()):
+        return Vectors.load(path, format=format)
+    trained = load_trained(path, prefer=checkpoint)
+    vectors = vectors_of(trained)
+    if vectors is None:
+        raise CheckpointError(
+            f"{trained.path} has no word vectors.", "Window and recurrent models have them; counts and mixtures have none.",
+            "Give a run of one of these, or a file of vectors.",
+        )  # fmt: skip
+    if not np.isfinite(vectors.matrix).all():
+        raise CheckpointError(
+            f"The word vectors of {trained.path} hold numbers that are not finite.", "Every number must be finite.",
+            "Give a checkpoint from before the training diverged.",
+        )  # fmt: skip
+    return vectors
+
+
+def vectors_of(trained: Trained) -> Vectors | None:
+    """The embedding of a model with the texts of its tokens; None for a model that has none."""
+    embedding = getattr(trained.model, "embedding", None)
+    if embedding is None:
+        return None
+    words = tuple(trained.tokenizer.token_text(token) for token in range(trained.tokenizer.vocab_size))
+    return Vectors(words, embedding.weight.detach().float().cpu().numpy())
 
 
 def _restore(

@@ -22,9 +22,10 @@ from lmtrain.inference.evaluate import Bill, evaluate, make_tokens
 from lmtrain.inference.sample import SampleSettings, encode_prompt, read, sample
 from lmtrain.inference.score import ScoredToken, score_text
 from lmtrain.models.base import LanguageModel, evaluating
-from lmtrain.saved import Trained
+from lmtrain.saved import Trained, vectors_of
 from lmtrain.tasks.opening import open_saved
 from lmtrain.training.checkpoint import load_document
+from lmtrain.vectors.table import Vectors
 
 CHUNK = 256  # tokens whose distributions are computed at once
 
@@ -47,28 +48,6 @@ class TextScore:
     def nats_per_token(self) -> float:
         """Nats per token; 0 for a text without any."""
         return self.total_nats / self.num_tokens if self.num_tokens else 0.0
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """Words with their vectors: row `i` of `matrix` [V, E] (float32) belongs to `words[i]`."""
-
-    words: tuple[str, ...]
-    matrix: NDArray[np.float32]
-
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {word: row for row, word in enumerate(self.words)}
-
-    def __getitem__(self, word: str) -> NDArray[np.float32]:
-        """The vector [E] of `word`; KeyError where there is none."""
-        return self.matrix[self._rows[word]]
-
-    def __contains__(self, word: object) -> bool:
-        return word in self._rows
-
-    def __len__(self) -> int:
-        return len(self.words)
 
 
 class Model:
@@ -197,11 +176,10 @@ class Model:
     @property
     def vectors(self) -> Vectors:
         """The words with their vectors, from the model's embedding. ValueError where the model has none."""
-        embedding = getattr(self.network, "embedding", None)
-        if embedding is None:
+        vectors = vectors_of(self._trained)
+        if vectors is None:
             raise ValueError(f"{self.path} has no word vectors; a window or recurrent model has them")
-        words = tuple(self.tokenizer.token_text(token) for token in range(self.tokenizer.vocab_size))
-        return Vectors(words, embedding.weight.detach().float().cpu().numpy())
+        return vectors
 
     @property
     def settings(self) -> dict[str, Any]:

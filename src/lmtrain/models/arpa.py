@@ -24,25 +24,21 @@ lines that are there. All errors are DataErrors that name the line. What is not 
 
 from __future__ import annotations
 
-import bz2
 import codecs
-import gzip
-import io
 import logging
-import lzma
 import math
 import re
 import shlex
-import zlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmtrain.data.text import check_beginning, check_file, listing, unreadable
+from lmtrain.data.packed import open_unpacked, read_to_end
+from lmtrain.data.text import check_beginning, listing
 from lmtrain.data.vocabulary import EOS, MAX_TYPES, MAX_WORD, UNK
 from lmtrain.errors import DataError, ResourceError, SettingsError
 from lmtrain.models.backoff import BackoffTable
@@ -60,11 +56,6 @@ MOST_OFF_ONE = 0.01  # by which the probabilities behind a context may miss one,
 MOST_SUMMED = 1 << 22  # probabilities that are summed, for each order, to see whether they do
 
 NUMBER = re.compile(rb"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?)", re.IGNORECASE)
-PACKED = (  # what a packed file begins with, how it is read, what unpacks it
-    (rb"\x1f\x8b", gzip.open, "gzip"),
-    (rb"BZh[1-9]1AY&SY", bz2.open, "bzip2"),
-    (rb"\xfd7zXZ\x00", lzma.open, "xz"),
-)
 RELATIVES = (  # what other files of n-gram models begin with, what they are, what to type
     (
         rb"mmap lm http://kheafield\.com", "a binary model of KenLM",
@@ -167,35 +158,15 @@ def read_arpa(path: str | Path, tokens: Sequence[str] | None = None) -> tuple[Ng
     A file without `<unk>` (SRILM's of a closed vocabulary) gives it the probability zero. Raises DataError naming the line.
     """
     path = Path(path)
-    check_file(path)
-    packer = None
-    try:
-        with open(path, "rb") as file:
-            beginning = file.read(16)
-        opener, packer = next(((opener, name) for magic, opener, name in PACKED if re.match(magic, beginning)), (open, None))
-        with opener(path, "rb") as file:
-            beginning = file.read(64)
-            check_beginning(path, beginning)
-            _check_relatives(path, beginning)
-            file.seek(len(codecs.BOM_UTF8) if beginning.startswith(codecs.BOM_UTF8) else 0)
-            model = _read(_Lines(file, path, packer), tokens)
-            while packer and file.read(1 << 20):
-                pass  # to the end, where packers write a checksum
-            return model
-    except OSError as error:
-        if packer and not error.strerror:
-            raise _damaged(path, packer, error) from None
-        raise unreadable(path, error) from None
-    except (EOFError, zlib.error, lzma.LZMAError) as error:
-        raise _damaged(path, packer, error) from None
-
-
-def _damaged(path: Path, packer: str | None, error: Exception) -> DataError:
-    return DataError(
-        f"{path} cannot be unpacked: {error}.",
-        f"It begins as {packer} writes, and must be whole.",
-        f"Type  {packer} -t {shlex.quote(str(path))}  to test it, and copy or write it again.",
-    )
+    with open_unpacked(path) as (file, packer):
+        beginning = file.read(64)
+        check_beginning(path, beginning)
+        _check_relatives(path, beginning)
+        file.seek(len(codecs.BOM_UTF8) if beginning.startswith(codecs.BOM_UTF8) else 0)
+        model = _read(_Lines(file, path, packer), tokens)
+        if packer:
+            read_to_end(file)
+        return model
 
 
 def _check_relatives(path: Path, beginning: bytes) -> None:
@@ -238,7 +209,7 @@ def _reordered(tokens: Sequence[str], table: BackoffTable, wanted: Sequence[str]
 class _Lines:
     """The lines of a file, one by one, each bounded, with the number of the last one for error messages."""
 
-    def __init__(self, file: io.BufferedIOBase, path: Path, packer: str | None) -> None:
+    def __init__(self, file: BinaryIO, path: Path, packer: str | None) -> None:
         self.file, self.path, self.packer, self.number = file, path, packer, 0
         self.size = path.stat().st_size if packer is None else None
         self.warned: set[str] = set()

@@ -1,0 +1,29 @@
+"""`vectors export`: word vectors of a run, or of a file, as a file that other programs read."""
+
+from __future__ import annotations
+
+from lmtrain.commands.options import Parser, parse
+from lmtrain.commands.vectors.options import FORMATS, new_file
+from lmtrain.shell import printable
+
+
+def export(arguments: list[str]) -> None:
+    """`python -m lmtrain vectors export RUN|FILE --format FORMAT --output FILE`: writes the vectors for other programs.
+
+    What is read again is the same, bit by bit. word2vec and glove are text; npz holds the arrays words and matrix.
+    """
+    parser = Parser("vectors export", export.__doc__)
+    parser.add_argument("vectors", metavar="RUN|FILE", help="a run or checkpoint directory, or a file of vectors")
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="of a run directory (default: best)")
+    parser.add_argument("--format", choices=FORMATS, default="word2vec", help="of what is written (default: word2vec)")
+    parser.add_argument("--from-format", choices=FORMATS, help="of a file whose content is taken for another format")
+    parser.add_argument("--output", metavar="FILE", required=True, help="the file to write")
+    options = parse(parser, arguments)
+    output = new_file(options.output)
+
+    from lmtrain.saved import load_vectors
+
+    vectors = load_vectors(options.vectors, checkpoint=options.checkpoint, format=options.from_format)
+    vectors.save(output, format=options.format)
+    size = vectors.matrix.shape[1]
+    print(printable(f"Saved in {output}: {len(vectors):,} words, {size} numbers each ({options.format})."))

@@ -1,0 +1,74 @@
+"""What the commands for word vectors have in common: naming the vectors, opening them, where results go."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from lmtrain.commands.options import Parser, new_path
+from lmtrain.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lmtrain.vectors.table import Vectors
+
+FORMATS = ("word2vec", "word2vec-binary", "glove", "npz")  # as lmtrain.vectors.files has them, which takes NumPy to import
+
+
+def vectors_parser(command: str, description: str | None) -> Parser:
+    """A parser of a command that is given vectors."""
+    parser = Parser(f"vectors {command}", description)
+    parser.add_argument("vectors", metavar="RUN|FILE", help="a run or checkpoint directory, or a file of vectors")
+    add_source_options(parser)
+    return parser
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """How RUN|FILE is read."""
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="of a run directory (default: best)")
+    parser.add_argument("--format", choices=FORMATS, help="of a file whose content is taken for another format")
+
+
+def open_vectors(options: argparse.Namespace, path: str | None = None) -> Vectors:
+    """The vectors that the options name, or those at `path`."""
+    from lmtrain.saved import load_vectors
+
+    return load_vectors(path or options.vectors, checkpoint=options.checkpoint, format=options.format)
+
+
+def new_file(path: str, suffixes: tuple[str, ...] = ()) -> Path:
+    """A file to write, checked before any work is done; SettingsError where it cannot be made or has another suffix."""
+    import os
+
+    file = new_path(path)
+    if not file.name or path.endswith("/"):
+        raise SettingsError(f"--output {path} names no file.", "A file is written.", "Give the name of a file.")
+    if suffixes and file.suffix.lower() not in suffixes:
+        raise SettingsError(
+            f"--output {path} does not end in {' or '.join(suffixes)}.", "The suffix says what is written.",
+            f"Type --output {file.with_suffix(suffixes[0])}.",
+        )  # fmt: skip
+    if not file.parent.is_dir():
+        raise SettingsError(
+            f"--output {path} lies in {file.parent}, which is no directory.", "It must lie in a directory that exists.",
+            f"Type  mkdir -p {file.parent}  first, or give another path.",
+        )  # fmt: skip
+    if not os.access(file.parent, os.W_OK):
+        raise SettingsError(
+            f"--output {path} cannot be made: you may not write in {file.parent}.",
+            "It must be a new file in a directory that you may write in.", "Give another path.",
+        )  # fmt: skip
+    return file
+
+
+def add_json(parser: argparse.ArgumentParser, what: str = "the result") -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help=f"{what} as JSON")
+
+
+def print_json(document: Any) -> None:
+    """One JSON document; there is neither nan nor infinity in it."""
+    import json
+
+    print(json.dumps(document, ensure_ascii=False, allow_nan=False))

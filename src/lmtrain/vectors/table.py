@@ -1,0 +1,228 @@
+"""`Vectors`: words with their vectors, whoever trained them, and what can be asked of them.
+
+All comparisons are by the cosine of the angle between two vectors. A vector of zeros has no direction: its word stays in the
+table and takes part in no comparison.
+
+    legend   V words · E numbers of a vector · N words that are asked for
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmtrain.errors import DataError
+from lmtrain.shell import one_line
+
+if TYPE_CHECKING:
+    from lmtrain.vectors.analogies import Analogies
+    from lmtrain.vectors.similarity import Similarity
+
+Matrix = NDArray[np.float32]
+Ranking = list[tuple[str, float]]
+"""Words with what they scored, the best first."""
+
+EPSILON = 1e-3  # added to the divisor of 3CosMul (Levy and Goldberg 2014)
+METHODS = ("add", "mul")
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Words with their vectors: row `i` of `matrix` [V, E] (float32) belongs to `words[i]`.
+
+    >>> vectors = Vectors(("king", "man", "woman", "queen"), np.float32([[1, 1], [0, 1], [0, -1], [1, -1]]))
+    >>> vectors["king"].tolist(), "prince" in vectors, len(vectors)
+    ([1.0, 1.0], False, 4)
+    """
+
+    words: tuple[str, ...]
+    matrix: Matrix
+
+    def __post_init__(self) -> None:
+        if self.matrix.ndim != 2 or len(self.words) != len(self.matrix):
+            raise ValueError(f"{len(self.words)} words were given with a matrix of shape {self.matrix.shape}; expected [V, E]")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, format: str | None = None) -> Vectors:
+        """The vectors in a file: word2vec text or binary, GloVe text, or npz as `save` writes it; also packed (.gz).
+
+        The content tells the format; `format` says it where that fails. Those of a run: `lmtrain.load(RUN).vectors`. Raises
+        `lmtrain.DataError` for what is missing, damaged, or no file of vectors.
+
+        >>> Vectors.load("animals.txt").words
+        ('cat', 'dog', 'car')
+        """
+        from lmtrain.vectors.files import read_vectors
+
+        return read_vectors(Path(path), format)
+
+    def save(self, path: str | os.PathLike[str], *, format: str = "word2vec") -> None:
+        """Writes a file that appears whole or not at all, in the place of one that is there.
+
+        `format` is "word2vec" (text), "word2vec-binary", "glove" or "npz". What is read again is the same, bit by bit. Raises
+        `lmtrain.DataError` for a word that the format cannot hold, such as one with a blank; npz holds every word.
+
+        >>> Vectors(("cat", "dog"), np.float32([[1, 2], [3, 4]])).save("two.npz", format="npz")
+        >>> Vectors.load("two.npz")["dog"].tolist()
+        [3.0, 4.0]
+        """
+        from lmtrain.vectors.files import write_vectors
+
+        write_vectors(self, Path(path), format)
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {word: row for row, word in reversed([*enumerate(self.words)])}  # of a word that is there twice the first
+
+    def __getitem__(self, word: str) -> Matrix:
+        """The vector [E] of `word`; KeyError where there is none."""
+        return self.matrix[self._rows[word]]
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._rows
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @cached_property
+    def unit(self) -> Matrix:
+        """The vectors at length 1 [V, E]; those of zeros stay zeros."""
+        lengths_V = np.linalg.norm(self.matrix.astype(np.float64), axis=1)
+        return (self.matrix / np.where(lengths_V, lengths_V, 1)[:, None]).astype(np.float32)
+
+    @cached_property
+    def has_capitals(self) -> bool:
+        """Whether any word is written with a capital; special tokens such as <UNK> do not count."""
+        return any(word != word.lower() for word in self.words if not word.startswith("<"))
+
+    def row(self, word: str) -> int | None:
+        """Where `word` stands, or None where it is not there or its vector is zero: such a word cannot be compared."""
+        row = self._rows.get(word)
+        return None if row is None or not self.matrix[row].any() else row
+
+    def rows(self, words: Sequence[str]) -> list[int]:
+        """Where each word stands. Raises `lmtrain.DataError` that names those which cannot be compared."""
+        rows = [self.row(word) for word in words]
+        missing = [word for word, row in zip(words, rows, strict=True) if row is None]
+        if missing:
+            raise self._unknown(missing)
+        return [row for row in rows if row is not None]
+
+    def _unknown(self, words: Sequence[str]) -> DataError:
+        import difflib
+
+        shown = ", ".join(one_line(repr(word[:60])) for word in dict.fromkeys(words))
+        known = set(self.words)
+        variants = [v for word in words for v in (word.lower(), word.capitalize(), word.upper()) if v in known and v != word]
+        near = difflib.get_close_matches(words[0], self.words[:100_000], n=3)
+        close = list(dict.fromkeys(word for word in [*variants, *near] if word not in words))
+        kind = "have a vector of zeros" if all(word in self for word in words) else "are not among these words"
+        return DataError(
+            f"{shown} {kind if len(words) > 1 else kind.replace('have', 'has').replace('are', 'is')}.",
+            f"Allowed are the {len(self):,} words that have a vector other than zero.",
+            f"Did you mean {', '.join(map(one_line, close[:3]))}?" if close else "Give another word, or larger vectors.",
+        )
+
+    def similarity(self, first: str, second: str) -> float:
+        """The cosine of two words, from -1 to 1. Raises `lmtrain.DataError` for a word that is not there.
+
+        >>> animals = Vectors.load("animals.txt")
+        >>> round(animals.similarity("cat", "dog"), 2), round(animals.similarity("cat", "car"), 2)
+        (0.86, 0.05)
+        """
+        first_E, second_E = self.unit[self.rows([first, second])].astype(np.float64)
+        return float(first_E @ second_E)
+
+    def neighbours(self, word: str | Matrix, number: int = 10) -> Ranking:
+        """The `number` words of the largest cosine with `word` (itself left out) or with a vector [E], and their cosines.
+
+        Raises `lmtrain.DataError` for a word that is not there.
+
+        >>> [word for word, _ in Vectors.load("animals.txt").neighbours("cat", 2)]
+        ['dog', 'car']
+        """
+        if isinstance(word, str):
+            (row,) = self.rows([word])
+            return self._best(self.unit @ self.unit[row], number, {row})
+        length = np.linalg.norm(word)
+        if not length:
+            raise DataError("A vector of zeros was given.", "It has no direction and so no neighbours.", "Give another one.")
+        return self._best(self.unit @ (word / length).astype(np.float32), number, set())
+
+    def analogy(self, a: str, b: str, c: str, number: int = 10, *, method: str = "add") -> Ranking:
+        """a is to b as c is to ...: the `number` best words with their scores, a, b and c left out.
+
+        method   "add": the cosine with b - a + c of vectors at length 1 (Mikolov et al. 2013). "mul": cos(d, b) cos(d, c) /
+                 (cos(d, a) + 0.001) with every cosine moved to 0 .. 1 (3CosMul, Levy and Goldberg 2014)
+
+        Raises `lmtrain.DataError` for a word that is not there.
+
+        >>> royal = Vectors(("king", "man", "woman", "queen"), np.float32([[1, 1], [0, 1], [0, -1], [1, -1]]))
+        >>> [word for word, _ in royal.analogy("man", "woman", "king")]
+        ['queen']
+        """
+        rows = self.rows([a, b, c])
+        return self._best(score_analogies(self.unit, np.array([rows]), method)[0], number, set(rows))
+
+    def evaluate_analogies(
+        self, path: str | os.PathLike[str], *, method: str = "add", most_frequent: int | None = None, keep_case: bool = False
+    ) -> Analogies:
+        """The accuracy on a file of questions such as Google's questions-words.txt, by section, with its coverage.
+
+        most_frequent   answers only with the first that many words, and asks only of them
+        keep_case       looks words up as they are written; else in lower case where the vectors have no capitals
+
+        Raises `lmtrain.DataError` for a file that holds no questions.
+
+        >>> result = Vectors.load("animals.txt").evaluate_analogies("questions.txt")
+        >>> result.total.accuracy, result.total.num_answered, result.total.num_questions
+        (1.0, 1, 2)
+        """
+        from lmtrain.vectors.analogies import evaluate_analogies
+
+        return evaluate_analogies(self, Path(path), method=method, most_frequent=most_frequent, keep_case=keep_case)
+
+    def evaluate_similarity(self, path: str | os.PathLike[str], *, keep_case: bool = False) -> Similarity:
+        """The correlation of cosines with human judgements of pairs, such as WordSim-353 or SimLex-999, with its coverage.
+
+        Raises `lmtrain.DataError` for a file that holds no pairs.
+
+        >>> round(Vectors.load("animals.txt").evaluate_similarity("pairs.tsv").spearman, 4)
+        1.0
+        """
+        from lmtrain.vectors.similarity import evaluate_similarity
+
+        return evaluate_similarity(self, Path(path), keep_case=keep_case)
+
+    def most_frequent(self, number: int | None) -> Vectors:
+        """The first `number` words, as files of vectors begin with the most frequent ones; None: all."""
+        return self if number is None or number >= len(self) else Vectors(self.words[:number], self.matrix[:number])
+
+    def _best(self, scores_V: Matrix, number: int, left_out: set[int]) -> Ranking:
+        """The words of the `number` largest scores; of equal ones the first word first."""
+        allowed_V = np.asarray(self.matrix.any(axis=1))
+        allowed_V[list(left_out)] = False
+        candidates = np.flatnonzero(allowed_V)
+        order = candidates[np.argsort(-scores_V[candidates], kind="stable")[: max(number, 0)]]
+        return [(self.words[row], float(scores_V[row])) for row in order]
+
+
+def score_analogies(unit_VE: Matrix, questions_N3: NDArray[np.int64], method: str) -> Matrix:
+    """What every word scores as the answer to each question a, b, c (rows of `unit_VE`), [N, V]; none is left out yet."""
+    a, b, c = questions_N3.T
+    if method == "add":
+        wanted_NE = unit_VE[b] - unit_VE[a] + unit_VE[c]
+        lengths_N1 = np.linalg.norm(wanted_NE, axis=1, keepdims=True)
+        return (wanted_NE / np.where(lengths_N1, lengths_N1, 1)) @ unit_VE.T
+    assert method == "mul", method
+    rows, places = np.unique(questions_N3, return_inverse=True)
+    cosines_RV = (1 + unit_VE[rows] @ unit_VE.T) / 2
+    a, b, c = places.reshape(questions_N3.shape).T
+    return cosines_RV[b] * cosines_RV[c] / (cosines_RV[a] + np.float32(EPSILON))

@@ -1,0 +1,127 @@
+"""`python -m lmtrain vectors ...` as one types it: on runs and on files, its JSON, and what it refuses."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lmtrain
+from lmtrain.commands.vectors import COMMANDS
+
+Call = Callable[..., Any]
+
+ROYAL = "man 1 0 0\nwoman 1 1 0\nking 1 0 1\nqueen 1 1 1\nactor 1 0 -1\nactress 1 1 -1\n"
+
+
+@pytest.fixture
+def files(place: Path) -> Path:
+    """The working directory with a run of characters, one of words, vectors, questions and pairs."""
+    (place / "royal.vec").write_text(ROYAL, encoding="utf-8")
+    (place / "questions.txt").write_text(": family\nman woman king queen\nman woman boy girl\n", encoding="utf-8")
+    (place / "pairs.tsv").write_text("man\twoman\t9\nking\tactor\t1\nqueen\tking\t8\nboy\tman\t5\n", encoding="utf-8")
+    return place
+
+
+def test_a_run_is_exported_in_every_format_and_read_anywhere_a_run_is(files: Path, call: Call) -> None:
+    assert call("TRAIN", "tokenizer=word", "hydra.run.dir=words").code == 0
+    vectors = lmtrain.load("words").vectors
+    for format in ("word2vec", "word2vec-binary", "glove", "npz"):
+        ended = call("vectors", "export", "words", "--format", format, "--output", f"{format}.out")
+        assert (ended.code, ended.err) == (0, "")
+        assert f"{len(vectors)} words, 6 numbers each" in ended.out
+        again = lmtrain.load_vectors(f"{format}.out")
+        assert again.words == vectors.words
+        assert np.array_equal(again.matrix, vectors.matrix)
+        asked = [call("vectors", "neighbours", path, "cat", "mat", "--json").out for path in ("words", f"{format}.out")]
+        assert asked[0] == asked[1]
+        assert [len(near) for near in json.loads(asked[0]).values()] == [10, 10]
+
+
+def test_a_run_of_characters_can_be_looked_at_and_is_exported_as_npz_alone(files: Path, call: Call) -> None:
+    assert call("vectors", "neighbours", "run", "a", "--checkpoint", "last").code == 0
+    ended = call("vectors", "export", "run", "--output", "chars.txt")
+    assert ended.code == 3
+    assert "Type --format npz" in ended.err
+    assert not Path("chars.txt").exists()
+    assert call("vectors", "export", "run", "--output", "chars.npz", "--format", "npz").code == 0
+
+
+def test_analogies_show_coverage_and_the_same_numbers_as_json(files: Path, call: Call) -> None:
+    shown = call("vectors", "analogies", "royal.vec", "questions.txt").out
+    assert re.search(r"total +100\.00% +1 +1 +2 +50\.00%", shown)
+    document = json.loads(call("vectors", "analogies", "royal.vec", "questions.txt", "--method", "mul", "--json").out)
+    assert document["total"] == {
+        "name": "total", "accuracy": 1.0, "coverage": 0.5, "num_questions": 2, "num_answered": 1, "num_correct": 1,
+    }  # fmt: skip
+    assert document["method"] == "mul"
+    document = json.loads(call("vectors", "analogies", "royal.vec", "questions.txt", "--most-frequent", "3", "--json").out)
+    assert (document["total"]["accuracy"], document["total"]["num_answered"]) == (None, 0)
+
+
+def test_similarity_shows_coverage_and_the_same_numbers_as_json(files: Path, call: Call) -> None:
+    shown = call("vectors", "similarity", "royal.vec", "pairs.tsv").out
+    assert re.search(r"Spearman 0\.\d{4} .* on 3 of 4 pairs \(75\.00%\)\nwithout a vector: boy\n", shown)
+    document = json.loads(call("vectors", "similarity", "royal.vec", "pairs.tsv", "--json").out)
+    assert f"Spearman {document['spearman']:.4f}" in shown
+    assert (document["num_compared"], document["missing"]) == (3, ["boy"])
+
+
+def test_an_analogy_of_ones_own(files: Path, call: Call) -> None:
+    assert call("vectors", "analogy", "royal.vec", "man", "woman", "king").out.splitlines()[:2] == [
+        "man : woman :: king : ?", "  queen    0.9753",
+    ]  # fmt: skip
+    found = json.loads(call("vectors", "analogy", "royal.vec", "man", "woman", "king", "--number", "2", "--json").out)
+    assert [entry["word"] for entry in found] == ["queen", "actress"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["analogys"], 2, r"Did you mean  python -m lmtrain vectors analogy\?"),
+        (["analogy", "royal.vec", "man", "woman"], 2, r"2 words were given\. An analogy has three"),
+        (["analogy", "royal.vec", "man", "woman", "kind"], 3, r"'kind' is not among these words\..*Did you mean king"),
+        (["neighbours", "nowhere", "man"], 4, r"nowhere"),
+        (["neighbours", "text.txt", "man"], 3, r"text\.txt ends with '\w+', which is no number"),
+        (["neighbours", "royal.vec", "man", "--format", "word2vec"], 3, r"does not begin with the two numbers"),
+        (["neighbours", "royal.vec"], 2, r"required: WORD"),
+        (["neighbours", "royal.vec", "man", "--number", "0"], 2, r"whole number from 1"),
+        (["analogies", "royal.vec", "nowhere.txt"], 3, r"nowhere\.txt"),
+        (["analogies", "royal.vec", "pairs.tsv"], 3, r"stands in no section"),
+        (["analogies", "nowhere", "text.txt"], 3, r"stands in no section"),
+        (["similarity", "royal.vec", "questions.txt"], 3, r"is no pair with a score"),
+        (["export", "royal.vec", "--output", "text.txt"], 2, r"--output text\.txt is there already"),
+        (["export", "royal.vec", "--output", "no/where"], 2, r"lies in no, which is no directory"),
+        (["export", "royal.vec", "--output", "new", "--format", "csv"], 2, r"invalid choice"),
+        (["export", "royal.vec"], 2, r"required: --output"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_done_is_said_and_leaves_nothing(
+    arguments: list[str], code: int, words: str, files: Path, call: Call
+) -> None:
+    before = sorted(files.iterdir())
+    ended = call("vectors", *arguments)
+    assert (ended.code, ended.out) == (code, "")
+    assert re.search(words, ended.err), ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert sorted(files.iterdir()) == before
+
+
+def test_a_model_without_vectors_and_vectors_that_are_not_finite_are_refused(files: Path, call: Call) -> None:
+    assert call("data=text", "data.path=text.txt", "model=ngram", "tokenizer=word", "hydra.run.dir=counted").code == 0
+    ended = call("vectors", "neighbours", "counted", "cat")
+    assert ended.code == 4
+    assert "counted" in ended.err
+    assert "has no word vectors" in ended.err
+
+
+def test_every_command_has_its_help_and_is_in_the_overview(call: Call) -> None:
+    overview = call("vectors").out
+    assert call("vectors", "--help").out == overview
+    for command in COMMANDS:
+        assert f"vectors {command} " in overview
+        assert call("vectors", command, "--help").out.startswith(f"usage: python -m lmtrain vectors {command}")

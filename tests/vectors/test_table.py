@@ -1,0 +1,95 @@
+"""`Vectors`: what is nearest, what is left out, and that blocks and rankings agree with the plain definition."""
+
+import doctest
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lmtrain
+import lmtrain.vectors.similarity
+import lmtrain.vectors.table
+from lmtrain.errors import DataError
+from lmtrain.vectors.table import METHODS, Vectors
+
+
+@pytest.fixture
+def random() -> Vectors:
+    """Forty words, of which w5 has no direction and w7 is the same as w6."""
+    matrix = np.random.default_rng(1).normal(size=(40, 6)).astype(np.float32)
+    matrix[5], matrix[7] = 0, matrix[6]
+    return Vectors(tuple(f"w{i}" for i in range(40)), matrix)
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> float:
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
+
+
+def test_the_examples_in_the_docstrings_are_true(animals: Path) -> None:
+    for module, least in ((lmtrain.vectors.table, 13), (lmtrain.vectors.similarity, 2)):
+        failed, tried = doctest.testmod(module)
+        assert tried >= least
+        assert failed == 0
+
+
+def test_the_class_is_the_one_that_a_model_gives() -> None:
+    assert lmtrain.Vectors is Vectors
+
+
+def test_neighbours_are_those_of_the_definition_without_the_word_and_without_zeros(random: Vectors) -> None:
+    found = random.neighbours("w3", 100)
+    expected = {word: cosine(random["w3"], random[word]) for word in random.words if word not in ("w3", "w5")}
+    assert dict(found) == pytest.approx(expected, abs=1e-6)
+    assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
+    assert random.neighbours(random["w3"], 1)[0][0] == "w3"
+    assert dict(random.neighbours(2 * random["w3"], 5)) == pytest.approx(dict(random.neighbours(random["w3"], 5)))
+    assert random.neighbours("w6", 1)[0][0] == "w7"
+    order = [word for word, _ in random.neighbours("w3", 100)]
+    assert order.index("w7") == order.index("w6") + 1, "of equal ones the first comes first"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_analogies_are_those_of_the_definition(random: Vectors, method: str) -> None:
+    a, b, c = (random[word].astype(np.float64) for word in ("w1", "w2", "w3"))
+    a, b, c = (vector / np.linalg.norm(vector) for vector in (a, b, c))
+
+    def score(word: str) -> float:
+        d = random[word]
+        if method == "add":
+            return cosine(d, b - a + c)
+        return (1 + cosine(d, b)) / 2 * (1 + cosine(d, c)) / 2 / ((1 + cosine(d, a)) / 2 + 1e-3)
+
+    expected = {word: score(word) for word in random.words if word not in ("w1", "w2", "w3", "w5")}
+    found = random.analogy("w1", "w2", "w3", 100, method=method)
+    assert dict(found) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert found[0][0] == max(expected, key=expected.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["w1", "nowhere"], r"'nowhere' is not among these words\. Allowed are the 40 words"),
+        (["W1", "w1"], r"'W1' is not among .* Did you mean w1"),
+        (["x", "y\n"], r"'x', 'y\\n' are not among these words"),
+        (["w5", "w1"], r"'w5' has a vector of zeros"),
+    ],
+)
+def test_a_word_that_cannot_be_compared_is_named(random: Vectors, words: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        random.similarity(*words)
+    with pytest.raises(DataError, match=message):
+        random.analogy(*words, "w2")
+    with pytest.raises(DataError, match="no direction"):
+        random.neighbours(np.zeros(6, np.float32))
+
+
+def test_capitals_are_those_of_words_and_not_of_special_tokens() -> None:
+    ones = np.ones((2, 1), np.float32)
+    assert not Vectors(("the", "<UNK>"), ones).has_capitals
+    assert Vectors(("the", "Athens"), ones).has_capitals
+
+
+def test_sizes_that_do_not_fit_are_a_mistake_of_the_program() -> None:
+    with pytest.raises(ValueError, match=r"2 words were given with a matrix of shape \(3, 1\)"):
+        Vectors(("a", "b"), np.ones((3, 1), np.float32))
