@@ -78,6 +78,33 @@ def test_an_analogy_of_ones_own(files: Path, call: Call) -> None:
     assert [entry["word"] for entry in found] == ["queen", "actress"]
 
 
+def test_vectors_are_trained_from_a_text_the_same_file_each_time(files: Path, call: Call) -> None:
+    pytest.importorskip("scipy")
+    for name in ("first.vec", "second.vec"):
+        ended = call("vectors", "train", "text.txt", "--method", "svd", "--size", "4", "--output", name)
+        assert (ended.code, ended.err) == (0, "623 words read, 10 different ones seen 5 times or more (100.00% of the text).\n")
+        assert "vectors neighbours" in ended.out
+    assert Path("first.vec").read_bytes() == Path("second.vec").read_bytes()
+    assert lmtrain.load_vectors("first.vec").matrix.shape == (10, 4)
+
+
+def test_words_are_drawn_with_their_pairs(files: Path, call: Call) -> None:
+    ended = call("vectors", "plot", "royal.vec", "man:woman", "king:queen", "actor", "--output", "words.svg")
+    assert (ended.code, ended.out) == (0, "Saved in words.svg.\n")
+    drawn = Path("words.svg").read_text(encoding="utf-8")
+    assert (drawn.count("<line"), drawn.count("<circle")) == (2, 5)
+    assert call("vectors", "plot", "royal.vec", "--most-frequent", "3", "--output", "first.svg").code == 0
+    assert Path("first.svg").read_text(encoding="utf-8").count("<circle") == 3
+
+
+def test_how_far_words_moved_between_two_checkpoints(files: Path, call: Call) -> None:
+    first, *_, last = sorted(str(path) for path in files.glob("run/checkpoints/step-*"))
+    document = json.loads(call("vectors", "moved", first, last, "--json").out)
+    assert document["num_common"] == len(lmtrain.load("run").vectors)
+    assert document["mean_cosine"] < 1
+    assert "never moved" in call("vectors", "moved", first, last).out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -97,6 +124,16 @@ def test_an_analogy_of_ones_own(files: Path, call: Call) -> None:
         (["export", "royal.vec", "--output", "no/where"], 2, r"lies in no, which is no directory"),
         (["export", "royal.vec", "--output", "new", "--format", "csv"], 2, r"invalid choice"),
         (["export", "royal.vec"], 2, r"required: --output"),
+        (["plot", "royal.vec", "man", "king", "--output", "words.png"], 2, r"does not end in \.svg.*Type --output words\.svg"),
+        (["plot", "royal.vec", "man", "--output", "words.svg"], 3, r"1 word was given"),
+        (["plot", "royal.vec", "man:womam", "--output", "words.svg"], 3, r"'womam' is not among .* Did you mean woman"),
+        (["moved", "royal.vec", "run"], 3, r"The vectors have 3 and 6 numbers"),
+        (["train", "text.txt", "--output", "new"], 2, r"required: --method"),
+        (["train", "text.txt", "--method", "svd", "--output", "new"], 2, r"--size 100 was given for 10 words.* --size 5"),
+        (["train", "text.txt", "--method", "svd", "--output", "new", "--min-count", "999"], 3, r"at least 999 .*--min-count 1"),
+        (["train", "nowhere", "--method", "svd", "--output", "new"], 3, r"There is no file or directory"),
+        (["train", "run", "--method", "svd", "--output", "new"], 3, r"lacks train, valid, test"),
+        (["train", "text.txt", "--method", "svd", "--output", "new", "--power", "nan"], 2, r"is not a number from 0"),
     ],
     ids=str,
 )  # fmt: skip
@@ -107,7 +144,7 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(
     ended = call("vectors", *arguments)
     assert (ended.code, ended.out) == (code, "")
     assert re.search(words, ended.err), ended.err
-    assert len(ended.err.splitlines()) == 1
+    assert len(ended.err.splitlines()) == 1 + ("words read" in ended.err)
     assert sorted(files.iterdir()) == before
 
 

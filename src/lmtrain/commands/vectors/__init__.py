@@ -15,10 +15,13 @@ from lmtrain.errors import SettingsError
 
 COMMANDS = {
     "export": ("files", "RUN|FILE --format FORMAT --output FILE", "writes a file that other programs read"),
+    "train": ("train", "TEXT --method svd --output FILE", "makes vectors from the words that stand together in a text"),
     "analogies": ("measures", "RUN|FILE QUESTIONS", "accuracy on a : b :: c : ?, by section"),
     "similarity": ("measures", "RUN|FILE PAIRS", "correlation with human judgements of pairs"),
     "neighbours": ("looks", "RUN|FILE WORD...", "the nearest words of each word"),
     "analogy": ("looks", "RUN|FILE A B C", "a : b :: c : ? for three words of your own"),
+    "plot": ("looks", "RUN|FILE WORD... --output FILE.svg", "draws words on their two principal axes"),
+    "moved": ("looks", "RUN|FILE RUN|FILE", "how far each word moved between two vectors of it"),
 }
 """Each with the file that holds it, what it takes, and what it does."""
 

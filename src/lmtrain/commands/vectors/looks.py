@@ -1,12 +1,12 @@
-"""`vectors neighbours` and `vectors analogy`: word vectors looked at by hand."""
+"""`vectors neighbours`, `analogy`, `plot` and `moved`: word vectors looked at by hand."""
 
 from __future__ import annotations
 
-from lmtrain.commands.options import parse, whole
+from lmtrain.commands.options import Parser, parse, whole
 from lmtrain.commands.vectors.measures import add_method
-from lmtrain.commands.vectors.options import add_json, open_vectors, print_json, vectors_parser
+from lmtrain.commands.vectors.options import add_json, add_source_options, new_file, open_vectors, print_json, vectors_parser
 from lmtrain.errors import DataError, SettingsError
-from lmtrain.shell import one_line
+from lmtrain.shell import one_line, printable
 
 NUMBER = "how many words are shown (default: 10)"
 
@@ -52,6 +52,59 @@ def analogy(arguments: list[str]) -> None:
         print_json([{"word": word, "score": score} for word, score in found])
         return
     print(f"{one_line(f'{a} : {b} :: {c} : ?')}\n{_table(found)}")
+
+
+def plot(arguments: list[str]) -> None:
+    """`python -m lmtrain vectors plot RUN|FILE WORD... --output FILE.svg`: words on the two principal axes of their vectors.
+
+    A WORD written man:woman is a pair: both words, joined by a line.
+    """
+    parser = vectors_parser("plot", plot.__doc__)
+    parser.add_argument("words", metavar="WORD", nargs="*", help="words, and pairs of words such as man:woman")
+    parser.add_argument("--most-frequent", type=whole(1, 1000), metavar="N", help="also the first N words")
+    parser.add_argument("--output", metavar="FILE", required=True, help="the SVG file to write")
+    options = parse(parser, arguments)
+    output = new_file(options.output, (".svg",))
+
+    from lmtrain.vectors.plot import draw_words
+    from lmtrain.vectors.plot import write as write_svg
+
+    vectors = open_vectors(options)
+    pairs = [(first, second) for first, second in map(_pair, options.words) if second and f"{first}:{second}" not in vectors]
+    joined = {f"{first}:{second}" for first, second in pairs}
+    words = [word for word in options.words if word not in joined]
+    first = [word for row, word in enumerate(vectors.words[: options.most_frequent or 0]) if vectors.matrix[row].any()]
+    write_svg(draw_words(vectors, [*words, *first], pairs), output)
+    print(printable(f"Saved in {output}."))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    first, _, second = text.partition(":")
+    return first, second if first else ""
+
+
+def moved(arguments: list[str]) -> None:
+    """`python -m lmtrain vectors moved RUN|FILE RUN|FILE`: how far each word moved, by the cosine of its two vectors.
+
+    For example from the first checkpoint of a run to its best one, or from vectors to what a training made of them. Words
+    that never moved are counted: training did not meet them.
+    """
+    parser = Parser("vectors moved", moved.__doc__)
+    parser.add_argument("before", metavar="BEFORE", help="a run or checkpoint directory, or a file of vectors")
+    parser.add_argument("after", metavar="AFTER", help="the same for the vectors afterwards")
+    add_source_options(parser)
+    parser.add_argument("--align", action="store_true", help="turn the first onto the second, for two trainings of their own")
+    parser.add_argument("--number", type=whole(1), default=10, help=NUMBER)
+    add_json(parser)
+    options = parse(parser, arguments)
+
+    from lmtrain.vectors.moved import compare_vectors
+
+    result = compare_vectors(open_vectors(options, options.before), open_vectors(options, options.after), align=options.align)
+    if options.json:
+        print_json({"before": options.before, "after": options.after} | result.to_json(options.number))
+        return
+    print(result.format(options.number))
 
 
 def _table(ranking: list[tuple[str, float]]) -> str:

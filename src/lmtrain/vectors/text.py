@@ -1,0 +1,98 @@
+"""A text as the training of word vectors reads it: the ids of its frequent words, with its line ends and its gaps in place.
+
+    ids      "the cat sat" with a rare cat, line end    ->    0 GAP 1 BREAK
+
+Words are those of `tokenizer=word`, learnt and encoded by the package's own tokenizer. A word that is too rare leaves a GAP, so
+that the words around it stay as far apart as they are; nothing reaches over a BREAK. Of a directory with train, valid and test
+the training split alone is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmtrain.data.corpus import find_files
+from lmtrain.data.text import TextFacts, iter_checked, scan
+from lmtrain.data.tokenizer import learn_tokenizer
+from lmtrain.data.vocabulary import whole_words
+from lmtrain.errors import DataError
+
+Ids = NDArray[np.int32]
+
+BREAK, GAP = -1, -2  # in the place of an id: a line's end, a word that is too rare
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as ids: `ids` [N] are indices into `words`, the most frequent first, or BREAK or GAP; `counts` [V]."""
+
+    words: tuple[str, ...]
+    ids: Ids
+    counts: NDArray[np.int64]
+
+    @property
+    def num_tokens(self) -> int:
+        """How many words there are, the rare ones included."""
+        return int(np.count_nonzero(self.ids != BREAK))
+
+    @property
+    def lines(self) -> Ids:
+        """The number of the line of each id [N]; a line's end belongs to the next line."""
+        return np.cumsum(self.ids == BREAK, dtype=np.int32)
+
+    def row(self, word: str) -> int:
+        """The index of `word`. Raises DataError where it is not there or too rare."""
+        try:
+            return self.words.index(word)
+        except ValueError:
+            raise DataError(
+                f"{word!r} is not among the {len(self.words):,} words of the text that are frequent enough.",
+                "Allowed are words of the text, written as it is read.",
+                "Give another word, or let rarer words in with min_count=1.",
+            ) from None
+
+    def merged(self, first: str, second: str, name: str) -> Text:
+        """The text with every `first` and `second` written as `name`, in the place of `first`; `second` is no word any more."""
+        kept, gone = self.row(first), self.row(second)
+        new = np.arange(len(self.words) + 2, dtype=np.int32)  # behind the words, as indices from the end: GAP, BREAK
+        new[[BREAK, GAP]] = BREAK, GAP
+        new[gone] = kept
+        new[:-2][new[:-2] > gone] -= 1
+        words, counts = list(self.words), self.counts.copy()
+        words[kept], counts[kept] = name, counts[kept] + counts[gone]
+        del words[gone]
+        return Text(tuple(words), new[self.ids], np.delete(counts, gone))
+
+
+def read_words(path: str | Path, *, min_count: int = 5, max_words: int | None = None, lowercase: bool = False) -> Text:
+    """The text of a file, or of the training split of a directory.
+
+    Words seen fewer than `min_count` times, and all but the `max_words` most frequent ones, are gaps. Raises DataError for
+    what is no text, and where no word is left.
+    """
+    facts = scan(find_files(path)[0])
+    tokenizer = learn_tokenizer("word", _blocks(facts, lowercase), min_count=min_count)
+    special = (tokenizer.eos_id, tokenizer.unk_id)
+    ordinary = [token for token in range(tokenizer.vocab_size) if token not in special][:max_words]
+    if not ordinary:
+        raise DataError(
+            f"{facts.path} has no word that is there at least {min_count} times.",
+            "Word vectors are trained of words that are frequent enough.",
+            "Give a longer text, or let rarer words in with min_count=1.",
+        )
+    new = np.full(tokenizer.vocab_size, GAP, np.int32)
+    new[ordinary] = np.arange(len(ordinary), dtype=np.int32)
+    new[tokenizer.eos_id] = BREAK
+    ids = np.concatenate([new[block] for block in tokenizer.encode_blocks(_blocks(facts, lowercase))])
+    counts = np.bincount(ids[ids >= 0], minlength=len(ordinary))
+    return Text(tuple(tokenizer.token_text(token) for token in ordinary), ids, counts)
+
+
+def _blocks(facts: TextFacts, lowercase: bool) -> Iterator[str]:
+    blocks = iter_checked(facts)
+    return (block.lower() for block in whole_words(blocks)) if lowercase else blocks
