@@ -97,6 +97,25 @@ def test_words_are_drawn_with_their_pairs(files: Path, call: Call) -> None:
     assert Path("first.svg").read_text(encoding="utf-8").count("<circle") == 3
 
 
+def test_senses_by_windows_by_atoms_and_of_words_made_of_two(files: Path, call: Call) -> None:
+    pytest.importorskip("scipy")
+    assert call("vectors", "train", "text.txt", "--method", "svd", "--size", "4", "--output", "text.vec").code == 0
+    found = json.loads(call("vectors", "senses", "text.vec", "mat", "--data", "text.txt", "--k", "2", "--json").out)
+    assert (found["word"], len(found["senses"])) == ("mat", 2)
+    assert "senses of" in call("vectors", "senses", "text.vec", "mat", "--data", "text.txt").out
+    pseudo = json.loads(
+        call("vectors", "senses", "text.vec", "--pseudo-word", "cat", "mat", "--data", "text.txt", "--json").out
+    )
+    assert -1 <= pseudo["adjusted_rand_index"] <= 1
+    atoms = ("vectors", "senses", "text.vec", "cat", "--method", "atoms", "--num-atoms", "6", "--sparsity", "2")
+    assert 1 <= len(json.loads(call(*atoms, "--json").out)["atoms"]) <= 2
+    assert call(*atoms).out.startswith("cat: its atoms of 6")
+    merged = json.loads(
+        call("vectors", "senses", "--check-superposition", "cat", "mat", "--data", "text.txt", "--size", "4", "--json").out
+    )
+    assert 0 < merged["frequency_share"] < 1
+
+
 def test_how_far_words_moved_between_two_checkpoints(files: Path, call: Call) -> None:
     first, *_, last = sorted(str(path) for path in files.glob("run/checkpoints/step-*"))
     document = json.loads(call("vectors", "moved", first, last, "--json").out)
@@ -127,6 +146,13 @@ def test_how_far_words_moved_between_two_checkpoints(files: Path, call: Call) ->
         (["plot", "royal.vec", "man", "king", "--output", "words.png"], 2, r"does not end in \.svg.*Type --output words\.svg"),
         (["plot", "royal.vec", "man", "--output", "words.svg"], 3, r"1 word was given"),
         (["plot", "royal.vec", "man:womam", "--output", "words.svg"], 3, r"'womam' is not among .* Did you mean woman"),
+        (["senses", "royal.vec", "king"], 2, r"--data TEXT is missing"),
+        (["senses"], 2, r"RUN\|FILE and WORD and --data TEXT are missing"),
+        (["senses", "royal.vec", "king", "--data", "text.txt", "--k", "x"], 2, r"nor auto"),
+        (["senses", "royal.vec", "king", "--data", "text.txt"], 3, r"'king' is not among the 10 words that were read"),
+        (["senses", "royal.vec", "king", "--method", "atoms"], 2, r"--num-atoms 500 was given for 6 words"),
+        (["senses", "royal.vec", "--pseudo-word", "cat", "cat", "--data", "text.txt"], 2, r"was given one word twice"),
+        (["senses", "royal.vec", "--check-superposition", "a", "b", "--data", "text.txt"], 2, r"trains vectors of its own"),
         (["moved", "royal.vec", "run"], 3, r"The vectors have 3 and 6 numbers"),
         (["train", "text.txt", "--output", "new"], 2, r"required: --method"),
         (["train", "text.txt", "--method", "svd", "--output", "new"], 2, r"--size 100 was given for 10 words.* --size 5"),

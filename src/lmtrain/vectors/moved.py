@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lmtrain.errors import DataError
 from lmtrain.shell import one_line
-from lmtrain.vectors.table import Ranking, Vectors
+from lmtrain.vectors.table import Ranking, Vectors, ranking_to_json
 
 NUM_SHOWN = 10
 
@@ -57,7 +57,7 @@ class Moved:
             "num_common": len(self.cosines) + self.num_without_direction, "num_still": self.num_still,
             "num_without_direction": self.num_without_direction, "num_only_before": self.num_only_before,
             "num_only_after": self.num_only_after, "mean_cosine": float(np.mean(values)) if values else None,
-            "furthest": [{"word": word, "cosine": cosine} for word, cosine in self.furthest[:number]],
+            "furthest": ranking_to_json(self.furthest[:number]),
         }  # fmt: skip
 
 

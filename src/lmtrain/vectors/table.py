@@ -214,6 +214,11 @@ class Vectors:
         return [(self.words[row], float(scores_V[row])) for row in order]
 
 
+def ranking_to_json(ranking: Ranking, score: str = "cosine") -> list[dict[str, str | float]]:
+    """As a list of dictionaries; `score` names what the words scored."""
+    return [{"word": word, score: value} for word, value in ranking]
+
+
 def score_analogies(unit_VE: Matrix, questions_N3: NDArray[np.int64], method: str) -> Matrix:
     """What every word scores as the answer to each question a, b, c (rows of `unit_VE`), [N, V]; none is left out yet."""
     a, b, c = questions_N3.T

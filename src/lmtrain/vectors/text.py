@@ -9,6 +9,7 @@ the training split alone is read.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from lmtrain.data.text import TextFacts, iter_checked, scan
 from lmtrain.data.tokenizer import learn_tokenizer
 from lmtrain.data.vocabulary import whole_words
 from lmtrain.errors import DataError
+from lmtrain.shell import one_line
 
 Ids = NDArray[np.int32]
 
@@ -50,10 +52,11 @@ class Text:
         try:
             return self.words.index(word)
         except ValueError:
+            close = difflib.get_close_matches(word, self.words[:100_000], n=1)
             raise DataError(
-                f"{word!r} is not among the {len(self.words):,} words of the text that are frequent enough.",
-                "Allowed are words of the text, written as it is read.",
-                "Give another word, or let rarer words in with min_count=1.",
+                f"{one_line(repr(word[:60]))} is not among the {len(self.words):,} words that were read from the text.",
+                "Allowed are these words, in capitals or not as they were read.",
+                f"Did you mean {one_line(close[0])}?" if close else "Give another word.",
             ) from None
 
     def merged(self, first: str, second: str, name: str) -> Text:

@@ -21,6 +21,7 @@ COMMANDS = {
     "neighbours": ("looks", "RUN|FILE WORD...", "the nearest words of each word"),
     "analogy": ("looks", "RUN|FILE A B C", "a : b :: c : ? for three words of your own"),
     "plot": ("looks", "RUN|FILE WORD... --output FILE.svg", "draws words on their two principal axes"),
+    "senses": ("senses", "RUN|FILE WORD --data TEXT", "clusters the windows around a word, or finds its atoms"),
     "moved": ("looks", "RUN|FILE RUN|FILE", "how far each word moved between two vectors of it"),
 }
 """Each with the file that holds it, what it takes, and what it does."""

@@ -19,11 +19,13 @@ def neighbours(arguments: list[str]) -> None:
     add_json(parser, "a list of words and cosines for each word")
     options = parse(parser, arguments)
 
+    from lmtrain.vectors.table import ranking_to_json
+
     vectors = open_vectors(options)
     vectors.rows(options.words)  # which names all that are missing at once
     found = {word: vectors.neighbours(word, options.number) for word in options.words}
     if options.json:
-        print_json({word: [{"word": near, "cosine": cosine} for near, cosine in near] for word, near in found.items()})
+        print_json({word: ranking_to_json(near) for word, near in found.items()})
         return
     for word, near in found.items():
         print(f"{one_line(word)}\n" + _table(near))
@@ -44,12 +46,14 @@ def analogy(arguments: list[str]) -> None:
         )  # fmt: skip
     a, b, c = options.words
 
+    from lmtrain.vectors.table import ranking_to_json
+
     vectors = open_vectors(options)
     found = vectors.analogy(a, b, c, options.number, method=options.method)
     if not found:
         raise DataError("No word is left to answer.", "The three words themselves are no answers.", "Give larger vectors.")
     if options.json:
-        print_json([{"word": word, "score": score} for word, score in found])
+        print_json(ranking_to_json(found, "score"))
         return
     print(f"{one_line(f'{a} : {b} :: {c} : ?')}\n{_table(found)}")
 

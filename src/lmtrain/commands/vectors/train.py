@@ -50,14 +50,14 @@ def train(arguments: list[str]) -> None:
     )
 
 
-def add_text_options(parser: argparse.ArgumentParser) -> None:
+def add_text_options(parser: argparse._ActionsContainer) -> None:
     """Which words of a text are read."""
     parser.add_argument("--min-count", type=whole(1), default=5, help="rarer words get no vector (default: 5)")
     parser.add_argument("--max-words", type=whole(1), metavar="N", help="only the N most frequent words get one")
     parser.add_argument("--lowercase", action="store_true", help="read the text in lower case")
 
 
-def add_svd_options(parser: argparse.ArgumentParser) -> None:
+def add_svd_options(parser: argparse._ActionsContainer) -> None:
     """How pairs are counted, weighed and decomposed."""
     parser.add_argument("--size", type=whole(1), default=100, help="numbers of a vector (default: 100)")
     parser.add_argument(
