@@ -26,9 +26,11 @@ from lmtrain.models.direct import DirectCrossEntropyFunction
 from lmtrain.ops.activations import ACTIVATIONS, GATED, LEARNT
 from lmtrain.ops.backends import Call, why_not
 from lmtrain.ops.elman import NONLINEARITIES, elman
+from lmtrain.ops.glove import glove_loss
 from lmtrain.ops.gru import gru
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
 from lmtrain.ops.lstm import lstm
+from lmtrain.ops.negative_sampling import negative_sampling
 from lmtrain.ops.rows import rows
 from lmtrain.ops.sampled_cross_entropy import sampled_cross_entropy
 
@@ -73,6 +75,7 @@ def iter_checks() -> Iterator[Check]:
     plain, resets, everything = (list(_recurrences(generator, options)) for options in ("", " with resets", " with everything"))
     output_layer = _output_layer(generator)
     others = [output_layer, _sampled_output_layer(generator), _direct_output_layer(generator), _rows(generator)]
+    others += [*_word_vectors(generator)]
     for subject in [*plain, *everything, *others, *_activations(generator)]:
         yield from _check_differences(subject)
     yield from _check_against_torch(generator)
@@ -193,6 +196,27 @@ def _rows(generator: Generator) -> Subject:
     ids_TB = torch.tensor([[0, 2, 2], [3, 0, 2]])
     table_VZ = torch.randn(4, H, generator=generator, dtype=torch.float64)
     return Subject("rows", "rows", lambda inputs, _: {"y": rows(inputs["table_VZ"], ids_TB)}, {"table_VZ": table_VZ})
+
+
+def _word_vectors(generator: Generator) -> Iterator[Subject]:
+    """The losses of word vectors: CBOW, of which skip-gram is the case of one context, and GloVe."""
+    randn = partial(torch.randn, generator=generator, dtype=torch.float64)
+    contexts_NC, targets_N = torch.tensor([[0, 1, -1], [2, -1, -1], [1, 1, 4]]), torch.tensor([3, 0, 2])
+    samples_NK = torch.tensor([[0, 3], [4, 4], [1, 0]])
+
+    def predict(inputs: Tensors, _: str) -> Tensors:
+        return {"total": negative_sampling(inputs["input_VE"], inputs["output_VE"], contexts_NC, targets_N, samples_NK)}
+
+    yield Subject("negative_sampling", "negative_sampling", predict, {"input_VE": randn(5, E), "output_VE": randn(5, E)})
+    words_N, contexts_N = torch.tensor([0, 1, 1, 3]), torch.tensor([2, 1, 0, 3])
+    counts_N = torch.tensor([0.5, 3.0, 150.0, 7.0], dtype=torch.float64)
+
+    def fit(inputs: Tensors, _: str) -> Tensors:
+        word_VE, context_VE, word_bias_V, context_bias_V = inputs.values()
+        return {"total": glove_loss(word_VE, context_VE, word_bias_V, context_bias_V, words_N, contexts_N, counts_N)}
+
+    inputs = {"word_VE": randn(4, E), "context_VE": randn(4, E), "word_bias_V": randn(4), "context_bias_V": randn(4)}
+    yield Subject("glove", "glove", fit, inputs)
 
 
 def _activations(generator: Generator) -> Iterator[Subject]:

@@ -1,0 +1,78 @@
+"""Networks whose weights are word vectors: skip-gram and CBOW by negative sampling, and GloVe.
+
+They are `Trainable` (`lmtrain.training.learner`): `loss(batch, generator)` is the total over the batch's items, with no
+penalty. `vectors` is what is used afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor, nn
+
+from lmtrain.ops.glove import glove_loss
+from lmtrain.ops.negative_sampling import negative_sampling
+
+
+class _Predictions(Protocol):
+    contexts_NC: Tensor
+    targets_N: Tensor
+    samples_NK: Tensor
+
+
+class _Pairs(Protocol):
+    words_N: Tensor
+    contexts_N: Tensor
+    counts_N: Tensor
+
+
+class PredictedVectors(nn.Module):
+    """Skip-gram or CBOW, as its batches are. Vectors begin as in word2vec: small at random, and zero as targets."""
+
+    def __init__(self, vocab_size: int, size: int, generator: Generator) -> None:
+        super().__init__()
+        self.input_VE = nn.Parameter(_uniform(generator, vocab_size, size))
+        self.output_VE = nn.Parameter(torch.zeros(vocab_size, size))
+
+    def loss(self, batch: _Predictions, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Nats of the batch's predictions; there is no penalty."""
+        total = negative_sampling(self.input_VE, self.output_VE, batch.contexts_NC, batch.targets_N, batch.samples_NK)
+        return total, total.new_zeros(())
+
+    @property
+    def vectors(self) -> Tensor:
+        """The vectors [V, E] of words as contexts."""
+        return self.input_VE.detach()
+
+
+class GloveVectors(nn.Module):
+    """GloVe: vectors of words and of contexts, which differ by their start alone, with a bias each.
+
+    x_max, power  of the weight min((x / x_max)^power, 1) of a pair that was seen x times
+    """
+
+    def __init__(self, vocab_size: int, size: int, generator: Generator, *, x_max: float = 100.0, power: float = 0.75) -> None:
+        super().__init__()
+        self.x_max, self.power = x_max, power
+        self.word_VE = nn.Parameter(_uniform(generator, vocab_size, size))
+        self.context_VE = nn.Parameter(_uniform(generator, vocab_size, size))
+        self.word_bias_V = nn.Parameter(torch.zeros(vocab_size))
+        self.context_bias_V = nn.Parameter(torch.zeros(vocab_size))
+
+    def loss(self, batch: _Pairs, generator: Generator) -> tuple[Tensor, Tensor]:
+        """The weighted squared error of the batch's pairs; there is no penalty."""
+        total = glove_loss(
+            self.word_VE, self.context_VE, self.word_bias_V, self.context_bias_V, batch.words_N, batch.contexts_N,
+            batch.counts_N, x_max=self.x_max, power=self.power,
+        )  # fmt: skip
+        return total, total.new_zeros(())
+
+    @property
+    def vectors(self) -> Tensor:
+        """The sum [V, E] of both vectors of each word (section 4.2 of the paper)."""
+        return (self.word_VE + self.context_VE).detach()
+
+
+def _uniform(generator: Generator, vocab_size: int, size: int) -> Tensor:
+    return (torch.rand(vocab_size, size, generator=generator) - 0.5) / size
