@@ -66,7 +66,17 @@ GROUPS = (*config.GROUPS, "task", "experiment")
 
 IN_A_JOB = "This happened in a job, not before the first one."
 
-PATHS = ("data.path", "data.train", "data.valid", "data.test", "data.cache_dir", "resume", "hydra.run.dir", "hydra.sweep.dir")
+PATHS = (
+    "data.path",
+    "data.train",
+    "data.valid",
+    "data.test",
+    "model.embeddings",
+    "data.cache_dir",
+    "resume",
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+)
 
 
 @dataclass(frozen=True)

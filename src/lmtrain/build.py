@@ -10,6 +10,7 @@ they hold: `saved` (an ARPA file holds counts, a mixture has parts), `memory` (n
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -247,7 +248,7 @@ def _build_sequence_learner(
     model.to(device)
     learner = SequenceLearner(
         model=model,
-        **_gradient_parts(settings, model, device),
+        **_gradient_parts(settings, model, device, next(n for n, p in model.named_parameters() if p is model.embedding.weight)),
         autocast=autocast(device, choose_precision(trainer, device)),
         overlap=max(0, trainer.backward_length - trainer.chunk_length),
         full_length=trainer.chunk_length if trainer.random_chunk_length else None,
@@ -255,12 +256,14 @@ def _build_sequence_learner(
     return _graphed(learner, trainer.cuda_graph, device)
 
 
-def build_gradient_learner(settings: config.Config, model: nn.Module, device: torch.device) -> GradientLearner:
-    """A model of any task, on `device`, with the way in which it learns, in float32."""
-    return GradientLearner(model=model, **_gradient_parts(settings, model, device))
+def build_gradient_learner(
+    settings: config.Config, model: nn.Module, device: torch.device, vectors: str = ""
+) -> GradientLearner:
+    """A model of any task, on `device`, with the way in which it learns, in float32; `vectors` names the table of its words."""
+    return GradientLearner(model=model, **_gradient_parts(settings, model, device, vectors))
 
 
-def _gradient_parts(settings: config.Config, model: nn.Module, device: torch.device) -> dict[str, Any]:
+def _gradient_parts(settings: config.Config, model: nn.Module, device: torch.device, vectors: str) -> dict[str, Any]:
     """What every learner by gradients has."""
     trainer, optimizer = settings.trainer, settings.optimizer
     return {
@@ -275,7 +278,15 @@ def _gradient_parts(settings: config.Config, model: nn.Module, device: torch.dev
         "learning_rate": optimizer.learning_rate,
         "clip_norm": trainer.clip_norm,
         "l1": optimizer.l1,
+        "frozen": {vectors: epochs} if vectors and (epochs := _frozen_epochs(settings.model)) else {},
     }  # fmt: skip
+
+
+def _frozen_epochs(model: config.ModelConfig) -> float:
+    """Before which epoch the word vectors that were given stay as they are."""
+    if not isinstance(model, config.EmbeddingsConfig) or not model.embeddings:
+        return 0
+    return math.inf if model.freeze_embeddings is None else model.freeze_embeddings
 
 
 def _graphed(learner: SequenceLearner, choice: config.CudaGraph, device: torch.device) -> SequenceLearner:

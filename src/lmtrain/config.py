@@ -91,7 +91,22 @@ class LanguageConfig(ModelConfig):
 
 
 @dataclass(kw_only=True)
-class NeuralConfig(LanguageConfig):
+class EmbeddingsConfig(ModelConfig):
+    """Where word vectors come from."""
+
+    embeddings: str = setting(
+        "", "Word vectors to start from: a run, or a file of vectors; empty: drawn.", resume=Resume.allowed
+    )
+    freeze_embeddings: float | None = setting(
+        0.0, "Epochs before the vectors that were given are trained as well; null: never.", least=0
+    )
+    project_embeddings: bool = setting(
+        False, "Vectors of more numbers than embed_size are projected onto their principal axes.", resume=Resume.refused
+    )
+
+
+@dataclass(kw_only=True)
+class NeuralConfig(EmbeddingsConfig, LanguageConfig):
     """What the fixed-window and the recurrent models share."""
 
     embed_size: int = setting(200, "Size of a token's embedding.", least=1, most=1 << 16, resume=Resume.refused)
@@ -190,18 +205,12 @@ class NgramConfig(LanguageConfig):
 
 
 @dataclass(kw_only=True)
-class TaggerConfig(ModelConfig):
+class TaggerConfig(EmbeddingsConfig):
     """A window tagger: the vectors of a word and its neighbours, hidden layers, a score for each class (Collobert 2011)."""
 
     kind: str = fixed("tagger")
     context: int = setting(2, "Words of the window on each side.", least=0, most=100, resume=Resume.refused)
     embed_size: int = setting(50, "Size of a word's vector.", least=1, most=1 << 16, resume=Resume.refused)
-    embeddings: str = setting(
-        "", "Word vectors to start from: a run, or a file of vectors; empty: none.", resume=Resume.allowed
-    )
-    freeze_embeddings: float | None = setting(
-        0.0, "Epochs before the vectors that were given are trained as well; null: never.", least=0, resume=Resume.warned
-    )
     lowercase: bool = setting(False, "Looks up words in lower case.", resume=Resume.refused)
     shape_features: bool = setting(True, "Tells capitals, digits and signs in a word.", resume=Resume.refused)
     affixes: int = setting(0, "Longest prefixes and suffixes that are features; 0: none.", least=0, most=5,

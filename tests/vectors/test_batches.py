@@ -1,4 +1,4 @@
-"""What word vectors are learnt from: windows as defined, batches that depend on the position alone; and that they are learnt."""
+"""What word vectors are learnt from: windows as defined, and batches that depend on the position alone; and that they learn."""
 
 from collections import Counter
 from collections.abc import Callable

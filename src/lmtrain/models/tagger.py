@@ -71,18 +71,13 @@ class TaggerNetwork(nn.Module):
         self.num_outputs, self.objective = num_outputs, objective
         self.register_buffer("thresholds_C", torch.zeros(num_outputs))
 
-    def scores(self, features_NWF: Tensor, generator: Generator | None = None, *, is_frozen: bool = False) -> Tensor:
+    def scores(self, features_NWF: Tensor, generator: Generator | None = None) -> Tensor:
         """A score [N, C] for each class. Training with dropout takes a generator."""
         raise NotImplementedError
 
-    def is_frozen(self, epoch: int) -> bool:
-        """Whether the word vectors stay as they are in this epoch."""
-        return False
-
     def loss(self, batch: Windows, generator: Generator) -> tuple[Tensor, Tensor]:
         """The loss summed over the windows, and no penalty."""
-        is_frozen = self.is_frozen(batch.epoch)
-        scores_NC = self.scores(batch.features_NWF, generator, is_frozen=is_frozen)
+        scores_NC = self.scores(batch.features_NWF, generator)
         none = scores_NC.new_zeros(())
         if self.objective == "softmax":
             return softmax_loss(scores_NC, batch.targets_N), none
@@ -91,7 +86,7 @@ class TaggerNetwork(nn.Module):
                 scores_NC, batch.targets_N[:, None] == torch.arange(self.num_outputs, device=scores_NC.device)
             ), none
         assert batch.corrupted_NWF is not None, "max_margin learns from pairs of windows"
-        corrupted_NC = self.scores(batch.corrupted_NWF, generator, is_frozen=is_frozen)
+        corrupted_NC = self.scores(batch.corrupted_NWF, generator)
         of_class = batch.targets_N[:, None]
         return max_margin_loss(scores_NC.gather(1, of_class)[:, 0], corrupted_NC.gather(1, of_class)[:, 0]), none
 
@@ -110,7 +105,6 @@ class WindowTagger(TaggerNetwork):
 
     sizes         how many words, shapes and affixes of each kind there are: [words, F - 1 others]
     embed_sizes   the size of the vectors of each of them
-    freeze        epochs in which the word vectors stay as they are; None: all of them
     """
 
     def __init__(
@@ -125,10 +119,9 @@ class WindowTagger(TaggerNetwork):
         objective: str = "softmax",
         dropout: float = 0.0,
         init_range: float = 0.1,
-        freeze: float | None = 0,
     ) -> None:
         super().__init__(num_outputs, objective)
-        self.activation, self.dropout, self.freeze, self.context = activation, dropout, freeze, context
+        self.activation, self.dropout, self.context = activation, dropout, context
         self.tables = nn.ParameterList(
             torch.empty(size, embed_size).uniform_(-init_range, init_range)
             for size, embed_size in zip(sizes, embed_sizes, strict=True)
@@ -144,15 +137,9 @@ class WindowTagger(TaggerNetwork):
             size = hidden_size
         self.weight_CD = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_outputs, size)))
         self.bias_C = nn.Parameter(torch.zeros(num_outputs))
-        self.tables[0].requires_grad_(freeze is not None)
 
-    def is_frozen(self, epoch: int) -> bool:
-        return self.freeze is None or epoch < self.freeze
-
-    def scores(self, features_NWF: Tensor, generator: Generator | None = None, *, is_frozen: bool = False) -> Tensor:
+    def scores(self, features_NWF: Tensor, generator: Generator | None = None) -> Tensor:
         parts = [window_vectors(table, features_NWF[..., number]) for number, table in enumerate(self.tables)]
-        if is_frozen:
-            parts[0] = parts[0].detach()
         x_ND = self._drop(torch.cat(parts, dim=1), generator)
         function = ACTIVATIONS[self.activation]
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -182,6 +169,6 @@ class IndicatorTagger(TaggerNetwork):
 
     offsets_WF: Tensor
 
-    def scores(self, features_NWF: Tensor, generator: Generator | None = None, *, is_frozen: bool = False) -> Tensor:
+    def scores(self, features_NWF: Tensor, generator: Generator | None = None) -> Tensor:
         indicators_NI = (features_NWF + self.offsets_WF).flatten(1)
         return window_vectors(self.weight_IC, indicators_NI).view(len(indicators_NI), -1, self.num_outputs).sum(1) + self.bias_C

@@ -112,6 +112,11 @@ def _of_model(model: NeuralConfig) -> Iterator[str]:
             f"model.num_averages={model.num_averages} and model.average_span={model.average_span} need each other. Set both "
             "above 0, for example model.num_averages=5 model.average_span=48, or both to 0."
         )
+    if model.tie_weights and model.embeddings and model.freeze_embeddings != 0:
+        yield (
+            f"model.freeze_embeddings={model.freeze_embeddings} would freeze the output layer, too, as model.tie_weights=true "
+            "makes it of the same matrix. Type model.freeze_embeddings=0, or leave model.tie_weights out."
+        )
     if model.init is Initialisation.identity and getattr(model, "cell", None) != Cell.elman:
         yield "model.init=identity is for the recurrence of model=elman (Le et al. 2015). Type that, or model.init=xavier."
 
@@ -219,6 +224,9 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         "model.num_layers": (not getattr(model, "hidden_sizes", None), "an empty model.hidden_sizes"),
         "model.hidden_dropout": (num_layers > 1, "two layers or more"),
         "model.locked_dropout": (drops, "a model.dropout above 0"),
+        "model.freeze_embeddings": (bool(getattr(model, "embeddings", "")), "model.embeddings=RUN|FILE"),
+        "model.project_embeddings": (bool(getattr(model, "embeddings", "")), "model.embeddings=RUN|FILE"),
+        "model.corrupt": (getattr(model, "objective", None) is Objective.max_margin, "model.objective=max_margin"),
         "model.add_k": (getattr(model, "smoothing", None) is Smoothing.add_k, "model.smoothing=add_k"),
         "data.valid_fraction": (is_cut, "a single text, data=text data.path=FILE"),
         "data.test_fraction": (is_cut, "a single text, data=text data.path=FILE"),

@@ -34,9 +34,10 @@ from lmtrain.expected import Like, agree, compare, within
 from lmtrain.inference.evaluate import Bill, evaluate, usable_streams
 from lmtrain.inference.sample import OnlyUnknownError, SampleSettings, sample_text
 from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
-from lmtrain.models.base import LanguageModel
+from lmtrain.models.base import LanguageModel, NeuralLanguageModel
 from lmtrain.saved import describe_lines, describe_model, describe_texts, describe_tokenizer, load_trained, read_model_settings
 from lmtrain.tasks.base import Files, Loaded, Reached, Split, Task
+from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
 from lmtrain.training.checkpoint import Checkpoint
 from lmtrain.training.learner import Learner
 from lmtrain.training.score import TOKENS
@@ -85,6 +86,12 @@ class Language(Task):
             settings.model, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, seed=trainer.seed,
             sparse_embeddings=sparse or settings.optimizer.name is config.OptimizerName.sparse_adam,
         )  # fmt: skip
+        if isinstance(settings.model, config.NeuralConfig) and isinstance(model, NeuralLanguageModel):
+            vectors = given_vectors(settings.model, settings.model.embed_size)
+            if vectors is not None:
+                words = [tokenizer.token_text(token) for token in range(tokenizer.vocab_size)]
+                has = put_vectors(model.embedding.weight, words, vectors)
+                say_coverage(settings.model.embeddings, has, self.corpus.train.counts(tokenizer.vocab_size))
         return build_learner(settings, model, self.corpus, self.device)
 
     @cached_property

@@ -33,6 +33,7 @@ from lmtrain.saved import describe_tokenizer
 from lmtrain.settings import comparing
 from lmtrain.shell import one_line
 from lmtrain.tasks.base import Files, Loaded, Split, Task
+from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
 from lmtrain.tasks.language import check_tokenizer
 from lmtrain.tasks.tag_model import Outputs, TagModel, place, softmax
 from lmtrain.tasks.tag_score import TagScore, average_precision_of, best_threshold, score_tags
@@ -58,16 +59,19 @@ class Tag(Task):
         self.model = settings.model
         self.splits = read_splits(settings.data)
         train = self.splits["train"].sentences
+        self.given = given_vectors(self.model, self.model.embed_size) if isinstance(self.model, config.TaggerConfig) else None
         self.features = learn_features(
             train, lowercase=self.model.lowercase, shapes=self.model.shape_features, affixes=self.model.affixes,
             min_count=settings.tokenizer.min_count, vocab_size=settings.tokenizer.max_size,
+            more=self.given.words if self.given else (),
         )  # fmt: skip
         self.objective = self.model.objective.name if isinstance(self.model, config.TaggerConfig) else "softmax"
         self.outputs = self._outputs(train)
         self.known_entities = frozenset(
             sentence.tokens[entity.start : entity.end] for sentence in train for entity in entities(sentence.tags)
         )
-        self.fingerprint = hashlib.sha256("".join(columns.sha256 for columns in self.splits.values()).encode()).hexdigest()
+        words = "\n".join(self.given.words) if self.given else ""
+        self.fingerprint = hashlib.sha256("".join([*(c.sha256 for c in self.splits.values()), words]).encode()).hexdigest()
         self.wording = Wording(
             "windows", "margin_per_window" if self.objective == "max_margin" else "nats_per_window", self._judged_by(),
             higher_is_better=True,
@@ -155,9 +159,14 @@ class Tag(Task):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.trainer.seed)
             network = build_tagger(self.model, self.features, len(self.outputs.names))
-        _, _, outputs_M = self._train
+        rows_RF, centres_M, outputs_M = self._train
+        if self.given is not None and isinstance(network, WindowTagger):
+            words = self.features.tokenizer.tokens
+            counts = np.bincount(rows_RF[centres_M, 0], minlength=len(words))
+            assert isinstance(self.model, config.TaggerConfig)
+            say_coverage(self.model.embeddings, put_vectors(network.tables[0], words, self.given), counts)
         network.start_at([float((outputs_M == number).mean()) for number in range(network.num_outputs)])
-        return build_gradient_learner(self.settings, network.to(self.device), self.device)
+        return build_gradient_learner(self.settings, network.to(self.device), self.device, "tables.0")
 
     # ---- how good it is
 
@@ -299,7 +308,7 @@ def build_tagger(settings: config.ModelConfig, features: Features, num_outputs: 
             return WindowTagger(
                 num_outputs, sizes=features.sizes, embed_sizes=sizes, context=settings.context,
                 hidden_sizes=settings.hidden_sizes, activation=settings.activation.name, objective=settings.objective.name,
-                dropout=settings.dropout, init_range=settings.init_range, freeze=settings.freeze_embeddings,
+                dropout=settings.dropout, init_range=settings.init_range,
             )  # fmt: skip
     raise AssertionError(f"no tagger for {type(settings).__name__}")
 

@@ -149,6 +149,8 @@ def why_no_graph(learner: SequenceLearner) -> str | None:
         return f"what {type(head).__name__} does depends on the words of a chunk"
     if learner.schedule.beta1(Progress(step=0, epoch=0.0, fraction=0.0)) is not None:
         return f"{type(learner.schedule).__name__} moves beta1, which would be recorded"
+    if learner.frozen:
+        return "word vectors that are frozen at first take no part in the first steps"
     if learner.full_length:
         return "chunks of random length have no common shape"
     return None

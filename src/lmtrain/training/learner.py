@@ -114,6 +114,7 @@ class GradientLearner(Learner):
     clip_norm        largest norm of the whole gradient; 0 for none
     l1               weight of the sum of absolute matrix entries in the loss
     autocast         opens the precision under which the forward pass runs
+    frozen           parameters by name that stay as they are before an epoch (from 0; infinity: always)
     """
 
     model: torch.nn.Module
@@ -125,10 +126,13 @@ class GradientLearner(Learner):
     clip_norm: float = 0.0
     l1: float = 0.0
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    frozen: Mapping[str, float] = field(default_factory=dict)
 
     def step(self, batch: Any, progress: Progress) -> StepReport:
         batch = batch.to(next(self.model.parameters()).device)
         self.model.train()
+        for name, epoch in self.frozen.items():
+            self.model.get_parameter(name).requires_grad_(batch.epoch >= epoch)
         rate = self.learning_rate * self.schedule.rate(progress) * self._rate_of(batch) * self.rate_scale
         set_rate(self.optimizer, rate, self.schedule.beta1(progress))
         return self._learn(batch, rate)
@@ -147,7 +151,7 @@ class GradientLearner(Learner):
     def _backward(self, loss: Tensor, penalty: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
         """Gradients of the mean loss and the penalties: the whole penalty, and the gradient's norm (clipped after that)."""
         if self.l1:
-            matrices = [weight for weight in self.model.parameters() if weight.dim() > 1]
+            matrices = [weight for weight in self.model.parameters() if weight.dim() > 1 and weight.requires_grad]
             penalty = penalty + self.l1 * torch.stack([weight.abs().sum() for weight in matrices]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         (loss / num_items + penalty).backward()

@@ -1,0 +1,68 @@
+"""Word vectors that a model starts from: those of a run, or of a file that any program wrote."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import lmtrain.config as config
+from lmtrain.errors import SettingsError
+from lmtrain.saved import load_vectors
+from lmtrain.shell import one_line
+from lmtrain.vectors.table import Vectors
+
+log = logging.getLogger("lmtrain")
+
+
+def given_vectors(settings: config.EmbeddingsConfig, embed_size: int) -> Vectors | None:
+    """The vectors that `model.embeddings` names, of the size that the model takes. SettingsError where they are of another."""
+    if not settings.embeddings:
+        return None
+    vectors = load_vectors(settings.embeddings)
+    size = vectors.matrix.shape[1]
+    if size == embed_size:
+        return vectors
+    if settings.project_embeddings and size > embed_size and len(vectors) > embed_size:
+        return Vectors(vectors.words, projected(vectors.matrix, embed_size))
+    projection = f", or model.project_embeddings=true to project them onto {embed_size}" * (size > embed_size)
+    raise SettingsError(
+        f"The vectors of {one_line(settings.embeddings)} have {size} numbers each, and model.embed_size is {embed_size}.",
+        "A model takes vectors of the size of its own.", f"Type model.embed_size={size}{projection}.",
+    )  # fmt: skip
+
+
+def projected(matrix_VE: np.ndarray, size: int) -> np.ndarray:
+    """The matrix on its first `size` principal axes, about its mean, which is added again; the sign of each axis is fixed."""
+    wide_VE = matrix_VE.astype(np.float64)
+    mean_E = wide_VE.mean(0)
+    _, _, axes_EE = np.linalg.svd(wide_VE - mean_E, full_matrices=False)
+    axes_ES = axes_EE[:size].T
+    axes_ES *= np.sign(axes_ES[np.abs(axes_ES).argmax(0), np.arange(size)])
+    return np.asarray((wide_VE - mean_E) @ axes_ES + mean_E @ axes_ES, np.float32)
+
+
+def put_vectors(table_VE: Tensor, words: Sequence[str], vectors: Vectors) -> list[bool]:
+    """Writes the vector of each word into its row of the table; says which words have one.
+
+    A word that has none is looked up in lower case; where there is none either, its row stays as it was drawn.
+    """
+    rows = {word: row for row, word in reversed([*enumerate(vectors.words)])}
+    found = [rows.get(word, rows.get(word.lower())) for word in words]
+    places = [place for place, row in enumerate(found) if row is not None]
+    chosen = torch.from_numpy(vectors.matrix[[row for row in found if row is not None]])
+    with torch.no_grad():
+        table_VE[torch.tensor(places, dtype=torch.long)] = chosen.to(table_VE)
+    return [row is not None for row in found]
+
+
+def say_coverage(name: str, has_vector: Sequence[bool], counts: np.ndarray) -> None:
+    """How many words, and how much of the training text, have a vector."""
+    share = counts[np.array(has_vector)].sum() / max(counts.sum(), 1)
+    log.info(
+        "Vectors of %s: %s of %s words of the vocabulary have one, %.2f %% of the training text; the others are drawn.",
+        one_line(name), f"{sum(has_vector):,}", f"{len(has_vector):,}", 100 * share,
+    )  # fmt: skip
