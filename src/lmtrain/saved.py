@@ -24,7 +24,7 @@ from lmtrain.models.base import LanguageModel, NeuralLanguageModel
 from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
 from lmtrain.settings import comparing, reading
-from lmtrain.shell import expanded
+from lmtrain.shell import expanded, one_line
 from lmtrain.training.checkpoint import believing, load_checkpoint, read_named, save_checkpoint
 from lmtrain.training.learner import expected_weights, load_weights
 from lmtrain.training.strict_json import to_json
@@ -121,7 +121,7 @@ def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", 
     checkpoint = read_named(path, prefer, lambda found: load_checkpoint(found, names=("model", "tokenizer", "texts")))
     if (task := task_in(checkpoint.path, checkpoint.documents.get("model"))) != "language":
         raise CheckpointError(
-            f"{shown(str(checkpoint.path))} holds a model of task={task}.", "A language model is needed here.",
+            f"{one_line(str(checkpoint.path))} holds a model of task={task}.", "A language model is needed here.",
             "Type  python -m lmtrain evaluate RUN  or  predict RUN FILE  with it, or name a run of task=language.",
         )  # fmt: skip
     documents, tensors = checkpoint.documents, checkpoint.tensors
