@@ -281,3 +281,11 @@ def test_hydra_can_be_asked_what_it_composed_from_any_directory(tmp_path: Path) 
     assert result.returncode == 0, result.stderr
     assert "cell: elman" in result.stdout
     assert os.listdir(tmp_path) == []
+
+
+def test_there_is_one_set_of_defaults() -> None:
+    """What a plain run is composed of is what the classes of settings say; files in `conf/` hold only what differs from it."""
+    register_schemas()
+    plain = reading.read_config(check_overrides([]))
+    kinds = {group: {"kind": getattr(plain, group).kind} for group in ("model", "data", "schedule")}
+    assert reading.read_config(kinds) == plain

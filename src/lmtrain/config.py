@@ -1,7 +1,7 @@
 """Every setting there is: its type, its default, its range, its meaning, and whether a resumed run may change it.
 
-Plain dataclasses, without torch and without Hydra, so that settings are checked before anything heavy is imported.
-Hydra composes them from `conf/`; a checkpoint stores them as JSON; `lmtrain.settings.reading` turns either mapping into a
+Plain dataclasses, without torch and without Hydra, so that settings are checked before anything heavy is imported. The
+defaults are those of a plain run; the files of `conf/` say only in what another choice differs. Hydra composes them; a checkpoint stores them as JSON; `lmtrain.settings.reading` turns either mapping into a
 `Config`, and reports *all* that is wrong with it at once.
 """
 
@@ -109,8 +109,8 @@ class EmbeddingsConfig(ModelConfig):
 class NeuralConfig(EmbeddingsConfig, LanguageConfig):
     """What the fixed-window and the recurrent models share."""
 
-    embed_size: int = setting(200, "Size of a token's embedding.", least=1, most=1 << 16, resume=Resume.refused)
-    hidden_size: int = setting(200, "Units of each hidden layer.", least=1, most=1 << 16, resume=Resume.refused)
+    embed_size: int = setting(128, "Size of a token's embedding.", least=1, most=1 << 16, resume=Resume.refused)
+    hidden_size: int = setting(512, "Units of each hidden layer.", least=1, most=1 << 16, resume=Resume.refused)
     num_layers: int = setting(1, "Number of hidden layers.", least=1, most=1000, resume=Resume.refused)
     layer_norm: bool = setting(False, "Layer normalisation (Ba et al. 2016).", resume=Resume.refused)
     residual: bool = setting(False, "Adds a layer's input to its output where the sizes agree.", resume=Resume.refused)
@@ -183,7 +183,8 @@ class WindowConfig(NeuralConfig):
     """The fixed-window model (Bengio et al. 2003; grown up: Sun and Iyyer 2021)."""
 
     kind: str = fixed("window")
-    context: int = setting(5, "Tokens that the model sees: the newest and those before it.", least=1, most=10000,
+    hidden_size: int = setting(256, "Units of each hidden layer.", least=1, most=1 << 16, resume=Resume.refused)
+    context: int = setting(8, "Tokens that the model sees: the newest and those before it.", least=1, most=10000,
                            resume=Resume.refused)  # fmt: skip
     activation: Activation = setting(Activation.tanh, "Non-linearity of the hidden layers.", resume=Resume.refused)
     direct: bool = setting(False, "Direct connections from the embeddings to the output.", resume=Resume.refused)
@@ -211,14 +212,14 @@ class TaggerConfig(EmbeddingsConfig):
     kind: str = fixed("tagger")
     context: int = setting(2, "Words of the window on each side.", least=0, most=100, resume=Resume.refused)
     embed_size: int = setting(50, "Size of a word's vector.", least=1, most=1 << 16, resume=Resume.refused)
-    lowercase: bool = setting(False, "Looks up words in lower case.", resume=Resume.refused)
+    lowercase: bool = setting(True, "Looks up words in lower case.", resume=Resume.refused)
     shape_features: bool = setting(True, "Tells capitals, digits and signs in a word.", resume=Resume.refused)
     affixes: int = setting(0, "Longest prefixes and suffixes that are features; 0: none.", least=0, most=5,
                            resume=Resume.refused)  # fmt: skip
     hidden_sizes: list[int] = setting([100], "Units of each hidden layer; []: none (linear).", least=1, most=1 << 16,
                                       resume=Resume.refused)  # fmt: skip
     activation: Activation = setting(Activation.tanh, "Non-linearity of the hidden layers.", resume=Resume.refused)
-    dropout: float = setting(0.0, "Dropout on the window and on hidden layers.", least=0, below=1)
+    dropout: float = setting(0.3, "Dropout on the window and on hidden layers.", least=0, below=1)
     init_range: float = setting(0.1, "Half width of the uniform distribution that vectors are drawn from.", above=0, most=10)
     objective: Objective = setting(
         Objective.softmax, "What is learnt: softmax over the tags; logistic or max_margin, a scorer for each class.",
@@ -334,7 +335,7 @@ class TokenizerConfig:
 @dataclass(kw_only=True)
 class OptimizerConfig:
     name: OptimizerName = setting(OptimizerName.adam, "Optimiser.", resume=Resume.refused)
-    learning_rate: float = setting(0.002, "Learning rate before the schedule.", above=0, most=1000)
+    learning_rate: float = setting(0.004, "Learning rate before the schedule.", above=0, most=1000)
     weight_decay: float = setting(0.0, "L2: decoupled in adamw, in the gradient elsewhere; not on biases and norms.", least=0)
     l1: float = setting(0.0, "L1: weight of the sum of absolute weights.", least=0)
     momentum: float = setting(0.0, "SGD and RMSprop.", least=0, below=1)
@@ -431,7 +432,7 @@ class RangeTestConfig(ScheduleConfig):
 
 @dataclass(kw_only=True)
 class TrainerConfig:
-    batch_size: int = setting(20, "Parallel streams.", least=1, most=1 << 20, resume=Resume.refused)
+    batch_size: int = setting(64, "Parallel streams.", least=1, most=1 << 20, resume=Resume.refused)
     chunk_length: int = setting(
         0, "Steps of truncated backpropagation through time; 0: 35 for words, 64 for characters and bytes.", least=0,
         most=1 << 20, resume=Resume.refused,
@@ -445,10 +446,10 @@ class TrainerConfig:
     random_offset: bool = setting(True, "Each epoch starts at another offset.", resume=Resume.refused)
     num_steps: int | None = setting(None, "Steps to train; null: no limit.", least=0, resume=Resume.allowed)
     num_epochs: float | None = setting(None, "Epochs to train; null: no limit.", least=0, resume=Resume.allowed)
-    max_seconds: float | None = setting(None, "Seconds to train; null: no limit.", least=0, resume=Resume.allowed)
-    clip_norm: float = setting(0.25, "Largest norm of the gradient; 0: no clipping.", least=0)
+    max_seconds: float | None = setting(75.0, "Seconds to train; null: no limit.", least=0, resume=Resume.allowed)
+    clip_norm: float = setting(1.0, "Largest norm of the gradient; 0: no clipping.", least=0)
     log_every: int = setting(10, "Steps between two records of the loss.", least=1, resume=Resume.allowed)
-    evaluate_every: int = setting(0, "Steps between two evaluations; 0: every epoch.", least=0)
+    evaluate_every: int = setting(100, "Steps between two evaluations; 0: every epoch.", least=0)
     evaluation_streams: int = setting(16, "Streams of the evaluations during training; the last one uses 1.", least=1)
     save_every: int = setting(0, "Steps between two checkpoints; 0: at every evaluation.", least=0, resume=Resume.allowed)
     keep: int = setting(2, "Checkpoints kept besides the best.", least=2, most=10000, resume=Resume.allowed)
@@ -456,9 +457,9 @@ class TrainerConfig:
         FinalSplit.test, "What the best model is judged by in the end: test (valid where there is none), valid, or none.",
         resume=Resume.allowed,
     )  # fmt: skip
-    sample_tokens: int = setting(200, "Tokens of the sample at each evaluation; 0: none.", least=0, most=100000,
+    sample_tokens: int = setting(400, "Tokens of the sample at each evaluation; 0: none.", least=0, most=100000,
                                  resume=Resume.allowed)  # fmt: skip
-    sample_temperature: float = setting(0.8, "Temperature of these samples.", least=0, most=100, resume=Resume.allowed)
+    sample_temperature: float = setting(0.5, "Temperature of these samples.", least=0, most=100, resume=Resume.allowed)
     precision: Precision = setting(
         Precision.auto, "float32, bfloat16 (products only), or auto: bfloat16 where the device has instructions for it."
     )
