@@ -1,21 +1,27 @@
 """Errors name what was given: from Python its arguments, on the command line what was typed there."""
 
 import doctest
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import lmtrain.config as config
 import lmtrain.errors
-from lmtrain.build import build_model
-from lmtrain.errors import SettingsError, as_typed
+from lmtrain.build import build_corpus, build_learner, build_model, build_stream
+from lmtrain.data.stream import Stream
+from lmtrain.data.tokenizer import learn_tokenizer
+from lmtrain.errors import DataError, SettingsError, UserError, as_typed
 from lmtrain.inference.dynamic import Adaptive, Cache, Dynamic
 from lmtrain.inference.sample import SampleSettings, exclude
 from lmtrain.models.direct import MAX_TABLE_SIZE
 from lmtrain.models.ngram import NgramModel
+from lmtrain.settings.reading import read_config
+from lmtrain.training.optimizer import make_optimizer
 
 FROM_PYTHON: dict[str, Callable[[], object]] = {
     "order=12 was given": lambda: NgramModel(vocab_size=5, eos_id=0, order=12),
@@ -26,16 +32,20 @@ FROM_PYTHON: dict[str, Callable[[], object]] = {
     "segment_length is 0": lambda: Dynamic(rate=0.1, segment_length=0),
     "temperature is 0": lambda: Adaptive(temperature=0),
     "allow_unk=True": lambda: exclude(torch.tensor([0.0, -torch.inf]), 0),
+    "vocab_size=2 leaves": lambda: learn_tokenizer("word", ["a"], vocab_size=2),
+    "min_count=2 and vocab_size=0": lambda: learn_tokenizer("byte", ["a"], min_count=2),
+    "learning_rate=30 is": lambda: make_optimizer("adam", [], learning_rate=30),
+    "Type batch_size=3 or less, or chunk_length=1.": lambda: Stream(np.arange(9), batch_size=4, chunk_length=2, eos_id=0),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("words", FROM_PYTHON)
 def test_from_python_errors_name_arguments(words: str) -> None:
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(UserError) as caught:
         FROM_PYTHON[words]()
     assert words in str(caught.value)
     assert "--" not in str(caught.value)
-    assert "model." not in str(caught.value)
+    assert not re.search(r"(model|tokenizer|trainer|optimizer)[.=]", str(caught.value))
 
 
 def test_models_that_are_built_from_settings_name_settings() -> None:
@@ -50,6 +60,26 @@ def test_models_that_are_built_from_settings_name_settings() -> None:
     with pytest.raises(SettingsError, match=words) as caught:
         build_model(settings, vocab_size=5, eos_id=0)
     assert caught.value.given.startswith("model.direct_order=3")
+
+
+def test_what_is_built_beside_the_model_names_settings(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("a b\n" * 20)
+    neural = {"kind": "recurrent", "embed_size": 3, "hidden_size": 3}
+    text = {"kind": "text", "path": str(tmp_path / "text.txt"), "cache_dir": str(tmp_path)}
+    given = {"model": neural, "data": text, "schedule": {"kind": "constant"}, "trainer": {"num_steps": 1}}
+    settings = read_config(given)
+    corpus = build_corpus(settings.data, settings.tokenizer)
+    with pytest.raises(
+        DataError, match=r"too few for trainer\.batch_size=20 and trainer\.chunk_length=64.*Type trainer\.batch_s"
+    ):
+        build_stream(settings.trainer, corpus, settings.model)
+    settings.tokenizer.vocab_size = 1
+    with pytest.raises(SettingsError, match=r"^tokenizer\.vocab_size=1 leaves .* Type for example tokenizer\.vocab_size=10000"):
+        build_corpus(settings.data, settings.tokenizer)
+    settings.optimizer.learning_rate = 30
+    model = build_model(settings.model, vocab_size=corpus.tokenizer.vocab_size, eos_id=0)
+    with pytest.raises(SettingsError, match=r"^optimizer\.learning_rate=30 is absurd.*Type optimizer\.learning_rate=0"):
+        build_learner(settings, model, corpus, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

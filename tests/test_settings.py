@@ -75,7 +75,7 @@ def test_help_imports_neither_torch_nor_hydra() -> None:
         ("data.path=a=b{", r"cannot be read as key=value. Quote"),
         ("text.txt", r"is not key=value. Is it part of a value with blanks\?"),
         ("model.init=identity", r"is for the recurrence of model=elman"),
-        ("tokenizer.max_size=2", r"to at least 3"),
+        ("tokenizer.vocab_size=2", r"to at least 3"),
         ("resume=", r"names no run"),
         ("trainer.patience=3", r"trainer\.patience does not exist: training .* the best checkpoint that sample"),
         ("+early_stopping=true", r"early_stopping does not exist: training goes on"),
@@ -103,7 +103,7 @@ def test_a_group_that_lacks_what_the_experiment_sets_is_said_in_our_words() -> N
     [
         (["model=window", "model.num_averages=3"], r"num_averages=3 and model\.average_span=0 need each other"),
         (["model=window", "model.average_span=3"], r"num_averages=0 and model\.average_span=3 need each other"),
-        (["tokenizer=byte", "tokenizer.min_count=2"], r"cannot shrink the 256 bytes"),
+        (["tokenizer=byte", "tokenizer.min_count=2"], r"cannot change the vocabulary of tokenizer=byte, which is fixed"),
         (["schedule=range_test", "schedule.low=2"], r"schedule\.low=2 must be below schedule\.high=1\."),
     ],
 )

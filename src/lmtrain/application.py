@@ -73,6 +73,8 @@ PATHS = (
     "data.test",
     "model.embeddings",
     "data.cache_dir",
+    "tokenizer.path",
+    "tokenizer.vocabulary",
     "resume",
     "hydra.run.dir",
     "hydra.sweep.dir",

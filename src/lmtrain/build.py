@@ -20,10 +20,15 @@ import torch
 from torch import nn
 
 import lmtrain.config as config
+from lmtrain.data.characters import character_of
 from lmtrain.data.corpus import Corpus, load_corpus
 from lmtrain.data.pydocs import write_pydocs
 from lmtrain.data.stream import Stream
+from lmtrain.data.subword import read_library_file
+from lmtrain.data.tokenizer import load_tokenizer
+from lmtrain.data.vocabulary import read_word_list
 from lmtrain.errors import SettingsError, as_typed
+from lmtrain.expected import within
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel, StatePolicy
 from lmtrain.models.direct import DirectNgramModel
 from lmtrain.models.heads import AdaptiveSoftmax, FullSoftmax, Head, SampledSoftmax
@@ -32,6 +37,7 @@ from lmtrain.models.recurrent import CELLS, RecurrentLanguageModel, RecurrentLay
 from lmtrain.models.window import WindowLanguageModel
 from lmtrain.shell import expanded
 from lmtrain.training.averaging import Averaging, ExponentialAverage, LastWeights, NonMonotonicAverage
+from lmtrain.training.checkpoint import believing, load_checkpoint, read_named
 from lmtrain.training.graphed import graphed, why_no_graph
 from lmtrain.training.learner import CountLearner, GradientLearner, Learner, SequenceLearner
 from lmtrain.training.limits import Limits
@@ -184,6 +190,7 @@ def _or(value: float | None, default: float) -> float:
 # ---- data
 
 
+@as_typed(min_count="tokenizer.min_count=", vocab_size="tokenizer.vocab_size=")
 def build_corpus(data: config.DataConfig, tokenizer: config.TokenizerConfig) -> Corpus:
     """The corpus as token ids, from its cache where it is there."""
     match data:
@@ -194,11 +201,33 @@ def build_corpus(data: config.DataConfig, tokenizer: config.TokenizerConfig) -> 
         case _:
             raise AssertionError(f"no corpus for {type(data).__name__}")
     return load_corpus(
-        path, tokenizer=tokenizer.name.name, min_count=tokenizer.min_count, max_size=tokenizer.max_size,
+        path, tokenizer=tokenizer.name.name, min_count=tokenizer.min_count, vocab_size=tokenizer.vocab_size,
+        subword=read_library_file(tokenizer.path) if tokenizer.path else None,
+        vocabulary=_read_vocabulary(tokenizer.vocabulary) if tokenizer.vocabulary else None,
+        separators="".join(dict.fromkeys(map(character_of, tokenizer.separators))), normalize=data.normalize.name,
+        spelled=tokenizer.unknown is config.Unknown.spelled,
         valid_fraction=data.valid_fraction, test_fraction=data.test_fraction, cache_dir=expanded(data.cache_dir),
     )  # fmt: skip
 
 
+def _read_vocabulary(path: str) -> list[str]:
+    """The words of a list, or those of a run in the order of its ids."""
+    if not expanded(path).is_dir():
+        return read_word_list(path)
+    checkpoint = read_named(expanded(path), "best", lambda found: load_checkpoint(found, ("tokenizer",)))
+    with believing(checkpoint.path), within("tokenizer.json: "):
+        arrays = {name: tensor.numpy() for name, tensor in checkpoint.tensors.get("tokenizer", {}).items()}
+        name = (checkpoint.documents.get("tokenizer") or {}).get("name")
+        words = load_tokenizer(checkpoint.documents["tokenizer"], arrays) if name == "word" else None
+    if words is None:
+        raise SettingsError(
+            f"tokenizer.vocabulary={path} is a run of tokenizer={name!s:.40}.", "A vocabulary of words is needed.",
+            "Give a run of tokenizer=word, or a file with a word per line.",
+        )  # fmt: skip
+    return words.tokens
+
+
+@as_typed(batch_size="trainer.batch_size=", chunk_length="trainer.chunk_length=")
 def build_stream(settings: config.TrainerConfig, corpus: Corpus, model: config.ModelConfig) -> Stream:
     """The training split in B streams; counting takes one stream of long chunks, in order, to the last token."""
     ids, eos_id = corpus.train.ids, corpus.tokenizer.eos_id
@@ -263,6 +292,10 @@ def build_gradient_learner(
     return GradientLearner(model=model, **_gradient_parts(settings, model, device, vectors))
 
 
+@as_typed(
+    name="optimizer=", learning_rate="optimizer.learning_rate=", weight_decay="optimizer.weight_decay=",
+    momentum="optimizer.momentum=", nesterov="optimizer.nesterov=",
+)  # fmt: skip
 def _gradient_parts(settings: config.Config, model: nn.Module, device: torch.device, vectors: str) -> dict[str, Any]:
     """What every learner by gradients has."""
     trainer, optimizer = settings.trainer, settings.optimizer

@@ -57,7 +57,9 @@ Proposal = Enum("Proposal", "log_uniform unigram")
 Initialisation = Enum("Initialisation", "xavier uniform fan identity")
 Backend = Enum("Backend", "auto reference eager native triton")
 Smoothing = Enum("Smoothing", "kneser_ney add_k maximum_likelihood")
-TokenizerName = Enum("TokenizerName", "char byte word")
+TokenizerName = Enum("TokenizerName", "char byte word bpe file")
+Unknown = Enum("Unknown", "token spelled")
+Normalization = Enum("Normalization", "none nfc nfd nfkc")
 OptimizerName = Enum("OptimizerName", "sgd adagrad rmsprop adam adamw sparse_adam")
 Averaging = Enum("Averaging", "none nt_asgd ema")
 Device = Enum("Device", "auto cpu cuda")
@@ -267,6 +269,9 @@ class CorpusConfig(DataConfig):
                                     resume=Resume.refused)  # fmt: skip
     test_fraction: float = setting(0.05, "Share of a single text that tests; 0: no test split.", least=0, below=1,
                                    resume=Resume.refused)  # fmt: skip
+    normalize: Normalization = setting(
+        Normalization.none, "Unicode form in which all text is read: none, nfc, nfd or nfkc.", resume=Resume.refused
+    )
     cache_dir: str = setting("outputs/cache", "Where token ids are kept, keyed by content.", resume=Resume.allowed)
 
 
@@ -323,10 +328,21 @@ class LabelledConfig(ExamplesConfig):
 
 @dataclass(kw_only=True)
 class TokenizerConfig:
-    name: TokenizerName = setting(TokenizerName.char, "What a token is: char, byte or word.", resume=Resume.refused)
-    min_count: int = setting(1, "Rarer words (or characters) of the training split become <unk>.", least=1,
+    name: TokenizerName = setting(
+        TokenizerName.char, "What a token is: char, byte, word, bpe (subwords) or what a file says.", resume=Resume.refused
+    )
+    min_count: int = setting(1, "Rarer words or characters of the training split become <unk>; rarer pairs stay two.", least=1,
                              resume=Resume.refused)  # fmt: skip
-    max_size: int = setting(0, "Largest vocabulary; 0: no limit.", least=0, resume=Resume.refused)
+    vocab_size: int = setting(0, "Largest vocabulary; 0: no limit.", least=0, resume=Resume.refused)
+    path: str = setting("", "tokenizer=file: a file of the library tokenizers (tokenizer.json).", resume=Resume.allowed)
+    vocabulary: str = setting("", "tokenizer=word: a file with a word per line, or a RUN whose words are taken.",
+                              resume=Resume.allowed)  # fmt: skip
+    unknown: Unknown = setting(
+        Unknown.token, "tokenizer=word: unknown words are one token, or their letters are paid for as well (spelled).",
+        resume=Resume.refused,
+    )  # fmt: skip
+    separators: list[str] = setting([], "tokenizer=word: characters besides blanks that separate, such as [U+00A0].",
+                                    resume=Resume.refused)  # fmt: skip
 
 
 # ---- optimisers and schedules

@@ -19,6 +19,7 @@ from torch import nn
 
 import lmtrain.config as config
 from lmtrain.build import build_model
+from lmtrain.data.kinds import KINDS
 from lmtrain.errors import ResourceError
 from lmtrain.models.recurrent import CELLS
 from lmtrain.settings import quoting
@@ -161,7 +162,7 @@ def _knobs(settings: config.Config) -> list[Knob]:
         *averages,
         _smaller_layers,
         _fewer_steps,
-        *([] if settings.tokenizer.name.name == "byte" else [_smaller_vocabulary]),
+        *([_smaller_vocabulary] if KINDS[settings.tokenizer.name.name].is_learnt and not settings.tokenizer.vocabulary else []),
     ]
 
 
@@ -189,5 +190,5 @@ def _fewer_steps(settings: config.Config, vocab_size: int, power: int) -> Smalle
 
 
 def _smaller_vocabulary(settings: config.Config, vocab_size: int, power: int) -> Smaller:
-    size = max(3, vocab_size >> power)
-    return Smaller(settings, size, f"tokenizer.max_size={size}")
+    size = max(KINDS[settings.tokenizer.name.name].least_size, vocab_size >> power)
+    return Smaller(settings, size, f"tokenizer.vocab_size={size}")

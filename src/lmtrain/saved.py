@@ -15,7 +15,9 @@ from torch import Tensor, nn
 import lmtrain.config as config
 from lmtrain.build import build_model
 from lmtrain.data.corpus import Corpus
+from lmtrain.data.kinds import Kind
 from lmtrain.data.overlap import MOST, Hashes
+from lmtrain.data.subword import Subwords
 from lmtrain.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
 from lmtrain.errors import CheckpointError, SettingsError, UserError
 from lmtrain.expected import ANY_LENGTH, Anything, Each, Like, Number, Whole, agree, compare, joined, shown, within
@@ -25,7 +27,7 @@ from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
 from lmtrain.settings import comparing, reading
 from lmtrain.shell import expanded, one_line
-from lmtrain.training.checkpoint import believing, load_checkpoint, read_named, save_checkpoint
+from lmtrain.training.checkpoint import Checkpoint, believing, load_checkpoint, read_named, save_checkpoint
 from lmtrain.training.learner import expected_weights, load_weights
 from lmtrain.training.strict_json import to_json
 from lmtrain.vectors.table import Vectors
@@ -41,6 +43,7 @@ class Text:
     ids: np.ndarray
     num_chars: int
     num_bytes: int
+    spelling_micronats: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,37 @@ def describe_texts(corpus: Corpus) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What a checkpoint carries of its corpus: validation, test, and the start of training (for gradient statistics)."""
     start = corpus.train.ids[:TRAIN_START]
     tensors = {"train_start": torch.from_numpy(start.astype(np.int32))}
-    sizes = {"train_start": {"num_chars": 0, "num_bytes": 0}}
+    sizes = {"train_start": {"num_chars": 0, "num_bytes": 0, "spelling_micronats": 0}}
     for name, split in (("valid", corpus.valid), ("test", corpus.test)):
         if split is not None:
             tensors[name] = torch.from_numpy(np.asarray(split.ids).astype(np.int32))
-            sizes[name] = {"num_chars": split.num_chars, "num_bytes": split.num_bytes}
+            sizes[name] = {name: getattr(split, name) for name in ("num_chars", "num_bytes", "spelling_micronats")}
+    if corpus.tokenizer.rare is None:  # which has no cost to tell, as no other model had in the past
+        for of_text in sizes.values():
+            del of_text["spelling_micronats"]
     return tensors, sizes
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The files `tokenizer.json` and, of a vocabulary too large for JSON, `tokenizer.safetensors`."""
+    """The files `tokenizer.json`; of subwords `subword.json`; of a vocabulary too large for JSON `tokenizer.safetensors`."""
     document, arrays = tokenizer.save()
-    return {"tokenizer": {name: torch.from_numpy(array) for name, array in arrays.items()}} if arrays else {}, document
+    documents = {"tokenizer": document} | ({} if tokenizer.subword is None else {"subword": tokenizer.subword})
+    return {"tokenizer": {name: torch.from_numpy(array) for name, array in arrays.items()}} if arrays else {}, documents
+
+
+def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer of a checkpoint that was loaded with the names "tokenizer" and "subword"."""
+    subwords = None
+    if "subword" in checkpoint.documents:
+        with within("subword.json: "):
+            subwords = Subwords(checkpoint.documents["subword"], CheckpointError)
+    with within("tokenizer.json: "):
+        arrays = {name: tensor.numpy() for name, tensor in checkpoint.tensors.get("tokenizer", {}).items()}
+        tokenizer = load_tokenizer(checkpoint.documents.get("tokenizer"), arrays, subwords)
+        agree(
+            subwords is not None or tokenizer.subword is None, "name", f"is {tokenizer.name!r}", "another without subword.json"
+        )
+        return tokenizer
 
 
 def describe_lines(corpus: Corpus) -> dict[str, Tensor]:
@@ -118,7 +140,7 @@ def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", 
 
     Raises CheckpointError for anything that is missing, damaged or does not fit together.
     """
-    checkpoint = read_named(path, prefer, lambda found: load_checkpoint(found, names=("model", "tokenizer", "texts")))
+    checkpoint = read_named(path, prefer, lambda found: load_checkpoint(found, ("model", "tokenizer", "texts"), ("subword",)))
     if (task := task_in(checkpoint.path, checkpoint.documents.get("model"))) != "language":
         raise CheckpointError(
             f"{one_line(str(checkpoint.path))} holds a model of task={task}.", "A language model is needed here.",
@@ -126,9 +148,7 @@ def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", 
         )  # fmt: skip
     documents, tensors = checkpoint.documents, checkpoint.tensors
     with believing(checkpoint.path):
-        with within("tokenizer.json: "):
-            arrays = {name: tensor.numpy() for name, tensor in tensors.get("tokenizer", {}).items()}
-            tokenizer = load_tokenizer(documents.get("tokenizer"), arrays)
+        tokenizer = read_tokenizer(checkpoint)
         model = _restore(documents.get("model"), tensors.get("model", {}), tokenizer)
         texts = _read_texts(tensors.get("texts", {}), documents.get("texts"), tokenizer)
     if isinstance(model, nn.Module):
@@ -151,27 +171,29 @@ def _read_texts(tensors: Mapping[str, Tensor], sizes: Any, tokenizer: Tokenizer)
         split = Like((range(2, ANY_LENGTH.stop),), torch.int32, least=0, most=tokenizer.vocab_size - 1)
         compare(dict.fromkeys(names, split), tensors)
     with within("texts.json: "):
-        compare({name: {"num_chars": Whole(), "num_bytes": Whole()} for name in names}, sizes)
+        of_text = {"num_chars": Whole(), "num_bytes": Whole()}
+        spelt = {} if tokenizer.rare is None else {"spelling_micronats": Whole()}
+        compare(dict.fromkeys(names, of_text | spelt), sizes)
         for name in names:
-            compare(_expected_sizes(name, len(tensors[name]), sizes[name]["num_chars"], tokenizer.name), sizes[name], name)
+            expected = _expected_sizes(name, len(tensors[name]), sizes[name]["num_chars"], tokenizer.kind)
+            compare(expected | spelt, sizes[name], name)
     return {name: Text(tensors[name].numpy(), **sizes[name]) for name in names}
 
 
-def _expected_sizes(split: str, num_tokens: int, num_chars: int, tokenizer: str) -> dict[str, Whole]:
-    """What `num_chars` and `num_bytes` of a split can be: a character is one token, or a byte is, or a word has some."""
+def _expected_sizes(split: str, num_tokens: int, num_chars: int, kind: Kind) -> dict[str, Whole]:
+    """What `num_chars` and `num_bytes` of a split can be: a token is one of them, or has some; a character has 1 to 4 bytes."""
     if split == "train_start":  # nobody scores it
         return {"num_chars": Whole(0, 0), "num_bytes": Whole(0, 0)}
-    match tokenizer:
-        case "char":
-            return {"num_chars": Whole(num_tokens, num_tokens), "num_bytes": Whole(num_chars, 4 * num_chars)}
-        case "byte":
-            return {"num_chars": Whole(-(-num_tokens // 4), num_tokens), "num_bytes": Whole(num_tokens, num_tokens)}
-    return {"num_chars": Whole(num_tokens), "num_bytes": Whole(num_chars, 4 * num_chars)}
+    num_units = Whole(num_tokens, num_tokens) if kind.is_unit else Whole(num_tokens)
+    if kind.unit == "char":
+        return {"num_chars": num_units, "num_bytes": Whole(num_chars, 4 * num_chars)}
+    num_bytes = num_units if kind.is_unit else Whole(max(num_tokens, num_chars), 4 * num_chars)
+    return {"num_chars": Whole(-(-num_tokens // 4), num_units.most), "num_bytes": num_bytes}
 
 
 def save_mixture(parts: Sequence[Trained], weights: Sequence[float], directory: Path) -> Path:
     """A mixture of `parts` as a model directory that needs none of them; returns its checkpoint."""
-    saved = [load_checkpoint(part.path, names=("model", "tokenizer", "texts")) for part in parts]
+    saved = [load_checkpoint(part.path, ("model", "tokenizer", "texts"), ("subword",)) for part in parts]
     told = told_by(parts)
     lines = [load_lines(part) for part in parts]
     kept = dict(enumerate(hashes for part in lines for hashes in part.train))
@@ -183,9 +205,8 @@ def save_mixture(parts: Sequence[Trained], weights: Sequence[float], directory: 
     } | {name: members for name, members in saved[0].tensors.items() if name == "tokenizer"}
     documents = {
         "model": _describe_mixture(parts, weights),
-        "tokenizer": saved[0].documents["tokenizer"],
         "texts": saved[told].documents["texts"],
-    }
+    } | {name: document for name, document in saved[0].documents.items() if name in ("tokenizer", "subword")}
     return save_checkpoint(directory, 0, tensors, documents)
 
 
@@ -219,7 +240,7 @@ def export_arpa(trained: Trained, path: Path) -> NgramModel:
         raise SettingsError(
             f"{trained.path} holds no n-gram model.", "ARPA files hold nothing else.", "Give a run of model=ngram."
         )
-    write_arpa(trained.model, [trained.tokenizer.token_text(number) for number in range(trained.tokenizer.vocab_size)], path)
+    write_arpa(trained.model, [trained.tokenizer.symbol(number) for number in range(trained.tokenizer.vocab_size)], path)
     return trained.model
 
 
@@ -229,20 +250,24 @@ def import_arpa(path: Path, directory: Path, like: Trained | None = None) -> Ngr
     Its tokenizer has the words of the file, in the file's order; those of `like`, whose validation and test texts it
     takes over too, in that model's order, so that both can be mixed.
     """
-    if like is not None and like.tokenizer.name != "word":
+    if like is not None and not like.tokenizer.kind.has_words:
         raise SettingsError(
             f"{like.path} is a model of tokenizer={like.tokenizer.name}.", "The tokens of ARPA files are words.",
             "Give a model of tokenizer=word.",
         )  # fmt: skip
     wanted = None if like is None else [like.tokenizer.token_text(number) for number in range(like.tokenizer.vocab_size)]
     model, tokens = read_arpa(path, wanted)
-    tokenizer_tensors, tokenizer = describe_tokenizer(WordTokenizer(tokens))
+    tokenizer = WordTokenizer(tokens)
+    if like is not None:
+        tokenizer.separators, tokenizer.normalize = like.tokenizer.separators, like.tokenizer.normalize
+        tokenizer.rare = like.tokenizer.rare
+    tokenizer_tensors, tokenizer_documents = describe_tokenizer(tokenizer)
     texts: dict[str, Tensor] = {}
     lines: dict[str, Hashes] = {}
     documents = {
         "model": describe_model(config.NgramConfig(order=model.order), model.vocab_size, model.eos_id),
-        "tokenizer": tokenizer,
         "texts": {},
+        **tokenizer_documents,
     }
     if like is not None:
         saved = load_checkpoint(like.path, names=("texts",))

@@ -86,7 +86,7 @@ class Model:
         return [self._score(text, per_token) for text in ([texts] if isinstance(texts, str) else texts)]
 
     def _score(self, text: str, per_token: bool) -> TextScore:
-        whole = text if text or self.tokenizer.name != "word" else "\n"  # an empty line of words is its end
+        whole = text if text or not self.tokenizer.kind.ends_last_line else "\n"  # an empty line is its end
         if not whole:
             return TextScore(0.0, 0, 0, () if per_token else None)
         tokens: list[ScoredToken] = []
@@ -108,7 +108,9 @@ class Model:
             split = encode_file(Path(text), self.tokenizer)
             return evaluate(
                 self.network, split.ids, eos_id=self.tokenizer.eos_id, unk_id=self.tokenizer.unk_id,
-                num_chars=split.num_chars, num_bytes=split.num_bytes, device=self.device,
+                num_chars=split.num_chars, num_bytes=split.num_bytes, num_words=self.tokenizer.count_words(split.ids),
+        spelling_nats=None if self.tokenizer.rare is None else split.spelling_micronats / 1e6,
+                device=self.device,
             )  # fmt: skip
         return score_text(self.network, self.tokenizer, text, device=self.device)
 

@@ -201,7 +201,7 @@ def test_the_cache_is_used_again(splits, load, tmp_path, monkeypatch):
     assert (first.train.ids.tolist(), first.fingerprint) == (second.train.ids.tolist(), second.fingerprint)
 
 
-@pytest.mark.parametrize("options", [{"tokenizer": "char"}, {"min_count": 2}, {"max_size": 4}])
+@pytest.mark.parametrize("options", [{"tokenizer": "char"}, {"min_count": 2}, {"vocab_size": 4}])
 def test_other_options_are_another_cache(splits, load, options, tmp_path):
     load(splits())
     load(tmp_path / "text", **options)

@@ -149,17 +149,18 @@ def test_too_few_tokens_are_refused_with_the_largest_batch_that_fits():
     with pytest.raises(DataError) as caught:
         make_stream(719, batch_size=20, chunk_length=35)
     assert str(caught.value) == (
-        "The training split has 719 tokens, too few for trainer.batch_size=20 and trainer.chunk_length=35. "
+        "The training split has 719 tokens, too few for batch_size=20 and chunk_length=35. "
         "They need at least batch_size x (chunk_length + 1) = 720 tokens. "
-        "Type trainer.batch_size=19 or less, or a smaller trainer.chunk_length."
+        "Type batch_size=19 or less, or chunk_length=34."
     )
     make_stream(719, batch_size=19, chunk_length=35)
-    with pytest.raises(DataError, match=r"Type trainer\.batch_size=1, or a smaller trainer\.chunk_length\."):
+    make_stream(719, batch_size=20, chunk_length=34)
+    with pytest.raises(DataError, match=r"Type batch_size=1, or chunk_length=34\."):
         make_stream(71, batch_size=2, chunk_length=35)
 
 
 def test_a_text_for_which_no_batch_is_small_enough_asks_for_more_text():
-    with pytest.raises(DataError, match=re.escape("Give more text, or a smaller trainer.chunk_length.")):
+    with pytest.raises(DataError, match=r"Give more text\.$"):
         make_stream(35, batch_size=20, chunk_length=35)
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmtrain.data.tokenizer import ByteTokenizer, learn_tokenizer, load_tokenizer
+from lmtrain.data.vocabulary import split_words
 from lmtrain.errors import CheckpointError, DataError, SettingsError
 
 fixed = settings(derandomize=True, deadline=None, database=None)
@@ -69,6 +70,22 @@ def test_every_id_is_inside_the_vocabulary(name, training, text):
     tokenizer = learn_tokenizer(name, [training])
     assert all(0 <= token_id < tokenizer.vocab_size for token_id in tokenizer.encode(text))
     assert all(isinstance(tokenizer.token_text(token_id), str) for token_id in range(tokenizer.vocab_size))
+
+
+@fixed
+@given(st.sampled_from(["char", "byte", "word"]), words | texts, st.integers(0, 20))
+def test_words_are_counted_alike_whatever_the_tokens_are(name, text, cut):
+    if name == "word" or "<eos>" not in text.split():  # where it is the end of a line
+        tokenizer = learn_tokenizer(name, [text])
+        ids = tokenizer.encode(text)
+        first, rest = ids[:cut], ids[cut:]
+        num_words = tokenizer.count_words(first) + tokenizer.count_words(rest, first[-1] if len(first) else None)
+        assert num_words == tokenizer.count_words(ids) == len(split_words(text))
+
+
+def test_an_unknown_character_belongs_to_a_word():
+    tokenizer = learn_tokenizer("char", ["a b\n"])
+    assert tokenizer.count_words(tokenizer.encode("xyz a\n\n")) == 4
 
 
 # ---- what a token is
@@ -144,23 +161,23 @@ def test_unk_is_placed_by_the_count_of_what_it_stands_for():
     assert words_of("a a a b b c d\n", min_count=2).to_json()["tokens"] == ["a", "<unk>", "b", "<eos>"]
 
 
-def test_max_size_bounds_the_whole_vocabulary():
-    tokenizer = words_of("a a a b b c d\n", max_size=3)
+def test_vocab_size_bounds_the_whole_vocabulary():
+    tokenizer = words_of("a a a b b c d\n", vocab_size=3)
     assert tokenizer.to_json()["tokens"] == ["<unk>", "a", "<eos>"]
-    assert words_of("a b\n", max_size=100).vocab_size == 4
+    assert words_of("a b\n", vocab_size=100).vocab_size == 4
 
 
-def test_min_count_and_max_size_hold_for_characters_and_spare_the_line_end():
+def test_min_count_and_vocab_size_hold_for_characters_and_spare_the_line_end():
     assert learn_tokenizer("char", ["aabbc\n"], min_count=2).to_json()["tokens"] == ["a", "b", "\n", "<unk>"]
 
 
-def test_max_size_below_three_is_refused():
-    with pytest.raises(SettingsError, match=re.escape("tokenizer.max_size=2 leaves no token")):
-        words_of("a b", max_size=2)
+def test_vocab_size_below_three_is_refused():
+    with pytest.raises(SettingsError, match=re.escape("vocab_size=2 leaves no token")):
+        words_of("a b", vocab_size=2)
 
 
 def test_byte_refuses_options_that_would_do_nothing():
-    with pytest.raises(SettingsError, match=re.escape("cannot shrink the 256 bytes")):
+    with pytest.raises(SettingsError, match=re.escape("cannot change a vocabulary that is fixed")):
         learn_tokenizer("byte", ["a"], min_count=2)
 
 
@@ -237,7 +254,10 @@ def test_an_id_outside_the_vocabulary_is_never_decoded():
         ({"format": True, "name": "byte"}, "format is True"),
         ({"format": 2, "name": "byte"}, "format is 2. Allowed is 1 for bytes"),
         ({"format": 1, "name": ["byte"]}, "name is ['byte']"),
-        ({"format": 1, "name": "bpe"}, "name is 'bpe'. Allowed is 'char', 'byte' or 'word'"),
+        (
+            {"format": 1, "name": "bpe"},
+            "name is 'bpe'. Allowed is 'char', 'byte' or 'word' where no subword.json lies beside it",
+        ),
         ({"format": 1, "name": "word"}, "tokens has no values. Allowed is a list"),
         ({"format": 1, "name": "word", "tokens": "<eos><unk>"}, "tokens has no values. Allowed is a list"),
         ({"format": 1, "name": "word", "tokens": ["<unk>"]}, "tokens has 1 values. Allowed is a list of 2 to 10,000,002"),

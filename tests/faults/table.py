@@ -185,8 +185,8 @@ FAULTS = (
     Fault(
         21, "composed and decomposed accents, zero-width characters", (),
         (f"{HERE}text.py::test_composed_and_decomposed_letters_stay_what_they_are",),
-        "Text is never normalised: bits per character and byte are those of the text as it is, and samples are made of what "
-        "was read. Who wants NFC runs  uconv -x any-nfc  over the file first.",
+        "Text is normalised only where data.normalize says so: bits per character are those of the text as it is read, "
+        "and samples are made of what was read.",
     ),
     Fault(
         22, "compressed file",

@@ -5,12 +5,14 @@ The ordinary suite tries a few dozen; `pytest -m slow tests/faults/test_combinat
 """
 
 import dataclasses
+import json
 import math
 import random
 import types
 import typing
 from collections.abc import Callable, Iterator
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,10 @@ VALUES: dict[str, list[Any]] = {
     "model.temporal_penalty": [0.0, 0.0, 1.0], "model.add_k": [1e-9, 0.1, 100.0],
     "data.path": ["text.txt", "directory"], "data.cache_dir": ["cache"], "data.valid_fraction": [0.05, 0.3, 0.6],
     "data.test_fraction": [0.0, 0.05, 0.3, 0.5],
-    "tokenizer.min_count": [1, 2, 1000], "tokenizer.max_size": [0, 0, 1, 3, 7, 1000],
+    "tokenizer.min_count": [1, 2, 1000], "tokenizer.vocab_size": [0, 0, 1, 3, 7, 1000],
+    "tokenizer.name": ["char", "char", "byte", "byte", "word", "word", "bpe", "file"],
+    "tokenizer.path": ["", "", "", "subword.json"], "tokenizer.vocabulary": ["", "", "words.txt"],
+    "tokenizer.separators": [[], [], ["U+00A0", "x"]],
     "optimizer.learning_rate": [1e-6, 0.001, 0.01, 0.5, 5.0, 1000.0], "optimizer.weight_decay": [0.0, 0.0, 1e-4, 1.0],
     "optimizer.l1": [0.0, 0.0, 1e-4, 1.0], "optimizer.epsilon": [1e-8, 1e-8, 1e-3, 1.0],
     "optimizer.patience": [1, 2, 5], "schedule.patience": [1, 2], "schedule.every": [0.1, 1.0, 3.5],
@@ -60,6 +65,7 @@ READ = {
 }  # fmt: skip
 """The options of optimisers with their defaults, and which optimiser reads which."""
 
+HAS_SUBWORDS = find_spec("tokenizers") is not None
 FEW, MANY = 40, 1000
 
 
@@ -72,7 +78,20 @@ def drawn(chance: random.Random) -> dict[str, dict[str, Any]]:
     if chance.random() < 0.8:  # else almost every combination would hold an option that the optimiser does not read
         read = READ[settings["optimizer"].get("name", "adam")]
         settings["optimizer"] = {k: v for k, v in settings["optimizer"].items() if k in read or k not in OPTIONS}
+        settings["tokenizer"] = _fitting(settings["tokenizer"])
     return settings
+
+
+def _fitting(tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """What the tokenizer reads, and what it needs."""
+    match tokenizer["name"]:
+        case "file":
+            return {"name": "file", "path": "subword.json"}
+        case "bpe":
+            return tokenizer | {"vocab_size": 270, "path": "", "vocabulary": "", "separators": [], "unknown": "token"}
+        case "word":
+            return tokenizer | {"path": ""}
+    return tokenizer | {"path": "", "vocabulary": "", "separators": [], "unknown": "token"}
 
 
 def _iter_fields(group: str, cls: type, chance: random.Random) -> Iterator[tuple[str, Any]]:
@@ -156,17 +175,34 @@ def common_rules(read: config.Config) -> Iterator[str]:
         yield "shares sum to one at the most"
     if isinstance(schedule, config.RangeTestConfig) and schedule.low >= schedule.high:
         yield "a range rises"
-    chunk_length = trainer.chunk_length or (35 if read.tokenizer.name.name == "word" else 64)
+    chunk_length = trainer.chunk_length or (64 if read.tokenizer.name.name in ("char", "byte") else 35)
     if 0 < trainer.backward_length < chunk_length:
         yield "gradients reach back a chunk at the least"
-    if read.tokenizer.name.name == "byte" and (read.tokenizer.min_count > 1 or read.tokenizer.max_size):
-        yield "there are 256 bytes"
-    elif 0 < read.tokenizer.max_size < 3:
-        yield "a vocabulary of three at the least"
+    yield from tokenizer_rules(read.tokenizer)
     if read.data.valid_fraction + read.data.test_fraction >= 1:
         yield "something is left to train on"
     if read.trainer.device.name == "cuda":
         yield "there is no GPU"
+
+
+def tokenizer_rules(tokenizer: config.TokenizerConfig) -> Iterator[str]:
+    """Those of what a token is."""
+    name = tokenizer.name.name
+    is_limited = tokenizer.min_count > 1 or tokenizer.vocab_size > 0
+    if name in ("byte", "file") and is_limited:
+        yield "what is fixed is not learnt"
+    elif 0 < tokenizer.vocab_size < 3:
+        yield "a vocabulary of three at the least"
+    if name == "bpe" and tokenizer.vocab_size < 257:
+        yield "there are 256 bytes"
+    if (name == "file") != (tokenizer.path != ""):
+        yield "a file is named where one is read"
+    if name in ("bpe", "file") and not HAS_SUBWORDS:
+        yield "the extra is not installed"
+    if name != "word" and (tokenizer.vocabulary or tokenizer.separators or tokenizer.unknown.name == "spelled"):
+        yield "words alone have separators and a list, and are spelt"
+    if tokenizer.vocabulary and is_limited:
+        yield "a list says which words there are"
 
 
 def _output_size(model: config.NeuralConfig) -> int:
@@ -192,6 +228,11 @@ def texts(place: Path) -> None:
     """`directory` with the three files of a corpus, beside text.txt."""
     lines = (place / "text.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     (place / "directory").mkdir()
+    (place / "words.txt").write_text("cat\nthe\nmat\n", encoding="utf-8")
+    if HAS_SUBWORDS:
+        from lmtrain.data.subword import learn_bpe
+
+        (place / "subword.json").write_text(json.dumps(learn_bpe(lines, vocab_size=270, min_count=1)), encoding="utf-8")
     for name, part in (("train", lines[:70]), ("valid", lines[70:80]), ("test", lines[80:])):
         (place / "directory" / f"{name}.txt").write_text("".join(part), encoding="utf-8")
 

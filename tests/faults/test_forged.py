@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,9 +52,12 @@ RUNS = {
 RUNS = {name: [*COMMON, *settings] for name, settings in RUNS.items()} | {
     "ngram": ["data=text", "data.path=text.txt", "tokenizer=word", "model=ngram", "model.order=3", "trainer.num_threads=1"]
 }
+if find_spec("tokenizers"):  # of the extra `subword`; without it test_subword.py skips, and says so
+    RUNS["bpe"] = [*COMMON, "model=lstm", "tokenizer=bpe", "tokenizer.vocab_size=260", "data.normalize=nfc"]
 SAVED = Path(__file__).parents[1] / "fixtures" / "saved"
 NEW = ("state.saved_step", "state.trouble")  # older checkpoints lack them
 QUICK = {"lstm": 40, "gru": 40, "ngram": 20, "mixture": 40}  # of so many values one is tried in the ordinary suite
+QUICK |= {"bpe": 199} if "bpe" in RUNS else {}
 
 
 class Forgery(NamedTuple):
@@ -278,6 +282,9 @@ def read(forger: Forger, forgery: Forgery) -> str:
                 return ""
             if not re.search(r"step-\d+/\w+\.(json|safetensors): ", message) or "\n" in message:
                 return f"{door.__name__} does not name the file: {message}"
+            if forgery.file == "subword.json":  # another library's, which is believed or not as a whole
+                refused.append(door)
+                continue
             if forgery.must_fail and re.sub(r"\[\d+\]$", "", forgery.field).rpartition(".")[2] not in message:
                 return f"{door.__name__} does not name the field: {message}"
             refused.append(door)

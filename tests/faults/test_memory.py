@@ -86,7 +86,7 @@ def test_a_model_that_cannot_fit_is_refused_before_anything_is_allocated(
 
 def test_the_way_out_depends_on_what_is_large(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "device_bytes", lambda device: 10_000_000)
-    with pytest.raises(ResourceError, match=r"Each of these would fit: .*tokenizer\.max_size=\d+"):
+    with pytest.raises(ResourceError, match=r"Each of these would fit: .*tokenizer\.vocab_size=\d+"):
         memory.check_memory(read("tokenizer=word", "model.embed_size=16", "model.hidden_size=16"), 1_000_000, CPU)
     with pytest.raises(ResourceError, match=r"Each of these would fit: .*trainer\.batch_size=\d+ trainer\.chunk_length=\d+"):
         memory.check_memory(read("trainer.batch_size=4000", "model.embed_size=16", "model.hidden_size=16"), 30, CPU)
@@ -129,7 +129,8 @@ def test_running_out_of_memory_ends_with_6_and_says_what_would_fit(
     assert "Memory ran out: " in ended.err
     assert "hidden 1 x 8, batch_size 4, chunk_length 10" in ended.err
     assert (
-        "model.embed_size=3 model.hidden_size=4; trainer.batch_size=2 trainer.chunk_length=5; tokenizer.max_size=8" in ended.err
+        "model.embed_size=3 model.hidden_size=4; trainer.batch_size=2 trainer.chunk_length=5; tokenizer.vocab_size=8"
+        in ended.err
     )
     assert "python -m lmtrain resume=large" in ended.err
     assert "Traceback" not in ended.err

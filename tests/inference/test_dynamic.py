@@ -200,7 +200,7 @@ def test_adaptation_helps_on_a_text_that_repeats_itself(recurrent):
 def test_score_adapts_exactly_as_evaluate_does(recurrent):
     words = WordTokenizer(["<eos>", "to", "be", "or", "<unk>"])
     text = words.decode(TEXT) + "\n"
-    sizes = {"num_chars": len(text), "num_bytes": len(text)}
+    sizes = {"num_chars": len(text), "num_bytes": len(text), "num_words": len(TEXT) + 1}
     for method in methods(recurrent).values():
         bill = score_text(recurrent, words, [text], method=method)
         assert bill == evaluate(recurrent, words.encode(text), method=method, eos_id=0, unk_id=4, **sizes)

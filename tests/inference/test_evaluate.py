@@ -113,6 +113,17 @@ def test_bill_reads_well_and_is_json(table):
     written = json.loads(json.dumps(bill.to_json()))
     assert written["perplexity"] == bill.perplexity
     assert written["num_streams"] == 2
+    assert written["perplexity_per_word"] is None
+
+
+def test_perplexity_per_word_is_named_where_tokens_are_no_words():
+    bill = Bill(math.log(8) * 1234, 1234, 100, 0, 0.0, 5678, 5700, 2, "line", num_words=617)
+    assert bill.format().startswith("perplexity 8.00 · 64.00 per word · 2.0794 nats per token · ")
+    assert bill.to_json()["perplexity_per_word"] == pytest.approx(64)
+    words = Bill(math.log(8) * 1234, 1234, 100, 0, 0.0, 5678, 5700, 2, "line", num_words=1234)
+    assert words.perplexity_per_word == words.perplexity
+    assert "per word" not in words.format()
+    assert Bill(1.0, 1, 0, 0, 0.0, 1, 1, 1, "carry", num_words=0).perplexity_per_word is None
 
 
 def test_progress_adds_up_to_the_text(table):

@@ -42,7 +42,7 @@ def test_score_and_evaluate_give_the_same_bill_to_the_last_bit(table, cut, polic
     for model in (table, Rounding()):
         blocks = [TEXT[start : start + cut] for start in range(0, len(TEXT), cut)]
         bill = score_text(model, WORDS, blocks, chunk_length=chunk_length)
-        sizes = {"num_chars": len(TEXT), "num_bytes": len(TEXT)}
+        sizes = {"num_chars": len(TEXT), "num_bytes": len(TEXT), "num_words": len(WORDS.encode(TEXT))}
         assert bill == evaluate(
             model, WORDS.encode(TEXT), eos_id=0, unk_id=4, chunk_length=chunk_length, **sizes
         )  # fmt: skip
@@ -112,6 +112,16 @@ def test_one_line_of_ten_million_characters_is_read_in_chunks():
     assert model.longest == 4096
     assert lines == [ScoredLine(1, bill.total_nats, 10_000_000, 0)]
     assert bill.bits_per_byte == pytest.approx(8)
+    assert bill.num_words == 1
+
+
+@pytest.mark.parametrize("cut", [1, 3, 100])
+def test_words_are_counted_wherever_the_text_is_cut(cut):
+    text = " to  be\n\nor not\tto be"
+    blocks = [text[start : start + cut] for start in range(0, len(text), cut)]
+    bill = score_text(Uniform(), ByteTokenizer(), blocks, chunk_length=cut)
+    assert bill.num_words == 8  # with two ends of lines
+    assert bill.perplexity_per_word == pytest.approx(256 ** (len(text) / 8))
 
 
 def test_lines_are_written_for_people_and_for_programs():

@@ -56,10 +56,10 @@ def main(arguments: list[str]) -> None:
     saved = load_lines(trained)
     if options.text:
         split = encode_file(options.text, tokenizer)
-        text = Text(split.ids, split.num_chars, split.num_bytes)
+        text = Text(split.ids, split.num_chars, split.num_bytes, split.spelling_micronats)
     elif options.split == "train":
         split = training_corpus(trained.path).train
-        text = Text(split.ids, split.num_chars, split.num_bytes)
+        text = Text(split.ids, split.num_chars, split.num_bytes, split.spelling_micronats)
     elif options.split in trained.texts:
         text = trained.texts[options.split]
     else:
@@ -71,7 +71,9 @@ def main(arguments: list[str]) -> None:
     with tqdm(total=len(text.ids), unit="tok", unit_scale=True, disable=None, leave=False, file=sys.stderr) as bar:
         bill = evaluate(
             trained.model, text.ids, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id, num_chars=text.num_chars,
-            num_bytes=text.num_bytes, num_streams=options.streams, method=method, device=options.device,
+            num_bytes=text.num_bytes, num_words=tokenizer.count_words(text.ids),
+        spelling_nats=None if tokenizer.rare is None else text.spelling_micronats / 1e6,
+            num_streams=options.streams, method=method, device=options.device,
             token_text=tokenizer.token_text, progress=bar.update,
         )  # fmt: skip
     check_numbers(bill.total_nats, method)

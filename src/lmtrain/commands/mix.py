@@ -51,7 +51,7 @@ def _mix(options: argparse.Namespace, output: Path) -> Path:
                 f"{run} has another vocabulary ({part.tokenizer.vocab_size} tokens) than {options.runs[0]} "
                 f"({first.tokenizer.vocab_size}).",
                 "Models are mixed token by token, so they must share one tokenizer.",
-                "Train them on the same text with the same tokenizer.",
+                "Train them on the same text with the same tokenizer; tokenizer.vocabulary=RUN takes the words of another run.",
             )
     check_mixture(parts)
     text = next((part.texts["valid"] for part in parts if "valid" in part.texts), None)

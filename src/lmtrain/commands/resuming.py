@@ -39,7 +39,7 @@ log = logging.getLogger("lmtrain")
 def changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Config:
     """The settings of a run with `changes`; refuses those that would make it another run, warns of those that alter it."""
     try:
-        mapping = parse_json((directory / "settings.json").read_bytes())
+        mapping = reading.with_new_names(parse_json((directory / "settings.json").read_bytes()))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{directory / 'settings.json'} cannot be read: {error}.",
@@ -78,7 +78,7 @@ def _keys(mapping: Mapping[str, Any], path: str = "") -> list[str]:
 
 def load_state(state: TrainState, path: Path, task: Task) -> config.Config:
     """Everything of a checkpoint into `state`; the data must be those it was trained on. Returns the settings then."""
-    checkpoint = load_checkpoint(path, names=("model", "training", *task.compared))
+    checkpoint = load_checkpoint(path, ("model", "training", *task.compared), ("subword",))
     with believing(path):
         before = _check_documents(checkpoint, task)
         state.load(checkpoint.tensors, checkpoint.documents["training"]["state"], task.batches)

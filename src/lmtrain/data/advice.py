@@ -29,7 +29,7 @@ NAMES = {"valid": "validation", "test": "test"}
 
 def iter_advice(corpus: Corpus) -> Iterator[str]:
     """What makes the numbers of this corpus mean little, and what to type instead: a line for each."""
-    endless = list(_endless_words(corpus)) if corpus.tokenizer.name == "word" else []
+    endless = list(_endless_words(corpus)) if corpus.tokenizer.kind.has_words else []
     yield from endless or _unknown(corpus)
     yield from _marked_lines(corpus)
     yield from _shared_lines(corpus)
@@ -72,10 +72,8 @@ def _separator(tokens: list[str]) -> str:
     spaces = {char for token in long[:100] for char in token if char in "\u200b\u2060\ufeff" or _is_space(char)}
     for char in sorted(spaces, key=lambda char: -sum(char in token for token in long)):
         if sum(char in token for token in long) > len(long) / 2:
-            code = "".join(rf"\x{byte:02x}" for byte in char.encode())
             name = f"U+{ord(char):04X} ({unicodedata.name(char, 'a control character').lower()})"
-            replace = f"sed 's/{code}/ /g' FILE > text.txt"
-            return f"Most words hold {name}; if that separates them, type  {replace}  and give that text; or else: "
+            return f"Most words hold {name}; if that separates them, type  tokenizer.separators=[U+{ord(char):04X}] ; or else: "
     return ""
 
 
@@ -90,11 +88,11 @@ def _unknown(corpus: Corpus) -> Iterator[str]:
     """Finds splits in which nearly everything is unknown, or else an `<unk>` that only the held-out text has."""
     if corpus.tokenizer.unk_id is None:
         return
-    noun = f"{corpus.tokenizer.name}s"
+    noun = f"{corpus.tokenizer.kind.noun}s"
     if _unknown_share(corpus.train) >= MOST_UNKNOWN:
         yield (
             f"{_unknown_share(corpus.train):.0%} of the {noun} of the training text are <unk>: perplexities then say how often "
-            "it comes, and little else. Type a smaller tokenizer.min_count or a larger tokenizer.max_size, or tokenizer=byte."
+            "it comes, and little else. Type a smaller tokenizer.min_count or a larger tokenizer.vocab_size, or tokenizer=byte."
         )
         return
     for name, split in _held_out(corpus).items():

@@ -9,8 +9,8 @@ read in blocks: memory holds the vocabulary and a few megabytes.
 
 A directory holds train, valid and test, each as .txt or .tokens. A single file of n characters (byte: bytes) is cut into
 three contiguous parts, the training part first, at int(n (1 - valid - test)) and int(n (1 - test)), the fractions taken
-as the decimals that were typed. `char` cuts exactly there; `byte` moves back to the start of a character; `word` moves to the
-nearest line end, or the nearest whitespace where no line ends within WINDOW characters.
+as the decimals that were typed. `char` cuts exactly there; `byte` moves back to the start of a character; the others move to
+the nearest line end, or the nearest whitespace where no line ends within WINDOW characters.
 
 For `word`, a split whose last line does not end gets its "\\n", so that every line has its `<eos>`; the sizes include it.
 """
@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtrain.data.kinds import KINDS, Kind
 from lmtrain.data.overlap import Hashes, LineHashes
 from lmtrain.data.text import TextFacts, iter_checked, iter_passage, listing, scan, unreadable
 from lmtrain.data.token_cache import SIZES, CachedSplit, CacheWriter, hash_json, ids_dtype, read_cache, write_cache
@@ -39,7 +40,7 @@ from lmtrain.shell import expanded
 
 log = logging.getLogger("lmtrain")
 
-FORMAT = 2  # of the cache; a change makes what was cached stale
+FORMAT = 3  # of the cache; a change makes what was cached stale
 NAMES = ("train", "valid", "test")
 SUFFIXES = (".txt", ".tokens")
 WINDOW = 1 << 16  # characters before and after a cut among which a line end is looked for
@@ -58,6 +59,7 @@ class Split:
     num_filled: int  # lines that are not blank
     num_marked: int  # those of them that are marked <s> ... </s>
     lines: Hashes  # of (a sample of) its lines: see `overlap`
+    spelling_micronats: int = 0  # what the spelling of its unknown words costs, where they are spelt
 
     def counts(self, vocab_size: int) -> NDArray[np.int64]:
         """How often each id occurs, [V]."""
@@ -76,6 +78,7 @@ class Corpus:
     valid: Split
     test: Split | None
     fingerprint: str  # SHA-256 over the texts of the splits
+    is_learnt: bool = True  # whether the vocabulary is that of the training split, and not one that was given
 
 
 def load_corpus(
@@ -83,34 +86,44 @@ def load_corpus(
     *,
     tokenizer: str,
     min_count: int = 1,
-    max_size: int = 0,
+    vocab_size: int = 0,
+    subword: Mapping[str, Any] | None = None,
+    vocabulary: Sequence[str] | None = None,
+    separators: str = "",
+    spelled: bool = False,
+    normalize: str = "none",
     valid_fraction: float = 0.05,
     test_fraction: float = 0.05,
     cache_dir: str | Path,
 ) -> Corpus:
     """The corpus at `path`, from the cache or else into it.
 
-    `tokenizer` is "char", "byte" or "word"; `min_count` and `max_size` as in `learn_tokenizer`; the fractions only
+    `tokenizer` and what follows it are the arguments of `learn_tokenizer`; the fractions only
     matter for a single file, and a test fraction of 0 gives no test split. Raises DataError for texts that cannot be used,
     ResourceError for a cache that cannot be written.
     """
     assert 0 < valid_fraction < 1 - test_fraction <= 1
     files = find_files(path)
     facts = [scan(file) for file in files]
-    _check_facts(facts, tokenizer)
+    kind = KINDS[tokenizer]
+    _check_facts(facts, kind)
     fractions = [str(valid_fraction), str(test_fraction)] if len(files) == 1 else []
-    recipe = [FORMAT, TOKENIZER_FORMAT, tokenizer, min_count, max_size, fractions, [fact.sha256 for fact in facts]]
+    given = [tokenizer, min_count, vocab_size, hash_json([subword, vocabulary, separators, spelled, normalize])]
+    recipe = [FORMAT, TOKENIZER_FORMAT, given, fractions, [fact.sha256 for fact in facts]]
     base = Path(cache_dir) / hash_json(recipe)[:32]
     corpus = _open_cache(base, recipe)
     if corpus is None:
-        passages = _cut(facts[0], tokenizer, fractions) if fractions else [Passage(f, 0, f.num_chars) for f in facts]
-        blocks = passages[0].blocks(tokenizer)
-        learnt = learn_tokenizer(tokenizer, blocks, min_count=min_count, max_size=max_size)
+        passages = _cut(facts[0], kind, fractions) if fractions else [Passage(f, 0, f.num_chars) for f in facts]
+        blocks = passages[0].blocks(kind)
+        learnt = learn_tokenizer(
+            tokenizer, blocks, min_count=min_count, vocab_size=vocab_size, subword=subword, vocabulary=vocabulary,
+            separators=separators, spelled=spelled, normalize=normalize,
+        )  # fmt: skip
         log.info("Writing %s.ids (%s): %s", base, tokenizer, ", ".join(str(file) for file in files))
         write_cache(base, recipe, learnt, lambda cache: _write_splits(cache, passages, learnt))
         corpus = _open_cache(base, recipe)
         assert corpus is not None
-    return corpus
+    return replace(corpus, is_learnt=kind.is_learnt and vocabulary is None)
 
 
 def encode_file(path: str | Path, tokenizer: Tokenizer) -> Split:
@@ -121,7 +134,7 @@ def encode_file(path: str | Path, tokenizer: Tokenizer) -> Split:
     facts = scan(expanded(path))
     if not facts.num_chars:
         raise DataError(f"{facts.path} is empty.", "At least one token is needed.", "Give a file with some text.")
-    _warn_of_eos(facts, tokenizer.name)
+    _warn_of_eos(facts, tokenizer.kind)
     passage, dtype, tally = Passage(facts, 0, facts.num_chars), ids_dtype(tokenizer), _Tally()
     ids = np.concatenate([block.astype(dtype) for block in tally.encode(passage, tokenizer)])
     return _split(tally.cached(ids))
@@ -143,7 +156,8 @@ def describe(corpus: Corpus) -> str:
             unknown = f"{split.num_unk / len(split.ids):.2%}" if tokenizer.unk_id is not None else "-"
             sizes = f"{len(split.ids):>14,}{split.num_lines:>12,}{split.num_chars:>14,}{num_types:>11,}"
             lines.append(f"{name:<6}{sizes}{unknown:>9}")
-    lines.append(f"vocabulary: {tokenizer.vocab_size:,} ({tokenizer.name}), learnt from train alone")
+    origin = ", learnt from train alone" if corpus.is_learnt else ""
+    lines.append(f"vocabulary: {tokenizer.vocab_size:,} ({tokenizer.name}){origin}")
     return "\n".join(lines)
 
 
@@ -158,12 +172,12 @@ class Passage:
     start: int
     end: int
 
-    def blocks(self, tokenizer: str) -> Iterator[str]:
-        """The text; for words, with "\\n" at its end."""
+    def blocks(self, kind: Kind) -> Iterator[str]:
+        """The text, with "\\n" at its end where a last line must end."""
         block = ""
         for block in iter_passage(self.facts, self.start, self.end):
             yield block
-        if tokenizer == "word" and block and not block.endswith("\n"):
+        if kind.ends_last_line and block and not block.endswith("\n"):
             yield "\n"
 
 
@@ -195,12 +209,12 @@ def _wrong_directory(path: Path, names: list[str], found: list[list[Path]]) -> D
     )
 
 
-def _warn_of_eos(facts: TextFacts, tokenizer: str) -> None:
-    if tokenizer == "word" and facts.has_eos:
+def _warn_of_eos(facts: TextFacts, kind: Kind) -> None:
+    if kind.reads_eos and facts.has_eos:
         log.warning("%s holds the literal <eos>: it is read as an end of line, as the line end itself is.", facts.path)
 
 
-def _check_facts(facts: list[TextFacts], tokenizer: str) -> None:
+def _check_facts(facts: list[TextFacts], kind: Kind) -> None:
     """Refuses blank files; warns of splits that are the same and of literal `<eos>`."""
     for fact in facts:
         if fact.is_blank:
@@ -209,21 +223,21 @@ def _check_facts(facts: list[TextFacts], tokenizer: str) -> None:
                 "A text needs at least 2 tokens.",
                 "Give another file.",
             )
-        _warn_of_eos(fact, tokenizer)
+        _warn_of_eos(fact, kind)
     for index, fact in enumerate(facts):
         for other in facts[:index]:
             if fact.sha256 == other.sha256:
                 log.warning("%s and %s are the same text: results on one say nothing about the other.", other.path, fact.path)
 
 
-def _cut(fact: TextFacts, tokenizer: str, fractions: list[str]) -> list[Passage]:
+def _cut(fact: TextFacts, kind: Kind, fractions: list[str]) -> list[Passage]:
     """The passages of a single file."""
     valid, test = map(Fraction, fractions)
     places = []
     for share in (1 - valid - test, 1 - test):
-        if tokenizer == "byte":
+        if kind.cut_at == "byte":
             places.append(_char_at_byte(fact, int(fact.num_bytes * share)))
-        elif tokenizer == "word" and share < 1:
+        elif kind.cut_at == "line" and share < 1:
             places.append(_line_end_near(fact, int(fact.num_chars * share)))
         else:
             places.append(int(fact.num_chars * share))
@@ -262,11 +276,12 @@ class _Tally:
     """Encodes a passage and keeps its sizes, its hash and those of its lines on the way."""
 
     def __init__(self) -> None:
-        self.num_tokens = self.num_chars = self.num_bytes = self.num_lines = self.num_unk = 0
+        self.num_tokens = self.num_chars = self.num_bytes = self.num_lines = self.num_unk = self.spelling_micronats = 0
         self._digest, self._lines = hashlib.sha256(), LineHashes()
 
     def encode(self, passage: Passage, tokenizer: Tokenizer) -> Iterator[Ids]:
-        for ids in tokenizer.encode_blocks(self._measured(passage.blocks(tokenizer.name))):
+        for ids, micronats in tokenizer.encode_spelt(self._measured(tokenizer.read(passage.blocks(tokenizer.kind)))):
+            self.spelling_micronats += micronats
             self.num_tokens += len(ids)
             self.num_unk += 0 if tokenizer.unk_id is None else int(np.count_nonzero(ids == tokenizer.unk_id))
             yield ids

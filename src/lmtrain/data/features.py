@@ -103,7 +103,7 @@ def learn_features(
     tokens = [token for sentence in sentences for token in sentence.tokens]
     words = Counter(token.lower() if lowercase else token for token in tokens)
     counts = {word: count for word, count in words.items() if _can_be_word(word)} | {EOS: len(sentences)}
-    known = learn_tokens(counts, eos=EOS, min_count=min_count, max_size=vocab_size)
+    known = learn_tokens(counts, eos=EOS, min_count=min_count, vocab_size=vocab_size)
     have = set(known)
     known += [word for word in dict.fromkeys(more) if word not in have and _can_be_word(word)]
     lengths = range(1, affixes + 1)

@@ -184,10 +184,10 @@ def _check_enough(num_tokens: int, batch_size: int, chunk_length: int) -> None:
     if num_tokens >= needed:
         return
     largest = num_tokens // (chunk_length + 1)
-    remedy = f"Type trainer.batch_size={largest}{' or less' * (largest > 1)}" if largest else "Give more text"
+    remedy = f"Type batch_size={largest}{' or less' * (largest > 1)}" if largest else "Give more text"
+    shorter = (num_tokens // batch_size) - 1
     raise DataError(
-        f"The training split has {num_tokens:,} tokens, too few for trainer.batch_size={batch_size} and "
-        f"trainer.chunk_length={chunk_length}.",
+        f"The training split has {num_tokens:,} tokens, too few for batch_size={batch_size} and chunk_length={chunk_length}.",
         f"They need at least batch_size x (chunk_length + 1) = {needed:,} tokens.",
-        f"{remedy}, or a smaller trainer.chunk_length.",
+        f"{remedy}{f', or chunk_length={shorter}' if shorter >= 1 else ''}.",
     )

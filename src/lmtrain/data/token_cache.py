@@ -1,6 +1,7 @@
 """The token ids of a corpus on the disk: arrays back to back in <key>.ids, and in <key>.json what they are.
 
     <key>.ids    for each split the ids, then for each split the hashes of its lines; the texts of the tokens and where they end
+                 (of subwords, the document of the library, which has no such ends)
     <key>.json   {"manifest": {"recipe": ..., "splits": {"train": sizes, ...}, "tokenizer": ..., how long each array is,
                   "sha256": that of <key>.ids}, "sha256": that of the manifest}
 
@@ -25,8 +26,8 @@ from lmtrain.data.overlap import MOST, Hashes
 from lmtrain.data.tokenizer import Tokenizer, load_tokenizer
 from lmtrain.errors import CheckpointError
 
-SIZES = ("num_tokens", "num_chars", "num_bytes", "num_lines", "num_unk", "num_filled", "num_marked")
-MAX_JSON = 1 << 20  # bytes; a manifest has about 2,000
+SIZES = ("num_tokens", "num_chars", "num_bytes", "num_lines", "num_unk", "num_filled", "num_marked", "spelling_micronats")
+MAX_JSON = 1 << 24  # bytes; a manifest has about 2,000, and up to 8 MB with words from which spelling is learnt
 BLOCK = 1 << 20  # ids that are checked at a time
 SHA256 = frozenset("0123456789abcdef")
 
@@ -83,6 +84,7 @@ class CacheWriter:
             "splits": self._splits,
             "tokenizer": document,
             "num_text_bytes": len(arrays["bytes"]) if arrays else 0,
+            "num_text_ends": len(arrays["ends"]) if arrays else 0,
             "vocab_size": self._tokenizer.vocab_size,
             "sha256": self._digest.hexdigest(),
         }
@@ -132,7 +134,7 @@ def _read(base: Path, recipe: Any) -> tuple[Tokenizer, dict[str, CachedSplit]]:
     ids = {name: arrays.take(dtype, sizes["num_tokens"]) for name, sizes in splits.items()}
     lines = {name: np.array(arrays.take(np.dtype("int64"), number)) for name, number in line_hashes.items()}
     texts = arrays.take(np.dtype("uint8"), manifest["num_text_bytes"])
-    ends = arrays.take(np.dtype("int64"), manifest["vocab_size"] if len(texts) else 0)
+    ends = arrays.take(np.dtype("int64"), manifest["num_text_ends"])
     arrays.check_end()
     _check_sha256(contents, manifest["sha256"])
     tokenizer = load_tokenizer(manifest["tokenizer"], {"bytes": np.asarray(texts), "ends": np.array(ends)})
@@ -173,9 +175,11 @@ def _check_split(ids: NDArray[Any], lines: Hashes, sizes: Mapping[str, Any], tok
         num_unk += int(np.count_nonzero(block == tokenizer.unk_id))
         num_eos += int(np.count_nonzero(block == tokenizer.eos_id))
     num_chars, num_tokens = counts["num_chars"], counts["num_tokens"]
-    expected_tokens = {"char": num_chars, "byte": counts["num_bytes"]}.get(tokenizer.name, num_tokens)
-    if num_tokens < 2 or num_tokens != expected_tokens or counts["num_unk"] != num_unk:
+    fits = tokenizer.kind.fits(num_tokens, num_chars, counts["num_bytes"])
+    if num_tokens < 2 or not fits or counts["num_unk"] != num_unk:
         raise ValueError("a split does not have as many tokens as its sizes say")
+    if counts["spelling_micronats"] and (tokenizer.rare is None or not num_unk):
+        raise ValueError("words are spelt where none is unknown")
     if not num_chars <= counts["num_bytes"] <= 4 * num_chars or not counts["num_lines"] <= min(num_chars, num_eos + 1):
         raise ValueError("the sizes of a split do not agree")
     if not counts["num_marked"] <= counts["num_filled"] <= num_chars or len(lines) > min(MOST, num_chars):

@@ -1,36 +1,41 @@
-"""Text to token ids and back: characters, bytes, or words.
+"""Text to token ids and back: characters, bytes, words or subwords.
 
     char   a Unicode code point; "\\n" is the end of a line       encode("to be\\n") -> t o _ b e \\n
     byte   a byte of the text's UTF-8; the id is the byte          (256 ids, nothing is unknown)
     word   what stands between whitespace, and `<eos>` for "\\n"   encode("to be\\n") -> to be <eos>
+    bpe    a piece of a word and the space before it             (see `subword`; nothing is unknown)
 
 Each tokenizer has an `eos_id`, the token of "\\n"; `encode` adds none of its own. What the training split lacks is `<unk>`.
 
 Literals. In `word`, `<unk>` in the text is the unknown token (published corpora spell it so) and `<eos>` in the text is
-the end of a line, exactly as "\\n" is. In `char` and `byte` both are five ordinary characters. `decode` writes an unknown
+the end of a line, exactly as "\\n" is. Elsewhere both are five ordinary characters. `decode` writes an unknown
 token as `<unk>`.
 
-    decode(encode(text)) == text        char without unknown characters; byte
+    decode(encode(text)) == text        char without unknown characters; byte; bpe
     encode(decode(ids)) == ids          word (whitespace comes back as single spaces and line ends); char without <unk>
 """
 
 from __future__ import annotations
 
-import codecs
 import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtrain.data.characters import FORMS, iter_normalized, normalized, spaced
+from lmtrain.data.decoders import BytesDecoder, Decoder, TextDecoder, WordDecoder, checked
+from lmtrain.data.kinds import BPE, BYTE, CHAR, FILE, KINDS, WORD, Kind
+from lmtrain.data.spelling import Spelling, choose_words
+from lmtrain.data.subword import Subwords, canonical, learn_bpe, sha256_of
+from lmtrain.data.token_lists import PACKED, is_way, read_tokens, unpacked
 from lmtrain.data.vocabulary import (
     EOS,
-    MAX_TYPES,
-    MAX_WORD,
     UNK,
-    WHITESPACE,
     code_points,
     count_chars,
     count_words,
@@ -39,47 +44,72 @@ from lmtrain.data.vocabulary import (
     utf8,
     whole_words,
 )
+from lmtrain.data.words import WordCounter
 from lmtrain.errors import SettingsError, UnfitError
 
 Ids = NDArray[np.int32]
 Arrays = dict[str, NDArray[Any]]
 
 FORMAT = 1  # of to_json and of what an id means; a change here makes cached ids stale
-PACKED = 2  # the format of a document whose tokens are in arrays beside it
 MAX_DOCUMENT = 4 << 20  # tokens and characters of their texts together; as JSON they take at most 24 MB, however escaped
 
 
-class Decoder(Protocol):
-    """Turns ids into text one by one."""
-
-    def push(self, token_id: int) -> str:
-        """What `token_id` adds to the text; only whole characters, so it may be empty (byte)."""
-
-    def flush(self) -> str:
-        """What is left at the end: U+FFFD for a character that was never completed (byte), else nothing."""
-
-
 class Tokenizer(ABC):
-    """The contract of all three: ids are 0 .. vocab_size-1."""
+    """The contract of all of them: ids are 0 .. vocab_size-1."""
 
-    name: str
+    kind: Kind
     vocab_size: int
     eos_id: int
     unk_id: int | None
-    tokens: list[str]  # the text of every token of a learnt vocabulary, by id
+    tokens: list[str]  # the text of every token of a vocabulary of characters or words, by id
+    normalize: str = "none"  # the Unicode normalisation form in which text is read: "none", "nfc", "nfd" or "nfkc"
+    separators: str = ""  # characters that separate words besides whitespace
+    rare: dict[str, int] | None = None  # words from which the spelling of unknown ones is learnt; None: they are not spelt
+    subword: dict[str, Any] | None = None  # the file of the library `tokenizers` that is saved beside, as subword.json
 
-    @abstractmethod
+    @property
+    def name(self) -> str:
+        """What one types behind `tokenizer=` for it."""
+        return self.kind.name
+
     def encode(self, text: str) -> Ids:
         """The ids of `text`, int32. Raises DataError for half a surrogate pair."""
+        return self._encode(normalized(text, self.normalize))
 
     def encode_blocks(self, blocks: Iterable[str]) -> Iterator[Ids]:
         """The ids of one text that comes in blocks cut anywhere."""
-        return map(self.encode, blocks)
+        return self._encode_blocks(self.read(blocks))
+
+    def encode_spelt(self, blocks: Iterable[str]) -> Iterator[tuple[Ids, int]]:
+        """The same, each with what the spelling of its unknown words costs, in millionths of a nat (0 where none is spelt)."""
+        return ((ids, 0) for ids in self.encode_blocks(blocks))
+
+    def read(self, blocks: Iterable[str]) -> Iterator[str]:
+        """The text as this tokenizer reads it, in the normalisation form that it was learnt in."""
+        return iter_normalized(blocks, self.normalize)
+
+    @abstractmethod
+    def _encode(self, text: str) -> Ids: ...
+
+    def _encode_blocks(self, blocks: Iterable[str]) -> Iterator[Ids]:
+        return map(self._encode, blocks)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`."""
         decoder = self.make_decoder()
         return "".join(decoder.push(int(token_id)) for token_id in ids) + decoder.flush()
+
+    @abstractmethod
+    def token_bytes(self) -> list[bytes]:
+        """What every token writes."""
+
+    @cached_property
+    def _words(self) -> WordCounter:
+        return WordCounter(self.token_bytes())
+
+    def count_words(self, ids: NDArray[Any], before: int | None = None) -> int:
+        """How many words begin in `ids`, ends of lines counted, which follow the token `before` (by default a line's end)."""
+        return self._words.count(ids, self.eos_id if before is None else before)
 
     @abstractmethod
     def make_decoder(self, before: str = "") -> Decoder:
@@ -89,24 +119,38 @@ class Tokenizer(ABC):
     def token_text(self, token_id: int) -> str:
         """How one token is written on its own: `<eos>` (word) or "\\n" (char, byte), `<unk>`, `<0xE2>` (byte)."""
 
-    @abstractmethod
+    def symbol(self, token_id: int) -> str:
+        """The same without blanks and control characters, different for each token: for files that blanks separate."""
+        text = self.token_text(token_id)
+        return text if len(text) > 1 or (text.isprintable() and text != " ") else f"<0x{ord(text):02X}>"
+
     def unknown_pieces(self, text: str) -> list[str]:
         """The different pieces of `text` that become `<unk>`, in order of appearance; a literal `<unk>` is none."""
+        return self._unknown_pieces(normalized(text, self.normalize))
+
+    @abstractmethod
+    def _unknown_pieces(self, text: str) -> list[str]: ...
 
     def to_json(self) -> dict[str, Any]:
         """All that `load_tokenizer` needs."""
-        return {"format": FORMAT, "name": self.name, "tokens": self.tokens}
+        return {**self._facts(FORMAT), "tokens": self.tokens}
+
+    def _facts(self, written: int) -> dict[str, Any]:
+        facts = {"format": written, "name": self.name}
+        ways = {"normalize": self.normalize, "separators": self.separators, "rare": self.rare}
+        return facts | {name: way for name, way in ways.items() if way not in ("none", "", None)}
 
     def pack(self) -> tuple[dict[str, Any], Arrays]:
         """The same as a document without the tokens, whatever their number, and arrays with them."""
         texts = [token.encode() for token in self.tokens]
         ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
         arrays: Arrays = {"bytes": np.frombuffer(bytearray(b"".join(texts)), np.uint8), "ends": ends}
-        return {"format": PACKED, "name": self.name}, arrays
+        return self._facts(PACKED), arrays
 
     def fingerprint(self) -> str:
         """SHA-256 of the kind and the tokens: the same where ids mean the same."""
-        return hashlib.sha256("\n".join([self.name, *self.tokens]).encode()).hexdigest()
+        ways = [f"{name}={way}" for name, way in self._facts(FORMAT).items() if name in ("normalize", "separators")]
+        return hashlib.sha256("\n".join([self.name, *ways, *self.tokens]).encode()).hexdigest()
 
     def save(self) -> tuple[dict[str, Any], Arrays]:
         """`to_json` and no arrays for a vocabulary that fits into a document, else `pack`."""
@@ -114,30 +158,83 @@ class Tokenizer(ABC):
         return self.pack() if size > MAX_DOCUMENT else (self.to_json(), {})
 
 
-def learn_tokenizer(name: str, blocks: Iterable[str], *, min_count: int = 1, max_size: int = 0) -> Tokenizer:
-    """The tokenizer `name` ("char", "byte", "word") for a training text, given in blocks cut anywhere.
+def learn_tokenizer(
+    name: str,
+    blocks: Iterable[str],
+    *,
+    min_count: int = 1,
+    vocab_size: int = 0,
+    subword: Mapping[str, Any] | None = None,
+    vocabulary: Sequence[str] | None = None,
+    separators: str = "",
+    spelled: bool = False,
+    normalize: str = "none",
+) -> Tokenizer:
+    """The tokenizer `name` ("char", "byte", "word", "bpe", "file") for a training text, given in blocks cut anywhere.
 
-    Pieces seen fewer than `min_count` times become `<unk>`; `max_size` bounds the vocabulary (0: no bound). `byte` has a
-    fixed vocabulary and refuses both (SettingsError).
+    Pieces seen fewer than `min_count` times become `<unk>`; of `bpe`, pairs that were seen so seldom stay apart. `vocab_size`
+    bounds the vocabulary (0: no bound, but not for `bpe`). `byte` and `file` have a fixed vocabulary and refuse both
+    (SettingsError); `subword` is the document of a `file`, and the text is not read.
+
+    Of `word` alone: `separators` are characters that separate words besides whitespace; with a `vocabulary` (all tokens in the
+    order of their ids, as `read_word_list` gives them) none is learnt; `spelled` learns to spell unknown words (`spelling`).
+    Text is read in the form `normalize`.
     """
+    tokenizer = _learn(
+        KINDS[name], iter_normalized(blocks, normalize), min_count, vocab_size, subword, vocabulary, separators,
+        spelled,
+    )  # fmt: skip
+    tokenizer.normalize = normalize
+    return tokenizer
+
+
+def _learn(
+    kind: Kind, blocks: Iterator[str], min_count: int, vocab_size: int, subword: Any, vocabulary: Any, separators: str,
+    spelled: bool,
+) -> Tokenizer:  # fmt: skip
+    name = kind.name
+    if not kind.is_learnt and (min_count > 1 or vocab_size):
+        raise SettingsError(
+            f"min_count={min_count} and vocab_size={vocab_size} cannot change a vocabulary that is fixed.",
+            f"For {name}, allowed are min_count=1 and vocab_size=0.",
+            "Leave both out.",
+        )
     if name == "byte":
-        if min_count > 1 or max_size:
-            raise SettingsError(
-                f"tokenizer.min_count={min_count} and tokenizer.max_size={max_size} cannot shrink the 256 bytes.",
-                "With tokenizer=byte, allowed are tokenizer.min_count=1 and tokenizer.max_size=0.",
-                "Leave both out.",
-            )
         return ByteTokenizer()
-    assert name in ("char", "word"), name
+    if name == "file":
+        return SubwordTokenizer(FILE, Subwords(subword))
+    if name == "bpe":
+        if vocab_size < kind.least_size:
+            raise SettingsError(
+                f"vocab_size={vocab_size} leaves no token besides the 256 bytes.",
+                f"Allowed is at least {kind.least_size}.",
+                "Type for example vocab_size=8000.",
+            )
+        return SubwordTokenizer(BPE, Subwords(learn_bpe(blocks, vocab_size=vocab_size, min_count=min_count)))
+    if not kind.has_words and (vocabulary is not None or separators or spelled):
+        raise SettingsError(
+            f"name={name} was given a vocabulary, separators or a spelling of words.",
+            "Only words have them.",
+            "Type name=word.",
+        )
+    if vocabulary is not None and not spelled:
+        return WordTokenizer(list(vocabulary), separators)
     if name == "char":
-        return CharTokenizer(learn_tokens(count_chars(blocks), eos="\n", min_count=min_count, max_size=max_size))
-    return WordTokenizer(learn_tokens(count_words(blocks), eos=EOS, min_count=min_count, max_size=max_size))
+        return CharTokenizer(learn_tokens(count_chars(blocks), eos="\n", min_count=min_count, vocab_size=vocab_size))
+    counts = count_words(spaced(block, separators) for block in blocks)
+    tokens = vocabulary or learn_tokens(counts, eos=EOS, min_count=min_count, vocab_size=vocab_size)
+    tokenizer = WordTokenizer(list(tokens), separators)
+    if spelled:
+        known = set(tokens)
+        unknown = {word: count for word, count in counts.items() if word not in known}
+        tokenizer.rare = choose_words(unknown or dict.fromkeys(known - {EOS, UNK}, 1))
+    return tokenizer
 
 
 class CharTokenizer(Tokenizer):
     """One token a Unicode code point; ids by descending frequency."""
 
-    name = "char"
+    kind = CHAR
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens = tokens
@@ -147,16 +244,19 @@ class CharTokenizer(Tokenizer):
         self._table = np.full(max(codes) + 2, self.unk_id, np.int32)  # the last entry stands for all higher code points
         self._table[list(codes)] = list(codes.values())
 
-    def encode(self, text: str) -> Ids:
+    def _encode(self, text: str) -> Ids:
         return self._table[np.minimum(code_points(text), len(self._table) - 1)]
 
+    def token_bytes(self) -> list[bytes]:
+        return [token.encode() for token in self.tokens]
+
     def make_decoder(self, before: str = "") -> Decoder:
-        return _CharDecoder(self)
+        return TextDecoder(self.tokens)
 
     def token_text(self, token_id: int) -> str:
-        return self.tokens[_checked(token_id, self.vocab_size)]
+        return self.tokens[checked(token_id, self.vocab_size)]
 
-    def unknown_pieces(self, text: str) -> list[str]:
+    def _unknown_pieces(self, text: str) -> list[str]:
         known = set(self.tokens)
         return [piece for piece in dict.fromkeys(text) if piece not in known]
 
@@ -164,7 +264,7 @@ class CharTokenizer(Tokenizer):
 class ByteTokenizer(Tokenizer):
     """One token a byte of UTF-8."""
 
-    name = "byte"
+    kind = BYTE
     vocab_size = 256
     eos_id = ord("\n")
     unk_id = None
@@ -172,20 +272,23 @@ class ByteTokenizer(Tokenizer):
     def __init__(self) -> None:
         self.tokens = []
 
-    def encode(self, text: str) -> Ids:
+    def _encode(self, text: str) -> Ids:
         return np.frombuffer(utf8(text), np.uint8).astype(np.int32)
 
+    def token_bytes(self) -> list[bytes]:
+        return [bytes([byte]) for byte in range(256)]
+
     def make_decoder(self, before: str = "") -> Decoder:
-        return _ByteDecoder()
+        return BytesDecoder(self.token_bytes())
 
     def token_text(self, token_id: int) -> str:
-        return chr(_checked(token_id, self.vocab_size)) if token_id < 0x80 else f"<0x{token_id:02X}>"
+        return chr(checked(token_id, self.vocab_size)) if token_id < 0x80 else f"<0x{token_id:02X}>"
 
-    def unknown_pieces(self, text: str) -> list[str]:
+    def _unknown_pieces(self, text: str) -> list[str]:
         return []
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, "name": self.name}
+        return self._facts(FORMAT)
 
     def pack(self) -> tuple[dict[str, Any], Arrays]:
         return self.to_json(), {}
@@ -194,29 +297,102 @@ class ByteTokenizer(Tokenizer):
 class WordTokenizer(Tokenizer):
     """One token a word, `<eos>` for a line's end; ids by descending frequency."""
 
-    name = "word"
+    kind = WORD
 
-    def __init__(self, tokens: list[str]) -> None:
-        self.tokens = tokens
+    def __init__(self, tokens: list[str], separators: str = "") -> None:
+        self.tokens, self.separators = tokens, separators
         self.vocab_size = len(tokens)
         self.eos_id, self.unk_id = tokens.index(EOS), tokens.index(UNK)
         self._ids = _WithDefault(self.unk_id, {token.encode(): token_id for token_id, token in enumerate(tokens)})
 
-    def encode(self, text: str) -> Ids:
-        words = split_words(text)
+    def _encode(self, text: str) -> Ids:
+        words = split_words(spaced(text, self.separators))
         return np.fromiter(map(self._ids.__getitem__, words), np.int32, len(words))
 
-    def encode_blocks(self, blocks: Iterable[str]) -> Iterator[Ids]:
-        return map(self.encode, whole_words(blocks))
+    def _encode_blocks(self, blocks: Iterable[str]) -> Iterator[Ids]:
+        return map(self._encode, self._whole(blocks))
+
+    def _whole(self, blocks: Iterable[str]) -> Iterator[str]:
+        return whole_words(spaced(block, self.separators) for block in blocks)
+
+    def encode_spelt(self, blocks: Iterable[str]) -> Iterator[tuple[Ids, int]]:
+        if self.rare is None:
+            yield from super().encode_spelt(blocks)
+            return
+        for text in self._whole(self.read(blocks)):
+            unknown = (word for word in split_words(text) if self._ids[word] == self.unk_id)
+            yield self._encode(text), sum(map(self.spelling.micronats, unknown))
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """What unknown words cost, `<unk>` itself among them. Only where `rare` says from what it is learnt."""
+        assert self.rare is not None
+        return Spelling(self.rare, (token.encode() for token in self.tokens if token != UNK))
+
+    def token_bytes(self) -> list[bytes]:
+        return [b"\n" if token == EOS else token.encode() + b" " for token in self.tokens]
 
     def make_decoder(self, before: str = "") -> Decoder:
-        return _WordDecoder(self, before)
+        return WordDecoder(self.tokens, self.eos_id, self.separators, before)
 
     def token_text(self, token_id: int) -> str:
-        return self.tokens[_checked(token_id, self.vocab_size)]
+        return self.tokens[checked(token_id, self.vocab_size)]
 
-    def unknown_pieces(self, text: str) -> list[str]:
-        return [word.decode() for word in dict.fromkeys(split_words(text)) if word not in self._ids]
+    def _unknown_pieces(self, text: str) -> list[str]:
+        words = split_words(spaced(text, self.separators))
+        return [word.decode() for word in dict.fromkeys(words) if word not in self._ids]
+
+
+class SubwordTokenizer(Tokenizer):
+    """One token a piece of a word, as a document of the library `tokenizers` says; a line's end is a token of its own."""
+
+    unk_id = None
+
+    def __init__(self, kind: Kind, subwords: Subwords) -> None:
+        self.kind, self.subword = kind, subwords.document
+        self._subwords = subwords
+        self.tokens = []
+        self.vocab_size, self.eos_id = len(subwords.bytes), subwords.eos_id
+        self._sha256 = sha256_of(subwords.document)
+
+    def _encode(self, text: str) -> Ids:
+        utf8(text)  # which refuses half a surrogate pair
+        return self._subwords.encode(text)
+
+    def _encode_blocks(self, blocks: Iterable[str]) -> Iterator[Ids]:
+        return self._subwords.encode_blocks(blocks)
+
+    def token_bytes(self) -> list[bytes]:
+        return self._subwords.bytes
+
+    def make_decoder(self, before: str = "") -> Decoder:
+        return BytesDecoder(self._subwords.bytes)
+
+    def token_text(self, token_id: int) -> str:
+        data = self._subwords.bytes[checked(token_id, self.vocab_size)]
+        try:
+            return data.decode()
+        except UnicodeDecodeError:  # it ends or begins within a character
+            return "".join(f"<0x{byte:02X}>" for byte in data)
+
+    def symbol(self, token_id: int) -> str:
+        return str(self._subwords.symbols[checked(token_id, self.vocab_size)])
+
+    def _unknown_pieces(self, text: str) -> list[str]:
+        return []
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self._facts(FORMAT), "sha256": self._sha256}
+
+    def pack(self) -> tuple[dict[str, Any], Arrays]:
+        data = np.frombuffer(bytearray(canonical(self.subword)), np.uint8)
+        return self.to_json(), {"bytes": data, "ends": np.empty(0, np.int64)}
+
+    def save(self) -> tuple[dict[str, Any], Arrays]:
+        return self.to_json(), {}
+
+    def fingerprint(self) -> str:
+        return sha256_of(self.to_json())
 
 
 class _WithDefault(dict[bytes, int]):
@@ -230,111 +406,65 @@ class _WithDefault(dict[bytes, int]):
         return self._default
 
 
-class _CharDecoder:
-    def __init__(self, tokenizer: CharTokenizer) -> None:
-        self.push = tokenizer.token_text
-
-    def flush(self) -> str:
-        return ""
-
-
-class _ByteDecoder:
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def push(self, token_id: int) -> str:
-        return self._decoder.decode(bytes([token_id]))
-
-    def flush(self) -> str:
-        return self._decoder.decode(b"", final=True)
-
-
-class _WordDecoder:
-    """A space between two words of a line, none at its ends, and none where there is one already."""
-
-    def __init__(self, tokenizer: WordTokenizer, before: str) -> None:
-        self._tokenizer = tokenizer
-        self._behind_word = before[-1:] not in WHITESPACE  # "" is in it: nothing stands before the first word
-
-    def push(self, token_id: int) -> str:
-        space = " " if self._behind_word else ""
-        self._behind_word = token_id != self._tokenizer.eos_id
-        return space + self._tokenizer.token_text(token_id) if self._behind_word else "\n"
-
-    def flush(self) -> str:
-        return ""
-
-
-def _checked(token_id: int, vocab_size: int) -> int:
-    assert 0 <= token_id < vocab_size, f"token id {token_id} is outside 0 .. {vocab_size - 1}"
-    return token_id
-
-
 # ---- reading what to_json wrote
 
 
-def load_tokenizer(document: object, arrays: Mapping[str, NDArray[Any]] | None = None) -> Tokenizer:
-    """The tokenizer that `save` or `to_json` wrote. Raises UnfitError for anything that they cannot have written."""
+def load_tokenizer(
+    document: object, arrays: Mapping[str, NDArray[Any]] | None = None, subwords: Subwords | None = None
+) -> Tokenizer:
+    """The tokenizer that `save`, `pack` or `to_json` wrote; `subwords` are those of the document beside it.
+
+    Raises UnfitError for anything that they cannot have written.
+    """
     if not isinstance(document, dict):
         raise UnfitError("it", f"is {document!r:.40}", "a JSON object")
+    ways = {name: document[name] for name in ("normalize", "separators", "rare") if name in document}
+    tokenizer = _load({key: value for key, value in document.items() if key not in ways}, arrays or {}, subwords)
+    for name, value in ways.items():
+        if not is_way(name, value, tokenizer.kind):
+            raise UnfitError(
+                name, f"is {value!r:.40}", f"one of {', '.join(FORMS)}" if name == "normalize" else "of words, each once"
+            )
+        setattr(tokenizer, name, value)
+    return tokenizer
+
+
+def _load(document: dict[str, Any], arrays: Mapping[str, NDArray[Any]], subwords: Subwords | None) -> Tokenizer:
     written, name = document.get("format"), document.get("name")
     if type(written) is not int or written not in (FORMAT, PACKED):
         raise UnfitError("format", f"is {written!r:.40}", f"{FORMAT} or {PACKED}, which this program reads")
-    if name not in ("char", "byte", "word"):
-        raise UnfitError("name", f"is {name!r:.40}", "'char', 'byte' or 'word'")
+    if not isinstance(name, str) or name not in KINDS:
+        *others, last = map(repr, KINDS)
+        raise UnfitError("name", f"is {name!r:.40}", f"{', '.join(others)} or {last}")
+    if name in ("bpe", "file"):
+        return _load_subwords(document, KINDS[name], arrays, subwords)
+    if subwords is not None:
+        raise UnfitError("name", f"is {name!r}", "'bpe' or 'file' where subword.json lies beside it")
     if name == "byte" and written != FORMAT:
         raise UnfitError("format", f"is {written}", f"{FORMAT} for bytes, whose tokens need no list")
     for key in document.keys() - {"format", "name", *["tokens"] * (name != "byte" and written == FORMAT)}:
         raise UnfitError(f"{key!r:.40}", "is not known here", "format, name and, for characters and words, tokens")
     if name == "byte":
         return ByteTokenizer()
-    tokens = _read_tokens(_unpacked(arrays or {}) if written == PACKED else document.get("tokens"), name)
+    tokens = read_tokens(unpacked(arrays) if written == PACKED else document.get("tokens"), name)
     return CharTokenizer(tokens) if name == "char" else WordTokenizer(tokens)
 
 
-def _unpacked(arrays: Mapping[str, NDArray[Any]]) -> list[str]:
-    """The tokens in `arrays`, where they are such as `pack` makes."""
-    match arrays:
-        case {"bytes": np.ndarray() as data, "ends": np.ndarray() as ends, **rest} if not rest:
-            pass
-        case _:
-            raise UnfitError(
-                "its arrays", f"are {sorted(arrays)!r:.80}", f"bytes and ends, beside a document of format {PACKED}"
-            )
-    if (data.dtype, data.ndim, ends.dtype, ends.ndim) != (np.uint8, 1, np.int64, 1) or not 2 <= len(ends) <= MAX_TYPES + 2:
-        types = f"are {data.dtype} {list(data.shape)} and {ends.dtype} {list(ends.shape)}"
-        raise UnfitError("bytes and ends", types, f"uint8 [bytes] and int64 [2 to {MAX_TYPES + 2:,} tokens]")
-    starts = np.append(0, ends[:-1])
-    if int(ends[-1]) != len(data) or bool((starts >= ends).any()):
-        raise UnfitError("ends", "end where no token can", "ascending numbers up to the number of bytes")
-    text = data.tobytes()
-    try:
-        return [text[start:end].decode() for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-    except UnicodeDecodeError:
-        raise UnfitError("bytes", "are not UTF-8", "the tokens' texts in UTF-8") from None
-
-
-def _read_tokens(tokens: object, name: str) -> list[str]:
-    """`tokens` where it is a list that a tokenizer `name` can have."""
-    if not isinstance(tokens, list) or not 2 <= len(tokens) <= MAX_TYPES + 2:
-        size = f"{len(tokens):,} values" if isinstance(tokens, list) else "no values"
-        raise UnfitError("tokens", f"has {size}", f"a list of 2 to {MAX_TYPES + 2:,}")
-    for token_id, token in enumerate(tokens):
-        if not isinstance(token, str) or not (token == UNK or _is_piece(token, name)):
-            raise UnfitError(f"tokens[{token_id}]", f"is {token!r:.40}", f"a {name}")
-    if len(set(tokens)) < len(tokens):
-        seen: set[str] = set()
-        twice = next(token_id for token_id, token in enumerate(tokens) if token in seen or seen.add(token))  # type: ignore[func-returns-value]
-        raise UnfitError(f"tokens[{twice}]", f"is {tokens[twice]!r:.40} again", "every token once")
-    for needed in (EOS if name == "word" else "\n", UNK):
-        if needed not in tokens:
-            raise UnfitError("tokens", f"lacks {needed!r}", f"a list with {needed!r} in it")
-    return tokens
-
-
-def _is_piece(token: str, name: str) -> bool:
-    if name == "char":
-        return len(token) == 1 and not "\ud800" <= token <= "\udfff"
-    if not 1 <= len(token) <= 2 * MAX_WORD or any(space in token for space in WHITESPACE):
-        return False
-    return token.isascii() or not any("\ud800" <= char <= "\udfff" for char in token)
+def _load_subwords(
+    document: dict[str, Any], kind: Kind, arrays: Mapping[str, NDArray[Any]], subwords: Subwords | None
+) -> Tokenizer:
+    if subwords is None:
+        data = arrays.get("bytes")
+        if data is None or not len(data):
+            raise UnfitError("name", f"is {kind.name!r}", "'char', 'byte' or 'word' where no subword.json lies beside it")
+        subwords = Subwords(json.loads(data.tobytes()))
+    elif arrays:
+        raise UnfitError("its arrays", f"are {sorted(arrays)!r:.80}", "none beside subword.json")
+    tokenizer = SubwordTokenizer(kind, subwords)
+    expected = tokenizer.to_json()
+    for key, value in expected.items():
+        if document.get(key) != value or type(document[key]) is not type(value):
+            raise UnfitError(key, f"is {document.get(key)!r:.80}", f"{value!r}, as subword.json has it")
+    for key in document.keys() - expected.keys():
+        raise UnfitError(f"{key!r:.40}", "is not known here", "format, name and sha256")
+    return tokenizer

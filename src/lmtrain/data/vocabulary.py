@@ -14,11 +14,14 @@ import re
 from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtrain.data.text import iter_text
 from lmtrain.errors import DataError, SettingsError
+from lmtrain.shell import expanded, quoted_for_shell
 
 EOS, UNK = "<eos>", "<unk>"
 MAX_TYPES = 10_000_000  # besides `<eos>` and `<unk>`; more are refused: no output layer would fit into memory
@@ -28,28 +31,59 @@ WHITESPACE = " \t\n\v\f\r"
 WORD = re.compile(f"[^{WHITESPACE}]*")
 
 
-def learn_tokens(counts: Mapping[str, int], *, eos: str, min_count: int, max_size: int) -> list[str]:
+def learn_tokens(counts: Mapping[str, int], *, eos: str, min_count: int, vocab_size: int) -> list[str]:
     """The vocabulary in the order of its ids: every piece seen at least `min_count` times, `eos` and `<unk>`.
 
-    `max_size` bounds the whole vocabulary, `eos` and `<unk>` included; 0 is no bound. Raises SettingsError where it leaves
+    `vocab_size` bounds the whole vocabulary, `eos` and `<unk>` included; 0 is no bound. Raises SettingsError where it leaves
     no room for anything else.
     """
-    if max_size and max_size < 3:
+    if vocab_size and vocab_size < 3:
         raise SettingsError(
-            f"tokenizer.max_size={max_size} leaves no token besides the line's end and <unk>.",
+            f"vocab_size={vocab_size} leaves no token besides the line's end and <unk>.",
             "Allowed is 0 (no limit) or at least 3.",
-            "Type for example tokenizer.max_size=10000.",
+            "Type for example vocab_size=10000.",
         )
     kept = [piece for piece, count in counts.items() if count >= min_count and piece not in (eos, UNK)]
     kept.sort()
     kept.sort(key=counts.__getitem__, reverse=True)  # equal ones stay as they are; a key of two parts takes 1 GB for 10M
-    if max_size:
-        del kept[max_size - 2 :]
+    if vocab_size:
+        del kept[vocab_size - 2 :]
     num_eos = counts.get(eos, 0)
     special = {eos: num_eos, UNK: sum(counts.values()) - num_eos - sum(map(counts.__getitem__, kept))}
     for piece in special:
         insort(kept, piece, key=lambda piece: (-special.get(piece, counts.get(piece, 0)), piece))
     return kept
+
+
+def read_word_list(path: str | Path) -> list[str]:
+    """The tokens of a fixed vocabulary: `<eos>`, `<unk>` and the words of a file, one per line, in its order.
+
+    Raises DataError, with the first lines that are wrong, for blank lines, words twice, blanks within a word and the two names.
+    """
+    path = expanded(path)
+    words: dict[str, int] = {}
+    problems: list[str] = []
+    lines = "".join(iter_text(path)).split("\n")
+    for number, word in enumerate(lines[: -1 if lines[-1] == "" else None], 1):
+        if not word.strip(WHITESPACE):
+            problems.append(f"line {number:,} is blank")
+        elif word in (EOS, UNK):
+            problems.append(f"line {number:,} is {word}, which is added anyway")
+        elif WORD.fullmatch(word) is None or len(word) > MAX_WORD:
+            problems.append(f"line {number:,} holds blanks or is too long: {word[:40]!r}")
+        elif words.setdefault(word, number) != number:
+            problems.append(f"line {number:,} is {word[:40]!r} again, as line {words[word]:,}")
+    if not words or len(words) > MAX_TYPES:
+        problems.append(f"it has {len(words):,} words")
+    if problems:
+        more = f"; and {len(problems) - 5:,} more" if len(problems) > 5 else ""
+        clean = 'awk \'NF == 1 && $1 != "<eos>" && $1 != "<unk>" && !seen[$1]++ {print $1}\''
+        raise DataError(
+            f"{path} is no list of words: {'; '.join(problems[:5])}{more}.",
+            f"Allowed are 1 to {MAX_TYPES:,} words, one per line, each once; frequent ones had better come first.",
+            f"Type  {clean} {quoted_for_shell(str(path))} > words.txt  and give that.",
+        )
+    return [EOS, UNK, *words]
 
 
 def count_chars(blocks: Iterable[str]) -> dict[str, int]:
@@ -69,7 +103,7 @@ def count_words(blocks: Iterable[str]) -> dict[str, int]:
         if len(counts) - (EOS.encode() in counts) - (UNK.encode() in counts) > MAX_TYPES:
             raise DataError(
                 f"The training text has more than {MAX_TYPES:,} different words.",
-                f"Allowed are at most {MAX_TYPES:,}, before tokenizer.min_count is applied.",
+                f"Allowed are at most {MAX_TYPES:,}, however many of them min_count leaves out.",
                 "Type tokenizer=char or tokenizer=byte, or split the text into smaller units first.",
             )
     return {word.decode(): count for word, count in counts.items()}

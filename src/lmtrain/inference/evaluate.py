@@ -46,7 +46,9 @@ class Bill:
     `method` says how it was predicted: `static` (fixed weights), or by which adaptation. `num_eos` and `num_unk` of the
     `num_tokens` scored are ends of lines and unknown words; `unk_nats` of `total_nats` were paid for the latter and
     `known_nats` for the others. Both are sums of their own (`known_nats` is the difference only where it is not given),
-    because a difference of infinities is not a number.
+    because a difference of infinities is not a number. `num_words` are what stands between whitespace, and ends of lines.
+    Where unknown words are spelt by letters, `spelling_nats` were paid for that besides, and the numbers per character, byte
+    and word hold them.
 
     A sum is infinite where one of its tokens has probability zero, and only there: `num_impossible` tokens have, the first
     of which, `first_impossible`, is token number `first_impossible_at` (from 1) of the text.
@@ -66,6 +68,8 @@ class Bill:
     num_impossible: int = 0
     first_impossible: str | None = None
     first_impossible_at: int | None = None
+    num_words: int | None = None
+    spelling_nats: float | None = None
 
     @property
     def nats_per_token(self) -> float:
@@ -82,6 +86,20 @@ class Bill:
         return perplexity_of(self.nats_per_token)
 
     @property
+    def _spelt_nats(self) -> float:
+        return self.total_nats + (self.spelling_nats or 0.0)
+
+    @property
+    def nats_per_word(self) -> float | None:
+        """None where the words were not counted, or there is none."""
+        return None if self.num_words is None else _ratio(self._spelt_nats, self.num_words)
+
+    @property
+    def perplexity_per_word(self) -> float | None:
+        """exp(nats per word): what a model of words would need to be as good; comparable where every word is spelt."""
+        return None if self.nats_per_word is None else perplexity_of(self.nats_per_word)
+
+    @property
     def nats_per_known_token(self) -> float | None:
         """The same over the tokens that are not `<unk>` (which still stand in the contexts); None where there is none."""
         known_nats = self.total_nats - self.unk_nats if self.known_nats is None else self.known_nats
@@ -94,11 +112,11 @@ class Bill:
     @property
     def bits_per_character(self) -> float | None:
         """None, as for bytes, where a text has none."""
-        return _ratio(self.total_nats / math.log(2), self.num_chars)
+        return _ratio(self._spelt_nats / math.log(2), self.num_chars)
 
     @property
     def bits_per_byte(self) -> float | None:
-        return _ratio(self.total_nats / math.log(2), self.num_bytes)
+        return _ratio(self._spelt_nats / math.log(2), self.num_bytes)
 
     @property
     def impossible(self) -> str:
@@ -113,7 +131,8 @@ class Bill:
     def numbers(self) -> dict[str, float | None]:
         """What is recorded while a model is trained. A model that does not spell every word has no bits per character."""
         numbers: dict[str, float | None] = {"nats_per_token": self.nats_per_token, "perplexity": self.perplexity}
-        return numbers if self.num_unk else numbers | {"bits_per_character": self.bits_per_character}
+        is_unspelt = self.num_unk and self.spelling_nats is None
+        return numbers if is_unspelt else numbers | {"bits_per_character": self.bits_per_character}
 
     def line(self, mark: str = "") -> str:
         """One line for a log, with `mark` behind the numbers."""
@@ -126,11 +145,17 @@ class Bill:
         numbers = [f"perplexity {perplexity_text(self.nats_per_token)}"]
         if self.num_unk and self.nats_per_known_token is not None:
             numbers.append(f"{perplexity_text(self.nats_per_known_token)} without <unk>")
+        if self.nats_per_word is not None and (self.num_words != self.num_tokens or self.spelling_nats):
+            numbers.append(f"{perplexity_text(self.nats_per_word)} per word")
         numbers.append(f"{number_text(self.nats_per_token, 4)} nats per token")
         for value, unit in ((self.bits_per_character, "character"), (self.bits_per_byte, "byte")):
             if value is not None:
                 numbers.append(f"{number_text(value, 4)} bits per {unit}")
-        unspelt = " (not spelt, so bits per character are no match for a character model's)" if self.num_unk else ""
+        if self.spelling_nats:
+            share = number_text(self.spelling_nats / math.log(2) / self.num_chars, 4)
+            unspelt = f" (spelt by letters: {share} of the bits per character)"
+        else:
+            unspelt = " (not spelt, so bits per character are no match for a character model's)" if self.num_unk else ""
         streams = "1 stream" if self.num_streams == 1 else f"{self.num_streams} streams"
         memory = "carried" if self.state_policy == "carry" else f"forgotten at each {self.state_policy}"
         return (
@@ -142,7 +167,10 @@ class Bill:
 
     def to_json(self) -> dict[str, Any]:
         """Fields and derived numbers. None stands for infinity, which JSON cannot write, and for a mean over nothing."""
-        derived = ("nats_per_token", "perplexity", "perplexity_without_unk", "bits_per_character", "bits_per_byte")
+        derived = (
+            "nats_per_token", "perplexity", "perplexity_without_unk", "perplexity_per_word", "bits_per_character",
+            "bits_per_byte",
+        )  # fmt: skip
         values = asdict(self) | {name: getattr(self, name) for name in derived}
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
@@ -206,6 +234,8 @@ class Tally:
         num_bytes: int,
         num_streams: int,
         state_policy: str,
+        num_words: int | None = None,
+        spelling_nats: float | None = None,
         method: str = "static",
         token_text: Callable[[int], str] | None = None,
     ) -> Bill:
@@ -215,7 +245,8 @@ class Tally:
         return Bill(
             self.total_nats, self.num_tokens, self.num_eos, self.num_unk, self.unk_nats,
             num_chars, num_bytes, num_streams, state_policy, method, self.known_nats,
-            self.num_impossible, text, None if position is None else position + 1,
+            self.num_impossible, text, None if position is None else position + 1, num_words,
+            spelling_nats,
         )  # fmt: skip
 
 
@@ -392,6 +423,8 @@ def evaluate(
     unk_id: int | None,
     num_chars: int,
     num_bytes: int,
+    num_words: int | None = None,
+    spelling_nats: float | None = None,
     num_streams: int = 1,
     chunk_length: int | None = None,
     method: Method = STATIC,
@@ -399,7 +432,7 @@ def evaluate(
     token_text: Callable[[int], str] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Bill:
-    """How well `model` predicts the tokens `ids` of a text of `num_chars` characters and `num_bytes` bytes.
+    """How well `model` predicts the tokens `ids` of a text of so many characters, bytes and words.
 
     `progress` is called after each chunk with the number of tokens in it. The model is put into evaluation mode for
     each chunk and back. The sums of a model that has diverged are not numbers (`check_numbers`). `token_text`: see
@@ -415,7 +448,8 @@ def evaluate(
             if progress is not None:
                 progress(scored.targets.size)
     return tally.bill(
-        num_chars=num_chars, num_bytes=num_bytes, num_streams=min(num_streams, len(ids)),
+        num_chars=num_chars, num_bytes=num_bytes, num_words=num_words, spelling_nats=spelling_nats,
+        num_streams=min(num_streams, len(ids)),
         state_policy=model.state_policy.value, method=method.label, token_text=token_text,
     )  # fmt: skip
 

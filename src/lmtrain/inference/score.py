@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from lmtrain.data.characters import spaced
+from lmtrain.data.kinds import Kind
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.data.vocabulary import EOS, utf8
 from lmtrain.errors import DataError
@@ -68,14 +70,24 @@ def score_text(
     of them is scored. Raises what `check_numbers` does, and DataError for an empty text and where `<eos>` stands in it as
     a word, which would end a line.
     """
-    text = _Counted(blocks, has_words=tokenizer.name == "word")
-    chunks = _equal_chunks(tokenizer.encode_blocks(text), method.segment_length or chunk_length or CHUNK_TOKENS)
+    text = _Counted(tokenizer.read(blocks), tokenizer.kind, tokenizer.separators)
+    micronats = 0
+
+    def encoded() -> Iterator[np.ndarray]:
+        nonlocal micronats
+        for ids, spelling in tokenizer.encode_spelt(text):
+            micronats += spelling
+            yield ids
+
+    chunks = _equal_chunks(encoded(), method.segment_length or chunk_length or CHUNK_TOKENS)
     total, line = Tally(tokenizer.eos_id, tokenizer.unk_id), _Line(tokenizer, per_token)
+    num_words, before = 0, tokenizer.eos_id
     with method.scoring(model, make_tokens(np.array([tokenizer.eos_id]), model, device)) as score:
         for ids in chunks:
             log_probs = score(make_tokens(ids[:, None], model, device))[:, 0].double().cpu().numpy()
             check_numbers(log_probs, method)
             total.add(ids, log_probs)
+            num_words, before = num_words + tokenizer.count_words(ids, before), int(ids[-1])
             for scored in line.add(ids, log_probs):
                 on_line(scored)
     for scored in line.end():
@@ -83,27 +95,28 @@ def score_text(
     if not total.num_tokens:
         raise DataError("The text to score is empty.", "At least one line is needed.", "Give a file or a pipe with text.")
     return total.bill(
-        num_chars=text.num_chars, num_bytes=text.num_bytes, num_streams=1,
+        num_chars=text.num_chars, num_bytes=text.num_bytes, num_words=num_words,
+        spelling_nats=None if tokenizer.rare is None else micronats / 1e6, num_streams=1,
         state_policy=model.state_policy.value, method=method.label, token_text=tokenizer.token_text,
     )  # fmt: skip
 
 
 class _Counted:
-    """The same blocks, counted on their way; where they have words, none is `<eos>` and the last line is ended."""
+    """The same blocks, counted on their way; none holds an `<eos>` that would be read as one; the last line ends if it must."""
 
-    def __init__(self, blocks: Iterable[str], *, has_words: bool) -> None:
-        self.blocks, self.has_words = blocks, has_words
+    def __init__(self, blocks: Iterable[str], kind: Kind, separators: str) -> None:
+        self.blocks, self.kind, self.separators = blocks, kind, separators
         self.num_chars = self.num_bytes = self.num_lines = 0
         self.tail = "\n"  # as much as could be the beginning of " <eos> "
 
     def __iter__(self) -> Iterator[str]:
         for block in filter(None, self.blocks):
             yield self._count(block)
-        if self.has_words and not self.tail.endswith("\n"):
+        if self.kind.ends_last_line and not self.tail.endswith("\n"):
             yield self._count("\n")
 
     def _count(self, block: str) -> str:
-        if self.has_words and (found := EOS_WORD.search(self.tail + block)):
+        if self.kind.reads_eos and (found := EOS_WORD.search(spaced(self.tail + block, self.separators))):
             number = self.num_lines + block.count("\n", 0, max(0, found.start() + 1 - len(self.tail))) + 1
             raise DataError(
                 f"Line {number:,} of the text to score contains the word {EOS}, which stands for the end of a line.",

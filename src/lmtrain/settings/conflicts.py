@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
+from importlib.util import find_spec
 
 from lmtrain.config import (
     KINDS,
@@ -30,12 +31,14 @@ from lmtrain.config import (
     TaggerConfig,
     TextConfig,
     TokenizerConfig,
-    TokenizerName,
+    Unknown,
     WindowConfig,
     model_name,
     names_of,
     task_of,
 )
+from lmtrain.data import kinds
+from lmtrain.data.characters import character_of
 from lmtrain.shell import expanded
 
 
@@ -61,7 +64,7 @@ def _of_task(config: Config) -> Iterator[str]:
             f"Type model={'|'.join(names)}, or data of another task."
         )
     if isinstance(config.data, ExamplesConfig):
-        if config.tokenizer.name is not TokenizerName.word:
+        if not kinds.KINDS[config.tokenizer.name.name].has_words:
             yield f"task={task} reads words. Type tokenizer=word."
         yield from _of_examples(config.data)
         if config.trainer.precision is Precision.bfloat16:
@@ -126,15 +129,47 @@ def _of_text(data: CorpusConfig, tokenizer: TokenizerConfig) -> Iterator[str]:
         yield "data=text needs data.path. Type data.path=FILE, or a directory with train.txt, valid.txt and test.txt."
     if data.valid_fraction + data.test_fraction >= 1:
         yield "data.valid_fraction and data.test_fraction leave nothing to train on; their sum must stay below 1."
-    if tokenizer.name is TokenizerName.byte and (tokenizer.min_count > 1 or tokenizer.max_size):
+    yield from _of_tokenizer(tokenizer)
+
+
+def _of_tokenizer(tokenizer: TokenizerConfig) -> Iterator[str]:
+    kind = kinds.KINDS[tokenizer.name.name]
+    if not kind.is_learnt and (tokenizer.min_count > 1 or tokenizer.vocab_size):
         yield (
-            f"tokenizer.min_count={tokenizer.min_count} and tokenizer.max_size={tokenizer.max_size} cannot shrink the 256 "
-            "bytes of tokenizer=byte. Leave both out."
+            f"tokenizer.min_count={tokenizer.min_count} and tokenizer.vocab_size={tokenizer.vocab_size} cannot change the "
+            f"vocabulary of tokenizer={kind.name}, which is fixed. Leave both out."
         )
-    elif 0 < tokenizer.max_size < 3:
+    elif kind is kinds.BPE and tokenizer.vocab_size < kind.least_size:
         yield (
-            f"tokenizer.max_size={tokenizer.max_size} leaves no token besides the line's end and <unk>. Set it to 0 (no limit) "
-            "or to at least 3."
+            f"tokenizer.vocab_size={tokenizer.vocab_size} leaves no token besides the 256 bytes. Set it to at least "
+            f"{kind.least_size}, for example tokenizer.vocab_size=8000."
+        )
+    elif 0 < tokenizer.vocab_size < kind.least_size:
+        yield (
+            f"tokenizer.vocab_size={tokenizer.vocab_size} leaves no token besides the line's end and <unk>. Set it to 0 (no "
+            "limit) or to at least 3."
+        )
+    if (kind is kinds.FILE) != bool(tokenizer.path):
+        yield (
+            f"tokenizer={kind.name} and tokenizer.path={tokenizer.path!r} do not go together: a file is read by tokenizer=file "
+            "alone, which needs one. Type tokenizer=file tokenizer.path=FILE, or neither."
+        )
+    if not kind.has_words and (tokenizer.vocabulary or tokenizer.separators or tokenizer.unknown is Unknown.spelled):
+        yield (
+            "tokenizer.vocabulary, tokenizer.separators and tokenizer.unknown are for tokenizer=word. "
+            f"Leave them out of tokenizer={kind.name}."
+        )
+    if tokenizer.vocabulary and (tokenizer.min_count > 1 or tokenizer.vocab_size):
+        yield "tokenizer.vocabulary says which words there are; leave out tokenizer.min_count and tokenizer.vocab_size."
+    for separator in tokenizer.separators:
+        try:
+            character_of(separator)
+        except ValueError as error:
+            yield f"tokenizer.separators={separator!r} cannot be used: {error}. Type for example tokenizer.separators=[U+00A0]"
+    if kind in (kinds.BPE, kinds.FILE) and find_spec("tokenizers") is None:
+        yield (
+            f"tokenizer={kind.name} needs the package tokenizers, which is not installed; it comes with lmtrain's extra "
+            "`subword`. Type  pip install tokenizers"
         )
 
 

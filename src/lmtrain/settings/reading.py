@@ -12,18 +12,32 @@ from dataclasses import MISSING
 from enum import Enum
 from typing import Any
 
-from lmtrain.config import GROUPS, KINDS, MAX_LIST, Cell, Config, TokenizerName, joined
+from lmtrain.config import GROUPS, KINDS, MAX_LIST, Cell, Config, joined
+from lmtrain.data import kinds
 from lmtrain.errors import SettingsError
 from lmtrain.settings.conflicts import iter_conflicts
+
+RENAMED = {"tokenizer.max_size": "tokenizer.vocab_size"}
+"""Settings that had another name once: read silently where a run saved them, refused where they are typed."""
+
+
+def with_new_names(mapping: Any) -> Any:
+    """Settings as a run saved them, under the names that they have now."""
+    for old, new in RENAMED.items():
+        (group, before), after = old.split("."), new.rpartition(".")[2]
+        settings = mapping.get(group) if isinstance(mapping, Mapping) else None
+        if isinstance(settings, Mapping) and before in settings and after not in settings:
+            mapping = {**mapping, group: {after if name == before else name: value for name, value in settings.items()}}
+    return mapping
 
 
 def read_config(mapping: Mapping[str, Any]) -> Config:
     """The settings in `mapping`; missing ones take their defaults. Raises SettingsError naming *all* that is wrong."""
     problems: list[str] = []
-    config = read_settings(Config, mapping, "", problems)
+    config = read_settings(Config, with_new_names(mapping), "", problems)
     if not problems:
         if config.trainer.chunk_length == 0:
-            config.trainer.chunk_length = 35 if config.tokenizer.name is TokenizerName.word else 64
+            config.trainer.chunk_length = kinds.KINDS[config.tokenizer.name.name].chunk_length
         problems.extend(iter_conflicts(config))
     raise_problems(problems)
     return config
@@ -103,7 +117,7 @@ def _convert(value: Any, hint: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ValueError("allowed is a list such as [1,2]")
         if len(value) > MAX_LIST:
-            raise ValueError(f"allowed are at most {MAX_LIST} numbers")
+            raise ValueError(f"allowed are at most {MAX_LIST} values")
         return [_convert(item, typing.get_args(hint)[0]) for item in value]
     if isinstance(hint, type) and issubclass(hint, Enum):
         return _convert_enum(value, hint)
@@ -144,6 +158,8 @@ def _outside(number: float, metadata: Mapping[str, Any]) -> str:
 
 def unknown_setting(key: str, allowed: list[str]) -> str:
     """One line for a setting that does not exist, with the nearest one that does, or the choice that it belongs to."""
+    if key in RENAMED:
+        return f"{key} is now called {RENAMED[key]}. Type {RENAMED[key]}= instead."
     group, _, name = key.partition(".")
     classes = KINDS.get(GROUPS.get(group, object), ())
     owners = [getattr(cls, "kind") for cls in classes if name in {f.name for f in dataclasses.fields(cls)}]

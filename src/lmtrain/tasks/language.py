@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,8 +44,6 @@ from lmtrain.training.learner import Learner
 from lmtrain.training.score import TOKENS
 
 log = logging.getLogger("lmtrain")
-
-PROMPT_TOKENS = {"word": 10, "char": 60, "byte": 60}  # of the validation text, which samples during training go on from
 
 
 class Language(Task):
@@ -122,10 +121,10 @@ class Language(Task):
     def files(self) -> Files:
         corpus, tokenizer = self.corpus, self.corpus.tokenizer
         text_tensors, texts = describe_texts(corpus)
-        tokenizer_tensors, tokenizer_document = describe_tokenizer(tokenizer)
+        tokenizer_tensors, tokenizer_documents = describe_tokenizer(tokenizer)
         documents = {
             "model": describe_model(self.settings.model, tokenizer.vocab_size, tokenizer.eos_id),
-            "tokenizer": tokenizer_document,
+            **tokenizer_documents,
             "texts": texts,
         }
         return Files({"texts": text_tensors, "lines": describe_lines(corpus), **tokenizer_tensors}, documents)
@@ -140,7 +139,8 @@ class Language(Task):
 
     def reached(self, value: float) -> Reached:
         valid, tokenizer = self.corpus.valid, self.corpus.tokenizer
-        bits = None if valid.num_unk else value / math.log(2) * len(valid.ids) / valid.num_chars
+        nats = value * len(valid.ids) + valid.spelling_micronats / 1e6
+        bits = None if valid.num_unk and tokenizer.rare is None else nats / math.log(2) / valid.num_chars
         return Reached(value, bits, valid.num_unk, tokenizer.fingerprint())
 
     def next_steps(self, run: str) -> list[str]:
@@ -152,6 +152,8 @@ def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
     with within("tokenizer.json: "):
         document, arrays = tokenizer.save()
         compare(document, checkpoint.documents.get("tokenizer"))
+    with within("subword.json: "):
+        _check_subword(tokenizer.subword, checkpoint.documents.get("subword"))
     with within("tokenizer.safetensors: "):
         saved = checkpoint.tensors.get("tokenizer", {})
         compare({name: Like.of(torch.from_numpy(array)) for name, array in arrays.items()}, saved)
@@ -159,11 +161,20 @@ def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
             agree(np.array_equal(saved[name].numpy(), array), name, "is of another vocabulary", "that of the run's tokenizer")
 
 
+def _check_subword(own: Any, saved: Any) -> None:
+    if own is None or saved is None:
+        agree(own is saved, "it", "is missing" if saved is None else "is there", "what the run's tokenizer writes")
+    else:
+        compare(own, saved)
+
+
 def evaluate_split(model: LanguageModel, split: TextSplit, corpus: Corpus, num_streams: int, device: torch.device) -> Bill:
     """How well `model` predicts a split of its corpus."""
     return evaluate(
         model, split.ids, eos_id=corpus.tokenizer.eos_id, unk_id=corpus.tokenizer.unk_id, num_chars=split.num_chars,
-        num_bytes=split.num_bytes, num_streams=num_streams, device=device, token_text=corpus.tokenizer.token_text,
+        num_bytes=split.num_bytes, num_words=corpus.tokenizer.count_words(split.ids),
+        spelling_nats=None if corpus.tokenizer.rare is None else split.spelling_micronats / 1e6,
+        num_streams=num_streams, device=device, token_text=corpus.tokenizer.token_text,
     )  # fmt: skip
 
 
@@ -188,7 +199,7 @@ def write_sample(model: LanguageModel, corpus: Corpus, trainer: config.TrainerCo
 def prompt_of(corpus: Corpus) -> str:
     """The first stretch of the validation text that is known from beginning to end; the longest where all are short."""
     tokenizer, ids = corpus.tokenizer, np.asarray(corpus.valid.ids)
-    size = PROMPT_TOKENS[tokenizer.name]
+    size = tokenizer.kind.prompt_length
     unknown = [] if tokenizer.unk_id is None else np.flatnonzero(ids == tokenizer.unk_id).tolist()
     before, after = max(pairwise([-1, *unknown, len(ids)]), key=lambda gap: min(gap[1] - gap[0] - 1, size))
     text = tokenizer.decode(ids[before + 1 : min(after, before + 1 + size)].tolist())

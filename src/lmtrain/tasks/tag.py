@@ -62,7 +62,7 @@ class Tag(Task):
         self.given = given_vectors(self.model, self.model.embed_size) if isinstance(self.model, config.TaggerConfig) else None
         self.features = learn_features(
             train, lowercase=self.model.lowercase, shapes=self.model.shape_features, affixes=self.model.affixes,
-            min_count=settings.tokenizer.min_count, vocab_size=settings.tokenizer.max_size,
+            min_count=settings.tokenizer.min_count, vocab_size=settings.tokenizer.vocab_size,
             more=self.given.words if self.given else (),
         )  # fmt: skip
         self.objective = self.model.objective.name if isinstance(self.model, config.TaggerConfig) else "softmax"
@@ -251,7 +251,8 @@ class Tag(Task):
 
     def files(self) -> Files:
         tensors, documents = describe_sentences(self.splits)
-        tokenizer_tensors, documents["tokenizer"] = describe_tokenizer(self.features.tokenizer)
+        tokenizer_tensors, tokenizer_documents = describe_tokenizer(self.features.tokenizer)
+        documents |= tokenizer_documents
         documents["model"] = {
             "task": "tag", "settings": comparing.config_to_json(self.model), **self.outputs.to_json(),
         }  # fmt: skip

@@ -225,15 +225,16 @@ def _fingerprint(manifest: Mapping[str, Any]) -> str:
 # ---- loading
 
 
-def load_checkpoint(path: Path, names: Collection[str] | None = None) -> Checkpoint:
+def load_checkpoint(path: Path, names: Collection[str] | None = None, where_there: Collection[str] = ()) -> Checkpoint:
     """The checkpoint in directory `path` (see `find_checkpoint`), verified before any of it is used.
 
-    With `names`, for example {"model", "tokenizer"}, only the files of these names are hashed and read; of the others the
-    presence and the size are checked. CheckpointError names the file, what was expected and what was found.
+    With `names`, for example {"model", "tokenizer"}, only the files of these names are hashed and read, and those of the names
+    `where_there` that there are; of the others the presence and the size are checked. CheckpointError names the file, what was
+    expected and what was found.
     """
     tensors: dict[str, dict[str, Tensor]] = {}
     documents: dict[str, Any] = {}
-    with _verified(path, names) as (manifest, schema, files):
+    with _verified(path, names, where_there) as (manifest, schema, files):
         for name, file in files.items():
             stem = name.partition(".")[0]
             try:
@@ -328,7 +329,9 @@ def _foreign(path: Path, problem: str) -> CheckpointError:
 
 
 @contextmanager
-def _verified(path: Path, names: Collection[str] | None) -> Iterator[tuple[Manifest, int, dict[str, BufferedReader]]]:
+def _verified(
+    path: Path, names: Collection[str] | None, where_there: Collection[str] = ()
+) -> Iterator[tuple[Manifest, int, dict[str, BufferedReader]]]:
     """The manifest, its schema and the chosen files, open, once all are there, are of their size, and these have their hash.
 
     All is opened before anything of it is read, which may take long: what is removed meanwhile can still be read.
@@ -341,7 +344,7 @@ def _verified(path: Path, names: Collection[str] | None) -> Iterator[tuple[Manif
                 raise _damaged(path / name, "The manifest does not know this file; a checkpoint holds nothing else.")
             for name, record in manifest.files.items():
                 _check_size(path / name, record.size_bytes)
-            files = {name: stack.enter_context(open(path / name, "rb")) for name in _chosen(path, manifest, names)}
+            files = {name: stack.enter_context(open(path / name, "rb")) for name in _chosen(path, manifest, names, where_there)}
         except (OSError, CheckpointError) as error:
             if not path.exists():
                 raise RemovedError(
@@ -406,8 +409,8 @@ def _iter_records(file: Path, entries: Mapping[str, Any]) -> Iterator[tuple[str,
                 raise _damaged(file, f"It speaks of {name[:80]!r}; a file is called NAME.safetensors or NAME.json.")
 
 
-def _chosen(path: Path, manifest: Manifest, names: Collection[str] | None) -> list[str]:
-    """The files that `names` (None: all) means; CheckpointError where a name has none."""
+def _chosen(path: Path, manifest: Manifest, names: Collection[str] | None, where_there: Collection[str]) -> list[str]:
+    """The files that `names` (None: all) means, and some more `where_there`; CheckpointError where a name has none."""
     if names is None:
         return list(manifest.files)
     stems = {file.partition(".")[0] for file in manifest.files}
@@ -418,7 +421,7 @@ def _chosen(path: Path, manifest: Manifest, names: Collection[str] | None) -> li
                 f"It holds {', '.join(sorted(manifest.files)) or 'nothing'}.",
                 "Give a checkpoint that lmtrain's training saved.",
             )
-    return [file for file in manifest.files if file.partition(".")[0] in names]
+    return [file for file in manifest.files if file.partition(".")[0] in {*names, *where_there}]
 
 
 def _damaged(file: Path, problem: str) -> CheckpointError:

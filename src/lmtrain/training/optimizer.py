@@ -154,9 +154,9 @@ class SparseAdam(Adam):
                     parameter.grad = None  # hidden from the dense step
         if not sparse:
             raise SettingsError(
-                "optimizer.name=sparse_adam was given a model without sparse gradients.",
+                "sparse_adam was given a model without sparse gradients.",
                 "It needs an embedding of its own: not tied to the output layer, and no L1.",
-                "Type optimizer=adam, or model.tie_weights=false optimizer.l1=0.",
+                "Take adam, or leave out what ties or shrinks the embedding.",
             )
         super().step()
         for group, parameter, grad in sparse:
@@ -296,35 +296,33 @@ def _fused(name: str, groups: list[dict[str, Any]]) -> bool:
 
 def _check_options(name: str, learning_rate: float, options: dict[str, Any], groups: list[dict[str, Any]]) -> None:
     if name not in OPTIONS:
-        raise SettingsError(
-            f"optimizer.name={name} does not exist.", f"Allowed are {', '.join(OPTIONS)}.", "Type optimizer=adam."
-        )
+        raise SettingsError(f"name={name} does not exist.", f"Allowed are {', '.join(OPTIONS)}.", "Type name=adam.")
     largest = LARGEST_RATE.get(name)
     if largest is not None and learning_rate > largest:
         usual = 0.1 if name == "adagrad" else 0.001
         raise SettingsError(
-            f"optimizer.learning_rate={learning_rate:g} is absurd for {name}.",
+            f"learning_rate={learning_rate:g} is absurd for {name}.",
             f"{name} divides each gradient by its own size, so a step moves every weight by about the rate, and weights are "
             f"smaller than 1; rates up to {largest:g} are allowed (only sgd takes rates such as 20).",
-            f"Type optimizer.learning_rate={usual:g}.",
+            f"Type learning_rate={usual:g}.",
         )
     for option, value in options.items():
         if option not in OPTIONS[name] and value != _DEFAULTS[option]:
             readers = [other for other, read in OPTIONS.items() if option in read]
             raise SettingsError(
-                f"optimizer.{option}={value} would be ignored by {name}.",
+                f"{option}={value} would be ignored by {name}.",
                 f"It is read by {', '.join(readers)}; {name} reads {', '.join(OPTIONS[name])}.",
-                f"Leave optimizer.{option} out, or type optimizer={readers[0]}.",
+                f"Leave it out, or type name={readers[0]}.",
             )
     if options["nesterov"] and not options["momentum"]:
         raise SettingsError(
-            "optimizer.nesterov=true was given without momentum.",
+            "nesterov=True was given without momentum.",
             "Nesterov's method looks ahead along the momentum, which must be above 0.",
-            "Type optimizer.momentum=0.9.",
+            "Type momentum=0.9.",
         )
     if name == "sparse_adam" and any(group.get("weight_decay") for group in groups):
         raise SettingsError(
-            "optimizer.name=sparse_adam was given a weight_decay.",
+            "sparse_adam was given a weight_decay.",
             "L2 changes every row of the embedding at every step; sparse_adam touches only the rows of the chunk.",
-            "Type optimizer=adam, or optimizer.weight_decay=0.",
+            "Type name=adam, or weight_decay=0.",
         )

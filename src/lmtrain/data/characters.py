@@ -1,0 +1,61 @@
+"""Characters of a text: their normalisation, and how one types those that are not seen. Without NumPy.
+
+    iter_normalized(blocks, "nfc")     the text in one Unicode normalisation form, though it comes in blocks cut anywhere
+    character_of("U+00A0")             the no-break space
+
+A normalised text can be cut anywhere and stays normalised (Unicode Standard Annex 15); one that is not yet is cut before an
+ASCII character, which no form joins with what stands before it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+FORMS = ("nfc", "nfd", "nfkc")
+LAST_ASCII = re.compile(r"[\x00-\x7f](?=[^\x00-\x7f]*\Z)")
+
+
+def normalized(text: str, form: str) -> str:
+    """`text` in the form "nfc", "nfd" or "nfkc"; as it is with "none"."""
+    if form == "none":
+        return text
+    assert form in FORMS, form
+    return text if text.isascii() else unicodedata.normalize(form.upper(), text)  # type: ignore[arg-type]
+
+
+def iter_normalized(blocks: Iterable[str], form: str) -> Iterator[str]:
+    """The same of a text in blocks that are cut anywhere, also within a character and its accents."""
+    if form == "none":
+        yield from blocks
+        return
+    rest: list[str] = []
+    for block in blocks:
+        end = found.start() if (found := LAST_ASCII.search(block)) else 0
+        if end:
+            yield normalized("".join([*rest, block[:end]]), form)
+            rest.clear()
+        elif found and rest:
+            yield normalized("".join(rest), form)
+            rest.clear()
+        rest.append(block[end:])
+    if any(rest):
+        yield normalized("".join(rest), form)
+
+
+def character_of(typed: str) -> str:
+    """A character as one types it: itself, or by its number as U+00A0. ValueError for anything else."""
+    if re.fullmatch(r"[Uu]\+[0-9A-Fa-f]{4,6}", typed):
+        code = int(typed[2:], 16)
+        typed = chr(code) if code < 0x110000 else ""
+    if len(typed) != 1 or "\ud800" <= typed <= "\udfff" or typed == "\n":
+        raise ValueError("a character is itself, or its number such as U+00A0; a line's end is none that can be chosen")
+    return typed
+
+
+def spaced(text: str, separators: str) -> str:
+    """`text` with a space for each of the `separators`."""
+    for separator in separators:
+        text = text.replace(separator, " ")
+    return text

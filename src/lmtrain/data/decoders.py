@@ -1,0 +1,67 @@
+"""Token ids to text, one by one: what each adds to the text, in whole characters."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from typing import Protocol
+
+from lmtrain.data.vocabulary import WHITESPACE
+
+
+class Decoder(Protocol):
+    """Turns ids into text one by one."""
+
+    def push(self, token_id: int) -> str:
+        """What `token_id` adds to the text; only whole characters, so it may be empty (byte, bpe)."""
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD for a character that was never completed (byte, bpe), else nothing."""
+
+
+class TextDecoder:
+    """Tokens that are written as they are."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self._tokens = tokens
+
+    def push(self, token_id: int) -> str:
+        return self._tokens[checked(token_id, len(self._tokens))]
+
+    def flush(self) -> str:
+        return ""
+
+
+class BytesDecoder:
+    """Whole characters of the bytes that tokens write."""
+
+    def __init__(self, bytes_of: Sequence[bytes]) -> None:
+        self._bytes_of, self._decoder = bytes_of, codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int) -> str:
+        return self._decoder.decode(self._bytes_of[checked(token_id, len(self._bytes_of))])
+
+    def flush(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class WordDecoder:
+    """A space between two words of a line, none at its ends, and none where there is one already: behind the text `before`."""
+
+    def __init__(self, tokens: Sequence[str], eos_id: int, separators: str, before: str) -> None:
+        self._tokens, self._eos_id = tokens, eos_id
+        self._behind_word = before[-1:] not in WHITESPACE + separators  # "" is in it: nothing stands before the first word
+
+    def push(self, token_id: int) -> str:
+        space = " " if self._behind_word else ""
+        self._behind_word = token_id != self._eos_id
+        return space + self._tokens[checked(token_id, len(self._tokens))] if self._behind_word else "\n"
+
+    def flush(self) -> str:
+        return ""
+
+
+def checked(token_id: int, vocab_size: int) -> int:
+    """`token_id`, which must be one of the vocabulary."""
+    assert 0 <= token_id < vocab_size, f"token id {token_id} is outside 0 .. {vocab_size - 1}"
+    return token_id
