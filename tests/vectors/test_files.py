@@ -203,3 +203,26 @@ def test_the_files_of_others_are_read() -> None:
     assert (glove.matrix.shape, binary.matrix.shape, russian.matrix.shape) == ((5000, 50), (9534, 50), (291, 5))
     assert russian.words[:3] == ("и", "в", "на")
     assert np.abs(glove["king"] - binary["king"]).max() < 6e-5
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@given(data=st.data())
+def test_a_damaged_file_is_read_or_refused_and_never_more(
+    format: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    Vectors(("cat", "dög", "sea"), np.array([[1, 2], [-3, 0.25], [1e-9, 7]], np.float32)).save(path, format=format)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content)))
+        piece = data.draw(st.binary(max_size=4) | st.sampled_from([b"\n", b" ", b"nan", b"9999999999", b"\xef\xbb\xbf"]))
+        content[place : place + data.draw(st.integers(0, 5))] = piece
+    path.write_bytes(content)
+    for named in (None, format):
+        try:
+            vectors = Vectors.load(path, format=named)
+        except DataError as error:
+            assert "\n" not in str(error)
+        else:
+            assert np.isfinite(vectors.matrix).all()
+            assert len(set(vectors.words)) == len(vectors) > 0
