@@ -285,7 +285,7 @@ def load_vectors(path: str | Path, *, checkpoint: Literal["best", "last"] = "bes
     CheckpointError for a model without word vectors, and what `load_trained` and `Vectors.load` raise.
     """
     path = expanded(path)
-    if path.is_file() or (format is not None and not path.is_dir()):
+    if not path.is_dir():
         return Vectors.load(path, format=format)
     trained = load_trained(path, prefer=checkpoint)
     vectors = vectors_of(trained)

@@ -145,6 +145,12 @@ def test_bad_files_are_refused_in_one_paragraph(name: str, tmp_path: Path) -> No
     assert "\n" not in str(caught.value)
 
 
+def test_a_format_that_is_named_wrongly_is_said(tmp_path: Path) -> None:
+    for format, words in {"npz": "is no npz: it begins with 'cat '", "word2vec": "does not begin with the two numbers"}.items():
+        with pytest.raises(DataError, match=words):
+            read(b"cat 1 2\n", tmp_path, format)
+
+
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DataError):

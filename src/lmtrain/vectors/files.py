@@ -234,6 +234,11 @@ def _collect(rows: Iterator[Row], path: Path) -> Vectors:
 
 
 def _read_npz(file: BinaryIO, path: Path) -> Vectors:
+    if (beginning := file.read(4)) != ZIP:
+        raise DataError(
+            f"{path} is no npz: it begins with {_shown(beginning)}.", ALLOWED, "Leave --format out: the content tells it."
+        )
+    file.seek(0)
     try:
         with np.load(file, allow_pickle=False) as arrays:
             names = sorted(arrays.files)

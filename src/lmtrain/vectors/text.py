@@ -84,9 +84,9 @@ def read_words(path: str | Path, *, min_count: int = 5, max_words: int | None = 
     ordinary = [token for token in range(tokenizer.vocab_size) if token not in special][:max_words]
     if not ordinary:
         raise DataError(
-            f"{facts.path} has no word that is there at least {min_count} times.",
-            "Word vectors are trained of words that are frequent enough.",
-            "Give a longer text, or let rarer words in with min_count=1.",
+            f"{facts.path} has no word" + (f" that is there at least {min_count} times." if min_count > 1 else "."),
+            "Word vectors are made of words that are frequent enough.",
+            "Give a longer text, or let rarer words in with min_count=1." if min_count > 1 else "Give a text with words.",
         )
     new = np.full(tokenizer.vocab_size, GAP, np.int32)
     new[ordinary] = np.arange(len(ordinary), dtype=np.int32)
