@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import lmtrain
+import lmtrain.saved
 from lmtrain.commands.vectors import COMMANDS
 
 Call = Callable[..., Any]
@@ -174,12 +175,20 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(
     assert sorted(files.iterdir()) == before
 
 
-def test_a_model_without_vectors_and_vectors_that_are_not_finite_are_refused(files: Path, call: Call) -> None:
+def test_a_model_without_vectors_and_vectors_that_are_not_finite_are_refused(
+    files: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert call("data=text", "data.path=text.txt", "model=ngram", "tokenizer=word", "hydra.run.dir=counted").code == 0
     ended = call("vectors", "neighbours", "counted", "cat")
     assert ended.code == 4
     assert "counted" in ended.err
     assert "has no word vectors" in ended.err
+    diverged = lmtrain.load_vectors("run")
+    diverged.matrix[0, 0] = np.nan
+    monkeypatch.setattr(lmtrain.saved, "vectors_of", lambda trained: diverged)
+    ended = call("vectors", "neighbours", "run", "a")
+    assert ended.code == 4
+    assert "hold numbers that are not finite" in ended.err
 
 
 def test_every_command_has_its_help_and_is_in_the_overview(call: Call) -> None:

@@ -152,9 +152,10 @@ def test_a_format_that_is_named_wrongly_is_said(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(DataError):
-            Vectors.load(path)
+    with pytest.raises(DataError, match=r"There is no file or directory"):
+        Vectors.load(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"is a directory\..*lmtrain\.load_vectors\('"):
+        Vectors.load(tmp_path)
     with pytest.raises(ResourceError, match="cannot be written"):
         Vectors(("a",), np.ones((1, 1), np.float32)).save(tmp_path / "no" / "directory")
 

@@ -56,6 +56,10 @@ def read_vectors(path: Path, format: str | None = None) -> Vectors:
     """The vectors in a file of one of FORMATS; None: what its content says. See `lmtrain.Vectors.load`."""
     if format not in (None, *FORMATS):
         raise ValueError(f"format={format!r}; expected one of {', '.join(FORMATS)}")
+    if path.is_dir():
+        raise DataError(
+            f"{path} is a directory.", ALLOWED, f"Give a file; or, of a run, take lmtrain.load_vectors({str(path)!r})."
+        )
     with open_unpacked(path) as (file, packer):
         found = format or _recognise(file, path)
         file.seek(0)

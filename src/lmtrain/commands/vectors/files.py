@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lmtrain.commands.options import Parser, parse
-from lmtrain.commands.vectors.options import FORMATS, new_file
+from lmtrain.commands.vectors.options import FORMATS, new_file, read_vectors
 from lmtrain.shell import printable
 
 
@@ -20,10 +20,7 @@ def export(arguments: list[str]) -> None:
     parser.add_argument("--output", metavar="FILE", required=True, help="the file to write")
     options = parse(parser, arguments)
     output = new_file(options.output)
-
-    from lmtrain.saved import load_vectors
-
-    vectors = load_vectors(options.vectors, checkpoint=options.checkpoint, format=options.from_format)
+    vectors = read_vectors(options.vectors, options.checkpoint, options.from_format)
     vectors.save(output, format=options.format)
     size = vectors.matrix.shape[1]
     print(printable(f"Saved in {output}: {len(vectors):,} words, {size} numbers each ({options.format})."))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lmtrain.commands.options import Parser, new_path
 from lmtrain.errors import SettingsError
+from lmtrain.shell import expanded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,9 +33,18 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
 
 def open_vectors(options: argparse.Namespace, path: str | None = None) -> Vectors:
     """The vectors that the options name, or those at `path`."""
+    return read_vectors(path or options.vectors, options.checkpoint, options.format)
+
+
+def read_vectors(path: str, checkpoint: Literal["best", "last"], format: str | None) -> Vectors:
+    """As `lmtrain.load_vectors`; for a file PyTorch, which takes seconds to import, is left out."""
+    if not expanded(path).is_dir():
+        from lmtrain.vectors.table import Vectors
+
+        return Vectors.load(expanded(path), format=format)
     from lmtrain.saved import load_vectors
 
-    return load_vectors(path or options.vectors, checkpoint=options.checkpoint, format=options.format)
+    return load_vectors(path, checkpoint=checkpoint, format=format)
 
 
 def new_file(path: str, suffixes: tuple[str, ...] = ()) -> Path:
