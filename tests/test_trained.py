@@ -87,6 +87,7 @@ def test_samples_are_those_of_the_command_and_repeat(lm: lmtrain.Model, call: Ca
     texts = lm.sample("the ", max_tokens=9, num_samples=2, seed=5)
     assert shown == "\n---\n".join("the " + text for text in texts) + "\n"
     assert texts == lm.sample("the ", max_tokens=9, num_samples=2, seed=5)
+    assert lm.sample("the ", max_tokens=9, seed=6) == texts[1:], "whether it is drawn alone or among others"
     assert lm.sample("the ", stop=" ", temperature=0.0)[0].count(" ") == 0
 
 

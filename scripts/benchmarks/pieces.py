@@ -181,7 +181,7 @@ def make_generators(preset: Preset, device: torch.device) -> Iterator[Contestant
         tokenizer: Any = _Numbers(preset.vocab_size)
         with autocast(precision, device):
             if precision not in endless:
-                endless[precision] = sample(ours, tokenizer, "", settings, num_samples=10**9, device=device)
+                endless[precision] = sample(ours, tokenizer, "", settings, num_samples=10**9, side_by_side=1, device=device)
             for _ in next(endless[precision]):
                 pass
 

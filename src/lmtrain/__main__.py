@@ -18,6 +18,7 @@ from lmtrain.training.signals import end_in_order
 COMMANDS = {
     "sample": "write text",
     "score": "log-probability of every line of a text",
+    "rescore": "best of n-best lists that were scored",
     "evaluate": "exact perplexity with its bill; the score of a tagger or classifier",
     "predict": "tags sentences, or labels texts",
     "mix": "interpolate models, weights fitted on validation",

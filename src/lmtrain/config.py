@@ -1,8 +1,9 @@
 """Every setting there is: its type, its default, its range, its meaning, and whether a resumed run may change it.
 
 Plain dataclasses, without torch and without Hydra, so that settings are checked before anything heavy is imported. The
-defaults are those of a plain run; the files of `conf/` say only in what another choice differs. Hydra composes them; a checkpoint stores them as JSON; `lmtrain.settings.reading` turns either mapping into a
-`Config`, and reports *all* that is wrong with it at once.
+defaults are those of a plain run; the files of `conf/`, which Hydra composes, say only in what another choice differs. A
+checkpoint stores settings as JSON; `lmtrain.settings.reading` turns either mapping into a `Config`, and reports *all* that is
+wrong with it at once.
 """
 
 from __future__ import annotations

@@ -5,8 +5,10 @@ Every method does what the command of its name does, through the same code.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +20,18 @@ from numpy.typing import NDArray
 
 from lmtrain.data.corpus import encode_file
 from lmtrain.data.tokenizer import Tokenizer
+from lmtrain.inference.batch import BATCH_TOKENS
 from lmtrain.inference.evaluate import Bill, evaluate, make_tokens
 from lmtrain.inference.sample import SampleSettings, encode_prompt, read, sample
-from lmtrain.inference.score import ScoredToken, score_text
+from lmtrain.inference.score import ScoredToken, score_text, score_texts
+from lmtrain.inference.surprise import Unit, UnitName, score_units
 from lmtrain.models.base import LanguageModel, evaluating
 from lmtrain.saved import Trained, vectors_of
 from lmtrain.tasks.opening import open_saved
 from lmtrain.training.checkpoint import load_document
 from lmtrain.vectors.table import Vectors
 
+Precision = Literal["float32", "bfloat16"]
 CHUNK = 256  # tokens whose distributions are computed at once
 
 
@@ -74,45 +79,78 @@ class Model:
             f"<lmtrain.Model {sizes}, vocabulary {self.tokenizer.vocab_size:,} ({self.tokenizer.name}){reached}, {self.path}>"
         )
 
-    def score(self, texts: str | Iterable[str], *, per_token: bool = False) -> list[TextScore]:
+    def score(
+        self,
+        texts: str | Iterable[str],
+        *,
+        per_token: bool = False,
+        precision: Precision = "float32",
+        batch_tokens: int = BATCH_TOKENS,
+        unknown_cost: float = 0.0,
+    ) -> list[TextScore]:
         """How likely each text is: one result per text, in their order. A string is one text.
 
-        Texts know nothing of each other. Each begins where a line begins, and where words are tokens its last line is ended,
-        as `lmtrain score --independent` does. With `per_token` the results hold every token with its nats.
+        Texts know nothing of each other, and `batch_tokens` of them are scored side by side. Each begins where a line begins,
+        and where words are tokens its last line is ended, as `lmtrain score --independent` does. With `per_token` the results
+        hold every token with its nats, unknown words as they stood. `precision` of products: "float32" or "bfloat16".
+        `unknown_cost`: nats that each unknown word costs besides what the model asks for `<unk>`.
 
         >>> [round(result.log_prob, 1) for result in lm.score(["the cat sat on a mat", "mat a on sat cat the"])]
         [-19.6, -19.3]
         """
-        return [self._score(text, per_token) for text in ([texts] if isinstance(texts, str) else texts)]
+        if batch_tokens < 1:
+            raise ValueError(f"batch_tokens={batch_tokens}; expected at least 1")
+        if not math.isfinite(unknown_cost):
+            raise ValueError(f"unknown_cost={unknown_cost}; expected a finite number of nats")
+        texts = [texts] if isinstance(texts, str) else texts
+        with self._computing(precision):
+            scored = score_texts(
+                self.network, self.tokenizer, texts, per_token=per_token, batch_tokens=batch_tokens,
+                unknown_cost=unknown_cost, device=self.device,
+            )  # fmt: skip
+            return [TextScore(text.total_nats, text.num_tokens, text.num_unk, text.tokens) for text in scored]
 
-    def _score(self, text: str, per_token: bool) -> TextScore:
-        whole = text if text or not self.tokenizer.kind.ends_last_line else "\n"  # an empty line is its end
-        if not whole:
-            return TextScore(0.0, 0, 0, () if per_token else None)
-        tokens: list[ScoredToken] = []
-        bill = score_text(
-            self.network, self.tokenizer, [whole], per_token=per_token, device=self.device,
-            on_line=lambda line: tokens.extend(line.tokens or ()),
-        )  # fmt: skip
-        return TextScore(bill.total_nats, bill.num_tokens, bill.num_unk, tuple(tokens) if per_token else None)
+    def surprise(self, text: str, *, unit: UnitName = "word", precision: Precision = "float32") -> list[Unit]:
+        """Where the model is surprised, as `lmtrain score --unit` says it, for every "token", "word" or "line" of `text`.
 
-    def perplexity(self, text: str | os.PathLike[str] | Iterable[str]) -> Bill:
+        Each has its surprisal (nats), the entropy of what was expected, the rank of what came and the likeliest others.
+
+        >>> [(word.text, word.rank) for word in lm.surprise("the cat a")]
+        [('the', 5), ('cat', 8), ('a', 1), ('<eos>', 1)]
+        """
+        if unit not in ("token", "word", "line"):
+            raise ValueError(f"unit={unit!r}; expected 'token', 'word' or 'line'")
+        units: list[Unit] = []
+        with self._computing(precision):
+            score_units(self.network, self.tokenizer, [text], unit, units.append, device=self.device)
+        return units
+
+    @contextmanager
+    def _computing(self, precision: str) -> Iterator[None]:
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision={precision!r}; expected 'float32' or 'bfloat16'")
+        with torch.autocast(self.device, torch.bfloat16, enabled=precision == "bfloat16"):
+            yield
+
+    def perplexity(self, text: str | os.PathLike[str] | Iterable[str], *, precision: Precision = "float32") -> Bill:
         """What `lmtrain evaluate --text` prints, as an object; its `perplexity` is the number.
 
         `text` is the path of a file, or the text itself in blocks that are cut anywhere (an open file, a list of lines).
+        `precision` of products: "float32" or "bfloat16".
 
         >>> round(lm.perplexity("text.txt").perplexity, 1)
         1.5
         """
-        if isinstance(text, str | os.PathLike):
+        with self._computing(precision):
+            if not isinstance(text, str | os.PathLike):
+                return score_text(self.network, self.tokenizer, text, device=self.device)
             split = encode_file(Path(text), self.tokenizer)
             return evaluate(
                 self.network, split.ids, eos_id=self.tokenizer.eos_id, unk_id=self.tokenizer.unk_id,
                 num_chars=split.num_chars, num_bytes=split.num_bytes, num_words=self.tokenizer.count_words(split.ids),
-        spelling_nats=None if self.tokenizer.rare is None else split.spelling_micronats / 1e6,
+                spelling_nats=None if self.tokenizer.rare is None else split.spelling_micronats / 1e6,
                 device=self.device,
             )  # fmt: skip
-        return score_text(self.network, self.tokenizer, text, device=self.device)
 
     def sample(
         self,
@@ -127,13 +165,17 @@ class Model:
         stop: str | Sequence[str] = (),
         allow_unk: bool = False,
         seed: int = 1,
+        precision: Precision = "float32",
     ) -> list[str]:
         r"""`num_samples` continuations of `prompt`, which they do not repeat. The same seed gives the same texts.
+
+        They are drawn side by side. The first one is that of `seed`, the next that of seed + 1, and so on, however many.
 
         temperature          0 takes the likeliest token always; 1 draws as the model predicts
         top_k, top_p, min_p  leave out unlikely tokens: see `lmtrain.inference.sample`
         stop                 texts that end a continuation, and are not part of it
         allow_unk            lets the unknown token be drawn, too
+        precision            of products: "float32" or "bfloat16"
 
         >>> lm.sample("the cat", stop="\n", temperature=0)
         [' a']
@@ -142,8 +184,11 @@ class Model:
             temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, max_tokens=max_tokens,
             stop=(stop,) if isinstance(stop, str) else tuple(stop), allow_unk=allow_unk, statistics=False,
         )  # fmt: skip
-        samples = sample(self.network, self.tokenizer, prompt, settings, num_samples=num_samples, seed=seed, device=self.device)
-        return ["".join(draw.text for draw in draws) for draws in samples]
+        with self._computing(precision):
+            samples = sample(
+                self.network, self.tokenizer, prompt, settings, num_samples=num_samples, seed=seed, device=self.device
+            )
+            return ["".join(draw.text for draw in draws) for draws in samples]
 
     def next(self, prompt: str = "", *, top: int = 5) -> list[tuple[str, float]]:
         """The `top` likeliest tokens behind `prompt` with their probabilities, the likeliest first.

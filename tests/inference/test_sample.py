@@ -30,11 +30,10 @@ class Script(LanguageModel):
 
     def log_probs(self, tokens_TB, state):
         self.lengths_read.append(len(tokens_TB))
-        counts_T = state[0] + torch.arange(1, len(tokens_TB) + 1)
-        log_probs_TBV = torch.full((len(tokens_TB), 1, self.vocab_size), -20.0)
-        for t, count in enumerate(counts_T.tolist()):
-            log_probs_TBV[t, 0, self.ids[count % len(self.ids)]] = 20.0
-        return log_probs_TBV.log_softmax(-1), (counts_T[-1:],)
+        counts_TB = state[0] + torch.arange(1, len(tokens_TB) + 1)[:, None]
+        next_TB = torch.tensor(self.ids)[counts_TB % len(self.ids)]
+        log_probs_TBV = torch.nn.functional.one_hot(next_TB, self.vocab_size) * 40.0 - 20.0
+        return log_probs_TBV.log_softmax(-1), (counts_TB[-1],)
 
 
 def log_probs(*probabilities):
@@ -190,10 +189,50 @@ def test_the_prompt_is_read_once_in_chunks_and_then_token_by_token(prompt_length
     model = Script([1])
     texts = sample(model, CHARS, "a" * prompt_length, SampleSettings(max_tokens=3), num_samples=2)
     assert [len(list(draws)) for draws in texts] == [3, 3]
-    prompt, tokens = model.lengths_read[:-4], model.lengths_read[-4:]
+    prompt, tokens = model.lengths_read[:-2], model.lengths_read[-2:]
     assert sum(prompt) == 1 + prompt_length
     assert max(prompt) <= sampler.PROMPT_CHUNK
-    assert tokens == [1, 1, 1, 1]
+    assert tokens == [1, 1], "both texts are read at once"
+
+
+# ---- many texts
+
+
+def test_each_text_is_the_one_that_its_own_seed_draws_alone(table):
+    settings = SampleSettings(max_tokens=12, stop=("b",))  # so they end one after the other
+    alone = [sample_text(table, CHARS, "a", settings, seed=7 + number) for number in range(11)]
+    assert len({len(text) for text in alone}) > 3
+    for side_by_side in (1, 4, 64):
+        for num_samples in (2, 11):
+            texts = sample(table, CHARS, "a", settings, num_samples=num_samples, side_by_side=side_by_side, seed=7)
+            assert ["".join(drawn.text for drawn in draws) for draws in texts] == alone[:num_samples]
+
+
+def test_texts_may_be_read_in_any_order_and_some_not_at_all(table):
+    settings = SampleSettings(max_tokens=5)
+    expected = [[drawn.token for drawn in draws] for draws in sample(table, CHARS, "", settings, num_samples=4)]
+    texts = list(sample(table, CHARS, "", settings, num_samples=4))
+    assert [drawn.token for drawn in texts[3]] == expected[3]
+    assert [drawn.token for drawn in texts[1]] == expected[1]
+
+
+def test_a_text_is_shown_while_others_are_still_to_be_drawn(table, monkeypatch):
+    drawn_tokens = []
+    draw_each = sampler.draw_each
+    monkeypatch.setattr(sampler, "draw_each", lambda *a, **k: drawn_tokens.append(1) or draw_each(*a, **k))
+    first = next(sample(table, CHARS, "", SampleSettings(max_tokens=100), num_samples=3))
+    next(first)
+    assert len(drawn_tokens) == 1
+
+
+def test_with_a_model_without_probabilities_among_many_texts_the_error_is_that_of_one():
+    class Empty(Script):
+        def log_probs(self, tokens_TB, state):
+            log_probs_TBV, state = super().log_probs(tokens_TB, state)
+            return torch.full_like(log_probs_TBV, -math.inf), state
+
+    with pytest.raises(CheckpointError, match="probability zero to every token"):
+        [list(draws) for draws in sample(Empty([1]), CHARS, num_samples=3)]
 
 
 @pytest.mark.parametrize("length", [1, 2, 300])
@@ -224,8 +263,9 @@ def test_unknown_characters_of_a_prompt_are_listed_and_read_as_unk(table, caplog
     ids = np.array([0, 1, 4, 2, 4, 4])
     log_probs_V, state = read(table, ids, table.initial_state(1), "cpu")
     generator = torch.Generator().manual_seed(3)
-    draws = sampler.generate(table.readers()(state), log_probs_V, SampleSettings(), generator, excluded=4)
-    assert with_unknown == CHARS.decode(d.token for d in draws)
+    writer = sampler.Writer(CHARS, "", ())
+    draws = sampler.generate(table.readers()(state), log_probs_V, SampleSettings(), [generator], [writer], excluded=4)
+    assert with_unknown == CHARS.decode(drawn.token for _, drawn, _ in draws)
 
 
 def test_unknown_characters_are_refused_where_there_is_no_unk(table):

@@ -56,7 +56,7 @@ def test_every_line_has_its_share(table, chunk_length):
     assert [line.num_tokens for line in lines] == [4, 1, 4, 2]
     assert [line.num_unk for line in lines] == [0, 0, 1, 0]
     assert [[token.text for token in line.tokens] for line in lines] == [
-        ["to", "be", "or", "<eos>"], ["<eos>"], ["<unk>", "to", "be", "<eos>"], ["to", "<eos>"],
+        ["to", "be", "or", "<eos>"], ["<eos>"], ["not", "to", "be", "<eos>"], ["to", "<eos>"],
     ]  # fmt: skip
     assert [token.is_unk for token in lines[2].tokens] == [True, False, False, False]
     context, nats = [0, 0], []

@@ -10,7 +10,7 @@ import lmtrain.config as config
 from lmtrain.build import build_model
 from lmtrain.data.tokenizer import CharTokenizer
 from lmtrain.inference.sample import SampleSettings, sample_text
-from lmtrain.models.base import LanguageModel
+from lmtrain.models.base import LanguageModel, StatePolicy
 from lmtrain.models.mixture import Mixture
 from lmtrain.models.recurrent import GRULayer, RecurrentLanguageModel, RecurrentLayer
 from lmtrain.ops import native
@@ -72,7 +72,7 @@ def read(model: LanguageModel, ids: list[int], prompt: int = 0) -> Tensor:
         with torch.no_grad():
             _, state = model.log_probs(torch.tensor(ids[:prompt])[:, None], state)
     reader = model.readers()(state)
-    return torch.stack([reader(token).clone() for token in ids[prompt:]])
+    return torch.stack([reader([token], [0])[0].clone() for token in ids[prompt:]])
 
 
 def expected(model: LanguageModel, ids: list[int]) -> Tensor:
@@ -152,9 +152,30 @@ def test_texts_read_side_by_side_do_not_disturb_each_other(generator: torch.Gene
     model = make_model(37, embed_size=5, hidden_size=9, num_layers=1)
     readers, (a, b) = model.readers(), (ids_of(37, generator), ids_of(37, generator))
     first, second = readers(model.initial_state(1)), readers(model.initial_state(1))
-    pairs = [(first(x).clone(), second(y).clone()) for x, y in zip(a, b, strict=True)]
+    pairs = [(first([x], [0])[0].clone(), second([y], [0])[0].clone()) for x, y in zip(a, b, strict=True)]
     assert torch.equal(torch.stack([x for x, _ in pairs]), read(model, a))
     assert torch.equal(torch.stack([y for _, y in pairs]), read(model, b))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", ["odd", "uneven layers", "tied with projection"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_text_reads_the_same_to_the_last_bit_whoever_is_read_with_it(
+    cell: str, shape: str, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    vocab_size, settings = SHAPES[shape]
+    model = make_model(vocab_size, **CELLS[cell], **settings)
+    model.forget_at(StatePolicy.line)
+    texts = [ids_of(vocab_size, generator, length=1 + 3 * (number % 5)) for number in range(15)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        alone = [read(model, ids) for ids in texts]
+        reader, together = model.readers()(model.initial_state(len(texts))), [[] for _ in texts]  # type: ignore[var-annotated]
+        for step in range(13):
+            going = [number for number, ids in enumerate(texts) if step < len(ids)]
+            for number, row in zip(going, reader([texts[n][step] for n in going], going), strict=True):
+                together[number].append(row.clone())
+    for mine, its in zip(alone, together, strict=True):
+        assert torch.equal(mine, torch.stack(its))
 
 
 @pytest.mark.parametrize(
@@ -174,6 +195,14 @@ def test_models_that_the_step_does_not_know_read_in_the_general_way(
     assert not isinstance(model, RecurrentLanguageModel) or model._network() is None
     model.eval()
     torch.testing.assert_close(read(model, ids, prompt=3), expected(model, ids)[3:], rtol=1e-5, atol=1e-5)
+    reader, lengths = model.readers()(model.initial_state(5)), [40, 3, 7, 3, 20]  # until two of five are left, and one
+    for step in range(40):
+        going = [text for text, length in enumerate(lengths) if step < length]
+        rows = reader([ids[(step + text) % 40] for text in going], going)
+        for text, row in zip(going, rows, strict=True):
+            own = [ids[(n + text) % 40] for n in range(step + 1)]
+            if step % 7 == 2:
+                torch.testing.assert_close(row, expected(model, own)[-1], rtol=1e-5, atol=1e-5)
 
 
 def test_a_cell_that_the_step_does_not_know_reads_in_the_general_way(generator: torch.Generator) -> None:
@@ -187,6 +216,14 @@ def test_a_cell_that_the_step_does_not_know_reads_in_the_general_way(generator: 
         layer.__class__ = OwnLayer
     ids = ids_of(37, generator)
     torch.testing.assert_close(read(model, ids, prompt=3), expected(model, ids)[3:], rtol=1e-5, atol=1e-5)
+    reader, lengths = model.readers()(model.initial_state(5)), [40, 3, 7, 3, 20]  # until two of five are left, and one
+    for step in range(40):
+        going = [text for text, length in enumerate(lengths) if step < length]
+        rows = reader([ids[(step + text) % 40] for text in going], going)
+        for text, row in zip(going, rows, strict=True):
+            own = [ids[(n + text) % 40] for n in range(step + 1)]
+            if step % 7 == 2:
+                torch.testing.assert_close(row, expected(model, own)[-1], rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_in_float64_reads_in_float64(generator: torch.Generator) -> None:

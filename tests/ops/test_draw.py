@@ -17,7 +17,7 @@ UNIFORMS = [0.0, 1e-9, 0.1, 0.25, 0.5, 0.77, 0.9999, 1 - 2**-53]
 def native_draw(log_probs_V: Tensor, uniform: float, temperature: float = 1.0, excluded: int | None = None) -> int:
     if reason := why_not("native", Call("draw", "cpu", torch.float32, {})):
         pytest.skip(reason)
-    return native.forward_draw()(log_probs_V, uniform, temperature, excluded)
+    return native.forward_draw()(log_probs_V[None], [uniform], temperature, excluded)[0]
 
 
 def cumulated(log_probs_V: Tensor, temperature: float, excluded: int | None) -> Tensor:

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from lmtrain.errors import ResourceError
 from lmtrain.ops import linear_cross_entropy as module
 from lmtrain.ops.backends import Call, why_not
-from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
+from lmtrain.ops.linear_cross_entropy import linear_cross_entropy, linear_nats
 
 CALL = Call("linear_cross_entropy", "cpu", torch.float32, {"N": 1, "V": 1, "D": 1})
 SIZES = [(1, 1, 1), (3, 2, 5), (2, 130, 17), (17, 35, 3), (35, 1000, 130), (130, 257, 35), (300, 70, 33)]
@@ -257,3 +257,39 @@ def test_a_weight_of_another_size_is_refused_with_who_said_which_size() -> None:
 def test_float64_by_name_is_refused_by_native() -> None:
     with pytest.raises(ResourceError, match="cannot compute linear_cross_entropy in float64 on cpu"):
         linear_cross_entropy(*make(2, 3, 2), backend="native")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("N", "V", "D"), SIZES)
+@pytest.mark.parametrize("max_bytes", [1, None])
+@pytest.mark.parametrize(("backend", "dtype"), TYPES)
+def test_each_target_has_its_nats(
+    backend: str, dtype: torch.dtype, max_bytes: int | None, N: int, V: int, D: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "eager":
+        monkeypatch.setattr(module, "why_not", lambda backend, call: "not now")
+    *parameters, targets_N = make(N, V, D, bias)
+    features_ND, weight_VD, bias_V = parameters
+    assert features_ND is not None
+    assert weight_VD is not None
+    expected_N = cross_entropy(linear(features_ND, weight_VD, bias_V), targets_N, reduction="none")
+    wide = [None if x is None else x.to(torch.float64 if dtype == torch.float64 else torch.float32) for x in parameters]
+    made_N = linear_nats(*wide, targets_N, compute_dtype=dtype, max_bytes=max_bytes)  # type: ignore[arg-type]
+    assert made_N.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    bound = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 2e-2}[dtype]
+    assert relative_error(made_N.double(), expected_N) < bound
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_nats_of_a_small_vocabulary_are_those_of_their_rows_for_any_number_of_threads(threads: int) -> None:
+    features_ND, weight_VD, bias_V, targets_N = make(700, 90, 33)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        made_N = linear_nats(features_ND.float(), weight_VD.float(), bias_V.float(), targets_N)  # type: ignore[union-attr]
+    finally:
+        torch.set_num_threads(before)
+    expected_N = cross_entropy(linear(features_ND, weight_VD, bias_V), targets_N, reduction="none")
+    assert_close(made_N.double(), expected_N, rtol=1e-5, atol=1e-5)
+    with pytest.raises(IndexError, match="targets_N holds 90"):
+        linear_nats(features_ND, weight_VD, bias_V, targets_N + 90 - targets_N)

@@ -173,17 +173,21 @@ def test_a_row_that_is_not_there_is_an_index_error(token: int) -> None:
 # --- draw -----------------------------------------------------------------------------------------------------------
 
 
+def native_draw(log_probs_V: Tensor, uniform: float, temperature: float, excluded: int | None) -> int:
+    return native.forward_draw()(log_probs_V[None], [uniform], temperature, excluded)[0]
+
+
 @pytest.mark.parametrize("uniform", [-0.1, -1e300, 1.0, 5.0, math.nan, math.inf, -math.inf])
 def test_a_uniform_number_outside_0_to_1_draws_nothing(uniform: float) -> None:
     log_probs_V = torch.tensor([-math.inf] * 300 + [0.0, 0.0])  # the sum before the first block was read, at sums[-1]
-    assert native.forward_draw()(log_probs_V, uniform, 1.0, None) == -1
+    assert native_draw(log_probs_V, uniform, 1.0, None) == -1
     with pytest.raises(ValueError, match="expected 0 <= uniform < 1"):
         draw_token(log_probs_V, uniform)
 
 
 @pytest.mark.parametrize("excluded", [-2, V, FAR])
 def test_an_excluded_token_outside_the_vocabulary_is_an_index_error(excluded: int) -> None:
-    assert native.forward_draw()(torch.zeros(V), 0.5, 1.0, excluded) == -1
+    assert native_draw(torch.zeros(V), 0.5, 1.0, excluded) == -1
     for draw in (draw_token, reference_draw):
         with pytest.raises(IndexError, match=f"excluded={excluded}"):
             draw(torch.zeros(V), 0.5, excluded=excluded)
@@ -192,13 +196,13 @@ def test_an_excluded_token_outside_the_vocabulary_is_an_index_error(excluded: in
 @pytest.mark.parametrize("spoiler", ["torch.bfloat16", "torch.float64", "torch.int64", "in a row", "a number", "meta"])
 def test_draw_takes_a_vector_of_float32_alone(spoiler: str) -> None:
     with pytest.raises((ValueError, AttributeError)):
-        native.forward_draw()(spoilt(torch.zeros(V))[spoiler], 0.5, 1.0, None)  # type: ignore[arg-type]
+        native_draw(spoilt(torch.zeros(V))[spoiler], 0.5, 1.0, None)  # type: ignore[arg-type]
 
 
 def test_an_empty_vocabulary_and_a_temperature_that_is_none_draw_nothing() -> None:
-    assert native.forward_draw()(torch.empty(0), 0.5, 1.0, None) == -1
+    assert native_draw(torch.empty(0), 0.5, 1.0, None) == -1
     for temperature in (0.0, -1.0, math.nan):
-        assert native.forward_draw()(torch.zeros(V), 0.5, temperature, None) == -1
+        assert native_draw(torch.zeros(V), 0.5, temperature, None) == -1
     with pytest.raises(ValueError, match="temperature=nan"):
         draw_token(torch.zeros(V), 0.5, temperature=math.nan)
 
@@ -223,7 +227,7 @@ def test_a_network_whose_parts_do_not_fit_is_refused(kind: str, dtype: torch.dty
     embedding_VE, stages = of(torch.float32, V, D), [stage(kind, D, H), stage("linear", H, V)]
     states = [torch.zeros(1, H)] * STATES.get(kind, 1)
     network = Network(embedding_VE, stages, dtype)
-    log_probs = network.stream(states).read(V - 1)
+    log_probs = network.streams(states).read([V - 1], [0])
     assert math.isclose(log_probs.exp().sum().item(), 1.0, rel_tol=1e-3)
     for place, whole in enumerate(stages):
         for name, x in whole._asdict().items():
@@ -248,27 +252,32 @@ def test_a_network_whose_parts_do_not_fit_is_refused(kind: str, dtype: torch.dty
 def test_a_stream_takes_the_states_of_its_network_alone(kind: str) -> None:
     network = Network(of(torch.float32, V, D), [stage(kind, D, H), stage("linear", H, V)], torch.float32)
     right = [torch.zeros(1, H)] * STATES.get(kind, 1)
-    for wrong in ([], [*right, right[0]], [torch.zeros(1, H + 1)] * len(right), [torch.zeros(2, H)] * len(right),
-                  [torch.zeros(H)] * len(right), [torch.zeros(1, 0)] * len(right)):  # fmt: skip
-        with pytest.raises(ValueError, match=r"the state of one stream|states; the network has"):
-            network.stream(wrong)
-    stream = network.stream([torch.zeros(H, 2, dtype=torch.float64).T[:1]] * len(right))  # any strides and numbers
-    assert torch.equal(stream.read(1), network.stream(right).read(1))
+    for wrong in ([], [*right, right[0]], [torch.zeros(1, H + 1)] * len(right), [torch.zeros(H)] * len(right),
+                  [torch.zeros(1, 0)] * len(right), [torch.zeros(1, H), torch.zeros(2, H)]):  # fmt: skip
+        with pytest.raises(ValueError, match=r"the states of the texts|states; the network has"):
+            network.streams(wrong)
+    streams = network.streams([torch.zeros(H, 2, dtype=torch.float64).T[:1]] * len(right))  # any strides and numbers
+    assert torch.equal(streams.read([1], [0]), network.streams(right).read([1], [0]))
+    with pytest.raises(IndexError, match="with B=1 they lie in 0 to 0"):
+        streams.read([1], [1])
+    for tokens, texts in ([1, 1], [0, 0]), ([1, 2], [0]), ([1], [0, 0]):
+        with pytest.raises(ValueError, match="expected one token for each"):
+            streams.read(tokens, texts)
 
 
 @pytest.mark.parametrize("token", [-1, V, FAR, -FAR])
 def test_the_step_reads_no_token_outside_the_vocabulary(token: int) -> None:
     network = Network(of(torch.float32, V, D), [stage("linear", D, V)], torch.float32)
-    with pytest.raises(IndexError, match=f"token {token}; with V=7 they lie in 0 to 6"):
-        network.stream([]).read(token)
+    with pytest.raises(IndexError, match=rf"tokens \[{token}\]; with V=7 they lie in 0 to 6"):
+        network.streams([]).read([token], [0])
 
 
 def test_the_step_writes_float32_whatever_the_default_type_is() -> None:
     network = Network(of(torch.float32, V, D), [stage("linear", D, V)], torch.float32)
-    expected = network.stream([]).read(3).clone()
+    expected = network.streams([]).read([3], [0]).clone()
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        assert torch.equal(network.stream([]).read(3), expected)
+        assert torch.equal(network.streams([]).read([3], [0]), expected)
     finally:
         torch.set_default_dtype(before)

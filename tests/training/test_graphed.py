@@ -14,9 +14,10 @@ from torch.utils._pytree import tree_leaves
 import lmtrain.config as config
 from lmtrain.build import _graphed, build_model
 from lmtrain.data.stream import Chunk
+from lmtrain.data.tokenizer import ByteTokenizer
 from lmtrain.errors import SettingsError
 from lmtrain.inference.evaluate import Static, iter_target_log_probs
-from lmtrain.inference.sample import SampleSettings, generate, read
+from lmtrain.inference.sample import SampleSettings, Writer, generate, read
 from lmtrain.models.base import NeuralLanguageModel
 from lmtrain.ops import backends, linear_cross_entropy
 from lmtrain.ops.replay import Replayed, record_cuda_graph
@@ -406,8 +407,14 @@ def test_replayed_generation_writes_the_same_text(
         """Two texts, written in turns."""
         log_probs_V, state = read(model, torch.tensor([0, 3, 4]).numpy(), model.initial_state(1), device)
         readers = model.readers(device)
-        pair = [generate(readers(state), log_probs_V, settings, Generator().manual_seed(n), excluded=None) for n in (1, 2)]
-        return [[a.token, b.token] for a, b in zip(*pair, strict=True)]
+        pair = [
+            generate(
+                readers(state), log_probs_V, settings, [Generator().manual_seed(n)],
+                [Writer(ByteTokenizer(), "", ())], excluded=None,
+            )
+            for n in (1, 2)
+        ]  # fmt: skip
+        return [[a.token, b.token] for (_, a, _), (_, b, _) in zip(*pair, strict=True)]
 
     got = texts()
     assert [replay._play is not None for replay in replays] == [True], "one record serves all texts"

@@ -49,7 +49,7 @@ def test_similarity_and_analogies_are_those_of_gensim(theirs: KeyedVectors, tmp_
             (a, b, c, theirs.most_similar(positive=[b, c], negative=[a], topn=1)[0][0] if RANDOM.random() < 0.5 else d)
         )
     (tmp_path / "questions").write_text(": all\n" + "\n".join(map(" ".join, questions)), encoding="utf-8")
-    accuracy, sections = theirs.evaluate_word_analogies(str(tmp_path / "questions"))
+    accuracy, _ = theirs.evaluate_word_analogies(str(tmp_path / "questions"))
     assert ours.evaluate_analogies(tmp_path / "questions").total.accuracy == pytest.approx(accuracy)
     assert 0.3 < accuracy < 0.8
     a, b, c, _ = questions[0]

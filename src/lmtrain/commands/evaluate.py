@@ -15,7 +15,9 @@ from lmtrain.commands.options import (
     Parser,
     add_method_options,
     add_model_options,
+    add_speed_options,
     choose_method,
+    computing,
     open_model,
     parse,
     whole,
@@ -37,6 +39,7 @@ def main(arguments: list[str]) -> None:
     source.add_argument("--text", metavar="FILE", help="a text of your own instead")
     parser.add_argument("--streams", type=whole(1), default=1, help="more are faster and slightly pessimistic (default: 1)")
     parser.add_argument("--json", action="store_true", help="the bill as JSON; null stands for infinity, see below")
+    add_speed_options(parser)
     add_method_options(parser)
     options = parse(parser, arguments)
 
@@ -51,7 +54,6 @@ def main(arguments: list[str]) -> None:
         evaluate_examples(options)
         return
     trained = open_model(options)
-    method = choose_method(options, trained)
     tokenizer = trained.tokenizer
     saved = load_lines(trained)
     if options.text:
@@ -68,7 +70,9 @@ def main(arguments: list[str]) -> None:
             f"Saved are: {', '.join(name for name in trained.texts if name != 'train_start') or 'none'}.",
             "Type --split valid, or --text FILE." if "valid" in trained.texts else "Type --text FILE.",
         )
-    with tqdm(total=len(text.ids), unit="tok", unit_scale=True, disable=None, leave=False, file=sys.stderr) as bar:
+    bar = tqdm(total=len(text.ids), unit="tok", unit_scale=True, disable=None, leave=False, file=sys.stderr)
+    with computing(options), bar:
+        method = choose_method(options, trained)
         bill = evaluate(
             trained.model, text.ids, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id, num_chars=text.num_chars,
             num_bytes=text.num_bytes, num_words=tokenizer.count_words(text.ids),

@@ -6,13 +6,15 @@ import argparse
 import difflib
 import io
 import logging
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from lmtrain.errors import as_typed
 from lmtrain.unfinished import unfinished_directory
@@ -125,12 +127,12 @@ def _check_device(options: argparse.Namespace) -> None:
         raise SettingsError("--device cuda was given, but PyTorch finds no CUDA device.", "Allowed is cpu.", "Leave it out.")
 
 
-def new_path(path: str) -> Path:
+def new_path(path: str, *, option: str = "--output") -> Path:
     """Where a command writes; SettingsError where something is already."""
     from lmtrain.errors import SettingsError
 
     if os.path.lexists(path):
-        raise SettingsError(f"--output {path} is there already.", "Nothing is overwritten.", "Give another path, or remove it.")
+        raise SettingsError(f"{option} {path} is there already.", "Nothing is overwritten.", "Give another path, or remove it.")
     return Path(path)
 
 
@@ -185,6 +187,17 @@ def whole(least: int, most: int = 1 << 31) -> Callable[[str], int]:
     return parse
 
 
+def finite(text: str) -> float:
+    """The `type=` of an option that takes any finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a finite number")
+    return value
+
+
 def unescaped(text: str) -> str:
     r"""The `type=` of an option that takes text in which \n, \t and \\ stand for a line's end, a tab and a backslash."""
     meanings = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
@@ -195,10 +208,30 @@ def unescaped(text: str) -> str:
     return "".join(meanings.get(piece, piece) for piece in pieces)
 
 
-def read_text(path: str) -> Iterator[str]:
+def add_speed_options(parser: argparse.ArgumentParser) -> None:
+    """In which numbers is computed, and by how many threads; `computing` does it."""
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of products (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=whole(1, 1024), help="of PyTorch and the native kernels (default: as many as cores)")
+
+
+@contextmanager
+def computing(options: argparse.Namespace) -> Iterator[None]:
+    """Within it the model computes as the options say."""
+    import torch
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bfloat16"):
+        yield
+
+
+def read_text(path: str, *, at_once: bool = False) -> Iterator[str]:
     """A text in blocks, "-" for standard input. Raises DataError for what is not UTF-8 text.
 
-    A file is read to its end first, so that it is refused before anything is done with it.
+    A file is read to its end first, so that it is refused before anything is done with it. `at_once`: of standard input a
+    block is what is there, as soon as anything is.
     """
     from lmtrain.data.text import STANDARD_INPUT, iter_decoded, iter_text, scan
     from lmtrain.errors import DataError
@@ -209,7 +242,7 @@ def read_text(path: str) -> Iterator[str]:
             raise DataError(
                 "Standard input is closed.", '"-" means the text that is piped into this command.', "Pipe one, or give a file."
             )
-        return iter_decoded(sys.stdin.buffer, STANDARD_INPUT)
+        return iter_decoded(cast(BufferedIOBase, sys.stdin.buffer), STANDARD_INPUT, at_once=at_once)
     return iter_text(scan(expanded(path)).path)
 
 

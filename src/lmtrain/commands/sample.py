@@ -7,7 +7,17 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lmtrain.commands.options import Parser, add_model_options, open_model, parse, read_text, unescaped, whole
+from lmtrain.commands.options import (
+    Parser,
+    add_model_options,
+    add_speed_options,
+    computing,
+    open_model,
+    parse,
+    read_text,
+    unescaped,
+    whole,
+)
 from lmtrain.errors import DataError, as_typed
 from lmtrain.terminal import for_terminal
 
@@ -31,23 +41,22 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--top-k", type=int, help="draw only from the K likeliest tokens")
     parser.add_argument("--top-p", type=float, help="draw only from the likeliest tokens that make up P")
     parser.add_argument("--min-p", type=float, help="draw only tokens at least P times as likely as the likeliest")
-    parser.add_argument("--num-samples", type=int, default=1, help="(default: %(default)s)")
     parser.add_argument(
-        "--seed", type=whole(0, 2**32 - 1), default=1, help="the same seed gives the same text (default: %(default)s)"
+        "--num-samples", type=int, default=1, help="drawn side by side, with seeds N, N + 1, ... (default: %(default)s)"
     )
+    parser.add_argument(
+        "--seed", type=whole(0, 2**32 - 1), default=1, metavar="N",
+        help="the same seed gives the same text (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--stop", action="append", default=[], type=unescaped,
         help=r"end before this text, in which \n is a line's end, \t a tab, \\ a backslash; may be given several times",
     )  # fmt: skip
     parser.add_argument("--allow-unk", action="store_true", help="may also draw <unk>")
-    parser.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="of products (default: %(default)s)"
-    )
+    add_speed_options(parser)
     parser.add_argument("--strict", action="store_true", help="refuse a prompt that holds unknown text")
     parser.add_argument("--json", action="store_true", help="a JSON line per token: text, nats, rank, entropy")
     options = parse(parser, arguments)
-
-    import torch  # here, because it is slow
 
     from lmtrain.inference.sample import SampleSettings, sample
 
@@ -66,7 +75,7 @@ def main(arguments: list[str]) -> None:
             "With --strict it may hold known text only.",
             "Leave --strict out to have it read as <unk>.",
         )
-    with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bfloat16"):
+    with computing(options):
         texts = sample(
             trained.model, trained.tokenizer, prompt, settings, num_samples=options.num_samples, seed=options.seed,
             device=options.device,

@@ -1,25 +1,41 @@
 """`python -m lmtrain score RUN FILE`: the natural logarithm of every line's probability, then the total with its perplexity.
 
 A model that was trained with `model.state_policy=carry`, the default, goes on from line to line as in a running text, so
-the number of a line depends on those before it. Lines that are to be compared, such as n-best lists, are scored with
-`--independent`. The logarithm is -inf where the probability is zero; `--per-token` shows of which token.
+the number of a line depends on those before it. Lines that are to be compared are scored with `--independent`, many side by
+side. The logarithm is -inf where the probability is zero; `--per-token` shows of which token.
+
+`--nbest` scores the hypotheses of n-best lists and writes them back in their order, each with its id, its score, its
+log-probability, its words, its unknown words and its text; `rescore` picks the best.
+
+`--unit word` says where the model is surprised, and by what; `--html FILE` shows it in colours.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
+from contextlib import nullcontext
 
+from lmtrain.commands.keyed import Table, add_keyed_options, choose_columns
 from lmtrain.commands.options import (
     JSON_NULLS,
     Parser,
     add_method_options,
     add_model_options,
+    add_speed_options,
     choose_method,
+    computing,
+    finite,
     open_model,
     parse,
     read_text,
+    whole,
 )
+from lmtrain.commands.surprise import Rows, add_surprise_options, check_surprise_options, page
 from lmtrain.errors import SettingsError
+from lmtrain.shell import printable
+from lmtrain.terminal import for_terminal
 
 
 def main(arguments: list[str]) -> None:
@@ -28,35 +44,136 @@ def main(arguments: list[str]) -> None:
     add_model_options(parser)
     parser.add_argument("file", metavar="FILE", help='text to score; "-": standard input')
     parser.add_argument(
-        "--independent", action="store_true", help="every line by itself, whatever stands before it (n-best lists, filtering)"
+        "--independent", action="store_true", help="every line by itself, whatever stands before it (filtering, comparing)"
     )
     parser.add_argument("--per-token", action="store_true", help="also every token's log-probability")
     parser.add_argument("--json", action="store_true", help="JSON lines; the last one is the total")
+    parser.add_argument(
+        "--batch-tokens", type=whole(1, 1 << 24), help="of lines that --independent scores side by side (default: 4096)"
+    )
+    parser.add_argument("--flush", action="store_true", help="answer each line as soon as it comes")
+    parser.add_argument(
+        "--unknown-cost", type=finite, default=0.0, metavar="NATS",
+        help="what each unknown word costs besides what the model asks for <unk> (default: 0)",
+    )  # fmt: skip
+    add_keyed_options(parser)
+    add_surprise_options(parser)
+    add_speed_options(parser)
     add_method_options(parser)
     options = parse(parser, arguments)
+    options.independent |= options.nbest
+    columns = choose_columns(options)
+    check_surprise_options(options)
+    _check(options)
+    if options.unit or options.html:
+        _show_surprise(options, columns)
+    else:
+        _score(options, columns)
 
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises SettingsError for options that do not go together."""
     if options.independent and (options.dynamic or options.cache):
         raise SettingsError(
-            "--independent was given together with --dynamic or --cache.",
+            f"{'--nbest' if options.nbest else '--independent'} was given together with --dynamic or --cache.",
             "These carry what was read from line to line.",
             "Leave out one of them.",
         )
+    if options.batch_tokens is not None and not options.independent:
+        raise SettingsError(
+            "--batch-tokens was given without --independent.",
+            "Lines that go on from each other are read one after the other.",
+            "Type --independent as well, or leave it out.",
+        )
+    if options.flush and options.dynamic:
+        raise SettingsError(
+            "--flush was given together with --dynamic.",
+            "Dynamic evaluation learns from segments of equal length, which lines are not.",
+            "Leave out one of them.",
+        )
 
+
+def _score(options: argparse.Namespace, columns: tuple[str, ...]) -> None:
+    from lmtrain.inference.batch import BATCH_TOKENS
+    from lmtrain.inference.keyed import KeyedLines
     from lmtrain.inference.score import HEADER, ScoredLine, format_line, line_to_json, score_text
     from lmtrain.models.base import StatePolicy
 
-    def show(line: ScoredLine) -> None:
-        if line.number == 1 and not options.json:
-            print(HEADER)
-        print(json.dumps(line_to_json(line)) if options.json else format_line(line))
+    text = read_text(options.file, at_once=options.flush)
+    keyed = KeyedLines(text, columns, options.format or "plain", keep_text=options.nbest) if columns else None
+    table = Table(columns, options.log_base or "e") if options.nbest else None
 
-    text = read_text(options.file)
+    def show(line: ScoredLine) -> None:
+        before = None if keyed is None else keyed.take()
+        if options.json:
+            values = line_to_json(line) if before is None else {"key": before.columns["id"]} | line_to_json(line)
+            row = json.dumps(values if table is None or before is None else table.to_json(before, line))
+        elif table is not None and before is not None:
+            row = (f"{table.header()}\n" if line.number == 1 else "") + for_terminal(table.row(before, line))
+        else:
+            header, key = (HEADER, None) if before is None else ("key" + HEADER.removeprefix("line"), before.columns["id"])
+            row = (f"{header}\n" if line.number == 1 else "") + for_terminal(format_line(line, key))
+        print(row, flush=options.flush)
+
     trained = open_model(options)
     if options.independent:
         trained.model.forget_at(StatePolicy.line)
-    method = choose_method(options, trained)
-    bill = score_text(
-        trained.model, trained.tokenizer, text, on_line=show, per_token=options.per_token,
-        method=method, device=options.device,
-    )  # fmt: skip
-    print(json.dumps({"total": bill.to_json()}) if options.json else f"\n{bill.format()}")
+    with computing(options):
+        bill = score_text(
+            trained.model, trained.tokenizer, text if keyed is None else keyed, on_line=show, per_token=options.per_token,
+            method=choose_method(options, trained), independent=options.independent,
+            batch_tokens=options.batch_tokens or BATCH_TOKENS, at_once=options.flush, unknown_cost=options.unknown_cost,
+            device=options.device,
+        )  # fmt: skip
+    if options.json:
+        print(json.dumps({"total": bill.to_json()}))
+    else:  # below a table it would be taken for a row
+        print(bill.format() if options.nbest else f"\n{bill.format()}", file=sys.stderr if options.nbest else sys.stdout)
+
+
+def _show_surprise(options: argparse.Namespace, columns: tuple[str, ...]) -> None:
+    from lmtrain.inference.evaluate import Static
+    from lmtrain.inference.keyed import KeyedLines
+    from lmtrain.inference.surprise import Unit, UnitName, score_units
+    from lmtrain.models.base import StatePolicy
+
+    text = read_text(options.file, at_once=options.flush)
+    keyed = KeyedLines(text, columns, options.format or "plain") if columns else None
+    rows = Rows(options.unit, bits=options.bits, keyed=keyed is not None) if options.unit else None
+    unit: UnitName = options.unit or "token"
+    key: str | None = None
+    trained = open_model(options)
+    if options.independent:
+        trained.model.forget_at(StatePolicy.line)
+
+    def show(found: Unit) -> None:
+        nonlocal key
+        if found.position == 1 and keyed is not None:
+            key = keyed.take().columns["id"]
+        if draw is not None:
+            draw(found)
+        if rows is None:
+            return
+        if options.json:
+            print(rows.to_json(found, key), flush=options.flush)
+            return
+        if found.line == found.position == 1:
+            print(rows.header())
+        print(for_terminal(rows.row(found, key)), flush=options.flush)
+
+    title = f"{'standard input' if options.file == '-' else options.file}, read by {trained.path}"
+    has_words = trained.tokenizer.kind.has_words or unit == "word"
+    drawing = page(options.html, title, unit, has_words) if options.html else nullcontext((None, None))
+    with drawing as (draw, end), computing(options):
+        bill = score_units(
+            trained.model, trained.tokenizer, text if keyed is None else keyed, unit, show, method=Static(options.temperature),
+            unknown_cost=options.unknown_cost, at_once=options.flush, device=options.device,
+        )  # fmt: skip
+        if end is not None:
+            end(bill.format())
+    if options.json:
+        print(json.dumps({"total": bill.to_json()}))
+    else:  # below a table it would be taken for a row
+        print(bill.format(), file=sys.stderr if rows is not None else sys.stdout)
+    if options.html:
+        print(printable(f"Saved in {options.html}."), file=sys.stderr)

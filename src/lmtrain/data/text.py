@@ -14,8 +14,8 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 from lmtrain.errors import DataError
 from lmtrain.shell import one_line, quoted_for_shell
@@ -63,13 +63,14 @@ def iter_text(path: Path) -> Iterator[str]:
         raise unreadable(path, error) from None
 
 
-def iter_decoded(file: BinaryIO, path: Path) -> Iterator[str]:
-    """The same of an open file or pipe; `path` is its name in errors."""
+def iter_decoded(file: BufferedIOBase, path: Path, *, at_once: bool = False) -> Iterator[str]:
+    """The same of an open file or pipe; `path` is its name in errors. `at_once`: what is there, without waiting for a block."""
+    read = file.read1 if at_once else file.read
     position = line = 0
     held = b""  # the beginning of a character, or a "\r" whose "\n" may follow
     while True:
         try:
-            block = file.read(BLOCK_BYTES)
+            block = read(BLOCK_BYTES)
         except OSError as error:
             raise unreadable(path, error) from error
         data = held + block

@@ -84,6 +84,18 @@ class Tokenizer(ABC):
         """The same, each with what the spelling of its unknown words costs, in millionths of a nat (0 where none is spelt)."""
         return ((ids, 0) for ids in self.encode_blocks(blocks))
 
+    def spelling_of(self, text: str) -> int:
+        """What the spelling of the unknown words of a text of whole words costs, in millionths of a nat."""
+        return sum(micronats for _, micronats in self.encode_spelt([text]))
+
+    def whole(self, blocks: Iterable[str]) -> Iterator[str]:
+        """The same text in blocks that are cut between tokens."""
+        return iter(blocks)
+
+    def pieces(self, text: str) -> list[str]:
+        """How each token of a text that was cut by `whole` stands in it. Only where tokens may be unknown."""
+        return [*text]
+
     def read(self, blocks: Iterable[str]) -> Iterator[str]:
         """The text as this tokenizer reads it, in the normalisation form that it was learnt in."""
         return iter_normalized(blocks, self.normalize)
@@ -310,18 +322,25 @@ class WordTokenizer(Tokenizer):
         return np.fromiter(map(self._ids.__getitem__, words), np.int32, len(words))
 
     def _encode_blocks(self, blocks: Iterable[str]) -> Iterator[Ids]:
-        return map(self._encode, self._whole(blocks))
+        return map(self._encode, self.whole(blocks))
 
-    def _whole(self, blocks: Iterable[str]) -> Iterator[str]:
+    def whole(self, blocks: Iterable[str]) -> Iterator[str]:
         return whole_words(spaced(block, self.separators) for block in blocks)
+
+    def pieces(self, text: str) -> list[str]:
+        return [word.decode() for word in split_words(text)]
 
     def encode_spelt(self, blocks: Iterable[str]) -> Iterator[tuple[Ids, int]]:
         if self.rare is None:
             yield from super().encode_spelt(blocks)
             return
-        for text in self._whole(self.read(blocks)):
-            unknown = (word for word in split_words(text) if self._ids[word] == self.unk_id)
-            yield self._encode(text), sum(map(self.spelling.micronats, unknown))
+        for text in self.whole(self.read(blocks)):
+            yield self._encode(text), self.spelling_of(text)
+
+    def spelling_of(self, text: str) -> int:
+        if self.rare is None:
+            return 0
+        return sum(self.spelling.micronats(word) for word in split_words(text) if self._ids[word] == self.unk_id)
 
     @cached_property
     def spelling(self) -> Spelling:

@@ -1,21 +1,24 @@
-"""Draws text from a language model, one token at a time.
+"""Draws texts from a language model, one token of each at a time.
 
-    read the prompt -> next-token distribution -> truncate -> draw -> decode -> read the token -> ...
+    read the prompt -> next-token distribution -> truncate -> draw -> decode -> read the tokens -> ...
 
-Each verb is a function of its own (as in gpt-fast). The state is carried, so no token is read twice. All randomness comes
-from one generator on the CPU: the same seed gives the same text. Every `Draw` says how surprising it was to the model,
-so that the sampler also serves to look into one.
+Each verb is a function of its own (as in gpt-fast). The state is carried, so no token is read twice. Texts are drawn side by
+side, which costs little more than one. Each has a generator of its own on the CPU: text number i (from 0) of a seed is the
+one that seed + i draws alone, whoever is drawn with it. (The native step gives the same numbers to the last bit for any
+number of texts; other models may round differently, and then a text can change where a draw lies that close to a border.)
+Every `Draw` says how surprising it was to the model, so that the sampler also serves to look into one.
 
 Truncation, in this order: temperature, the `top_k` likeliest, the smallest set of probability `top_p` (nucleus sampling,
 Holtzman et al. 2020), those at least `min_p` as likely as the likeliest (Nguyen et al. 2024).
 
-    legend   V vocabulary
+    legend   N texts · V vocabulary
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,11 +31,12 @@ from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.errors import CheckpointError, DataError, SettingsError, UserError
 from lmtrain.inference.evaluate import make_tokens
 from lmtrain.models.base import LanguageModel, Reader, State, evaluating
-from lmtrain.ops.draw import draw_token
+from lmtrain.ops.draw import draw_token, draw_tokens
 
 log = logging.getLogger("lmtrain")
 
 PROMPT_CHUNK = 256  # tokens of a prompt read at once
+BATCH = 64  # texts drawn side by side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,27 +105,49 @@ def sample(
     settings: SampleSettings = SampleSettings(),
     *,
     num_samples: int = 1,
+    side_by_side: int = BATCH,
     seed: int = 1,
     device: torch.device | str = "cpu",
 ) -> Iterator[Iterator[Draw]]:
     """Continuations of `prompt`, each drawn while it is iterated over; their joined texts do not repeat the prompt.
 
-    One generator serves all of them, one after the other. An empty prompt is the start of a line. Unknown pieces of it
-    become `<unk>` with a warning. Raises DataError where the tokenizer has none, CheckpointError where the model's
-    probabilities are not numbers.
+    Text number i is drawn with seed + i, and `side_by_side` of them at once. An empty prompt is the start of a line. Unknown
+    pieces of it become `<unk>` with a warning. Raises DataError where the tokenizer has none, CheckpointError where the
+    model's probabilities are not numbers.
     """
     _check(num_samples >= 1, "num_samples", num_samples, "whole numbers of at least 1", "3")
     if settings.top_k is not None and settings.top_k > model.vocab_size:
         log.warning("The likeliest %d tokens were asked for; all %d that there are are kept.", settings.top_k, model.vocab_size)
-    generator = torch.Generator().manual_seed(seed)
     ids = np.concatenate([[tokenizer.eos_id], encode_prompt(tokenizer, prompt)])
     log_probs_V, state = read(model, ids, model.initial_state(1), device)
     readers = model.readers(device)
     excluded = None if settings.allow_unk else tokenizer.unk_id
-    return (
-        decode(generate(readers(state), log_probs_V, settings, generator, excluded=excluded), tokenizer, prompt, settings)
-        for _ in range(num_samples)
-    )
+
+    def start(numbers: range) -> Iterator[tuple[int, Draw, bool]]:
+        reader = readers(tuple(tensor.expand(len(numbers), *tensor.shape[1:]).contiguous() for tensor in state))
+        generators = [torch.Generator().manual_seed(seed + number) for number in numbers]
+        writers = [Writer(tokenizer, prompt, settings.stop) for _ in numbers]
+        return generate(reader, log_probs_V, settings, generators, writers, excluded=excluded)
+
+    starts = range(0, num_samples, side_by_side)
+    batches = (range(first, min(first + side_by_side, num_samples)) for first in starts)
+    return (text for numbers in batches for text in _apart(start(numbers), len(numbers)))
+
+
+def _apart(draws: Iterator[tuple[int, Draw, bool]], num_texts: int) -> list[Iterator[Draw]]:
+    """The texts whose draws come side by side, each as an iterator of its own; what is drawn too early is kept."""
+    kept: list[deque[tuple[Draw, bool]]] = [deque() for _ in range(num_texts)]
+
+    def text(number: int) -> Iterator[Draw]:
+        ended = False
+        while not ended:
+            while not kept[number]:
+                other, *drawn_and_ended = next(draws)
+                kept[other].append(tuple(drawn_and_ended))  # type: ignore[arg-type]
+            drawn, ended = kept[number].popleft()
+            yield drawn
+
+    return [text(number) for number in range(num_texts)]
 
 
 def sample_text(
@@ -178,25 +204,46 @@ def _check_numbers(fine: bool) -> None:
 
 
 def generate(
-    read_token: Reader, log_probs_V: Tensor, settings: SampleSettings, generator: Generator, *, excluded: int | None
-) -> Iterator[Draw]:
-    """Up to `max_tokens` draws (their text still empty), the first from `log_probs_V`; token `excluded` is never drawn."""
-    uniforms = iter_uniforms(generator)
+    reader: Reader,
+    log_probs_V: Tensor,
+    settings: SampleSettings,
+    generators: Sequence[Generator],
+    writers: Sequence[Writer],
+    *,
+    excluded: int | None,
+) -> Iterator[tuple[int, Draw, bool]]:
+    """Draws (number of the text, draw, whether the text ends with it) of texts that all begin with `log_probs_V`.
+
+    There is a generator and a writer for each text, which has up to `max_tokens` draws; token `excluded` is never drawn.
+    """
+    uniforms = [iter_uniforms(generator) for generator in generators]
+    going = list(range(len(generators)))
+    log_probs_NV = log_probs_V.expand(len(going), -1)
     for remaining in reversed(range(settings.max_tokens)):
-        token = draw(log_probs_V, settings, next(uniforms), excluded=excluded)
-        yield _describe(token, log_probs_V, settings)
-        if remaining:
-            log_probs_V = read_token(token)
+        tokens = draw_each(log_probs_NV, settings, [next(uniforms[text]) for text in going], excluded=excluded)
+        token_of: dict[int, int] = {}
+        for text, drawn in zip(going, _describe(tokens, log_probs_NV, settings), strict=True):
+            shown, stopped = writers[text].write(drawn.token, last=not remaining)
+            yield text, drawn._replace(text=shown), stopped or not remaining
+            if not stopped:
+                token_of[text] = drawn.token
+        if not remaining or not token_of:
+            return
+        going = list(token_of)
+        log_probs_NV = reader(list(token_of.values()), going)
 
 
-def _describe(token: int, log_probs_V: Tensor, settings: SampleSettings) -> Draw:
-    nats = -log_probs_V[token].item()
-    _check_numbers(not math.isnan(nats))
+def _describe(tokens: Sequence[int], log_probs_NV: Tensor, settings: SampleSettings) -> list[Draw]:
+    chosen_N = log_probs_NV.gather(1, torch.tensor(tokens)[:, None])[:, 0]
+    nats_N = chosen_N.neg().tolist()
+    _check_numbers(not any(map(math.isnan, nats_N)))
     if not settings.statistics:
-        return Draw(token, "", nats, 0, math.nan)
-    log_probs_V = log_probs_V.double()
-    rank = 1 + int((log_probs_V > -nats).sum())
-    return Draw(token, "", nats, rank, torch.special.entr(log_probs_V.exp()).sum().item())
+        return [Draw(token, "", nats, 0, math.nan) for token, nats in zip(tokens, nats_N, strict=True)]
+    draws = []
+    for token, nats, log_probs_V in zip(tokens, nats_N, log_probs_NV.double(), strict=True):
+        rank = 1 + int((log_probs_V > -nats).sum())
+        draws.append(Draw(token, "", nats, rank, torch.special.entr(log_probs_V.exp()).sum().item()))
+    return draws
 
 
 def iter_uniforms(generator: Generator) -> Iterator[float]:
@@ -252,27 +299,35 @@ def truncate(log_probs_V: Tensor, settings: SampleSettings) -> Tensor:
 
 def draw(log_probs_V: Tensor, settings: SampleSettings, uniform: float, *, excluded: int | None = None) -> int:
     """The token that a number from 0 to 1 picks from what may be drawn."""
+    return draw_each(log_probs_V[None], settings, [uniform], excluded=excluded)[0]
+
+
+def draw_each(
+    log_probs_NV: Tensor, settings: SampleSettings, uniforms: Sequence[float], *, excluded: int | None = None
+) -> list[int]:
+    """`draw` from each of N distributions with a number of its own."""
     try:  # a temperature alone needs no truncation, and then the vocabulary is gone through only once
         if not settings.truncates and settings.temperature > 0:
-            return draw_token(log_probs_V, uniform, temperature=settings.temperature, excluded=excluded)
-        allowed_V = log_probs_V if excluded is None else exclude(log_probs_V, excluded)
-        return draw_token(truncate(allowed_V, settings), uniform)
+            return draw_tokens(log_probs_NV, uniforms, temperature=settings.temperature, excluded=excluded)
+        allowed = [log_probs_V if excluded is None else exclude(log_probs_V, excluded) for log_probs_V in log_probs_NV]
+        return [draw_token(truncate(of, settings), number) for of, number in zip(allowed, uniforms, strict=True)]
     except ValueError:
-        _check_numbers(not log_probs_V.isnan().any())
-        raise _nothing_to_draw(log_probs_V) from None
+        _check_numbers(not log_probs_NV.isnan().any())
+        hopeless = (log_probs_V for log_probs_V in log_probs_NV if log_probs_V.amax() == -math.inf)
+        raise _nothing_to_draw(next(hopeless, log_probs_NV[0])) from None
 
 
-def decode(draws: Iterator[Draw], tokenizer: Tokenizer, prompt: str, settings: SampleSettings) -> Iterator[Draw]:
-    """The draws with their text, as soon as it is certain; ends behind the first stop string, which is left out."""
-    decoder = tokenizer.make_decoder(prompt)
-    held = ""
-    for number, drawn in enumerate(draws, start=1):
-        held += decoder.push(drawn.token)
-        last = number == settings.max_tokens
-        text, held, stopped = release(held + decoder.flush() if last else held, settings.stop)
-        yield drawn._replace(text=text + held if last else text)
-        if stopped:
-            return
+class Writer:
+    """Turns the tokens of one text into what can be shown of it, as soon as that is certain, up to the first stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: str, stops: Sequence[str]) -> None:
+        self._decoder, self._stops, self._held = tokenizer.make_decoder(prompt), stops, ""
+
+    def write(self, token: int, *, last: bool) -> tuple[str, bool]:
+        """What `token`, the last one or not, lets be shown; True where a stop string, which is left out, is complete."""
+        held = self._held + self._decoder.push(token) + (self._decoder.flush() if last else "")
+        text, self._held, stopped = release(held, self._stops)
+        return (text + self._held if last else text), stopped
 
 
 def release(held: str, stops: Sequence[str]) -> tuple[str, str, bool]:

@@ -5,26 +5,40 @@
 The chunks are cut as `evaluate` cuts them with one stream, whatever the lines are, so both give the same number to the
 last bit; short lines share a chunk and a long line takes several. Memory does not grow with the length of the text,
 nor (unless its tokens are kept) with that of a line. Between lines the state goes on as the model's policy says; for lines that
-are to be compared with each other, `model.forget_at(StatePolicy.line)` makes each start afresh.
+are to be compared with each other, `model.forget_at(StatePolicy.line)` makes each start afresh, and they may be scored side
+by side (`batch.py`).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lmtrain.data.characters import spaced
-from lmtrain.data.kinds import Kind
-from lmtrain.data.tokenizer import Tokenizer
+from lmtrain.data.tokenizer import Ids, Tokenizer
 from lmtrain.data.vocabulary import EOS, utf8
 from lmtrain.errors import DataError
-from lmtrain.inference.evaluate import CHUNK_TOKENS, STATIC, Bill, Method, Tally, check_numbers, make_tokens, number_text
+from lmtrain.inference.batch import BATCH_TOKENS, score_batches, score_lines
+from lmtrain.inference.evaluate import (
+    CHUNK_TOKENS,
+    STATIC,
+    Bill,
+    Method,
+    Static,
+    Tally,
+    check_numbers,
+    make_tokens,
+    number_text,
+)
 from lmtrain.models.base import LanguageModel
 
 EOS_WORD = re.compile(rf"\s{re.escape(EOS)}(?=\s)", re.ASCII)  # whitespace as words are split by
@@ -32,7 +46,7 @@ HEADER = "line\tlog_prob\ttokens\tunknown"
 
 
 class ScoredToken(NamedTuple):
-    """One token of a line; `nats` is minus its log-probability."""
+    """One token of a line, an unknown word as it stood in the text; `nats` is minus its log-probability."""
 
     text: str
     nats: float
@@ -62,50 +76,100 @@ def score_text(
     per_token: bool = False,
     method: Method = STATIC,
     chunk_length: int | None = None,
+    independent: bool = False,
+    batch_tokens: int = BATCH_TOKENS,
+    at_once: bool = False,
+    unknown_cost: float = 0.0,
     device: torch.device | str = "cpu",
 ) -> Bill:
     """The bill of a text, given in blocks cut anywhere (lines, say), after calling `on_line` for each of its lines.
 
     As in a corpus, a last line of words is ended where it is not. `chunk_length` is how many tokens are read before any
-    of them is scored. Raises what `check_numbers` does, and DataError for an empty text and where `<eos>` stands in it as
-    a word, which would end a line.
+    of them is scored.
+
+    independent   every line by itself, `batch_tokens` of them side by side: the fast way for a model that forgets at lines
+    at_once       the lines that end in a block are scored before the next block is asked for; chunks are then cut otherwise,
+                  so numbers may differ in their last bits, and the method must prescribe no segments
+    unknown_cost  nats that each unknown word costs besides what the model asks for `<unk>`, which stands for them all
+
+    Raises what `check_numbers` does, and DataError for an empty text and where `<eos>` stands in it as a word, which would
+    end a line.
     """
-    text = _Counted(tokenizer.read(blocks), tokenizer.kind, tokenizer.separators)
-    micronats = 0
+    text = CountedText(blocks, tokenizer)
+    source = Source(tokenizer, per_token, unknown_cost)
+    pieces, total, line = source.encode(text), Tally(tokenizer.eos_id, tokenizer.unk_id), _Line(source)
+    if independent:
+        assert isinstance(method, Static), "what adapts goes from line to line"
+        scored = score_lines(
+            model, tokenizer, pieces, method=method, batch_tokens=batch_tokens, at_once=at_once, device=device
+        )  # fmt: skip
+    else:
+        assert not (at_once and method.segment_length), "segments are not cut at the ends of lines"
+        chunks = equal_chunks(pieces, method.segment_length or chunk_length or CHUNK_TOKENS, at_once)
+        scored = _score_chunks(model, tokenizer, chunks, method, device)
+    with closing(scored):  # so that weights which the method adapts are restored even where this is interrupted
+        for ids, log_probs in map(source.priced, scored):
+            total.add(ids, log_probs)
+            source.count_words(ids)
+            for ended in line.add(ids, log_probs):
+                on_line(ended)
+    for ended in line.end():
+        on_line(ended)
+    if not total.num_tokens:
+        raise DataError("The text to score is empty.", "At least one line is needed.", "Give a file or a pipe with text.")
+    return total.bill(
+        num_chars=text.num_chars, num_bytes=text.num_bytes, num_words=source.num_words, spelling_nats=source.spelling_nats,
+        num_streams=1, state_policy=model.state_policy.value, token_text=tokenizer.token_text,
+        method=method.label + source.label,
+    )  # fmt: skip
 
-    def encoded() -> Iterator[np.ndarray]:
-        nonlocal micronats
-        for ids, spelling in tokenizer.encode_spelt(text):
-            micronats += spelling
-            yield ids
 
-    chunks = _equal_chunks(encoded(), method.segment_length or chunk_length or CHUNK_TOKENS)
-    total, line = Tally(tokenizer.eos_id, tokenizer.unk_id), _Line(tokenizer, per_token)
-    num_words, before = 0, tokenizer.eos_id
+def _score_chunks(
+    model: LanguageModel, tokenizer: Tokenizer, chunks: Iterable[Ids], method: Method, device: torch.device | str
+) -> Generator[tuple[Ids, NDArray[np.float64]], None, None]:
+    """Every chunk of one text with the log-probabilities of its tokens."""
     with method.scoring(model, make_tokens(np.array([tokenizer.eos_id]), model, device)) as score:
         for ids in chunks:
             log_probs = score(make_tokens(ids[:, None], model, device))[:, 0].double().cpu().numpy()
             check_numbers(log_probs, method)
-            total.add(ids, log_probs)
-            num_words, before = num_words + tokenizer.count_words(ids, before), int(ids[-1])
-            for scored in line.add(ids, log_probs):
-                on_line(scored)
-    for scored in line.end():
-        on_line(scored)
-    if not total.num_tokens:
-        raise DataError("The text to score is empty.", "At least one line is needed.", "Give a file or a pipe with text.")
-    return total.bill(
-        num_chars=text.num_chars, num_bytes=text.num_bytes, num_words=num_words,
-        spelling_nats=None if tokenizer.rare is None else micronats / 1e6, num_streams=1,
-        state_policy=model.state_policy.value, method=method.label, token_text=tokenizer.token_text,
-    )  # fmt: skip
+            yield ids, log_probs
 
 
-class _Counted:
-    """The same blocks, counted on their way; none holds an `<eos>` that would be read as one; the last line ends if it must."""
+def score_texts(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    texts: Iterable[str],
+    *,
+    per_token: bool = False,
+    batch_tokens: int = BATCH_TOKENS,
+    unknown_cost: float = 0.0,
+    device: torch.device | str = "cpu",
+) -> Iterator[ScoredLine]:
+    """Every text by itself, numbered from 1: what `score_text` says of it, all its lines together. Texts may be empty.
 
-    def __init__(self, blocks: Iterable[str], kind: Kind, separators: str) -> None:
-        self.blocks, self.kind, self.separators = blocks, kind, separators
+    A text of words is ended where it is not, an empty one too. Some texts are read before any is scored.
+    """
+
+    def encoded(text: str) -> Ids:
+        blocks = CountedText([text or "\n" * tokenizer.kind.ends_last_line], tokenizer)
+        return np.concatenate([np.empty(0, np.int32), *source.encode(blocks)])
+
+    source = Source(tokenizer, per_token, unknown_cost)
+    scored = score_batches(model, tokenizer, map(encoded, texts), batch_tokens=batch_tokens, device=device)
+    for number, (ids, log_probs) in enumerate(map(source.priced, scored), 1):
+        whole = _Line(source, number)
+        whole.extend(ids, log_probs)
+        yield whole.scored()
+
+
+class CountedText:
+    """The same blocks, as the tokenizer reads them and counted on their way.
+
+    None holds an `<eos>` that would be read as the end of a line, and the last line is ended where it must be.
+    """
+
+    def __init__(self, blocks: Iterable[str], tokenizer: Tokenizer) -> None:
+        self.blocks, self.kind, self.separators = tokenizer.read(blocks), tokenizer.kind, tokenizer.separators
         self.num_chars = self.num_bytes = self.num_lines = 0
         self.tail = "\n"  # as much as could be the beginning of " <eos> "
 
@@ -130,8 +194,12 @@ class _Counted:
         return block
 
 
-def _equal_chunks(pieces: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
-    """The same ids in arrays of `length`; the last one may be shorter."""
+def equal_chunks(pieces: Iterable[Ids], length: int, at_once: bool) -> Iterator[Ids]:
+    """The same ids in arrays of `length`; the last one may be shorter, and with `at_once` the last one of each piece."""
+    if at_once:
+        for piece in filter(len, pieces):
+            yield from np.split(piece, range(length, len(piece), length))
+        return
     held: list[np.ndarray] = []
     num_held = 0
     for piece in pieces:
@@ -146,16 +214,65 @@ def _equal_chunks(pieces: Iterable[np.ndarray], length: int) -> Iterator[np.ndar
         yield np.concatenate(held)
 
 
+class Source:
+    """What a text loses when it becomes ids: how its unknown words stood, kept until they are shown, and what they cost."""
+
+    def __init__(self, tokenizer: Tokenizer, per_token: bool, unknown_cost: float) -> None:
+        self.tokenizer, self.per_token, self.unknown_cost = tokenizer, per_token, unknown_cost
+        self._unknown: deque[str] = deque()
+        self._micronats, self.num_words, self._last = 0, 0, tokenizer.eos_id
+
+    @property
+    def label(self) -> str:
+        """What a bill adds to its method."""
+        return f" + {self.unknown_cost:g} nats for each unknown word" if self.unknown_cost else ""
+
+    @property
+    def spelling_nats(self) -> float | None:
+        """What the letters of its unknown words cost so far; None where the tokenizer does not spell them."""
+        return None if self.tokenizer.rare is None else self._micronats / 1e6
+
+    def encode(self, blocks: Iterable[str]) -> Iterator[Ids]:
+        """The ids of one text that comes in blocks cut anywhere."""
+        if self.per_token and self.tokenizer.unk_id is not None:
+            for text in self.tokenizer.whole(blocks):
+                ids = self.tokenizer.encode(text)
+                unknown = np.flatnonzero(ids == self.tokenizer.unk_id).tolist()
+                if unknown:
+                    pieces = self.tokenizer.pieces(text)
+                    self._unknown.extend(pieces[place] for place in unknown)
+                self._micronats += self.tokenizer.spelling_of(text)
+                yield ids
+            return
+        for ids, micronats in self.tokenizer.encode_spelt(blocks):
+            self._micronats += micronats
+            yield ids
+
+    def count_words(self, ids: Ids) -> None:
+        """Counts the words that these tokens write, which go on where those before them ended."""
+        if len(ids):
+            self.num_words, self._last = self.num_words + self.tokenizer.count_words(ids, self._last), int(ids[-1])
+
+    def priced(self, scored: tuple[Ids, NDArray[np.float64]]) -> tuple[Ids, NDArray[np.float64]]:
+        """The same with the cost of unknown words."""
+        ids, log_probs = scored
+        return ids, (log_probs - self.unknown_cost * (ids == self.tokenizer.unk_id) if self.unknown_cost else log_probs)
+
+    def text(self, token: int) -> str:
+        """How the next token, which is this one, stood in the text."""
+        if token == self.tokenizer.unk_id and self._unknown:
+            return self._unknown.popleft()
+        return self.tokenizer.token_text(token)
+
+
 class _Line:
     """The line that is being read."""
 
-    def __init__(self, tokenizer: Tokenizer, per_token: bool) -> None:
-        self.tokenizer, self.per_token = tokenizer, per_token
-        self.number = 0
+    def __init__(self, source: Source, number: int = 1) -> None:
+        self.source, self.tokenizer, self.per_token, self.number = source, source.tokenizer, source.per_token, number
         self._begin()
 
     def _begin(self) -> None:
-        self.number += 1
         self.tally = Tally(self.tokenizer.eos_id, self.tokenizer.unk_id)
         self.tokens: list[ScoredToken] = []
 
@@ -163,23 +280,29 @@ class _Line:
         """Goes on with these tokens; every line that ends in them."""
         start = 0
         for end in (np.flatnonzero(ids == self.tokenizer.eos_id) + 1).tolist():
-            self._extend(ids[start:end], log_probs[start:end])
+            self.extend(ids[start:end], log_probs[start:end])
             yield from self.end()
             start = end
-        self._extend(ids[start:], log_probs[start:])
+        self.extend(ids[start:], log_probs[start:])
 
     def end(self) -> Iterator[ScoredLine]:
         """The line as far as it has been read, if it has any token."""
         if self.tally.num_tokens:
-            tokens = tuple(self.tokens) if self.per_token else None
-            yield ScoredLine(self.number, self.tally.total_nats, self.tally.num_tokens, self.tally.num_unk, tokens)
+            yield self.scored()
+            self.number += 1
             self._begin()
 
-    def _extend(self, ids: np.ndarray, log_probs: np.ndarray) -> None:
+    def scored(self) -> ScoredLine:
+        """What has been read, as far as it goes."""
+        tokens = tuple(self.tokens) if self.per_token else None
+        return ScoredLine(self.number, self.tally.total_nats, self.tally.num_tokens, self.tally.num_unk, tokens)
+
+    def extend(self, ids: Ids, log_probs: NDArray[np.float64]) -> None:
+        """Goes on with these tokens, whatever ends in them."""
         self.tally.add(ids, log_probs)
         if self.per_token:
             self.tokens += [
-                ScoredToken(self.tokenizer.token_text(token), -log_prob, token == self.tokenizer.unk_id)
+                ScoredToken(self.source.text(token), -log_prob, token == self.tokenizer.unk_id)
                 for token, log_prob in zip(ids.tolist(), log_probs.tolist(), strict=True)
             ]
 
@@ -187,9 +310,12 @@ class _Line:
 # ---- how a line is written
 
 
-def format_line(line: ScoredLine) -> str:
-    """A line's numbers under `HEADER`, separated by tabs; below them its tokens, if it has any, one a row."""
-    rows = [f"{line.number}\t{number_text(-line.total_nats, 6)}\t{line.num_tokens}\t{line.num_unk}"]
+def format_line(line: ScoredLine, key: str | None = None) -> str:
+    """A line's numbers under `HEADER`, separated by tabs; below them its tokens, if it has any, one a row.
+
+    A `key` stands in the place of the line's number.
+    """
+    rows = [f"{line.number if key is None else key}\t{number_text(-line.total_nats, 6)}\t{line.num_tokens}\t{line.num_unk}"]
     rows += [
         f"\t{token.text.encode('unicode_escape').decode() if not token.text.isprintable() else token.text}"
         f"\t{number_text(-token.nats, 6)}{'	unknown' * token.is_unk}"

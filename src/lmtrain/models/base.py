@@ -13,7 +13,7 @@ is preceded by the tokenizer's `<eos>` (the end of the line before it), so every
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 
@@ -27,8 +27,9 @@ from lmtrain.ops.replay import Function, Replayed
 
 State = tuple[Tensor, ...]  # what a model carries from chunk to chunk; every tensor has the stream axis B first
 
-Reader = Callable[[int], Tensor]
-"""One text, read token by token: token -> log-probabilities [V] of the next one, on the CPU, valid until the next call."""
+Reader = Callable[[Sequence[int], Sequence[int]], Tensor]
+"""B texts, read side by side: a token and the number (below B) of the text that it stands in, for each of n texts ->
+log-probabilities [n, V] of what follows, on the CPU, valid until the next call. A text that is once left out has ended."""
 
 
 class StatePolicy(Enum):
@@ -70,12 +71,22 @@ class LanguageModel(ABC):
         log_probs_TBV, state = self.log_probs(tokens_TB, state)
         return log_probs_TBV.gather(-1, targets_TB[..., None]).squeeze(-1), state
 
+    def target_log_probs_where(
+        self, tokens_TB: Tensor, targets_TB: Tensor, where_TB: Tensor, state: State
+    ) -> tuple[Tensor, State]:
+        """The same of those places alone where `where_TB` is true, [N] in their order, for texts of different lengths.
+
+        Models override it where it saves work; rounding may differ from that of `target_log_probs`.
+        """
+        log_probs_TB, state = self.target_log_probs(tokens_TB, targets_TB, state)
+        return log_probs_TB[where_TB], state
+
     def advance(self, tokens_TB: Tensor, state: State) -> State:
         """The state after reading `tokens_TB`; models override it where that is cheaper than predicting, too."""
         return self.log_probs(tokens_TB, state)[1]
 
     def readers(self, device: torch.device | str = "cpu") -> Callable[[State], Reader]:
-        """From a state (of one stream) to what reads on from there, token by token, as `log_probs` does in evaluation.
+        """From a state (of B streams) to what reads on from there, token by token, as `log_probs` does in evaluation.
 
         Models override it where they are faster so. What can be prepared once for many texts is prepared here; afterwards
         weights must not change, nor the precision (an open autocast).
@@ -88,12 +99,22 @@ class LanguageModel(ABC):
         step = self.replayed(predict, device)
 
         def reader(state: State) -> Reader:
-            def read(token: int) -> Tensor:
-                nonlocal state
+            columns = {text: text for text in range(len(state[0]) if state else 0)}  # those that have ended keep theirs a while
+
+            def read(tokens: Sequence[int], texts: Sequence[int]) -> Tensor:
+                nonlocal state, columns
+                columns = columns or {text: column for column, text in enumerate(texts)}  # of a model without a state
+                kept = torch.tensor([columns[text] for text in texts], device=device)
+                if 2 * len(texts) <= len(columns):  # a new width, rarely, because a recording serves one
+                    state, columns = tuple(tensor[kept] for tensor in state), {text: n for n, text in enumerate(texts)}
+                    kept = torch.arange(len(texts), device=device)
+                row = [0] * len(columns)
+                for token, text in zip(tokens, texts, strict=True):
+                    row[columns[text]] = token
                 with evaluating(self):
-                    log_probs_TBV, *after = step(torch.tensor([[token]], device=device), *state)
+                    log_probs_TBV, *after = step(torch.tensor([row], device=device), *state)
                     state = tuple(tensor.clone() for tensor in after)  # what comes from a replay is valid until the next
-                    return log_probs_TBV[0, 0].to("cpu", copy=True)
+                    return log_probs_TBV[0, kept].cpu()
 
             return read
 
@@ -229,6 +250,12 @@ class NeuralLanguageModel(LanguageModel, nn.Module):
     def target_log_probs(self, tokens_TB: Tensor, targets_TB: Tensor, state: State) -> tuple[Tensor, State]:
         features_TBD, state = self.features(tokens_TB, state)
         return self.head.target_log_probs(features_TBD, targets_TB), state
+
+    def target_log_probs_where(
+        self, tokens_TB: Tensor, targets_TB: Tensor, where_TB: Tensor, state: State
+    ) -> tuple[Tensor, State]:
+        features_TBD, state = self.features(tokens_TB, state)
+        return -self.head.target_nats(features_TBD[where_TB], targets_TB[where_TB]), state
 
     def advance(self, tokens_TB: Tensor, state: State) -> State:
         return self.features(tokens_TB, state)[1]

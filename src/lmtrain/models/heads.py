@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
 
@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
-from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
+from lmtrain.ops.linear_cross_entropy import linear_cross_entropy, linear_nats
 from lmtrain.ops.native.step import Stage
 from lmtrain.ops.sampled_cross_entropy import sampled_cross_entropy
 
@@ -50,6 +50,10 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def target_log_probs(self, features_TBD: Tensor, targets_TB: Tensor) -> Tensor:
         """Log-probabilities [T, B] of the targets alone, without holding those of all words."""
+
+    def target_nats(self, features_ND: Tensor, targets_N: Tensor) -> Tensor:
+        """Minus the same as fast as it can be had: where the kernel of the loss does it, rounding differs."""
+        return -self.target_log_probs(features_ND, targets_N)
 
     @abstractmethod
     def set_unigram_bias(self, counts_V: Tensor) -> None:
@@ -92,6 +96,9 @@ class MatrixHead(Head):
     def target_log_probs(self, features_TBD: Tensor, targets_TB: Tensor) -> Tensor:
         features_NE = self.projected(features_TBD).flatten(0, -2)
         return _target_log_probs(features_NE, self.weight_VE, self.bias_V, targets_TB.flatten()).view(targets_TB.shape)
+
+    def target_nats(self, features_ND: Tensor, targets_N: Tensor) -> Tensor:
+        return _nats(self.projected(features_ND), self.weight_VE, self.bias_V, targets_N)
 
     @torch.no_grad()
     def set_unigram_bias(self, counts_V: Tensor) -> None:
@@ -236,11 +243,11 @@ class AdaptiveSoftmax(Head):
         return torch.cat([shortlist, *tails], dim=-1)
 
     def target_log_probs(self, features_TBD: Tensor, targets_TB: Tensor) -> Tensor:
-        (_, *head), *tails = self._products(self.projected(features_TBD).flatten(0, -2), targets_TB.flatten())
-        log_probs_N = _target_log_probs(*head)
-        for rows, *tail in tails:
-            log_probs_N = log_probs_N.index_add(0, rows, _target_log_probs(*tail))
-        return log_probs_N.view(targets_TB.shape)
+        features_NE = self.projected(features_TBD).flatten(0, -2)
+        return self._of_targets(features_NE, targets_TB.flatten(), _target_log_probs).view(targets_TB.shape)
+
+    def target_nats(self, features_ND: Tensor, targets_N: Tensor) -> Tensor:
+        return self._of_targets(self.projected(features_ND), targets_N, _nats)
 
     @torch.no_grad()
     def set_unigram_bias(self, counts_V: Tensor) -> None:
@@ -249,6 +256,14 @@ class AdaptiveSoftmax(Head):
         self.bias_V.copy_(torch.cat([shortlist, *(tail - total for tail, total in zip(tails, totals, strict=True))]))
         for k, total in enumerate(totals):
             self.cluster_bias_K[k] = total
+
+    def _of_targets(self, features_NE: Tensor, targets_N: Tensor, softmax: Callable[..., Tensor]) -> Tensor:
+        """What `softmax` says of each target within the head, plus what it says within the target's cluster."""
+        (_, *head), *tails = self._products(features_NE, targets_N)
+        values_N = softmax(*head)
+        for rows, *tail in tails:
+            values_N = values_N.index_add(0, rows, softmax(*tail))
+        return values_N
 
     def _products(self, features_NE: Tensor, targets_N: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
         """(rows, features, weight, bias, targets) of the head and of each cluster that a target visits.
@@ -316,6 +331,11 @@ def _target_log_probs(features_NE: Tensor, weight_VE: Tensor, bias_V: Tensor, ta
         for features, targets in zip(features_NE.split(num_rows), targets_N.split(num_rows), strict=True)
     ]
     return torch.cat(parts)
+
+
+def _nats(features_NE: Tensor, weight_VE: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
+    """Minus the same, by the kernel of the loss."""
+    return linear_nats(features_NE, weight_VE, bias_V, targets_N, compute_dtype=_compute_dtype(features_NE))
 
 
 def _log_frequencies(counts_V: Tensor) -> Tensor:

@@ -58,13 +58,23 @@ class Mixture(LanguageModel, nn.Module):
         return self.mix(of_each()), tuple(next_state)
 
     def target_log_probs(self, tokens_TB: Tensor, targets_TB: Tensor, state: State) -> tuple[Tensor, State]:
+        return self._of_targets(state, lambda model, part: model.target_log_probs(tokens_TB, targets_TB, part))
+
+    def target_log_probs_where(
+        self, tokens_TB: Tensor, targets_TB: Tensor, where_TB: Tensor, state: State
+    ) -> tuple[Tensor, State]:
+        return self._of_targets(
+            state, lambda model, part: model.target_log_probs_where(tokens_TB, targets_TB, where_TB, part)
+        )  # fmt: skip
+
+    def _of_targets(self, state: State, score: Callable[[LanguageModel, State], tuple[Tensor, State]]) -> tuple[Tensor, State]:
         next_state = list[Tensor]()
 
         def of_each() -> Iterator[Tensor]:
             for model, part in self._parts(state):
-                log_probs_TB, part = model.target_log_probs(tokens_TB, targets_TB, part)
+                log_probs, part = score(model, part)
                 next_state.extend(part)
-                yield log_probs_TB
+                yield log_probs
 
         return self.mix(of_each()), tuple(next_state)
 
@@ -77,7 +87,7 @@ class Mixture(LanguageModel, nn.Module):
 
         def reader(state: State) -> Reader:
             each = [readers(part) for readers, (_, part) in zip(readers_of_each, self._parts(state), strict=True)]
-            return lambda token: self.mix(read(token) for read in each)
+            return lambda tokens, texts: self.mix(read(tokens, texts) for read in each)
 
         return reader
 

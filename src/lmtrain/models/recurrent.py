@@ -321,7 +321,7 @@ class RecurrentLanguageModel(NeuralLanguageModel):
         return is_small and not is_noisy and not first.residual and not self.embedding.sparse
 
     def readers(self, device: torch.device | str = "cpu") -> Callable[[State], Reader]:
-        """One C++ call a token where the native backend can: then in float32 or, within an autocast to it, in bfloat16."""
+        """One C++ call for a token of all texts where the native backend can: in float32 or, within an autocast, bfloat16."""
         network = self._network()
         return super().readers(device) if network is None else lambda state: self._native_reader(network, state)
 
@@ -338,16 +338,17 @@ class RecurrentLanguageModel(NeuralLanguageModel):
 
     def _native_reader(self, network: Network, state: State) -> Reader:
         previous_B, *layer_states = state
-        stream, previous = network.stream(layer_states), int(previous_B)
+        streams, previous = network.streams(layer_states), previous_B.tolist()
 
-        def read(token: int) -> Tensor:
-            nonlocal previous
-            if token == self.eos_id:  # elsewhere no policy forgets
-                keep_TB = keep_mask(self.state_policy, self.eos_id, torch.tensor([[token]]), torch.tensor([previous]))
-                if keep_TB is not None and not keep_TB.all():
-                    stream.forget()
-            previous = token
-            return stream.read(token)
+        def read(tokens: Sequence[int], texts: Sequence[int]) -> Tensor:
+            for token, text in zip(tokens, texts, strict=True):
+                if token == self.eos_id:  # elsewhere no policy forgets
+                    before = torch.tensor([previous[text]])
+                    keep_TB = keep_mask(self.state_policy, self.eos_id, torch.tensor([[token]]), before)
+                    if keep_TB is not None and not keep_TB.all():
+                        streams.forget(text)
+                previous[text] = token
+            return streams.read(tokens, texts)
 
         return read
 

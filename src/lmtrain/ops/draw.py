@@ -4,13 +4,13 @@
 
 One number decides one token, so the same numbers give the same text. A token with probability 0 is never drawn.
 
-    legend   V vocabulary
+    legend   N distributions · V vocabulary
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -28,12 +28,21 @@ def draw_token(log_probs_V: Tensor, uniform: float, *, temperature: float = 1.0,
     Raises ValueError where there is no probability at all, or one that is not a number, and for a `uniform` or a
     temperature outside these ranges; IndexError for an excluded token outside the vocabulary.
     """
+    return draw_tokens(log_probs_V[None], [uniform], temperature=temperature, excluded=excluded)[0]
+
+
+def draw_tokens(
+    log_probs_NV: Tensor, uniforms: Sequence[float], *, temperature: float = 1.0, excluded: int | None = None
+) -> list[int]:
+    """`draw_token` from each of N distributions with a number of its own; what it draws depends on no other."""
     # Beyond 1e30 either way nothing changes, and float32 has no numbers.
     temperature = min(max(temperature, 1e-30), 1e30)
-    native_draw = _native_draw(log_probs_V.device.type, log_probs_V.dtype)
-    if native_draw is not None and (token := native_draw(log_probs_V, uniform, temperature, excluded)) >= 0:
-        return token
-    return reference_draw(log_probs_V, uniform, temperature, excluded)
+    native_draw = _native_draw(log_probs_NV.device.type, log_probs_NV.dtype)
+    tokens = [-1] * len(uniforms) if native_draw is None else native_draw(log_probs_NV, uniforms, temperature, excluded)
+    return [
+        token if token >= 0 else reference_draw(log_probs_V, uniform, temperature, excluded)
+        for token, log_probs_V, uniform in zip(tokens, log_probs_NV, uniforms, strict=True)
+    ]
 
 
 def reference_draw(log_probs_V: Tensor, uniform: float, temperature: float = 1.0, excluded: int | None = None) -> int:
@@ -55,9 +64,9 @@ def reference_draw(log_probs_V: Tensor, uniform: float, temperature: float = 1.0
 
 
 @cache  # asked at every token, from cold caches
-def _native_draw(device: str, dtype: torch.dtype) -> Callable[[Tensor, float, float, int | None], int] | None:
+def _native_draw(device: str, dtype: torch.dtype) -> Callable[[Tensor, Sequence[float], float, int | None], list[int]] | None:
     """The native kernel where there is one."""
     if dtype != torch.float32 or why_not("native", Call("draw", device, dtype, {})) is not None:
         return None
-    made: Callable[[Tensor, float, float, int | None], int] = kernels("native", "draw").forward_draw()
+    made: Callable[[Tensor, Sequence[float], float, int | None], list[int]] = kernels("native", "draw").forward_draw()
     return made

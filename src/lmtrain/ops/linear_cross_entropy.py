@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
-from lmtrain.ops.backends import Call, choose, kernels
+from lmtrain.ops.backends import Call, choose, kernels, why_not
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
 from lmtrain.ops.transforms import Looped
@@ -81,6 +81,43 @@ def linear_cross_entropy(
         max_bytes = MAX_BYTES.get(features_ND.device.type, 64 << 20) if max_bytes is None else max_bytes
         total, *_ = LinearCrossEntropyFunction.apply(*inputs, targets_N, dtype, max_bytes, backend, wanted)
         return total
+
+
+@torch.no_grad()
+def linear_nats(
+    features_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    *,
+    compute_dtype: torch.dtype | None = None,
+    max_bytes: int | None = None,
+) -> Tensor:
+    """What each target adds to that total, [N], without gradients; arguments, types and errors are the same."""
+    sizes = check_shape("targets_N", targets_N, "N", check_shape("features_ND", features_ND, "N D"))
+    check_shape("weight_VD", weight_VD, "V D", sizes)
+    dtype, device = compute_dtype or features_ND.dtype, features_ND.device.type
+    features_ND, wide_dtype = features_ND.to(dtype), accumulate_dtype(dtype)
+    bias_V = None if bias_V is None else bias_V.to(wide_dtype)
+    max_bytes = MAX_BYTES.get(device, 64 << 20) if max_bytes is None else max_bytes
+    _check_targets(targets_N, sizes["V"])
+    with torch.autocast(device, enabled=False):
+        if why_not("native", Call("linear_nats", device, dtype, sizes)) is None:
+            made: Tensor = kernels("native", "linear_nats").forward_linear_nats(
+                features_ND,
+                weight_VD if weight_VD.dtype == torch.float32 else weight_VD.to(dtype),
+                bias_V,
+                targets_N,
+                max_bytes,
+            )
+            return made
+        weight_VD, parts = weight_VD.to(dtype), []
+        for rows in _chunks(features_ND, sizes["V"], max_bytes):
+            logits_RV = (features_ND[rows] @ weight_VD.T).to(wide_dtype)
+            if bias_V is not None:
+                logits_RV += bias_V
+            parts.append(logits_RV.logsumexp(1) - logits_RV.gather(1, targets_N[rows, None])[:, 0])
+    return torch.cat(parts)
 
 
 def linear_cross_entropy_reference(

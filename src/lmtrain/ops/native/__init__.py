@@ -5,7 +5,7 @@ layer normalisation. The recurrent weight is packed once per call; bfloat16 prod
 pointwise arithmetic are float32. Results depend on the instruction set compiled for, not on the number of threads (except
 the output layer's: its sums over tokens and vocabulary are split among threads, always alike).
 
-For generation there is more: `step.py`, one token through a whole network, and the draw of a token.
+For generation there is more: `step.py`, one token of each text through a whole network, and the draw of tokens.
 
 One liberty: the saved gates are in a layout of their own, and with bfloat16 int16 tensors, in fixed point. A forget gate of
 0.998 is 1 in bfloat16 and would never learn; kept so, gradients err by 0.5 to 0.9 of what the reference errs in bfloat16.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,10 +36,12 @@ __all__ = [
     "forward_elman",
     "forward_gru",
     "forward_linear_cross_entropy",
+    "forward_linear_nats",
     "forward_lstm",
     "why_not",
 ]
 
+_SMALL_DRAW = 1 << 17  # probabilities; below, threads cost more than they save
 _NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")  # the order of the enumeration in elman.h
 
 
@@ -212,6 +214,29 @@ def forward_linear_cross_entropy(
     wanted: tuple[bool, bool, bool],
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """The total and the wanted gradients (float32), as `lmtrain.ops.linear_cross_entropy` describes."""
+    (N, D), V = _sizes(features_ND, 2), _sizes(weight_VD, 2)[0]
+    like = features_ND.new_empty(0, dtype=torch.float32)
+    d_features_ND = like.new_empty(N, D) if wanted[0] else None
+    d_weight_VD = like.new_empty(V, D) if wanted[1] else None
+    d_bias_V = like.new_empty(V) if wanted[2] else None
+    results = d_features_ND, d_weight_VD, d_bias_V, None
+    nats = _linear_cross_entropy(features_ND, weight_VD, bias_V, targets_N, max_bytes, *results)
+    return like.new_tensor(nats), d_features_ND, d_weight_VD, d_bias_V
+
+
+def forward_linear_nats(
+    features_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, max_bytes: int
+) -> Tensor:
+    """What each target adds to that total, [N] (float32)."""
+    nats_N = features_ND.new_empty(_sizes(features_ND, 2)[0], dtype=torch.float32)
+    _linear_cross_entropy(features_ND, weight_VD, bias_V, targets_N, max_bytes, None, None, None, nats_N)
+    return nats_N
+
+
+def _linear_cross_entropy(
+    features_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, max_bytes: int, *results: Tensor | None
+) -> float:
+    """The total; gradients of features, weight and bias and the nats of each target are written where there is a place."""
     S, (N, D), V = _type(features_ND), _sizes(features_ND, 2), _sizes(weight_VD, 2)[0]
     inputs = (
         _checked("features_ND", features_ND, S, N, D),
@@ -219,35 +244,39 @@ def forward_linear_cross_entropy(
         None if bias_V is None else _checked("bias_V", bias_V, torch.float32, V),
         _checked("targets_N", targets_N, torch.int64, N),
     )
-    like = features_ND.new_empty(0, dtype=torch.float32)
-    d_features_ND = like.new_empty(N, D) if wanted[0] else None
-    d_weight_VD = like.new_empty(V, D) if wanted[1] else None
-    d_bias_V = like.new_empty(V) if wanted[2] else None
     sizes = (weight_VD.dtype == torch.float32, N, V, D, max_bytes)
-    gradients = d_features_ND, d_weight_VD, d_bias_V
-    nats = _call("linear_cross_entropy", S, sizes, *inputs, *gradients, returns=ctypes.c_double)
+    nats: float = _call("linear_cross_entropy", S, sizes, *inputs, *results, returns=ctypes.c_double)
     if nats == -math.inf:
         raise IndexError(f"targets_N holds a token id outside 0 to {V - 1}.")
-    return like.new_tensor(nats), d_features_ND, d_weight_VD, d_bias_V
+    return nats
 
 
-def forward_draw() -> Callable[[Tensor, float, float, int | None], int]:
-    """The function of log_probs_V (float32), uniform, temperature, excluded that `lmtrain.ops.draw` describes.
+def forward_draw() -> Callable[[Tensor, Sequence[float], float, int | None], list[int]]:
+    """The function of log_probs_NV (float32), uniforms, temperature, excluded that `lmtrain.ops.draw` describes.
 
     It gives -1 where there is no token to be found, or an argument is not what it should be. Made once, because after each
     step of a large network the caches are cold, and what Python does in microseconds takes ten times as long.
     """
-    entry = library()["lmtrain_draw"]
-    entry.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_double, ctypes.c_float, ctypes.c_long]
-    entry.restype = ctypes.c_long
+    entry = library()["lmtrain_draw_each"]
+    entry.argtypes = [
+        ctypes.c_void_p, ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_float, ctypes.c_long, ctypes.c_void_p,
+        ctypes.c_long,
+    ]  # fmt: skip
+    entry.restype = None
 
-    def draw(log_probs_V: Tensor, uniform: float, temperature: float, excluded: int | None) -> int:
-        if log_probs_V.dtype is not torch.float32 or not log_probs_V.is_cpu:
-            raise ValueError(f"log_probs_V is {log_probs_V.dtype} on {log_probs_V.device}; expected float32 on a CPU.")
-        (V,) = log_probs_V.shape
-        log_probs_V = log_probs_V.contiguous()
-        token: int = entry(log_probs_V.data_ptr(), V, uniform, temperature, -1 if excluded is None else excluded)
-        return token
+    def draw(log_probs_NV: Tensor, uniforms: Sequence[float], temperature: float, excluded: int | None) -> list[int]:
+        if log_probs_NV.dtype is not torch.float32 or not log_probs_NV.is_cpu:
+            raise ValueError(f"log_probs_NV is {log_probs_NV.dtype} on {log_probs_NV.device}; expected float32 on a CPU.")
+        N, V = log_probs_NV.shape
+        if len(uniforms) != N:
+            raise ValueError(f"{len(uniforms)} uniforms for {N} distributions; expected one for each.")
+        log_probs_NV = log_probs_NV.contiguous()
+        tokens = (ctypes.c_long * N)()
+        entry(
+            log_probs_NV.data_ptr(), N, V, (ctypes.c_double * N)(*uniforms), temperature,
+            -1 if excluded is None else excluded, tokens, torch.get_num_threads() if N * V > _SMALL_DRAW else 1,
+        )  # fmt: skip
+        return list(tokens)
 
     return draw
 

@@ -38,6 +38,7 @@ struct CrossEntropy {
     const float* bias;
     const int64_t* targets;
     float *d_features, *d_weight, *d_bias;  // null where not wanted
+    float* nats;                            // of every token, or null
 
     // ---- one chunk of rows, worked on by a team of threads; `added` chunks were there before
     struct Chunk {
@@ -179,9 +180,10 @@ struct CrossEntropy {
     }
 
     double total(const Chunk& c) const {
-        double nats = 0;
-        for (long n = 0; n < c.rows; n++) nats += (double)c.log_sums[n] - c.target_logits[n];
-        return nats;
+        double total = 0;
+        for (long n = 0; n < c.rows; n++) total += (double)c.log_sums[n] - c.target_logits[n];
+        for (long n = 0; nats && n < c.rows; n++) nats[c.first + n] = c.log_sums[n] - c.target_logits[n];
+        return total;
     }
 
     void pass_two(const Chunk& c, long me) const {
@@ -382,7 +384,8 @@ double by_tokens(const CrossEntropy<S, G>& task, long N, long max_bytes, long th
                                       task.targets + rows.first,
                                       task.d_features ? task.d_features + rows.first * task.D : nullptr,
                                       task.d_weight ? d_weight : nullptr,
-                                      task.d_bias ? d_bias : nullptr};
+                                      task.d_bias ? d_bias : nullptr,
+                                      task.nats ? task.nats + rows.first : nullptr};
         nats[me] = in_chunks(mine, rows.last - rows.first, max_bytes / threads, 1);
     }
     auto add_up = [&](float* to, long offset, long count) {
@@ -401,8 +404,8 @@ double by_tokens(const CrossEntropy<S, G>& task, long N, long max_bytes, long th
 template <class S, class G>
 double linear_cross_entropy(long N, long V, long D, long max_bytes, const S* features, const G* weight,
                             const float* bias, const int64_t* targets, float* d_features, float* d_weight,
-                            float* d_bias, long threads) {
-    const CrossEntropy<S, G> task{V, D, features, weight, bias, targets, d_features, d_weight, d_bias};
+                            float* d_bias, float* row_nats, long threads) {
+    const CrossEntropy<S, G> task{V, D, features, weight, bias, targets, d_features, d_weight, d_bias, row_nats};
     threads = double(N) * V * D < 1e6 ? 1 : threads;
     const bool few_words = V < 512 * threads && N >= threads;
     return threads > 1 && few_words ? by_tokens(task, N, max_bytes, threads) : in_chunks(task, N, max_bytes, threads);

@@ -9,22 +9,29 @@ using namespace lmtrain;
 #pragma GCC visibility push(default)
 extern "C" {
 
-// One token: its embedding in, the log-probabilities of the next one out.
-void lmtrain_step(int bfloat16, const Stage* stages, long count, const float* embedding, float* log_probs, long threads) {
-    with_type(bfloat16, [&](auto type) { step<decltype(type)>(stages, count, embedding, log_probs, threads); });
+// One token of each of `texts`, whose states lie in the slots named: the log-probabilities of the next one, [texts, V].
+void lmtrain_step(int bfloat16, const Stage* stages, long count, long texts, const long* slots, const long* tokens,
+                  const float* embedding, float* log_probs, long threads) {
+    with_type(bfloat16, [&](auto type) {
+        step<decltype(type)>(stages, count, texts, slots, tokens, embedding, log_probs, threads);
+    });
 }
 
-// -1 where no token can be drawn, or an argument is not what it should be.
-long lmtrain_draw(const float* log_probs, long V, double uniform, float temperature, long excluded) {
-    const bool fits = V > 0 && uniform >= 0 && uniform < 1 && temperature > 0 && excluded >= -1 && excluded < V;
-    return fits ? draw(log_probs, V, uniform, temperature, excluded) : -1;
+// A token from each of `rows` distributions [rows, V]; -1 where none can be drawn, or an argument is not what it should be.
+void lmtrain_draw_each(const float* log_probs, long rows, long V, const double* uniforms, float temperature, long excluded,
+                       long* tokens, long threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long i = 0; i < rows; i++) {
+        const bool fits = V > 0 && uniforms[i] >= 0 && uniforms[i] < 1 && temperature > 0 && excluded >= -1 && excluded < V;
+        tokens[i] = fits ? draw(log_probs + i * V, V, uniforms[i], temperature, excluded) : -1;
+    }
 }
 
 // The weight has the type of the features, or is float32 and rounded to it on the way. Returns the total in nats; -infinity
-// where a target is no token, before anything is computed.
+// where a target is no token, before anything is computed. `row_nats` [N] gets what each token adds to it, unless it is null.
 double lmtrain_linear_cross_entropy(int bfloat16, long float32_weight, long N, long V, long D, long max_bytes,
                                     const void* features, const void* weight, const float* bias, const int64_t* targets,
-                                    float* d_features, float* d_weight, float* d_bias, long threads) {
+                                    float* d_features, float* d_weight, float* d_bias, float* row_nats, long threads) {
     for (long n = 0; n < N; n++)
         if (targets[n] < 0 || targets[n] >= V) return -INFINITY;
     double nats = 0;
@@ -32,7 +39,7 @@ double lmtrain_linear_cross_entropy(int bfloat16, long float32_weight, long N, l
         typedef decltype(type) S;
         auto run = [&](auto* typed_weight) {
             nats = linear_cross_entropy(N, V, D, max_bytes, (const S*)features, typed_weight, bias, targets, d_features,
-                                        d_weight, d_bias, threads);
+                                        d_weight, d_bias, row_nats, threads);
         };
         float32_weight ? run((const float*)weight) : run((const S*)weight);
     });

@@ -1,10 +1,11 @@
-// One token through a whole recurrent network, for text generation: every weight is read once and used once.
+// One token of each of some texts through a whole recurrent network, for text generation.
 //
 //   x = embedding[token];   for each stage  x = cell(W x + b, R h);   log p = x - log sum exp x  of the last stage
 //
-// So a step takes as long as the weights take to arrive from memory, and the least that can be done is to read them as they
-// lie, rows one behind the other, without packing (a core reaches 30 GB/s that way, two 59). LANES rows are multiplied side
-// by side. In bfloat16 there is half as much to read. Sums and states do not depend on the number of threads.
+// With one text every weight is used once, so a step takes as long as the weights take to arrive from memory, and the least
+// that can be done is to read them as they lie, rows one behind the other, without packing (a core reaches 30 GB/s that way,
+// two 59). LANES rows are multiplied side by side. In bfloat16 there is half as much to read. With more texts a weight that
+// has arrived is used for all of them. Sums and states depend neither on the number of threads nor on the other texts.
 //
 // Tried, no gain: fetching rows 2 to 25 kB ahead; 4 or 8 rows side by side. Fetching them past the second-level cache, to leave
 // it to Python and the recurrent weights: four times slower.
@@ -18,8 +19,8 @@ namespace lmtrain {
 
 enum Kind { LINEAR, ELMAN_TANH, ELMAN_RELU, ELMAN_SIGMOID, ELMAN_IDENTITY, GRU, LSTM };
 
-// Weights [gates * units, inputs] and [gates * units, units] are of the storage type; a bias may be null. `h` and `c` [units]
-// are the state, replaced at each step. Laid out as `_Stage` in step.py.
+// Weights [gates * units, inputs] and [gates * units, units] are of the storage type; a bias may be null. `h` and `c`
+// [slots, units] are the states, replaced at each step. Laid out as `_Stage` in step.py.
 struct Stage {
     long kind, inputs, units;
     const void *weight_input, *weight_recurrent;
@@ -27,63 +28,75 @@ struct Stage {
     float *h, *c;
 };
 
-// What units u ... u + LANES - 1 of a stage give; their state is replaced. `x` and `h` are the stage's operands.
+constexpr long GROUP = 12;  // texts whose sums lie in the first-level cache together with the weights that made them
+
+// What units u ... u + LANES - 1 of a stage give in `count` texts, at most GROUP; their states, in the slots named, are
+// replaced. `x` and `h` are the stage's operands of the first text, those of the next lie `stride` elements on.
 template <class S>
-INLINE F stage_output(const Stage& stage, long u, const typename WordOf<S>::type::Element* x,
-                      const typename WordOf<S>::type::Element* h) {
-    const long H = stage.units, n = H - u;
-    auto input = [&](long gate) __attribute__((always_inline)) {
-        const F sums = dot_rows((const S*)stage.weight_input + (gate * H + u) * stage.inputs, stage.inputs, n, x);
-        return stage.bias ? sums + load(stage.bias + gate * H + u, n) : sums;
-    };
-    if (stage.kind == LINEAR) return input(0);
-    auto recurrent = [&](long gate) __attribute__((always_inline)) {
-        return dot_rows((const S*)stage.weight_recurrent + (gate * H + u) * H, H, n, h);
-    };
-    F next;
-    if (stage.kind == LSTM) {
-        const F i = sigmoid(input(0) + recurrent(0)), f = sigmoid(input(1) + recurrent(1));
-        const F g = tanh(input(2) + recurrent(2)), o = sigmoid(input(3) + recurrent(3));
-        const F c = f * load(stage.c + u, n) + i * g;
-        store(stage.c + u, c, n);
-        next = o * tanh(c);
-    } else if (stage.kind == GRU) {
-        const F r = sigmoid(input(0) + recurrent(0)), z = sigmoid(input(1) + recurrent(1));
-        const F candidate = tanh(input(2) + r * (recurrent(2) + load(stage.candidate_bias + u, n)));
-        next = candidate + z * (load(stage.h + u, n) - candidate);
-    } else {
-        const F sums = input(0) + recurrent(0);
-        next = stage.kind == ELMAN_TANH ? activate<TANH>(sums)
-               : stage.kind == ELMAN_RELU ? activate<RELU>(sums)
-               : stage.kind == ELMAN_SIGMOID ? activate<SIGMOID>(sums)
-                                             : activate<IDENTITY>(sums);
+INLINE void stage_outputs(const Stage& stage, long u, long count, const long* slots,
+                          const typename WordOf<S>::type::Element* x, const typename WordOf<S>::type::Element* h,
+                          long stride, F* outputs) {
+    const long H = stage.units, n = H - u, gates = stage.kind == LSTM ? 4 : stage.kind == GRU ? 3 : 1;
+    F input[4][GROUP], recurrent[4][GROUP];
+    for (long gate = 0; gate < gates; gate++) {
+        const long row = gate * H + u;
+        F* sums = stage.kind == LINEAR ? outputs : input[gate];
+        dot_rows_of((const S*)stage.weight_input + row * stage.inputs, stage.inputs, n, x, stride, count, sums);
+        for (long i = 0; stage.bias && i < count; i++) sums[i] = sums[i] + load(stage.bias + row, n);
+        if (stage.kind != LINEAR)
+            dot_rows_of((const S*)stage.weight_recurrent + row * H, H, n, h, stride, count, recurrent[gate]);
     }
-    next = as_stored<S>(next);
-    store(stage.h + u, next, n);
-    return next;
+    for (long i = 0; stage.kind != LINEAR && i < count; i++) {
+        float* state = stage.h + slots[i] * H + u;
+        F next;
+        if (stage.kind == LSTM) {
+            float* cell = stage.c + slots[i] * H + u;
+            const F in = sigmoid(input[0][i] + recurrent[0][i]), f = sigmoid(input[1][i] + recurrent[1][i]);
+            const F g = tanh(input[2][i] + recurrent[2][i]), o = sigmoid(input[3][i] + recurrent[3][i]);
+            const F c = f * load(cell, n) + in * g;
+            store(cell, c, n);
+            next = o * tanh(c);
+        } else if (stage.kind == GRU) {
+            const F r = sigmoid(input[0][i] + recurrent[0][i]), z = sigmoid(input[1][i] + recurrent[1][i]);
+            const F candidate = tanh(input[2][i] + r * (recurrent[2][i] + load(stage.candidate_bias + u, n)));
+            next = candidate + z * (load(state, n) - candidate);
+        } else {
+            const F sums = input[0][i] + recurrent[0][i];
+            next = stage.kind == ELMAN_TANH ? activate<TANH>(sums)
+                   : stage.kind == ELMAN_RELU ? activate<RELU>(sums)
+                   : stage.kind == ELMAN_SIGMOID ? activate<SIGMOID>(sums)
+                                                 : activate<IDENTITY>(sums);
+        }
+        outputs[i] = as_stored<S>(next);
+        store(state, outputs[i], n);
+    }
 }
 
-// The last stage is LINEAR, its outputs the logits. They are made and summed in blocks, the same for any number of threads.
+// Reads tokens[i] in the text whose state lies in slots[i], for each of `texts`; log_probs [texts, V]. The last stage is
+// LINEAR, its outputs the logits. They are made and summed in blocks, the same for any number of threads.
 template <class S>
-void step(const Stage* stages, long count, const float* embedding, float* log_probs, long threads) {
+void step(const Stage* stages, long count, long texts, const long* slots, const long* tokens, const float* embedding,
+          float* log_probs, long threads) {
     typedef typename WordOf<S>::type::Element Element;
     constexpr long BLOCK = 256;
     const Stage& head = stages[count - 1];
-    const long V = head.units, blocks = (V + BLOCK - 1) / BLOCK;
-    long operands = 0;
+    const long V = head.units, blocks = (V + BLOCK - 1) / BLOCK, E = stages[0].inputs;
+    long operands = 0;  // of one text
     for (long s = 0; s < count; s++) operands += round_up(stages[s].inputs, 32) + round_up(stages[s].units, 32);
-    Element* first_operand = scratch<Element>(1, operands);
-    memset((void*)first_operand, 0, operands * sizeof(Element));
-    float* largest_of = scratch<float>(2, 2 * blocks);
-    float* sum_of = largest_of + blocks;
-    for (long k = 0; k < stages[0].inputs; k += LANES)
-        store_operand<S>(first_operand + k, load(embedding + k, stages[0].inputs - k), stages[0].inputs - k);
-    Element* h = first_operand;
-    for (long s = 0; s < count; s++) {
-        h += round_up(stages[s].inputs, 32);
-        for (long k = 0; stages[s].h && k < stages[s].units; k += LANES)
-            store_operand<S>(h + k, load(stages[s].h + k, stages[s].units - k), stages[s].units - k);
-        h += round_up(stages[s].units, 32);
+    Element* first_operand = scratch<Element>(1, texts * operands);
+    memset((void*)first_operand, 0, texts * operands * sizeof(Element));
+    float* largest_of = scratch<float>(2, 2 * texts * blocks);
+    float* sum_of = largest_of + texts * blocks;
+    for (long i = 0; i < texts; i++) {
+        Element* h = first_operand + i * operands;
+        for (long k = 0; k < E; k += LANES) store_operand<S>(h + k, load(embedding + tokens[i] * E + k, E - k), E - k);
+        for (long s = 0; s < count; s++) {
+            const long H = stages[s].units;
+            h += round_up(stages[s].inputs, 32);
+            for (long k = 0; stages[s].h && k < H; k += LANES)
+                store_operand<S>(h + k, load(stages[s].h + slots[i] * H + k, H - k), H - k);
+            h += round_up(H, 32);
+        }
     }
     Barrier barrier;
 
@@ -92,13 +105,19 @@ void step(const Stage* stages, long count, const float* embedding, float* log_pr
         const long me = omp_get_thread_num(), team = omp_get_num_threads();
         const FlushDenormals flush;
         const Element* x = first_operand;
+        F outputs[GROUP];
         for (long s = 0; s + 1 < count; s++) {
             const Stage stage = stages[s];
             const Element* h = x + round_up(stage.inputs, 32);
             Element* next = (Element*)h + round_up(stage.units, 32);
             const Share mine = share((stage.units + LANES - 1) / LANES, me, team);
             for (long u = mine.first * LANES; u < std::min(mine.last * LANES, stage.units); u += LANES)
-                store_operand<S>(next + u, stage_output<S>(stage, u, x, h), stage.units - u);
+                for (long i = 0; i < texts; i += GROUP) {
+                    const long some = std::min(GROUP, texts - i);
+                    stage_outputs<S>(stage, u, some, slots + i, x + i * operands, h + i * operands, operands, outputs);
+                    for (long j = 0; j < some; j++)
+                        store_operand<S>(next + (i + j) * operands + u, outputs[j], stage.units - u);
+                }
             barrier.wait(team);
             x = next;
         }
@@ -106,29 +125,42 @@ void step(const Stage* stages, long count, const float* embedding, float* log_pr
         const Share mine = share(blocks, me, team);
         for (long block = mine.first; block < mine.last; block++) {
             const long from = block * BLOCK, to = std::min(V, from + BLOCK);
-            F most = broadcast(-INFINITY), sums = {};
-            for (long v = from; v < to; v += LANES) {
-                const F logits = stage_output<S>(stage, v, x, nullptr);
-                store(log_probs + v, logits, to - v);
-                if (to - v >= LANES) most = max(most, logits);
-                else for (long i = 0; i < to - v; i++) most[i] = std::max(most[i], logits[i]);
+            for (long i = 0; i < texts; i += GROUP) {
+                const long some = std::min(GROUP, texts - i);
+                F most[GROUP];
+                for (long j = 0; j < some; j++) most[j] = broadcast(-INFINITY);
+                for (long v = from; v < to; v += LANES) {
+                    stage_outputs<S>(stage, v, some, slots + i, x + i * operands, nullptr, operands, outputs);
+                    for (long j = 0; j < some; j++) {
+                        store(log_probs + (i + j) * V + v, outputs[j], to - v);
+                        if (to - v >= LANES) most[j] = max(most[j], outputs[j]);
+                        else for (long k = 0; k < to - v; k++) most[j][k] = std::max(most[j][k], outputs[j][k]);
+                    }
+                }
+                for (long j = 0; j < some; j++) {
+                    const float top = largest(most[j]);
+                    F sums = {};
+                    for (long v = from; v < to; v += LANES) {
+                        const F powers = exp(load(log_probs + (i + j) * V + v, to - v) - top);
+                        if (to - v >= LANES) sums += powers;
+                        else for (long k = 0; k < to - v; k++) sums[k] += powers[k];
+                    }
+                    largest_of[(i + j) * blocks + block] = top;
+                    sum_of[(i + j) * blocks + block] = sum(sums);
+                }
             }
-            const float top = largest(most);
-            for (long v = from; v < to; v += LANES) {
-                const F powers = exp(load(log_probs + v, to - v) - top);
-                if (to - v >= LANES) sums += powers;
-                else for (long i = 0; i < to - v; i++) sums[i] += powers[i];
-            }
-            largest_of[block] = top;
-            sum_of[block] = sum(sums);
         }
         barrier.wait(team);
-        const double top = *std::max_element(largest_of, largest_of + blocks);
-        double total = 0;
-        for (long block = 0; block < blocks; block++) total += sum_of[block] * std::exp(largest_of[block] - top);
-        const float normaliser = top + std::log(total);
         const long from = mine.first * BLOCK, to = std::min(V, mine.last * BLOCK);
-        for (long v = from; v < to; v += LANES) store(log_probs + v, load(log_probs + v, to - v) - normaliser, to - v);
+        for (long i = 0; i < texts; i++) {
+            const float *largest_here = largest_of + i * blocks, *sum_here = sum_of + i * blocks;
+            const double top = *std::max_element(largest_here, largest_here + blocks);
+            double total = 0;
+            for (long block = 0; block < blocks; block++) total += sum_here[block] * std::exp(largest_here[block] - top);
+            const float normaliser = top + std::log(total);
+            float* row = log_probs + i * V;
+            for (long v = from; v < to; v += LANES) store(row + v, load(row + v, to - v) - normaliser, to - v);
+        }
     }
 }
 

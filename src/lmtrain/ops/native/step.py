@@ -1,13 +1,13 @@
-"""One token through a whole recurrent network in one C++ call (`step.h`), for text that is written token by token.
+"""One token of each of some texts through a whole recurrent network in one C++ call (`step.h`): text written token by token.
 
     x = embedding[token];   for each stage   x = cell(W x + b, R h)   or   x = W x + b;   log p = log_softmax(x)
 
-One stream, float32 or bfloat16. float32 weights are read where they lie; bfloat16 ones are copied once, when the network is
+float32 or bfloat16. float32 weights are read where they lie; bfloat16 ones are copied once, when the network is
 made: half as much to read at each token, on which alone the speed of a large vocabulary depends. Then products are of
 bfloat16, sums, biases, cells and logits float32, and states are rounded to bfloat16, as in the recurrences. While a
 network is in use, weights must not change: it may see them as they were or as they are.
 
-    legend   E inputs of a stage · H its units · Z gates x H · V vocabulary
+    legend   B texts · E inputs of a stage · H its units · Z gates x H · V vocabulary
 """
 
 from __future__ import annotations
@@ -62,48 +62,60 @@ class Network:
         self.stages = [_prepared(stage, dtype) for stage in stages]
         self.dtype = dtype
 
-    def stream(self, states: Sequence[Tensor]) -> Stream:
-        """A text that goes on from these states (h, or h and c, [1, H], of every stage that has any), which are copied."""
-        return Stream(self, states)
+    def streams(self, states: Sequence[Tensor]) -> Streams:
+        """Texts that go on from these states (h, or h and c, [B, H], of every stage that has any), which are copied."""
+        return Streams(self, states)
 
 
-class Stream:
-    """One text that a network reads. Streams of one network do not disturb each other."""
+class Streams:
+    """B texts that a network reads side by side. Those of one network do not disturb each other."""
 
     def __init__(self, network: Network, states: Sequence[Tensor]) -> None:
         self._network = network  # keeps the weights alive
         self._states = [state.detach().float().contiguous().clone() for state in states]
         if len(states) != sum(stage.num_states for stage in network.stages):
             raise ValueError(f"{len(states)} states; the network has {sum(stage.num_states for stage in network.stages)}.")
-        self._log_probs_V = torch.empty(len(network.stages[-1].weight_input_ZE), dtype=torch.float32, device="cpu")
-        left = iter(self._states)
+        left, self._sizes = iter(self._states), Sizes()
         self._stages = (_Stage * len(network.stages))(
-            *(_laid_out(stage, [next(left) for _ in range(stage.num_states)]) for stage in network.stages)
+            *(_laid_out(stage, [next(left) for _ in range(stage.num_states)], self._sizes) for stage in network.stages)
         )
+        self._log_probs_BV = torch.empty(0, len(network.stages[-1].weight_input_ZE), dtype=torch.float32, device="cpu")
         weights = sum(stage.weight_input_ZE.numel() for stage in network.stages)
         self._threads = torch.get_num_threads() if weights >= SMALL else 1
         self._step = library()["lmtrain_step"]
-        self._step.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
+        self._step.argtypes = [
+            ctypes.c_int, ctypes.c_void_p, ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p,
+            ctypes.c_void_p, ctypes.c_long,
+        ]  # fmt: skip
         self._step.restype = None
 
-    def read(self, token: int) -> Tensor:
-        """Log-probabilities [V] (float32) of what follows `token`; the next call overwrites them.
+    def read(self, tokens: Sequence[int], texts: Sequence[int]) -> Tensor:
+        """Log-probabilities [n, V] (float32) of what follows each token in the text of that number; the next call overwrites
+        them. They do not depend on which other texts are read with it.
 
-        Raises IndexError for a token outside the vocabulary.
+        Raises IndexError for a token outside the vocabulary or a text that there is not, ValueError for one named twice.
         """
-        embedding_VE = self._network.embedding_VE
-        if not 0 <= token < len(embedding_VE):
-            raise IndexError(f"token {token}; with V={len(embedding_VE)} they lie in 0 to {len(embedding_VE) - 1}.")
+        embedding_VE, count = self._network.embedding_VE, len(tokens)
+        if not count or not 0 <= min(tokens) <= max(tokens) < len(embedding_VE):
+            raise IndexError(f"tokens {list(tokens)}; with V={len(embedding_VE)} they lie in 0 to {len(embedding_VE) - 1}.")
+        num_texts = self._sizes.get("B", max(texts, default=0) + 1)
+        if not 0 <= min(texts) <= max(texts) < num_texts:
+            raise IndexError(f"texts {list(texts)}; with B={num_texts} they lie in 0 to {num_texts - 1}.")
+        if len(set(texts)) != len(texts) or len(texts) != count:
+            raise ValueError(f"{count} tokens for the texts {list(texts)}; expected one token for each, and each text once.")
+        if len(self._log_probs_BV) < count:
+            self._log_probs_BV = self._log_probs_BV.new_empty(count, self._log_probs_BV.shape[1])
+        longs = ctypes.c_long * count
         self._step(
-            self._network.dtype == torch.bfloat16, self._stages, len(self._stages),
-            embedding_VE.data_ptr() + token * embedding_VE.shape[1] * 4, self._log_probs_V.data_ptr(), self._threads,
+            self._network.dtype == torch.bfloat16, self._stages, len(self._stages), count, longs(*texts), longs(*tokens),
+            embedding_VE.data_ptr(), self._log_probs_BV.data_ptr(), self._threads,
         )  # fmt: skip
-        return self._log_probs_V
+        return self._log_probs_BV[:count]
 
-    def forget(self) -> None:
-        """Every state becomes zero."""
+    def forget(self, text: int) -> None:
+        """Every state of this text becomes zero."""
         for state in self._states:
-            state.zero_()
+            state[text].zero_()
 
 
 class _Stage(ctypes.Structure):
@@ -150,14 +162,15 @@ def _prepared(stage: Stage, dtype: torch.dtype) -> Stage:
     )  # fmt: skip
 
 
-def _laid_out(stage: Stage, states: Sequence[Tensor]) -> _Stage:
-    """Sizes and addresses of a prepared stage and of its states."""
+def _laid_out(stage: Stage, states: Sequence[Tensor], sizes: Sizes) -> _Stage:
+    """Sizes and addresses of a prepared stage and of its states; `sizes` holds the number of texts."""
     outputs, inputs = stage.weight_input_ZE.shape
     units = outputs if stage.weight_recurrent_ZH is None else stage.weight_recurrent_ZH.shape[1]
     for state in states:
-        check_shape("the state of one stream", state, "1 H", Sizes({"H": units}))
+        sizes["H"] = units
+        check_shape("the states of the texts", state, "B H", sizes)
         if state.device.type != "cpu":
-            raise ValueError(f"the state of a stream is on {state.device}; expected a CPU.")
+            raise ValueError(f"the states of the texts are on {state.device}; expected a CPU.")
     h, c = [*states, None, None][:2]
     tensors = (stage.weight_input_ZE, stage.weight_recurrent_ZH, stage.bias_Z, stage.candidate_bias_H, h, c)
     return _Stage(KINDS.index(stage.kind), inputs, units, *(None if x is None else x.data_ptr() for x in tensors))

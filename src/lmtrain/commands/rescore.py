@@ -1,0 +1,173 @@
+"""`python -m lmtrain rescore FILE`: the best hypothesis of each n-best list that `score --nbest` has written.
+
+    total = score + lm_weight * log-probability + word_penalty * words        more is better; without scores they count as 0
+
+The weights are given (`--weights LM_WEIGHT WORD_PENALTY`), or found on `--references` as those with the fewest word errors.
+References are lines of an id and a text, separated as the n-best list was. Of equal totals the first hypothesis stands, and
+it is said how often that happened. The result, a line per id, goes to standard output, all else to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lmtrain.commands.keyed import LOG_NAMES, add_format_option
+from lmtrain.commands.options import Parser, finite, parse, read_text
+from lmtrain.errors import DataError, SettingsError
+from lmtrain.shell import one_line
+from lmtrain.terminal import for_terminal
+
+if TYPE_CHECKING:
+    from lmtrain.inference.rescore import Hypothesis
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the best hypothesis of every list."""
+    parser = Parser("rescore", __doc__)
+    parser.add_argument("file", metavar="FILE", help='what  score --nbest  has written; "-": standard input')
+    parser.add_argument(
+        "--weights", nargs=2, type=finite, metavar=("LM_WEIGHT", "WORD_PENALTY"), help="leave them out to have them found"
+    )
+    parser.add_argument("--references", metavar="FILE", help="what was said: the weights are found, or judged, on it")
+    add_format_option(parser)
+    parser.add_argument("--json", action="store_true", help="JSON lines; with references the last one is the total")
+    options = parse(parser, arguments)
+    if options.weights is None and options.references is None:
+        raise SettingsError(
+            "Neither --weights nor --references was given.", "Weights are given, or found on references.",
+            "Type for example --weights 0.7 0, or --references FILE.",
+        )  # fmt: skip
+    _rescore(options)
+
+
+def _rescore(options: argparse.Namespace) -> None:
+    from lmtrain.data.vocabulary import split_words
+    from lmtrain.inference.rescore import pick, tune, word_errors
+
+    lists = _read_lists(options)
+    weights, summary = tuple(options.weights or ()), {}
+    errors: list[list[int]] = []
+    if options.references is not None:
+        references = _read_references(options, set(lists))
+        words = {key: [word.decode() for word in split_words(text)] for key, text in references.items()}
+        errors = [
+            [word_errors(words[key], [word.decode() for word in split_words(h.text)]) for h in own]
+            for key, own in lists.items()
+        ]
+        if not weights:
+            weights, _ = tune(list(lists.values()), errors)
+        summary = {"words": sum(map(len, words.values()))}
+    picked = [pick(hypotheses, weights) for hypotheses in lists.values()]
+    for (key, hypotheses), (best, num_ties) in zip(lists.items(), picked, strict=True):
+        chosen = hypotheses[best]
+        separator = " " if options.format == "kaldi" else "\t"
+        row = {"id": key, "text": chosen.text, "total": chosen.total(weights), "ties": num_ties}
+        print(json.dumps(row) if options.json else for_terminal(f"{key}{separator}{chosen.text}"))
+    ties = sum(num_ties > 0 for _, num_ties in picked)
+    print(
+        f"lm_weight {weights[0]:.6g} · word_penalty {weights[1]:.6g} · {len(lists):,} lists, {ties:,} with a tie",
+        file=sys.stderr,
+    )
+    if errors:
+        made = sum(own[best] for own, (best, _) in zip(errors, picked, strict=True))
+        first, least = sum(own[0] for own in errors), sum(map(min, errors))
+        summary |= {"errors": made, "errors_of_the_first": first, "errors_of_the_best": least}
+        rate = f"{100 * made / summary['words']:.2f} %" if summary["words"] else "no rate without words"
+        print(
+            f"word errors {made:,} of {summary['words']:,} words ({rate}); the first of each list makes {first:,}, "
+            f"the best that the lists hold {least:,}", file=sys.stderr,
+        )  # fmt: skip
+        if options.json:
+            print(json.dumps({"total": {"lm_weight": weights[0], "word_penalty": weights[1], "ties": ties} | summary}))
+
+
+def _read_lists(options: argparse.Namespace) -> dict[str, list[Hypothesis]]:
+    """The hypotheses of every id, in the order of the file."""
+    from lmtrain.inference.rescore import Hypothesis
+
+    headers = [["id", *score, log, "words", "unknown", "text"] for score in ([], ["score"]) for log in LOG_NAMES.values()]
+    lists: dict[str, list[Hypothesis]] = {}
+    names: list[str] = []
+    for number, line in _lines(options.file):
+        if not names:
+            names = line.split("\t")
+            if names not in headers:
+                raise DataError(
+                    f"The first line of {one_line(options.file)} does not name the columns of a scored n-best list: "
+                    f"{one_line(line[:60])!r}.",
+                    f"Expected are id, score (if there are any), {' or '.join(LOG_NAMES.values())}, words, unknown and text.",
+                    "Type  python -m lmtrain score RUN FILE --nbest > SCORED  and give SCORED.",
+                )
+            continue
+        values = dict(zip(names, line.split("\t", len(names) - 1), strict=False))
+        try:
+            numbers = {name: float(values[name]) for name in names if name not in ("id", "text")}
+            lm = next(numbers.pop(name) for name in LOG_NAMES.values() if name in numbers)
+            if "text" not in values or not all(map(math.isfinite, numbers.values())) or not lm < math.inf:
+                raise ValueError
+        except (KeyError, ValueError):
+            raise DataError(
+                f"Line {number:,} of {one_line(options.file)} is no row of a scored n-best list: {one_line(line[:60])!r}.",
+                f"Its columns are {', '.join(names)}, separated by tabs.", "Score the list again.",
+            ) from None  # fmt: skip
+        hypothesis = Hypothesis(values["text"], numbers.get("score", 0.0), lm, int(numbers["words"]))
+        lists.setdefault(_utterance(values["id"], number, options), []).append(hypothesis)
+    if not lists:
+        raise DataError(
+            f"{one_line(options.file)} holds no hypotheses.", "At least one is needed.", "Give a scored n-best list."
+        )
+    return lists
+
+
+def _utterance(key: str, number: int, options: argparse.Namespace) -> str:
+    """The id that the hypotheses of one list share."""
+    if options.format != "kaldi":
+        return key
+    if not (found := re.fullmatch(r"(.+)-[0-9]+", key)):
+        raise DataError(
+            f"The id in line {number:,} of {one_line(options.file)} is {one_line(key[:60])!r}.",
+            "With --format kaldi ids end with the number of the hypothesis, as in utterance-1.",
+            "Leave --format kaldi out where all hypotheses of a list have one id.",
+        )
+    return found[1]
+
+
+def _read_references(options: argparse.Namespace, keys: set[str]) -> dict[str, str]:
+    """What was said in each list. DataError where lists and references are not of the same ids."""
+    references: dict[str, str] = {}
+    for number, line in _lines(options.references):
+        key, found, text = line.partition(" " if options.format == "kaldi" else "\t")
+        if not key or not (found or options.format == "kaldi") or key in references:  # with a space it may say nothing
+            raise DataError(
+                f"Line {number:,} of {one_line(options.references)} is {one_line(line[:60])!r}.",
+                f"A reference is an id, a {'space' if options.format == 'kaldi' else 'tab'} and a text; each id stands once.",
+                "Correct that line.",
+            )
+        references[key] = text
+    for missing, what in ((keys - references.keys(), "reference"), (references.keys() - keys, "hypothesis")):
+        if missing:
+            others = f" and {len(missing) - 1:,} others" if len(missing) > 1 else ""
+            raise DataError(
+                f"There is no {what} for {one_line(min(missing)[:60])!r}{others}.",
+                "Every list has one reference, and every reference a list.",
+                "Correct the ids. With --format kaldi, hypotheses are utterance-1 and so on, and the reference is utterance.",
+            )
+    return references
+
+
+def _lines(path: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text file with their numbers, from 1; "-" is standard input."""
+    held, number = "", 0
+    for block in read_text(path):
+        *lines, held = (held + block).split("\n")
+        for line in lines:
+            number += 1
+            yield number, line
+    if held:
+        yield number + 1, held

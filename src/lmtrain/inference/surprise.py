@@ -1,0 +1,222 @@
+"""Where a model is surprised: for every token, word or line its surprisal, and what the model expected instead.
+
+    surprisal   -log p(what came | what stands before it), in nats
+    entropy     -sum over v of p(v) log p(v): the surprisal that was to be expected
+    rank        1 where what came was the likeliest token
+    instead     the likeliest of the other tokens, with their probabilities
+
+A word is what stands between whitespace. Where it is made of several tokens (characters, bytes, subwords), its surprisal is
+the sum of theirs, with that of the whitespace behind it, which ends the word; so the surprisals of words add up to that of the
+text. Entropy, rank and `instead` are then those of its first token. The entropy of a line is the mean over its tokens. A
+token that is a part of what a reader takes for one character is joined with the others of it.
+
+    legend   T steps in a chunk · V vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from lmtrain.data.tokenizer import Ids, Tokenizer
+from lmtrain.data.vocabulary import EOS, WHITESPACE
+from lmtrain.errors import DataError
+from lmtrain.inference.evaluate import STATIC, Bill, Static, Tally, check_numbers, make_tokens, next_inputs
+from lmtrain.inference.graphemes import belong_together
+from lmtrain.inference.score import CountedText, Source, equal_chunks
+from lmtrain.models.base import LanguageModel, evaluating
+
+UnitName = Literal["token", "word", "line"]
+CHUNK = 128  # tokens whose distributions are held at once
+NUM_INSTEAD = 3
+LONGEST = 10_000  # characters of a unit that are shown
+
+
+class Alternative(NamedTuple):
+    """A token that could have come, and how probable it was."""
+
+    text: str
+    probability: float
+
+
+@dataclass
+class Unit:
+    """A token, a word or a line, number `position` (from 1) of its line; surprisal and entropy in nats.
+
+    `rank` and `instead` are those of the first token; a line has none, and no text.
+    """
+
+    line: int
+    position: int
+    text: str
+    surprisal: float
+    entropy: float
+    rank: int | None
+    instead: tuple[Alternative, ...]
+    num_tokens: int
+    num_unk: int
+    ends_line: bool
+    tail: str  # the text of its last token
+
+    def add(self, other: Unit) -> None:
+        """Takes in what comes behind it; a text of more than LONGEST characters is cut."""
+        if len(self.text) < LONGEST:
+            self.text += other.text
+        self.tail = other.tail
+        self.surprisal += other.surprisal
+        self.num_tokens += other.num_tokens
+        self.num_unk += other.num_unk
+        self.ends_line |= other.ends_line
+
+
+def score_units(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    blocks: Iterable[str],
+    unit: UnitName,
+    on_unit: Callable[[Unit], object],
+    *,
+    method: Static = STATIC,
+    unknown_cost: float = 0.0,
+    at_once: bool = False,
+    device: torch.device | str = "cpu",
+) -> Bill:
+    """The bill of a text after calling `on_unit` for each of its units, as soon as they are known.
+
+    Arguments and errors are those of `score_text`. Memory does not grow with the text; a word is held as a whole.
+    """
+    text = CountedText(blocks, tokenizer)
+    source, total = Source(tokenizer, True, unknown_cost), Tally(tokenizer.eos_id, tokenizer.unk_id)
+    chunks = equal_chunks(source.encode(text), CHUNK, at_once)
+    pieces = _read(model, source, chunks, total, unit, method, device)
+    line, position = 1, 0
+    for found in _join(pieces, unit, tokenizer.kind.has_words):
+        position += 1
+        found.line, found.position = line, position
+        if unit == "line":
+            found.entropy /= found.num_tokens
+        elif unit == "word":
+            found.text = found.text.strip(WHITESPACE) or (EOS if found.ends_line else found.text)
+        on_unit(found)
+        if found.ends_line:
+            line, position = line + 1, 0
+    if not total.num_tokens:
+        raise DataError("The text to score is empty.", "At least one line is needed.", "Give a file or a pipe with text.")
+    return total.bill(
+        num_chars=text.num_chars, num_bytes=text.num_bytes, num_words=source.num_words, spelling_nats=source.spelling_nats,
+        num_streams=1, state_policy=model.state_policy.value,
+        method=method.label + source.label, token_text=tokenizer.token_text,
+    )  # fmt: skip
+
+
+def _read(
+    model: LanguageModel,
+    source: Source,
+    chunks: Iterable[Ids],
+    total: Tally,
+    unit: UnitName,
+    method: Static,
+    device: torch.device | str,
+) -> Iterator[Unit]:
+    """Every token, or where several make one character all of these, with what the model thought of it."""
+    tokenizer = source.tokenizer
+    state, previous_B = model.initial_state(1), make_tokens(np.array([tokenizer.eos_id]), model, device)
+    decoder, held = tokenizer.make_decoder(), None
+    for ids in chunks:
+        targets_TB = make_tokens(ids[:, None], model, device)
+        inputs_TB, state = next_inputs(previous_B, targets_TB, state)
+        previous_B = targets_TB[-1]
+        with evaluating(model):
+            log_probs_TBV, state = model.log_probs(inputs_TB, state)
+            described = _describe(log_probs_TBV[:, 0], targets_TB[:, 0], method.temperature, unit != "line")
+        check_numbers(described.log_probs, method)
+        _, log_probs = source.priced((ids, described.log_probs))
+        total.add(ids, log_probs)
+        source.count_words(ids)
+        for place, (token, log_prob) in enumerate(zip(ids.tolist(), log_probs.tolist(), strict=True)):
+            is_unk = token == tokenizer.unk_id
+            shown = source.text(token) if is_unk or tokenizer.kind.has_words else decoder.push(token)
+            rank, instead = described.of(place, token, tokenizer)
+            ends = token == tokenizer.eos_id
+            text = "" if unit == "line" else shown
+            found = Unit(0, 0, text, -log_prob, described.entropies[place], rank, instead, 1, int(is_unk), ends, shown)
+            if held is not None:
+                held.add(found)
+                found = held
+            held = found if not shown and unit != "line" else None  # until the character is complete
+            if held is None:
+                yield found
+    rest = decoder.flush()
+    if held is not None:
+        held.text += rest
+        held.tail = rest
+        yield held
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What distributions [T, V] say of the tokens that came."""
+
+    log_probs: np.ndarray  # [T] float64
+    entropies: list[float]
+    ranks: list[int]
+    likeliest: list[list[int]]  # ids of the NUM_INSTEAD + 1 likeliest tokens
+    probabilities: list[list[float]]
+
+    def of(self, place: int, token: int, tokenizer: Tokenizer) -> tuple[int | None, tuple[Alternative, ...]]:
+        """The rank of the token that came, and the likeliest others."""
+        if not self.ranks:
+            return None, ()
+        others = zip(self.likeliest[place], self.probabilities[place], strict=True)
+        named = [Alternative(tokenizer.token_text(other), probability) for other, probability in others if other != token]
+        return self.ranks[place], tuple(named[:NUM_INSTEAD])
+
+
+def _describe(log_probs_TV: torch.Tensor, targets_T: torch.Tensor, temperature: float, in_full: bool) -> _Described:
+    log_probs_TV = log_probs_TV.double()
+    if temperature != 1:
+        log_probs_TV = (log_probs_TV / temperature).log_softmax(-1)
+    chosen_T1 = log_probs_TV.gather(1, targets_T[:, None])
+    log_probs, entropies = chosen_T1[:, 0].cpu().numpy(), torch.special.entr(log_probs_TV.exp()).sum(1).tolist()
+    if not in_full:
+        return _Described(log_probs, entropies, [], [], [])
+    ranks = (1 + (log_probs_TV > chosen_T1).sum(1)).tolist()
+    likeliest = log_probs_TV.topk(min(NUM_INSTEAD + 1, log_probs_TV.shape[1]), dim=1)
+    return _Described(log_probs, entropies, ranks, likeliest.indices.tolist(), likeliest.values.exp().tolist())
+
+
+def _join(pieces: Iterable[Unit], unit: UnitName, whole_words: bool) -> Iterator[Unit]:
+    """Pieces (tokens, in their order) joined to units of this kind; `whole_words`: each is a word already."""
+    current: Unit | None = None
+    for piece in pieces:
+        if current is not None and not _goes_on(current, piece, unit, whole_words):
+            yield current
+            current = None
+        if current is None:
+            current = piece
+        else:
+            current.entropy += piece.entropy if unit == "line" else 0.0
+            current.add(piece)
+        if current.ends_line:
+            yield current
+            current = None
+    if current is not None:
+        yield current
+
+
+def _goes_on(current: Unit, piece: Unit, unit: UnitName, whole_words: bool) -> bool:
+    """Whether `piece` belongs to the unit that is being read."""
+    if unit == "line":
+        return True
+    if whole_words:
+        return False
+    if unit == "token":
+        return belong_together(current.text, piece.text)
+    is_space = not piece.text.strip(WHITESPACE)
+    if current.tail[-1:] in (*WHITESPACE, ""):  # the word has ended, and only more whitespace goes with it
+        return is_space
+    return is_space or piece.text[0] not in WHITESPACE
