@@ -19,7 +19,10 @@ from lmtrain.application import _overrides, check_overrides, register_schemas
 from lmtrain.settings import reading
 
 ROOT = Path(__file__).parents[1]
-NAMES = ["README.md", "conf/README.md", "scripts/README.md", "src/lmtrain/ops/README.md"]
+NAMES = [
+    "README.md", "conf/README.md", "scripts/README.md",
+    *(f"src/lmtrain/{room}/README.md" for room in ("data", "inference", "ops", "tasks")),
+]  # fmt: skip
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
 README, RESULTS = READMES["README.md"], READMES["scripts/README.md"]
 register_schemas()
