@@ -53,13 +53,13 @@ def test_models_that_are_built_from_settings_name_settings() -> None:
         SettingsError, match=r"^model\.order=12 was given\. Allowed is 1 to 10\. Type model\.order=5, the usual"
     ):
         build_model(config.NgramConfig(order=12), vocab_size=5, eos_id=0)
-    settings = config.RecurrentConfig(embed_size=3, hidden_size=3, direct_order=3, direct_table=MAX_TABLE_SIZE + 1)
+    settings = config.RecurrentConfig(embed_size=3, hidden_size=3, maxent_order=3, maxent_table=MAX_TABLE_SIZE + 1)
     words = (
-        rf"^model\.direct_order=3 and model\.direct_table={MAX_TABLE_SIZE + 1} were given\..*Type for example model\.direct_t"
+        rf"^model\.maxent_order=3 and model\.maxent_table={MAX_TABLE_SIZE + 1} were given\..*Type for example model\.maxent_t"
     )
     with pytest.raises(SettingsError, match=words) as caught:
         build_model(settings, vocab_size=5, eos_id=0)
-    assert caught.value.given.startswith("model.direct_order=3")
+    assert caught.value.given.startswith("model.maxent_order=3")
 
 
 def test_what_is_built_beside_the_model_names_settings(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_what_is_built_beside_the_model_names_settings(tmp_path: Path) -> None:
     settings = read_config(given)
     corpus = build_corpus(settings.data, settings.tokenizer)
     with pytest.raises(
-        DataError, match=r"too few for trainer\.batch_size=20 and trainer\.chunk_length=64.*Type trainer\.batch_s"
+        DataError, match=r"too few for trainer\.batch_size=64 and trainer\.chunk_length=64.*Type trainer\.batch_s"
     ):
         build_stream(settings.trainer, corpus, settings.model)
     settings.tokenizer.vocab_size = 1

@@ -15,8 +15,8 @@ from benchmarks.measuring import PRECISIONS, Contestant, autocast, dtype_of, gra
 from benchmarks.models import Way, draw_tokens, our_model, plain_model, ways
 from benchmarks.presets import Preset
 from lmtrain.inference.sample import SampleSettings, sample
+from lmtrain.ops.cuda_graph import PLAIN_CALLS, record_cuda_graph
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
-from lmtrain.ops.replay import PLAIN_CALLS, record_cuda_graph
 
 # ---- the recurrence
 

@@ -111,9 +111,9 @@ def _build_neural(
         case _:
             raise AssertionError(f"no model for {type(settings).__name__}")
     model.initialise(settings.init.name, settings.init_range)
-    if settings.direct_order:
-        with as_typed(order="model.direct_order=", table_size="model.direct_table="):
-            return DirectNgramModel(model, order=settings.direct_order, table_size=settings.direct_table)
+    if settings.maxent_order:
+        with as_typed(order="model.maxent_order=", table_size="model.maxent_table="):
+            return DirectNgramModel(model, order=settings.maxent_order, table_size=settings.maxent_table)
     return model
 
 

@@ -146,11 +146,11 @@ class NeuralConfig(EmbeddingsConfig, LanguageConfig):
     locked_dropout: bool = setting(False, "One dropout mask for all steps of a chunk (Gal and Ghahramani 2016).")
     activation_penalty: float = setting(0.0, "AR: weight of the mean square of the features (Merity 2017).", least=0)
     temporal_penalty: float = setting(0.0, "TAR: weight of the mean square of their change in time.", least=0)
-    direct_order: int = setting(
+    maxent_order: int = setting(
         0, "Hashed n-gram features up to this order feed the output directly (RNN-MaxEnt, Mikolov 2011); 0: none.", least=0,
         most=8, resume=Resume.refused,
     )  # fmt: skip
-    direct_table: int = setting(1 << 22, "Weights of the hashed features.", least=1 << 10, most=1 << 24,
+    maxent_table: int = setting(1 << 22, "Weights of the hashed features.", least=1 << 10, most=1 << 24,
                                 resume=Resume.refused)  # fmt: skip
     init: Initialisation = setting(
         Initialisation.xavier,

@@ -345,7 +345,8 @@ def read_model_settings(document: Any, tokenizer: Tokenizer, field: str = "") ->
             {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id, "settings": Anything()}, document, field
         )  # fmt: skip
         problems: list[str] = []
-        settings = reading.read_settings(config.ModelConfig, document["settings"], "model", problems)
+        named = reading.with_new_names({"model": document["settings"]})["model"]
+        settings = reading.read_settings(config.ModelConfig, named, "model", problems)
         if not problems and not isinstance(settings, config.LanguageConfig):
             problems = [f"model={settings.kind} is no language model"]
         if not problems:

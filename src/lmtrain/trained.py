@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lmtrain.data.corpus import encode_file
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.inference.batch import BATCH_TOKENS
-from lmtrain.inference.evaluate import Bill, evaluate, make_tokens
+from lmtrain.inference.evaluate import Evaluation, evaluate, make_tokens
 from lmtrain.inference.sample import SampleSettings, encode_prompt, read, sample
 from lmtrain.inference.score import ScoredToken, score_text, score_texts
 from lmtrain.inference.surprise import Unit, UnitName, score_units
@@ -132,7 +132,7 @@ class Model:
         with torch.autocast(self.device, torch.bfloat16, enabled=precision == "bfloat16"):
             yield
 
-    def perplexity(self, text: str | os.PathLike[str] | Iterable[str], *, precision: Precision = "float32") -> Bill:
+    def perplexity(self, text: str | os.PathLike[str] | Iterable[str], *, precision: Precision = "float32") -> Evaluation:
         """What `lmtrain evaluate --text` prints, as an object; its `perplexity` is the number.
 
         `text` is the path of a file, or the text itself in blocks that are cut anywhere (an open file, a list of lines).

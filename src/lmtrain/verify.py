@@ -29,9 +29,10 @@ from lmtrain.ops.elman import NONLINEARITIES, elman
 from lmtrain.ops.glove import glove_loss
 from lmtrain.ops.gru import gru
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
+from lmtrain.ops.lookup import lookup
 from lmtrain.ops.lstm import lstm
 from lmtrain.ops.negative_sampling import negative_sampling
-from lmtrain.ops.rows import rows
+from lmtrain.ops.objectives import affine, logistic_loss, max_margin_loss, softmax_loss, window_vectors
 from lmtrain.ops.sampled_cross_entropy import sampled_cross_entropy
 
 log = logging.getLogger("lmtrain")
@@ -74,8 +75,8 @@ def iter_checks() -> Iterator[Check]:
     generator = Generator().manual_seed(1)
     plain, resets, everything = (list(_recurrences(generator, options)) for options in ("", " with resets", " with everything"))
     output_layer = _output_layer(generator)
-    others = [output_layer, _sampled_output_layer(generator), _direct_output_layer(generator), _rows(generator)]
-    others += [*_word_vectors(generator)]
+    others = [output_layer, _sampled_output_layer(generator), _direct_output_layer(generator), _lookup(generator)]
+    others += [*_word_vectors(generator), *_window_classifiers(generator)]
     for subject in [*plain, *everything, *others, *_activations(generator)]:
         yield from _check_differences(subject)
     yield from _check_against_torch(generator)
@@ -191,11 +192,11 @@ def _sampled_output_layer(generator: Generator) -> Subject:
     return Subject("sampled_cross_entropy", "sampled_cross_entropy", run, inputs)
 
 
-def _rows(generator: Generator) -> Subject:
+def _lookup(generator: Generator) -> Subject:
     """Rows of a table, one of them never taken."""
     ids_TB = torch.tensor([[0, 2, 2], [3, 0, 2]])
     table_VZ = torch.randn(4, H, generator=generator, dtype=torch.float64)
-    return Subject("rows", "rows", lambda inputs, _: {"y": rows(inputs["table_VZ"], ids_TB)}, {"table_VZ": table_VZ})
+    return Subject("lookup", "lookup", lambda inputs, _: {"y": lookup(inputs["table_VZ"], ids_TB)}, {"table_VZ": table_VZ})
 
 
 def _word_vectors(generator: Generator) -> Iterator[Subject]:
@@ -217,6 +218,28 @@ def _word_vectors(generator: Generator) -> Iterator[Subject]:
 
     inputs = {"word_VE": randn(4, E), "context_VE": randn(4, E), "word_bias_V": randn(4), "context_bias_V": randn(4)}
     yield Subject("glove", "glove", fit, inputs)
+
+
+def _window_classifiers(generator: Generator) -> Iterator[Subject]:
+    """A layer over windows of words, in which words come again, under each of the three objectives of the lectures."""
+    randn = partial(torch.randn, generator=generator, dtype=torch.float64)
+    ids_NW, classes_N = torch.tensor([[0, 1, 2], [2, 2, 0], [1, 3, 2], [3, 0, 0]]), torch.tensor([0, 2, 1, 2])
+    corrupted_NW = torch.tensor([[0, 3, 2], [2, 1, 0], [1, 0, 2], [3, 2, 0]])
+
+    def scores(inputs: Tensors, windows: Tensor) -> Tensor:
+        return affine(window_vectors(inputs["table_VE"], windows), inputs["weight_CD"], inputs["bias_C"])
+
+    def margin(inputs: Tensors, _: str) -> Tensors:
+        good_N, bad_N = (scores(inputs, windows).gather(1, classes_N[:, None])[:, 0] for windows in (ids_NW, corrupted_NW))
+        return {"total": max_margin_loss(good_N, bad_N)}
+
+    inputs = {"table_VE": randn(4, E), "weight_CD": randn(3, 3 * E), "bias_C": randn(3)}
+    is_there_NC = classes_N[:, None] == torch.arange(3)
+    yield Subject("softmax", "softmax", lambda given, _: {"total": softmax_loss(scores(given, ids_NW), classes_N)}, inputs)
+    yield Subject("logistic", "logistic", lambda given, _: {"total": logistic_loss(scores(given, ids_NW), is_there_NC)}, inputs)
+    bias_C = inputs["bias_C"]  # a window and its corruption are scored by one class, so its bias has no gradient
+    given = {name: tensor for name, tensor in inputs.items() if name != "bias_C"}
+    yield Subject("max_margin", "max_margin", lambda part, _: margin({**part, "bias_C": bias_C}, ""), given)
 
 
 def _activations(generator: Generator) -> Iterator[Subject]:

@@ -31,8 +31,9 @@ KINDS: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 VALUES: dict[str, list[Any]] = {
     "model.embed_size": [1, 3, 4, 6], "model.hidden_size": [1, 3, 4, 6], "model.num_layers": [1, 1, 2, 3],
+    "model.embeddings": [""], "model.freeze_embeddings": [0.0, 2.0, None],
     "model.cutoffs": [[2000, 10000], [3], [2, 5], [5, 2], [1], []], "model.num_samples": [1, 3, 600],
-    "model.direct_order": [0, 0, 0, 1, 2, 3, 8], "model.direct_table": [1024, 1025, 5000],
+    "model.maxent_order": [0, 0, 0, 1, 2, 3, 8], "model.maxent_table": [1024, 1025, 5000],
     "model.hidden_sizes": [[], [], [3], [4, 2], [1, 6, 1]], "model.projection_size": [0, 0, 1, 4],
     "model.context": [1, 2, 5, 60], "model.num_averages": [0, 0, 1, 3], "model.average_span": [0, 0, 1, 40],
     "model.order": [*range(1, 11)], "model.div_value": [1.0, 4.0, 100.0], "model.init_range": [1e-6, 0.1, 10.0],
@@ -136,9 +137,9 @@ def rules(read: config.Config) -> Iterator[str]:
         if model.project and not model.tie_weights:
             yield "an adaptive softmax projects for tied weights alone"
         yield "cutoffs?"  # whether one of them lies within the vocabulary is known with the text
-    if model.direct_order == 1 or (model.direct_order and model.head.name != "full"):
+    if model.maxent_order == 1 or (model.maxent_order and model.head.name != "full"):
         yield "hashed n-grams begin with bigrams, and need a full softmax"
-    if model.direct_order and (model.activation_penalty or model.temporal_penalty):
+    if model.maxent_order and (model.activation_penalty or model.temporal_penalty):
         yield "hashed n-grams go without penalties on activations"
     if model.tie_weights and not model.project and _output_size(model) != model.embed_size:
         yield "tied weights have one size"

@@ -46,7 +46,7 @@ RUNS = {
     "sampled": ["model=gru", "model.head=sampled", "model.num_samples=4", "model.proposal=unigram", "optimizer=sparse_adam"],
     "adaptive": ["model=elman", "model.head=adaptive", "model.cutoffs=[3,6]", "optimizer=adagrad", "schedule=cosine",
                  "trainer.on_nonfinite=rollback"],
-    "direct": ["model=lstm", "model.direct_order=3", "model.direct_table=1024", "optimizer=adamw", "model.tie_weights=true",
+    "direct": ["model=lstm", "model.maxent_order=3", "model.maxent_table=1024", "optimizer=adamw", "model.tie_weights=true",
                "model.project=true"],
 }  # fmt: skip
 RUNS = {name: [*COMMON, *settings] for name, settings in RUNS.items()} | {

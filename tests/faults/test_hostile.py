@@ -141,7 +141,7 @@ def test_a_tensor_of_terabytes_is_refused_before_anything_is_allocated(place: Pa
 @pytest.mark.parametrize(
     ("name", "value"),
     [("hidden_size", 65536), ("hidden_sizes", [65536] * 20), ("hidden_sizes", [8] * 100_000), ("num_layers", 10**30),
-     ("embed_size", 65536), ("direct_table", 1 << 24)],
+     ("embed_size", 65536), ("maxent_table", 1 << 24)],
 )  # fmt: skip
 def test_a_model_of_absurd_size_in_a_checkpoint_is_refused_before_anything_is_allocated(
     name: str, value: Any, place: Path, call: Call
@@ -149,7 +149,7 @@ def test_a_model_of_absurd_size_in_a_checkpoint_is_refused_before_anything_is_al
     forge(place / "run", model_json=changed("run", "model", "settings", name, value=value))
     before = peak_bytes()
     ended = call("sample", "run")
-    if name == "direct_table":
+    if name == "maxent_table":
         assert ended.code == 0, "without hashed n-grams their table is never made"
     else:
         assert ended.code == 4, ended.err

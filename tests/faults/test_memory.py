@@ -39,7 +39,7 @@ MODELS = {
     "elman, projection, ema": ["model=elman", "model.projection_size=3", "optimizer.averaging=ema"],
     "window, direct, rmsprop": ["model=window", "model.direct=true", "optimizer=rmsprop"],
     "lstm, sparse": ["model=lstm", "optimizer=sparse_adam", "model.layer_norm=true"],
-    "lstm, hashed n-grams, adagrad": ["model=lstm", "model.direct_order=3", "model.direct_table=2048", "optimizer=adagrad"],
+    "lstm, hashed n-grams, adagrad": ["model=lstm", "model.maxent_order=3", "model.maxent_table=2048", "optimizer=adagrad"],
 }
 
 

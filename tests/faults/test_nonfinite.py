@@ -12,7 +12,7 @@ from torch import Tensor
 
 import lmtrain.tasks.language as language
 from lmtrain.errors import DivergedError
-from lmtrain.inference.evaluate import Bill
+from lmtrain.inference.evaluate import Evaluation
 from lmtrain.saved import load_trained
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 from lmtrain.training.finite import MOST_ROLLBACKS, MOST_SKIPPED, Nonfinite, nonfinite_names
@@ -196,10 +196,10 @@ def test_a_validation_that_is_not_a_number_is_divergence(
 ) -> None:
     evaluate, num_calls = language.evaluate_split, 0
 
-    def spoilt(*arguments: Any) -> Bill:
+    def spoilt(*arguments: Any) -> Evaluation:
         nonlocal num_calls
         num_calls += 1
-        return evaluate(*arguments) if num_calls != 2 else Bill(math.nan, 1, 0, 0, 0.0, 1, 1, 1, "carry")
+        return evaluate(*arguments) if num_calls != 2 else Evaluation(math.nan, 1, 0, 0, 0.0, 1, 1, 1, "carry")
 
     monkeypatch.setattr(language, "evaluate_split", spoilt)
     settings = [*OFTEN, "trainer.evaluate_every=2", f"trainer.on_nonfinite={policy}"]

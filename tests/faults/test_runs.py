@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import lmtrain.tasks.language as language
 from lmtrain.data.batches import Position
-from lmtrain.inference.evaluate import Bill
+from lmtrain.inference.evaluate import Evaluation
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint, verify_checkpoint
 from lmtrain.training.run_directory import open_run_directory
 from lmtrain.training.telemetry import Telemetry
@@ -130,7 +130,7 @@ def test_a_signal_during_validation_ends_behind_it_with_everything_saved(
     assert call("TRAIN", *settings, "hydra.run.dir=whole").code == 0
     evaluate, num_calls = language.evaluate_split, 0
 
-    def disturbed(*arguments: Any) -> Bill:
+    def disturbed(*arguments: Any) -> Evaluation:
         nonlocal num_calls
         num_calls += 1
         if num_calls == 1:
@@ -177,7 +177,7 @@ def test_the_best_model_of_a_moment_without_space_is_kept_as_soon_as_there_is_so
     """Validation is best at step 4, while the disk is full, and never again."""
     evaluate, evaluations = language.evaluate_split, iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
 
-    def arranged(*arguments: Any) -> Bill:
+    def arranged(*arguments: Any) -> Evaluation:
         bill = evaluate(*arguments)
         return dataclasses.replace(bill, total_nats=bill.num_tokens * next(evaluations))
 
@@ -224,7 +224,7 @@ def test_training_goes_on_without_tensorboard(place: Path, call: Call) -> None:
 
 
 def test_what_is_not_finite_is_null_in_the_records_and_lists_are_hyper_parameters(tmp_path: Path) -> None:
-    bill = Bill(1e9, 10, 1, 0, 0.0, 10, 10, 1, "carry")
+    bill = Evaluation(1e9, 10, 1, 0, 0.0, 10, 10, 1, "carry")
     state: Any = SimpleNamespace(step=3, position=Position())
     with Telemetry(tmp_path) as telemetry:
         telemetry.record_settings({"model": {"cutoffs": [1, 2], "dropout": None}})

@@ -29,13 +29,13 @@ CELLS = {
         "sampled": {"head": config.HeadName.sampled, "num_samples": 4},
         "adaptive": {"head": config.HeadName.adaptive, "cutoffs": [6, 12]},
         "tied": {"embed_size": 7, "tie_weights": True},
-        "direct": {"direct_order": 3, "direct_table": 128},
+        "direct": {"maxent_order": 3, "maxent_table": 128},
         "normalised": {"layer_norm": True, "zoneout": 0.1, "residual": True},
     }.items()
 }
 OTHERS = {
     "window": config.WindowConfig(context=3, hidden_size=6, num_averages=1, average_span=4),
-    "window direct": config.WindowConfig(context=2, hidden_size=6, direct=True, direct_order=3, direct_table=128),
+    "window direct": config.WindowConfig(context=2, hidden_size=6, direct=True, maxent_order=3, maxent_table=128),
     "kneser_ney": config.NgramConfig(order=4),
     "add_k": config.NgramConfig(order=3, smoothing=config.Smoothing.add_k, state_policy=config.Policy.carry),
 }

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lmtrain.errors import DataError, SettingsError
-from lmtrain.inference.evaluate import Bill, Static, evaluate, iter_target_log_probs
+from lmtrain.inference.evaluate import Evaluation, Static, evaluate, iter_target_log_probs
 from lmtrain.models.base import LanguageModel, StatePolicy, evaluating
 
 TEXT = np.array([1, 2, 0, 0, 3, 4, 1, 1, 2, 0, 4], dtype=np.uint16)
@@ -96,14 +96,14 @@ def test_token_that_the_model_does_not_know_is_refused(table):
 
 
 def test_unlikely_text_has_infinite_perplexity_and_no_overflow():
-    bill = Bill(1000.0, 1, 0, 0, 0.0, 1, 1, 1, "carry")
+    bill = Evaluation(1000.0, 1, 0, 0, 0.0, 1, 1, 1, "carry")
     assert bill.perplexity == math.inf
-    assert math.isnan(Bill(math.nan, 1, 0, 0, 0.0, 1, 1, 1, "carry").perplexity)
+    assert math.isnan(Evaluation(math.nan, 1, 0, 0, 0.0, 1, 1, 1, "carry").perplexity)
     assert json.loads(json.dumps(bill.to_json(), allow_nan=False))["perplexity"] is None
 
 
 def test_bill_reads_well_and_is_json(table):
-    bill = Bill(math.log(8) * 1234, 1234, 100, 10, 30.0, 5678, 5700, 2, "line")
+    bill = Evaluation(math.log(8) * 1234, 1234, 100, 10, 30.0, 5678, 5700, 2, "line")
     assert bill.format() == (
         "perplexity 8.00 · 7.94 without <unk> · 2.0794 nats per token · 0.6520 bits per character · 0.6495 bits per byte\n"
         "1,234 tokens scored, 100 of them <eos>, 10 <unk> (not spelt, so bits per character are no match for a "
@@ -117,13 +117,13 @@ def test_bill_reads_well_and_is_json(table):
 
 
 def test_perplexity_per_word_is_named_where_tokens_are_no_words():
-    bill = Bill(math.log(8) * 1234, 1234, 100, 0, 0.0, 5678, 5700, 2, "line", num_words=617)
+    bill = Evaluation(math.log(8) * 1234, 1234, 100, 0, 0.0, 5678, 5700, 2, "line", num_words=617)
     assert bill.format().startswith("perplexity 8.00 · 64.00 per word · 2.0794 nats per token · ")
     assert bill.to_json()["perplexity_per_word"] == pytest.approx(64)
-    words = Bill(math.log(8) * 1234, 1234, 100, 0, 0.0, 5678, 5700, 2, "line", num_words=1234)
+    words = Evaluation(math.log(8) * 1234, 1234, 100, 0, 0.0, 5678, 5700, 2, "line", num_words=1234)
     assert words.perplexity_per_word == words.perplexity
     assert "per word" not in words.format()
-    assert Bill(1.0, 1, 0, 0, 0.0, 1, 1, 1, "carry", num_words=0).perplexity_per_word is None
+    assert Evaluation(1.0, 1, 0, 0, 0.0, 1, 1, 1, "carry", num_words=0).perplexity_per_word is None
 
 
 def test_progress_adds_up_to_the_text(table):

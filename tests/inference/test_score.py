@@ -169,7 +169,7 @@ def test_what_only_looks_like_the_end_of_a_line_is_a_word(table):
 
 MODELS = {
     "elman": config.RecurrentConfig(cell=config.Cell.elman, hidden_size=4),
-    "gru, direct": config.RecurrentConfig(cell=config.Cell.gru, hidden_size=4, direct_order=3, direct_table=64),
+    "gru, direct": config.RecurrentConfig(cell=config.Cell.gru, hidden_size=4, maxent_order=3, maxent_table=64),
     "lstm": config.RecurrentConfig(cell=config.Cell.lstm, hidden_size=4, num_layers=2),
     "window": config.WindowConfig(context=3, hidden_size=4, num_averages=1, average_span=3),
     "ngram": config.NgramConfig(order=3, state_policy=config.Policy.carry),

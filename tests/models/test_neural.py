@@ -27,7 +27,7 @@ FAMILIES: dict[str, config.NeuralConfig] = {
         average_span=6, activation=config.Activation.swiglu, tie_weights=True, project=True,
     ),
     "gru, direct n-grams": config.RecurrentConfig(
-        cell=config.Cell.gru, embed_size=5, hidden_size=7, direct_order=3, direct_table=1024
+        cell=config.Cell.gru, embed_size=5, hidden_size=7, maxent_order=3, maxent_table=1024
     ),
     "window of one": config.WindowConfig(context=1, embed_size=4, hidden_size=8, activation=config.Activation.swish),
 }  # fmt: skip
@@ -275,7 +275,7 @@ def test_a_layer_made_from_python_draws_the_bias_of_its_candidate_too(init: str,
 @pytest.mark.parametrize("init", ["fan", "uniform", "xavier", "identity"])
 def test_the_bias_of_a_candidate_is_drawn_last_and_moves_no_other_weight(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config.RecurrentConfig(
-        cell=config.Cell.gru, embed_size=5, hidden_size=7, num_layers=3, direct_order=3, direct_table=1024,
+        cell=config.Cell.gru, embed_size=5, hidden_size=7, num_layers=3, maxent_order=3, maxent_table=1024,
         init=config.Initialisation[init],
     )  # fmt: skip
     if init == "identity":

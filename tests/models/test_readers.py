@@ -182,7 +182,7 @@ def test_a_text_reads_the_same_to_the_last_bit_whoever_is_read_with_it(
     "settings",
     [
         {"head": config.HeadName.adaptive, "cutoffs": [10, 20]}, {"layer_norm": True}, {"zoneout": 0.1}, {"residual": True},
-        {"backend": config.Backend.eager}, {"direct_order": 3, "direct_table": 1024},
+        {"backend": config.Backend.eager}, {"maxent_order": 3, "maxent_table": 1024},
     ],
 )  # fmt: skip
 def test_models_that_the_step_does_not_know_read_in_the_general_way(

@@ -16,8 +16,8 @@ from lmtrain.ops import native
 from lmtrain.ops.backends import Call, why_not
 from lmtrain.ops.draw import draw_token, reference_draw
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
+from lmtrain.ops.lookup import lookup
 from lmtrain.ops.native.step import Network, Stage
-from lmtrain.ops.rows import rows
 from lmtrain.ops.sampled_cross_entropy import sampled_cross_entropy, sampled_cross_entropy_reference
 
 Arguments = dict[str, Any]
@@ -165,7 +165,7 @@ def test_sampled_cross_entropy_takes_no_token_outside_the_vocabulary(token: int,
 
 @pytest.mark.parametrize("token", [-1, V, FAR])
 def test_a_row_that_is_not_there_is_an_index_error(token: int) -> None:
-    for function in (lambda ids: rows(of(torch.float32, V, D), ids), lambda ids: embedding(ids, of(torch.float32, V, D))):
+    for function in (lambda ids: lookup(of(torch.float32, V, D), ids), lambda ids: embedding(ids, of(torch.float32, V, D))):
         with pytest.raises(IndexError):
             function(torch.tensor([[0, token]]))
 

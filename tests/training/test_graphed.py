@@ -20,7 +20,7 @@ from lmtrain.inference.evaluate import Static, iter_target_log_probs
 from lmtrain.inference.sample import SampleSettings, Writer, generate, read
 from lmtrain.models.base import NeuralLanguageModel
 from lmtrain.ops import backends, linear_cross_entropy
-from lmtrain.ops.replay import Replayed, record_cuda_graph
+from lmtrain.ops.cuda_graph import Replayed, record_cuda_graph
 from lmtrain.settings import reading
 from lmtrain.training import graphed as module
 from lmtrain.training.averaging import ExponentialAverage, LastWeights
@@ -288,7 +288,7 @@ def test_work_that_waits_for_the_device_cannot_be_recorded() -> None:
         config.RecurrentConfig(cell=config.Cell.elman),
         config.RecurrentConfig(cell=config.Cell.gru, locked_dropout=True, residual=True),
         config.RecurrentConfig(cell=config.Cell.lstm, layer_norm=True, zoneout=0.1),
-        config.RecurrentConfig(cell=config.Cell.lstm, direct_order=3, direct_table=64),
+        config.RecurrentConfig(cell=config.Cell.lstm, maxent_order=3, maxent_table=64),
         config.WindowConfig(context=3),
         config.WindowConfig(context=3, num_averages=2, average_span=4, direct=True),
     ],

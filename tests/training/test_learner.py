@@ -23,7 +23,7 @@ FAMILIES: dict[str, config.NeuralConfig] = {
     "gru": config.RecurrentConfig(cell=config.Cell.gru, embed_size=4, hidden_size=5),
     "lstm": config.RecurrentConfig(embed_size=4, hidden_size=5, num_layers=2, projection_size=3),
     "window": config.WindowConfig(context=3, embed_size=4, hidden_size=5, num_averages=2, average_span=3),
-    "direct": config.RecurrentConfig(embed_size=4, hidden_size=5, direct_order=3, direct_table=1024),
+    "direct": config.RecurrentConfig(embed_size=4, hidden_size=5, maxent_order=3, maxent_table=1024),
 }
 NOW = Progress(step=0, epoch=0.0, fraction=0.0)
 

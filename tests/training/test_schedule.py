@@ -82,10 +82,10 @@ def test_plateau_goes_on_from_its_json_as_if_it_had_never_stopped():
         whole.after_evaluation(nats)
     for nats in losses[:4]:
         first.after_evaluation(nats)
-    second.load_state(json.loads(json.dumps(first.state())))
+    second.load(json.loads(json.dumps(first.document())))
     for nats in losses[4:]:
         second.after_evaluation(nats)
-    assert second.state() == whole.state()
+    assert second.document() == whole.document()
     assert second == whole
 
 
@@ -119,8 +119,8 @@ def test_schedules_without_memory_have_an_empty_state_and_ignore_evaluations(sch
     before = schedule.rate(at(0.3, 2))
     schedule.after_evaluation(7.0)
     assert schedule.rate(at(0.3, 2)) == before
-    assert schedule.state() == {}
-    schedule.load_state({})
+    assert schedule.document() == {}
+    schedule.load({})
 
 
 def test_fraction_done_follows_the_nearest_limit():

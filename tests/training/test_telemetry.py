@@ -10,13 +10,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lmtrain.data.batches import Position
-from lmtrain.inference.evaluate import Bill
+from lmtrain.inference.evaluate import Evaluation
 from lmtrain.training.learner import StepReport
 from lmtrain.training.state import Interval
 from lmtrain.training.telemetry import Telemetry
 
 SETTINGS = {"model": {"cell": "gru", "hidden_size": 7, "cutoffs": [1, 2]}, "trainer": {"max_seconds": None}}
-BILL = Bill(20.0, 10, 1, 0, 0.0, 30, 40, 1, "carry")
+BILL = Evaluation(20.0, 10, 1, 0, 0.0, 30, 40, 1, "carry")
 
 
 def state_at(step: int, **more: Any) -> Any:

@@ -16,7 +16,7 @@ from lmtrain.settings import conflicts, quoting
 from lmtrain.shell import printable, quoted_for_shell, shown
 from lmtrain.tasks.base import Task
 from lmtrain.training.durable_file import write_atomically
-from lmtrain.training.range_test import draw_svg, read_curve, suggest
+from lmtrain.training.rate_range import draw_svg, read_curve, suggest
 from lmtrain.training.run_directory import RunDirectory
 from lmtrain.training.signals import Stop
 from lmtrain.training.state import TrainState

@@ -9,7 +9,7 @@ A text is cut into `num_streams` contiguous streams, which are read side by side
 
 A stream begins in the initial state with the token before it as its input, so more streams are faster and slightly
 pessimistic; with one stream the number depends neither on chunk length nor on device. Whatever else moves the
-number (state policy, `<eos>`, `<unk>`, adaptation while evaluating) is in the `Bill`.
+number (state policy, `<eos>`, `<unk>`, adaptation while evaluating) is in the `Evaluation`.
 
     legend   T steps in a chunk · B parallel streams · V vocabulary · N tokens of the text
 """
@@ -40,7 +40,7 @@ CHUNK_TOKENS = 1024  # tokens of all streams together in one chunk: wide enough 
 
 
 @dataclass(frozen=True)
-class Bill:
+class Evaluation:
     """How well a model predicts a text, with everything that the number depends on.
 
     `method` says how it was predicted: `static` (fixed weights), or by which adaptation. `num_eos` and `num_unk` of the
@@ -203,7 +203,7 @@ def number_text(value: float, digits: int) -> str:
 
 
 class Tally:
-    """Adds up what a Bill needs, in float64 and token by token, so that the sums do not depend on how a text is cut."""
+    """Adds up what a Evaluation needs, in float64 and token by token, so that the sums do not depend on how a text is cut."""
 
     def __init__(self, eos_id: int, unk_id: int | None) -> None:
         self.eos_id, self.unk_id = eos_id, unk_id
@@ -238,11 +238,11 @@ class Tally:
         spelling_nats: float | None = None,
         method: str = "static",
         token_text: Callable[[int], str] | None = None,
-    ) -> Bill:
+    ) -> Evaluation:
         """The bill; `token_text` gives the text of a token, which is named by its id without it."""
         position, token = self.first_impossible or (None, None)
         text = None if token is None else (token_text or str)(token)
-        return Bill(
+        return Evaluation(
             self.total_nats, self.num_tokens, self.num_eos, self.num_unk, self.unk_nats,
             num_chars, num_bytes, num_streams, state_policy, method, self.known_nats,
             self.num_impossible, text, None if position is None else position + 1, num_words,
@@ -295,7 +295,7 @@ class Method(ABC):
     @property
     @abstractmethod
     def label(self) -> str:
-        """How a Bill names the method, with every number that it depends on."""
+        """How a Evaluation names the method, with every number that it depends on."""
 
     @abstractmethod
     def scoring(self, model: LanguageModel, previous_B: Tensor) -> AbstractContextManager[Score]:
@@ -431,7 +431,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     token_text: Callable[[int], str] | None = None,
     progress: Callable[[int], object] | None = None,
-) -> Bill:
+) -> Evaluation:
     """How well `model` predicts the tokens `ids` of a text of so many characters, bytes and words.
 
     `progress` is called after each chunk with the number of tokens in it. The model is put into evaluation mode for

@@ -31,7 +31,7 @@ from lmtrain.inference.batch import BATCH_TOKENS, score_batches, score_lines
 from lmtrain.inference.evaluate import (
     CHUNK_TOKENS,
     STATIC,
-    Bill,
+    Evaluation,
     Method,
     Static,
     Tally,
@@ -81,7 +81,7 @@ def score_text(
     at_once: bool = False,
     unknown_cost: float = 0.0,
     device: torch.device | str = "cpu",
-) -> Bill:
+) -> Evaluation:
     """The bill of a text, given in blocks cut anywhere (lines, say), after calling `on_line` for each of its lines.
 
     As in a corpus, a last line of words is ended where it is not. `chunk_length` is how many tokens are read before any

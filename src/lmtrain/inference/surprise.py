@@ -25,7 +25,7 @@ import torch
 from lmtrain.data.tokenizer import Ids, Tokenizer
 from lmtrain.data.vocabulary import EOS, WHITESPACE
 from lmtrain.errors import DataError
-from lmtrain.inference.evaluate import STATIC, Bill, Static, Tally, check_numbers, make_tokens, next_inputs
+from lmtrain.inference.evaluate import STATIC, Evaluation, Static, Tally, check_numbers, make_tokens, next_inputs
 from lmtrain.inference.graphemes import belong_together
 from lmtrain.inference.score import CountedText, Source, equal_chunks
 from lmtrain.models.base import LanguageModel, evaluating
@@ -84,7 +84,7 @@ def score_units(
     unknown_cost: float = 0.0,
     at_once: bool = False,
     device: torch.device | str = "cpu",
-) -> Bill:
+) -> Evaluation:
     """The bill of a text after calling `on_unit` for each of its units, as soon as they are known.
 
     Arguments and errors are those of `score_text`. Memory does not grow with the text; a word is held as a whole.

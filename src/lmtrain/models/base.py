@@ -23,7 +23,7 @@ from torch import Generator, Tensor, nn
 from lmtrain.models.dropout import dropout, dropped_rows, locked_dropout
 from lmtrain.models.heads import Head
 from lmtrain.models.penalties import activation_penalty, temporal_activation_penalty
-from lmtrain.ops.replay import Function, Replayed
+from lmtrain.ops.cuda_graph import Function, Replayed
 
 State = tuple[Tensor, ...]  # what a model carries from chunk to chunk; every tensor has the stream axis B first
 

@@ -30,9 +30,9 @@ from lmtrain.ops import native
 from lmtrain.ops.backends import Call
 from lmtrain.ops.elman import elman
 from lmtrain.ops.gru import gru
+from lmtrain.ops.lookup import lookup
 from lmtrain.ops.lstm import lstm
 from lmtrain.ops.native.step import Network, Stage
-from lmtrain.ops.rows import rows
 
 
 class RecurrentLayer(nn.Module):
@@ -300,7 +300,7 @@ class RecurrentLanguageModel(NeuralLanguageModel):
         first, *others = self._iter_layers()
         own = tuple(layer_states[: first.num_states])
         if self._projects_words(tokens_TB):
-            projected_TBZ = rows(first.project(self.embedding.weight), tokens_TB)
+            projected_TBZ = lookup(first.project(self.embedding.weight), tokens_TB)
             x_TBD, own = first.run(projected_TBZ, own, keep_TB, generator, carry_after)
         else:
             x_TBD, own = first(self._embed(tokens_TB, generator), own, keep_TB, generator, carry_after)

@@ -103,13 +103,13 @@ def _of_model(model: NeuralConfig) -> Iterator[str]:
         yield f"model.cutoffs={model.cutoffs} must ascend. Type for example model.cutoffs=[2000,10000]."
     if model.head is HeadName.adaptive and model.project and not model.tie_weights:
         yield "model.project=true has no meaning for model.head=adaptive without model.tie_weights=true. Leave it out."
-    if model.direct_order:
-        if model.direct_order == 1:
-            yield "model.direct_order=1 would be the output bias again. Set it to 2 or more, or to 0."
+    if model.maxent_order:
+        if model.maxent_order == 1:
+            yield "model.maxent_order=1 would be the output bias again. Set it to 2 or more, or to 0."
         if model.head is not HeadName.full:
-            yield "model.direct_order needs model.head=full. Set model.direct_order=0 or model.head=full."
+            yield "model.maxent_order needs model.head=full. Set model.maxent_order=0 or model.head=full."
         if model.activation_penalty or model.temporal_penalty:
-            yield "model.direct_order goes without model.activation_penalty and model.temporal_penalty. Set them to 0."
+            yield "model.maxent_order goes without model.activation_penalty and model.temporal_penalty. Set them to 0."
     if isinstance(model, WindowConfig) and (model.num_averages > 0) != (model.average_span > 0):
         yield (
             f"model.num_averages={model.num_averages} and model.average_span={model.average_span} need each other. Set both "
@@ -254,7 +254,7 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         ),
         "model.num_samples": (head is HeadName.sampled, "model.head=sampled"),
         "model.proposal": (head is HeadName.sampled, "model.head=sampled"),
-        "model.direct_table": (bool(getattr(model, "direct_order", 0)), "model.direct_order=2 or more"),
+        "model.maxent_table": (bool(getattr(model, "maxent_order", 0)), "model.maxent_order=2 or more"),
         "model.hidden_size": (not getattr(model, "hidden_sizes", None), "an empty model.hidden_sizes"),
         "model.num_layers": (not getattr(model, "hidden_sizes", None), "an empty model.hidden_sizes"),
         "model.hidden_dropout": (num_layers > 1, "two layers or more"),

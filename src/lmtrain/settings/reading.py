@@ -17,7 +17,11 @@ from lmtrain.data import kinds
 from lmtrain.errors import SettingsError
 from lmtrain.settings.conflicts import iter_conflicts
 
-RENAMED = {"tokenizer.max_size": "tokenizer.vocab_size"}
+RENAMED = {
+    "tokenizer.max_size": "tokenizer.vocab_size",
+    "model.direct_order": "model.maxent_order",
+    "model.direct_table": "model.maxent_table",
+}
 """Settings that had another name once: read silently where a run saved them, refused where they are typed."""
 
 

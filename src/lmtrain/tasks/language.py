@@ -32,7 +32,7 @@ from lmtrain.data.stream import Stream
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.errors import ResourceError, UserError
 from lmtrain.expected import Like, agree, compare, within
-from lmtrain.inference.evaluate import Bill, evaluate, usable_streams
+from lmtrain.inference.evaluate import Evaluation, evaluate, usable_streams
 from lmtrain.inference.sample import OnlyUnknownError, SampleSettings, sample_text
 from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel
@@ -98,13 +98,13 @@ class Language(Task):
         """Of validation during training. Where they are fewer than asked for, that is said once."""
         return usable_streams(len(self.corpus.valid.ids), self.settings.trainer.evaluation_streams)
 
-    def score(self, model: LanguageModel) -> Bill:
+    def score(self, model: LanguageModel) -> Evaluation:
         return evaluate_split(model, self.corpus.valid, self.corpus, self._num_streams, self.device)
 
     def has(self, split: Split) -> bool:
         return getattr(self.corpus, split) is not None
 
-    def final_score(self, model: LanguageModel, split: Split) -> Bill:
+    def final_score(self, model: LanguageModel, split: Split) -> Evaluation:
         return evaluate_split(model, getattr(self.corpus, split), self.corpus, 1, self.device)
 
     def show(self, model: LanguageModel) -> str:
@@ -168,7 +168,9 @@ def _check_subword(own: Any, saved: Any) -> None:
         compare(own, saved)
 
 
-def evaluate_split(model: LanguageModel, split: TextSplit, corpus: Corpus, num_streams: int, device: torch.device) -> Bill:
+def evaluate_split(
+    model: LanguageModel, split: TextSplit, corpus: Corpus, num_streams: int, device: torch.device
+) -> Evaluation:
     """How well `model` predicts a split of its corpus."""
     return evaluate(
         model, split.ids, eos_id=corpus.tokenizer.eos_id, unk_id=corpus.tokenizer.unk_id, num_chars=split.num_chars,

@@ -24,7 +24,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from lmtrain.errors import ResourceError, is_out_of_memory
 from lmtrain.models.base import State
-from lmtrain.ops.replay import Record, record_cuda_graph
+from lmtrain.ops.cuda_graph import Record, record_cuda_graph
 from lmtrain.training.learner import SequenceLearner, StepReport, Tensors
 from lmtrain.training.optimizer import SparseAdam
 from lmtrain.training.schedule import Progress

@@ -198,7 +198,7 @@ class GradientLearner(Learner):
     def document(self) -> dict[str, Any]:
         return {
             "optimizer": optimizer_tensors(self.optimizer)[1],
-            "schedule": self.schedule.state(),
+            "schedule": self.schedule.document(),
             "averaging": self.averaging.document(),
             "random": random_document({"dropout": self.generator}),
             "rate_scale": self.rate_scale,
@@ -217,7 +217,7 @@ class GradientLearner(Learner):
         training = {f"{part}.{name}": like for part, members in parts.items() for name, like in members.items()}
         return {"model": weights, "training": training}, {
             "optimizer": memory,
-            "schedule": self.schedule.expected_state(num_steps, known.best_cost),
+            "schedule": self.schedule.expected_document(num_steps, known.best_cost),
             "averaging": self.averaging.expected_document(is_averaged, num_steps, known.best_cost),
             "random": expected_random({"dropout": self.generator}),
             "rate_scale": _Halved(),
@@ -229,7 +229,7 @@ class GradientLearner(Learner):
         load_weights(self.model, raw or tensors["model"])
         load_optimizer(self.optimizer, _part(training, "optimizer."), document["optimizer"])
         self.averaging.load(_part(training, "averaging."), document["averaging"])
-        self.schedule.load_state(document["schedule"])
+        self.schedule.load(document["schedule"])
         load_random_document(document["random"], {"dropout": self.generator})
         self.rate_scale = document["rate_scale"]
 

@@ -72,17 +72,17 @@ class Schedule(ABC):
     def after_evaluation(self, cost: float) -> None:  # noqa: B027 (most schedules do not listen)
         """Tells the schedule what validation said: lower is better."""
 
-    def state(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """What a resumed run needs, JSON-able."""
         return {}
 
-    def expected_state(self, num_steps: int, best_cost: float | None) -> dict[str, Any]:
-        """What `state()` returns after `num_steps` steps, of whose validations the best (and finite) was `best_cost`."""
+    def expected_document(self, num_steps: int, best_cost: float | None) -> dict[str, Any]:
+        """What `document()` returns after `num_steps` steps, of whose validations the best (and finite) was `best_cost`."""
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state()` returned."""
-        assert not state, f"{type(self).__name__} has no state, but was given {state}"
+    def load(self, document: dict[str, Any]) -> None:
+        """Goes on from what `document()` returned."""
+        assert not document, f"{type(self).__name__} has no memory, but was given {document}"
 
 
 @dataclass(frozen=True)
@@ -171,15 +171,15 @@ class Plateau(Schedule):
         if self.stale >= self.patience:  # more than that where a resumed run was given less patience
             self.cuts, self.stale = self.cuts + 1, 0
 
-    def state(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         return {"best": self.best, "stale": self.stale, "cuts": self.cuts}
 
-    def expected_state(self, num_steps: int, best_cost: float | None) -> dict[str, Any]:
+    def expected_document(self, num_steps: int, best_cost: float | None) -> dict[str, Any]:
         at_most = Whole(most=num_steps + 1)  # an evaluation per step, and one before the first
         return {"best": best_cost, "stale": at_most, "cuts": at_most}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.best, self.stale, self.cuts = state["best"], state["stale"], state["cuts"]
+    def load(self, document: dict[str, Any]) -> None:
+        self.best, self.stale, self.cuts = document["best"], document["stale"], document["cuts"]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@ import json
 import math
 import xml.etree.ElementTree as ElementTree
 
-from lmtrain.training.range_test import draw_svg, read_curve, smooth, suggest
+from lmtrain.training.rate_range import draw_svg, read_curve, smooth, suggest
 
 # Falls until 0.01, steepest around 0.001, then rises.
 CURVE = [(10 ** (-5 + i / 10), 5 - 2 / (1 + math.exp(-(i - 20) / 3)) + max(0, i - 30) * 0.4) for i in range(45)]

@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 
-def rows(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
+def lookup(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
     """Returns the rows [T, B, Z] of `table_VZ` for int64 `ids_TB`. Raises IndexError for an id outside the table (on a CPU)."""
-    y_TBZ: Tensor = RowsFunction.apply(table_VZ, ids_TB)
+    y_TBZ: Tensor = Lookup.apply(table_VZ, ids_TB)
     return y_TBZ
 
 
-class RowsFunction(torch.autograd.Function):
+class Lookup(torch.autograd.Function):
     """A look-up whose gradient is a matrix product."""
 
     generate_vmap_rule = True
