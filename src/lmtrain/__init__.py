@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from lmtrain.errors import UserError as UserError
     from lmtrain.run import Run as Run
     from lmtrain.run import train as train
-    from lmtrain.saved import load_vectors as load_vectors
+    from lmtrain.tasks.opening import load_vectors as load_vectors
     from lmtrain.tasks.tag_saved import TaggedSentence as TaggedSentence
     from lmtrain.tasks.tag_saved import Tagger as Tagger
+    from lmtrain.tasks.vectors_saved import TrainedVectors as TrainedVectors
     from lmtrain.trained import Model as Model
     from lmtrain.trained import TextScore as TextScore
     from lmtrain.trained import load as load
@@ -42,9 +43,10 @@ __version__ = "0.1.0"
 _HOMES = {
     **dict.fromkeys(("Model", "TextScore", "load"), "lmtrain.trained"),
     "Vectors": "lmtrain.vectors.table",
-    "load_vectors": "lmtrain.saved",
+    "load_vectors": "lmtrain.tasks.opening",
     **dict.fromkeys(("Run", "train"), "lmtrain.run"),
     **dict.fromkeys(("TaggedSentence", "Tagger"), "lmtrain.tasks.tag_saved"),
+    "TrainedVectors": "lmtrain.tasks.vectors_saved",
     **dict.fromkeys(
         ("CheckpointError", "DataError", "DivergedError", "ResourceError", "SettingsError", "UserError"), "lmtrain.errors"
     ),

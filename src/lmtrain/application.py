@@ -50,6 +50,7 @@ from lmtrain.shell import expanded, printable, quoted_for_shell
 from lmtrain.terminal import end_process, warn
 from lmtrain.training.durable_file import write_atomically
 from lmtrain.training.run_place import Place, is_from_hydra, refuse_what_is_not_ours
+from lmtrain.training.score import TOKENS
 
 if TYPE_CHECKING:
     from lmtrain.tasks.base import Reached
@@ -329,9 +330,9 @@ def _searched(best: Reached, varies: bool) -> float:
 
     Nats per token compare jobs of one vocabulary. Where vocabularies vary, bits per character do, but only of models that
     spell every word; another one counts as infinitely bad, as otherwise the more words are unknown, the better it would look.
-    Of other tasks it is the share that is wrong.
+    Of other tasks it is the share that is wrong, or their loss.
     """
-    if not varies or best.wording.higher_is_better:
+    if not varies or best.wording is not TOKENS:
         return best.wording.cost(best.value)
     if best.bits_per_character is not None:
         return best.bits_per_character
@@ -348,8 +349,8 @@ def _compared(results: Sequence[tuple[str, Reached | None]]) -> str:
     """The list at the end of a sweep, with what can be compared in it."""
     reached = [best for _, best in results if best is not None]
     how = "one vocabulary: compare nats per token"
-    if reached and reached[0].wording.higher_is_better:
-        how = "more is better"
+    if reached and reached[0].wording is not TOKENS:
+        how = "more is better" if reached[0].wording.higher_is_better else "less is better"
     elif len({best.vocabulary for best in reached}) > 1:
         how = "vocabularies differ: compare bits per character"
         if any(best.bits_per_character is None for best in reached):
@@ -360,7 +361,7 @@ def _compared(results: Sequence[tuple[str, Reached | None]]) -> str:
 def _in_words(best: Reached | None) -> str:
     if best is None:
         return "no validation with a finite loss"
-    if best.wording.higher_is_better:
+    if best.wording is not TOKENS:
         return f"{best.value:.4f} {best.wording.value.replace('_', ' ')}"
     bits = best.bits_per_character
     spelt = f"{best.num_unk:,} <unk>" if bits is None else f"{bits:.4f} bits per character"

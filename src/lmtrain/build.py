@@ -200,11 +200,12 @@ def build_corpus(data: config.DataConfig, tokenizer: config.TokenizerConfig) -> 
             path = Path(data.path)
         case _:
             raise AssertionError(f"no corpus for {type(data).__name__}")
+    form = "_".join([data.normalize.name] * (data.normalize is not config.Normalization.none) + ["lower"] * tokenizer.lowercase)
     return load_corpus(
         path, tokenizer=tokenizer.name.name, min_count=tokenizer.min_count, vocab_size=tokenizer.vocab_size,
         subword=read_library_file(tokenizer.path) if tokenizer.path else None,
         vocabulary=_read_vocabulary(tokenizer.vocabulary) if tokenizer.vocabulary else None,
-        separators="".join(dict.fromkeys(map(character_of, tokenizer.separators))), normalize=data.normalize.name,
+        separators="".join(dict.fromkeys(map(character_of, tokenizer.separators))), normalize=form or "none",
         spelled=tokenizer.unknown is config.Unknown.spelled,
         valid_fraction=data.valid_fraction, test_fraction=data.test_fraction, cache_dir=expanded(data.cache_dir),
     )  # fmt: skip

@@ -235,6 +235,51 @@ class TaggerConfig(EmbeddingsConfig):
 
 
 @dataclass(kw_only=True)
+class WordVectorsConfig(ModelConfig):
+    """Vectors of words, learnt from the words around them."""
+
+    embed_size: int = setting(100, "Size of a word's vector.", least=1, most=1 << 16, resume=Resume.refused)
+    window: int = setting(5, "Words of the window on each side.", least=1, most=1000, resume=Resume.refused)
+
+
+@dataclass(kw_only=True)
+class NegativeSamplingConfig(WordVectorsConfig):
+    """What is predicted is told from words drawn at random (Mikolov et al. 2013)."""
+
+    num_negatives: int = setting(5, "Words drawn at random for each prediction.", least=1, most=1000, resume=Resume.refused)
+    noise_power: float = setting(0.75, "They are drawn in proportion to their count raised to this power.", least=0, most=10,
+                                 resume=Resume.refused)  # fmt: skip
+    subsample: float = setting(
+        1e-3, "Words whose share of the text is larger are passed over now and then; 0: never.", least=0, most=1,
+        resume=Resume.refused,
+    )  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class SkipgramConfig(NegativeSamplingConfig):
+    """A word predicts each of its neighbours."""
+
+    kind: str = fixed("skipgram")
+
+
+@dataclass(kw_only=True)
+class CbowConfig(NegativeSamplingConfig):
+    """The mean of its neighbours predicts a word."""
+
+    kind: str = fixed("cbow")
+
+
+@dataclass(kw_only=True)
+class GloveConfig(WordVectorsConfig):
+    """Products of vectors are the logarithms of how often words stand together (Pennington et al. 2014)."""
+
+    kind: str = fixed("glove")
+    x_max: float = setting(10.0, "Pairs that were seen so often, or more often, weigh 1.", above=0, resume=Resume.refused)
+    power: float = setting(0.75, "A rarer pair weighs (its count / x_max) raised to this power.", least=0, most=10,
+                           resume=Resume.refused)  # fmt: skip
+
+
+@dataclass(kw_only=True)
 class FrequentConfig(ModelConfig):
     """A baseline: each word's most frequent tag in training, or the most frequent label."""
 
@@ -335,6 +380,7 @@ class TokenizerConfig:
     min_count: int = setting(1, "Rarer words or characters of the training split become <unk>; rarer pairs stay two.", least=1,
                              resume=Resume.refused)  # fmt: skip
     vocab_size: int = setting(0, "Largest vocabulary; 0: no limit.", least=0, resume=Resume.refused)
+    lowercase: bool = setting(False, "Reads all text in lower case.", resume=Resume.refused)
     path: str = setting("", "tokenizer=file: a file of the library tokenizers (tokenizer.json).", resume=Resume.allowed)
     vocabulary: str = setting("", "tokenizer=word: a file with a word per line, or a RUN whose words are taken.",
                               resume=Resume.allowed)  # fmt: skip
@@ -474,6 +520,11 @@ class TrainerConfig:
         FinalSplit.test, "What the best model is judged by in the end: test (valid where there is none), valid, or none.",
         resume=Resume.allowed,
     )  # fmt: skip
+    projector: bool = setting(
+        True,
+        "In the end the vectors of the most frequent words are written for TensorBoard's projector.",
+        resume=Resume.allowed,
+    )
     sample_tokens: int = setting(400, "Tokens of the sample at each evaluation; 0: none.", least=0, most=100000,
                                  resume=Resume.allowed)  # fmt: skip
     sample_temperature: float = setting(0.5, "Temperature of these samples.", least=0, most=100, resume=Resume.allowed)
@@ -505,7 +556,8 @@ class Config:
 
 
 KINDS: dict[type, tuple[type, ...]] = {
-    ModelConfig: (RecurrentConfig, WindowConfig, NgramConfig, TaggerConfig, LogisticConfig, FrequentConfig),
+    ModelConfig: (RecurrentConfig, WindowConfig, NgramConfig, TaggerConfig, LogisticConfig, FrequentConfig,
+                  SkipgramConfig, CbowConfig, GloveConfig),
     DataConfig: (PydocsConfig, TextConfig, ColumnsConfig, LabelledConfig),
     ScheduleConfig: (
         ConstantConfig, CosineConfig, LinearConfig, StepConfig, ExponentialConfig, PlateauConfig, OneCycleConfig,
@@ -516,15 +568,17 @@ KINDS: dict[type, tuple[type, ...]] = {
 
 TASKS: dict[str, tuple[tuple[type, ...], tuple[type, ...]]] = {
     "language": ((CorpusConfig,), (LanguageConfig,)),
+    "vectors": ((CorpusConfig,), (WordVectorsConfig,)),
     "tag": ((ColumnsConfig,), (TaggerConfig, LogisticConfig)),
     "classify": ((LabelledConfig,), (LogisticConfig, FrequentConfig)),
 }
 """What can be learnt: from which kinds of data, by which kinds of models. `conf/task/` has a choice of settings for each."""
 
 
-def task_of(data: DataConfig) -> str:
-    """The task that learns from such data."""
-    return next(name for name, (data_kinds, _) in TASKS.items() if isinstance(data, data_kinds))
+def task_of(data: DataConfig, model: ModelConfig) -> str:
+    """The task that learns from such data by such a model; where none does, the first one that learns from such data."""
+    names = [name for name, (data_kinds, _) in TASKS.items() if isinstance(data, data_kinds)]
+    return next((name for name in names if isinstance(model, TASKS[name][1])), names[0])
 
 
 GROUPS: dict[str, type] = {

@@ -26,7 +26,7 @@ from lmtrain.models.base import LanguageModel, NeuralLanguageModel
 from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
 from lmtrain.settings import comparing, reading
-from lmtrain.shell import expanded, one_line
+from lmtrain.shell import one_line
 from lmtrain.training.checkpoint import Checkpoint, believing, load_checkpoint, read_named, save_checkpoint
 from lmtrain.training.learner import expected_weights, load_weights
 from lmtrain.training.strict_json import to_json
@@ -144,7 +144,7 @@ def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", 
     if (task := task_in(checkpoint.path, checkpoint.documents.get("model"))) != "language":
         raise CheckpointError(
             f"{one_line(str(checkpoint.path))} holds a model of task={task}.", "A language model is needed here.",
-            "Type  python -m lmtrain evaluate RUN  or  predict RUN FILE  with it, or name a run of task=language.",
+            "Type  python -m lmtrain --help  for what can be done with it, or name a run of task=language.",
         )  # fmt: skip
     documents, tensors = checkpoint.documents, checkpoint.tensors
     with believing(checkpoint.path):
@@ -278,36 +278,12 @@ def import_arpa(path: Path, directory: Path, like: Trained | None = None) -> Ngr
     return model
 
 
-def load_vectors(path: str | Path, *, checkpoint: Literal["best", "last"] = "best", format: str | None = None) -> Vectors:
-    """The word vectors of a run or checkpoint directory, or in a file: what every command that is given RUN|FILE reads.
-
-    `checkpoint` says which one of a run, `format` that of a file where its content does not tell: see `Vectors.load`. Raises
-    CheckpointError for a model without word vectors, and what `load_trained` and `Vectors.load` raise.
-    """
-    path = expanded(path)
-    if not path.is_dir():
-        return Vectors.load(path, format=format)
-    trained = load_trained(path, prefer=checkpoint)
-    vectors = vectors_of(trained)
-    if vectors is None:
-        raise CheckpointError(
-            f"{trained.path} has no word vectors.", "Window and recurrent models have them; counts and mixtures have none.",
-            "Give a run of one of these, or a file of vectors.",
-        )  # fmt: skip
-    if not np.isfinite(vectors.matrix).all():
-        raise CheckpointError(
-            f"The word vectors of {trained.path} hold numbers that are not finite.", "Every number must be finite.",
-            "Give a checkpoint from before the training diverged.",
-        )  # fmt: skip
-    return vectors
-
-
-def vectors_of(trained: Trained) -> Vectors | None:
+def vectors_of(model: LanguageModel, tokenizer: Tokenizer) -> Vectors | None:
     """The embedding of a model with the texts of its tokens; None for a model that has none."""
-    embedding = getattr(trained.model, "embedding", None)
+    embedding = getattr(model, "embedding", None)
     if embedding is None:
         return None
-    words = tuple(trained.tokenizer.token_text(token) for token in range(trained.tokenizer.vocab_size))
+    words = tuple(tokenizer.token_text(token) for token in range(tokenizer.vocab_size))
     return Vectors(words, embedding.weight.detach().float().cpu().numpy())
 
 

@@ -223,7 +223,7 @@ class Model:
     @property
     def vectors(self) -> Vectors:
         """The words with their vectors, from the model's embedding. ValueError where the model has none."""
-        vectors = vectors_of(self._trained)
+        vectors = vectors_of(self.network, self.tokenizer)
         if vectors is None:
             raise ValueError(f"{self.path} has no word vectors; a window or recurrent model has them")
         return vectors

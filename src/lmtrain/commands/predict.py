@@ -36,8 +36,8 @@ def main(arguments: list[str]) -> None:
     trained = open_any(options)
     if not isinstance(trained, Tagger):
         raise CheckpointError(
-            f"{options.run} holds a language model.", "It predicts what comes next in a text.",
-            f"Type  python -m lmtrain sample {options.run}  or  score {options.run} FILE.",
+            f"{options.run} holds no tagger.", "Of word vectors see  python -m lmtrain vectors.",
+            f"Of a language model type  python -m lmtrain sample {options.run}  or  score {options.run} FILE.",
         )  # fmt: skip
     at_once = 1 if options.file == "-" else SENTENCES
     blocks = ([line, None] for line in lines) if options.sentences else _blocks(lines)

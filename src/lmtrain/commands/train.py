@@ -131,6 +131,10 @@ def _train(task: Task, run: RunDirectory, resumed_from: Path | None) -> Reached 
                 raise
             reason = "diverged, as the high rates of a range test do"
         telemetry.record_best(state)
+        if trainer.projector and state.step:
+            with state.learner.evaluated() as model:
+                if (vectors := task.vectors(model)) is not None:
+                    telemetry.record_vectors(vectors.words, vectors.matrix)
     return _end(task, run, state, stop, reason)
 
 

@@ -1,10 +1,12 @@
 """Characters of a text: their normalisation, and how one types those that are not seen. Without NumPy.
 
     iter_normalized(blocks, "nfc")     the text in one Unicode normalisation form, though it comes in blocks cut anywhere
+    iter_normalized(blocks, "lower")   the text in lower case; "nfc_lower" and so on: both
     character_of("U+00A0")             the no-break space
 
 A normalised text can be cut anywhere and stays normalised (Unicode Standard Annex 15); one that is not yet is cut before an
-ASCII character, which no form joins with what stands before it.
+ASCII character, which no form joins with what stands before it. What a capital becomes depends on its word (a sigma ends words
+in another shape), so lower case is made of whole words.
 """
 
 from __future__ import annotations
@@ -13,16 +15,22 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-FORMS = ("nfc", "nfd", "nfkc")
+FORMS = ("nfc", "nfd", "nfkc", "lower", "nfc_lower", "nfd_lower", "nfkc_lower")
 LAST_ASCII = re.compile(r"[\x00-\x7f](?=[^\x00-\x7f]*\Z)")
+LAST_BLANK = re.compile(r"[ \t-\r](?=[^ \t-\r]*\Z)")
 
 
 def normalized(text: str, form: str) -> str:
-    """`text` in the form "nfc", "nfd" or "nfkc"; as it is with "none"."""
+    """`text` in the form "nfc", "nfd" or "nfkc", in lower case, or both; as it is with "none"."""
     if form == "none":
         return text
     assert form in FORMS, form
-    return text if text.isascii() else unicodedata.normalize(form.upper(), text)  # type: ignore[arg-type]
+    unicode_form = form.removesuffix("lower").removesuffix("_")
+    for lowers in (False, True) if form.endswith("lower") else (False,):
+        text = text.lower() if lowers else text
+        if unicode_form and not text.isascii():
+            text = unicodedata.normalize(unicode_form.upper(), text)  # type: ignore[arg-type]
+    return text
 
 
 def iter_normalized(blocks: Iterable[str], form: str) -> Iterator[str]:
@@ -31,8 +39,9 @@ def iter_normalized(blocks: Iterable[str], form: str) -> Iterator[str]:
         yield from blocks
         return
     rest: list[str] = []
+    last = LAST_BLANK if form.endswith("lower") else LAST_ASCII
     for block in blocks:
-        end = found.start() if (found := LAST_ASCII.search(block)) else 0
+        end = found.start() if (found := last.search(block)) else 0
         if end:
             yield normalized("".join([*rest, block[:end]]), form)
             rest.clear()

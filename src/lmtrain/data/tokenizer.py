@@ -62,7 +62,7 @@ class Tokenizer(ABC):
     eos_id: int
     unk_id: int | None
     tokens: list[str]  # the text of every token of a vocabulary of characters or words, by id
-    normalize: str = "none"  # the Unicode normalisation form in which text is read: "none", "nfc", "nfd" or "nfkc"
+    normalize: str = "none"  # the form in which text is read: "none", or one of `characters.FORMS`
     separators: str = ""  # characters that separate words besides whitespace
     rare: dict[str, int] | None = None  # words from which the spelling of unknown ones is learnt; None: they are not spelt
     subword: dict[str, Any] | None = None  # the file of the library `tokenizers` that is saved beside, as subword.json

@@ -6,6 +6,7 @@ penalty. `vectors` is what is used afterwards.
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -25,6 +26,7 @@ class _Pairs(Protocol):
     words_N: Tensor
     contexts_N: Tensor
     counts_N: Tensor
+    scale: float
 
 
 class PredictedVectors(nn.Module):
@@ -61,9 +63,14 @@ class GloveVectors(nn.Module):
         self.context_bias_V = nn.Parameter(torch.zeros(vocab_size))
 
     def loss(self, batch: _Pairs, generator: Generator) -> tuple[Tensor, Tensor]:
-        """The weighted squared error of the batch's pairs; there is no penalty."""
+        """The weighted squared error of the batch's pairs; there is no penalty.
+
+        The biases stand for counts of the training text. For a text of another length the products are compared with the
+        counts as they would be in one of that length; what a pair weighs stays what its own count says.
+        """
+        word_bias_V = self.word_bias_V - math.log(batch.scale) if batch.scale != 1 else self.word_bias_V
         total = glove_loss(
-            self.word_VE, self.context_VE, self.word_bias_V, self.context_bias_V, batch.words_N, batch.contexts_N,
+            self.word_VE, self.context_VE, word_bias_V, self.context_bias_V, batch.words_N, batch.contexts_N,
             batch.counts_N, x_max=self.x_max, power=self.power,
         )  # fmt: skip
         return total, total.new_zeros(())

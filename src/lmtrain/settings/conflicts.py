@@ -55,7 +55,7 @@ def iter_conflicts(config: Config) -> Iterator[str]:
 
 def _of_task(config: Config) -> Iterator[str]:
     """Whether data, model and tokenizer are of one task."""
-    task, model = task_of(config.data), config.model
+    task, model = task_of(config.data, config.model), config.model
     allowed = [kind for kinds in TASKS[task][1] for kind in KINDS[ModelConfig] if issubclass(kind, kinds)]
     if type(model) not in allowed:
         names = dict.fromkeys(name for kind in allowed for name in names_of(kind))
@@ -64,9 +64,10 @@ def _of_task(config: Config) -> Iterator[str]:
             f"Type model={'|'.join(names)}, or data of another task."
         )
     if isinstance(config.data, ExamplesConfig):
+        yield from _of_examples(config.data)
+    if task != "language":
         if not kinds.KINDS[config.tokenizer.name.name].has_words:
             yield f"task={task} reads words. Type tokenizer=word."
-        yield from _of_examples(config.data)
         if config.trainer.precision is Precision.bfloat16:
             yield f"trainer.precision=bfloat16 is for language models; task={task} computes in float32. Leave it out."
     if isinstance(model, TaggerConfig) and model.target_class and model.objective is Objective.softmax:
@@ -263,6 +264,7 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         "model.project_embeddings": (bool(getattr(model, "embeddings", "")), "model.embeddings=RUN|FILE"),
         "model.corrupt": (getattr(model, "objective", None) is Objective.max_margin, "model.objective=max_margin"),
         "model.add_k": (getattr(model, "smoothing", None) is Smoothing.add_k, "model.smoothing=add_k"),
+        "tokenizer.lowercase": (isinstance(data, CorpusConfig), "a running text; here type model.lowercase=true"),
         "data.valid_fraction": (is_cut, "a single text, data=text data.path=FILE"),
         "data.test_fraction": (is_cut, "a single text, data=text data.path=FILE"),
         "optimizer.ema_decay": (optimizer.averaging is Averaging.ema, "optimizer.averaging=ema"),

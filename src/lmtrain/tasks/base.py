@@ -1,6 +1,8 @@
 """What a task is: all that the training of a model asks of what is learnt, and nothing that is common to whatever is learnt.
 
     language   the next token of a text (`lmtrain.tasks.language`)
+    vectors    vectors of words, from the words around them (`lmtrain.tasks.vectors`)
+    tag        a class for every word (`lmtrain.tasks.tag`)
 
 A task reads its data, hands them out in batches, makes a learner, judges a model, and says what a checkpoint carries. The loop,
 the optimisers, schedules, checkpoints, signals, records and limits are the same for every task and know none.
@@ -23,6 +25,7 @@ from lmtrain.errors import ResourceError
 from lmtrain.training.checkpoint import Checkpoint
 from lmtrain.training.learner import Learner
 from lmtrain.training.score import TOKENS, Score, Wording
+from lmtrain.vectors.table import Vectors
 
 Split = Literal["train", "valid", "test"]
 
@@ -120,6 +123,10 @@ class Task(ABC):
     @abstractmethod
     def has(self, split: Split) -> bool:
         """Whether there is such a split."""
+
+    def vectors(self, model: Any) -> Vectors | None:
+        """The words with their vectors in `model`, the most frequent first; None where it has none."""
+        return None
 
     @abstractmethod
     def show(self, model: Any) -> str:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import lmtrain.config as config
 from lmtrain.errors import SettingsError
-from lmtrain.saved import load_vectors
 from lmtrain.shell import one_line
+from lmtrain.tasks.opening import load_vectors
 from lmtrain.vectors.table import Vectors
 
 log = logging.getLogger("lmtrain")

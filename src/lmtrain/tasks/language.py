@@ -36,12 +36,21 @@ from lmtrain.inference.evaluate import Evaluation, evaluate, usable_streams
 from lmtrain.inference.sample import OnlyUnknownError, SampleSettings, sample_text
 from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel
-from lmtrain.saved import describe_lines, describe_model, describe_texts, describe_tokenizer, load_trained, read_model_settings
+from lmtrain.saved import (
+    describe_lines,
+    describe_model,
+    describe_texts,
+    describe_tokenizer,
+    load_trained,
+    read_model_settings,
+    vectors_of,
+)
 from lmtrain.tasks.base import Files, Loaded, Reached, Split, Task
 from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
 from lmtrain.training.checkpoint import Checkpoint
 from lmtrain.training.learner import Learner
 from lmtrain.training.score import TOKENS
+from lmtrain.vectors.table import Vectors
 
 log = logging.getLogger("lmtrain")
 
@@ -106,6 +115,9 @@ class Language(Task):
 
     def final_score(self, model: LanguageModel, split: Split) -> Evaluation:
         return evaluate_split(model, getattr(self.corpus, split), self.corpus, 1, self.device)
+
+    def vectors(self, model: LanguageModel) -> Vectors | None:
+        return vectors_of(model, self.corpus.tokenizer)
 
     def show(self, model: LanguageModel) -> str:
         return write_sample(model, self.corpus, self.settings.trainer, self.device)

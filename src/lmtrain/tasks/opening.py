@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
 
 import lmtrain.config as config
 from lmtrain.build import build_corpus
 from lmtrain.data.corpus import Corpus
 from lmtrain.errors import CheckpointError, UnfitError
 from lmtrain.expected import within
-from lmtrain.saved import Trained, load_trained, task_in
+from lmtrain.saved import Trained, load_trained, task_in, vectors_of
 from lmtrain.settings import reading
+from lmtrain.shell import expanded
 from lmtrain.training.checkpoint import believing, load_document, read_named
+from lmtrain.vectors.table import Vectors
 
 if TYPE_CHECKING:
     from lmtrain.tasks.tag_saved import Tagger
+    from lmtrain.tasks.vectors_saved import TrainedVectors
 
 
 def task_at(path: str | Path, prefer: Literal["best", "last"] = "best") -> str:
@@ -55,10 +60,50 @@ def training_corpus(path: Path) -> Corpus:
     return corpus
 
 
-def open_saved(path: str | Path, *, prefer: Literal["best", "last"] = "best", device: str = "cpu") -> Trained | Tagger:
+def open_saved(
+    path: str | Path, *, prefer: Literal["best", "last"] = "best", device: str = "cpu"
+) -> Trained | Tagger | TrainedVectors:
     """The model at `path`; of whatever task."""
-    if task_at(path, prefer) == "tag":
+    task = task_at(path, prefer)
+    if task == "tag":
         from lmtrain.tasks.tag_saved import load_tagger
 
         return load_tagger(path, prefer=prefer, device=device)
+    if task == "vectors":
+        from lmtrain.tasks.vectors_saved import load_word_vectors
+
+        return load_word_vectors(path, prefer=prefer, device=device)
     return load_trained(path, prefer=prefer, device=device)
+
+
+def load_vectors(path: str | Path, *, checkpoint: Literal["best", "last"] = "best", format: str | None = None) -> Vectors:
+    """The word vectors of a run or checkpoint directory of any task, or in a file: what commands that are given RUN|FILE read.
+
+    `checkpoint` says which one of a run, `format` that of a file where its content does not tell: see `Vectors.load`. Raises
+    CheckpointError for a model without word vectors, and what `lmtrain.load` and `Vectors.load` raise.
+    """
+    path = expanded(path)
+    if not path.is_dir():
+        return Vectors.load(path, format=format)
+    saved = open_saved(path, prefer=checkpoint)
+    vectors = _vectors_of(saved)
+    if vectors is None:
+        raise CheckpointError(
+            f"{saved.path} has no word vectors.", "Networks over words have them; counts, indicators and mixtures have none.",
+            "Give a run of one of these, or a file of vectors.",
+        )  # fmt: skip
+    if not np.isfinite(vectors.matrix).all():
+        raise CheckpointError(
+            f"The word vectors of {saved.path} hold numbers that are not finite.", "Every number must be finite.",
+            "Give a checkpoint from before the training diverged.",
+        )  # fmt: skip
+    return vectors
+
+
+def _vectors_of(saved: Any) -> Vectors | None:
+    if isinstance(saved, Trained):
+        return vectors_of(saved.model, saved.tokenizer)
+    try:
+        return cast(Vectors, saved.vectors)
+    except ValueError:  # which a model without any raises
+        return None

@@ -40,6 +40,7 @@ from lmtrain.tasks.tag_score import TagScore, average_precision_of, best_thresho
 from lmtrain.training.checkpoint import Checkpoint
 from lmtrain.training.learner import GradientLearner
 from lmtrain.training.score import Wording
+from lmtrain.vectors.table import Vectors
 
 log = logging.getLogger("lmtrain")
 
@@ -224,6 +225,9 @@ class Tag(Task):
     def _known_tags(self) -> frozenset[str]:
         return frozenset(tag for sentence in self.splits["train"].sentences for tag in sentence.tags)
 
+    def vectors(self, model: TaggerNetwork) -> Vectors | None:
+        return vectors_in(model, self.features)
+
     # ---- what is said, and what is saved
 
     def describe(self) -> str:
@@ -312,6 +316,13 @@ def build_tagger(settings: config.ModelConfig, features: Features, num_outputs: 
                 dropout=settings.dropout, init_range=settings.init_range,
             )  # fmt: skip
     raise AssertionError(f"no tagger for {type(settings).__name__}")
+
+
+def vectors_in(network: TaggerNetwork, features: Features) -> Vectors | None:
+    """The vectors of words that a tagger has; None for one of indicators."""
+    if not isinstance(network, WindowTagger):
+        return None
+    return Vectors(tuple(features.tokenizer.tokens), network.tables[0].detach().cpu().numpy())
 
 
 def judge(

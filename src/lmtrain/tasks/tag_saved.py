@@ -19,11 +19,12 @@ from lmtrain.expected import ANY_LENGTH, Anything, Flag, Like, agree, compare, w
 from lmtrain.saved import task_in
 from lmtrain.settings import comparing, reading
 from lmtrain.shell import expanded, one_line
-from lmtrain.tasks.tag import build_tagger, judge, read_splits
+from lmtrain.tasks.tag import build_tagger, judge, read_splits, vectors_in
 from lmtrain.tasks.tag_model import Outputs, TagModel
 from lmtrain.tasks.tag_score import TagScore
 from lmtrain.training.checkpoint import believing, load_checkpoint, load_document, read_named
 from lmtrain.training.learner import load_weights
+from lmtrain.vectors.table import Vectors
 
 JUDGED_BY = ("entity_f1", "accuracy", "average_precision")
 
@@ -55,6 +56,13 @@ class Tagger:
             TaggedSentence(tuple(words), tuple(each.tags), None if each.probabilities is None else tuple(each.probabilities))
             for words, each in zip(tokens, tagged, strict=True)
         ]
+
+    @property
+    def vectors(self) -> Vectors:
+        """The words with their vectors. ValueError where there are none, as logistic regression has none."""
+        if (vectors := vectors_in(self.model.network, self.model.features)) is None:
+            raise ValueError(f"{self.path} has no word vectors; model=tagger has them")
+        return vectors
 
     @property
     def splits(self) -> list[str]:

@@ -14,15 +14,18 @@ import json
 import logging
 import math
 import os
+import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
@@ -41,6 +44,7 @@ log = logging.getLogger("lmtrain")
 PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
 MOST_UNWRITTEN_BYTES = 16 << 20
 MOST_LINE_BYTES = 1 << 20
+PROJECTED = 10_000  # words, of which the projector shows no more at once
 
 
 class Telemetry:
@@ -165,6 +169,21 @@ class Telemetry:
         """The best validation of the run, where there was any."""
         if (best := state.best_value) is not None:
             self._to_tensorboard(lambda writer: writer.add_scalar(self._best, best, state.step))
+
+    def record_vectors(self, words: Sequence[str], matrix_VE: NDArray[np.float32]) -> None:
+        """The first `PROJECTED` of these words with their vectors, rounded to four digits, for TensorBoard's projector."""
+        if not (len(words) and np.isfinite(matrix_VE).all()):
+            return
+        digits = 3 - math.floor(math.log10(float(np.abs(matrix_VE).max()) or 1.0))
+        rounded_VE = np.round(matrix_VE[:PROJECTED].astype(np.float64), max(digits, 0))
+        labels = [word if word.isprintable() and word.strip() else ascii(word) for word in words[:PROJECTED]]
+        place = self._directory / "tensorboard" / "00000"
+
+        def add(writer: SummaryWriter) -> None:
+            shutil.rmtree(place, ignore_errors=True)  # of an earlier process
+            writer.add_embedding(rounded_VE, [_encodable(label) for label in labels], tag="words", global_step=0)
+
+        self._to_tensorboard(add)
 
     @property
     def _best(self) -> str:

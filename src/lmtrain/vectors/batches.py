@@ -56,21 +56,32 @@ class Predictions(_Tensors):
 
 @dataclass(frozen=True)
 class Pairs(_Tensors):
-    """Pairs of words with their counts: see `lmtrain.ops.glove`."""
+    """Pairs of words with their counts: see `lmtrain.ops.glove`. The training text would have `scale` times as many of each."""
 
     words_N: Tensor
     contexts_N: Tensor
     counts_N: Tensor
+    scale: float = 1.0
 
     @property
     def num_items(self) -> int:
         return len(self.counts_N)
 
 
+class WindowBatches(Shuffled):
+    """Batches of windows. Of how many predictions each consists is drawn: at least one, at most `most` of each centre."""
+
+    most: int
+
+    def done_before(self, position: Position) -> tuple[range, range]:
+        batches, centres = super().done_before(position)
+        return batches, range(batches.start, centres.start * self.most + 1)
+
+
 def window_batches(
     text: Text, method: str, *, batch_size: int, window: int = 5, num_negatives: int = 5, subsample: float = 1e-3,
     noise_power: float = 0.75, seed: int = 1,
-) -> Shuffled:  # fmt: skip
+) -> WindowBatches:  # fmt: skip
     """Batches of `batch_size` centres of `text`; skip-gram has a row for each neighbour, so more rows than that.
 
     Raises DataError for a text in which no two words stand together.
@@ -91,7 +102,9 @@ def window_batches(
         arrays = (contexts_NC, targets_N, samples_NK)
         return Predictions(position.epoch, position.index, *(torch.from_numpy(array.astype(np.int64)) for array in arrays))
 
-    return Shuffled(len(windows.centres), make, batch_size=batch_size, seed=seed)
+    batches = WindowBatches(len(windows.centres), make, batch_size=batch_size, seed=seed)
+    batches.least_items, batches.most = 1, 2 * window if method == "skipgram" else 1
+    return batches
 
 
 class _Windows:
@@ -139,8 +152,11 @@ class _Windows:
         return centres[rows], np.where(kept, near_ids, -1)[rows]
 
 
-def pair_batches(counts: Any, *, batch_size: int, seed: int = 1) -> Shuffled:
-    """Batches of the pairs of a sparse matrix of counts, such as `lmtrain.vectors.svd.count_pairs` gives."""
+def pair_batches(counts: Any, *, batch_size: int, seed: int = 1, scale: float = 1.0) -> Shuffled:
+    """Batches of the pairs of a sparse matrix of counts, such as `lmtrain.vectors.svd.count_pairs` gives.
+
+    scale   how many times as long the training text is as the text of these counts
+    """
     pairs = counts.tocoo()
     if not pairs.nnz:
         raise DataError("No two words stand together.", "GloVe learns from pairs of words.", "Give a longer text.")
@@ -149,6 +165,7 @@ def pair_batches(counts: Any, *, batch_size: int, seed: int = 1) -> Shuffled:
         return Pairs(
             position.epoch, position.index, torch.from_numpy(pairs.row[numbers].astype(np.int64)),
             torch.from_numpy(pairs.col[numbers].astype(np.int64)), torch.from_numpy(pairs.data[numbers].astype(np.float32)),
+            scale,
         )  # fmt: skip
 
     return Shuffled(pairs.nnz, make, batch_size=batch_size, seed=seed)

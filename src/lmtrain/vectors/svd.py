@@ -135,7 +135,7 @@ def _scipy_sparse() -> Any:
         from scipy import sparse
     except ImportError:
         raise ResourceError(
-            "SciPy is not installed.", "Vectors by singular value decomposition need it.",
+            "SciPy is not installed.", "Counted pairs of words (svd, glove) need it.",
             "Type  pip install scipy  , or install lmtrain with it:  pip install 'lmtrain[vectors]'.",
         ) from None  # fmt: skip
     return sparse

@@ -13,13 +13,14 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.data.corpus import find_files
 from lmtrain.data.text import TextFacts, iter_checked, scan
-from lmtrain.data.tokenizer import learn_tokenizer
+from lmtrain.data.tokenizer import Tokenizer, learn_tokenizer
 from lmtrain.data.vocabulary import whole_words
 from lmtrain.errors import DataError
 from lmtrain.shell import one_line
@@ -80,20 +81,27 @@ def read_words(path: str | Path, *, min_count: int = 5, max_words: int | None = 
     """
     facts = scan(find_files(path)[0])
     tokenizer = learn_tokenizer("word", _blocks(facts, lowercase), min_count=min_count)
-    special = (tokenizer.eos_id, tokenizer.unk_id)
-    ordinary = [token for token in range(tokenizer.vocab_size) if token not in special][:max_words]
-    if not ordinary:
+    text = as_text(np.concatenate([*tokenizer.encode_blocks(_blocks(facts, lowercase))]), tokenizer, max_words=max_words)
+    if not text.words:
         raise DataError(
             f"{facts.path} has no word" + (f" that is there at least {min_count} times." if min_count > 1 else "."),
             "Word vectors are made of words that are frequent enough.",
             "Give a longer text, or let rarer words in with min_count=1." if min_count > 1 else "Give a text with words.",
         )
+    return text
+
+
+def as_text(
+    ids: NDArray[Any], tokenizer: Tokenizer, *, max_words: int | None = None, counts: NDArray[np.int64] | None = None
+) -> Text:
+    """The token ids of a text as such a text; its `counts` are those of another one where these are given."""
+    ordinary = [token for token in range(tokenizer.vocab_size) if token not in (tokenizer.eos_id, tokenizer.unk_id)][:max_words]
     new = np.full(tokenizer.vocab_size, GAP, np.int32)
     new[ordinary] = np.arange(len(ordinary), dtype=np.int32)
     new[tokenizer.eos_id] = BREAK
-    ids = np.concatenate([new[block] for block in tokenizer.encode_blocks(_blocks(facts, lowercase))])
-    counts = np.bincount(ids[ids >= 0], minlength=len(ordinary))
-    return Text(tuple(tokenizer.token_text(token) for token in ordinary), ids, counts)
+    rows = new[ids]
+    counts = np.bincount(rows[rows >= 0], minlength=len(ordinary)) if counts is None else counts
+    return Text(tuple(tokenizer.token_text(token) for token in ordinary), rows, counts)
 
 
 def _blocks(facts: TextFacts, lowercase: bool) -> Iterator[str]:

@@ -15,7 +15,7 @@ from lmtrain.errors import SettingsError
 
 COMMANDS = {
     "export": ("files", "RUN|FILE --format FORMAT --output FILE", "writes a file that other programs read"),
-    "train": ("train", "TEXT --method svd --output FILE", "makes vectors from the words that stand together in a text"),
+    "train": ("train", "TEXT --method METHOD --output FILE", "makes vectors from the words that stand together in a text"),
     "analogies": ("measures", "RUN|FILE QUESTIONS", "accuracy on a : b :: c : ?, by section"),
     "similarity": ("measures", "RUN|FILE PAIRS", "correlation with human judgements of pairs"),
     "neighbours": ("looks", "RUN|FILE WORD...", "the nearest words of each word"),

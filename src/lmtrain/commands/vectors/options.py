@@ -42,7 +42,7 @@ def read_vectors(path: str, checkpoint: Literal["best", "last"], format: str | N
         from lmtrain.vectors.table import Vectors
 
         return Vectors.load(expanded(path), format=format)
-    from lmtrain.saved import load_vectors
+    from lmtrain.tasks.opening import load_vectors
 
     return load_vectors(path, checkpoint=checkpoint, format=format)
 

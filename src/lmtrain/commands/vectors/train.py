@@ -6,32 +6,73 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
 
 from lmtrain.commands.options import Parser, parse, whole
 from lmtrain.commands.vectors.options import FORMATS, new_file
-from lmtrain.errors import as_typed
+from lmtrain.errors import SettingsError, as_typed
+from lmtrain.settings.quoting import quoted
 from lmtrain.shell import printable, quoted_for_shell, shown
+
+if TYPE_CHECKING:
+    from lmtrain.vectors.table import Vectors
+
+
+TRAINED = ("skipgram", "cbow", "glove")
 
 
 @as_typed(size="--size ", min_count="--min-count ", window="--window ")
 def train(arguments: list[str]) -> None:
-    """`python -m lmtrain vectors train TEXT --method svd --output FILE`: vectors from the words that stand together in a text.
+    """`python -m lmtrain vectors train TEXT --method METHOD --output FILE`: vectors from words that stand together in a text.
 
-    TEXT is a text file, or a directory with train, valid and test, of which the training split alone is read. svd is the
-    truncated singular value decomposition of the matrix that counts how often two words stand within a window of each other, in
-    one line. The same text gives the same file on every run.
+    TEXT is a text file, or a directory with train, valid and test, of which the training split alone is learnt from.
+
+    svd is the truncated singular value decomposition of the matrix that counts how often two words stand within a window of
+    each other, in one line. The same text gives the same file on every run.
+
+    skipgram, cbow and glove are trained as every model is, in a run directory, from which training can go on (task=vectors). A
+    text file is cut into training, validation and test text first. Every other setting can be given behind --set.
     """
     parser = Parser("vectors train", train.__doc__)
     parser.add_argument("text", metavar="TEXT", help="a text file, or a directory with train, valid and test")
-    parser.add_argument("--method", choices=("svd",), required=True, help="how vectors are made")
+    parser.add_argument("--method", choices=("svd", *TRAINED), required=True, help="how vectors are made")
     parser.add_argument("--output", metavar="FILE", required=True, help="the file to write")
     parser.add_argument("--format", choices=FORMATS, default="word2vec", help="of what is written (default: word2vec)")
     add_text_options(parser)
     add_svd_options(parser)
-    options = parse(parser, arguments)
+    trained = parser.add_argument_group("skipgram, cbow and glove")
+    trained.add_argument("--epochs", type=whole(1), help="how often the text is read (default: 5; glove: 15)")
+    trained.add_argument("--seed", type=whole(0, 2**32 - 1), help="of everything random (default: 1)")
+    trained.add_argument("--run", metavar="DIRECTORY", help="the run directory (default: outputs/DATE_TIME)")
+    trained.add_argument("--set", nargs="+", metavar="SETTING", help="settings such as model.num_negatives=10")
+    options = parser.parse_args(arguments)
+    _check_options(parser, options)
     output = new_file(options.output)
+    vectors = _decomposed(parse(parser, arguments)) if options.method == "svd" else _learnt(options)
+    vectors.save(output, format=options.format)
+    file = quoted_for_shell(shown(output))
+    print(
+        printable(f"Saved in {output}: {len(vectors):,} words, {vectors.matrix.shape[1]} numbers each. Next:\n")
+        + f"  python -m lmtrain vectors neighbours {file} {quoted_for_shell(vectors.words[min(100, len(vectors) - 1)])}"
+    )
 
+
+def _check_options(parser: Parser, options: argparse.Namespace) -> None:
+    """SettingsError for an option that the method does not read."""
+    is_svd = options.method == "svd"
+    names = ("epochs", "seed", "run", "set") if is_svd else ("counts", "weighting", "smoothing", "shift", "power")
+    given = [f"--{name}" for name in names if getattr(options, name) != parser.get_default(name)]
+    if given:
+        raise SettingsError(
+            f"{' and '.join(given)} would do nothing for --method {options.method}.",
+            f"{'They belong' if len(given) > 1 else 'It belongs'} to --method {'|'.join(TRAINED) if is_svd else 'svd'}.",
+            f"Leave {'them' if len(given) > 1 else 'it'} out.",
+        )  # fmt: skip
+
+
+def _decomposed(options: argparse.Namespace) -> Vectors:
+    """Vectors by singular value decomposition."""
     from lmtrain.vectors.svd import train_svd
     from lmtrain.vectors.text import read_words
 
@@ -41,13 +82,24 @@ def train(arguments: list[str]) -> None:
         f"({text.counts.sum() / text.num_tokens:.2%} of the text).",
         file=sys.stderr,
     )
-    vectors = train_svd(text, **svd_settings(options))
-    vectors.save(output, format=options.format)
-    file = quoted_for_shell(shown(output))
-    print(
-        printable(f"Saved in {output}: {len(vectors):,} words, {options.size} numbers each. Next:\n")
-        + f"  python -m lmtrain vectors neighbours {file} {quoted_for_shell(text.words[min(100, len(text.words) - 1)])}"
-    )
+    return train_svd(text, **svd_settings(options))
+
+
+def _learnt(options: argparse.Namespace) -> Vectors:
+    """Vectors of the best model of a training like any other."""
+    settings = {
+        "data.path": options.text, "model.embed_size": options.size, "model.window": options.window,
+        "tokenizer.min_count": options.min_count, "tokenizer.lowercase": options.lowercase,
+        "tokenizer.vocab_size": 0 if options.max_words is None else options.max_words + 2,  # with <eos> and <unk>
+        "trainer.num_epochs": options.epochs, "trainer.seed": options.seed, "hydra.run.dir": options.run,
+    }  # fmt: skip
+    of_method = "experiment=glove" if options.method == "glove" else f"task=vectors model={options.method}"
+    overrides = [
+        f"{name}={quoted(value) if isinstance(value, str) else str(value).lower()}"
+        for name, value in settings.items() if value is not None
+    ]  # fmt: skip
+    run = import_module("lmtrain.run").train(*of_method.split(), *overrides, *(options.set or []))  # it stands above commands
+    return cast("Vectors", run.model.vectors)
 
 
 def add_text_options(parser: argparse._ActionsContainer) -> None:

@@ -1,0 +1,150 @@
+"""Trained word vectors as a checkpoint holds them, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import lmtrain.config as config
+from lmtrain.build import build_corpus
+from lmtrain.data.corpus import encode_file
+from lmtrain.data.tokenizer import Tokenizer, WordTokenizer
+from lmtrain.errors import CheckpointError
+from lmtrain.expected import ANY_LENGTH, MOST, Anything, Like, agree, compare, within
+from lmtrain.saved import read_tokenizer, task_in
+from lmtrain.settings import comparing, reading
+from lmtrain.shell import expanded, one_line
+from lmtrain.tasks.vectors_model import VectorScore, build_vectors, held_out, judge, wording_of
+from lmtrain.training.checkpoint import believing, load_checkpoint, load_document, read_named
+from lmtrain.training.learner import load_weights
+from lmtrain.vectors.table import Vectors
+from lmtrain.vectors.text import as_text
+
+
+class TrainedVectors:
+    """Word vectors as they were saved, with what they were trained for. `lmtrain.load` makes one of a run of task=vectors.
+
+    path, step  the checkpoint's directory, and the steps that they were trained for
+    network     what was trained, as PyTorch code sees it
+    tokenizer   text to token ids and back
+    """
+
+    def __init__(
+        self, path: Path, step: int, network: nn.Module, tokenizer: Tokenizer, settings: config.WordVectorsConfig,
+        texts: dict[str, NDArray[Any]], counts: NDArray[np.int64], device: str,
+    ) -> None:  # fmt: skip
+        self.path, self.step, self.network, self.tokenizer = path, step, network, tokenizer
+        self._settings, self._texts, self._counts, self._device = settings, texts, counts, device
+
+    def __repr__(self) -> str:
+        size = self._settings.embed_size
+        return f"<lmtrain.TrainedVectors {self._settings.kind}, {len(self._counts):,} words of {size} numbers, {self.path}>"
+
+    @property
+    def vectors(self) -> Vectors:
+        """The words with their vectors, the most frequent first; of GloVe the sum of both vectors of each."""
+        return vectors_in(self.network, words_of(self.tokenizer))
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that were saved with them: valid, and test where there was one."""
+        return list(self._texts)
+
+    def evaluate(self, split: str = "test") -> VectorScore:
+        """The loss on a split that was saved with them. KeyError where there is none of this name."""
+        return self._judge(self._texts[split])
+
+    def evaluate_file(self, path: str | Path) -> VectorScore:
+        """The loss on a text file."""
+        return self._judge(encode_file(expanded(path), self.tokenizer).ids)
+
+    def evaluate_training(self, settings: config.Config) -> VectorScore:
+        """The loss on the text that they were trained on, from where that was then."""
+        return self._judge(build_corpus(settings.data, settings.tokenizer).train.ids)
+
+    def _judge(self, ids: NDArray[Any]) -> VectorScore:
+        text = as_text(ids, self.tokenizer, counts=self._counts)
+        return judge(self.network, held_out(self._settings, text), wording_of(self._settings), self._device)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the run, as nested dictionaries."""
+        document = load_document(self.path, "training")
+        saved = document.get("settings") if isinstance(document, dict) else None
+        return dict(saved or {"model": comparing.config_to_json(self._settings)})
+
+
+def words_of(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The words that have a vector: all but the end of a line and the unknown word."""
+    special = (tokenizer.eos_id, tokenizer.unk_id)
+    return tuple(tokenizer.token_text(token) for token in range(tokenizer.vocab_size) if token not in special)
+
+
+def vectors_in(network: nn.Module, words: Sequence[str]) -> Vectors:
+    """The vectors that a network has learnt."""
+    table = network.vectors
+    assert isinstance(table, Tensor)
+    return Vectors(tuple(words), table.float().cpu().numpy())
+
+
+def load_word_vectors(path: str | Path, *, prefer: Literal["best", "last"] = "best", device: str = "cpu") -> TrainedVectors:
+    """The vectors in a run or checkpoint directory of task=vectors. CheckpointError for what does not fit together."""
+    checkpoint = read_named(path, prefer, lambda found: load_checkpoint(found, ("model", "tokenizer", "texts"), ("subword",)))
+    if (task := task_in(checkpoint.path, checkpoint.documents.get("model"))) != "vectors":
+        raise CheckpointError(
+            f"{one_line(str(checkpoint.path))} holds a model of task={task}.", "Trained word vectors are needed here.",
+            "Name a run of task=vectors.",
+        )  # fmt: skip
+    with believing(checkpoint.path):
+        tokenizer = read_tokenizer(checkpoint)
+        with within("tokenizer.json: "):
+            agree(isinstance(tokenizer, WordTokenizer), "name", "is no tokenizer of words", "word")
+        with within("model.json: "):
+            settings = read_vector_settings(checkpoint.documents.get("model"))
+        num_words = len(words_of(tokenizer))
+        with within("model.safetensors: "):
+            network = _restore(settings, num_words, checkpoint.tensors.get("model", {}))
+        texts, counts = _read_texts(checkpoint.tensors.get("texts", {}), tokenizer.vocab_size, num_words)
+    network.to(device).eval()
+    return TrainedVectors(checkpoint.path, checkpoint.step, network, tokenizer, settings, texts, counts, device)
+
+
+def _restore(settings: config.WordVectorsConfig, num_words: int, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The network; its size is compared with the saved tensors before memory is taken for it."""
+    table = next((tensor for tensor in weights.values() if tensor.dim() == 2), torch.empty(0, 0))
+    size = (num_words, settings.embed_size)
+    agree(tuple(table.shape) == size, "the table", f"has shape {tuple(table.shape)}", f"{size}, as words and settings have it")
+    network = build_vectors(settings, num_words)
+    load_weights(network, weights)
+    return network
+
+
+def read_vector_settings(document: Any) -> config.WordVectorsConfig:
+    """The settings that model.json holds. Raises UnfitError."""
+    compare({"task": "vectors", "settings": Anything()}, document)
+    problems: list[str] = []
+    settings = reading.read_settings(config.ModelConfig, document["settings"], "model", problems)
+    if not problems and not isinstance(settings, config.WordVectorsConfig):
+        problems = [f"model={settings.kind} learns no word vectors alone"]
+    found = "; ".join(problems)[:1000].rstrip(".")
+    agree(not problems, "settings", f"cannot be used: {found}", "what a run can be started with")
+    assert isinstance(settings, config.WordVectorsConfig)
+    return settings
+
+
+def _read_texts(
+    tensors: Mapping[str, Tensor], vocab_size: int, num_words: int
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+    names = [name for name in ("valid", "test") if name in tensors]
+    split = Like((range(2, ANY_LENGTH.stop),), torch.int32, least=0, most=vocab_size - 1)
+    with within("texts.safetensors: "):
+        counts = Like((num_words,), torch.int64, least=0, most=MOST)
+        compare(dict.fromkeys(names, split) | {"train_counts": counts}, tensors)
+        agree(bool(tensors["train_counts"].any()), "train_counts", "has no word", "how often each word was seen")
+    return {name: tensors[name].numpy() for name in names}, tensors["train_counts"].numpy()
