@@ -41,8 +41,8 @@ def text(seed: int, num_lines: int) -> str:
     """Lines about animals and lines about places: words of one kind stand together."""
     chance, lines = random.Random(seed), []
     for _ in range(num_lines):
-        kind = chance.choice(["cat dog Mouse horse".split(), "Rome Oslo Paris London".split()])
-        lines.append(" ".join(chance.choices(kind, k=6) + [f"once{chance.random()}"]))
+        kind = chance.choice([["cat", "dog", "Mouse", "horse"], ["Rome", "Oslo", "Paris", "London"]])
+        lines.append(" ".join([*chance.choices(kind, k=6), f"once{chance.random()}"]))
     return "\n".join(lines) + "\n"
 
 
@@ -101,7 +101,7 @@ def test_vectors_are_learnt_go_on_bit_for_bit_and_come_back(method: str, data: P
     assert trained.splits == ["valid", "test"]
     session = json.loads(Path("run/run.json").read_text())["sessions"][-1]
     assert session["final"][value] == trained.evaluate().value
-    words = set("cat dog Mouse horse Rome Oslo Paris London".split())
+    words = {"cat", "dog", "Mouse", "horse", "Rome", "Oslo", "Paris", "London"}
     assert set(trained.vectors.words) == words, "neither ends of lines nor what is unknown has a vector"
     assert trained.vectors.matrix.shape == (8, 6)
     assert repr(trained).startswith(f"<lmtrain.TrainedVectors {method}, 8 words of 6 numbers, ")
