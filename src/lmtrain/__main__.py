@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": "tags sentences, or labels texts",
     "mix": "interpolate models, weights fitted on validation",
     "arpa": "n-gram models to and from ARPA files",
+    "runs": "the table of runs: best first, means over seeds",
     "explain": "gradients one can see: an expression, a cell or a lecture's example, gate by gate",
     "vectors": "word vectors: measure, look at, write, train",
     "verify": "check every hand-written gradient on this machine",

@@ -276,12 +276,13 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str], varies: bool) -> No
 
     What Hydra cannot do before the first job begins is a mistake in the settings.
 
-    A sweep ends with a list of its jobs, their values of the `swept` settings and what they reached, then one of those that
-    failed; and with the exit code of such a one.
+    A sweep ends with the table of its runs, whoever ran them, then a list of the jobs that failed here, with their values of
+    the `swept` settings; and with the exit code of such a one.
     """
+    global _sweep
+    _sweep = None
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us as they are; Hydra would print them and exit with 1
     jobs: list[str] = []
-    results: list[tuple[str, Reached | None]] = []
     failures: list[str] = []
 
     def task(composed: DictConfig) -> float | None:
@@ -294,7 +295,6 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str], varies: bool) -> No
             failures.append(f"  #{len(jobs) - 1}  {jobs[-1]}: {str(error) or type(error).__name__}")
             error.add_note(IN_A_JOB)  # also where it comes from another process, whose `jobs` are not these
             raise
-        results.append((f"  #{len(jobs) - 1}  {jobs[-1]}", best))
         return None if best is None else _searched(best, varies)
 
     try:
@@ -308,8 +308,8 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str], varies: bool) -> No
             raise
         raise _of_hydra(error) from error
     finally:
-        if len(results) > 1:
-            print(printable(_compared(results)))
+        if _sweep is not None:
+            _show_runs(_sweep, failures=not failures)
         if failures and len(jobs) > 1:
             print(printable(f"\n{len(failures)} of {len(jobs)} jobs failed:\n" + "\n".join(failures)), file=sys.stderr)
 
@@ -345,27 +345,20 @@ def _searched(best: Reached, varies: bool) -> float:
     return math.inf
 
 
-def _compared(results: Sequence[tuple[str, Reached | None]]) -> str:
-    """The list at the end of a sweep, with what can be compared in it."""
-    reached = [best for _, best in results if best is not None]
-    how = "one vocabulary: compare nats per token"
-    if reached and reached[0].wording is not TOKENS:
-        how = "more is better" if reached[0].wording.higher_is_better else "less is better"
-    elif len({best.vocabulary for best in reached}) > 1:
-        how = "vocabularies differ: compare bits per character"
-        if any(best.bits_per_character is None for best in reached):
-            how += "; jobs with <unk>, which they do not spell, compare with no other vocabulary"
-    return "\n".join([f"\nBest validation of each job ({how}):", *(f"{job}: {_in_words(best)}" for job, best in results)])
+def _show_runs(sweep: _Sweep, *, failures: bool) -> None:
+    """The table of the runs that a sweep made, read from their files; `failures`: with those that failed."""
+    from lmtrain.commands.runs import format_runs
+    from lmtrain.training.run_record import NoRecordError, find_runs, read_run
 
-
-def _in_words(best: Reached | None) -> str:
-    if best is None:
-        return "no validation with a finite loss"
-    if best.wording is not TOKENS:
-        return f"{best.value:.4f} {best.wording.value.replace('_', ' ')}"
-    bits = best.bits_per_character
-    spelt = f"{best.num_unk:,} <unk>" if bits is None else f"{bits:.4f} bits per character"
-    return f"{best.nats_per_token:.4f} nats per token, {spelt}"
+    records = []
+    for path in find_runs([sweep.directory], lambda error: None):
+        if path.resolve() not in sweep.before:
+            try:
+                records.append(read_run(path))
+            except NoRecordError as problem:
+                warn(f"{path} is left out of the table: {problem}.")
+    if records:
+        print(f"\n{printable(format_runs(records, failures=failures))}")
 
 
 def _of_hydra(error: Exception) -> SettingsError:
@@ -437,6 +430,17 @@ def _write_as_hydra_would(composed: DictConfig, directory: Path) -> None:
 _there_before: set[Path] | None = None  # the directories that were there, of those which Hydra may make; None: not known
 
 
+@dataclass(frozen=True)
+class _Sweep:
+    """Where the runs of a sweep are made, and which were there before it."""
+
+    directory: Path
+    before: Set[Path]
+
+
+_sweep: _Sweep | None = None  # the sweep of this process, where it is one; jobs may run in others
+
+
 class BeforeDirectoriesAreMade(Callback):
     """Hydra calls this (see conf/config.yaml) when all is composed and nothing is written."""
 
@@ -452,7 +456,7 @@ class BeforeDirectoriesAreMade(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Refuses a file that Hydra would overwrite; the jobs look at their own directories."""
-        global _there_before
+        global _there_before, _sweep
         HydraConfig.instance().set_config(config)
         directory = Path(os.path.abspath(config.hydra.sweep.dir))
         _there_before = {path for path in directory.parents if path.exists()}
@@ -460,6 +464,10 @@ class BeforeDirectoriesAreMade(Callback):
             _there_before.add(Path(folder))
             if "checkpoints" in below:
                 below.clear()
+        from lmtrain.training.run_record import find_runs
+
+        before = find_runs([directory], lambda error: None)
+        _sweep = _Sweep(directory, {path.resolve() for path in before if any((path / "checkpoints").glob("*"))})
         file = directory / "multirun.yaml"
         if os.path.lexists(file) and not is_from_hydra(file):
             with _refusing():

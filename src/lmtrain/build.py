@@ -250,7 +250,7 @@ def build_limits(settings: config.Config) -> Limits:
             return Limits(num_epochs=1)
         case _:
             trainer = settings.trainer
-            return Limits(trainer.num_steps, trainer.num_epochs, trainer.max_seconds)
+            return Limits(trainer.num_steps, trainer.num_epochs, trainer.max_seconds, trainer.patience)
 
 
 # ---- learners

@@ -510,12 +510,23 @@ class TrainerConfig:
     num_steps: int | None = setting(None, "Steps to train; null: no limit.", least=0, resume=Resume.allowed)
     num_epochs: float | None = setting(None, "Epochs to train; null: no limit.", least=0, resume=Resume.allowed)
     max_seconds: float | None = setting(75.0, "Seconds to train; null: no limit.", least=0, resume=Resume.allowed)
+    patience: int | None = setting(
+        None, "Ends training after so many evaluations in a row without improvement; null: never.", least=1,
+        resume=Resume.allowed,
+    )  # fmt: skip
     clip_norm: float = setting(1.0, "Largest norm of the gradient; 0: no clipping.", least=0)
     log_every: int = setting(10, "Steps between two records of the loss.", least=1, resume=Resume.allowed)
     evaluate_every: int = setting(100, "Steps between two evaluations; 0: every epoch.", least=0)
     evaluation_streams: int = setting(16, "Streams of the evaluations during training; the last one uses 1.", least=1)
+    evaluation_tokens: int | None = setting(
+        None, "Tokens that each evaluation during training reads, in evenly spaced blocks; 0: all; null: at most a tenth of "
+        "those trained between two, but 1,000,000 at the least. The final test reads all.", least=0,
+    )  # fmt: skip
     save_every: int = setting(0, "Steps between two checkpoints; 0: at every evaluation.", least=0, resume=Resume.allowed)
-    keep: int = setting(2, "Checkpoints kept besides the best.", least=2, most=10000, resume=Resume.allowed)
+    keep: int = setting(
+        2, "Newest checkpoints kept besides the best; while a run trains, two at the least. 0: in the end the best alone.",
+        least=0, most=10000, resume=Resume.allowed,
+    )  # fmt: skip
     final_split: FinalSplit = setting(
         FinalSplit.test, "What the best model is judged by in the end: test (valid where there is none), valid, or none.",
         resume=Resume.allowed,

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import lmtrain.application as application
 from lmtrain.commands.train import Reached
 
+TINY = [
+    "model.state_policy=carry", "trainer.batch_size=4", "trainer.chunk_length=10", "trainer.num_steps=3",
+    "trainer.max_seconds=null", "trainer.sample_tokens=5", "trainer.num_threads=1",
+]  # fmt: skip
 Call = Callable[..., Any]
 SPELT = Reached(1.5, 2.5, 0, "a")
 UNSPELT = Reached(5.0, None, 7, "b")
@@ -31,17 +38,64 @@ def test_bits_per_character_are_not_listed_for_models_that_do_not_spell_every_wo
 ) -> None:
     ended = call("-m", "TRAIN", "tokenizer=word,byte", "hydra.sweep.dir=sweep")
     assert ended.code == 0, ended.err
-    table = ended.out.partition("Best validation of each job (")[2]
-    assert "vocabularies differ: compare bits per character; jobs with <unk>, which they do not spell, compare with no" in table
-    assert re.search(r"#0  tokenizer=word: \d\.\d+ nats per token, \d+ <unk>$", table, re.MULTILINE)
-    assert re.search(r"#1  tokenizer=byte: \d\.\d+ nats per token, \d\.\d+ bits per character$", table, re.MULTILINE)
+    table = ended.out.rpartition("language: 2 runs")[2]
+    assert "Vocabularies differ: compare bits per character." in table
+    assert "Runs with <unk>, which they do not spell, compare with no other vocabulary." in table
+    assert re.search(r"^  sweep/0 +word +1 +- +- ", table, re.MULTILINE)
+    assert re.search(r"^  sweep/1 +byte +1 +\d\.\d{4} +\d\.\d{4} ", table, re.MULTILINE)
+    assert table.index("sweep/1") < table.index("sweep/0"), "what compares comes first"
 
 
-def test_jobs_of_one_vocabulary_are_compared_in_nats_per_token(unspelt: None, place: Path, call: Call) -> None:
+def test_jobs_of_one_vocabulary_are_compared_in_nats_per_token_with_the_mean_over_seeds(
+    unspelt: None, place: Path, call: Call
+) -> None:
     ended = call("-m", "TRAIN", "tokenizer=word", "trainer.seed=1,2", "hydra.sweep.dir=sweep")
-    table = ended.out.partition("Best validation of each job (")[2]
-    assert table.startswith("one vocabulary: compare nats per token)")
-    assert "bits per character" not in table
+    table = ended.out.rpartition("language: 2 runs")[2]
+    assert "valid nats/token" in table
+    assert "±" in table.rpartition("mean ± standard deviation")[2]
+    assert "bits/char" not in table
+    assert call("runs", "sweep").out.strip() == ended.out[ended.out.rindex("language: 2 runs") :].strip(), (
+        "it is that of `runs`"
+    )
+    more = call("-m", "TRAIN", "tokenizer=word", "trainer.seed=3", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=third")
+    assert "sweep/0" not in more.out.rpartition("language: 1 run,")[2], "a sweep shows its own runs"
+
+
+LAUNCHER = """
+import subprocess, sys
+from pathlib import Path
+from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides
+from hydra.plugins.launcher import Launcher
+
+class Elsewhere(Launcher):
+    def setup(self, *, hydra_context, task_function, config):
+        self.config = config
+
+    def launch(self, job_overrides, initial_job_idx):
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        for number, overrides in enumerate(job_overrides, initial_job_idx):
+            place = str(Path(self.config.hydra.sweep.dir) / str(number))
+            words = [o for o in overrides if not o.startswith("hydra")]
+            subprocess.run([sys.executable, "-m", "lmtrain", *words, f"hydra.run.dir={place}"], check=True)
+        return [JobReturn(overrides=o, _return_value=1.0, status=JobStatus.COMPLETED) for o in job_overrides]
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_jobs_run_in_other_processes_ends_in_the_same_table(place: Path) -> None:
+    """As joblib's and submitit's launchers have it: this process sees no job, only what lies on the disk."""
+    Path("plugins/hydra_plugins/elsewhere").mkdir(parents=True)
+    Path("plugins/hydra_plugins/elsewhere/__init__.py").touch()
+    Path("plugins/hydra_plugins/elsewhere/launcher.py").write_text(LAUNCHER)
+    path = os.pathsep.join([str(place / "plugins"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ended = subprocess.run(
+        [sys.executable, "-m", "lmtrain", "-m", "data=text", "data.path=text.txt", *TINY, "model=gru,ngram",
+         "hydra.launcher._target_=hydra_plugins.elsewhere.launcher.Elsewhere", "hydra.sweep.dir=sweep"],
+        capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    table = ended.stdout.rpartition("language: 2 runs, best first")[2]
+    assert {line.split()[0] for line in table.splitlines() if line.startswith("  ")} == {"run", "sweep/0", "sweep/1"}
 
 
 @pytest.mark.parametrize(("tokenizer", "is_there"), [("word", False), ("byte", True)])

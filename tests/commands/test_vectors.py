@@ -185,7 +185,7 @@ def test_a_model_without_vectors_and_vectors_that_are_not_finite_are_refused(
     assert "has no word vectors" in ended.err
     diverged = lmtrain.load_vectors("run")
     diverged.matrix[0, 0] = np.nan
-    monkeypatch.setattr(lmtrain.saved, "vectors_of", lambda trained: diverged)
+    monkeypatch.setattr("lmtrain.tasks.opening._vectors_of", lambda saved: diverged)
     ended = call("vectors", "neighbours", "run", "a")
     assert ended.code == 4
     assert "hold numbers that are not finite" in ended.err

@@ -55,7 +55,7 @@ RUNS = {name: [*COMMON, *settings] for name, settings in RUNS.items()} | {
 if find_spec("tokenizers"):  # of the extra `subword`; without it test_subword.py skips, and says so
     RUNS["bpe"] = [*COMMON, "model=lstm", "tokenizer=bpe", "tokenizer.vocab_size=260", "data.normalize=nfc"]
 SAVED = Path(__file__).parents[1] / "fixtures" / "saved"
-NEW = ("state.saved_step", "state.trouble")  # older checkpoints lack them
+NEW = ("state.saved_step", "state.trouble", "state.num_stale")  # older checkpoints lack them
 QUICK = {"lstm": 40, "gru": 40, "ngram": 20, "mixture": 40}  # of so many values one is tried in the ordinary suite
 QUICK |= {"bpe": 199} if "bpe" in RUNS else {}
 

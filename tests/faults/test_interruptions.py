@@ -28,6 +28,8 @@ TRAININGS = {
     "every epoch": [*COMMON, "model=window", "optimizer.averaging=ema", "schedule=plateau", "trainer.chunk_length=40",
                     "optimizer.learning_rate=0.9", "trainer.random_chunk_length=true"],
     "rollback": [*COMMON, "model=elman", "trainer.on_nonfinite=rollback", "trainer.evaluate_every=4", "trainer.save_every=3"],
+    "patience": [*COMMON, "model=gru", "optimizer=sgd", "optimizer.learning_rate=8", "trainer.evaluate_every=2",
+                 "trainer.patience=2", "trainer.save_every=3"],
     "skip": [*COMMON, "model=lstm", "trainer.on_nonfinite=skip", "trainer.evaluate_every=13", "trainer.save_every=5"],
 }  # fmt: skip
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -159,4 +161,7 @@ def test_the_trainings_go_where_an_interruption_could_lead_them_astray(place: Pa
     log = Path("rollback/lmtrain.log").read_text(encoding="utf-8")
     assert log.count("Going back to step") == 3, log
     assert learners["rollback"]["learner"]["rate_scale"] == 0.125
+    stale = learners["patience"]
+    assert (stale["num_stale"], stale["evaluated_step"] - stale["best_step"]) == (2, 4)
+    assert 4 < stale["step"] < 13
     assert Path("skip/lmtrain.log").read_text(encoding="utf-8").count("This batch is skipped.") == 4

@@ -72,8 +72,8 @@ def test_optimisers_read_what_the_settings_say() -> None:
 
 
 def test_every_value_of_a_sweep_is_checked_before_anything_starts() -> None:
-    with pytest.raises(reading.SettingsProblemsError, match=r"trainer\.keep=1 is out of range"):
-        check_overrides(["trainer.keep=2,3,1"])
+    with pytest.raises(reading.SettingsProblemsError, match=r"trainer\.keep=-1 is out of range"):
+        check_overrides(["trainer.keep=2,3,-1"])
 
 
 @pytest.mark.parametrize(

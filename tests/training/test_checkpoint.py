@@ -457,9 +457,13 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert names(tmp_path) == ["best", "last", "step-00000002", "step-00000004", "step-00000005"]
 
 
-def test_keeping_one_is_refused(tmp_path):
-    with pytest.raises(AssertionError, match="no protection"):
-        prune(tmp_path, keep=1)
+def test_keeping_none_keeps_what_last_and_best_name(tmp_path):
+    for step in (1, 2, 3):
+        path = save(tmp_path, step)
+        if step == 2:
+            mark(tmp_path, "best", path)
+    prune(tmp_path, keep=0)
+    assert names(tmp_path) == ["best", "last", "step-00000002", "step-00000003"]
 
 
 def test_a_step_saved_again_stands_beside_the_first_until_it_is_pruned(tmp_path):

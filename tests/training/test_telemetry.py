@@ -1,21 +1,31 @@
 """What one sees of a run: the same numbers in TensorBoard and in `metrics.jsonl`, visible while the run goes on."""
 
+import fcntl
 import json
+import os
+import pty
+import re
+import struct
+import sys
+import termios
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lmtrain.data.batches import Position
 from lmtrain.inference.evaluate import Evaluation
 from lmtrain.training.learner import StepReport
+from lmtrain.training.score import TOKENS, Wording
 from lmtrain.training.state import Interval
 from lmtrain.training.telemetry import Telemetry
 
 SETTINGS = {"model": {"cell": "gru", "hidden_size": 7, "cutoffs": [1, 2]}, "trainer": {"max_seconds": None}}
+CHOSEN = {"model": "gru", "seed": 1, "model.hidden_size": 7, "model.cutoffs": [1, 2], "data.path": "B\udce4r"}
 BILL = Evaluation(20.0, 10, 1, 0, 0.0, 30, 40, 1, "carry")
 
 
@@ -33,15 +43,15 @@ def shown(accumulator: EventAccumulator, tag: str) -> list[tuple[int, float]]:
 def test_a_running_tensorboard_sees_every_record_as_it_comes(tmp_path: Path) -> None:
     """TensorBoard's plain loader leaves a file for good as soon as there is a later one."""
     with Telemetry(tmp_path) as telemetry:
-        telemetry.record_settings(SETTINGS)
+        telemetry.record_settings(SETTINGS, CHOSEN)
         watching = EventAccumulator(str(tmp_path / "tensorboard"))
         for step in (1, 2, 3):
             telemetry.record_training(state_at(step), StepReport(10, 20.0, 0.5, 3.0, True, 0.01))
             assert telemetry._writer is not None
             telemetry._writer.flush()
             assert shown(watching, "train/nats_per_token") == [(n, 2.0) for n in range(1, step + 1)]
-        telemetry.record_best(state_at(3, best_value=1.5))
-    assert shown(watching, "val/best_nats_per_token") == [(3, 1.5)]
+        telemetry.record_results(3, valid=1.5, test=None)
+    assert shown(watching, "valid") == [(3, 1.5)]
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
@@ -90,18 +100,80 @@ def test_counting_has_no_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "tokens/s" not in shown
 
 
-def test_settings_are_hyper_parameters_beside_the_best_loss(tmp_path: Path) -> None:
+def test_what_tells_a_run_from_others_are_hyper_parameters_beside_its_results(tmp_path: Path) -> None:
     with Telemetry(tmp_path) as telemetry:
-        telemetry.record_settings(SETTINGS)
+        telemetry.record_settings(SETTINGS, CHOSEN)
     tensorboard = EventAccumulator(str(tmp_path / "tensorboard"))
     tensorboard.Reload()
     contents = tensorboard.PluginTagToContent("hparams")
     start = HParamsPluginData.FromString(contents["_hparams_/session_start_info"]).session_start_info.hparams
-    assert start["model.cell"].string_value == "gru"
+    assert {*start} == {*CHOSEN}, "not every setting"
+    assert start["model"].string_value == "gru"
     assert start["model.hidden_size"].number_value == 7
     assert start["model.cutoffs"].string_value == "[1, 2]"
+    assert start["data.path"].string_value == "B\\udce4r"
     experiment = HParamsPluginData.FromString(contents["_hparams_/experiment"]).experiment
-    assert [metric.name.tag for metric in experiment.metric_infos] == ["val/best_nats_per_token"]
+    assert [metric.name.tag for metric in experiment.metric_infos] == ["valid", "test", "tokens_per_second"]
+
+
+@pytest.mark.parametrize(
+    ("wording", "tags"),
+    [(TOKENS, ["train/nats_per_token", "val/nats_per_token"]),
+     (Wording("windows", "nats_per_window", "entity_f1", True), ["train/nats_per_window", "val/entity_f1"])],
+)  # fmt: skip
+def test_training_and_validation_are_in_one_chart(wording: Wording, tags: list[str], tmp_path: Path) -> None:
+    with Telemetry(tmp_path, wording=wording) as telemetry:
+        telemetry.record_settings(SETTINGS, CHOSEN)
+    tensorboard = EventAccumulator(str(tmp_path / "tensorboard"))
+    tensorboard.Reload()
+    (event,) = tensorboard.Tensors("custom_scalars__config__")
+    layout = Layout.FromString(event.tensor_proto.string_val[0])
+    assert [[*chart.multiline.tag] for category in layout.category for chart in category.chart] == [tags]
+
+
+def test_a_run_shows_what_differs_from_the_defaults_and_its_results(place: Path, call: Any) -> None:
+    assert call("TRAIN", "hydra.run.dir=a", "trainer.seed=3").code == 0
+    tensorboard = EventAccumulator("a/tensorboard")
+    tensorboard.Reload()
+    contents = tensorboard.PluginTagToContent("hparams")
+    start = HParamsPluginData.FromString(contents["_hparams_/session_start_info"]).session_start_info.hparams
+    assert (start["model"].string_value, start["seed"].number_value, start["model.hidden_size"].number_value) == ("lstm", 3, 8)
+    assert {"optimizer.epsilon", "trainer.save_every", "model.dropout", "trainer.seed"}.isdisjoint(start)
+    results = json.loads(Path("a/run.json").read_text())["sessions"][-1]["results"]
+    for tag, value in (("valid", results["valid"]["value"]), ("test", results["test"]["value"])):
+        assert shown(tensorboard, tag) == [(6, pytest.approx(value, abs=1e-5))]
+    assert len(shown(tensorboard, "tokens_per_second")) == 1
+    assert len(list(Path("a/tensorboard").glob("events*"))) == 1
+
+
+def test_the_bar_shows_loss_and_time_left_on_a_terminal_of_60_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 60, 0, 0))
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with Telemetry(tmp_path) as telemetry:
+            for step in range(1, 4):
+                telemetry._next_line_at = telemetry._bar.last_print_t = telemetry._bar.mininterval = 0.0
+                state = state_at(123_456 + step, elapsed_seconds=5000.0)
+                telemetry.progress(state, StepReport(10, 45.678, 0.5, 3.0, True, 0.00123, 0.001), 0.2 + step / 100)
+        monkeypatch.undo()
+        shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    lines = [line for line in re.split(r"[\r\n]+", shown) if "loss" in line]
+    assert lines
+    assert all(len(line) <= 60 for line in lines), lines
+    assert "loss=4.568" in lines[-1]
+    assert re.search(r"left=4:\d\d:\d\d", lines[-1])
+
+
+def test_the_first_line_does_not_know_the_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Telemetry(tmp_path) as telemetry:
+        for step, seconds in ((1, 0.0), (2, 3.0)):
+            telemetry._next_line_at = 0.0
+            telemetry.progress(state_at(step, elapsed_seconds=seconds), StepReport(10, 20.0, seconds=1.0), step / 10)
+    first, second = capsys.readouterr().err.splitlines()
+    assert "left=?" in first
+    assert "left=0:16" in second, "(3 + 1) seconds were two tenths"
 
 
 def test_what_a_resumed_run_does_again_is_shown_once(tmp_path: Path) -> None:

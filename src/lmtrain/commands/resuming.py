@@ -46,7 +46,10 @@ def changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Conf
             "It holds the settings of the run as JSON.",
             "Restore the file; every checkpoint holds the same settings in its training.json.",
         ) from None
+    if isinstance(mapping, dict) and isinstance(mapping.get("trainer"), dict):
+        mapping["trainer"].setdefault("evaluation_tokens", 0)  # earlier versions read all: a run keeps its numbers
     old = reading.read_config(mapping)
+    mapping = comparing.config_to_json(old)  # with the settings that an earlier version did not have
     for key, value in changes.items():
         node = mapping
         *parents, name = key.split(".")

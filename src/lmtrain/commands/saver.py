@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmtrain.commands.cost import LEAST_KEPT
 from lmtrain.data.batches import Batch
-from lmtrain.errors import ResourceError
+from lmtrain.errors import CheckpointError, ResourceError
 from lmtrain.settings import comparing
 from lmtrain.tasks.base import Task
-from lmtrain.training.checkpoint import mark, prune, save_checkpoint
+from lmtrain.training.checkpoint import find_checkpoint, mark, prune, save_checkpoint
 from lmtrain.training.finite import nonfinite_names
 from lmtrain.training.learner import Tensors
 from lmtrain.training.run_directory import RunDirectory
@@ -24,16 +25,22 @@ log = logging.getLogger("lmtrain")
 
 @dataclass
 class Saver:
-    """Keeps checkpoints. A best model that cannot be written is held until it can be: training does not come back to it."""
+    """Keeps checkpoints. A best model that cannot be written is held until it can be: training does not come back to it.
+
+    on_disk   what the newest checkpoint holds, and where it is: nothing is saved a second time
+    """
 
     task: Task
     run: RunDirectory
     arithmetic: Mapping[str, Any]
     unsaved_best: tuple[int, Tensors, dict[str, Any]] | None = None
+    on_disk: tuple[Any, Path] | None = None
 
     def __call__(self, state: TrainState, is_best: bool) -> str:
         """Keeps a checkpoint; what is not finite in the model, if anything: then it is not kept."""
         self.run.make_again_if_removed()
+        if not is_best and self.unsaved_best is None and self._is_on_disk(state):
+            return ""
         tensors, documents = self._contents(state)
         everything = {name: tensor for file in ("training", "model") for name, tensor in tensors[file].items()}
         broken = nonfinite_names(everything) if state.learner.can_diverge else []
@@ -42,17 +49,40 @@ class Saver:
         if is_best:
             self.unsaved_best = state.step, tensors, documents
         try:
-            self._save_best()
+            path = self._save_best()
             if not is_best:
-                save_checkpoint(self.run.path, state.step, tensors, documents)
+                path = save_checkpoint(self.run.path, state.step, tensors, documents)
+                if state.step == state.best_step == state.evaluated_step:  # the one that was best so far holds the same model
+                    mark(self.run.path, "best", path)
         except ResourceError:
             if is_best:
                 copies = {file: {name: t.clone() for name, t in members.items()} for file, members in tensors.items()}
                 self.unsaved_best = state.step, copies, documents
             raise
-        prune(self.run.path, self.task.settings.trainer.keep, state.saved_step)
+        if path is not None:
+            self.remember(state, path)
+        prune(self.run.path, max(self.task.settings.trainer.keep, LEAST_KEPT), state.saved_step)
         self._note_arithmetic()
         return ""
+
+    def remember(self, state: TrainState, path: Path) -> None:
+        """`path` holds the state as it is."""
+        self.on_disk = self._identity(state), path
+
+    def tidy(self, state: TrainState) -> None:
+        """The run has ended well: of its checkpoints those stay that `trainer.keep` asks for."""
+        keep, path = self.task.settings.trainer.keep, self.run.path
+        if keep >= LEAST_KEPT:
+            return
+        try:
+            if keep == 0 and state.best_step is not None:
+                best = find_checkpoint(path, "best")
+                mark(path, "last", best)
+                if state.best_step != state.step:
+                    log.info("Only the best checkpoint stays (trainer.keep=0): resume= goes on from step %d.", state.best_step)
+            prune(path, keep)
+        except (CheckpointError, ResourceError) as error:
+            log.warning("%s All checkpoints stay.", error)
 
     def crash(self, state: TrainState, batch: Batch | None) -> Path:
         """The state that could not go on, and the batch that it could not take, in `crash/`: to look at, not to resume."""
@@ -63,6 +93,15 @@ class Saver:
             documents |= {"batch": {"epoch": batch.epoch, "index": batch.index}}
         return save_checkpoint(self.run.path / "crash", state.step, tensors, documents)
 
+    def _is_on_disk(self, state: TrainState) -> bool:
+        return self.on_disk is not None and self.on_disk[0] == self._identity(state) and self.on_disk[1].is_dir()
+
+    def _identity(self, state: TrainState) -> Any:
+        """What tells two states of a run apart. Time does where it is a limit: a run that goes on must not get it twice."""
+        seconds = state.elapsed_seconds if self.task.settings.trainer.max_seconds is not None else None
+        steps = state.step, state.evaluated_step, state.saved_step, state.best_step
+        return *steps, state.trouble, state.learner.rate_scale, seconds
+
     def _note_arithmetic(self) -> None:
         """In `run.json`, with which nothing ends training; from the first checkpoint on, because a run goes on from there."""
         if self.run.session.get("arithmetic") != self.arithmetic:
@@ -71,10 +110,14 @@ class Saver:
             except (OSError, ResourceError) as error:
                 log.warning("%s cannot be written (%s); training goes on.", self.run.record, error)
 
-    def _save_best(self) -> None:
-        if self.unsaved_best is not None:
-            mark(self.run.path, "best", save_checkpoint(self.run.path, *self.unsaved_best))
-            self.unsaved_best = None
+    def _save_best(self) -> Path | None:
+        """Where the best model is now, if it was not on the disk."""
+        if self.unsaved_best is None:
+            return None
+        path = save_checkpoint(self.run.path, *self.unsaved_best)
+        mark(self.run.path, "best", path)
+        self.unsaved_best = None
+        return path
 
     def _contents(self, state: TrainState) -> tuple[Tensors, dict[str, Any]]:
         """The files of a checkpoint."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 import lmtrain.config as config
+from lmtrain.commands.results import describe_test
 from lmtrain.errors import DivergedError, ResourceError
 from lmtrain.settings import conflicts, quoting
 from lmtrain.shell import printable, quoted_for_shell, shown
@@ -18,6 +19,7 @@ from lmtrain.tasks.base import Task
 from lmtrain.training.durable_file import write_atomically
 from lmtrain.training.rate_range import draw_svg, read_curve, suggest
 from lmtrain.training.run_directory import RunDirectory
+from lmtrain.training.score import Score
 from lmtrain.training.signals import Stop
 from lmtrain.training.state import TrainState
 
@@ -43,18 +45,19 @@ def num_parameters(model: object) -> int:
     return sum(p.numel() for p in model.parameters()) if isinstance(model, torch.nn.Module) else 0
 
 
-def conclude(run: RunDirectory, task: Task) -> None:
-    """Tests the best checkpoint exactly and shows what the model does, first: it may be long."""
+def conclude(run: RunDirectory, task: Task) -> Score | None:
+    """Tests the best checkpoint exactly and shows what the model does, first: it may be long. None where it is not tested."""
     settings, best = task.settings, task.load(run.path)
     match settings.trainer.final_split:
         case config.FinalSplit.none:
-            return
+            return None
         case config.FinalSplit.test if task.has("test"):
             name, score = "Test", task.final_score(best.model, "test")
         case wanted:
             name, score = "Validation", task.final_score(best.model, "valid")
             name += " (there is no test split)" * (wanted is config.FinalSplit.test)
-    run.note(final=score.to_json(), final_split=name.split()[0].lower())
+    results = {**run.session["results"], "test": describe_test(score)}
+    run.note(final=score.to_json(), final_split=name.split()[0].lower(), results=results)
     if math.isnan(score.value):
         raise DivergedError(
             f"The best model of the run ({best.path}) does not give probabilities: it has diverged.",
@@ -67,6 +70,7 @@ def conclude(run: RunDirectory, task: Task) -> None:
     print(f"\n{name} of the best model (step {best.step}):\n{_indented(score.format())}")
     if compared := task.comparison(best.model):
         print(f"\nBeside the simplest models there are:\n{_indented(compared)}")
+    return score
 
 
 def next_steps(path: Path, task: Task) -> str:

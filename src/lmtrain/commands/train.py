@@ -13,6 +13,8 @@ import torch
 
 import lmtrain.config as config
 from lmtrain.build import build_limits, choose_device
+from lmtrain.commands.cost import checkpoint_bytes, describe_cost, describe_time, num_checkpoints
+from lmtrain.commands.results import describe_end, describe_run, hyper_parameters
 from lmtrain.commands.resuming import changed_settings, earlier_checkpoint, load_state, note_arithmetic, say_stretched
 from lmtrain.commands.saver import Saver
 from lmtrain.commands.summary import (
@@ -102,40 +104,44 @@ def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) 
 def _train(task: Task, run: RunDirectory, resumed_from: Path | None) -> Reached | None:
     settings, trainer = task.settings, task.settings.trainer
     state = TrainState(task.learner(), task.wording)
+    run.note(results=describe_run(task, num_parameters(state.learner.model)))
     saver = _begin(task, run, state, resumed_from)
-    limits = build_limits(settings)
+    limits, cadence = build_limits(settings), Cadence(trainer.log_every, trainer.evaluate_every, trainer.save_every)
+    for line in describe_cost(task, limits, cadence, state):
+        log.info("%s", line)
     epoch = epochs_done(task.batches, state.position)
     if resumed_from is not None and (reached := limits.reached(state, epoch)):
         log.warning("Nothing is left to train: %s", how_it_ended(settings, reached, run.path))
     is_evaluated = state.evaluated_step == state.step
-    with (
-        catch_signals() as stop,
-        Telemetry(
-            run.path, resume_step=state.step, resume_fraction=limits.share(state, epoch), is_evaluated=is_evaluated,
-            wording=task.wording,
-        ) as telemetry,
-    ):  # fmt: skip
-        telemetry.record_settings(comparing.config_to_json(settings), state.step)
-        if trainer.on_nonfinite is config.OnNonfinite.rollback and resumed_from is None:
-            state.saved_step = state.step
-            saver(state, True)  # so that there always is somewhere to go back to
-        session = Session(
-            state, task.batches, limits, Cadence(trainer.log_every, trainer.evaluate_every, trainer.save_every),
-            score=task.score, show=task.show, keep=saver, telemetry=telemetry, stop=stop,
-            on_nonfinite=_nonfinite(task, run, saver),
-        )  # fmt: skip
-        try:
-            reason = fit(session)
-        except DivergedError:
-            if not isinstance(settings.schedule, config.RangeTestConfig):
-                raise
-            reason = "diverged, as the high rates of a range test do"
-        telemetry.record_best(state)
+    with Telemetry(
+        run.path, resume_step=state.step, resume_fraction=limits.share(state, epoch), is_evaluated=is_evaluated,
+        wording=task.wording,
+    ) as telemetry:  # fmt: skip
+        telemetry.record_settings(comparing.config_to_json(settings), hyper_parameters(settings), state.step)
+        with catch_signals() as stop:
+            if trainer.on_nonfinite is config.OnNonfinite.rollback and resumed_from is None:
+                state.saved_step = state.step
+                saver(state, True)  # so that there always is somewhere to go back to
+            session = Session(
+                state, task.batches, limits, cadence, score=task.score, show=task.show, keep=saver, telemetry=telemetry,
+                stop=stop, on_nonfinite=_nonfinite(task, run, saver),
+                describe_time=lambda seconds: describe_time(limits, state, task.batches, seconds),
+            )  # fmt: skip
+            try:
+                reason = fit(session)
+            except DivergedError:
+                if not isinstance(settings.schedule, config.RangeTestConfig):
+                    raise
+                reason = "diverged, as the high rates of a range test do"
+            finally:
+                note_results(run, **describe_end(task, state, telemetry.items_per_second))
         if trainer.projector and state.step:
             with state.learner.evaluated() as model:
                 if (vectors := task.vectors(model)) is not None:
                     telemetry.record_vectors(vectors.words, vectors.matrix)
-    return _end(task, run, state, stop, reason)
+        telemetry.end_bar()
+        telemetry.record_results(state.step, valid=state.best_value, tokens_per_second=telemetry.items_per_second or None)
+        return _end(task, run, state, stop, reason, saver, telemetry)
 
 
 def _begin(task: Task, run: RunDirectory, state: TrainState, resumed_from: Path | None) -> Saver:
@@ -150,9 +156,12 @@ def _begin(task: Task, run: RunDirectory, state: TrainState, resumed_from: Path 
     arithmetic = note_arithmetic(run, model, task, is_resumed=resumed_from is not None)
     run.note(**device_facts(task.device), num_parameters=num_parameters(model), num_threads=torch.get_num_threads(),
              corpus=task.fingerprint)  # fmt: skip
-    check_free_space(run.path, 3 * _num_bytes(model) * (trainer.keep + 2))
+    check_free_space(run.path, (checkpoint_bytes(task, model) or 0) * num_checkpoints(trainer.keep))
     log.info("%s", describe_training(task, model, run.path))
-    return Saver(task, run, arithmetic)
+    saver = Saver(task, run, arithmetic)
+    if resumed_from is not None:
+        saver.remember(state, resumed_from)
+    return saver
 
 
 def _nonfinite(task: Task, run: RunDirectory, saver: Saver) -> Nonfinite:
@@ -164,7 +173,9 @@ def _nonfinite(task: Task, run: RunDirectory, saver: Saver) -> Nonfinite:
     )
 
 
-def _end(task: Task, run: RunDirectory, state: TrainState, stop: Stop, reason: str) -> Reached | None:
+def _end(
+    task: Task, run: RunDirectory, state: TrainState, stop: Stop, reason: str, saver: Saver, telemetry: Telemetry
+) -> Reached | None:
     """What is said and noted behind the last step."""
     run.note(**{f"best_{task.wording.value}": state.best_value}, exit_reason=reason, num_steps=state.step,
              best_step=state.best_step)  # fmt: skip
@@ -174,11 +185,14 @@ def _end(task: Task, run: RunDirectory, state: TrainState, stop: Stop, reason: s
     if isinstance(task.settings.schedule, config.RangeTestConfig):
         show_range_test(run)
         return best
-    conclude(run, task)
+    score = conclude(run, task)
+    telemetry.record_results(state.step, test=None if score is None else score.value)
+    saver.tidy(state)
     limits = build_limits(task.settings).reached(state, epochs_done(task.batches, state.position))
     print(next_steps(run.path, task) + how_it_ended(task.settings, limits, run.path))
     return best
 
 
-def _num_bytes(model: object) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters()) if isinstance(model, torch.nn.Module) else 0
+def note_results(run: RunDirectory, **facts: Any) -> None:
+    """Adds to the results of this process."""
+    run.note(results={**run.session["results"], **facts})

@@ -36,6 +36,7 @@ from lmtrain.data.tokenizer import FORMAT as TOKENIZER_FORMAT
 from lmtrain.data.tokenizer import Ids, Tokenizer, learn_tokenizer
 from lmtrain.data.vocabulary import WHITESPACE
 from lmtrain.errors import DataError
+from lmtrain.progress import watched
 from lmtrain.shell import expanded
 
 log = logging.getLogger("lmtrain")
@@ -64,8 +65,11 @@ class Split:
     def counts(self, vocab_size: int) -> NDArray[np.int64]:
         """How often each id occurs, [V]."""
         totals = np.zeros(vocab_size, np.int64)
-        for start in range(0, len(self.ids), BLOCK):
-            totals += np.bincount(self.ids[start : start + BLOCK], minlength=vocab_size)
+        with watched("Counting tokens", len(self.ids), "tok") as advance:
+            for start in range(0, len(self.ids), BLOCK):
+                block = self.ids[start : start + BLOCK]
+                totals += np.bincount(block, minlength=vocab_size)
+                advance(len(block))
         return totals
 
 
@@ -114,7 +118,7 @@ def load_corpus(
     corpus = _open_cache(base, recipe)
     if corpus is None:
         passages = _cut(facts[0], kind, fractions) if fractions else [Passage(f, 0, f.num_chars) for f in facts]
-        blocks = passages[0].blocks(kind)
+        blocks = passages[0].blocks(kind, "Learning the vocabulary of")
         learnt = learn_tokenizer(
             tokenizer, blocks, min_count=min_count, vocab_size=vocab_size, subword=subword, vocabulary=vocabulary,
             separators=separators, spelled=spelled, normalize=normalize,
@@ -172,10 +176,10 @@ class Passage:
     start: int
     end: int
 
-    def blocks(self, kind: Kind) -> Iterator[str]:
-        """The text, with "\\n" at its end where a last line must end."""
+    def blocks(self, kind: Kind, what: str = "Tokenising") -> Iterator[str]:
+        """The text, with which `what` is done, with "\\n" at its end where a last line must end."""
         block = ""
-        for block in iter_passage(self.facts, self.start, self.end):
+        for block in iter_passage(self.facts, self.start, self.end, what):
             yield block
         if kind.ends_last_line and block and not block.endswith("\n"):
             yield "\n"

@@ -18,11 +18,13 @@ from io import BufferedIOBase
 from pathlib import Path
 
 from lmtrain.errors import DataError
+from lmtrain.progress import amount, watched
 from lmtrain.shell import one_line, quoted_for_shell
 
 log = logging.getLogger("lmtrain")
 
 BLOCK_BYTES = 1 << 20
+LONG_BYTES = 64_000_000  # of a text that takes seconds to read, which is said beforehand
 STANDARD_INPUT = Path("standard input")  # its name in errors
 
 NOT_TEXT = (  # what a file begins with -> what it is, what to type
@@ -94,15 +96,20 @@ def iter_decoded(file: BufferedIOBase, path: Path, *, at_once: bool = False) -> 
             return
 
 
-def iter_checked(facts: TextFacts) -> Iterator[str]:
+def iter_checked(facts: TextFacts, what: str = "Reading") -> Iterator[str]:
     """Yields the text that `scan` read, in blocks. Raises DataError at the end if the text has changed since then.
+
+    `what` is done with it, in words for the bar of a long text.
 
     So a caller that reads to the end knows that it has read the text of that hash; size and time of a file cannot show it.
     """
     digest = hashlib.sha256()
-    for block in iter_text(facts.path):
-        digest.update(block.encode())
-        yield block
+    with watched(f"{what} {one_line(facts.path.name)}", facts.num_bytes, "B") as advance:
+        for block in iter_text(facts.path):
+            data = block.encode()
+            digest.update(data)
+            advance(len(data))
+            yield block
     if digest.hexdigest() != facts.sha256:
         raise DataError(
             f"{facts.path} was changed while it was being read.",
@@ -111,10 +118,10 @@ def iter_checked(facts: TextFacts) -> Iterator[str]:
         )
 
 
-def iter_passage(facts: TextFacts, start: int, end: int) -> Iterator[str]:
+def iter_passage(facts: TextFacts, start: int, end: int, what: str = "Reading") -> Iterator[str]:
     """Yields the characters `start` to `end` (exclusive) of the text, in blocks. The whole text is read and checked."""
     position = 0
-    for block in iter_checked(facts):
+    for block in iter_checked(facts, what):
         if part := block[max(start - position, 0) : max(end - position, 0)]:
             yield part
         position += len(block)
@@ -125,14 +132,18 @@ def scan(path: Path) -> TextFacts:
     digest = hashlib.sha256()
     num_chars = num_bytes = num_controls = num_returns = 0
     is_blank, has_eos = True, False
-    for block in iter_text(path):
-        data = block.encode()
-        is_blank = is_blank and block.isspace()
-        has_eos = has_eos or b"<eos>" in data
-        digest.update(data)
-        num_chars, num_bytes = num_chars + len(block), num_bytes + len(data)
-        num_controls += len(data) - len(data.translate(None, CONTROL))
-        num_returns += data.count(b"\r")
+    if (size := check_file(path)) >= LONG_BYTES:
+        log.info("Reading %s, %sB, once to hash and count it.", one_line(str(path)), amount(size))
+    with watched(f"Hashing and counting {one_line(path.name)}", size, "B") as advance:
+        for block in iter_text(path):
+            data = block.encode()
+            is_blank = is_blank and block.isspace()
+            has_eos = has_eos or b"<eos>" in data
+            digest.update(data)
+            num_chars, num_bytes = num_chars + len(block), num_bytes + len(data)
+            num_controls += len(data) - len(data.translate(None, CONTROL))
+            num_returns += data.count(b"\r")
+            advance(len(data))
     if num_controls:
         controls = _counted(num_controls, "control character")
         log.warning("%s contains %s (NUL and the like), kept like any other character. Is it text?", path, controls)
@@ -146,21 +157,22 @@ def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def check_file(path: Path) -> None:
-    """Raises DataError unless `path` is a regular file."""
+def check_file(path: Path) -> int:
+    """The size of the regular file `path` in bytes. Raises DataError where it is none."""
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise missing(path) from None
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from None
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(mode := found.st_mode):
         kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
         raise DataError(
             f"{path} is {kinds.get(stat.S_IFMT(mode), 'a device')}.",
             "Text is read from regular files, because it is read more than once.",
             "Write the text to a file first and name that file.",
         )
+    return found.st_size
 
 
 def missing(path: Path) -> DataError:

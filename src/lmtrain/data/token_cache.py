@@ -25,6 +25,7 @@ from lmtrain.data.cache import new_file
 from lmtrain.data.overlap import MOST, Hashes
 from lmtrain.data.tokenizer import Tokenizer, load_tokenizer
 from lmtrain.errors import CheckpointError
+from lmtrain.progress import watched
 
 SIZES = ("num_tokens", "num_chars", "num_bytes", "num_lines", "num_unk", "num_filled", "num_marked", "spelling_micronats")
 MAX_JSON = 1 << 24  # bytes; a manifest has about 2,000, and up to 8 MB with words from which spelling is learnt
@@ -197,7 +198,11 @@ def _check_sha256(contents: NDArray[np.uint8], sha256: str) -> None:
 
 
 def _blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    return (array[start : start + BLOCK] for start in range(0, len(array), BLOCK))
+    with watched("Checking cached token ids", array.nbytes, "B") as advance:
+        for start in range(0, len(array), BLOCK):
+            block = array[start : start + BLOCK]
+            yield block
+            advance(block.nbytes)
 
 
 def _count(number: Any) -> int:

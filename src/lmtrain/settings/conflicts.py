@@ -276,6 +276,7 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         ),
         "schedule.beta1_low": (has_beta1, "optimizer=adam, or a momentum"),
         "schedule.beta1_high": (has_beta1, "optimizer=adam, or a momentum"),
+        "trainer.evaluation_tokens": (isinstance(data, CorpusConfig), "a language model: other tasks evaluate all"),
         "trainer.sample_temperature": (trainer.sample_tokens > 0, "trainer.sample_tokens above 0"),
     }
 
@@ -300,7 +301,7 @@ COUNTING_IGNORES = [
     f"trainer.{name}"
     for name in (
         "batch_size", "chunk_length", "backward_length", "random_chunk_length", "random_offset", "num_steps", "num_epochs",
-        "max_seconds", "clip_norm", "precision", "on_nonfinite", "cuda_graph",
+        "max_seconds", "patience", "clip_norm", "precision", "on_nonfinite", "cuda_graph",
     )
 ]  # fmt: skip
 

@@ -41,10 +41,15 @@ def read_config(mapping: Mapping[str, Any]) -> Config:
     config = read_settings(Config, with_new_names(mapping), "", problems)
     if not problems:
         if config.trainer.chunk_length == 0:
-            config.trainer.chunk_length = kinds.KINDS[config.tokenizer.name.name].chunk_length
+            config.trainer.chunk_length = default_chunk_length(config.tokenizer.name.name)
         problems.extend(iter_conflicts(config))
     raise_problems(problems)
     return config
+
+
+def default_chunk_length(tokenizer: str | None) -> int:
+    """What `trainer.chunk_length=0` stands for."""
+    return kinds.KINDS[tokenizer or "char"].chunk_length
 
 
 class SettingsProblemsError(SettingsError):
@@ -176,8 +181,9 @@ def unknown_setting(key: str, allowed: list[str]) -> str:
     last = key.rpartition(".")[2]
     if last == "patience" or last.startswith("early"):
         return (
-            f"{key} does not exist: training goes on to trainer.max_seconds, num_epochs or num_steps, and it is the best "
-            "checkpoint that sample, score and evaluate use. Leave it out."
+            f"{key} does not exist; trainer.patience=N ends training after N evaluations in a row without improvement. "
+            "(optimizer.patience is NT-ASGD's, schedule.patience that of schedule=plateau.) In any case it is the best "
+            "checkpoint that sample, score and evaluate use."
         )
     return f"{key} does not exist{nearest(key, allowed)}"
 

@@ -160,6 +160,14 @@ class Task(ABC):
     def load(self, path: Path) -> Loaded:
         """The best model of the run at `path`."""
 
+    def vocabulary(self) -> str:
+        """The SHA-256 of the vocabulary; empty where values of different ones can be compared."""
+        return ""
+
+    def judged_on(self) -> dict[str, Any]:
+        """What the validations during training depend on besides the model, JSON-able: how much is read, and how."""
+        return {}
+
     def reached(self, value: float) -> Reached:
         """The best validation, with what it needs to be compared with that of other runs."""
         return Reached(value, wording=self.wording)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import lmtrain.config as config
 from lmtrain.build import (
@@ -32,10 +33,12 @@ from lmtrain.data.stream import Stream
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.errors import ResourceError, UserError
 from lmtrain.expected import Like, agree, compare, within
+from lmtrain.inference.blocks import default_bound, evenly_spaced
 from lmtrain.inference.evaluate import Evaluation, evaluate, usable_streams
 from lmtrain.inference.sample import OnlyUnknownError, SampleSettings, sample_text
 from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel
+from lmtrain.progress import watched
 from lmtrain.saved import (
     describe_lines,
     describe_model,
@@ -82,6 +85,9 @@ class Language(Task):
         need, available = check_memory(self.settings, vocab_size, self.device), device_bytes(self.device)
         if need is not None and need.total_bytes > available / 10:
             log.info("Memory: at least %s of the %s of %s.", gigabytes(need.total_bytes), gigabytes(available), self.device)
+        if (part := len(self._judged.ids)) < (whole := len(self.corpus.valid.ids)):
+            log.info("Evaluations during training read %s of the %s tokens of validation, in evenly spaced blocks "
+                     "(trainer.evaluation_tokens=0: all of them).", f"{part:,}", f"{whole:,}")  # fmt: skip
 
     def out_of_memory(self, error: BaseException, run: str) -> ResourceError:
         return out_of_memory(self.settings, self.corpus.tokenizer.vocab_size, error, run)
@@ -103,12 +109,20 @@ class Language(Task):
         return build_learner(settings, model, self.corpus, self.device)
 
     @cached_property
+    def _judged(self) -> TextSplit:
+        """What the evaluations during training read of validation: all of it, or blocks."""
+        trainer, valid = self.settings.trainer, self.corpus.valid
+        between = trainer.evaluate_every * self.batches.batch_size * self.batches.chunk_length or len(self.corpus.train.ids)
+        most = default_bound(between) if trainer.evaluation_tokens is None else trainer.evaluation_tokens or len(valid.ids)
+        return part_of(valid, evenly_spaced(valid.ids, most, trainer.evaluation_streams), self.corpus.tokenizer)
+
+    @cached_property
     def _num_streams(self) -> int:
         """Of validation during training. Where they are fewer than asked for, that is said once."""
-        return usable_streams(len(self.corpus.valid.ids), self.settings.trainer.evaluation_streams)
+        return usable_streams(len(self._judged.ids), self.settings.trainer.evaluation_streams)
 
     def score(self, model: LanguageModel) -> Evaluation:
-        return evaluate_split(model, self.corpus.valid, self.corpus, self._num_streams, self.device)
+        return evaluate_split(model, self._judged, self.corpus, self._num_streams, self.device)
 
     def has(self, split: Split) -> bool:
         return getattr(self.corpus, split) is not None
@@ -149,11 +163,23 @@ class Language(Task):
         trained = load_trained(path, device=str(self.device))
         return Loaded(trained.path, trained.step, trained.model)
 
+    def vocabulary(self) -> str:
+        return self.corpus.tokenizer.fingerprint()
+
+    def judged_on(self) -> dict[str, Any]:
+        valid, model = self._judged, self.settings.model
+        assert isinstance(model, config.LanguageConfig)
+        return {
+            "num_tokens": len(valid.ids), "of_num_tokens": len(self.corpus.valid.ids), "num_unk": valid.num_unk,
+            "num_chars": valid.num_chars, "num_bytes": valid.num_bytes, "num_streams": self._num_streams,
+            "state_policy": model.state_policy.name, "method": "static",
+        }  # fmt: skip
+
     def reached(self, value: float) -> Reached:
-        valid, tokenizer = self.corpus.valid, self.corpus.tokenizer
+        valid, tokenizer = self._judged, self.corpus.tokenizer
         nats = value * len(valid.ids) + valid.spelling_micronats / 1e6
         bits = None if valid.num_unk and tokenizer.rare is None else nats / math.log(2) / valid.num_chars
-        return Reached(value, bits, valid.num_unk, tokenizer.fingerprint())
+        return Reached(value, bits, valid.num_unk, self.vocabulary())
 
     def next_steps(self, run: str) -> list[str]:
         return [f"python -m lmtrain sample {run}{prompt_option(prompt_of(self.corpus))}", f"python -m lmtrain score {run} FILE"]
@@ -180,16 +206,29 @@ def _check_subword(own: Any, saved: Any) -> None:
         compare(own, saved)
 
 
+def part_of(split: TextSplit, ids: NDArray[Any], tokenizer: Tokenizer) -> TextSplit:
+    """A split with some of its ids alone; its characters and bytes are the share that so many tokens have of the whole."""
+    if len(ids) == len(split.ids):
+        return split
+    share = len(ids) / len(split.ids)
+    num_unk = 0 if tokenizer.unk_id is None else int(np.count_nonzero(ids == tokenizer.unk_id))
+    names = ("num_chars", "num_bytes", "num_lines", "num_filled", "spelling_micronats")
+    sizes = {name: round(getattr(split, name) * share) for name in names}
+    return dataclasses.replace(split, ids=ids, num_unk=num_unk, **sizes)
+
+
 def evaluate_split(
     model: LanguageModel, split: TextSplit, corpus: Corpus, num_streams: int, device: torch.device
 ) -> Evaluation:
     """How well `model` predicts a split of its corpus."""
-    return evaluate(
-        model, split.ids, eos_id=corpus.tokenizer.eos_id, unk_id=corpus.tokenizer.unk_id, num_chars=split.num_chars,
-        num_bytes=split.num_bytes, num_words=corpus.tokenizer.count_words(split.ids),
-        spelling_nats=None if corpus.tokenizer.rare is None else split.spelling_micronats / 1e6,
-        num_streams=num_streams, device=device, token_text=corpus.tokenizer.token_text,
-    )  # fmt: skip
+    tokenizer = corpus.tokenizer
+    with watched("Evaluating", len(split.ids), "tok") as advance:
+        return evaluate(
+            model, split.ids, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id, num_chars=split.num_chars,
+            num_bytes=split.num_bytes, num_words=tokenizer.count_words(split.ids),
+            spelling_nats=None if tokenizer.rare is None else split.spelling_micronats / 1e6,
+            num_streams=num_streams, device=device, token_text=tokenizer.token_text, progress=advance,
+        )  # fmt: skip
 
 
 def write_sample(model: LanguageModel, corpus: Corpus, trainer: config.TrainerConfig, device: torch.device) -> str:

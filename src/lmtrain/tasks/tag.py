@@ -148,7 +148,7 @@ class Tag(Task):
         rows_RF, centres_M, outputs_M = self._train
         random = random_of("corrupt", self.settings.trainer.seed, position.epoch, position.index)
         drawn = random.randint(0, len(centres_M), len(items))
-        if getattr(self.model, "corrupt", None) is config.Corrupt.word:
+        if isinstance(self.model, config.TaggerConfig) and self.model.corrupt is config.Corrupt.word:
             windows_NWF = self._windows(centres_M[items]).copy()
             windows_NWF[:, self.model.context] = rows_RF[centres_M[drawn]]
             return windows_NWF

@@ -14,6 +14,7 @@ from lmtrain.data.columns import OUTSIDE, Scheme, split_tag
 from lmtrain.data.features import Features
 from lmtrain.models.base import evaluating
 from lmtrain.models.tagger import TaggerNetwork
+from lmtrain.progress import watched
 
 WINDOWS = 4096  # that are scored at once
 
@@ -64,9 +65,10 @@ class TagModel:
         rows_RF, centres_M = place(sentences, self.features, self.context)
         offsets_W = np.arange(-self.context, self.context + 1)
         parts = [np.empty((0, len(self.outputs.names)))]
-        with evaluating(self.network):
+        with evaluating(self.network), watched("Tagging", len(centres_M), "tok") as advance:
             for start in range(0, len(centres_M), WINDOWS):
                 windows_NWF = rows_RF[centres_M[start : start + WINDOWS, None] + offsets_W]
+                advance(len(windows_NWF))
                 parts.append(self.network.scores(torch.from_numpy(windows_NWF).to(self.device)).double().cpu().numpy())
         return np.concatenate(parts)
 

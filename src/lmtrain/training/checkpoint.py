@@ -152,10 +152,10 @@ def mark(run_dir: Path, pointer: Pointer, path: Path) -> None:
 def prune(run_dir: Path, keep: int, spared_step: int | None = None) -> None:
     """Removes all checkpoints but the `keep` newest, `best`, `last`, and one of `spared_step`.
 
-    What cannot be removed is a warning. A step that was saved twice counts once. Each goes by a rename first, so that a
+    While a run trains, `keep` is two at the least: one checkpoint is no protection while the next one is being written. What
+    cannot be removed is a warning. A step that was saved twice counts once. Each goes by a rename first, so that a
     kill leaves no half of one behind.
     """
-    assert keep >= 2, "one checkpoint is no protection while the next one is being written"
     folder = run_dir / "checkpoints"
     readable, unreadable = _newest_first(run_dir)
     kept_steps: set[int] = set()

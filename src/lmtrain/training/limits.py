@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,16 +13,35 @@ from lmtrain.training.state import TrainState
 
 @dataclass(frozen=True)
 class Limits:
-    """When training ends: whichever comes first; None is no limit."""
+    """When training ends: whichever comes first; None is no limit. `patience`: evaluations in a row without improvement."""
 
     num_steps: int | None = None
     num_epochs: float | None = None
     max_seconds: float | None = None
+    patience: int | None = None
 
     def share(self, state: TrainState, epoch: float) -> float:
-        """How much of the run is done, from 0 to 1: what the bar shows; training ends at 1."""
-        shares = [value / limit if limit else 1.0 for _, value, limit in self._iter_done(state, epoch)]
+        """How much of the run is done, from 0 to 1: what the bar shows; training ends at 1.
+
+        Evaluations without improvement are no progress: they only end it.
+        """
+        if self.is_stale(state):
+            return 1.0
+        done = self._iter_done(state, epoch)
+        shares = [value / limit if limit else 1.0 for name, value, limit in done if name != "patience"]
         return min(1.0, max(shares, default=0.0))
+
+    def is_stale(self, state: TrainState) -> bool:
+        """Whether the patience has come to its end."""
+        return self.patience is not None and state.num_stale >= self.patience
+
+    def steps_to_come(self, state: TrainState, batches: Batches) -> int | None:
+        """About how many steps are left by the limits but time; None where only time, or nothing, ends training."""
+        left = [] if self.num_steps is None else [self.num_steps - state.step]
+        if self.num_epochs is not None:
+            epochs = self.num_epochs - epochs_done(batches, state.position)
+            left.append(math.ceil(epochs * batches.num_batches(state.position.epoch)))
+        return max(0, min(left)) if left else None
 
     def reached(self, state: TrainState, epoch: float) -> dict[str, tuple[float, float]]:
         """The limits by which training has ended: of each name the limit, and how far the run is."""
@@ -29,7 +49,9 @@ class Limits:
 
     def _iter_done(self, state: TrainState, epoch: float) -> Iterator[tuple[str, float, float]]:
         """Of every limit its name, how far the run is, and the limit itself."""
-        done = {"num_steps": state.step, "num_epochs": epoch, "max_seconds": state.elapsed_seconds}
+        done = {
+            "num_steps": state.step, "num_epochs": epoch, "max_seconds": state.elapsed_seconds, "patience": state.num_stale,
+        }  # fmt: skip
         for name, value in done.items():
             limit = getattr(self, name)
             if limit is not None:

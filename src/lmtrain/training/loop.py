@@ -23,4 +23,4 @@ def fit(run: Session) -> str:
                 run.save(is_scheduled=False)
         run.finish()
         if run.share >= 1:  # else numbers that were not finite made training go back
-            return "finished"
+            return run.why_it_ended

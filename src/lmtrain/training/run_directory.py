@@ -193,6 +193,8 @@ def _recorded_end(run: RunDirectory) -> Iterator[None]:
         yield
     except BaseException as error:
         reason = f"{type(error).__name__}: {str(error)[:2000]}"
+        if isinstance(error, Exception):  # the final test, say, behind a training that was finished
+            run.session["exit_reason"] = None
         raise
     finally:
         run.note(

@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # it imports TensorBoard, and commands that do not train impo
 
 log = logging.getLogger("lmtrain")
 
+FIRST_STEPS = 10  # by which the time to come is told
+
 OnNonfinite = Callable[[TrainState, str, Batch | None], None]
 """Is told of a step, or (batch None) of a validation, whose numbers are not finite. Raises DivergedError, or leaves a state
 from which training can go on: this one, or an earlier one."""
@@ -43,6 +45,7 @@ class Session:
     score, show               judge a model on validation, and show what it does as text (a sample, its worst errors)
     keep                      saves a checkpoint
     on_nonfinite              says what is to be done about numbers that are not finite
+    describe_time             (seconds per step) -> a line about the time to come
     """
 
     state: TrainState
@@ -55,14 +58,23 @@ class Session:
     telemetry: Telemetry
     stop: Stop
     on_nonfinite: OnNonfinite
+    describe_time: Callable[[float], str] | None = None
 
     def __post_init__(self) -> None:
-        self._on_disk = self.state.step, self.state.evaluated_step, self.state.saved_step
+        self._first_steps: list[float] = []  # how long they took
 
     @property
     def share(self) -> float:
         """How much of the run is done, from 0 to 1."""
         return self.limits.share(self.state, epochs_done(self.batches, self.state.position))
+
+    @property
+    def why_it_ended(self) -> str:
+        """For the record: "finished", or that it came no further."""
+        if not self.limits.is_stale(self.state):
+            return "finished"
+        number, patience = self.state.num_stale, self.limits.patience
+        return f"no improvement in {number} evaluation{'s' * (number != 1)} (trainer.patience={patience})"
 
     @property
     def owes_evaluation(self) -> bool:
@@ -87,10 +99,18 @@ class Session:
         elif self.go_back(*_describe_nonfinite(report, state, self.batches)):
             return False
         self.telemetry.progress(state, report, self.share)
+        self._forecast(report.seconds)
         if state.step % self.cadence.log_every == 0:
             self.telemetry.record_training(state, report)
             state.interval = Interval()
         return True
+
+    def _forecast(self, seconds: float) -> None:
+        """Once, when ten steps of this process are known: the first may have compiled kernels and does not count."""
+        if self.describe_time is not None and len(self._first_steps) < FIRST_STEPS:
+            self._first_steps.append(seconds)
+            if len(self._first_steps) == FIRST_STEPS and self.share < 1:
+                self.telemetry.say(self.describe_time(sum(self._first_steps[1:]) / (FIRST_STEPS - 1)))
 
     def validate(self) -> None:
         """Evaluates the model, and saves it where it is the best so far or where every evaluation is saved."""
@@ -102,7 +122,7 @@ class Session:
         """Evaluates and saves the last state, unless that was done."""
         state = self.state
         is_best = state.evaluated_step != state.step and self._evaluate()
-        if self.share >= 1 and self._on_disk != (state.step, state.evaluated_step, state.step):
+        if self.share >= 1:
             self.save(is_best, is_final=True)
 
     def _evaluate(self) -> bool:
@@ -117,6 +137,7 @@ class Session:
             return False
         cost = state.wording.cost(score.value)
         is_best = cost < state.best_cost
+        state.num_stale = 0 if is_best else state.num_stale + 1
         if is_best:
             state.best_value, state.best_step = score.value, state.step
         state.learner.after_evaluation(cost)

@@ -83,7 +83,7 @@ class Spikes:
         )
 
 
-ADDED: dict[str, Any] = {"saved_step": None, "trouble": asdict(Trouble())}
+ADDED: dict[str, Any] = {"saved_step": None, "trouble": asdict(Trouble()), "num_stale": 0}
 """What the documents of older checkpoints lack."""
 
 RENAMED = {"num_tokens": "num_items", "nats": "loss", "best_nats": "best_value"}
@@ -92,8 +92,10 @@ RENAMED = {"num_tokens": "num_items", "nats": "loss", "best_nats": "best_value"}
 
 def _renamed(document: Any) -> Any:
     """A document of an older checkpoint as one of today; whatever is no such document stays as it is."""
-    if not isinstance(document, dict) or "best_nats" not in document:
+    if not isinstance(document, dict):
         return document
+    if "best_nats" not in document:
+        return {"num_stale": 0} | document
     named = {RENAMED.get(name, name): value for name, value in document.items()}
     if isinstance(interval := named.get("interval"), dict):
         named["interval"] = {RENAMED.get(name, name): value for name, value in interval.items()}
@@ -113,6 +115,7 @@ class TrainState:
     best_value: float | None = None  # of the validations that were finite
     best_step: int | None = None
     evaluated_step: int | None = None
+    num_stale: int = 0  # evaluations since the best one
     saved_step: int | None = None  # of the last checkpoint that the cadence asked for, not a signal
     trouble: Trouble = Trouble()
     interval: Interval = field(default_factory=Interval)
@@ -135,6 +138,7 @@ class TrainState:
             "best_value": self.best_value,
             "best_step": self.best_step,
             "evaluated_step": self.evaluated_step,
+            "num_stale": self.num_stale,
             "saved_step": self.saved_step,
             "trouble": asdict(self.trouble),
             "interval": asdict(self.interval),
@@ -161,7 +165,7 @@ class TrainState:
         self.step, self.num_items = document["step"], document["num_items"]
         self.elapsed_seconds = float(document["elapsed_seconds"])
         self.best_value, self.best_step = document["best_value"], document["best_step"]
-        self.evaluated_step = document["evaluated_step"]
+        self.evaluated_step, self.num_stale = document["evaluated_step"], document["num_stale"]
         self.saved_step, self.trouble = document["saved_step"], Trouble(**document["trouble"])
         self.interval = Interval(**document["interval"])
         self.spikes = Spikes(**document["spikes"])
@@ -204,6 +208,7 @@ class TrainState:
             "best_value": best,
             "best_step": Whole(most=step, null=True),
             "evaluated_step": Whole(most=step, null=True),
+            "num_stale": up_to_now,
             "saved_step": Whole(most=step, null=True),
             "trouble": {"last_step": Whole(), "count": Whole(most=1000)},  # going back makes it a step still to come
             "interval": {

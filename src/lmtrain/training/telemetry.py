@@ -45,6 +45,8 @@ PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
 MOST_UNWRITTEN_BYTES = 16 << 20
 MOST_LINE_BYTES = 1 << 20
 PROJECTED = 10_000  # words, of which the projector shows no more at once
+RESULTS = ("valid", "test", "tokens_per_second")
+"""What a run comes to, as TensorBoard's table of hyper-parameters calls it; of other tasks their own items, not tokens."""
 
 
 class Telemetry:
@@ -70,11 +72,12 @@ class Telemetry:
             initial=round(100 * resume_fraction, 1),
             disable=not self._is_terminal,
             dynamic_ncols=True,
-            bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+            bar_format="{percentage:3.0f}%{postfix} |{bar}|",
         )
         self._redirect = logging_redirect_tqdm()
         self._rate = _Rate()
         self._next_line_at = 0.0
+        self._is_first_line = True
 
     def _open(self, resume_step: int, is_evaluated: bool) -> None:
         """Opens the files for the records after `resume_step`; what stands there of later steps goes."""
@@ -106,10 +109,14 @@ class Telemetry:
             self._redirect.__enter__()
         return self
 
+    def end_bar(self) -> None:
+        """Training is over; what comes is written below the bar."""
+        if self._is_terminal and not self._bar.disable:
+            self._bar.close()
+            self._redirect.__exit__(None, None, None)
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._bar.close()
-        if self._is_terminal:
-            self._redirect.__exit__(kind, error, traceback)
+        self.end_bar()
         self._close()
         threading.excepthook = self._excepthook
 
@@ -117,15 +124,23 @@ class Telemetry:
         """Moves the bar; where there is no terminal, a plain line now and then."""
         self._rate.add(report)
         now = time.monotonic()
+        if now < self._next_line_at:
+            return
+        line = self._line(state, report, self._left(state, report, fraction))
         if self._is_terminal:
-            if now >= self._next_line_at:
-                self._next_line_at = now + 0.2
-                self._bar.set_postfix_str(self._line(state, report), refresh=False)
-                self._bar.update(round(100 * fraction, 1) - self._bar.n)
-        elif now >= self._next_line_at:
+            self._next_line_at = now + 0.2
+            self._bar.set_postfix_str(line, refresh=False)
+            self._bar.update(round(100 * fraction, 1) - self._bar.n)
+        else:
             self._next_line_at = now + PLAIN_LINE_SECONDS
-            left = state.elapsed_seconds * (1 - fraction) / fraction if fraction else math.inf
-            print(f"{100 * fraction:3.0f}% {self._line(state, report)} left={_clock(left)}", file=sys.stderr, flush=True)
+            print(f"{100 * fraction:3.0f}% {line}", file=sys.stderr, flush=True)
+
+    def _left(self, state: TrainState, report: StepReport, fraction: float) -> float:
+        """The seconds to come; infinite in the first line of a process: its step tells nothing, as it may compile kernels."""
+        is_first, self._is_first_line = self._is_first_line, False
+        if not fraction or is_first:
+            return math.inf
+        return (state.elapsed_seconds + report.seconds) * (1 - fraction) / fraction
 
     def record_training(self, state: TrainState, report: StepReport) -> None:
         """Means since the last record."""
@@ -154,21 +169,34 @@ class Telemetry:
         if text:
             self._to_tensorboard(lambda writer: writer.add_text("sample", _fenced(text), state.step))
 
-    def record_settings(self, settings: Mapping[str, Any], step: int = 0) -> None:
-        """The settings as text, and as hyper-parameters beside which TensorBoard shows what `record_best` tells."""
-        flat = {key: value if isinstance(value, (int, float, bool)) else _encodable(value) for key, value in _flatten(settings)}
+    def record_settings(self, settings: Mapping[str, Any], chosen: Mapping[str, Any], step: int = 0) -> None:
+        """The settings as text; `chosen`, what tells this run from others, as hyper-parameters beside the results.
+
+        And a chart in which training and validation can be compared: their losses, where validation is judged by one.
+        """
+        flat = {key: value if isinstance(value, int | float) else _encodable(value) for key, value in chosen.items()}
+        words = self._wording
 
         def add(writer: SummaryWriter) -> None:
             writer.add_text("settings", _fenced(json.dumps(settings, indent=2)), step)
-            for summary in hparams(flat, {self._best: 0.0}):  # SummaryWriter.add_hparams would open a file of its own
+            # SummaryWriter.add_hparams would open a file of its own, and so does not do
+            for summary in hparams(flat, dict.fromkeys(RESULTS, 0.0)):
                 writer._get_file_writer().add_summary(summary)
+            curves = [f"train/{words.loss}", f"val/{words.value}"]
+            writer.add_custom_scalars({words.value.replace("_", " "): {"train and validation": ["Multiline", curves]}})
 
         self._to_tensorboard(add)
 
-    def record_best(self, state: TrainState) -> None:
-        """The best validation of the run, where there was any."""
-        if (best := state.best_value) is not None:
-            self._to_tensorboard(lambda writer: writer.add_scalar(self._best, best, state.step))
+    def record_results(self, step: int, **results: float | None) -> None:
+        """Those of RESULTS that are known: beside them TensorBoard shows the hyper-parameters of a run."""
+        assert {*results} <= {*RESULTS}, "TensorBoard would not show it"
+
+        def add(writer: SummaryWriter) -> None:
+            for name, value in results.items():
+                if value is not None and not math.isnan(value):
+                    writer.add_scalar(name, value, step)
+
+        self._to_tensorboard(add)
 
     def record_vectors(self, words: Sequence[str], matrix_VE: NDArray[np.float32]) -> None:
         """The first `PROJECTED` of these words with their vectors, rounded to four digits, for TensorBoard's projector."""
@@ -186,22 +214,28 @@ class Telemetry:
         self._to_tensorboard(add)
 
     @property
-    def _best(self) -> str:
-        return f"val/best_{self._wording.value}"
+    def items_per_second(self) -> float:
+        """The mean over the steps of this process but its first; 0 where there were no others."""
+        return self._rate.overall()
 
     def say(self, line: str) -> None:
         """A line on the terminal and in the log file that does not tear the bar."""
         log.info("%s", line)
 
-    def _line(self, state: TrainState, report: StepReport) -> str:
-        parts = [f"step={state.step}"]
+    def _line(self, state: TrainState, report: StepReport, left: float) -> str:
+        """What matters most comes first: a narrow terminal cuts the rest."""
+        parts = []
+        if report.loss is not None and report.is_finite:
+            mean_loss = report.loss / report.num_items
+            parts.append(f"loss={number_text(mean_loss, 3)}")
+            if self._wording is TOKENS:
+                parts.append(f"ppl={perplexity_text(mean_loss)}")
+        parts += [f"left={_clock(left)}", f"step={state.step}"]
         if rate := self._rate.items_per_second():
             parts.append(f"{self._wording.items}/s={rate:,.0f}")
         if report.loss is not None and report.is_finite:
-            mean_loss = report.loss / report.num_items
-            perplexity = [f"ppl={perplexity_text(mean_loss)}"] if self._wording is TOKENS else []
-            parts += [f"loss={number_text(mean_loss, 3)}", *perplexity, f"lr={report.learning_rate:.2g}"]
-        return " ".join(["", *parts] if self._is_terminal else parts)
+            parts.append(f"lr={report.learning_rate:.2g}")
+        return " ".join(parts)
 
     def _record(self, step: int, numbers: Mapping[str, float | None]) -> None:
         """What is not finite is null in `metrics.jsonl`; TensorBoard shows infinities, but nothing that is no number."""
@@ -268,11 +302,14 @@ class _Rate:
     def __init__(self) -> None:
         self._is_first = True
         self._num_items, self._seconds, self._last = 0, 0.0, 0.0
+        self._all_items, self._all_seconds = 0, 0.0
 
     def add(self, report: StepReport) -> None:
         if not self._is_first and report.loss is not None:
             self._num_items += report.num_items
             self._seconds += report.seconds
+            self._all_items += report.num_items
+            self._all_seconds += report.seconds
         self._is_first = False
         if self._seconds > 2:
             self._last = self._num_items / self._seconds
@@ -281,6 +318,10 @@ class _Rate:
     def items_per_second(self) -> float:
         """0 as long as it is unknown."""
         return self._last or (self._num_items / self._seconds if self._seconds else 0.0)
+
+    def overall(self) -> float:
+        """The mean over all of the process."""
+        return self._all_items / self._all_seconds if self._all_seconds else 0.0
 
 
 def _drop_records_after(path: Path, step: int, is_evaluated: bool) -> None:
@@ -325,13 +366,6 @@ def _record_in(line: bytes) -> dict[str, Any] | None:
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         return None
     return record if all(value is None or type(value) in (int, float) for value in record.values()) else None
-
-
-def _flatten(settings: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for name, value in settings.items():
-        pairs += _flatten(value, f"{path}{name}.") if isinstance(value, Mapping) else [(path + name, value)]
-    return pairs
 
 
 def _encodable(value: object) -> str:

@@ -1,0 +1,126 @@
+"""What a run will cost, said before its first step: steps, tokens and evaluations; disk; and time, once ten steps are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import lmtrain.config as config
+from lmtrain.tasks.base import Task
+from lmtrain.training.learner import shared_once
+from lmtrain.training.limits import Cadence, Limits, epochs_done
+from lmtrain.training.session import FIRST_STEPS
+from lmtrain.training.state import TrainState
+
+LEAST_KEPT = 2  # checkpoints while a run trains: one is no protection while the next one is being written
+
+
+def describe_cost(task: Task, limits: Limits, cadence: Cadence, state: TrainState) -> list[str]:
+    """Three lines; none where nothing is left to train.
+
+    Where training ends by time alone, its steps are not known; where n-grams are counted, the size of the table is not.
+    """
+    if limits.share(state, epochs_done(task.batches, state.position)) >= 1:
+        return []
+    return [_work(task, limits, cadence, state), _disk(task, state), _time(task, limits, state)]
+
+
+def num_checkpoints(keep: int) -> int:
+    """The most that lie on the disk at a time: the newest ones, the best one, and the one that is being written."""
+    return max(keep, LEAST_KEPT) + 2
+
+
+def checkpoint_bytes(task: Task, model: object) -> int | None:
+    """About how large a checkpoint is; None where that is known only when the text has been counted."""
+    if not isinstance(model, torch.nn.Module):
+        return None
+    optimizer = task.settings.optimizer
+    has_momentum = optimizer.momentum > 0
+    moments = {
+        config.OptimizerName.sgd: has_momentum, config.OptimizerName.adagrad: 1, config.OptimizerName.rmsprop: 1 + has_momentum,
+    }.get(optimizer.name, 2)  # fmt: skip
+    averages = 0 if optimizer.averaging is config.Averaging.none else 2  # the averages, and the weights that are trained
+    weights = sum(_num_bytes(tensor) for tensor in shared_once(model).values())
+    others = sum(_num_bytes(tensor) for members in task.files().tensors.values() for tensor in members.values())
+    return weights * (1 + moments + averages) + others
+
+
+def _work(task: Task, limits: Limits, cadence: Cadence, state: TrainState) -> str:
+    batches, items = task.batches, task.wording.items
+    steps = limits.steps_to_come(state, batches)
+    per_epoch = batches.num_batches(state.position.epoch)
+    evaluated = task.judged_on().get("num_tokens")
+    of_so_many = f" of {evaluated:,} tokens" if evaluated else ""
+    if steps is None:
+        every = f"every {_steps(cadence.evaluate_every)}" if cadence.evaluate_every else f"every epoch ({_steps(per_epoch)})"
+        seconds = (limits.max_seconds or 0) - state.elapsed_seconds
+        return f"Cost: {_duration(seconds)} of training; an evaluation{of_so_many} {every}, and the final test."
+    num_items = steps * _items_per_step(task)
+    between = cadence.evaluate_every or per_epoch
+    number = max(1, -(-steps // between)) if steps else 0
+    to_come = " to come" if state.step else ""
+    return (
+        f"Cost: {_steps(steps)}{to_come}, about {num_items:,} {items} ({steps / per_epoch:.3g} epochs); "
+        f"{number:,} evaluation{'s' * (number != 1)}{of_so_many}, and the final test."
+    )
+
+
+def _disk(task: Task, state: TrainState) -> str:
+    keep = task.settings.trainer.keep
+    stay = "the best alone stays" if keep == 0 else f"the best and the newest {'one stays' if keep == 1 else f'{keep} stay'}"
+    size = checkpoint_bytes(task, state.learner.model)
+    if size is None:
+        return f"Disk: checkpoints of a size that is known when the text is counted; {stay}."
+    number = num_checkpoints(keep)
+    total = f"{megabytes(number * size)} in all"
+    return f"Disk: up to {number} checkpoints of {megabytes(size)}, {total}; {stay} (trainer.keep={keep})."
+
+
+def _time(task: Task, limits: Limits, state: TrainState) -> str:
+    steps = limits.steps_to_come(state, task.batches)
+    if steps is not None and steps <= FIRST_STEPS:
+        return "Time: so few steps are soon done."
+    most = f", but {_duration(limits.max_seconds - state.elapsed_seconds)} at most" if limits.max_seconds is not None else ""
+    return f"Time: known after {FIRST_STEPS} steps{most}."
+
+
+def describe_time(limits: Limits, state: TrainState, batches: Any, seconds_per_step: float) -> str:
+    """The time to come, by that of the first steps."""
+    steps = limits.steps_to_come(state, batches)
+    seconds = None if steps is None else steps * seconds_per_step
+    left = None if limits.max_seconds is None else limits.max_seconds - state.elapsed_seconds
+    if seconds is None or (left is not None and left < seconds):
+        assert left is not None, "something ends a run"
+        steps, seconds = int(left / seconds_per_step) if seconds_per_step else 0, left
+    each = f"{seconds_per_step:.2g} s each"
+    return f"Time: about {_duration(seconds)} for the {_steps(steps or 0)} to come ({each}), without evaluations."
+
+
+def _items_per_step(task: Task) -> int:
+    """Of a step as most of them are; lengths that are drawn at random have about this mean."""
+    return task.batches.batch_size * getattr(task.batches, "chunk_length", 1)
+
+
+def _steps(number: int) -> str:
+    return f"{number:,} step{'s' * (number != 1)}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{max(seconds, 0):.3g} seconds"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"
+
+
+def megabytes(num_bytes: int) -> str:
+    """A size to read, in powers of ten."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.3g} {unit}"
+    return f"{num_bytes} bytes"
+
+
+def _num_bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

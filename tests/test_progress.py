@@ -1,0 +1,107 @@
+"""Nothing is silent for more than two seconds, and nothing that takes less says anything."""
+
+import io
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lmtrain.data.corpus as corpus
+import lmtrain.data.text as text
+import lmtrain.data.token_cache as token_cache
+import lmtrain.progress as progress
+import lmtrain.tasks.language as language
+from lmtrain.progress import amount, watched
+
+Call = Callable[..., Any]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_pass_of_two_seconds_is_silent_and_a_longer_one_has_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    for seconds, lines in ((1.9, 0), (3.0, 2), (30.0, 4)):
+        now = 0.0
+        with watched("Reading a.txt", 100_000_000, "B") as advance:
+            for part in range(1, 101):
+                now = seconds * part / 100
+                advance(1_000_000)
+        shown = capsys.readouterr().err.splitlines()
+        assert len(shown) == lines, shown
+    assert shown[0] == "Reading a.txt: 7% of 100 MB at 3.33 MB/s, 28 s left"
+    assert shown[-1] == "Reading a.txt: done, 100 MB in 30 s"
+
+
+def test_on_a_terminal_there_is_a_bar_that_goes_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", quiet := Terminal())
+    with watched("Reading", 10, "B") as advance:
+        advance(10)
+    assert quiet.getvalue() == ""
+    monkeypatch.setattr(sys, "stderr", shown := Terminal())
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    with watched("Reading", 10, "B") as advance:
+        advance(5)
+    assert "Reading:  50%" in shown.getvalue() or "Reading:   0%" in shown.getvalue()
+
+
+def test_a_pass_that_fails_does_not_say_that_it_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+
+    def fail() -> None:
+        with watched("Reading", 0, "B") as advance:
+            advance(0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert "done" not in capsys.readouterr().err
+
+
+def test_amounts_are_short() -> None:
+    assert [amount(n) for n in (0, 7, 1500, 2_500_000, 1.25e9)] == ["0 ", "7 ", "1.5 k", "2.5 M", "1.25 G"]
+
+
+def test_every_long_pass_of_a_training_is_watched_from_its_beginning_to_its_end(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashing, the vocabulary, tokenising, checking the ids, counting them, evaluating and the final test."""
+    passes: list[tuple[str, int, list[int]]] = []
+
+    @contextmanager
+    def noted(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        done: list[int] = []
+        passes.append((what, total, done))
+        yield done.append
+
+    for module in (text, corpus, token_cache, language):
+        monkeypatch.setattr(module, "watched", noted)
+    assert call("TRAIN", "data.cache_dir=new", "trainer.evaluate_every=3", "hydra.run.dir=a").code == 0
+    counts = Counter(what for what, _, _ in passes)
+    assert {"Hashing and counting text.txt", "Learning the vocabulary of text.txt", "Tokenising text.txt",
+            "Checking cached token ids", "Counting tokens"} <= counts.keys()  # fmt: skip
+    assert counts["Evaluating"] == 3, "two in training, and the final test"
+    for what, total, done in passes:
+        assert sum(done) == total, what
+
+
+def test_tiny_texts_say_nothing_of_it(place: Path, call: Call) -> None:
+    ended = call("TRAIN", "data.cache_dir=new", "hydra.run.dir=a")
+    assert not any(word in ended.out + ended.err for word in ("Hashing", "Tokenising", "Evaluating", "Counting", "Checking"))
+
+
+def test_a_long_text_is_announced_before_it_is_read(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "LONG_BYTES", 1000)
+    ended = call("TRAIN", "hydra.run.dir=a")
+    assert ended.out.startswith("Reading text.txt, 2.33 kB, once to hash and count it."), ended.out[:200]
