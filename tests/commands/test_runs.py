@@ -66,7 +66,7 @@ def test_a_killed_run_is_listed_by_its_last_record(place: Path, call: Call) -> N
     shutil.copytree("run", "killed")
     document = json.loads(Path("killed/run.json").read_text())
     (session,) = document["sessions"]
-    keep = ("task", "items", "measure", "higher_is_better", "vocabulary")
+    keep = ("task", "items", "measure", "higher_is_better", "vocabulary", "evaluation")
     session |= {"exit_reason": None, "results": {key: session["results"][key] for key in keep}}
     del session["final"]
     Path("killed/run.json").write_text(json.dumps(document))
@@ -77,12 +77,21 @@ def test_a_killed_run_is_listed_by_its_last_record(place: Path, call: Call) -> N
     assert run.valid is not None
     assert whole.valid is not None
     assert run.valid.value == whole.valid.value
+    assert run.valid.facts["num_tokens"] == 116
     assert "killed at step 6" in call("runs", "killed").out
     lock = RunLock(Path("killed/run.lock"))
     try:
         assert read_run(Path("killed")).status == "running"
     finally:
         lock.release()
+
+
+def test_a_process_that_was_refused_does_not_spoil_what_the_run_had_reached(place: Path, call: Call) -> None:
+    before = read_run(Path("run"))
+    Path("text.txt").rename("elsewhere.txt")
+    assert call("resume=run").code == 3
+    assert len(json.loads(Path("run/run.json").read_text())["sessions"]) == 2
+    assert read_run(Path("run")) == before
 
 
 def test_a_run_of_an_earlier_version_is_read_from_its_records(place: Path) -> None:

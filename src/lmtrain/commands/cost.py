@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 import lmtrain.config as config
+from lmtrain.data.batches import Position
 from lmtrain.tasks.base import Task
 from lmtrain.training.learner import shared_once
 from lmtrain.training.limits import Cadence, Limits, epochs_done
@@ -56,7 +57,8 @@ def _work(task: Task, limits: Limits, cadence: Cadence, state: TrainState) -> st
         every = f"every {_steps(cadence.evaluate_every)}" if cadence.evaluate_every else f"every epoch ({_steps(per_epoch)})"
         seconds = (limits.max_seconds or 0) - state.elapsed_seconds
         return f"Cost: {_duration(seconds)} of training; an evaluation{of_so_many} {every}, and the final test."
-    num_items = steps * _items_per_step(task)
+    items_per_epoch = batches.done_before(Position(epoch=1))[1][-1]
+    num_items = round(steps / per_epoch * items_per_epoch)
     between = cadence.evaluate_every or per_epoch
     number = max(1, -(-steps // between)) if steps else 0
     to_come = " to come" if state.step else ""
@@ -95,11 +97,6 @@ def describe_time(limits: Limits, state: TrainState, batches: Any, seconds_per_s
         steps, seconds = int(left / seconds_per_step) if seconds_per_step else 0, left
     each = f"{seconds_per_step:.2g} s each"
     return f"Time: about {_duration(seconds)} for the {_steps(steps or 0)} to come ({each}), without evaluations."
-
-
-def _items_per_step(task: Task) -> int:
-    """Of a step as most of them are; lengths that are drawn at random have about this mean."""
-    return task.batches.batch_size * getattr(task.batches, "chunk_length", 1)
 
 
 def _steps(number: int) -> str:

@@ -76,7 +76,7 @@ def table_of_runs(records: Sequence[RunRecord], name: Callable[[RunRecord], str]
     rows = [
         [
             name(record), *(_setting(record, key) for key in settings), _text(record.seed), *_numbers(record, measures),
-            _count(record.num_parameters), _count(record.num_items),
+            _count(record.num_parameters or None), _count(record.num_items),
             _seconds(record.seconds), _count(record.items_per_second), _ended(record),
         ]
         for record in ordered

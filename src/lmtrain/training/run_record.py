@@ -115,7 +115,7 @@ def read_run(path: Path) -> RunRecord:
     results: dict[str, Any] = {}  # of the newest process that knew them
     for session in sessions:
         results |= _mapping(session.get("results"))
-    last = sessions[-1]
+    last = _newest(path, sessions)
     status, reason = _ended(path, last)
     ended_well = isinstance(_mapping(last.get("results")).get("valid"), Mapping)
     return RunRecord(
@@ -124,6 +124,13 @@ def read_run(path: Path) -> RunRecord:
         **_described(results),
         **(_from_results(results, last) if ended_well else _from_metrics(path, results, last)),
     )  # fmt: skip
+
+
+def _newest(path: Path, sessions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The process that counts: the one that trains, else the newest that began to. One that was refused changes nothing."""
+    if not isinstance(sessions[-1].get("exit_reason"), str) and is_held(path / "run.lock"):
+        return sessions[-1]
+    return next((session for session in reversed(sessions) if "results" in session), sessions[-1])
 
 
 def _described(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,7 +239,9 @@ def _from_metrics(path: Path, results: Mapping[str, Any], session: Mapping[str, 
         if value is not None and (best is None or sign * value < sign * best[f"val/{measure}"]):
             best = record
     final = session.get("final") if isinstance(session.get("final"), Mapping) else None
-    valid = best and Result(best[f"val/{measure}"], _number(best.get("val/bits_per_character")))
+    valid = best and Result(
+        best[f"val/{measure}"], _number(best.get("val/bits_per_character")), _mapping(results.get("evaluation"))
+    )
     return {
         "num_steps": _whole(last.get("step")), "num_items": _whole(last.get(f"train/{items}")),
         "items_per_second": _number(last.get(f"perf/{items}_per_second")), "best_step": best and best["step"], "valid": valid,
