@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import lmtrain
-import lmtrain.saved
 from lmtrain.commands.vectors import COMMANDS
 
 Call = Callable[..., Any]

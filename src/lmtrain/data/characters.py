@@ -15,7 +15,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-FORMS = ("nfc", "nfd", "nfkc", "lower", "nfc_lower", "nfd_lower", "nfkc_lower")
+FORMS = ("nfc", "nfd", "nfkc")
+WAYS = (*FORMS, "lower", *(f"{form}_lower" for form in FORMS))
 LAST_ASCII = re.compile(r"[\x00-\x7f](?=[^\x00-\x7f]*\Z)")
 LAST_BLANK = re.compile(r"[ \t-\r](?=[^ \t-\r]*\Z)")
 
@@ -24,7 +25,7 @@ def normalized(text: str, form: str) -> str:
     """`text` in the form "nfc", "nfd" or "nfkc", in lower case, or both; as it is with "none"."""
     if form == "none":
         return text
-    assert form in FORMS, form
+    assert form in WAYS, form
     unicode_form = form.removesuffix("lower").removesuffix("_")
     for lowers in (False, True) if form.endswith("lower") else (False,):
         text = text.lower() if lowers else text

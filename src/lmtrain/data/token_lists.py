@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmtrain.data.characters import FORMS
+from lmtrain.data.characters import WAYS
 from lmtrain.data.kinds import Kind
 from lmtrain.data.spelling import MAX_CHARS, MAX_WORDS, choose_words
 from lmtrain.data.vocabulary import EOS, MAX_TYPES, MAX_WORD, UNK, WHITESPACE
@@ -24,7 +24,7 @@ def is_way(name: str, value: object, kind: Kind) -> bool:
     if not isinstance(value, str):
         return False
     if name == "normalize":
-        return value in FORMS
+        return value in WAYS
     return (
         kind.has_words and 0 < len(value) == len(set(value)) and not any(c == "\n" or "\ud800" <= c <= "\udfff" for c in value)
     )

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmtrain.data.characters import FORMS, iter_normalized, normalized, spaced
+from lmtrain.data.characters import WAYS, iter_normalized, normalized, spaced
 from lmtrain.data.decoders import BytesDecoder, Decoder, TextDecoder, WordDecoder, checked
 from lmtrain.data.kinds import BPE, BYTE, CHAR, FILE, KINDS, WORD, Kind
 from lmtrain.data.spelling import Spelling, choose_words
@@ -62,7 +62,7 @@ class Tokenizer(ABC):
     eos_id: int
     unk_id: int | None
     tokens: list[str]  # the text of every token of a vocabulary of characters or words, by id
-    normalize: str = "none"  # the form in which text is read: "none", or one of `characters.FORMS`
+    normalize: str = "none"  # the form in which text is read: "none", or one of `characters.WAYS`
     separators: str = ""  # characters that separate words besides whitespace
     rare: dict[str, int] | None = None  # words from which the spelling of unknown ones is learnt; None: they are not spelt
     subword: dict[str, Any] | None = None  # the file of the library `tokenizers` that is saved beside, as subword.json
@@ -442,7 +442,7 @@ def load_tokenizer(
     for name, value in ways.items():
         if not is_way(name, value, tokenizer.kind):
             raise UnfitError(
-                name, f"is {value!r:.40}", f"one of {', '.join(FORMS)}" if name == "normalize" else "of words, each once"
+                name, f"is {value!r:.40}", f"one of {', '.join(WAYS)}" if name == "normalize" else "of words, each once"
             )
         setattr(tokenizer, name, value)
     return tokenizer

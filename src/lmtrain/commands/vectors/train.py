@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from lmtrain.commands.options import Parser, parse, whole
 from lmtrain.commands.vectors.options import FORMATS, new_file
@@ -32,7 +32,8 @@ def train(arguments: list[str]) -> None:
     each other, in one line. The same text gives the same file on every run.
 
     skipgram, cbow and glove are trained as every model is, in a run directory, from which training can go on (task=vectors). A
-    text file is cut into training, validation and test text first. Every other setting can be given behind --set.
+    text file is cut into training, validation and test text first. Written are the vectors of the last checkpoint: they measure
+    better than those of the least loss on the validation text. Every other setting can be given behind --set.
     """
     parser = Parser("vectors train", train.__doc__)
     parser.add_argument("text", metavar="TEXT", help="a text file, or a directory with train, valid and test")
@@ -86,7 +87,9 @@ def _decomposed(options: argparse.Namespace) -> Vectors:
 
 
 def _learnt(options: argparse.Namespace) -> Vectors:
-    """Vectors of the best model of a training like any other."""
+    """Vectors as a training like any other leaves them in the end."""
+    from lmtrain.tasks.opening import load_vectors
+
     settings = {
         "data.path": options.text, "model.embed_size": options.size, "model.window": options.window,
         "tokenizer.min_count": options.min_count, "tokenizer.lowercase": options.lowercase,
@@ -99,7 +102,7 @@ def _learnt(options: argparse.Namespace) -> Vectors:
         for name, value in settings.items() if value is not None
     ]  # fmt: skip
     run = import_module("lmtrain.run").train(*of_method.split(), *overrides, *(options.set or []))  # it stands above commands
-    return cast("Vectors", run.model.vectors)
+    return load_vectors(run.path, checkpoint="last")
 
 
 def add_text_options(parser: argparse._ActionsContainer) -> None:
