@@ -101,7 +101,13 @@ def _learnt(options: argparse.Namespace) -> Vectors:
         f"{name}={quoted(value) if isinstance(value, str) else str(value).lower()}"
         for name, value in settings.items() if value is not None
     ]  # fmt: skip
-    run = import_module("lmtrain.run").train(*of_method.split(), *overrides, *(options.set or []))  # it stands above commands
+    try:
+        run = import_module("lmtrain.run").train(
+            *of_method.split(), *overrides, *(options.set or [])
+        )  # it stands above commands
+    except KeyboardInterrupt:
+        print("Write its vectors with  python -m lmtrain vectors export RUN --checkpoint last --output FILE", file=sys.stderr)
+        raise
     return load_vectors(run.path, checkpoint="last")
 
 
