@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from lmtrain.errors import UserError as UserError
     from lmtrain.run import Run as Run
     from lmtrain.run import train as train
+    from lmtrain.tasks.classify_saved import Classified as Classified
+    from lmtrain.tasks.classify_saved import Classifier as Classifier
     from lmtrain.tasks.opening import load_vectors as load_vectors
     from lmtrain.tasks.tag_saved import TaggedSentence as TaggedSentence
     from lmtrain.tasks.tag_saved import Tagger as Tagger
@@ -45,6 +47,7 @@ _HOMES = {
     "Vectors": "lmtrain.vectors.table",
     "load_vectors": "lmtrain.tasks.opening",
     **dict.fromkeys(("Run", "train"), "lmtrain.run"),
+    **dict.fromkeys(("Classified", "Classifier"), "lmtrain.tasks.classify_saved"),
     **dict.fromkeys(("TaggedSentence", "Tagger"), "lmtrain.tasks.tag_saved"),
     "TrainedVectors": "lmtrain.tasks.vectors_saved",
     **dict.fromkeys(

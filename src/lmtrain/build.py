@@ -245,12 +245,10 @@ def build_stream(settings: config.TrainerConfig, corpus: Corpus, model: config.M
 
 def build_limits(settings: config.Config) -> Limits:
     """When training ends; counting ends after one pass."""
-    match settings.model:
-        case config.NgramConfig():
-            return Limits(num_epochs=1)
-        case _:
-            trainer = settings.trainer
-            return Limits(trainer.num_steps, trainer.num_epochs, trainer.max_seconds, trainer.patience)
+    if isinstance(settings.model, config.COUNTED):
+        return Limits(num_epochs=1)
+    trainer = settings.trainer
+    return Limits(trainer.num_steps, trainer.num_epochs, trainer.max_seconds, trainer.patience)
 
 
 # ---- learners

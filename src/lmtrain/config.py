@@ -69,6 +69,7 @@ CudaGraph = Enum("CudaGraph", "auto on off")
 OnNonfinite = Enum("OnNonfinite", "stop skip rollback")
 Objective = Enum("Objective", "softmax logistic max_margin")
 Corrupt = Enum("Corrupt", "window word")
+Pooling = Enum("Pooling", "last mean max")
 FinalSplit = Enum("FinalSplit", "test valid none")
 
 
@@ -297,6 +298,47 @@ class LogisticConfig(ModelConfig):
     affixes: int = setting(3, "Tags: longest prefixes and suffixes that are features; 0: none.", least=0, most=5,
                            resume=Resume.refused)  # fmt: skip
     lowercase: bool = setting(False, "Looks up words in lower case.", resume=Resume.refused)
+
+
+@dataclass(kw_only=True)
+class NaiveBayesConfig(ModelConfig):
+    """A baseline: how often each class has each word, and nothing else (Maron 1961)."""
+
+    kind: str = fixed("naive_bayes")
+    add_k: float = setting(1.0, "Added to the count of every word in every class.", above=0, resume=Resume.refused)
+    lowercase: bool = setting(False, "Looks up words in lower case.", resume=Resume.refused)
+
+
+@dataclass(kw_only=True)
+class AveragingConfig(EmbeddingsConfig):
+    """The average of the word vectors of a text, then a softmax; with hidden layers a deep averaging network (Iyyer 2015)."""
+
+    kind: str = fixed("averaging")
+    embed_size: int = setting(100, "Size of a word's vector.", least=1, most=1 << 16, resume=Resume.refused)
+    lowercase: bool = setting(False, "Looks up words in lower case.", resume=Resume.refused)
+    hidden_sizes: list[int] = setting([], "Units of each hidden layer; []: none.", least=1, most=1 << 16,
+                                      resume=Resume.refused)  # fmt: skip
+    activation: Activation = setting(Activation.relu, "Non-linearity of the hidden layers.", resume=Resume.refused)
+    word_dropout: float = setting(0.3, "Probability that a word is left out of the average.", least=0, below=1)
+    dropout: float = setting(0.0, "Dropout on the average and on hidden layers.", least=0, below=1)
+    init_range: float = setting(0.1, "Half width of the uniform distribution that vectors are drawn from.", above=0, most=10)
+
+
+@dataclass(kw_only=True)
+class EncoderConfig(EmbeddingsConfig):
+    """A recurrence over the words of a text, its states pooled, then a softmax."""
+
+    kind: str = fixed("encoder")
+    cell: Cell = setting(Cell.lstm, f"Recurrence: {', '.join(Cell.__members__)}.", resume=Resume.refused)
+    pooling: Pooling = setting(Pooling.max, "Of all states of a text: the last, their mean, or the largest of each unit.",
+                               resume=Resume.refused)  # fmt: skip
+    embed_size: int = setting(100, "Size of a word's vector.", least=1, most=1 << 16, resume=Resume.refused)
+    lowercase: bool = setting(False, "Looks up words in lower case.", resume=Resume.refused)
+    hidden_size: int = setting(100, "Units of each layer.", least=1, most=1 << 16, resume=Resume.refused)
+    num_layers: int = setting(1, "Number of layers.", least=1, most=1000, resume=Resume.refused)
+    dropout: float = setting(0.0, "Dropout on vectors, between layers and before the softmax.", least=0, below=1)
+    init_range: float = setting(0.1, "Half width of the uniform distribution that vectors are drawn from.", above=0, most=10)
+    backend: Backend = setting(Backend.auto, "Who computes the recurrence.", resume=Resume.warned)
 
 
 # ---- data and tokenizers
@@ -567,8 +609,10 @@ class Config:
 
 
 KINDS: dict[type, tuple[type, ...]] = {
-    ModelConfig: (RecurrentConfig, WindowConfig, NgramConfig, TaggerConfig, LogisticConfig, FrequentConfig,
-                  SkipgramConfig, CbowConfig, GloveConfig),
+    ModelConfig: (
+        RecurrentConfig, WindowConfig, NgramConfig, TaggerConfig, AveragingConfig, EncoderConfig, LogisticConfig,
+        NaiveBayesConfig, FrequentConfig, SkipgramConfig, CbowConfig, GloveConfig,
+    ),
     DataConfig: (PydocsConfig, TextConfig, ColumnsConfig, LabelledConfig),
     ScheduleConfig: (
         ConstantConfig, CosineConfig, LinearConfig, StepConfig, ExponentialConfig, PlateauConfig, OneCycleConfig,
@@ -581,9 +625,15 @@ TASKS: dict[str, tuple[tuple[type, ...], tuple[type, ...]]] = {
     "language": ((CorpusConfig,), (LanguageConfig,)),
     "vectors": ((CorpusConfig,), (WordVectorsConfig,)),
     "tag": ((ColumnsConfig,), (TaggerConfig, LogisticConfig)),
-    "classify": ((LabelledConfig,), (LogisticConfig, FrequentConfig)),
+    "classify": (
+        (LabelledConfig,),
+        (AveragingConfig, EncoderConfig, LogisticConfig, NaiveBayesConfig, FrequentConfig),
+    ),
 }
 """What can be learnt: from which kinds of data, by which kinds of models. `conf/task/` has a choice of settings for each."""
+
+COUNTED = (NgramConfig, NaiveBayesConfig, FrequentConfig)
+"""Models that are counted in one pass over the data, without gradients."""
 
 
 def task_of(data: DataConfig, model: ModelConfig) -> str:

@@ -275,8 +275,8 @@ def _describe(settings: Mapping[str, Any]) -> str:
 def load(path: str | os.PathLike[str], *, device: str = "cpu", checkpoint: Literal["best", "last"] = "best") -> Any:
     """The model at `path`: a run directory, a checkpoint of one, a mixture, or an imported ARPA file.
 
-    A language model is a `Model`, a tagger a `Tagger`. `checkpoint` says which one of a run. Raises `lmtrain.CheckpointError`
-    for what is missing, damaged or no model of ours.
+    A language model is a `Model`, a tagger a `Tagger`, a classifier a `Classifier`. `checkpoint` says which one of a run.
+    Raises `lmtrain.CheckpointError` for what is missing, damaged or no model of ours.
     """
     if checkpoint not in ("best", "last"):
         raise ValueError(f"checkpoint={checkpoint!r}; expected 'best' or 'last'")

@@ -25,6 +25,7 @@ from lmtrain.explain.scorer import Gradient
 from lmtrain.models.direct import DirectCrossEntropyFunction
 from lmtrain.ops.activations import ACTIVATIONS, GATED, LEARNT
 from lmtrain.ops.backends import Call, why_not
+from lmtrain.ops.bags import average
 from lmtrain.ops.elman import NONLINEARITIES, elman
 from lmtrain.ops.glove import glove_loss
 from lmtrain.ops.gru import gru
@@ -76,7 +77,7 @@ def iter_checks() -> Iterator[Check]:
     plain, resets, everything = (list(_recurrences(generator, options)) for options in ("", " with resets", " with everything"))
     output_layer = _output_layer(generator)
     others = [output_layer, _sampled_output_layer(generator), _direct_output_layer(generator), _lookup(generator)]
-    others += [*_word_vectors(generator), *_window_classifiers(generator)]
+    others += [*_word_vectors(generator), *_window_classifiers(generator), _average(generator)]
     for subject in [*plain, *everything, *others, *_activations(generator)]:
         yield from _check_differences(subject)
     yield from _check_against_torch(generator)
@@ -240,6 +241,18 @@ def _window_classifiers(generator: Generator) -> Iterator[Subject]:
     bias_C = inputs["bias_C"]  # a window and its corruption are scored by one class, so its bias has no gradient
     given = {name: tensor for name, tensor in inputs.items() if name != "bias_C"}
     yield Subject("max_margin", "max_margin", lambda part, _: margin({**part, "bias_C": bias_C}, ""), given)
+
+
+def _average(generator: Generator) -> Subject:
+    """Averages of rows over bags: one bag is empty, of another nothing is kept, one row is never read and one is read twice."""
+    ids_M, offsets_N = torch.tensor([0, 2, 2, 1, 4, 0]), torch.tensor([0, 3, 3, 4])
+    keep_M = torch.tensor([True, True, True, False, True, True])
+    table_VE = torch.randn(5, H, generator=generator, dtype=torch.float64)
+
+    def run(inputs: Tensors, _: str) -> Tensors:
+        return {"y": average(inputs["table_VE"], ids_M, offsets_N, keep_M)}
+
+    return Subject("average", "average", run, {"table_VE": table_VE})
 
 
 def _activations(generator: Generator) -> Iterator[Subject]:

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 import lmtrain
 from lmtrain.models.direct import DirectCrossEntropyFunction
+from lmtrain.ops.bags import average
 from lmtrain.ops.elman import elman
 from lmtrain.ops.glove import glove_loss
 from lmtrain.ops.gru import gru
@@ -54,6 +55,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "glove": (lambda w, c, i, j: glove_loss(w, c, BIAS, BIAS, i, j, torch.tensor([1.0, 30.0, 200.0])),
                    (of(N, V, D), of(N, V, D), ids(N, 3), ids(N, 3))),
     "lookup": (lookup, (of(N, V, D), ids(N, T, B))),
+    "bags": (lambda table, i: average(table, i, torch.tensor([0, 2, 2])), (of(N, V, D), ids(N, 7))),
 }  # fmt: skip
 FORWARD_MODE = {name for name in FUNCTIONS if "reference" in name or name == "lookup"}
 

@@ -1,20 +1,25 @@
-"""`python -m lmtrain predict RUN FILE`: what a trained tagger makes of sentences.
+"""`python -m lmtrain predict RUN FILE`: what a trained tagger makes of sentences, and a classifier of texts.
 
 Of a tagger (task=tag) the file has a token per line, the first of its columns, and a blank line between sentences; every line
 comes back as it was, with a tab and its tag behind it. With `--sentences` each line is a sentence, with blanks between tokens.
+
+Of a classifier (task=classify) every line is a text, without a label. It comes back behind its label, the label's probability
+and tabs; with `--probabilities` those of the other labels stand before the text, too.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from lmtrain.commands.options import Parser, add_model_options, iter_lines, open_any, parse
-from lmtrain.errors import CheckpointError
+from lmtrain.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
+    from lmtrain.tasks.classify_saved import Classifier
     from lmtrain.tasks.tag_saved import Tagger
 
 SENTENCES = 256  # that are tagged at once
@@ -24,16 +29,20 @@ def main(arguments: list[str]) -> None:
     """Prints the predictions, line for line."""
     parser = Parser("predict", __doc__)
     add_model_options(parser)
-    parser.add_argument("file", metavar="FILE", help='what to predict for; "-": standard input, answered sentence by sentence')
+    parser.add_argument("file", metavar="FILE", help='what to predict for; "-": standard input, answered one by one')
     parser.add_argument("--sentences", action="store_true", help="a tagger: every line is a sentence")
     parser.add_argument("--probabilities", action="store_true", help="also the probability of what is predicted")
-    parser.add_argument("--json", action="store_true", help="JSON lines, one per sentence")
+    parser.add_argument("--json", action="store_true", help="JSON lines, one per sentence or text")
     options = parse(parser, arguments)
 
+    from lmtrain.tasks.classify_saved import Classifier
     from lmtrain.tasks.tag_saved import Tagger
 
     lines = iter_lines(options.file)
     trained = open_any(options)
+    if isinstance(trained, Classifier):
+        label_lines(trained, lines, options)
+        return
     if not isinstance(trained, Tagger):
         raise CheckpointError(
             f"{options.run} holds no tagger.", "Of word vectors see  python -m lmtrain vectors.",
@@ -46,6 +55,21 @@ def main(arguments: list[str]) -> None:
             print(answer)
         if at_once == 1:
             sys.stdout.flush()
+
+
+def label_lines(classifier: Classifier, lines: Iterable[str], options: argparse.Namespace) -> None:
+    """Prints the label of each line."""
+    if options.sentences:
+        raise SettingsError(
+            "--sentences is for taggers.", f"{options.run} holds a classifier, for which every line is a text.", "Leave it out."
+        )
+    is_piped = options.file == "-"
+    for line, found in classifier.iter_predictions(lines, at_once=1 if is_piped else SENTENCES):
+        if options.json:
+            print(json.dumps({"text": line, **found._asdict()}, ensure_ascii=False), flush=is_piped)
+            continue
+        others = [f"{label}={p:.6f}" for label, p in found.probabilities.items()] if options.probabilities else []
+        print(found.label, f"{found.probability:.6f}", *others, line, sep="\t", flush=is_piped)
 
 
 def _blocks(lines: Iterable[str]) -> Iterator[list[str | None]]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 
 from lmtrain.config import (
+    COUNTED,
     KINDS,
     TASKS,
     Averaging,
@@ -16,9 +17,9 @@ from lmtrain.config import (
     ExamplesConfig,
     HeadName,
     Initialisation,
+    LabelledConfig,
     ModelConfig,
     NeuralConfig,
-    NgramConfig,
     Objective,
     OneCycleConfig,
     OnNonfinite,
@@ -65,6 +66,9 @@ def _of_task(config: Config) -> Iterator[str]:
         )
     if isinstance(config.data, ExamplesConfig):
         yield from _of_examples(config.data)
+        for name in ("vocabulary", "unknown", "separators"):
+            if getattr(config.tokenizer, name) != getattr(TokenizerConfig(), name):
+                yield f"tokenizer.{name} is for running texts; task={task} learns words from its own texts. Leave it out."
     if task != "language":
         if not kinds.KINDS[config.tokenizer.name.name].has_words:
             yield f"task={task} reads words. Type tokenizer=word."
@@ -85,6 +89,11 @@ def _of_examples(data: ExamplesConfig) -> Iterator[str]:
         )
     elif not data.path and not (data.train and data.valid):
         yield f"data={data.kind} needs both data.train=FILE and data.valid=FILE (data.test=FILE may be left out)."
+    if isinstance(data, LabelledConfig) and data.folds and not 3 <= data.folds >= data.fold:
+        yield (
+            f"data.folds={data.folds} data.fold={data.fold}: one fold tests, one validates and the others are learnt from. "
+            "Type for example data.folds=10 and a data.fold from 1 to 10."
+        )
     try:
         "".encode(data.encoding)
     except LookupError:
@@ -203,7 +212,7 @@ def _of_run(config: Config) -> Iterator[str]:
         yield f"schedule.low={schedule.low:g} must be below schedule.high={schedule.high:g}."
     if config.resume is not None and not config.resume.strip():
         yield "resume= names no run. Type resume=outputs/RUN, or leave it out."
-    if not isinstance(config.model, NgramConfig) and trainer.num_steps is trainer.num_epochs is trainer.max_seconds is None:
+    if not isinstance(config.model, COUNTED) and trainer.num_steps is trainer.num_epochs is trainer.max_seconds is None:
         yield "nothing ends the training. Set trainer.num_steps, trainer.num_epochs or trainer.max_seconds."
     if 0 < trainer.backward_length < trainer.chunk_length:
         yield (
@@ -228,10 +237,10 @@ def iter_idle(config: Config, keys: Collection[str]) -> Iterator[str]:
     needs = needs_of(config)
     for key in keys:
         matters, need = needs.get(key, (True, ""))
-        if isinstance(config.model, NgramConfig) and (
+        if isinstance(config.model, COUNTED) and (
             key in COUNTING_IGNORES or key.partition(".")[0] in ("optimizer", "schedule")
         ):
-            matters, need = False, "a model that is trained by gradients; n-grams are counted in one pass"
+            matters, need = False, "a model that is trained by gradients; this one is counted in one pass"
         if not matters:
             yield f"{key} has no effect here: it needs {need}."
 
@@ -265,6 +274,8 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         "model.corrupt": (getattr(model, "objective", None) is Objective.max_margin, "model.objective=max_margin"),
         "model.add_k": (getattr(model, "smoothing", None) is Smoothing.add_k, "model.smoothing=add_k"),
         "tokenizer.lowercase": (isinstance(data, CorpusConfig), "a running text; here type model.lowercase=true"),
+        "model.activation": (getattr(model, "hidden_sizes", None) != [], "model.hidden_sizes"),
+        "data.fold": (getattr(data, "folds", 0) > 0, "data.folds above 0"),
         "data.valid_fraction": (is_cut, "a single text, data=text data.path=FILE"),
         "data.test_fraction": (is_cut, "a single text, data=text data.path=FILE"),
         "optimizer.ema_decay": (optimizer.averaging is Averaging.ema, "optimizer.averaging=ema"),

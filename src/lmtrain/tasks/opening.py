@@ -19,6 +19,7 @@ from lmtrain.training.checkpoint import believing, load_document, read_named
 from lmtrain.vectors.table import Vectors
 
 if TYPE_CHECKING:
+    from lmtrain.tasks.classify_saved import Classifier
     from lmtrain.tasks.tag_saved import Tagger
     from lmtrain.tasks.vectors_saved import TrainedVectors
 
@@ -62,13 +63,17 @@ def training_corpus(path: Path) -> Corpus:
 
 def open_saved(
     path: str | Path, *, prefer: Literal["best", "last"] = "best", device: str = "cpu"
-) -> Trained | Tagger | TrainedVectors:
+) -> Trained | Tagger | Classifier | TrainedVectors:
     """The model at `path`; of whatever task."""
     task = task_at(path, prefer)
     if task == "tag":
         from lmtrain.tasks.tag_saved import load_tagger
 
         return load_tagger(path, prefer=prefer, device=device)
+    if task == "classify":
+        from lmtrain.tasks.classify_saved import load_classifier
+
+        return load_classifier(path, prefer=prefer, device=device)
     if task == "vectors":
         from lmtrain.tasks.vectors_saved import load_word_vectors
 

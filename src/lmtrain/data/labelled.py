@@ -1,0 +1,174 @@
+r"""Texts with a label each, a line per text: the label, then a tab or a space, then the text.
+
+    1 the film is a delight        A label may have spaces in it where most lines of the file have a tab; else it ends at the
+    0\tnot a film for anybody      first space or tab. Only "\n" ends a line. Blank lines are left out.
+
+A text may be empty, where its line ends behind the separator; a line without any separator is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmtrain.data.examples import read_lines
+from lmtrain.data.vocabulary import WHITESPACE
+from lmtrain.errors import DataError
+from lmtrain.shell import one_line
+
+Splits = Mapping[str, "Labelled"]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Texts with their labels, in the order of the file."""
+
+    labels: tuple[str, ...]
+    texts: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def num_empty(self) -> int:
+        """How many texts have no word."""
+        return sum(map(is_empty, self.texts))
+
+    def pick(self, numbers: Sequence[int]) -> Labelled:
+        """The texts of these numbers."""
+        return Labelled(tuple(self.labels[i] for i in numbers), tuple(self.texts[i] for i in numbers))
+
+
+def is_empty(text: str) -> bool:
+    """Whether a text has no word."""
+    return not text.strip(WHITESPACE)
+
+
+def read_labelled(path: Path, encoding: str = "utf-8") -> Labelled:
+    """The texts of a file. Raises DataError, with the line, for what is no label with a text, and for a file without any."""
+    labelled = parse_labelled(read_lines(path, encoding)[0], str(path))
+    if not len(labelled):
+        raise DataError(
+            f"{one_line(str(path))} holds no text.",
+            "Each line has a label, a tab or a space, and a text.",
+            "Give another file.",
+        )
+    return labelled
+
+
+def parse_labelled(lines: Sequence[str], name: str) -> Labelled:
+    """The texts in the lines of the file `name`."""
+    filled = [(number, line) for number, line in enumerate(lines, 1) if not is_empty(line)]
+    has_tabs = 2 * sum("\t" in line for _, line in filled) > len(filled)
+    pairs = [_split(line, name, number, has_tabs) for number, line in filled]
+    return Labelled(tuple(label for label, _ in pairs), tuple(text for _, text in pairs))
+
+
+def _split(line: str, name: str, number: int, has_tabs: bool) -> tuple[str, str]:
+    """Label and text of a line."""
+    places = [place for place in (line.find("\t"), line.find(" ")) if place >= 0]
+    end = line.find("\t") if has_tabs and "\t" in line else min(places, default=-1)
+    label = line[: max(end, 0)].strip(WHITESPACE)
+    if label:
+        return label, line[end + 1 :]
+    what = "begins with the separator: it has no label" if places else "has one column only"
+    raise DataError(
+        f"Line {number:,} of {one_line(name)} {what}: {one_line(line[:80])!r}.",
+        "Each line has a label, then a tab or a space, then the text.",
+        "Mend the line, or give another file.",
+    )
+
+
+def cut_folds(splits: Splits, num_folds: int, fold: int) -> dict[str, Labelled]:
+    """All texts together in train, valid and test for cross-validation: fold number `fold` (from 1) is the test.
+
+    The texts of each label are dealt out to the folds in turn, in their order, so that labels are as frequent in each. The fold
+    behind the test (behind the last one the first) validates.
+    """
+    together = Labelled(
+        tuple(label for split in splits.values() for label in split.labels),
+        tuple(text for split in splits.values() for text in split.texts),
+    )
+    seen: Counter[str] = Counter()
+    parts: dict[str, list[int]] = {"train": [], "valid": [], "test": []}
+    for number, label in enumerate(together.labels):
+        turn = seen[label] % num_folds
+        seen[label] += 1
+        parts["test" if turn == fold - 1 else "valid" if turn == fold % num_folds else "train"].append(number)
+    for name, numbers in parts.items():
+        if not numbers:
+            raise DataError(
+                f"Of {len(together):,} texts in {num_folds} folds, {name} gets none with data.fold={fold}.",
+                "Each label deals its texts out to the folds in turn.",
+                "Give more texts, or type a smaller data.folds.",
+            )
+    return {name: together.pick(numbers) for name, numbers in parts.items()}
+
+
+def labels_of(splits: Splits) -> tuple[str, ...]:
+    """The labels of the training split, in order. Raises DataError where another split has others, or one cannot be learnt."""
+    train = splits["train"]
+    found = sorted(set(train.labels))
+    if len(found) < 2:
+        raise DataError(
+            f"All texts of the training split have the label {one_line(found[0])!r}.",
+            "There is something to learn where there are two labels or more.",
+            "Give other files, or say with data.folds that they are to be cut anew.",
+        )
+    filled = {label for label, text in zip(train.labels, train.texts, strict=True) if not is_empty(text)}
+    if lacking := [label for label in found if label not in filled]:
+        raise DataError(
+            f"No training text of the label {one_line(lacking[0])!r} has a word in it.",
+            "Each label needs a text to be learnt from.",
+            "Give it one, or take the lines of this label out.",
+        )
+    for name, split in splits.items():
+        check_labels(split, found, name)
+    return tuple(found)
+
+
+def check_labels(split: Labelled, known: Sequence[str], name: str) -> None:
+    """Raises DataError where a label is none of those in training."""
+    unknown = sorted(set(split.labels) - set(known))
+    if unknown:
+        some = ", ".join(repr(one_line(label)) for label in unknown[:5]) + ", ..." * (len(unknown) > 5)
+        labels = ", ".join(one_line(label) for label in known[:20]) + ", ..." * (len(known) > 20)
+        count = sum(label in unknown for label in split.labels)
+        raise DataError(
+            f"{one_line(name)} has labels that the training split lacks: {some} ({count:,} of {len(split):,} texts).",
+            f"The labels of the training split are {labels}.",
+            "Mend these lines or take them out; a label ends at the first tab or space of its line.",
+        )
+
+
+def fingerprint(splits: Splits) -> str:
+    """SHA-256 over the labels and texts of all splits."""
+    digest = hashlib.sha256()
+    for name, split in splits.items():
+        digest.update(f"{name} {len(split)}\n".encode())
+        for label, text in zip(split.labels, split.texts, strict=True):
+            digest.update(f"{label}\t{text}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def describe(splits: Splits, labels: Sequence[str]) -> list[str]:
+    """How many texts each split has, and how they are labelled, as lines."""
+    counts = {name: Counter(split.labels) for name, split in splits.items()}
+    lines = [f"{'split':<6}{'texts':>10}{'empty':>8}  texts by label"]
+    for name, split in splits.items():
+        shares = ", ".join(f"{one_line(label)} {counts[name][label] / len(split):.1%}" for label in labels[:12])
+        lines.append(f"{name:<6}{len(split):>10,}{split.num_empty:>8,}  {shares}{', ...' * (len(labels) > 12)}")
+    return lines
+
+
+def iter_advice(splits: Splits) -> Iterator[str]:
+    """What looks wrong: texts that are in training, too, and texts without a word."""
+    train = set(splits["train"].texts)
+    for name, split in splits.items():
+        if split.num_empty:
+            yield f"{split.num_empty:,} of {len(split):,} texts of {name} have no word: their average is 0."
+        if name != "train" and (shared := sum(text in train for text in split.texts if not is_empty(text))):
+            yield f"{shared:,} of {len(split):,} texts of {name} are in train: scores on them say too much."

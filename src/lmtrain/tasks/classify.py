@@ -1,0 +1,275 @@
+"""Classification: a label for every text. What is learnt from are texts, shuffled anew in each epoch.
+
+The vocabulary is that of the training split, and the labels are its labels. A model is judged by its accuracy, and stands
+beside the simplest models there are: the most frequent class, and naive Bayes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import lmtrain.config as config
+from lmtrain.build import build_gradient_learner, sparse_gradients
+from lmtrain.data.batches import Position, Shuffled
+from lmtrain.data.examples import find_splits
+from lmtrain.data.indicators import Indicators, learn_indicators
+from lmtrain.data.labelled import Labelled, Splits, cut_folds, describe, fingerprint, iter_advice, labels_of, read_labelled
+from lmtrain.errors import DataError
+from lmtrain.expected import agree, compare, within
+from lmtrain.models.classifier import ClassifierNetwork, CountedClassifier, Texts
+from lmtrain.saved import describe_tokenizer
+from lmtrain.settings import comparing
+from lmtrain.shell import expanded, one_line
+from lmtrain.tasks.base import Files, Loaded, Split, Task
+from lmtrain.tasks.classify_model import Encoded, TextModel, build_classifier, encode
+from lmtrain.tasks.classify_score import ClassifyScore, worst_errors
+from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
+from lmtrain.tasks.language import check_tokenizer
+from lmtrain.training.checkpoint import Checkpoint
+from lmtrain.training.learner import Learner
+from lmtrain.training.score import Wording
+from lmtrain.training.tally import TallyLearner
+
+WORST = 20  # errors that are shown
+FREQUENT, NAIVE_BAYES = "most frequent class", "naive Bayes"
+
+
+class Classify(Task):
+    """A classifier of texts."""
+
+    wording = Wording("texts", "nats_per_text", "accuracy", higher_is_better=True)
+    compared: ClassVar[tuple[str, ...]] = ("tokenizer", "features")
+
+    def __init__(self, settings: config.Config, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        assert isinstance(settings.data, config.LabelledConfig)
+        self.splits = read_splits(settings.data)
+        self.labels = labels_of(self.splits)
+        self._given = None
+        if isinstance(settings.model, config.AveragingConfig | config.EncoderConfig):
+            self._given = given_vectors(settings.model, settings.model.embed_size)
+        self.indicators = learn_indicators(
+            self.splits["train"].texts, max_length=ngrams_of(settings.model), lowercase=lowercase_of(settings.model),
+            min_count=settings.tokenizer.min_count, vocab_size=settings.tokenizer.vocab_size,
+            more=self._given.words if self._given else (),
+        )  # fmt: skip
+        self.fingerprint = fingerprint(self.splits)
+
+    # ---- what is learnt from
+
+    @cached_property
+    def _encoded(self) -> dict[str, Encoded]:
+        reads_words = not isinstance(self.settings.model, config.LogisticConfig)
+        return {name: encode(split.texts, self.indicators, reads_words) for name, split in self.splits.items()}
+
+    @cached_property
+    def _targets(self) -> dict[str, NDArray[np.int64]]:
+        return {name: classes_of(split, self.labels) for name, split in self.splits.items()}
+
+    @cached_property
+    def batches(self) -> Shuffled:
+        trainer = self.settings.trainer
+        return Shuffled(len(self.splits["train"]), self._batch, batch_size=trainer.batch_size, seed=trainer.seed)
+
+    def _batch(self, numbers: NDArray[Any], position: Position) -> Texts:
+        targets_N = torch.from_numpy(self._targets["train"][numbers])
+        return Texts(*self._encoded["train"].pick(numbers), targets_N, position.epoch, position.index)
+
+    def learner(self) -> Learner:
+        settings, trainer = self.settings, self.settings.trainer
+        train = self._encoded["train"]
+        num_read = trainer.batch_size * len(train.numbers_M) // len(train.offsets_N)
+        sparse = sparse_gradients(num_read, self.indicators.size, self.device)
+        network = build_classifier(
+            settings.model, self.indicators, len(self.labels), seed=trainer.seed,
+            sparse=sparse or settings.optimizer.name is config.OptimizerName.sparse_adam,
+        ).to(self.device)  # fmt: skip
+        if isinstance(network, CountedClassifier):
+            return TallyLearner(network, self.device)
+        if isinstance(settings.model, config.EmbeddingsConfig):
+            self._start_vectors(network.get_parameter("embedding.weight"), settings.model.embeddings)
+        return build_gradient_learner(settings, network, self.device, "embedding.weight")
+
+    def _start_vectors(self, table_VE: torch.Tensor, name: str) -> None:
+        """Puts the vectors that were given into the table; a word that has none, and that training lacks, says nothing: 0."""
+        words = self.indicators.tokenizer.tokens
+        counts_V = np.bincount(self._encoded["train"].numbers_M, minlength=len(words))
+        with torch.no_grad():
+            table_VE[torch.from_numpy(counts_V == 0)] = 0
+        if self._given is not None:
+            say_coverage(name, put_vectors(table_VE, words, self._given), counts_V)
+
+    # ---- how good it is
+
+    def _wrap(self, network: ClassifierNetwork) -> TextModel:
+        return TextModel(network, self.indicators, self.labels, self.device)
+
+    @cached_property
+    def _baselines(self) -> dict[str, dict[str, NDArray[np.int64]]]:
+        """For each split, what the simplest models say: by name the class of each text, or the only one of all texts."""
+        return predict_simply(self.splits, self.labels, self.indicators)
+
+    def score(self, model: ClassifierNetwork) -> ClassifyScore:
+        return self._score(model, "valid")
+
+    def final_score(self, model: ClassifierNetwork, split: Split) -> ClassifyScore:
+        return self._score(model, split)
+
+    def _score(self, model: ClassifierNetwork, split: str) -> ClassifyScore:
+        probabilities_NC = self._wrap(model).probabilities_of(self._encoded[split])
+        baselines = others(self.settings.model, self._baselines[split])
+        return ClassifyScore(self.labels, self._targets[split], probabilities_NC, baselines, self.splits[split].num_empty)
+
+    def has(self, split: Split) -> bool:
+        return split in self.splits
+
+    def show(self, model: ClassifierNetwork) -> str:
+        return "\n".join(worst_errors(self._score(model, "valid"), self.splits["valid"].texts, WORST))
+
+    def shown(self) -> str:
+        return "The worst errors on the validation split (how sure it was, what it is, what it was taken for, the text)"
+
+    def comparison(self, model: ClassifierNetwork) -> str:
+        """The model beside the simplest ones, on train, valid and what it is judged by in the end."""
+        names = ["train", "valid"]
+        if self.settings.trainer.final_split is config.FinalSplit.test and self.has("test"):
+            names.append("test")
+        return compare_scores({name: self._score(model, name) for name in names})
+
+    # ---- what is said, and what is saved
+
+    def describe(self) -> str:
+        unknown = self.indicators.tokenizer.unk_id
+        lines = describe(self.splits, self.labels)
+        for name, split in self.splits.items():
+            ids = np.concatenate([self.indicators.words(text) for text in split.texts])
+            lines.append(f"{name}: {len(ids):,} words, {float((ids == unknown).mean()) if len(ids) else 0:.2%} of them unknown")
+        longer = f" and {sum(map(len, self.indicators.keys)):,} longer n-grams" if self.indicators.keys else ""
+        lines.append(f"vocabulary: {self.indicators.tokenizer.vocab_size:,} words{longer}, learnt from train alone")
+        return "\n".join(lines)
+
+    def iter_advice(self) -> Iterator[str]:
+        return iter_advice(self.splits)
+
+    def files(self) -> Files:
+        tokenizer_tensors, tokenizer_documents = describe_tokenizer(self.indicators.tokenizer)
+        keys = {name: torch.from_numpy(array) for name, array in self.indicators.arrays().items()}
+        texts: dict[str, torch.Tensor] = {}
+        for name in ("valid", "test"):
+            if name in self.splits:
+                text = "\n".join(self.splits[name].texts).encode("utf-8", "surrogatepass")
+                texts[f"{name}.text"] = torch.from_numpy(np.frombuffer(bytearray(text), np.uint8))
+                texts[f"{name}.targets"] = torch.from_numpy(self._targets[name])
+                texts[f"{name}.naive_bayes"] = torch.from_numpy(self._baselines[name][NAIVE_BAYES])
+        model = {
+            "task": "classify", "settings": comparing.config_to_json(self.settings.model), "labels": list(self.labels),
+            "most_frequent": int(self._baselines["valid"][FREQUENT][0]),
+        }  # fmt: skip
+        return Files({"texts": texts, "features": keys, **tokenizer_tensors}, {"model": model, **tokenizer_documents})
+
+    def check_saved(self, checkpoint: Checkpoint) -> config.ModelConfig:
+        from lmtrain.tasks.classify_saved import read_classifier_settings, read_indicators
+
+        check_tokenizer(checkpoint, self.indicators.tokenizer)
+        with within("model.json: "):
+            settings, labels, most_frequent = read_classifier_settings(checkpoint.documents.get("model"))
+            compare(list(self.labels), list(labels), "labels")
+            compare(int(self._baselines["valid"][FREQUENT][0]), most_frequent, "most_frequent")
+        with within("features.safetensors: "):
+            saved = read_indicators(checkpoint.tensors.get("features", {}), self.indicators.tokenizer, settings)
+            for name, own in self.indicators.arrays().items():
+                agree(
+                    np.array_equal(saved.arrays()[name], own), name, "are of other n-grams", "those of the run's training split"
+                )
+        return settings
+
+    def load(self, path: Path) -> Loaded:
+        from lmtrain.tasks.classify_saved import load_classifier
+
+        saved = load_classifier(path, device=str(self.device))
+        return Loaded(saved.path, saved.step, saved.model.network)
+
+    def next_steps(self, run: str) -> list[str]:
+        return [f"python -m lmtrain predict {run} FILE", f"python -m lmtrain evaluate {run}"]
+
+
+def read_splits(data: config.LabelledConfig) -> dict[str, Labelled]:
+    """The texts of every split. Raises DataError for files that cannot be used."""
+    path = expanded(data.path)
+    if data.path and path.is_file():
+        if not data.folds:
+            raise DataError(
+                f"{one_line(data.path)} is one file.", "There is something to learn from, and something else to validate on.",
+                "Type data.folds=10 to cut it into folds, or data.train=FILE data.valid=FILE.",
+            )  # fmt: skip
+        files = {"train": path}
+    else:
+        files = find_splits(data.path, {"train": data.train, "valid": data.valid, "test": data.test})
+    splits = {name: read_labelled(file, data.encoding) for name, file in files.items()}
+    return cut_folds(splits, data.folds, data.fold) if data.folds else splits
+
+
+def classes_of(split: Labelled, labels: tuple[str, ...]) -> NDArray[np.int64]:
+    """The number of each text's label; all of them must be known."""
+    numbers = {label: number for number, label in enumerate(labels)}
+    return np.array([numbers[label] for label in split.labels], np.int64)
+
+
+def lowercase_of(model: config.ModelConfig) -> bool:
+    """Whether a model looks up words in lower case."""
+    return bool(getattr(model, "lowercase", False))
+
+
+def ngrams_of(model: config.ModelConfig) -> int:
+    """The longest n-grams that a model reads."""
+    return model.ngrams if isinstance(model, config.LogisticConfig) else 1
+
+
+def predict_simply(splits: Splits, labels: tuple[str, ...], indicators: Indicators) -> dict[str, dict[str, NDArray[np.int64]]]:
+    """For each split, what the simplest models say: by name the class of each text, or the only one that they say of all."""
+    encoded = {name: encode(split.texts, indicators, reads_words=True) for name, split in splits.items()}
+    train = torch.from_numpy(classes_of(splits["train"], labels))
+    predicted: dict[str, dict[str, NDArray[np.int64]]] = {name: {} for name in splits}
+    for name, settings in ((FREQUENT, config.FrequentConfig()), (NAIVE_BAYES, config.NaiveBayesConfig())):
+        network = build_classifier(settings, indicators, len(labels))
+        assert isinstance(network, CountedClassifier)
+        network.count(Texts(*encoded["train"].pick(np.arange(len(train))), train))
+        model = TextModel(network, indicators, labels)
+        for split, texts in encoded.items():
+            classes = model.probabilities_of(texts).argmax(1)
+            predicted[split][name] = classes[:1] if name == FREQUENT else classes
+    return predicted
+
+
+def others(model: config.ModelConfig, baselines: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+    """The baselines without the model itself, where it is one of them."""
+    own = {"frequent": FREQUENT, "naive_bayes": NAIVE_BAYES}.get(model.kind)
+    return {name: classes for name, classes in baselines.items() if name != own}
+
+
+def compare_scores(scores: dict[str, ClassifyScore]) -> str:
+    """The accuracy of a model beside those of its baselines, split by split, as lines; and where it is not better."""
+    first = next(iter(scores.values()))
+    lines = [f"{'accuracy, %':<24}" + "".join(f"{split:>8}" for split in scores)]
+    lines.append(f"{'this model':<24}" + "".join(f"{100 * score.accuracy:>8.2f}" for score in scores.values()))
+    for name in first.baselines:
+        lines.append(f"{name:<24}" + "".join(f"{100 * score.baseline_accuracy(name):>8.2f}" for score in scores.values()))
+    for split, score in scores.items():
+        for name in score.baselines:
+            if split != "train" and score.accuracy <= score.baseline_accuracy(name):
+                lines.append(f"On {split} this model is no better than {name}.")
+    for split, score in scores.items():
+        if split != "train" and NAIVE_BAYES in score.baselines:
+            test = score.mcnemar(NAIVE_BAYES)
+            lines.append(
+                f"Against naive Bayes on {split}: only this model is right on {test.num_first:,} texts, only naive Bayes on "
+                f"{test.num_second:,}; p = {test.p:.3g} (McNemar's test, exact)."
+            )
+    return "\n".join(lines)
