@@ -104,4 +104,5 @@ def test_who_asks_for_a_kind_is_who_build_says() -> None:
         "saved.py": {"LanguageConfig", "NgramModel", "NeuralLanguageModel", "Mixture"},
         "models/direct.py": {"FullSoftmax"},
         "training/graphed.py": {"SparseAdam"},
+        "training/gradient_watch.py": {"RecurrentLayer", "SequenceLearner"},
     }

@@ -589,6 +589,14 @@ class TrainerConfig:
                                     resume=Resume.allowed)  # fmt: skip
     num_threads: int = setting(0, "CPU threads; 0: as many as PyTorch chooses.", least=0, most=1024)
     seed: int = setting(1, "Seed of everything random.", least=0, most=2**32 - 1, resume=Resume.refused)
+    check_gradients: int = setting(
+        0, "Entries of every parameter whose gradient is checked against differences of the loss, before the first step and at "
+        "each evaluation; 0: none.", least=0, most=1 << 20, resume=Resume.allowed,
+    )  # fmt: skip
+    watch_gradients: bool = setting(
+        False, "Records gradients by time lag, saturated units and gates, and dead units at each evaluation.",
+        resume=Resume.allowed,
+    )  # fmt: skip
     on_nonfinite: OnNonfinite = setting(
         OnNonfinite.stop, "At a loss, gradient or validation that is not finite: stop (it is kept in crash/), skip the chunk, "
         "or rollback to the newest checkpoint with half the rate.", resume=Resume.allowed,

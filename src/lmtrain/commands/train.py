@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -26,6 +26,7 @@ from lmtrain.commands.summary import (
     say_resume,
     show_range_test,
 )
+from lmtrain.data.batches import Batch
 from lmtrain.errors import DivergedError, is_out_of_memory
 from lmtrain.ops.backends import record_choices
 from lmtrain.settings import comparing, conflicts, quoting
@@ -35,12 +36,15 @@ from lmtrain.tasks.choose import open_task
 from lmtrain.training.checkpoint import mark, newest_valid_checkpoint
 from lmtrain.training.durable_file import check_free_space
 from lmtrain.training.finite import Nonfinite
+from lmtrain.training.gradient_check import check_gradients
+from lmtrain.training.gradient_watch import watch_gradients
+from lmtrain.training.learner import GradientLearner, Learner
 from lmtrain.training.limits import Cadence, epochs_done
 from lmtrain.training.loop import fit
 from lmtrain.training.machine import keep_freed_memory
 from lmtrain.training.provenance import device_facts
 from lmtrain.training.run_directory import RunDirectory, open_run_directory
-from lmtrain.training.session import Session
+from lmtrain.training.session import Check, Session, Watch
 from lmtrain.training.signals import Stop, catch_signals
 from lmtrain.training.state import TrainState
 from lmtrain.training.telemetry import Telemetry
@@ -126,6 +130,7 @@ def _train(task: Task, run: RunDirectory, resumed_from: Path | None) -> Reached 
                 state, task.batches, limits, cadence, score=task.score, show=task.show, keep=saver, telemetry=telemetry,
                 stop=stop, on_nonfinite=_nonfinite(task, run, saver),
                 describe_time=lambda seconds: describe_time(limits, state, task.batches, seconds),
+                check=_check(state.learner, trainer), watch=_watch(state.learner, trainer),
             )  # fmt: skip
             try:
                 reason = fit(session)
@@ -171,6 +176,26 @@ def _nonfinite(task: Task, run: RunDirectory, saver: Saver) -> Nonfinite:
         load=lambda state, which: load_state(state, earlier_checkpoint(run.path, state, which), task),
         remedy=conflicts.remedy_for_divergence(task.settings, quoting.typed("resume", shown(run.path))),
     )
+
+
+def _check(learner: Learner, trainer: config.TrainerConfig) -> Check | None:
+    """Checks gradients and says what was found, where that is asked for and there are any."""
+    if not (trainer.check_gradients and learner.has_gradients):
+        return None
+
+    def check(state: TrainState, batch: Batch) -> None:
+        checked = check_gradients(cast(GradientLearner, state.learner), batch, trainer.check_gradients, state.step)
+        log.info("%s", checked.format(state.step))
+        checked.raise_if_wrong(state.step)
+
+    return check
+
+
+def _watch(learner: Learner, trainer: config.TrainerConfig) -> Watch | None:
+    """Looks at gradients and units, where that is asked for and there are any."""
+    if not (trainer.watch_gradients and learner.has_gradients):
+        return None
+    return lambda state, batch: watch_gradients(cast(GradientLearner, state.learner), batch)
 
 
 def _end(

@@ -74,16 +74,22 @@ def model_norms(model: LanguageModel, ids: Sequence[int], num_lags: int = 35, nu
     starts = [i * (len(ids) - length) // max(num_streams - 1, 1) for i in range(num_streams)]
     tokens_TB = torch.tensor([[int(ids[start + t]) for start in starts] for t in range(length)])
     with evaluating(model, autograd=True):
-        states = [_watched(model.initial_state(num_streams))]
-        if not any(x.requires_grad for x in states[0]):
+        state = model.initial_state(num_streams)
+        if not any(x.is_floating_point() for x in state):
             raise SettingsError(
                 "This model has no state that a gradient flows through.", "A recurrent model has.",
                 "Name a run of model=elman, model=gru or model=lstm, or none for fresh ones.",
             )  # fmt: skip
-        for tokens_B in tokens_TB[:-2]:
-            states.append(model.advance(tokens_B[None], states[-1]))
-        log_probs_TB, _ = model.target_log_probs(tokens_TB[-2:-1], tokens_TB[-1:], states[-1])
-        return _norms(-log_probs_TB[0], states, num_lags)
+        return state_norms(model, state, tokens_TB[:-1], tokens_TB[-1], num_lags)
+
+
+def state_norms(model: LanguageModel, state: State, tokens_TB: Tensor, target_B: Tensor, num_lags: int) -> list[float]:
+    """Those of the loss of `target_B`, the tokens behind `tokens_TB`, which the model reads from `state`."""
+    states = [_watched(state)]
+    for tokens_B in tokens_TB[:-1]:
+        states.append(model.advance(tokens_B[None], states[-1]))
+    log_probs_TB, _ = model.target_log_probs(tokens_TB[-1:], target_B[None], states[-1])
+    return _norms(-log_probs_TB[0], states, num_lags)
 
 
 def _watched(state: State) -> State:

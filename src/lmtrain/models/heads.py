@@ -37,6 +37,7 @@ class Head(nn.Module, ABC):
 
     vocab_size: int
     ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})  # of its own tensors that are no weights: least, most
+    estimates = False  # whether `loss` in training is not that of evaluation but an estimate
     can_be_recorded = True  # whether `loss` does the same work, on tensors of the same sizes, whatever the words and samples
 
     @abstractmethod
@@ -132,6 +133,7 @@ class SampledSoftmax(MatrixHead):
     """
 
     can_be_recorded = False
+    estimates = True
     ranges = MappingProxyType({"proposal_V": (0.0, 1.0)})
     proposal_V: Tensor
 

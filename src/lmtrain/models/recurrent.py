@@ -28,11 +28,12 @@ from lmtrain.models.base import NeuralLanguageModel, Reader, State, keep_mask
 from lmtrain.models.dropout import weight_drop, zoneout_weights
 from lmtrain.ops import native
 from lmtrain.ops.backends import Call
-from lmtrain.ops.elman import elman
+from lmtrain.ops.elman import NONLINEARITIES, elman
 from lmtrain.ops.gru import gru
 from lmtrain.ops.lookup import lookup
 from lmtrain.ops.lstm import lstm
 from lmtrain.ops.native.step import Network, Stage
+from lmtrain.ops.recurrence import recurrent_term
 
 
 class RecurrentLayer(nn.Module):
@@ -127,6 +128,16 @@ class RecurrentLayer(nn.Module):
     ) -> tuple[Tensor, State]:
         """The recurrence alone: hidden states [T, B, H] and the state after the last step."""
 
+    @abstractmethod
+    def gates(self, projected_TBZ: Tensor, previous_TBH: Tensor, weight_ZH: Tensor) -> dict[str, tuple[str, Tensor]]:
+        """Every gate by name (an Elman layer's units under the empty one): its non-linearity, and its values [T, B, H].
+
+        `previous_TBH` are the states before every step. For whoever wants to look at them; `recur` keeps its own.
+        """
+
+    def _recurrent_term(self, previous_TBH: Tensor, weight_ZH: Tensor) -> Tensor:
+        return recurrent_term(previous_TBH.flatten(0, 1), weight_ZH, self.norm_gain_Z).unflatten(0, previous_TBH.shape[:2])
+
     def stages(self) -> list[Stage] | None:
         """The layer as stages of a native step, as it evaluates; None where it does what they do not."""
         if self.residual or self.zoneout or self.norm_input is not None or self.backend not in ("auto", "native"):
@@ -198,6 +209,10 @@ class ElmanLayer(RecurrentLayer):
         )  # fmt: skip
         return states_TBH, (h_BH,)
 
+    def gates(self, projected_TBZ: Tensor, previous_TBH: Tensor, weight_ZH: Tensor) -> dict[str, tuple[str, Tensor]]:
+        a_TBH = projected_TBZ + self._recurrent_term(previous_TBH, weight_ZH)
+        return {"": (self.nonlinearity, NONLINEARITIES[self.nonlinearity](a_TBH))}
+
     def cell_stage(self) -> Stage:
         return Stage(f"elman {self.nonlinearity}", self.weight_input_ZE, self.bias_Z, self.weight_recurrent_ZH)
 
@@ -224,6 +239,13 @@ class GRULayer(RecurrentLayer):
             norm_gain_Z=self.norm_gain_Z, backend=self.backend,
         )  # fmt: skip
         return states_TBH, (h_BH,)
+
+    def gates(self, projected_TBZ: Tensor, previous_TBH: Tensor, weight_ZH: Tensor) -> dict[str, tuple[str, Tensor]]:
+        p_r, p_z, p_n = projected_TBZ.chunk(3, dim=-1)
+        q_r, q_z, q_n = self._recurrent_term(previous_TBH, weight_ZH).chunk(3, dim=-1)
+        r_TBH, z_TBH = (p_r + q_r).sigmoid(), (p_z + q_z).sigmoid()
+        n_TBH = (p_n + r_TBH * (q_n + self.candidate_bias_H)).tanh()
+        return {"reset": ("sigmoid", r_TBH), "update": ("sigmoid", z_TBH), "candidate": ("tanh", n_TBH)}
 
     def cell_stage(self) -> Stage:
         return Stage("gru", self.weight_input_ZE, self.bias_Z, self.weight_recurrent_ZH, self.candidate_bias_H)
@@ -252,6 +274,16 @@ class LSTMLayer(RecurrentLayer):
             norm_gain_Z=self.norm_gain_Z, backend=self.backend,
         )  # fmt: skip
         return states_TBH, (h_BH, c_BH)
+
+    def gates(self, projected_TBZ: Tensor, previous_TBH: Tensor, weight_ZH: Tensor) -> dict[str, tuple[str, Tensor]]:
+        a_TBZ = projected_TBZ + self._recurrent_term(previous_TBH, weight_ZH)
+        i_TBH, f_TBH, g_TBH, o_TBH = a_TBZ.chunk(4, dim=-1)
+        return {
+            "input": ("sigmoid", i_TBH.sigmoid()),
+            "forget": ("sigmoid", f_TBH.sigmoid()),
+            "candidate": ("tanh", g_TBH.tanh()),
+            "output": ("sigmoid", o_TBH.sigmoid()),
+        }
 
     def cell_stage(self) -> Stage:
         return Stage("lstm", self.weight_input_ZE, self.bias_Z, self.weight_recurrent_ZH)

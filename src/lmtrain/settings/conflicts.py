@@ -312,7 +312,8 @@ COUNTING_IGNORES = [
     f"trainer.{name}"
     for name in (
         "batch_size", "chunk_length", "backward_length", "random_chunk_length", "random_offset", "num_steps", "num_epochs",
-        "max_seconds", "patience", "clip_norm", "precision", "on_nonfinite", "cuda_graph",
+        "max_seconds", "patience", "clip_norm", "precision", "on_nonfinite", "cuda_graph", "check_gradients",
+        "watch_gradients",
     )
 ]  # fmt: skip
 

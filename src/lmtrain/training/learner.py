@@ -64,11 +64,13 @@ class Learner(ABC):
 
     rate_scale   multiplies the learning rate; each rollback halves it
     can_diverge  whether numbers of the model that are not finite are a fault (an n-gram's log 0 is none)
+    has_gradients  whether it learns by gradients of a loss
     """
 
     model: Any
     rate_scale: float = field(default=1.0, kw_only=True)
     can_diverge: ClassVar[bool] = True
+    has_gradients: ClassVar[bool] = True
 
     @abstractmethod
     def step(self, batch: Any, progress: Progress) -> StepReport:
@@ -131,11 +133,23 @@ class GradientLearner(Learner):
     def step(self, batch: Any, progress: Progress) -> StepReport:
         batch = batch.to(next(self.model.parameters()).device)
         self.model.train()
-        for name, epoch in self.frozen.items():
-            self.model.get_parameter(name).requires_grad_(batch.epoch >= epoch)
+        self.freeze(self.model, batch.epoch)
         rate = self.learning_rate * self.schedule.rate(progress) * self._rate_of(batch) * self.rate_scale
         set_rate(self.optimizer, rate, self.schedule.beta1(progress))
         return self._learn(batch, rate)
+
+    def freeze(self, model: torch.nn.Module, epoch: float) -> None:
+        """Says which parameters of the model, or of a copy of it, are learnt in an epoch."""
+        for name, first in self.frozen.items():
+            model.get_parameter(name).requires_grad_(epoch >= first)
+
+    def objective(self, model: torch.nn.Module, batch: Any, generator: Generator) -> Tensor:
+        """What a step makes smaller: the mean loss of the batch and all penalties, as `model` has it, a copy of the learner's.
+
+        Carried states are those with which the step would begin. Nothing of the learner changes.
+        """
+        loss, penalty = cast(Trainable, model).loss(batch, generator)
+        return loss / batch.num_items + self._penalised(model, penalty)
 
     def _rate_of(self, batch: Any) -> float:
         """What multiplies the learning rate of one batch."""
@@ -150,12 +164,16 @@ class GradientLearner(Learner):
 
     def _backward(self, loss: Tensor, penalty: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
         """Gradients of the mean loss and the penalties: the whole penalty, and the gradient's norm (clipped after that)."""
-        if self.l1:
-            matrices = [weight for weight in self.model.parameters() if weight.dim() > 1 and weight.requires_grad]
-            penalty = penalty + self.l1 * torch.stack([weight.abs().sum() for weight in matrices]).sum()
+        penalty = self._penalised(self.model, penalty)
         self.optimizer.zero_grad(set_to_none=True)
         (loss / num_items + penalty).backward()
         return penalty.detach(), clip_gradients(self.model.parameters(), self.clip_norm)
+
+    def _penalised(self, model: torch.nn.Module, penalty: Tensor) -> Tensor:
+        if not self.l1:
+            return penalty
+        matrices = [weight for weight in model.parameters() if weight.dim() > 1 and weight.requires_grad]
+        return penalty + self.l1 * torch.stack([weight.abs().sum() for weight in matrices]).sum()
 
     def _updated(self, report: StepReport) -> StepReport:
         """The report; where it is finite, behind the update."""
@@ -251,8 +269,19 @@ class SequenceLearner(GradientLearner):
     def _rate_of(self, batch: Chunk) -> float:
         return len(batch.targets_TB) / self.full_length if self.full_length else 1.0
 
+    def objective(self, model: torch.nn.Module, batch: Chunk, generator: Generator) -> Tensor:
+        state, earlier_TB = self.carried(batch)
+        inputs_TB, carry_after = self._with_overlap(batch, earlier_TB)
+        dtype = next(model.parameters()).dtype
+        state = tuple(x.to(dtype) if x.is_floating_point() else x for x in state)
+        nats, penalty, _ = cast(NeuralLanguageModel, model).training_loss(
+            inputs_TB, batch.targets_TB, state, generator, carry_after=carry_after
+        )
+        return nats / batch.num_items + self._penalised(model, penalty)
+
     def _learn(self, batch: Chunk, rate: float) -> StepReport:
-        inputs_TB, carry_after = self._with_overlap(batch)
+        self.state, self.earlier_TB = self.carried(batch)
+        inputs_TB, carry_after = self._with_overlap(batch, self.earlier_TB)
         report = self._learn_chunk(inputs_TB, batch.targets_TB, carry_after, rate)
         if carry_after is not None and report.is_finite:
             self.earlier_TB = inputs_TB[carry_after:]  # they follow the state that is carried from now on
@@ -319,16 +348,20 @@ class SequenceLearner(GradientLearner):
     def _ids(self, *shape: int | range) -> Like:
         return Like(shape, torch.int64, least=0, most=self.model.vocab_size - 1)
 
-    def _with_overlap(self, chunk: Chunk) -> tuple[Tensor, int | None]:
+    def carried(self, chunk: Chunk) -> tuple[State, Tensor | None]:
+        """The state with which a step on `chunk` begins, and the tokens behind it that the backward pass repeats."""
+        if chunk.starts_epoch or not self.state:
+            return self.model.initial_state(chunk.inputs_TB.shape[1]), None
+        return self.state, self.earlier_TB
+
+    def _with_overlap(self, chunk: Chunk, earlier_TB: Tensor | None) -> tuple[Tensor, int | None]:
         """The chunk's inputs behind those that gradients reach back over, and after how many of them the state is carried.
 
         The carried state lies before the last `overlap` inputs; near the start of an epoch, where there are fewer, before all.
         """
-        if chunk.starts_epoch or not self.state:
-            self.state, self.earlier_TB = self.model.initial_state(chunk.inputs_TB.shape[1]), None
         if not self.overlap:
             return chunk.inputs_TB, None
-        inputs_TB = chunk.inputs_TB if self.earlier_TB is None else torch.cat([self.earlier_TB, chunk.inputs_TB])
+        inputs_TB = chunk.inputs_TB if earlier_TB is None else torch.cat([earlier_TB, chunk.inputs_TB])
         return inputs_TB, max(0, len(inputs_TB) - self.overlap)
 
 
@@ -337,7 +370,7 @@ class CountLearner(Learner):
     """Counts n-grams chunk by chunk; the model estimates when it is first asked."""
 
     model: NgramModel
-    can_diverge = False
+    can_diverge = has_gradients = False
 
     def step(self, batch: Chunk, progress: Progress) -> StepReport:
         self.model.count(batch.targets_TB[:, 0].numpy())

@@ -9,6 +9,8 @@ def fit(run: Session) -> str:
     """Trains to the end or to a signal; returns why it ended."""
     if run.owes_evaluation:  # a signal came before it
         run.validate()
+    else:
+        run.check_gradients()
     while True:
         for report in run.steps():
             accepted = run.accept(report)

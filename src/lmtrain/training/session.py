@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,12 @@ OnNonfinite = Callable[[TrainState, str, Batch | None], None]
 from which training can go on: this one, or an earlier one."""
 
 
+Check = Callable[[TrainState, Batch], None]
+"""Checks the gradients of the batch that comes next; raises GradientError."""
+
+Watch = Callable[[TrainState, Batch], Mapping[str, float]]
+"""What is to be recorded of gradients and units on the batch that comes next, by tag."""
+
 Save = Callable[[TrainState, bool], str]
 """Keeps a checkpoint of the state, as the best so far if so; returns why that must not be, else nothing."""
 
@@ -46,6 +52,7 @@ class Session:
     keep                      saves a checkpoint
     on_nonfinite              says what is to be done about numbers that are not finite
     describe_time             (seconds per step) -> a line about the time to come
+    check, watch              look at the gradients of the batch that comes next, where that is asked for; they change nothing
     """
 
     state: TrainState
@@ -59,6 +66,8 @@ class Session:
     stop: Stop
     on_nonfinite: OnNonfinite
     describe_time: Callable[[float], str] | None = None
+    check: Check | None = None
+    watch: Watch | None = None
 
     def __post_init__(self) -> None:
         self._first_steps: list[float] = []  # how long they took
@@ -117,13 +126,22 @@ class Session:
         is_best = self._evaluate()
         if is_best or self.cadence.save_every == 0:
             self.save(is_best)
+        self.check_gradients()
+
+    def check_gradients(self) -> None:
+        """Checks the gradients of the batch that comes next, where that is asked for."""
+        if self.check is not None:
+            self.check(self.state, self.batches.batch(self.state.position))
 
     def finish(self) -> None:
         """Evaluates and saves the last state, unless that was done."""
         state = self.state
-        is_best = state.evaluated_step != state.step and self._evaluate()
+        is_due = state.evaluated_step != state.step
+        is_best = is_due and self._evaluate()
         if self.share >= 1:
             self.save(is_best, is_final=True)
+        if is_due and state.evaluated_step == state.step:
+            self.check_gradients()
 
     def _evaluate(self) -> bool:
         """Whether validation is the best so far. A model whose validation is not a number has diverged."""
@@ -141,7 +159,8 @@ class Session:
         if is_best:
             state.best_value, state.best_step = score.value, state.step
         state.learner.after_evaluation(cost)
-        self.telemetry.record_evaluation(state, score, text, is_best)
+        watched = {} if self.watch is None else self.watch(state, self.batches.batch(state.position))
+        self.telemetry.record_evaluation(state, score, text, is_best, watched)
         return is_best
 
     def save(self, is_best: bool = False, *, is_scheduled: bool = True, is_final: bool = False) -> None:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -161,9 +161,11 @@ class Telemetry:
             numbers[f"perf/{words.items}_per_second"] = rate
         self._record(state.step, numbers)
 
-    def record_evaluation(self, state: TrainState, score: Score, text: str, is_best: bool) -> None:
-        """Validation, and what the model does as a text: a sample, or its worst errors."""
-        self._record(state.step, {f"val/{name}": number for name, number in score.numbers().items()})
+    def record_evaluation(
+        self, state: TrainState, score: Score, text: str, is_best: bool, watched: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        """Validation, what the model does as a text (a sample, or its worst errors), and what was `watched`, by tag."""
+        self._record(state.step, {f"val/{name}": number for name, number in score.numbers().items()} | dict(watched))
         mark = "  best so far" if is_best else ""
         self.say(f"step {state.step}  epoch {state.position.epoch}  validation: {score.line(mark)}")
         if text:
