@@ -24,6 +24,7 @@ COMMANDS = {
     "mix": "interpolate models, weights fitted on validation",
     "arpa": "n-gram models to and from ARPA files",
     "runs": "the table of runs: best first, means over seeds",
+    "inspect": "what data look like before anything is learnt from them",
     "explain": "gradients one can see: an expression, a cell or a lecture's example, gate by gate",
     "vectors": "word vectors: measure, look at, write, train",
     "verify": "check every hand-written gradient on this machine",
@@ -84,11 +85,23 @@ def _dispatch(arguments: list[str]) -> None:
                 f"Commands are {', '.join(COMMANDS)}; settings are written key=value.",
                 _remedy(first),
             )
-        import_module(f"lmtrain.commands.{first}").main(arguments[1:])
+        if first == "inspect":  # it takes settings, as training does
+            _inspect(arguments[1:])
+        else:
+            import_module(f"lmtrain.commands.{first}").main(arguments[1:])
     else:
         from lmtrain.application import run
 
         run(arguments)
+
+
+def _inspect(arguments: list[str]) -> None:
+    from lmtrain.commands.inspect import read_options, show
+
+    options = read_options(arguments)  # --help needs no Hydra
+    from lmtrain.application import read_settings
+
+    show(read_settings(options.overrides), options)
 
 
 def _remedy(word: str) -> str:

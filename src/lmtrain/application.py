@@ -136,6 +136,22 @@ def _checked(overrides: Sequence[str], options: Sequence[str]) -> tuple[list[str
     return _in_its_own_directory(resumed, overrides, options), _given_values(overrides)
 
 
+def read_settings(overrides: Sequence[str]) -> config.Config:
+    """The settings of a training that `overrides` would start, for a command that trains nothing."""
+    register_schemas()
+    parsed = _parse(overrides)
+    reading.raise_problems(
+        [f"{item.input_line} gives several values; one is looked at here." for item in parsed if item.is_sweep_override()]
+        + [f"{item.input_line} is a setting of Hydra, which has no part here." for item in parsed if item.is_hydra_override()]
+    )
+    overrides = [_with_path_as_meant(item, override) for item, override in zip(parsed, overrides, strict=True)]
+    if (resumed := _resumed_run(overrides)) is not None:
+        raise SettingsError(
+            f"resume={resumed} names a run, which goes on by training.", "", "Give its data instead: data=... data.path=... ."
+        )
+    return reading.read_config(check_overrides(overrides))
+
+
 def _resumed_run(overrides: Sequence[str]) -> str | None:
     """The run that `resume=` names. Raises SettingsError where it names several."""
     items = [item for item in _parse(overrides) if item.key_or_group == "resume"]

@@ -22,6 +22,7 @@ from torch import Tensor
 import lmtrain.config as config
 from lmtrain.data.batches import Batches
 from lmtrain.errors import ResourceError
+from lmtrain.tasks.inspection import Material
 from lmtrain.training.checkpoint import Checkpoint
 from lmtrain.training.learner import Learner
 from lmtrain.training.score import TOKENS, Score, Wording
@@ -91,6 +92,10 @@ class Task(ABC):
     @abstractmethod
     def describe(self) -> str:
         """The facts about the data to look at before a run, as lines."""
+
+    def material(self) -> Material | None:
+        """What `python -m lmtrain inspect` looks at; None where there is no more to see than what `describe` says."""
+        return None
 
     def iter_advice(self) -> Iterator[str]:
         """What looks wrong with the data, a sentence or two each."""

@@ -34,6 +34,7 @@ from lmtrain.settings import comparing
 from lmtrain.shell import one_line
 from lmtrain.tasks.base import Files, Loaded, Split, Task
 from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
+from lmtrain.tasks.inspection import Material, Section, material_of, shares_of
 from lmtrain.tasks.language import check_tokenizer
 from lmtrain.tasks.tag_model import Outputs, TagModel, place, softmax
 from lmtrain.tasks.tag_score import TagScore, average_precision_of, best_threshold, score_tags
@@ -233,14 +234,25 @@ class Tag(Task):
     def describe(self) -> str:
         lines = [f"{'split':<6}{'sentences':>11}{'tokens':>10}{'entities':>10}{'unknown':>9}"]
         for name, columns in self.splits.items():
-            words = self.features.of([token for sentence in columns.sentences for token in sentence.tokens])[:, 0]
-            unknown = float((words == self.features.tokenizer.unk_id).mean())
+            unknown = self._unknown_share(name)
             num_entities = sum(len(entities(sentence.tags)) for sentence in columns.sentences)
             lines.append(f"{name:<6}{len(columns.sentences):>11,}{columns.num_tokens:>10,}{num_entities:>10,}{unknown:>9.2%}")
         names = ", ".join(map(one_line, self.outputs.names[:20])) + ", ..." * (len(self.outputs.names) > 20)
         lines.append(f"vocabulary: {self.features.tokenizer.vocab_size:,} words, learnt from train alone; tags are {names}")
         lines.append(f"tags are written as {self.outputs.scheme.name}")
         return "\n".join(lines)
+
+    def material(self) -> Material:
+        tags = {name: Counter(tag for s in columns.sentences for tag in s.tags) for name, columns in self.splits.items()}
+        return material_of(
+            {name: [sentence.tokens for sentence in columns.sentences] for name, columns in self.splits.items()},
+            line="sentence", unknown={name: self._unknown_share(name) for name in self.splits},
+            sections=[shares_of("tags", "Tags, and their shares", tags), shared_entities(self.splits)],
+        )  # fmt: skip
+
+    def _unknown_share(self, name: str) -> float:
+        words = self.features.of([token for sentence in self.splits[name].sentences for token in sentence.tokens])[:, 0]
+        return float((words == self.features.tokenizer.unk_id).mean())
 
     def iter_advice(self) -> Iterator[str]:
         train = {sentence.tokens for sentence in self.splits["train"].sentences}
@@ -301,6 +313,28 @@ def read_splits(data: config.ColumnsConfig) -> dict[str, Columns]:
                     "Mend the tag, or leave data.strict_tags out: such tags then count as missed.",
                 )
     return splits
+
+
+def shared_entities(splits: dict[str, Columns]) -> Section:
+    """Of the entities of each split, how many are in train as well: with the same words and the same class."""
+    mentions = {
+        name: [(s.tokens[e.start : e.end], e.cls) for s in columns.sentences for e in entities(s.tags)]
+        for name, columns in splits.items()
+    }
+    known, lines, document = set(mentions["train"]), [], {}
+    for name, all_of_them in mentions.items():
+        different = set(all_of_them)
+        shared, shared_different = sum(each in known for each in all_of_them), len(different & known)
+        document[name] = {"entities": len(all_of_them), "different": len(different)}
+        if name == "train":
+            lines.append(f"train has {len(all_of_them):,}, of which {len(different):,} are different")
+            continue
+        document[name] |= {"in_train": shared, "different_in_train": shared_different}
+        lines.append(
+            f"{name} has {len(all_of_them):,}, of which {shared:,} are in train; {len(different):,} different ones, of which "
+            f"{shared_different:,} are"
+        )
+    return Section("entities", "Entities (the same words and class)", lines, document)
 
 
 def build_tagger(settings: config.ModelConfig, features: Features, num_outputs: int) -> TaggerNetwork:
