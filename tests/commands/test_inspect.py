@@ -74,7 +74,7 @@ def test_tags_entities_and_shared_sentences_are_counted(tagged: Path, call: Call
         (("text.txt",), 2, "'text.txt' is not key=value"), (("data.pth=x",), 2, "data.pth"),
         (("model=lstm,gru",), 2, "gives several values"), (("resume=run",), 2, "names a run"),
         (("hydra.run.dir=x",), 2, "setting of Hydra"), (("data=text", "data.path=nowhere.txt"), 3, "nowhere.txt"),
-        (("--jsn",), 2, "Did you mean --json"), 
+        (("--jsn",), 2, "Did you mean --json"),
         (("task=tag", "data.train=text.txt", "data.valid=text.txt"), 3, "Line 1 of text.txt"),
         (("data=text", "data.path=text.txt", "--svg", "no/zipf.svg"), 2, "cannot be written"),
     ],
