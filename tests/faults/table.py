@@ -55,6 +55,7 @@ CHECKPOINT, RUN, KILL, SIGNALS, STATE = (
 )
 SETTINGS, TRAIN = "tests/test_settings.py", "tests/commands/test_train.py"
 EVALUATE, SAMPLE, SCORE = (f"tests/inference/test_{name}.py" for name in ("evaluate", "sample", "score"))
+CHECKED = "tests/training/test_gradient_check.py"
 HERE = "tests/faults/test_"
 CACHE, CHECKS = "tests/ops/test_native_cache.py", "tests/ops/test_native_checks.py"
 ENOUGH = b"a line of words\n" * 60
@@ -871,6 +872,19 @@ FAULTS = (
         (f"{HERE}hydra.py::test_a_link_in_place_of_the_log_is_not_followed",
          f"{HERE}hydra.py::test_text_of_others_forges_no_line_of_ours"),
         "Nothing is appended to the file that the link names, and no line of a message is somebody else's.",
+    ),
+    Fault(
+        130, "a gradient that is wrong, in training", (),
+        (f"{CHECKED}::test_a_wrong_gradient_is_found_and_named",
+         f"{CHECKED}::test_a_wrong_function_of_ours_stops_the_training"),
+        "With trainer.check_gradients=N training stops with exit code 1, and the tensor is named.",
+    ),
+    Fault(
+        131, "a check of gradients that raises a false alarm, or that changes what is trained", (),
+        (f"{CHECKED}::test_kinks_raise_no_alarm",
+         f"{CHECKED}::test_right_gradients_pass_and_looking_at_them_changes_nothing",
+         f"{CHECKED}::test_training_is_bit_for_bit_as_without_it_and_goes_on_so"),
+        "Kinks and rounding are told from errors; random numbers, states and weights stay as they are, bit for bit.",
     ),
 )  # fmt: skip
 

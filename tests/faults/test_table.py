@@ -1,4 +1,4 @@
-"""The table is whole and true: 122 faults, each with a test that exists or a line saying why it cannot occur."""
+"""The table is whole and true: 122 faults and more, each with a test that exists or a line saying why it cannot occur."""
 
 import runpy
 import subprocess
@@ -11,7 +11,9 @@ TABLE = runpy.run_path(str(Path(__file__).with_name("table.py")))
 
 def test_all_faults_are_there_and_each_is_tested_or_explained() -> None:
     faults = TABLE["FAULTS"]
-    assert [fault.number for fault in faults] == list(range(1, 123))
+    numbers = [fault.number for fault in faults]
+    assert numbers[:122] == list(range(1, 123))
+    assert numbers == sorted(set(numbers)), "there may be gaps"
     assert [fault.number for fault in faults if not (fault.cases or fault.tests)] == []
 
 

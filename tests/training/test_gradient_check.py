@@ -38,7 +38,7 @@ MODELS: dict[str, config.NeuralConfig] = {
     "adaptive": config.RecurrentConfig(head=config.HeadName.adaptive, cutoffs=[3, 7], **SMALL),
     "sampled": config.RecurrentConfig(head=config.HeadName.sampled, num_samples=4, **SMALL),
     "tied": config.RecurrentConfig(embed_size=5, hidden_size=5, tie_weights=True, backend=config.Backend.native),
-    "direct": config.RecurrentConfig(direct_order=3, direct_table=64, **SMALL),
+    "maxent": config.RecurrentConfig(maxent_order=3, maxent_table=64, **SMALL),
 }
 
 

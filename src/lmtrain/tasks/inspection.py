@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.data import statistics
+from lmtrain.data.corpus import NAMES, Corpus
+from lmtrain.data.overlap import find_overlap
 from lmtrain.explain.drawing import GRADIENT, INK, NORMAL, QUIET, SMALL, VALUE, svg_document, svg_text
 from lmtrain.shell import one_line
 
@@ -86,6 +88,27 @@ def material_of(
     ]
     examples = [" ".join(each) for each in lines["train"][:NUM_EXAMPLES]]
     return Material(ids, 0, words.__getitem__, "word", line, unknown, overlaps, examples, sections)
+
+
+def material_of_corpus(corpus: Corpus) -> Material:
+    """Of a text, as its tokenizer reads it."""
+    tokenizer = corpus.tokenizer
+    splits = {name: split for name in NAMES if (split := getattr(corpus, name)) is not None}
+    unknown = {name: None if tokenizer.unk_id is None else split.num_unk / len(split.ids) for name, split in splits.items()}
+    overlaps = []
+    for name, other in pairs_of(splits):
+        found = find_overlap(splits[name].lines, splits[other].lines)
+        overlaps.append(Overlap(name, other, found.num_found, found.num_compared))
+    notes = ["A line of less than 32 bytes is looked for together with those that follow; of long texts a sample is."]
+    if unknown["train"]:
+        notes.append("What the vocabulary lacks is one type here, <unk>; tokenizer.min_count=1 counts every word.")
+    first = np.asarray(splits["train"].ids[:100_000])
+    lines = np.split(first, np.flatnonzero(first == tokenizer.eos_id) + 1)
+    return Material(
+        {name: np.asarray(split.ids) for name, split in splits.items()}, tokenizer.eos_id, tokenizer.token_text, tokenizer.name,
+        "line", unknown, overlaps, [tokenizer.decode(line.tolist()).rstrip("\n") for line in lines[:NUM_EXAMPLES]],
+        [Section("notes", "Notes", notes, notes)],
+    )  # fmt: skip
 
 
 def pairs_of(splits: Iterable[str]) -> list[tuple[str, str]]:

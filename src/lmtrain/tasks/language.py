@@ -27,9 +27,8 @@ from lmtrain.build import (
     sparse_gradients,
 )
 from lmtrain.data.advice import iter_advice
-from lmtrain.data.corpus import NAMES, Corpus, describe
+from lmtrain.data.corpus import Corpus, describe
 from lmtrain.data.corpus import Split as TextSplit
-from lmtrain.data.overlap import find_overlap
 from lmtrain.data.stream import Stream
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.errors import ResourceError, UserError
@@ -51,7 +50,7 @@ from lmtrain.saved import (
 )
 from lmtrain.tasks.base import Files, Loaded, Reached, Split, Task
 from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
-from lmtrain.tasks.inspection import NUM_EXAMPLES, Material, Overlap, Section, pairs_of
+from lmtrain.tasks.inspection import Material, material_of_corpus
 from lmtrain.training.checkpoint import Checkpoint
 from lmtrain.training.learner import Learner
 from lmtrain.training.score import TOKENS
@@ -78,24 +77,7 @@ class Language(Task):
         return describe(self.corpus)
 
     def material(self) -> Material:
-        tokenizer = self.corpus.tokenizer
-        splits = {name: split for name in NAMES if (split := getattr(self.corpus, name)) is not None}
-        unknown = {name: None if tokenizer.unk_id is None else split.num_unk / len(split.ids) for name, split in splits.items()}
-        overlaps = []
-        for name, other in pairs_of(splits):
-            found = find_overlap(splits[name].lines, splits[other].lines)
-            overlaps.append(Overlap(name, other, found.num_found, found.num_compared))
-        notes = ["A line of less than 32 bytes is looked for with those that follow; of long texts a sample is."]
-        if unknown["train"]:
-            notes.append("What the vocabulary lacks is one type here, <unk>; tokenizer.min_count=1 counts every word.")
-        first = np.asarray(splits["train"].ids[:100_000])
-        lines = np.split(first, np.flatnonzero(first == tokenizer.eos_id) + 1)
-        return Material(
-            {name: np.asarray(split.ids) for name, split in splits.items()}, tokenizer.eos_id, tokenizer.token_text,
-            tokenizer.name, "line", unknown, overlaps,
-            [tokenizer.decode(line.tolist()).rstrip("\n") for line in lines[:NUM_EXAMPLES]],
-            [Section("notes", "Notes", notes, notes)],
-        )  # fmt: skip
+        return material_of_corpus(self.corpus)
 
     def iter_advice(self) -> Iterator[str]:
         return iter_advice(self.corpus)

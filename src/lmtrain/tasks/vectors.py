@@ -23,6 +23,7 @@ from lmtrain.saved import describe_texts, describe_tokenizer
 from lmtrain.settings import comparing
 from lmtrain.shell import one_line, quoted_for_shell
 from lmtrain.tasks.base import Files, Loaded, Split, Task
+from lmtrain.tasks.inspection import Material, material_of_corpus
 from lmtrain.tasks.language import check_tokenizer
 from lmtrain.tasks.vectors_model import VectorScore, build_vectors, held_out, judge, make_batches, wording_of
 from lmtrain.tasks.vectors_saved import load_word_vectors, read_vector_settings, vectors_in
@@ -73,6 +74,9 @@ class WordVectors(Task):
                 f"They must stand within {self.model.window} words of each other, in one line.",
                 "Give a longer validation text, or a smaller tokenizer.min_count.",
             ) from error
+
+    def material(self) -> Material:
+        return material_of_corpus(self.corpus)
 
     def describe(self) -> str:
         known = int(self.text.counts.sum()) / max(self.text.num_tokens, 1)
