@@ -50,6 +50,7 @@ from lmtrain.shell import expanded, printable, quoted_for_shell
 from lmtrain.terminal import end_process, warn
 from lmtrain.training.durable_file import write_atomically
 from lmtrain.training.run_place import Place, is_from_hydra, refuse_what_is_not_ours
+from lmtrain.training.run_record import NoRecordError, find_runs, read_run
 from lmtrain.training.score import TOKENS
 
 if TYPE_CHECKING:
@@ -364,7 +365,6 @@ def _searched(best: Reached, varies: bool) -> float:
 def _show_runs(sweep: _Sweep, *, failures: bool) -> None:
     """The table of the runs that a sweep made, read from their files; `failures`: with those that failed."""
     from lmtrain.commands.runs import format_runs
-    from lmtrain.training.run_record import NoRecordError, find_runs, read_run
 
     records = []
     for path in find_runs([sweep.directory], lambda error: None):
@@ -480,8 +480,6 @@ class BeforeDirectoriesAreMade(Callback):
             _there_before.add(Path(folder))
             if "checkpoints" in below:
                 below.clear()
-        from lmtrain.training.run_record import find_runs
-
         before = find_runs([directory], lambda error: None)
         _sweep = _Sweep(directory, {path.resolve() for path in before if any((path / "checkpoints").glob("*"))})
         file = directory / "multirun.yaml"

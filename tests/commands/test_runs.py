@@ -299,3 +299,18 @@ def test_mistakes_are_said_in_a_paragraph(arguments: list[str], words: str, plac
     assert ended.code == 2
     assert words in ended.err
     assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize(("facts", "bits"), [({}, 2.0), ({"num_unk": 3}, None), ({"num_unk": 3, "spelling_nats": 9.0}, 2.0)])
+def test_bits_per_character_are_those_of_texts_whose_every_word_is_spelt(facts: dict[str, Any], bits: Any, place: Path) -> None:
+    document = json.loads(Path("run/run.json").read_text())
+    document["sessions"][-1]["results"]["test"] |= {"num_unk": 0, "bits_per_character": 2.0, **facts}
+    Path("run/run.json").write_text(json.dumps(document))
+    test = read_run(Path("run")).test
+    assert test is not None
+    assert test.bits_per_character == bits
+
+
+def test_settings_of_earlier_versions_count_under_the_names_that_they_have_now() -> None:
+    old = {"model": {"kind": "recurrent", "cell": "lstm", "direct_order": 3}, "tokenizer": {"name": "word", "max_size": 100}}
+    assert differing_settings(old) == {"model.maxent_order": 3, "tokenizer": "word", "tokenizer.vocab_size": 100}

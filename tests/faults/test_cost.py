@@ -109,8 +109,8 @@ def test_three_lines_say_before_the_first_step_what_it_costs(place: Path, call: 
 
 def test_of_a_run_that_ends_by_time_the_steps_are_told_when_they_are_known(place: Path, call: Call) -> None:
     ended = call("TRAIN", "trainer.max_seconds=1", "trainer.num_steps=null", "trainer.evaluate_every=1000", "hydra.run.dir=a")
-    assert "Cost: 1 seconds of training; an evaluation of 116 tokens every 1,000 steps, and the final test." in ended.out
-    assert "Time: known after 10 steps, but 1 seconds at most." in ended.out
+    assert "Cost: 1 second of training; an evaluation of 116 tokens every 1,000 steps, and the final test." in ended.out
+    assert "Time: known after 10 steps, but 1 second at most." in ended.out
     assert re.search(r"Time: about 0\.\d+ seconds for the [\d,]+ steps to come", ended.out)
 
 

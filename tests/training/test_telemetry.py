@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import select
 import struct
 import sys
 import termios
@@ -153,13 +154,15 @@ def test_the_bar_shows_loss_and_time_left_on_a_terminal_of_60_columns(tmp_path: 
         monkeypatch.setattr(sys, "stderr", terminal)
         with Telemetry(tmp_path) as telemetry:
             for step in range(1, 4):
-                telemetry._next_line_at = telemetry._bar.last_print_t = telemetry._bar.mininterval = 0.0
+                telemetry._next_line_at = telemetry._bar.last_print_t = telemetry._bar.mininterval = telemetry._bar.miniters = 0
                 state = state_at(123_456 + step, elapsed_seconds=5000.0)
                 telemetry.progress(state, StepReport(10, 45.678, 0.5, 3.0, True, 0.00123, 0.001), 0.2 + step / 100)
         monkeypatch.undo()
-        shown = os.read(ours, 1 << 16).decode()
+        shown = b""
+        while select.select([ours], [], [], 0.2)[0]:
+            shown += os.read(ours, 1 << 16)
     os.close(ours)
-    lines = [line for line in re.split(r"[\r\n]+", shown) if "loss" in line]
+    lines = [line for line in re.split(r"[\r\n]+", shown.decode()) if "loss" in line]
     assert lines
     assert all(len(line) <= 60 for line in lines), lines
     assert "loss=4.568" in lines[-1]

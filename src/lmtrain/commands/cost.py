@@ -56,7 +56,7 @@ def _work(task: Task, limits: Limits, cadence: Cadence, state: TrainState) -> st
     if steps is None:
         every = f"every {_steps(cadence.evaluate_every)}" if cadence.evaluate_every else f"every epoch ({_steps(per_epoch)})"
         seconds = (limits.max_seconds or 0) - state.elapsed_seconds
-        return f"Cost: {_duration(seconds)} of training; an evaluation{of_so_many} {every}, and the final test."
+        return f"Cost: {_duration(seconds)} of training; an evaluation{of_so_many} {every}{_final_test(task)}."
     items_per_epoch = batches.done_before(Position(epoch=1))[1][-1]
     num_items = round(steps / per_epoch * items_per_epoch)
     between = cadence.evaluate_every or per_epoch
@@ -64,8 +64,12 @@ def _work(task: Task, limits: Limits, cadence: Cadence, state: TrainState) -> st
     to_come = " to come" if state.step else ""
     return (
         f"Cost: {_steps(steps)}{to_come}, about {num_items:,} {items} ({steps / per_epoch:.3g} epochs); "
-        f"{number:,} evaluation{'s' * (number != 1)}{of_so_many}, and the final test."
+        f"{number:,} evaluation{'s' * (number != 1)}{of_so_many}{_final_test(task)}."
     )
+
+
+def _final_test(task: Task) -> str:
+    return "" if task.settings.trainer.final_split is config.FinalSplit.none else ", and the final test"
 
 
 def _disk(task: Task, state: TrainState) -> str:
@@ -105,7 +109,8 @@ def _steps(number: int) -> str:
 
 def _duration(seconds: float) -> str:
     if seconds < 100:
-        return f"{max(seconds, 0):.3g} seconds"
+        number = f"{max(seconds, 0):.3g}"
+        return f"{number} second{'s' * (number != '1')}"
     if seconds < 100 * 60:
         return f"{seconds / 60:.0f} minutes"
     return f"{seconds / 3600:.1f} hours"

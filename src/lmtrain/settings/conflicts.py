@@ -18,6 +18,7 @@ from lmtrain.config import (
     HeadName,
     Initialisation,
     LabelledConfig,
+    LanguageConfig,
     ModelConfig,
     NeuralConfig,
     Objective,
@@ -287,7 +288,7 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         ),
         "schedule.beta1_low": (has_beta1, "optimizer=adam, or a momentum"),
         "schedule.beta1_high": (has_beta1, "optimizer=adam, or a momentum"),
-        "trainer.evaluation_tokens": (isinstance(data, CorpusConfig), "a language model: other tasks evaluate all"),
+        "trainer.evaluation_tokens": (isinstance(model, LanguageConfig), "a language model: other tasks evaluate all"),
         "trainer.sample_temperature": (trainer.sample_tokens > 0, "trainer.sample_tokens above 0"),
     }
 

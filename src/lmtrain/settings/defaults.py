@@ -13,7 +13,7 @@ from typing import Any
 
 import lmtrain.config as config
 from lmtrain.settings.comparing import config_to_json
-from lmtrain.settings.reading import default_chunk_length
+from lmtrain.settings.reading import default_chunk_length, with_new_names
 
 NAMED_BY = {"model": ("cell", "kind"), "data": ("kind",), "tokenizer": ("name",), "optimizer": ("name",), "schedule": ("kind",)}
 """By which of its settings a group is chosen."""
@@ -26,7 +26,7 @@ ABOUT_NOTHING = ("data.cache_dir", "resume")
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting by its full name, and every group by the name that one types: `model`, `optimizer` and so on."""
     flat: dict[str, Any] = {}
-    for group, members in settings.items():
+    for group, members in with_new_names(settings).items():
         if not isinstance(members, Mapping):
             continue
         if group in NAMED_BY:

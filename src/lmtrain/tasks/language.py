@@ -177,6 +177,7 @@ class Language(Task):
             "num_tokens": len(valid.ids), "of_num_tokens": len(self.corpus.valid.ids), "num_unk": valid.num_unk,
             "num_chars": valid.num_chars, "num_bytes": valid.num_bytes, "num_streams": self._num_streams,
             "state_policy": model.state_policy.name, "method": "static",
+            "spelling_nats": None if self.corpus.tokenizer.rare is None else valid.spelling_micronats / 1e6,
         }  # fmt: skip
 
     def reached(self, value: float) -> Reached:

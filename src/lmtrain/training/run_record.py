@@ -223,7 +223,9 @@ def _result(document: Mapping[str, Any]) -> Result | None:
 
 
 def _bits(document: Mapping[str, Any]) -> float | None:
-    return None if document.get("num_unk") else _number(document.get("bits_per_character"))
+    """None where the text has words that the tokenizer does not spell."""
+    is_spelt = not document.get("num_unk") or _number(document.get("spelling_nats")) is not None
+    return None if not is_spelt else _number(document.get("bits_per_character"))
 
 
 def _from_metrics(path: Path, results: Mapping[str, Any], session: Mapping[str, Any]) -> dict[str, Any]:
