@@ -163,6 +163,13 @@ def test_the_task_is_chosen_by_the_model(data: Path, call: Call) -> None:
         lmtrain.train("task=tag", "model=glove", "data.path=data")
 
 
+def test_settings_that_vectors_do_not_read_are_named(data: Path, call: Call) -> None:
+    said = call("task=vectors", *TINY, "trainer.chunk_length=9", "--cfg", "job").err
+    assert "trainer.chunk_length has no effect here: it needs a language model." in said
+    said = call("task=tag", "data.path=data", "tokenizer.lowercase=true", "--cfg", "job").err
+    assert "tokenizer.lowercase has no effect here: it needs a running text; here type model.lowercase=true." in said
+
+
 def test_texts_without_neighbours_and_without_frequent_words_are_refused(data: Path) -> None:
     (data / "data" / "valid.txt").write_text("cat\ndog\nnobody knows\n", encoding="utf-8")
     with pytest.raises(DataError, match="In the validation text no two words of the vocabulary stand together"):

@@ -140,7 +140,7 @@ def _train(task: Task, run: RunDirectory, resumed_from: Path | None) -> Reached 
                 reason = "diverged, as the high rates of a range test do"
             finally:
                 note_results(run, **describe_end(task, state, telemetry.items_per_second))
-        if trainer.projector and state.step:
+        if trainer.projector and state.step and not stop.requested:
             with state.learner.evaluated() as model:
                 if (vectors := task.vectors(model)) is not None:
                     telemetry.record_vectors(vectors.words, vectors.matrix)

@@ -255,7 +255,9 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
     drops = any(getattr(model, name, None) for name in ("dropout", "input_dropout", "hidden_dropout", "output_dropout"))
     num_layers = len(getattr(model, "hidden_sizes", [])) or getattr(model, "num_layers", 0)
     is_cut = isinstance(data, TextConfig) and not expanded(data.path).is_dir()
+    is_language = isinstance(model, LanguageConfig)
     return {
+        **{f"trainer.{name}": (is_language, "a language model") for name in OF_LANGUAGE},
         "model.nonlinearity": (getattr(model, "cell", None) is Cell.elman, "model=elman"),
         "model.forget_bias": (getattr(model, "cell", None) is Cell.lstm, "model=lstm"),
         "model.cutoffs": (head is HeadName.adaptive, "model.head=adaptive"),
@@ -308,6 +310,12 @@ def remedy_for_divergence(config: Config, resume: str) -> str:
     rollback = ", or trainer.on_nonfinite=rollback" if trainer.on_nonfinite is not OnNonfinite.rollback else ""
     return f"Type  python -m lmtrain {resume}  with a smaller optimizer.learning_rate, {clip}{rollback}."
 
+
+OF_LANGUAGE = (
+    "chunk_length", "backward_length", "random_chunk_length", "random_offset", "evaluation_streams", "sample_tokens",
+    "cuda_graph",
+)  # fmt: skip
+"""Settings of the trainer that no other task reads."""
 
 COUNTING_IGNORES = [
     f"trainer.{name}"

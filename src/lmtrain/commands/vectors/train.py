@@ -101,10 +101,9 @@ def _learnt(options: argparse.Namespace) -> Vectors:
         f"{name}={quoted(value) if isinstance(value, str) else str(value).lower()}"
         for name, value in settings.items() if value is not None
     ]  # fmt: skip
+    run_module = import_module("lmtrain.run")  # by name, as it stands above commands
     try:
-        run = import_module("lmtrain.run").train(
-            *of_method.split(), *overrides, *(options.set or [])
-        )  # it stands above commands
+        run = run_module.train(*of_method.split(), *overrides, *(options.set or []))
     except KeyboardInterrupt:
         print("Write its vectors with  python -m lmtrain vectors export RUN --checkpoint last --output FILE", file=sys.stderr)
         raise
