@@ -278,8 +278,8 @@ def import_arpa(path: Path, directory: Path, like: Trained | None = None) -> Ngr
     return model
 
 
-def vectors_of(model: LanguageModel, tokenizer: Tokenizer) -> Vectors | None:
-    """The embedding of a model with the texts of its tokens; None for a model that has none."""
+def vectors_of(model: Any, tokenizer: Tokenizer) -> Vectors | None:
+    """The embedding of a model of any task with the texts of its tokens; None for a model that has none."""
     embedding = getattr(model, "embedding", None)
     if embedding is None:
         return None

@@ -279,6 +279,15 @@ def test_taggers_have_vectors_and_logistic_regression_has_none(data: Path, call:
     assert "have one, 100.00 % of the training text" in Path("again/lmtrain.log").read_text(encoding="utf-8")
 
 
+def test_classifiers_have_vectors_and_show_them(data: Path) -> None:
+    for name in ("train", "valid"):
+        (data / f"{name}.texts").write_text("good a fine day\nbad rain\n" * 3, encoding="utf-8")
+    classifier = lmtrain.train("task=classify", "data.train=train.texts", "data.valid=valid.texts", "trainer.num_epochs=1",
+                               "hydra.run.dir=classifier", "model.embed_size=4").model  # fmt: skip
+    assert {"a", "fine", "day", "rain"} < set(classifier.vectors.words)
+    assert projected("classifier")[0] == list(classifier.vectors.words) == list(lmtrain.load_vectors("classifier").words)
+
+
 # ---- lower case
 
 

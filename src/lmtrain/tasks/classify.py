@@ -24,7 +24,7 @@ from lmtrain.data.labelled import Labelled, Splits, cut_folds, describe, fingerp
 from lmtrain.errors import DataError
 from lmtrain.expected import agree, compare, within
 from lmtrain.models.classifier import ClassifierNetwork, CountedClassifier, Texts
-from lmtrain.saved import describe_tokenizer
+from lmtrain.saved import describe_tokenizer, vectors_of
 from lmtrain.settings import comparing
 from lmtrain.shell import expanded, one_line
 from lmtrain.tasks.base import Files, Loaded, Split, Task
@@ -36,6 +36,7 @@ from lmtrain.training.checkpoint import Checkpoint
 from lmtrain.training.learner import Learner
 from lmtrain.training.score import Wording
 from lmtrain.training.tally import TallyLearner
+from lmtrain.vectors.table import Vectors
 
 WORST = 20  # errors that are shown
 FREQUENT, NAIVE_BAYES = "most frequent class", "naive Bayes"
@@ -129,6 +130,9 @@ class Classify(Task):
 
     def has(self, split: Split) -> bool:
         return split in self.splits
+
+    def vectors(self, model: ClassifierNetwork) -> Vectors | None:
+        return vectors_of(model, self.indicators.tokenizer)
 
     def show(self, model: ClassifierNetwork) -> str:
         return "\n".join(worst_errors(self._score(model, "valid"), self.splits["valid"].texts, WORST))

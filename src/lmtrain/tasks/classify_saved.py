@@ -20,7 +20,7 @@ from lmtrain.data.tokenizer import WordTokenizer
 from lmtrain.errors import CheckpointError
 from lmtrain.expected import ANY_LENGTH, Anything, Like, Whole, agree, compare, within
 from lmtrain.models.classifier import ClassifierNetwork
-from lmtrain.saved import read_tokenizer, task_in
+from lmtrain.saved import read_tokenizer, task_in, vectors_of
 from lmtrain.settings import comparing, reading
 from lmtrain.shell import expanded, one_line
 from lmtrain.tasks.classify import (
@@ -99,11 +99,9 @@ class Classifier:
     @property
     def vectors(self) -> Vectors:
         """The words with their vectors. ValueError where the model has none."""
-        embedding = getattr(self.model.network, "embedding", None)
-        if embedding is None:
+        if (vectors := vectors_of(self.model.network, self.model.indicators.tokenizer)) is None:
             raise ValueError(f"{self.path} has no word vectors; model=averaging and model=encoder have them")
-        words = tuple(self.model.indicators.tokenizer.tokens)
-        return Vectors(words, embedding.weight.detach().float().cpu().numpy())
+        return vectors
 
     @property
     def splits(self) -> list[str]:
