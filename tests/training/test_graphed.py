@@ -449,5 +449,5 @@ def test_every_attribute_that_a_learner_declares_is_a_field_or_belongs_to_its_cl
     """One that is neither would be lost wherever a learner is made from another's fields."""
     for kind in (Learner, SequenceLearner, CountLearner, GraphedLearner):
         declared = {name for base in kind.__mro__ for name in vars(base).get("__annotations__", {})}
-        assert declared - {field.name for field in fields(kind)} == {"can_diverge"}
+        assert declared - {field.name for field in fields(kind)} == {"can_diverge", "has_gradients"}
         assert "can_diverge" in vars(Learner)

@@ -10,7 +10,7 @@
 Half of the entries are drawn from those with a gradient other than 0, as of a table of words only some rows are in a batch; the
 others from all. Parameters that are frozen are left out.
 
-A slope is extrapolated from h and h / 2 (Richardson 1911), so it is exact up to h^4. The error is
+Where that is not near enough, the slope is extrapolated from h and h / 2 (Richardson 1911), exact up to h^4. The error is
 
     |gradient - slope| / (max(|gradient|, |slope|) + r / ALLOWED)       r = ROUNDING |L| / h, what rounding may do to a slope
 
@@ -152,7 +152,7 @@ def _look(exact: ExactCopy, num_entries: int, step: int) -> Checked:
             for number, (name, gradient) in enumerate(gradients.items())
             for difference in _iter_differences(exact, name, gradient, num_entries, (step, number), loss)
         ]
-    worst = max(differences, key=lambda d: math.inf if math.isnan(d.error) else d.error, default=None)
+    worst = max(differences, key=lambda difference: difference.error, default=None)
     return Checked(worst, len(gradients), len(differences))
 
 
@@ -206,15 +206,22 @@ def _compare(
     """The gradient beside the slope of `loss_at`, of which `loss` is the value at 0."""
     best = Difference(name, where, gradient, math.nan, math.inf)
     for h in STEPS:
-        near, far = ((loss_at(-step), loss_at(step)) for step in (h / 2, h))
-        rounding = ROUNDING * max(map(abs, (loss, *near, *far))) / h
-        half, whole = (near[1] - near[0]) / h, (far[1] - far[0]) / (2 * h)
+        far = loss_at(-h), loss_at(h)
+        whole, rounding = (far[1] - far[0]) / (2 * h), ROUNDING * max(map(abs, (loss, *far))) / h
+        best = min(best, _difference(name, where, gradient, whole, rounding, typical), key=lambda d: d.error)
+        if best.error <= ALLOWED / 10:
+            break
+        near = loss_at(-h / 2), loss_at(h / 2)
+        half = (near[1] - near[0]) / h
         after, before = ((sign * (4 * near[i] - far[i] - 3 * loss) / h) for i, sign in ((1, 1), (0, -1)))
         for slope in ((4 * half - whole) / 3, after, before):
-            scale = max(abs(gradient), abs(slope), typical) + rounding / ALLOWED
-            error = abs(gradient - slope) / scale if scale else 0.0
-            if error < best.error:
-                best = Difference(name, where, gradient, slope, error)
+            best = min(best, _difference(name, where, gradient, slope, rounding, typical), key=lambda d: d.error)
         if best.error <= ALLOWED or abs(half - whole) <= rounding + SMOOTH * max(abs(half), abs(whole)):
             break
     return best
+
+
+def _difference(name: str, where: str, gradient: float, slope: float, rounding: float, typical: float) -> Difference:
+    scale = max(abs(gradient), abs(slope), typical) + rounding / ALLOWED
+    error = abs(gradient - slope) / scale if scale else 0.0
+    return Difference(name, where, gradient, slope, math.inf if math.isnan(error) else error)
