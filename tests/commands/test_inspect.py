@@ -67,6 +67,18 @@ def test_tags_entities_and_shared_sentences_are_counted(tagged: Path, call: Call
     assert "1 of 2 of valid (50.0%) are in train" in shown.out
 
 
+def test_labels_are_counted(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("train", "dev"):
+        Path(f"{name}.txt").write_text("good a fine film\nbad dull\ngood fun\n", encoding="utf-8")
+    ended = call("inspect", "task=classify", "data.path=.", "--json")
+    assert ended.code == 0, ended.err
+    made = json.loads(ended.out)
+    assert made["labels"]["train"] == {"good": 2, "bad": 1}
+    assert made["splits"]["train"]["tokens"] == 5
+    assert made["overlaps"] == [{"split": "valid", "other": "train", "found": 3, "compared": 3}]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

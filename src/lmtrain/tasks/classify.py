@@ -6,6 +6,7 @@ beside the simplest models there are: the most frequent class, and naive Bayes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ from lmtrain.tasks.base import Files, Loaded, Split, Task
 from lmtrain.tasks.classify_model import Encoded, TextModel, build_classifier, encode
 from lmtrain.tasks.classify_score import ClassifyScore, worst_errors
 from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
+from lmtrain.tasks.inspection import Material, material_of, shares_of
 from lmtrain.tasks.language import check_tokenizer
 from lmtrain.training.checkpoint import Checkpoint
 from lmtrain.training.learner import Learner
@@ -148,6 +150,17 @@ class Classify(Task):
         return compare_scores({name: self._score(model, name) for name in names})
 
     # ---- what is said, and what is saved
+
+    def material(self) -> Material:
+        unk_id = self.indicators.tokenizer.unk_id
+        ids = {
+            name: np.concatenate([self.indicators.words(text) for text in split.texts]) for name, split in self.splits.items()
+        }
+        return material_of(
+            {name: [text.split() for text in split.texts] for name, split in self.splits.items()}, line="text",
+            unknown={name: float((each == unk_id).mean()) if len(each) else None for name, each in ids.items()},
+            sections=[shares_of("labels", "Labels, and their shares", {n: Counter(s.labels) for n, s in self.splits.items()})],
+        )  # fmt: skip
 
     def describe(self) -> str:
         unknown = self.indicators.tokenizer.unk_id
