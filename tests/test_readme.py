@@ -108,12 +108,26 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         directory.mkdir()
         for name, share in ("train", slice(0, None, 2)), ("valid", slice(1, None, 4)), ("test", slice(3, None, 4)):
             (directory / f"{name}.txt").write_text("".join((lines * 20)[share]), encoding="utf-8")
+    for directory, text in (
+        ("TAGS", "Ann I-PER\nsat O\nin O\nRome I-LOC\n\n"),
+        ("TEXTS", "good a fine film\nbad a dull film\n"),
+    ):
+        (place / directory).mkdir()
+        for name in ("train", "valid", "test"):
+            (place / directory / f"{name}.txt").write_text(text * 8, encoding="utf-8")
+    (place / "vectors.txt").write_text("ann 1 0 0 0\nrome 0 1 0 0\nin 0 0 1 0\n", encoding="utf-8")
+    (place / "LIST").write_text("one\t-1.5\tthe cat ran\none\t-1.2\tthe cat slept\n", encoding="utf-8")
+    scored = "one\t-1.5\t-9\t3\t0\tthe cat ran\none\t-1.2\t-9\t3\t0\tthe cat slept\n"
+    (place / "SCORED").write_text(scored, encoding="utf-8")
+    (place / "REFERENCES").write_text("one\tthe cat ran\n", encoding="utf-8")
     small = "data=text data.path=my.txt tokenizer=word trainer.num_threads=1"
     lstm = f"{small} model.hidden_size=8 model.embed_size=8 trainer.num_steps=5"
     for settings, run, *others in (
         (lstm, "RUN", "RUN_A", "LSTM", "outputs/RUN"),
         (f"{lstm} model=window", "WINDOW"),
         (f"{small} model=ngram model.order=3", "RUN_B", "NGRAM5"),
+        ("task=tag data.path=TAGS tokenizer.min_count=1 trainer.num_steps=4", "TAGGER"),
+        ("task=classify data.path=TEXTS tokenizer.min_count=1 trainer.num_steps=4", "CLASSIFIER"),
     ):
         run_python(place, f"-m lmtrain {settings} hydra.run.dir={run}")
         for other in others:
@@ -122,9 +136,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_python(place: Path, arguments: str) -> str:
+    arguments, _, output = arguments.partition(" > ")
     typed = [sys.executable, *shlex.split(arguments)]
     ended = subprocess.run(typed, cwd=place, capture_output=True, text=True, timeout=400)
     assert ended.returncode == 0, ended.stderr + ended.stdout
+    if output:
+        (place / output).write_text(ended.stdout, encoding="utf-8")
     return ended.stdout
 
 
