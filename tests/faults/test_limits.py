@@ -126,7 +126,7 @@ def test_one_type_more_than_can_be_saved_is_refused_before_training(
 ) -> None:
     """text.txt has ten words."""
     monkeypatch.setattr("lmtrain.data.vocabulary.MAX_TYPES", most)
-    monkeypatch.setattr("lmtrain.data.tokenizer.MAX_TYPES", most)
+    monkeypatch.setattr("lmtrain.data.token_lists.MAX_TYPES", most)
     ended = call(*WORD, "hydra.run.dir=many")
     assert ended.code == code
     if code:
@@ -146,7 +146,7 @@ def test_one_word_more_than_can_be_saved_is_refused_in_an_arpa_file(
     ended = call("arpa", "counts.arpa", "--output", "again")
     assert (ended.code, "counts.arpa lists 13 words. A model has at most 9" in ended.err) == (3, True)
     monkeypatch.setattr("lmtrain.models.arpa.MAX_TYPES", 10)
-    monkeypatch.setattr("lmtrain.data.tokenizer.MAX_TYPES", 10)
+    monkeypatch.setattr("lmtrain.data.token_lists.MAX_TYPES", 10)
     assert call("arpa", "counts.arpa", "--output", "again").code == 0
     assert call("evaluate", "again", "--text", "text.txt").code == 0
 
