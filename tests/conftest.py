@@ -36,9 +36,10 @@ def _the_disk_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_log_of_an_earlier_run() -> Iterator[None]:
-    """A process that trains ends; here the file that it logs to is closed, or the next test would write to it."""
+def _nothing_of_an_earlier_run() -> Iterator[None]:
+    """A process that trains ends; here its rounding is put back, and the file that it logs to is closed."""
     yield
+    torch.set_flush_denormal(False)
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:
         root.removeHandler(handler)

@@ -133,7 +133,7 @@ def ways(preset: Preset, device: torch.device, precision: str) -> list[Way]:
     sizes = {"T": preset.chunk_length, "B": preset.batch_size, "H": preset.hidden_size}
     call = backends.Call(preset.cell, device.type, dtype_of(precision), sizes)
     found = [(name, "auto") for name in ("eager", "native") if backends.why_not(name, call) is None]
-    if backends.why_not("triton", call) is None:
+    if device.type == "cuda" and backends.why_not("triton", call) is None:  # its interpreter on a CPU is no contestant
         found.append(("triton", "steps"))
         fits = _fits(preset, device, precision)
         if any(fits):

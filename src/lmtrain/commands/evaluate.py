@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from lmtrain.commands.contamination import look_for, name_parts
 from lmtrain.commands.evaluate_examples import evaluate_examples
@@ -24,6 +25,9 @@ from lmtrain.commands.options import (
 )
 from lmtrain.errors import DataError, as_typed
 from lmtrain.shell import printable
+
+if TYPE_CHECKING:
+    from lmtrain.saved import Text, Trained
 
 
 @as_typed(num_streams="--streams ")
@@ -56,27 +60,18 @@ def main(arguments: list[str]) -> None:
     trained = open_model(options)
     tokenizer = trained.tokenizer
     saved = load_lines(trained)
-    if options.text:
-        split = encode_file(options.text, tokenizer)
+    if options.text or options.split == "train":
+        split = encode_file(options.text, tokenizer) if options.text else training_corpus(trained.path).train
         text = Text(split.ids, split.num_chars, split.num_bytes, split.spelling_micronats)
-    elif options.split == "train":
-        split = training_corpus(trained.path).train
-        text = Text(split.ids, split.num_chars, split.num_bytes, split.spelling_micronats)
-    elif options.split in trained.texts:
-        text = trained.texts[options.split]
     else:
-        raise DataError(
-            f"No {options.split} split was saved with {trained.path}.",
-            f"Saved are: {', '.join(name for name in trained.texts if name != 'train_start') or 'none'}.",
-            "Type --split valid, or --text FILE." if "valid" in trained.texts else "Type --text FILE.",
-        )
+        text = _saved_text(trained, options.split)
     bar = tqdm(total=len(text.ids), unit="tok", unit_scale=True, disable=None, leave=False, file=sys.stderr)
     with computing(options), bar:
         method = choose_method(options, trained)
         bill = evaluate(
             trained.model, text.ids, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id, num_chars=text.num_chars,
             num_bytes=text.num_bytes, num_words=tokenizer.count_words(text.ids),
-        spelling_nats=None if tokenizer.rare is None else text.spelling_micronats / 1e6,
+            spelling_nats=None if tokenizer.rare is None else text.spelling_micronats / 1e6,
             num_streams=options.streams, method=method, device=options.device,
             token_text=tokenizer.token_text, progress=bar.update,
         )  # fmt: skip
@@ -93,3 +88,13 @@ def main(arguments: list[str]) -> None:
     heading = printable(f"{options.text or options.split} of {trained.path}")
     print(f"{heading}:\n{bill.format()}\n{printable(finding.format())}")
     finding.warn("the numbers are better than those of unseen text", "Type --text FILE with a text that it was not trained on.")
+
+
+def _saved_text(trained: Trained, split: str) -> Text:
+    if split not in trained.texts:
+        raise DataError(
+            f"No {split} split was saved with {trained.path}.",
+            f"Saved are: {', '.join(name for name in trained.texts if name != 'train_start') or 'none'}.",
+            "Type --split valid, or --text FILE." if "valid" in trained.texts else "Type --text FILE.",
+        )
+    return trained.texts[split]
