@@ -53,7 +53,7 @@ VALUES: dict[str, list[Any]] = {
     "trainer.batch_size": [1, 2, 2, 3, 3, 4, 5, 5000], "trainer.chunk_length": [0, 1, 2, 5, 9, 20],
     "trainer.backward_length": [0, 0, 1, 2, 5, 10, 24, 39, 70], "trainer.num_steps": [5], "trainer.max_seconds": [None],
     "trainer.num_epochs": [None, None, 0.1, 1.0, 2.5], "trainer.clip_norm": [0.0, 1e-3, 0.25, 1e6],
-    "trainer.patience": [None, None, 1, 3], "trainer.evaluation_tokens": [None, 0, 7, 40], "trainer.check_gradients": [0, 0, 2],
+    "trainer.check_gradients": [0, 0, 2],
     "trainer.log_every": [1, 2, 7], "trainer.evaluate_every": [0, 1, 2, 3, 1000], "trainer.evaluation_streams": [1, 2, 50],
     "trainer.save_every": [0, 1, 2, 3, 1000], "trainer.keep": [0, 1, 2, 3],
     "trainer.patience": [None, None, 1, 2], "trainer.evaluation_tokens": [None, 0, 7, 40], "trainer.sample_tokens": [0, 1, 3],
