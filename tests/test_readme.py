@@ -100,8 +100,14 @@ def test_the_mistake_that_the_readme_shows_is_reported_so(tmp_path: Path) -> Non
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with every file and run that the commands name."""
     place = tmp_path_factory.mktemp("readme")
-    lines = [f"the {noun} {verb} near the {other} .\n" for noun in ("cat", "dog", "cow") for verb in ("sat", "ran", "slept")
-             for other in ("tree", "house", "river", "door")]  # fmt: skip
+    nouns = ("cat", "man", "woman", "king", "queen")
+    lines = [f"the {noun} {verb} near the {other} .\n" for noun in nouns for verb in ("sat", "ran")
+             for other in ("river", "door", "water", "court", "church", "market", "bank")]  # fmt: skip
+    (place / "questions-words.txt").write_text(": family\nman woman king queen\n", encoding="utf-8")
+    (place / "wordsim353.tsv").write_text("king\tqueen\t8.5\nman\twoman\t8.3\ncat\tbank\t1.0\n", encoding="utf-8")
+    words = ("the", *nouns, "river", "door", "water", "court", "church", "market", "bank", "sat", "ran", "near")
+    rows = (f"{word} {number % 5 - 2} {number % 3} {number} 1\n" for number, word in enumerate(words))
+    (place / "brown.vec").write_text("".join(rows), encoding="utf-8")
     (place / "my.txt").write_text("".join(lines * 60), encoding="utf-8")
     (place / "FILE").write_text("the cat ran near the door .\nthe dog sat .\n", encoding="utf-8")
     for directory in (place / "DIRECTORY", place / "DATA"):
@@ -117,13 +123,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (place / directory / f"{name}.txt").write_text(text * 8, encoding="utf-8")
     (place / "vectors.txt").write_text("ann 1 0 0 0\nrome 0 1 0 0\nin 0 0 1 0\n", encoding="utf-8")
     (place / "LIST").write_text("one\t-1.5\tthe cat ran\none\t-1.2\tthe cat slept\n", encoding="utf-8")
-    scored = "one\t-1.5\t-9\t3\t0\tthe cat ran\none\t-1.2\t-9\t3\t0\tthe cat slept\n"
+    scored = "id\tscore\tlog_prob\twords\tunknown\ttext\n"
+    scored += "one\t-1.5\t-9\t3\t0\tthe cat ran\none\t-1.2\t-9\t3\t0\tthe cat slept\n"
     (place / "SCORED").write_text(scored, encoding="utf-8")
     (place / "REFERENCES").write_text("one\tthe cat ran\n", encoding="utf-8")
     small = "data=text data.path=my.txt tokenizer=word trainer.num_threads=1"
     lstm = f"{small} model.hidden_size=8 model.embed_size=8 trainer.num_steps=5"
     for settings, run, *others in (
-        (lstm, "RUN", "RUN_A", "LSTM", "outputs/RUN"),
+        (lstm, "RUN", "RUN_A", "LSTM", "outputs/RUN", "BEFORE", "AFTER"),
         (f"{lstm} model=window", "WINDOW"),
         (f"{small} model=ngram model.order=3", "RUN_B", "NGRAM5"),
         ("task=tag data.path=TAGS tokenizer.min_count=1 trainer.num_steps=4", "TAGGER"),
@@ -159,7 +166,11 @@ def test_every_training_runs(words: str, place: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [words for words in OTHERS if words not in AS_IT_STANDS])
 def test_every_command_runs(words: str, place: Path) -> None:
-    words = re.sub(r"outputs/\d{4}-\S*", "RUN", words)
+    words = re.sub(r"outputs/\d{4}-\S*", "RUN", words).replace("../shared/data/brown", "DATA")
+    if "--method svd" in words or "--check-superposition" in words:  # smaller, for a small text
+        words += " --size 8"
+    if "--method atoms" in words:
+        words += " --num-atoms 4"
     if words.startswith("arpa RUN"):
         words = words.replace("RUN", "NGRAM5")
     if words.startswith("arpa FILE.arpa"):
