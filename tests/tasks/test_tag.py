@@ -106,6 +106,9 @@ def test_predictions_are_written_as_the_data_are(mark: str, place: Path, capsys:
     first, *_ = map(json.loads, capsys.readouterr().out.splitlines())
     assert first["entities"] == [["Ann", "PER"], ["New York", "LOC"]]
     assert all(0.5 < probability <= 1 for probability in first["probabilities"])
+    (place / "one").write_text("Ann sat in Rome\n", encoding="utf-8")
+    main(["predict", "run", "one"])
+    assert "type --sentences" in capsys.readouterr().err
     (place / "sentences").write_text("Ann sat in New York\n\nBob slept", encoding="utf-8")
     main(["predict", "run", "sentences", "--sentences"])
     assert capsys.readouterr().out.splitlines()[0] == f"Ann/{mark}-PER sat/O in/O New/{mark}-LOC York/I-LOC"

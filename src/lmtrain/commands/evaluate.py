@@ -76,6 +76,10 @@ def main(arguments: list[str]) -> None:
             token_text=tokenizer.token_text, progress=bar.update,
         )  # fmt: skip
     check_numbers(bill.total_nats, method)
+    if options.split == "train" and not options.text:
+        document = {"checkpoint": str(trained.path), "text": "train"} | bill.to_json()
+        print(json.dumps(document) if options.json else f"{printable(f'train of {trained.path}')}:\n{bill.format()}")
+        return
     name = options.text or f"the {options.split} text"
     others = [hashes for other, hashes in saved.held_out.items() if options.text or other != options.split]
     lines = split.lines if options.text else saved.held_out.get(options.split)
@@ -85,8 +89,7 @@ def main(arguments: list[str]) -> None:
         document = {"checkpoint": str(trained.path), "text": options.text or options.split}
         print(json.dumps(document | bill.to_json() | {"lines_in_training": shares}))
         return
-    heading = printable(f"{options.text or options.split} of {trained.path}")
-    print(f"{heading}:\n{bill.format()}\n{printable(finding.format())}")
+    print(f"{printable(f'{options.text or options.split} of {trained.path}')}:\n{bill.format()}\n{printable(finding.format())}")
     finding.warn("the numbers are better than those of unseen text", "Type --text FILE with a text that it was not trained on.")
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lmtrain.tasks.tag_saved import Tagger
 
 SENTENCES = 256  # that are tagged at once
+MOST_COLUMNS = 2  # of a sentence of one word, beyond which it looks like a sentence of several
 
 
 def main(arguments: list[str]) -> None:
@@ -45,12 +46,14 @@ def main(arguments: list[str]) -> None:
         return
     if not isinstance(trained, Tagger):
         raise CheckpointError(
-            f"{options.run} holds no tagger.", "Of word vectors see  python -m lmtrain vectors.",
+            f"{options.run} holds neither a tagger nor a classifier.", "Of word vectors see  python -m lmtrain vectors.",
             f"Of a language model type  python -m lmtrain sample {options.run}  or  score {options.run} FILE.",
         )  # fmt: skip
     at_once = 1 if options.file == "-" else SENTENCES
     blocks = ([line, None] for line in lines) if options.sentences else _blocks(lines)
-    for block in _grouped(blocks, at_once):
+    for number, block in enumerate(_grouped(blocks, at_once)):
+        if number == 0 and not options.sentences:
+            _warn_of_sentences(block[0])
         for answer in _answers(trained, block, options.sentences, options.probabilities, options.json):
             print(answer)
         if at_once == 1:
@@ -117,6 +120,14 @@ def _answers(
         else:
             yield from (f"{line}{tail}" for line, tail in zip(block, tails, strict=False))
             yield from (line for line in block[-1:] if line is not None)
+
+
+def _warn_of_sentences(block: list[str | None]) -> None:
+    """Where a sentence of one line has several words, it is hardly a word with its columns."""
+    words = (block[0] or "").split(" ")
+    if sum(line is not None for line in block) == 1 and len(words) > MOST_COLUMNS and "\t" not in words[0]:
+        words = "Only the first word of each line is read. Where every line is a sentence, type --sentences."
+        print(f"lmtrain: {words}", file=sys.stderr)
 
 
 def _tokens(block: list[str | None], are_sentences: bool) -> list[str]:

@@ -47,6 +47,7 @@ log = logging.getLogger("lmtrain")
 
 SHAPE_SIZE, AFFIX_SIZE = 10, 20  # of the vectors of shapes and affixes
 WORST = 20  # errors that are shown
+MOST_TAGS = 100  # beyond which it is asked whether they are tags, where there are few tokens of each
 
 
 class Tag(Task):
@@ -255,6 +256,9 @@ class Tag(Task):
         return float((words == self.features.tokenizer.unk_id).mean())
 
     def iter_advice(self) -> Iterator[str]:
+        num_tags, num_tokens = len(self._known_tags), self.splits["train"].num_tokens
+        if num_tags > MOST_TAGS and num_tags > num_tokens / 10:
+            yield f"train has {num_tags:,} different tags for {num_tokens:,} tokens. Are these words and tags in columns?"
         train = {sentence.tokens for sentence in self.splits["train"].sentences}
         for name in ("valid", "test"):
             if name in self.splits:

@@ -104,7 +104,9 @@ class TagScore:
             f"{counts.num_right:>7,} {counts.num_found:>7,} {counts.num_there:>7,}"
             for name, counts in rows
         ]
-        lines.append(f"entities that training does not have: F1 {100 * self.unseen.f1:.2f} ({self.unseen.num_there:,} there)")
+        if self.unseen.num_there:
+            unseen = f"F1 {100 * self.unseen.f1:.2f} ({self.unseen.num_there:,} there)"
+            lines.append(f"entities that training does not have: {unseen}")
         lines.append(f"{100 * self.accuracy:.2f} % of {self.num_tokens:,} tags are right")
         for cls, precision in self.average_precision.items():
             lines.append(f"average precision of {cls}: {precision:.4f}")
