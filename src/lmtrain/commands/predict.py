@@ -126,8 +126,8 @@ def _warn_of_sentences(block: list[str | None]) -> None:
     """Where a sentence of one line has several words, it is hardly a word with its columns."""
     words = (block[0] or "").split(" ")
     if sum(line is not None for line in block) == 1 and len(words) > MOST_COLUMNS and "\t" not in words[0]:
-        words = "Only the first word of each line is read. Where every line is a sentence, type --sentences."
-        print(f"lmtrain: {words}", file=sys.stderr)
+        advice = "Only the first word of each line is read. Where every line is a sentence, type --sentences."
+        print(f"lmtrain: {advice}", file=sys.stderr)
 
 
 def _tokens(block: list[str | None], are_sentences: bool) -> list[str]:
