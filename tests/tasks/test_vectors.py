@@ -129,7 +129,7 @@ def test_commands_measure_write_and_judge_such_a_run(trained: None, call: Call) 
         assert ended.code == 4
         assert "task=vectors" in ended.err
     ended = call("predict", "run", "data/test.txt")
-    assert (ended.code, "no tagger" in ended.err) == (4, True)
+    assert (ended.code, "neither a tagger" in ended.err) == (4, True)
 
 
 def test_vectors_train_is_that_training_and_writes_its_vectors(data: Path, call: Call) -> None:
