@@ -573,6 +573,10 @@ class TrainerConfig:
         FinalSplit.test, "What the best model is judged by in the end: test (valid where there is none), valid, or none.",
         resume=Resume.allowed,
     )  # fmt: skip
+    baselines: bool | None = setting(
+        None, "Tags and labels: in the end logistic regression is trained, too, to compare with; null: where it takes seconds.",
+        resume=Resume.allowed,
+    )  # fmt: skip
     projector: bool = setting(
         True,
         "In the end the vectors of the most frequent words are written for TensorBoard's projector.",

@@ -140,7 +140,7 @@ def test_the_most_frequent_class_is_the_baseline_of_all(place: Path, capsys: pyt
     assert run.best is not None
     assert run.best.value == pytest.approx(8 / 13)
     shown = capsys.readouterr().out
-    assert "On valid this model is no better than naive Bayes." in shown
+    assert "On valid this model is no better than naive Bayes and logistic regression (words, bigrams)." in shown
     assert "most frequent class" not in shown, "it is not compared with itself"
 
 
@@ -151,8 +151,13 @@ def test_the_table_has_train_valid_and_test_and_naive_bayes_stands_beside(
     shown = capsys.readouterr().out
     table = shown[shown.index("accuracy, %") :].splitlines()
     assert table[0].split()[2:] == ["train", "valid", "test"]
-    assert [line.strip().rsplit(maxsplit=3)[0] for line in table[1:4]] == ["this model", "most frequent class", "naive Bayes"]
+    names = ["this model", "most frequent class", "naive Bayes", "logistic regression (words, bigrams)"]
+    assert [line.strip().rsplit(maxsplit=3)[0] for line in table[1:5]] == names
     assert "Against naive Bayes on test: only this model is right on" in shown
+    assert "Against logistic regression on test: only this model is right on" in shown
+    compared = json.loads(Path("run/run.json").read_text())["sessions"][-1]["compared"]
+    assert list(compared["shares"]) == names
+    assert f"{100 * compared['shares'][names[3]]['test']:.2f}" == table[4].split()[-1]
     assert "(McNemar's test, exact)" in shown
     lmtrain.train(*GIVEN, *SMALL, "hydra.run.dir=unseen", "trainer.final_split=none")
     assert "accuracy, %" not in capsys.readouterr().out

@@ -160,7 +160,7 @@ def test_the_final_split_may_stay_unseen(place: Path, capsys: pytest.CaptureFixt
 
 def test_a_model_that_is_no_better_than_the_simplest_says_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lmtrain.train(*TINY, "hydra.run.dir=run", "optimizer.learning_rate=1e-9", "trainer.num_epochs=1")
-    assert "no better than the most frequent tag" in capsys.readouterr().out
+    assert "On valid this model is no better than each word's most frequent tag and logistic" in capsys.readouterr().out
 
 
 def refused(*arguments: str) -> Callable[[], str]:
@@ -213,7 +213,8 @@ def test_it_starts_from_the_command_line_alone(place: Path) -> None:
     assert "loss=" in result.stderr
     assert "ppl=" not in result.stderr
     assert "python -m lmtrain predict run FILE" in result.stdout
-    assert "most frequent tag of each word" in result.stdout
+    assert "each word's most frequent tag" in result.stdout
+    assert "logistic regression (words, shapes, affixes)" in result.stdout
 
 
 # ---- scores

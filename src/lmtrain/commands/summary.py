@@ -68,8 +68,9 @@ def conclude(run: RunDirectory, task: Task) -> Score | None:
     if text:
         print(f"\n{task.shown()}:\n{_indented(text)}")
     print(f"\n{name} of the best model (step {best.step}):\n{_indented(score.format())}")
-    if compared := task.comparison(best.model):
-        print(f"\nBeside the simplest models there are:\n{_indented(compared)}")
+    if (compared := task.comparison(best.model)) is not None:
+        run.note(compared=compared.to_json())
+        print(f"\nBeside the simplest models there are:\n{_indented(compared.format())}")
     return score
 
 

@@ -19,6 +19,7 @@ from lmtrain.config import (
     Initialisation,
     LabelledConfig,
     LanguageConfig,
+    LogisticConfig,
     ModelConfig,
     NeuralConfig,
     Objective,
@@ -290,6 +291,10 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         ),
         "schedule.beta1_low": (has_beta1, "optimizer=adam, or a momentum"),
         "schedule.beta1_high": (has_beta1, "optimizer=adam, or a momentum"),
+        "trainer.baselines": (
+            isinstance(data, ExamplesConfig) and not isinstance(model, LogisticConfig),
+            "tags or labels, and another model than model=logistic",
+        ),
         "trainer.evaluation_tokens": (isinstance(model, LanguageConfig), "a language model: other tasks evaluate all"),
         "trainer.sample_temperature": (trainer.sample_tokens > 0, "trainer.sample_tokens above 0"),
     }

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from lmtrain.training.checkpoint import Checkpoint
 from lmtrain.training.learner import Learner
 from lmtrain.training.score import TOKENS, Score, Wording
 from lmtrain.vectors.table import Vectors
+
+if TYPE_CHECKING:
+    from lmtrain.tasks.baselines import Comparison
 
 Split = Literal["train", "valid", "test"]
 
@@ -141,9 +144,9 @@ class Task(ABC):
     def shown(self) -> str:
         """What `show` shows, as a heading."""
 
-    def comparison(self, model: Any) -> str:
-        """`model` beside the simplest there are, on train and valid, as lines. Empty where there is nothing to compare."""
-        return ""
+    def comparison(self, model: Any) -> Comparison | None:
+        """`model` beside the simplest there are, on train and valid. None where there is nothing to compare."""
+        return None
 
     @property
     def precision(self) -> torch.dtype:

@@ -7,7 +7,7 @@ beside the simplest models there are: the most frequent class, and naive Bayes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ import lmtrain.config as config
 from lmtrain.build import build_gradient_learner, sparse_gradients
 from lmtrain.data.batches import Position, Shuffled
 from lmtrain.data.examples import find_splits
-from lmtrain.data.indicators import Indicators, learn_indicators
+from lmtrain.data.indicators import learn_indicators
 from lmtrain.data.labelled import Labelled, Splits, cut_folds, describe, fingerprint, iter_advice, labels_of, read_labelled
 from lmtrain.errors import DataError
 from lmtrain.expected import agree, compare, within
@@ -29,6 +29,9 @@ from lmtrain.saved import describe_tokenizer, vectors_of
 from lmtrain.settings import comparing
 from lmtrain.shell import expanded, one_line
 from lmtrain.tasks.base import Files, Loaded, Split, Task
+from lmtrain.tasks.baselines import Comparison
+from lmtrain.tasks.classify_baselines import FREQUENT, NAIVE_BAYES, classes_of, lowercase_of, ngrams_of, others, predict_simply
+from lmtrain.tasks.classify_baselines import compare as compare_classifiers
 from lmtrain.tasks.classify_model import Encoded, TextModel, build_classifier, encode
 from lmtrain.tasks.classify_score import ClassifyScore, worst_errors
 from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
@@ -41,19 +44,18 @@ from lmtrain.training.tally import TallyLearner
 from lmtrain.vectors.table import Vectors
 
 WORST = 20  # errors that are shown
-FREQUENT, NAIVE_BAYES = "most frequent class", "naive Bayes"
 
 
 class Classify(Task):
-    """A classifier of texts."""
+    """A classifier of texts; of `splits`, where they have been read already."""
 
     wording = Wording("texts", "nats_per_text", "accuracy", higher_is_better=True)
     compared: ClassVar[tuple[str, ...]] = ("tokenizer", "features")
 
-    def __init__(self, settings: config.Config, device: torch.device) -> None:
+    def __init__(self, settings: config.Config, device: torch.device, splits: Splits | None = None) -> None:
         self.settings, self.device = settings, device
         assert isinstance(settings.data, config.LabelledConfig)
-        self.splits = read_splits(settings.data)
+        self.splits = splits or read_splits(settings.data)
         self.labels = labels_of(self.splits)
         self._given = None
         if isinstance(settings.model, config.AveragingConfig | config.EncoderConfig):
@@ -142,12 +144,9 @@ class Classify(Task):
     def shown(self) -> str:
         return "The worst errors on the validation split (how sure it was, what it is, what it was taken for, the text)"
 
-    def comparison(self, model: ClassifierNetwork) -> str:
+    def comparison(self, model: ClassifierNetwork) -> Comparison:
         """The model beside the simplest ones, on train, valid and what it is judged by in the end."""
-        names = ["train", "valid"]
-        if self.settings.trainer.final_split is config.FinalSplit.test and self.has("test"):
-            names.append("test")
-        return compare_scores({name: self._score(model, name) for name in names})
+        return compare_classifiers(self, model)
 
     # ---- what is said, and what is saved
 
@@ -231,62 +230,3 @@ def read_splits(data: config.LabelledConfig) -> dict[str, Labelled]:
         files = find_splits(data.path, {"train": data.train, "valid": data.valid, "test": data.test})
     splits = {name: read_labelled(file, data.encoding) for name, file in files.items()}
     return cut_folds(splits, data.folds, data.fold) if data.folds else splits
-
-
-def classes_of(split: Labelled, labels: tuple[str, ...]) -> NDArray[np.int64]:
-    """The number of each text's label; all of them must be known."""
-    numbers = {label: number for number, label in enumerate(labels)}
-    return np.array([numbers[label] for label in split.labels], np.int64)
-
-
-def lowercase_of(model: config.ModelConfig) -> bool:
-    """Whether a model looks up words in lower case."""
-    return bool(getattr(model, "lowercase", False))
-
-
-def ngrams_of(model: config.ModelConfig) -> int:
-    """The longest n-grams that a model reads."""
-    return model.ngrams if isinstance(model, config.LogisticConfig) else 1
-
-
-def predict_simply(splits: Splits, labels: tuple[str, ...], indicators: Indicators) -> dict[str, dict[str, NDArray[np.int64]]]:
-    """For each split, what the simplest models say: by name the class of each text, or the only one that they say of all."""
-    encoded = {name: encode(split.texts, indicators, reads_words=True) for name, split in splits.items()}
-    train = torch.from_numpy(classes_of(splits["train"], labels))
-    predicted: dict[str, dict[str, NDArray[np.int64]]] = {name: {} for name in splits}
-    for name, settings in ((FREQUENT, config.FrequentConfig()), (NAIVE_BAYES, config.NaiveBayesConfig())):
-        network = build_classifier(settings, indicators, len(labels))
-        assert isinstance(network, CountedClassifier)
-        network.count(Texts(*encoded["train"].pick(np.arange(len(train))), train))
-        model = TextModel(network, indicators, labels)
-        for split, texts in encoded.items():
-            classes = model.probabilities_of(texts).argmax(1)
-            predicted[split][name] = classes[:1] if name == FREQUENT else classes
-    return predicted
-
-
-def others(model: config.ModelConfig, baselines: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-    """The baselines without the model itself, where it is one of them."""
-    own = {"frequent": FREQUENT, "naive_bayes": NAIVE_BAYES}.get(model.kind)
-    return {name: classes for name, classes in baselines.items() if name != own}
-
-
-def compare_scores(scores: dict[str, ClassifyScore]) -> str:
-    """The accuracy of a model beside those of its baselines, split by split, as lines; and where it is not better."""
-    first = next(iter(scores.values()))
-    lines = [f"{'accuracy, %':<24}" + "".join(f"{split:>8}" for split in scores)]
-    lines.append(f"{'this model':<24}" + "".join(f"{100 * score.accuracy:>8.2f}" for score in scores.values()))
-    for name in first.baselines:
-        lines.append(f"{name:<24}" + "".join(f"{100 * score.baseline_accuracy(name):>8.2f}" for score in scores.values()))
-    for split, score in scores.items():
-        for name in score.baselines:
-            if split != "train" and score.accuracy <= score.baseline_accuracy(name):
-                lines.append(f"On {split} this model is no better than {name}.")
-    for split, score in scores.items():
-        if split != "train" and NAIVE_BAYES in score.baselines:
-            test = score.mcnemar(NAIVE_BAYES)
-            lines.append(
-                f"Against naive Bayes on {split}: only this model is right on {test.num_first:,} texts, only naive Bayes on "
-                f"{test.num_second:,}; p = {test.p:.3g} (McNemar's test, exact)."
-            )
-    return "\n".join(lines)

@@ -23,16 +23,8 @@ from lmtrain.models.classifier import ClassifierNetwork
 from lmtrain.saved import read_tokenizer, task_in, vectors_of
 from lmtrain.settings import comparing, reading
 from lmtrain.shell import expanded, one_line
-from lmtrain.tasks.classify import (
-    FREQUENT,
-    NAIVE_BAYES,
-    classes_of,
-    lowercase_of,
-    ngrams_of,
-    others,
-    predict_simply,
-    read_splits,
-)
+from lmtrain.tasks.classify import read_splits
+from lmtrain.tasks.classify_baselines import FREQUENT, NAIVE_BAYES, classes_of, lowercase_of, ngrams_of, others, predict_simply
 from lmtrain.tasks.classify_model import TextModel, build_classifier
 from lmtrain.tasks.classify_score import ClassifyScore
 from lmtrain.training.checkpoint import believing, load_checkpoint, load_document, read_named

@@ -33,9 +33,11 @@ from lmtrain.saved import describe_tokenizer
 from lmtrain.settings import comparing
 from lmtrain.shell import one_line
 from lmtrain.tasks.base import Files, Loaded, Split, Task
+from lmtrain.tasks.baselines import Comparison
 from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
 from lmtrain.tasks.inspection import Material, Section, material_of, shares_of
 from lmtrain.tasks.language import check_tokenizer
+from lmtrain.tasks.tag_baselines import compare as compare_taggers
 from lmtrain.tasks.tag_model import Outputs, TagModel, place, softmax
 from lmtrain.tasks.tag_score import TagScore, average_precision_of, best_threshold, score_tags
 from lmtrain.training.checkpoint import Checkpoint
@@ -51,16 +53,16 @@ MOST_TAGS = 100  # beyond which it is asked whether they are tags, where there a
 
 
 class Tag(Task):
-    """A tagger of sentences."""
+    """A tagger of sentences; of `splits`, where they have been read already."""
 
     compared: ClassVar[tuple[str, ...]] = ("tokenizer", "features")
 
-    def __init__(self, settings: config.Config, device: torch.device) -> None:
+    def __init__(self, settings: config.Config, device: torch.device, splits: dict[str, Columns] | None = None) -> None:
         self.settings, self.device = settings, device
         assert isinstance(settings.data, config.ColumnsConfig)
         assert isinstance(settings.model, config.TaggerConfig | config.LogisticConfig)
         self.model = settings.model
-        self.splits = read_splits(settings.data)
+        self.splits = splits or read_splits(settings.data)
         train = self.splits["train"].sentences
         self.given = given_vectors(self.model, self.model.embed_size) if isinstance(self.model, config.TaggerConfig) else None
         self.features = learn_features(
@@ -201,30 +203,12 @@ class Tag(Task):
     def shown(self) -> str:
         return "The worst errors on the validation split (how sure it was, what it is, what it was taken for)"
 
-    def comparison(self, model: TaggerNetwork) -> str:
-        """The model beside the simplest one there is, on train and valid: each word's most frequent tag."""
-        frequent = most_frequent_tags(self.splits["train"].sentences)
-        rows = {"this model": [], "most frequent tag of each word": []}  # type: dict[str, list[TagScore]]
-        for split in ("train", "valid"):
-            sentences = self.splits[split].sentences
-            rows["this model"].append(self.final_score(model, split))
-            guessed = [[frequent.get(token, frequent[""]) for token in sentence.tokens] for sentence in sentences]
-            classes = set(self.outputs.classes) or None
-            rows["most frequent tag of each word"].append(
-                score_tags(sentences, guessed, known_entities=self.known_entities, known_tags=self._known_tags, classes=classes,
-                           judged_by="entity_f1" if self.wording.value == "average_precision" else self.wording.value)
-            )  # fmt: skip
-        name = rows["most frequent tag of each word"][0].judged_by
-        lines = [f"{name.replace('_', ' ') + ', %':<32}{'train':>8}{'valid':>8}"]
-        for row, scores in rows.items():
-            lines.append(f"{row:<32}" + "".join(f"{100 * getattr(score, name):>8.2f}" for score in scores))
-        model_valid, simple_valid = (getattr(scores[1], name) for scores in rows.values())
-        if model_valid <= simple_valid:
-            lines.append("The model is no better than the most frequent tag of each word.")
-        return "\n".join(lines)
+    def comparison(self, model: TaggerNetwork) -> Comparison:
+        """The model beside the simplest ones, on train, valid and what it is judged by in the end."""
+        return compare_taggers(self, model)
 
     @property
-    def _known_tags(self) -> frozenset[str]:
+    def known_tags(self) -> frozenset[str]:
         return frozenset(tag for sentence in self.splits["train"].sentences for tag in sentence.tags)
 
     def vectors(self, model: TaggerNetwork) -> Vectors | None:
@@ -256,7 +240,7 @@ class Tag(Task):
         return float((words == self.features.tokenizer.unk_id).mean())
 
     def iter_advice(self) -> Iterator[str]:
-        num_tags, num_tokens = len(self._known_tags), self.splits["train"].num_tokens
+        num_tags, num_tokens = len(self.known_tags), self.splits["train"].num_tokens
         if num_tags > MOST_TAGS and num_tags > num_tokens / 10:
             yield f"train has {num_tags:,} different tags for {num_tokens:,} tokens. Are these words and tags in columns?"
         train = {sentence.tokens for sentence in self.splits["train"].sentences}
@@ -265,7 +249,7 @@ class Tag(Task):
                 sentences = self.splits[name].sentences
                 if shared := sum(sentence.tokens in train for sentence in sentences):
                     yield f"{shared:,} of {len(sentences):,} sentences of {name} are in train: scores on them say too much."
-                if lacking := {tag for sentence in sentences for tag in sentence.tags} - self._known_tags:
+                if lacking := {tag for sentence in sentences for tag in sentence.tags} - self.known_tags:
                     listed = ", ".join(map(one_line, sorted(lacking)))
                     yield f"{name} has tags that train lacks, and that count as missed: {listed}."
 
@@ -404,16 +388,6 @@ def _in_context(sentence: Sentence, position: int, span: int = 6) -> str:
     tokens = [f"[{token}]" if number == position else token for number, token in enumerate(sentence.tokens)]
     start, end = max(0, position - span), position + span + 1
     return one_line("... " * (start > 0) + " ".join(tokens[start:end]) + " ..." * (end < len(tokens)))
-
-
-def most_frequent_tags(sentences: Sequence[Sentence]) -> dict[str, str]:
-    """Each word's most frequent tag; that of all tokens under the empty word. Of equally frequent ones the first by name."""
-    counts: dict[str, Counter[str]] = {"": Counter()}
-    for sentence in sentences:
-        for token, tag in zip(sentence.tokens, sentence.tags, strict=True):
-            counts.setdefault(token, Counter())[tag] += 1
-            counts[""][tag] += 1
-    return {token: min(tags, key=lambda tag: (-tags[tag], tag)) for token, tags in counts.items()}
 
 
 def describe_sentences(splits: dict[str, Columns]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,0 +1,101 @@
+"""The simplest models there are, beside which a tagger or a classifier stands in the end: those that count, and a linear one.
+
+A model that is no better than these has learnt nothing that they do not know. Logistic regression is a task of its own kind,
+with settings that were chosen on the validation splits of WikiGold and MR; it learns by the steps of every training, and
+nothing of it is recorded or kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import lmtrain.config as config
+from lmtrain.build import build_limits
+from lmtrain.tasks.base import Split, Task
+from lmtrain.training.session import steps
+from lmtrain.training.state import TrainState
+
+log = logging.getLogger("lmtrain")
+
+THIS = "this model"
+MOST_UPDATES = 10**10
+"""Weights times steps, beyond which logistic regression is trained on request alone; so many take about 20 seconds."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model beside others, split by split.
+
+    measure  what is compared, a share from 0 to 1
+    shares   by the name of a model, the first of which is the one that was trained, and by split
+    notes    sentences on what was left out, and on tests
+    """
+
+    measure: str
+    shares: Mapping[str, Mapping[Split, float]]
+    notes: Sequence[str] = ()
+
+    def format(self) -> str:
+        """A table in per cent, and where the model is not better."""
+        own, *others = self.shares
+        splits = list(self.shares[own])
+        width = max(map(len, [f"{self.measure}, %", *self.shares])) + 2
+        lines = [f"{self.measure + ', %':<{width}}" + "".join(f"{split:>8}" for split in splits)]
+        for name, row in self.shares.items():
+            lines.append(f"{name:<{width}}" + "".join(f"{100 * row[split]:>8.2f}" for split in splits))
+        for split in splits:
+            if split == "train":
+                continue
+            if not_worse := [name for name in others if self.shares[name][split] >= self.shares[own][split]]:
+                lines.append(f"On {split} this model is no better than {_listed(not_worse)}.")
+            if perfect := [name for name in others if self.shares[name][split] == 1]:
+                lines.append(f"On {split} {_listed(perfect)} can do all: it is too easy to tell good models from others.")
+        return "\n".join([*lines, *self.notes])
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dictionary."""
+        return {"measure": self.measure, "shares": {name: dict(row) for name, row in self.shares.items()}}
+
+
+def compared_splits(task: Task) -> list[Split]:
+    """Where models are compared: on train and valid, and on test where that is not to stay unseen."""
+    final = task.settings.trainer.final_split
+    splits: list[Split] = ["train", "valid"]
+    return [*splits, "test"] if final is config.FinalSplit.test and task.has("test") else splits
+
+
+def logistic_settings(settings: config.Config, model: config.LogisticConfig, num_epochs: int) -> config.Config:
+    """Those of logistic regression on the data of `settings`."""
+    trainer = replace(settings.trainer, num_epochs=num_epochs, num_steps=None, max_seconds=None, patience=None)
+    return replace(
+        settings, model=model,
+        tokenizer=replace(settings.tokenizer, min_count=1, vocab_size=0),
+        optimizer=config.OptimizerConfig(learning_rate=0.005),
+        schedule=config.LinearConfig(),
+        trainer=replace(trainer, batch_size=128, clip_norm=5.0),
+    )  # fmt: skip
+
+
+def wants_logistic(settings: config.Config) -> bool:
+    """Whether logistic regression may stand beside the model of `settings`: not where it is that itself."""
+    return settings.trainer.baselines is not False and not isinstance(settings.model, config.LogisticConfig)
+
+
+def train_beside(settings: config.Config, logistic: Task, num_weights: int) -> tuple[Any, list[str]]:
+    """The model of the task `logistic`, of so many weights, after its last epoch; or None, with a sentence that says why."""
+    num_steps = logistic.batches.num_batches(0) * int(logistic.settings.trainer.num_epochs or 0)
+    if settings.trainer.baselines is None and num_weights * num_steps > MOST_UPDATES:
+        reason = f"{num_weights:,} weights and {num_steps:,} steps take long"
+        return None, [f"Logistic regression is left out: {reason}. With trainer.baselines=true it is trained, too."]
+    log.info("Logistic regression is trained beside this model, for comparison (trainer.baselines=false leaves it out).")
+    state = TrainState(logistic.learner(), logistic.wording)
+    for _ in steps(state, logistic.batches, build_limits(logistic.settings)):
+        pass
+    return state.learner.model.eval(), []
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1])] * (len(names) > 1) + [names[-1]])

@@ -1,0 +1,73 @@
+"""What stands beside a model in the end: who is named, what is left out, and that the linear model learns."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import lmtrain
+from lmtrain.application import read_settings
+from lmtrain.tasks import baselines
+from lmtrain.tasks.baselines import THIS, Comparison
+from lmtrain.tasks.choose import open_task
+
+GIVEN = ["trainer.num_threads=1", "trainer.batch_size=7", "trainer.num_epochs=1"]
+TAG = ["task=tag", "data.train=tags", "data.valid=tags", "model.hidden_sizes=[4]", "model.embed_size=3", *GIVEN]
+CLASSIFY = ["task=classify", "data.train=texts", "data.valid=texts", "model.embed_size=3", *GIVEN]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tags that the shape of a word tells, and labels that only two words together tell."""
+    monkeypatch.chdir(tmp_path)
+    names = [f"{a}{b}" for a in "bcdfghklm" for b in "aeiou"]
+    Path("tags").write_text("".join(f"{name.title()} I-PER\n{name} O\n\n" for name in names), encoding="utf-8")
+    pairs = [("yes", "a b c d"), ("no", "b a d c"), ("yes", "c d a b"), ("no", "d c b a")]
+    Path("texts").write_text("".join(f"{label} {words}\n" for label, words in pairs * 10), encoding="utf-8")
+    return tmp_path
+
+
+def test_models_that_are_as_good_are_named_and_a_perfect_one_shows_that_data_are_too_easy() -> None:
+    rows = {THIS: (1.0, 0.5, 0.7), "first": (0.2, 0.5, 0.6), "second": (0.3, 0.6, 1.0), "third": (0.3, 0.5, 0.1)}
+    shares = {name: dict(zip(("train", "valid", "test"), row, strict=True)) for name, row in rows.items()}
+    lines = Comparison("accuracy", shares, ["Left out is a fourth."]).format().splitlines()  # type: ignore[arg-type]
+    assert lines[0].split() == ["accuracy,", "%", "train", "valid", "test"]
+    assert lines[3].split() == ["second", "30.00", "60.00", "100.00"]
+    assert lines[5:] == [
+        "On valid this model is no better than first, second and third.",
+        "On test this model is no better than second.",
+        "On test second can do all: it is too easy to tell good models from others.",
+        "Left out is a fourth.",
+    ]
+
+
+@pytest.mark.parametrize("given", [TAG, CLASSIFY], ids=["tag", "classify"])
+def test_logistic_regression_learns_what_words_alone_do_not_tell(given: list[str], place: Path) -> None:
+    task = open_task(read_settings(given), torch.device("cpu"))
+    compared = task.comparison(task.learner().model)
+    assert compared is not None
+    (name,) = (name for name in compared.shares if name.startswith("logistic regression"))
+    assert compared.shares[name]["valid"] == 1
+    assert list(compared.shares[THIS]) == ["train", "valid"], "there is no test split"
+    again = task.comparison(task.learner().model)
+    assert again == compared, "it is the same every time"
+
+
+def test_it_is_left_out_by_name_where_it_would_take_long(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(baselines, "MOST_UPDATES", 10)
+    for number, given in enumerate((TAG, CLASSIFY)):
+        run = lmtrain.train(*given, f"hydra.run.dir=run{number}")
+        shown = capsys.readouterr().out
+        assert "Logistic regression is left out: " in shown
+        assert "With trainer.baselines=true it is trained, too." in shown
+        task = open_task(read_settings([*given, "trainer.baselines=true"]), torch.device("cpu"))
+        compared = task.comparison(run.model.model.network)
+        assert any(name.startswith("logistic") for name in compared.shares)
+        assert not compared.notes or "left out" not in compared.notes[0]
+        unwanted = open_task(replace(task.settings, trainer=replace(task.settings.trainer, baselines=False)), task.device)
+        compared = unwanted.comparison(run.model.model.network)
+        assert not any(name.startswith("logistic") for name in compared.shares)
+        assert "left out" not in compared.format(), "it need not be said to who asked for it"
