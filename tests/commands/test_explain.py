@@ -95,6 +95,22 @@ def test_a_fresh_lstm_keeps_gradients_longer_the_larger_its_forget_bias_and_a_gr
     assert len(format_norms(norms).splitlines()) == 12
 
 
+def test_by_h_alone_an_lstm_seems_to_lose_what_it_carries_in_c_and_large_inputs_saturate_elman(call: Call) -> None:
+    small = {"hidden_size": 50, "num_streams": 4}
+    for inputs in ("small", "normal"):
+        whole, alone = (fresh_norms(35, **small, inputs=inputs, by_h_alone=is_alone) for is_alone in (False, True))
+        assert list(alone) == [name for name in whole if name.startswith("LSTM")]
+        assert all(alone[name][35] < 0.7 * whole[name][35] for name in alone)
+        assert all(alone[name][0] == pytest.approx(1) for name in alone), "J_t reads h_t alone"
+    assert whole["Elman"][35] < 0.5 * whole["GRU"][35], "with small inputs it is the other way round"
+    ended = call("verify", "--through-time", "--inputs", "normal", "--lags", "2")
+    assert "inputs standard normal." in ended.out
+    assert ended.out.count("lag k") == 2
+    ended = call("verify", "--through-time", "run", "--inputs", "normal")
+    assert ended.code == 2
+    assert "--inputs was given with a run" in ended.err
+
+
 def test_gradients_through_time_of_a_run_are_shown_and_drawn(place: Path, call: Call) -> None:
     ended = call("verify", "--through-time", "run", "--lags", "5", "--svg", "norms.svg")
     assert ended.code == 0, ended.err
@@ -117,7 +133,7 @@ def test_a_model_without_such_a_state_is_refused(place: Path, call: Call) -> Non
 
 
 def test_what_goes_with_through_time_is_refused_without_it(call: Call) -> None:
-    for arguments in (("--svg", "x.svg"), ("--lags", "3"), ("--speed", "--svg", "x.svg")):
+    for arguments in (("--svg", "x.svg"), ("--lags", "3"), ("--inputs", "small"), ("--speed", "--svg", "x.svg")):
         ended = call("verify", *arguments)
         assert ended.code == 2
         assert "without --through-time" in ended.err

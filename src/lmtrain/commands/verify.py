@@ -26,10 +26,13 @@ def main(arguments: list[str]) -> None:
     shown.add_argument("--speed", action="store_true", help="windows in a Python loop against one matrix product")
     parser.add_argument("--svg", metavar="FILE", help="draws the norms of --through-time")
     parser.add_argument("--lags", metavar="K", type=whole(1, 1000), help="of --through-time, the largest lag (default: 35)")
+    parser.add_argument(
+        "--inputs", choices=("small", "normal"), help="of --through-time of fresh cells: how large inputs are (default: small)"
+    )
     options = parse(parser, arguments)
     if options.through_time is not None:
         return through_time(options)
-    for option in ("svg", "lags"):
+    for option in ("svg", "lags", "inputs"):
         if getattr(options, option) is not None:
             raise SettingsError(
                 f"--{option} was given without --through-time.", "It says how that is shown.", "Type --through-time as well."
@@ -56,9 +59,12 @@ def through_time(options: argparse.Namespace) -> None:
     num_lags = options.lags or 35
 
     from lmtrain.explain.plot import plot
-    from lmtrain.explain.through_time import format_norms, fresh_norms, model_norms
+    from lmtrain.explain.through_time import INPUTS, format_norms, fresh_norms, model_norms
 
+    tables = []
     if options.through_time:
+        if options.inputs is not None:
+            raise SettingsError("--inputs was given with a run.", "A run reads its text.", "Leave --inputs out.")
         from lmtrain.errors import DataError
         from lmtrain.saved import load_trained
 
@@ -81,11 +87,15 @@ def through_time(options: argparse.Namespace) -> None:
             )
         curves = {"trained": norms["norm"]}
     else:
-        norms = curves = fresh_norms(num_lags)
+        inputs = options.inputs or "small"
+        norms = curves = fresh_norms(num_lags, inputs=inputs)
+        alone = format_norms(fresh_norms(num_lags, inputs=inputs, by_h_alone=True))
+        tables = ["", "By h alone, which is not all that an LSTM hands on:", "", alone]
         title = "Norm of dJ_t / d(state)_(t-k), fresh cells of 100 units"
         notes = [
-            "J_t = w^T h_t with |w| = 1; the state is h, and of an LSTM h and c together. Weights as training starts here."
+            "J_t = w^T h_t with |w| = 1; the state is h, and of an LSTM h and c together. Weights as training starts here;",
+            f"inputs {INPUTS[inputs]}.",
         ]
-    print("\n".join([title, *notes, "", format_norms(norms)]))
+    print("\n".join([title, *notes, "", format_norms(norms), *tables]))
     if drawing is not None:
         write_drawing("--svg", drawing, plot(title, "lag k", curves))

@@ -26,6 +26,7 @@ Norms = dict[str, list[float]]
 
 WARM_UP = 30  # steps before the first state that is looked at
 INIT_RANGE = 0.1  # of embeddings, as they are drawn here by default
+INPUTS = {"small": f"uniform in ±{INIT_RANGE:g}, as embeddings are drawn here", "normal": "standard normal"}
 FRESH: dict[str, Callable[[int], RecurrentLayer]] = {
     "Elman": lambda H: ElmanLayer(H, H, draw=False, backend="eager"),
     "GRU": lambda H: GRULayer(H, H, draw=False, backend="eager"),
@@ -38,25 +39,38 @@ FRESH: dict[str, Callable[[int], RecurrentLayer]] = {
 }
 
 
-def fresh_norms(num_lags: int = 35, hidden_size: int = 100, num_streams: int = 8, seed: int = 1) -> Norms:
-    """Those of fresh layers of every cell, in float64."""
+def fresh_norms(
+    num_lags: int = 35, hidden_size: int = 100, num_streams: int = 8, seed: int = 1, *, inputs: str = "small",
+    by_h_alone: bool = False,
+) -> Norms:  # fmt: skip
+    """Those of fresh layers of every cell, in float64.
+
+    inputs      a name of INPUTS: how large they are
+    by_h_alone  of the LSTMs, and with respect to h alone: what one sees who forgets that c is a part of the state
+    """
     norms: Norms = {}
     for name, make in FRESH.items():
+        if by_h_alone and not name.startswith("LSTM"):
+            continue
         with torch.random.fork_rng(devices=[]):  # the weights are drawn from the global generator
             torch.manual_seed(seed)
             layer = make(hidden_size)
             layer.initialise("xavier", INIT_RANGE)
         layer.double()
         generator = Generator().manual_seed(seed)
-        inputs_TBH = torch.rand(WARM_UP + num_lags, num_streams, hidden_size, generator=generator, dtype=torch.float64)
-        inputs_TBH = (2 * inputs_TBH - 1) * INIT_RANGE
+        shape = (WARM_UP + num_lags, num_streams, hidden_size)
+        if inputs == "normal":
+            inputs_TBH = torch.randn(shape, generator=generator, dtype=torch.float64)
+        else:
+            inputs_TBH = (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1) * INIT_RANGE
         direction_H = torch.randn(hidden_size, generator=generator, dtype=torch.float64)
         state = tuple(torch.zeros(num_streams, hidden_size, dtype=torch.float64) for _ in range(layer.num_states))
         states = [_watched(state)]
         for input_BH in inputs_TBH:
             _, state = layer(input_BH[None], states[-1], None, None)
             states.append(state)
-        norms[name] = _norms(states[-1][0] @ (direction_H / direction_H.norm()), states, num_lags)
+        loss_B = states[-1][0] @ (direction_H / direction_H.norm())
+        norms[name] = _norms(loss_B, [state[:1] if by_h_alone else state for state in states], num_lags)
     return norms
 
 
