@@ -19,7 +19,6 @@ from lmtrain.data.tokenizer import learn_tokenizer
 from lmtrain.errors import CheckpointError, DataError, SettingsError
 from lmtrain.models.word_vectors import GloveVectors
 from lmtrain.tasks.vectors_model import PAIRS, judge
-from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 from lmtrain.vectors.batches import pair_batches, window_batches
 from lmtrain.vectors.svd import count_pairs
 from lmtrain.vectors.text import BREAK, GAP, Text, as_text
@@ -75,17 +74,8 @@ def trained(place_of_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place_of_run)
 
 
-def same(first: str, second: str) -> bool:
-    one, other = (load_checkpoint(find_checkpoint(run, "last")).tensors for run in (first, second))
-    return one.keys() == other.keys() and all(
-        one[file].keys() == other[file].keys()
-        and all(torch.equal(tensor, other[file][name]) for name, tensor in one[file].items())
-        for file in one
-    )
-
-
 @pytest.mark.parametrize("method", METHODS)
-def test_vectors_are_learnt_go_on_bit_for_bit_and_come_back(method: str, data: Path) -> None:
+def test_vectors_are_learnt_go_on_bit_for_bit_and_come_back(method: str, data: Path, same: Callable[[str, str], bool]) -> None:
     given = [*METHODS[method], *TINY]
     whole = lmtrain.train(*given, "schedule=constant")
     lmtrain.train(*given, "schedule=constant", "hydra.run.dir=parts", "trainer.num_steps=7", "trainer.log_every=3")
@@ -132,7 +122,9 @@ def test_commands_measure_write_and_judge_such_a_run(trained: None, call: Call) 
     assert (ended.code, "neither a tagger" in ended.err) == (4, True)
 
 
-def test_vectors_train_is_that_training_and_writes_its_vectors(data: Path, call: Call) -> None:
+def test_vectors_train_is_that_training_and_writes_its_vectors(
+    data: Path, call: Call, same: Callable[[str, str], bool]
+) -> None:
     lmtrain.train("task=vectors", "model=cbow", *TINY[:3], "tokenizer.min_count=2", "tokenizer.lowercase=true",
                   "trainer.num_epochs=2", "trainer.seed=7", "model.num_negatives=3", "hydra.run.dir=typed")  # fmt: skip
     options = ["--size", "6", "--window", "2", "--min-count", "2", "--lowercase", "--epochs", "2", "--seed", "7"]
@@ -184,7 +176,7 @@ def test_texts_without_neighbours_and_without_frequent_words_are_refused(data: P
 
 
 def test_a_checkpoint_that_does_not_fit_together_is_refused(trained: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = lmtrain.tasks.vectors_saved.load_checkpoint  # type: ignore[attr-defined]
+    read = lmtrain.tasks.restoring.load_checkpoint  # type: ignore[attr-defined]
     for name, tensor in (
         ("train_counts", torch.ones(7, dtype=torch.int64)),
         ("valid", torch.tensor([1, 99], dtype=torch.int32)),
@@ -195,10 +187,10 @@ def test_a_checkpoint_that_does_not_fit_together_is_refused(trained: None, monke
             checkpoint.tensors["texts"][name] = tensor
             return checkpoint
 
-        monkeypatch.setattr("lmtrain.tasks.vectors_saved.load_checkpoint", forged)
+        monkeypatch.setattr("lmtrain.tasks.restoring.load_checkpoint", forged)
         with pytest.raises(CheckpointError, match=f"texts.safetensors: {name}"):
             lmtrain.load("run")
-        monkeypatch.setattr("lmtrain.tasks.vectors_saved.load_checkpoint", read)
+        monkeypatch.setattr("lmtrain.tasks.restoring.load_checkpoint", read)
 
 
 def test_counts_of_a_shorter_text_are_compared_as_if_it_were_as_long() -> None:

@@ -21,22 +21,26 @@ from torch import Tensor
 from lmtrain.ops.transforms import Looped
 
 
+class KeepsInputs:
+    """What a function has of which both inputs are kept for the backward pass."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+
 def softmax_loss(scores_NC: Tensor, targets_N: Tensor) -> Tensor:
     """Total nats of the classes `targets_N` (int64), a scalar."""
     loss: Tensor = SoftmaxLossFunction.apply(scores_NC, targets_N)
     return loss
 
 
-class SoftmaxLossFunction(Looped):
+class SoftmaxLossFunction(KeepsInputs, Looped):
     """Cross-entropy of a softmax."""
 
     @staticmethod
     def forward(scores_NC: Tensor, targets_N: Tensor) -> Tensor:
         return -_wide(scores_NC).log_softmax(-1).gather(-1, targets_N[:, None]).sum()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, None]:
@@ -52,7 +56,7 @@ def logistic_loss(scores: Tensor, targets: Tensor) -> Tensor:
     return loss
 
 
-class LogisticLossFunction(Looped):
+class LogisticLossFunction(KeepsInputs, Looped):
     """Cross-entropy of a sigmoid, by softplus, which is exact for large scores."""
 
     @staticmethod
@@ -60,10 +64,6 @@ class LogisticLossFunction(Looped):
         wide = _wide(scores)
         signed = torch.where(targets, -wide, wide)
         return (signed.clamp(min=0) + signed.abs().neg().exp().log1p()).sum()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, None]:
@@ -78,17 +78,13 @@ def max_margin_loss(scores_N: Tensor, corrupted_N: Tensor) -> Tensor:
     return loss
 
 
-class MaxMarginLossFunction(Looped):
+class MaxMarginLossFunction(KeepsInputs, Looped):
     """The hinge. Where it is exactly 0, its gradient is 0."""
 
     @staticmethod
     def forward(scores_N: Tensor, corrupted_N: Tensor) -> Tensor:
         margins_N = 1 - scores_N + corrupted_N
         return torch.where(margins_N.isnan(), margins_N, margins_N.clamp(min=0)).sum()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,7 @@ from lmtrain.tasks.classify_score import ClassifyScore, worst_errors
 from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
 from lmtrain.tasks.inspection import Material, material_of, shares_of
 from lmtrain.tasks.language import check_tokenizer
+from lmtrain.tasks.restoring import text_to_tensor
 from lmtrain.training.checkpoint import Checkpoint
 from lmtrain.training.learner import Learner
 from lmtrain.training.score import Wording
@@ -180,8 +181,7 @@ class Classify(Task):
         texts: dict[str, torch.Tensor] = {}
         for name in ("valid", "test"):
             if name in self.splits:
-                text = "\n".join(self.splits[name].texts).encode("utf-8", "surrogatepass")
-                texts[f"{name}.text"] = torch.from_numpy(np.frombuffer(bytearray(text), np.uint8))
+                texts[f"{name}.text"] = text_to_tensor("\n".join(self.splits[name].texts))
                 texts[f"{name}.targets"] = torch.from_numpy(self._targets[name])
                 texts[f"{name}.naive_bayes"] = torch.from_numpy(self._baselines[name][NAIVE_BAYES])
         model = {

@@ -20,14 +20,15 @@ from lmtrain.data.tokenizer import WordTokenizer
 from lmtrain.errors import CheckpointError
 from lmtrain.expected import ANY_LENGTH, Anything, Like, Whole, agree, compare, within
 from lmtrain.models.classifier import ClassifierNetwork
-from lmtrain.saved import read_tokenizer, task_in, vectors_of
-from lmtrain.settings import comparing, reading
+from lmtrain.saved import vectors_of
+from lmtrain.settings import reading
 from lmtrain.shell import expanded, one_line
 from lmtrain.tasks.classify import read_splits
 from lmtrain.tasks.classify_baselines import FREQUENT, NAIVE_BAYES, classes_of, lowercase_of, ngrams_of, others, predict_simply
 from lmtrain.tasks.classify_model import TextModel, build_classifier
 from lmtrain.tasks.classify_score import ClassifyScore
-from lmtrain.training.checkpoint import believing, load_checkpoint, load_document, read_named
+from lmtrain.tasks.restoring import lines_in, open_checkpoint, read_model_settings, read_word_tokenizer, run_settings
+from lmtrain.training.checkpoint import believing, load_document
 from lmtrain.training.learner import expected_weights, load_weights
 from lmtrain.vectors.table import Vectors
 
@@ -156,26 +157,15 @@ class Classifier:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings of the run, as nested dictionaries."""
-        document = load_document(self.path, "training")
-        saved = document.get("settings") if isinstance(document, dict) else None
-        return dict(saved or {"model": comparing.config_to_json(self._settings)})
+        return run_settings(self.path, self._settings)
 
 
 def load_classifier(path: str | Path, *, prefer: Literal["best", "last"] = "best", device: str = "cpu") -> Classifier:
     """The classifier in a run or checkpoint directory. Raises CheckpointError for anything that does not fit together."""
-    names = ("model", "tokenizer", "features", "texts")
-    checkpoint = read_named(path, prefer, lambda found: load_checkpoint(found, names=names))
-    if (task := task_in(checkpoint.path, checkpoint.documents.get("model"))) != "classify":
-        raise CheckpointError(
-            f"{one_line(str(checkpoint.path))} holds a model of task={task}.", "A classifier is needed here.",
-            "Name a run of task=classify.",
-        )  # fmt: skip
+    checkpoint = open_checkpoint(path, prefer, "classify", ("model", "tokenizer", "features", "texts"))
     documents, tensors = checkpoint.documents, checkpoint.tensors
     with believing(checkpoint.path):
-        tokenizer = read_tokenizer(checkpoint)
-        with within("tokenizer.json: "):
-            agree(isinstance(tokenizer, WordTokenizer), "name", "is no tokenizer of words", "word")
-        assert isinstance(tokenizer, WordTokenizer)
+        tokenizer = read_word_tokenizer(checkpoint)
         with within("model.json: "):
             settings, labels, most_frequent = read_classifier_settings(documents.get("model"))
         with within("features.safetensors: "):
@@ -191,13 +181,7 @@ def load_classifier(path: str | Path, *, prefer: Literal["best", "last"] = "best
 def read_classifier_settings(document: Any) -> tuple[config.ModelConfig, tuple[str, ...], int]:
     """The settings of the classifier, its labels, and the most frequent class of training. Raises UnfitError."""
     compare({"task": "classify", "settings": Anything(), "labels": Anything(), "most_frequent": Anything()}, document)
-    problems: list[str] = []
-    settings = reading.read_settings(config.ModelConfig, document["settings"], "model", problems)
-    if not problems and not isinstance(settings, config.TASKS["classify"][1]):
-        problems = [f"model={settings.kind} is no classifier"]
-    agree(
-        not problems, "settings", f"cannot be used: {'; '.join(problems)[:1000].rstrip('.')}", "what a run can be started with"
-    )
+    settings: config.ModelConfig = read_model_settings(document["settings"], config.TASKS["classify"][1], "a classifier")
     labels = document["labels"]
     is_fit = isinstance(labels, list) and len(labels) >= 2 and all(isinstance(label, str) and label for label in labels)
     agree(is_fit and labels == sorted(set(labels)), "labels", "are no list of labels", "two or more, in order, each once")
@@ -233,12 +217,7 @@ def _read_texts(tensors: Mapping[str, Tensor], num_classes: int) -> dict[str, Sa
         compare({f"{split}.{part}": like for split in splits for part, like in parts.items()}, tensors)
         found = {}
         for split in splits:
-            data = tensors[f"{split}.text"].numpy().tobytes()
-            try:
-                texts = tuple(data.decode("utf-8", "surrogatepass").split("\n"))
-            except UnicodeDecodeError:
-                texts = ()
-            agree(bool(texts), f"{split}.text", "is not UTF-8", "texts in UTF-8, a line each")
+            texts = tuple(lines_in(tensors[f"{split}.text"], f"{split}.text"))
             targets_N, naive_bayes_N = (tensors[f"{split}.{part}"].numpy() for part in ("targets", "naive_bayes"))
             for part, rows in (("targets", targets_N), ("naive_bayes", naive_bayes_N)):
                 agree(

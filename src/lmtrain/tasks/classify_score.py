@@ -5,6 +5,7 @@ legend   N texts · C classes
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,36 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.shell import one_line
+from lmtrain.tasks.counts import Counts, iter_classes, iter_confusion
 
 BINS = 10  # of calibration
-MOST_CLASSES = 12  # of a table of what is taken for what
 MOST_SHOWN = 200  # characters of a text
 
 Classes = NDArray[np.int64]  # [N], or one class for all texts: [1]
-
-
-class ClassCounts(NamedTuple):
-    """How many texts of a class were found right, how many were taken for it, and how many there are."""
-
-    num_right: int
-    num_found: int
-    num_there: int
-
-    @property
-    def precision(self) -> float:
-        return self.num_right / self.num_found if self.num_found else 0.0
-
-    @property
-    def recall(self) -> float:
-        return self.num_right / self.num_there if self.num_there else 0.0
-
-    @property
-    def f1(self) -> float:
-        """The harmonic mean of precision and recall; 0 where nothing is right."""
-        return 2 * self.num_right / (self.num_found + self.num_there) if self.num_right else 0.0
-
-    def to_json(self) -> dict[str, float]:
-        return {"precision": self.precision, "recall": self.recall, "f1": self.f1, **self._asdict()}
 
 
 class Bin(NamedTuple):
@@ -102,11 +79,11 @@ class ClassifyScore:
         return np.bincount(places, minlength=len(self.labels) ** 2).reshape(len(self.labels), -1)
 
     @property
-    def classes(self) -> dict[str, ClassCounts]:
+    def classes(self) -> dict[str, Counts]:
         """Of each class by its label."""
         right, found, there = self.confusion.diagonal(), self.confusion.sum(0), self.confusion.sum(1)
         rows = zip(self.labels, right.tolist(), found.tolist(), there.tolist(), strict=True)
-        return {label: ClassCounts(*counts) for label, *counts in rows}
+        return {label: Counts(*counts) for label, *counts in rows}
 
     @property
     def macro_f1(self) -> float:
@@ -162,7 +139,8 @@ class ClassifyScore:
             [
                 f"accuracy {_percent(self.accuracy)} % of {self.num_texts:,} texts{empty} · "
                 f"macro F1 {_percent(self.macro_f1)} · {self.nats_per_text:.4f} nats per text",
-                *self._iter_classes(), *self._iter_confusion(), *self._iter_calibration(),
+                *iter_classes("class", self.classes.items()),
+                *iter_confusion(self.labels, self._taken, "texts"), *self._iter_calibration(),
                 *(self.compared_with(name) for name in self.baselines),
             ]
         )  # fmt: skip
@@ -176,30 +154,11 @@ class ClassifyScore:
             f"is right on {test.num_first:,} texts, the other alone on {test.num_second:,} (McNemar's p = {test.p:.3g})"
         )
 
-    def _iter_classes(self) -> Iterator[str]:
-        width = max(7, *(len(one_line(label)) for label in self.labels))
-        yield f"{'class':<{width}} precision  recall      F1   right   found   there"
-        for label, counts in self.classes.items():
-            yield (
-                f"{one_line(label):<{width}} {_percent(counts.precision):>9} {_percent(counts.recall):>7} "
-                f"{_percent(counts.f1):>7} {counts.num_right:>7,} {counts.num_found:>7,} {counts.num_there:>7,}"
-            )
-
-    def _iter_confusion(self) -> Iterator[str]:
-        names = [one_line(label) for label in self.labels]
-        if len(names) > MOST_CLASSES:
-            wrong_CC = self.confusion - np.diag(self.confusion.diagonal())
-            yield "most frequent mistakes:"
-            for place in np.argsort(-wrong_CC, axis=None, kind="stable")[:MOST_CLASSES]:
-                row, column = divmod(int(place), len(names))
-                if wrong_CC[row, column]:
-                    yield f"  {names[row]} taken for {names[column]}: {wrong_CC[row, column]:,}"
-            return
-        head = "is \\ taken for"
-        first, width = max(len(head), *map(len, names)), max(7, *map(len, names)) + 1
-        yield f"{head:<{first}}" + "".join(f"{name:>{width}}" for name in names)
-        for name, counts in zip(names, self.confusion, strict=True):
-            yield f"{name:<{first}}" + "".join(f"{count:>{width},}" for count in counts)
+    @property
+    def _taken(self) -> dict[tuple[str, str], int]:
+        """How often a label was taken for a label."""
+        pairs = itertools.product(self.labels, self.labels)
+        return dict(zip(pairs, self.confusion.ravel().tolist(), strict=True))
 
     def _iter_calibration(self) -> Iterator[str]:
         error = _percent(self.calibration_error)

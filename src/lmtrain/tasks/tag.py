@@ -37,6 +37,7 @@ from lmtrain.tasks.baselines import Comparison
 from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
 from lmtrain.tasks.inspection import Material, Section, material_of, shares_of
 from lmtrain.tasks.language import check_tokenizer
+from lmtrain.tasks.restoring import text_to_tensor
 from lmtrain.tasks.tag_baselines import compare as compare_taggers
 from lmtrain.tasks.tag_model import Outputs, TagModel, place, softmax
 from lmtrain.tasks.tag_score import TagScore, average_precision_of, best_threshold, score_tags
@@ -399,5 +400,5 @@ def describe_sentences(splits: dict[str, Columns]) -> tuple[dict[str, Tensor], d
                 "".join(f"{token}\t{tag}\n" for token, tag in zip(sentence.tokens, sentence.tags, strict=True))
                 for sentence in splits[name].sentences
             ]
-            tensors[name] = torch.from_numpy(np.frombuffer(bytearray("\n".join(blocks).encode()), np.uint8))
+            tensors[name] = text_to_tensor("\n".join(blocks))
     return tensors, {}

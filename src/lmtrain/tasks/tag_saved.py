@@ -13,16 +13,15 @@ from torch import Tensor
 import lmtrain.config as config
 from lmtrain.data.columns import Scheme, Sentence, entities, parse_columns, read_columns
 from lmtrain.data.features import read_features
-from lmtrain.data.tokenizer import WordTokenizer, load_tokenizer
-from lmtrain.errors import CheckpointError, DataError
+from lmtrain.errors import DataError
 from lmtrain.expected import ANY_LENGTH, Anything, Flag, Like, agree, compare, within
-from lmtrain.saved import task_in
-from lmtrain.settings import comparing, reading
-from lmtrain.shell import expanded, one_line
+from lmtrain.settings import reading
+from lmtrain.shell import expanded
+from lmtrain.tasks.restoring import lines_in, open_checkpoint, read_model_settings, read_word_tokenizer, run_settings
 from lmtrain.tasks.tag import build_tagger, judge, read_splits, vectors_in
 from lmtrain.tasks.tag_model import Outputs, TagModel
 from lmtrain.tasks.tag_score import TagScore
-from lmtrain.training.checkpoint import believing, load_checkpoint, load_document, read_named
+from lmtrain.training.checkpoint import believing
 from lmtrain.training.learner import load_weights
 from lmtrain.vectors.table import Vectors
 
@@ -98,9 +97,7 @@ class Tagger:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings of the run, as nested dictionaries."""
-        document = load_document(self.path, "training")
-        saved = document.get("settings") if isinstance(document, dict) else None
-        return dict(saved or {"model": comparing.config_to_json(self._settings)})
+        return run_settings(self.path, self._settings)
 
 
 @dataclass(frozen=True)
@@ -119,20 +116,10 @@ class TaggedSentence:
 
 def load_tagger(path: str | Path, *, prefer: Literal["best", "last"] = "best", device: str = "cpu") -> Tagger:
     """The tagger in a run or checkpoint directory. Raises CheckpointError for anything that does not fit together."""
-    names = ("model", "tokenizer", "features", "texts")
-    checkpoint = read_named(path, prefer, lambda found: load_checkpoint(found, names=names))
-    if (task := task_in(checkpoint.path, checkpoint.documents.get("model"))) != "tag":
-        raise CheckpointError(
-            f"{one_line(str(checkpoint.path))} holds a model of task={task}.", "A tagger is needed here.",
-            "Name a run of task=tag.",
-        )  # fmt: skip
+    checkpoint = open_checkpoint(path, prefer, "tag", ("model", "tokenizer", "features", "texts"))
     documents, tensors = checkpoint.documents, checkpoint.tensors
     with believing(checkpoint.path):
-        with within("tokenizer.json: "):
-            arrays = {name: tensor.numpy() for name, tensor in tensors.get("tokenizer", {}).items()}
-            tokenizer = load_tokenizer(documents.get("tokenizer"), arrays)
-            agree(isinstance(tokenizer, WordTokenizer), "name", "is no tokenizer of words", "word")
-        assert isinstance(tokenizer, WordTokenizer)
+        tokenizer = read_word_tokenizer(checkpoint)
         with within("features.json: "):
             features = read_features(documents.get("features"), tokenizer)
         with within("model.json: "):
@@ -152,12 +139,8 @@ def read_tag_settings(document: Any) -> tuple[config.ModelConfig, Outputs]:
     """The settings of the tagger, and what its outputs mean. Raises UnfitError."""
     expected = {"task": "tag", "settings": Anything(), "tags": Anything(), "classes": Anything(), "scheme": Anything()}
     compare(expected, document)
-    problems: list[str] = []
-    settings = reading.read_settings(config.ModelConfig, document["settings"], "model", problems)
-    if not problems and not isinstance(settings, config.TaggerConfig | config.LogisticConfig):
-        problems = [f"model={settings.kind} is no tagger"]
-    agree(
-        not problems, "settings", f"cannot be used: {'; '.join(problems)[:1000].rstrip('.')}", "what a run can be started with"
+    settings: config.ModelConfig = read_model_settings(
+        document["settings"], (config.TaggerConfig, config.LogisticConfig), "a tagger"
     )
     compare({"name": Anything(), "is_marked": Flag(), "begins": Flag(), "ends": Flag()}, document["scheme"], "scheme")
     agree(isinstance(document["scheme"]["name"], str), "scheme.name", "is no text", "a text")
@@ -180,9 +163,8 @@ def _read_sentences(tensors: Mapping[str, Tensor]) -> dict[str, list[Sentence]]:
         found = {}
         for name in names:
             try:
-                lines = tensors[name].numpy().tobytes().decode().split("\n")
-                found[name] = parse_columns(lines, name)
-            except (UnicodeDecodeError, DataError):
+                found[name] = parse_columns(lines_in(tensors[name], name), name)
+            except DataError:
                 found[name] = []
             agree(bool(found[name]), name, "holds no sentences", "tokens with their tags")
         return found

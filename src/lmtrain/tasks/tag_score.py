@@ -5,36 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.data.columns import OUTSIDE, Sentence, entities, split_tag
-
-
-class Counts(NamedTuple):
-    """How many were right, how many were found, and how many there are."""
-
-    num_right: int = 0
-    num_found: int = 0
-    num_there: int = 0
-
-    @property
-    def precision(self) -> float:
-        return self.num_right / self.num_found if self.num_found else 0.0
-
-    @property
-    def recall(self) -> float:
-        return self.num_right / self.num_there if self.num_there else 0.0
-
-    @property
-    def f1(self) -> float:
-        """The harmonic mean of precision and recall; 0 where nothing is right."""
-        return 2 * self.num_right / (self.num_found + self.num_there) if self.num_right else 0.0
-
-    def to_json(self) -> dict[str, float]:
-        return {"precision": self.precision, "recall": self.recall, "f1": self.f1, **self._asdict()}
+from lmtrain.tasks.counts import Counts, iter_classes, iter_confusion
 
 
 @dataclass(frozen=True)
@@ -96,14 +73,7 @@ class TagScore:
         return ", ".join(parts) + mark
 
     def format(self) -> str:
-        width = max(map(len, ["all classes", *self.entities]))
-        lines = [f"{'entities':<{width}} precision  recall      F1   right   found   there"]
-        rows = [*sorted(self.entities.items()), ("all classes", self.total)]
-        lines += [
-            f"{name:<{width}} {100 * counts.precision:>9.2f} {100 * counts.recall:>7.2f} {100 * counts.f1:>7.2f} "
-            f"{counts.num_right:>7,} {counts.num_found:>7,} {counts.num_there:>7,}"
-            for name, counts in rows
-        ]
+        lines = [*iter_classes("entities", [*sorted(self.entities.items()), ("all classes", self.total)])]
         if self.unseen.num_there:
             unseen = f"F1 {100 * self.unseen.f1:.2f} ({self.unseen.num_there:,} there)"
             lines.append(f"entities that training does not have: {unseen}")
@@ -112,19 +82,8 @@ class TagScore:
             lines.append(f"average precision of {cls}: {precision:.4f}")
         if self.num_unknown_tags:
             lines.append(f"{self.num_unknown_tags:,} tokens have a tag that training lacks; they count as missed")
-        return "\n".join([*lines, *self._format_confusion()])
-
-    def _format_confusion(self) -> list[str]:
         classes = sorted({name for pair in self.confusion for name in pair}, key=lambda name: (name != OUTSIDE, name))
-        if len(classes) > 12:
-            mistakes = Counter({pair: count for pair, count in self.confusion.items() if pair[0] != pair[1]}).most_common(12)
-            return ["most frequent mistakes, by tokens:", *(f"  {a} taken for {b}: {n:,}" for (a, b), n in mistakes)]
-        width = max([7, *map(len, classes)]) + 1
-        head = "is \\ taken for"
-        lines = [f"{head:<15}" + "".join(f"{name:>{width}}" for name in classes)]
-        for row in classes:
-            lines.append(f"{row:<15}" + "".join(f"{self.confusion.get((row, column), 0):>{width},}" for column in classes))
-        return lines
+        return "\n".join([*lines, *iter_confusion(classes, self.confusion, "tokens")])
 
     def to_json(self) -> dict[str, Any]:
         return {

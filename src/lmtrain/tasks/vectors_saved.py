@@ -14,14 +14,12 @@ from torch import Tensor, nn
 import lmtrain.config as config
 from lmtrain.build import build_corpus
 from lmtrain.data.corpus import encode_file
-from lmtrain.data.tokenizer import Tokenizer, WordTokenizer
-from lmtrain.errors import CheckpointError
+from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.expected import ANY_LENGTH, MOST, Anything, Like, agree, compare, within
-from lmtrain.saved import read_tokenizer, task_in
-from lmtrain.settings import comparing, reading
-from lmtrain.shell import expanded, one_line
+from lmtrain.shell import expanded
+from lmtrain.tasks.restoring import open_checkpoint, read_model_settings, read_word_tokenizer, run_settings
 from lmtrain.tasks.vectors_model import VectorScore, build_vectors, held_out, judge, wording_of
-from lmtrain.training.checkpoint import believing, load_checkpoint, load_document, read_named
+from lmtrain.training.checkpoint import believing
 from lmtrain.training.learner import load_weights
 from lmtrain.vectors.table import Vectors
 from lmtrain.vectors.text import as_text
@@ -75,9 +73,7 @@ class TrainedVectors:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings of the run, as nested dictionaries."""
-        document = load_document(self.path, "training")
-        saved = document.get("settings") if isinstance(document, dict) else None
-        return dict(saved or {"model": comparing.config_to_json(self._settings)})
+        return run_settings(self.path, self._settings)
 
 
 def words_of(tokenizer: Tokenizer) -> tuple[str, ...]:
@@ -95,16 +91,9 @@ def vectors_in(network: nn.Module, words: Sequence[str]) -> Vectors:
 
 def load_word_vectors(path: str | Path, *, prefer: Literal["best", "last"] = "best", device: str = "cpu") -> TrainedVectors:
     """The vectors in a run or checkpoint directory of task=vectors. CheckpointError for what does not fit together."""
-    checkpoint = read_named(path, prefer, lambda found: load_checkpoint(found, ("model", "tokenizer", "texts"), ("subword",)))
-    if (task := task_in(checkpoint.path, checkpoint.documents.get("model"))) != "vectors":
-        raise CheckpointError(
-            f"{one_line(str(checkpoint.path))} holds a model of task={task}.", "Trained word vectors are needed here.",
-            "Name a run of task=vectors.",
-        )  # fmt: skip
+    checkpoint = open_checkpoint(path, prefer, "vectors", ("model", "tokenizer", "texts"), ("subword",))
     with believing(checkpoint.path):
-        tokenizer = read_tokenizer(checkpoint)
-        with within("tokenizer.json: "):
-            agree(isinstance(tokenizer, WordTokenizer), "name", "is no tokenizer of words", "word")
+        tokenizer = read_word_tokenizer(checkpoint)
         with within("model.json: "):
             settings = read_vector_settings(checkpoint.documents.get("model"))
         num_words = len(words_of(tokenizer))
@@ -128,14 +117,7 @@ def _restore(settings: config.WordVectorsConfig, num_words: int, weights: Mappin
 def read_vector_settings(document: Any) -> config.WordVectorsConfig:
     """The settings that model.json holds. Raises UnfitError."""
     compare({"task": "vectors", "settings": Anything()}, document)
-    problems: list[str] = []
-    settings = reading.read_settings(config.ModelConfig, document["settings"], "model", problems)
-    if not problems and not isinstance(settings, config.WordVectorsConfig):
-        problems = [f"model={settings.kind} learns no word vectors alone"]
-    found = "; ".join(problems)[:1000].rstrip(".")
-    agree(not problems, "settings", f"cannot be used: {found}", "what a run can be started with")
-    assert isinstance(settings, config.WordVectorsConfig)
-    return settings
+    return read_model_settings(document["settings"], (config.WordVectorsConfig,), "one of word vectors alone")
 
 
 def _read_texts(

@@ -86,7 +86,7 @@ class Spikes:
 ADDED: dict[str, Any] = {"saved_step": None, "trouble": asdict(Trouble()), "num_stale": 0}
 """What the documents of older checkpoints lack."""
 
-RENAMED = {"num_tokens": "num_items", "nats": "loss", "best_nats": "best_value"}
+EARLIER_NAMES = {"num_tokens": "num_items", "nats": "loss", "best_nats": "best_value"}
 """What they call otherwise."""
 
 
@@ -96,9 +96,9 @@ def _renamed(document: Any) -> Any:
         return document
     if "best_nats" not in document:
         return {"num_stale": 0} | document
-    named = {RENAMED.get(name, name): value for name, value in document.items()}
+    named = {EARLIER_NAMES.get(name, name): value for name, value in document.items()}
     if isinstance(interval := named.get("interval"), dict):
-        named["interval"] = {RENAMED.get(name, name): value for name, value in interval.items()}
+        named["interval"] = {EARLIER_NAMES.get(name, name): value for name, value in interval.items()}
     return ADDED | named
 
 
