@@ -59,6 +59,38 @@ def test_another_encoding_is_refused_with_the_line_to_type(tmp_path: Path) -> No
         read(tmp_path / "x", b"1 a\n0 caf\xe9\n")
 
 
+def test_comma_separated_values_are_read_by_the_names_of_their_columns() -> None:
+    lines = ["id,Text,label", '1,"a, b",good', "", '2,"says ""no""', 'twice",so so', "3,,bad"]
+    found = parse_labelled(lines, "x")
+    assert found.labels == ("good", "so so", "bad")
+    assert found.texts == ("a, b", 'says "no" twice', "")
+    assert parse_labelled(["label, text", "1,x"], "x").texts == ("x",)
+    assert parse_labelled(["a,b c", "1 x"], "x").labels == ("a,b", "1"), "without such names it is a label and a text"
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (["review,sentiment", "x,1"], r"x\.csv begins with 'review,sentiment'\..* label and text are among them"),
+        (["label,text", "1,x,y"], r"Line 2 of x\.csv has 3 fields: '1,x,y'\. Each line has 2 \(label, text\)"),
+        (["label,text", "1,x", ","], r"Line 3 of x\.csv has no label"),
+        (["label,text", '1,"x'], r"Line 2 of x\.csv cannot be read: unexpected end of data"),
+        (["label,text", '1,"x" y'], r"Line 2 of x\.csv cannot be read"),
+    ],
+)
+def test_comma_separated_values_that_do_not_fit_are_refused(lines: list[str], problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
+        parse_labelled(lines, "x.csv")
+
+
+def test_what_is_no_text_in_any_encoding_gets_no_advice_on_encodings(tmp_path: Path) -> None:
+    (tmp_path / "noise").write_bytes(bytes(range(256)) * 4)
+    for encoding in ("utf-8", "utf-16"):
+        with pytest.raises(DataError, match="hardly text in any encoding") as error:
+            read_labelled(tmp_path / "noise", encoding)
+        assert "latin-1" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [

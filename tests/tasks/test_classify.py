@@ -206,6 +206,34 @@ def test_predict_answers_a_file_and_standard_input_line_by_line(
     assert ended.value.code == 2
 
 
+def test_predict_reads_the_encoding_of_the_run_or_that_which_is_typed(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train", "dev", "test"):
+        file = place / "data" / f"{name}.txt"
+        file.write_bytes(file.read_text(encoding="utf-8").replace("film", "café").encode("latin-1"))
+    lmtrain.train(*GIVEN, *SMALL, "data.encoding=latin-1", "hydra.run.dir=run")
+    (place / "latin").write_bytes("good café\n\nbad".encode("latin-1"))
+    (place / "unicode").write_bytes("good café\n\nbad".encode())
+    capsys.readouterr()
+    main(["predict", "run", "latin"])
+    ended = capsys.readouterr()
+    assert "latin is read as latin-1, as the data of the run are" in ended.err
+    assert "\tgood café\n" in ended.out
+    main(["predict", "run", "unicode", "--encoding", "UTF8"])
+    assert capsys.readouterr() == (ended.out, "")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("latin").read_bytes())))
+    main(["predict", "run", "-", "--encoding", "iso-8859-1"])
+    assert capsys.readouterr() == (ended.out, "")
+    (place / "empty").write_bytes(b"")
+    main(["predict", "run", "empty", "--encoding", "utf-8"])
+    assert capsys.readouterr() == ("", "lmtrain: empty is empty: there is nothing to predict.\n")
+    for encoding, problem in (("klingon", "--encoding klingon is unknown"), ("ascii", "Type --encoding latin-1 for an older")):
+        with pytest.raises(SystemExit):
+            main(["predict", "run", "latin", "--encoding", encoding])
+        assert problem in capsys.readouterr().err
+
+
 def test_evaluate_needs_no_corpus_but_for_train(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     test_file = (trained / "data" / "test.txt").read_bytes()
     capsys.readouterr()

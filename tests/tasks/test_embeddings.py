@@ -97,6 +97,17 @@ def test_vectors_of_another_size_are_refused_or_projected(place: Path) -> None:
         lmtrain.train(*TAGGER, "model.embeddings=nosuch")
 
 
+@pytest.mark.parametrize("task", RUNS)
+def test_vectors_that_do_not_fit_are_refused_before_a_long_text_is_read(
+    task: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "cut.bin").write_bytes(b"9 4\nword " + bytes(7))
+    monkeypatch.setattr("lmtrain.tasks.language.build_corpus", lambda *given: pytest.fail("the text is read"))
+    monkeypatch.setattr("lmtrain.tasks.tag.read_splits", lambda *given: pytest.fail("the text is read"))
+    with pytest.raises(lmtrain.DataError, match=r"cut\.bin ends within row 1 of 9"):
+        lmtrain.train(*RUNS[task][0], *COMMON, "model.embeddings=cut.bin")
+
+
 def test_a_projection_keeps_distances_as_well_as_it_can() -> None:
     plane = np.random.default_rng(2).normal(size=(30, 2))
     matrix = (plane @ np.random.default_rng(3).normal(size=(2, 6)) + 5).astype(np.float32)

@@ -10,13 +10,15 @@ and tabs; with `--probabilities` those of the other labels stand before the text
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from lmtrain.commands.options import Parser, add_model_options, iter_lines, open_any, parse
-from lmtrain.errors import CheckpointError, SettingsError
+from lmtrain.errors import CheckpointError, DataError, SettingsError
+from lmtrain.shell import expanded, printable
 
 if TYPE_CHECKING:
     from lmtrain.tasks.classify_saved import Classifier
@@ -34,13 +36,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--sentences", action="store_true", help="a tagger: every line is a sentence")
     parser.add_argument("--probabilities", action="store_true", help="also the probability of what is predicted")
     parser.add_argument("--json", action="store_true", help="JSON lines, one per sentence or text")
+    parser.add_argument("--encoding", help="of the file (default: that of the data which the run learnt from)")
     options = parse(parser, arguments)
 
     from lmtrain.tasks.classify_saved import Classifier
     from lmtrain.tasks.tag_saved import Tagger
 
-    lines = iter_lines(options.file)
     trained = open_any(options)
+    if isinstance(trained, Classifier | Tagger):
+        lines = _told_if_empty(_lines(options, trained.settings), options.file)
     if isinstance(trained, Classifier):
         label_lines(trained, lines, options)
         return
@@ -58,6 +62,54 @@ def main(arguments: list[str]) -> None:
             print(answer)
         if at_once == 1:
             sys.stdout.flush()
+
+
+def _lines(options: argparse.Namespace, settings: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of the file, in the encoding that was typed or else in that of the run's data, which is said."""
+    from lmtrain.data.examples import is_utf8, read_lines
+
+    encoding = options.encoding or (settings.get("data") or {}).get("encoding") or "utf-8"
+    try:
+        if is_utf8(encoding):
+            return iter_lines(options.file)
+        "".encode(encoding)
+    except LookupError:
+        raise SettingsError(
+            f"--encoding {printable(encoding)} is unknown.",
+            "Encodings have names such as utf-8 and latin-1.",
+            "Type one of them.",
+        ) from None
+    if options.encoding is None:
+        what = "Standard input" if options.file == "-" else printable(options.file)
+        print(
+            f"lmtrain: {what} is read as {encoding}, as the data of the run are (--encoding utf-8: as UTF-8).", file=sys.stderr
+        )
+    if options.file != "-":
+        return iter(read_lines(expanded(options.file), encoding, typed="--encoding ")[0])
+    return _decoded_input(encoding)
+
+
+def _decoded_input(encoding: str) -> Iterator[str]:
+    """The lines of standard input, each as soon as it comes."""
+    try:
+        for line in io.TextIOWrapper(sys.stdin.buffer, encoding, newline="\n"):
+            yield line.removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"Standard input is not {encoding}: byte 0x{error.object[error.start]:02x}.", "All of it has one encoding.",
+            "Name the right one with --encoding.",
+        ) from None  # fmt: skip
+
+
+def _told_if_empty(lines: Iterator[str], file: str) -> Iterator[str]:
+    """The lines; where there are none, that is said."""
+    is_empty = True
+    for line in lines:
+        is_empty = False
+        yield line
+    if is_empty:
+        what = "Standard input" if file == "-" else printable(file)
+        print(f"lmtrain: {what} is empty: there is nothing to predict.", file=sys.stderr)
 
 
 def label_lines(classifier: Classifier, lines: Iterable[str], options: argparse.Namespace) -> None:

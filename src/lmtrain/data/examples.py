@@ -7,7 +7,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from lmtrain.data.text import check_beginning, listing, unreadable
+from lmtrain.data.text import check_beginning, is_binary, listing, unreadable
 from lmtrain.errors import DataError
 from lmtrain.shell import expanded, one_line
 
@@ -42,8 +42,10 @@ def find_splits(path: str, files: dict[str, str]) -> dict[str, Path]:
     return {split: directory / matches[0] for split, matches in found.items() if matches}
 
 
-def read_lines(path: Path, encoding: str = "utf-8") -> tuple[list[str], str]:
+def read_lines(path: Path, encoding: str = "utf-8", *, typed: str = "data.encoding=") -> tuple[list[str], str]:
     r"""The lines of a file, without their ends, and the SHA-256 of its bytes. Only "\n" (or "\r\n") ends a line.
+
+    `typed` is what stands before the encoding where a user types it.
 
     Raises DataError for a file that cannot be read, or that is of another encoding.
     """
@@ -55,18 +57,24 @@ def read_lines(path: Path, encoding: str = "utf-8") -> tuple[list[str], str]:
     check_beginning(path, data[:8])
     digest = hashlib.sha256(data).hexdigest()
     try:
-        text = data.removeprefix(codecs.BOM_UTF8).decode(encoding) if _is_utf8(encoding) else data.decode(encoding)
+        text = data.removeprefix(codecs.BOM_UTF8).decode(encoding) if is_utf8(encoding) else data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         place = f"byte 0x{data[error.start]:02x} at offset {error.start:,} (line {line:,})"
+        found = f"{one_line(str(path))} is not {encoding}: {place}."
+        if is_binary(data):
+            raise DataError(
+                found, "This is hardly text in any encoding: it is full of control characters.", "Give a text file."
+            ) from None
         raise DataError(
-            f"{one_line(str(path))} is not {encoding}: {place}.",
-            "The encoding of the files is data.encoding, utf-8 by default.",
-            "Type data.encoding=latin-1 for an older Western European text, or convert the files to UTF-8.",
+            found,
+            f"The encoding of the files is what {typed.strip(' =')} says, utf-8 by default.",
+            f"Type {typed}latin-1 for an older Western European text, or convert the files to UTF-8.",
         ) from None
     lines = text.split("\n")
     return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)], digest
 
 
-def _is_utf8(encoding: str) -> bool:
+def is_utf8(encoding: str) -> bool:
+    """Whether an encoding is UTF-8, by whatever name. Raises LookupError for one that is unknown."""
     return codecs.lookup(encoding).name == "utf-8"

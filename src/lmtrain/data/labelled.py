@@ -3,21 +3,30 @@ r"""Texts with a label each, a line per text: the label, then a tab or a space, 
     1 the film is a delight        A label may have spaces in it where most lines of the file have a tab; else it ends at the
     0\tnot a film for anybody      first space or tab. Only "\n" ends a line. Blank lines are left out.
 
+A file of comma-separated values is read as well, where its first line names the columns label and text, among others or not:
+
+    label,text
+    1,"the film is a delight, and long"
+
 A text may be empty, where its line ends behind the separator; a line without any separator is refused.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from lmtrain.data.examples import read_lines
 from lmtrain.data.vocabulary import WHITESPACE
 from lmtrain.errors import DataError
 from lmtrain.shell import one_line
+
+MOST_HEADER = 10_000  # characters of the first line
 
 Splits = Mapping[str, "Labelled"]
 
@@ -61,10 +70,52 @@ def read_labelled(path: Path, encoding: str = "utf-8") -> Labelled:
 
 def parse_labelled(lines: Sequence[str], name: str) -> Labelled:
     """The texts in the lines of the file `name`."""
+    if (header := _header(lines, name)) is not None:
+        return _parse_csv(lines, header, name)
     filled = [(number, line) for number, line in enumerate(lines, 1) if not is_empty(line)]
     has_tabs = 2 * sum("\t" in line for _, line in filled) > len(filled)
     pairs = [_split(line, name, number, has_tabs) for number, line in filled]
     return Labelled(tuple(label for label, _ in pairs), tuple(text for _, text in pairs))
+
+
+def _header(lines: Sequence[str], name: str) -> list[str] | None:
+    """The names of the columns of comma-separated values; None for another file. DataError for a .csv with other columns."""
+    first = next((line for line in lines if not is_empty(line)), "")
+    fields = [field.strip(WHITESPACE).lower() for field in next(csv.reader([first[:MOST_HEADER]]), [])]
+    if len(fields) > 1 and {"label", "text"} <= set(fields):
+        return fields
+    if Path(name).suffix.lower() == ".csv" and len(fields) > 1:
+        raise DataError(
+            f"{one_line(name)} begins with {one_line(first[:80])!r}.",
+            "A file of comma-separated values begins with the names of its columns, and label and text are among them.",
+            "Name these columns label and text; or write a label, a tab and a text per line, in a file whose name has no .csv.",
+        )
+    return None
+
+
+def _parse_csv(lines: Sequence[str], header: Sequence[str], name: str) -> Labelled:
+    """The texts of comma-separated values; a line's end within quotation marks becomes a space."""
+    label, text = header.index("label"), header.index("text")
+    rows: list[tuple[str, str]] = []
+    reader = csv.reader((f"{line}\n" for line in lines), strict=True)
+    try:
+        filled = (fields for fields in reader if len(fields) > 1 or not is_empty("".join(fields)))
+        for fields in islice(filled, 1, None):
+            if len(fields) != len(header) or not fields[label].strip(WHITESPACE):
+                what = f"has {len(fields)} fields" if len(fields) != len(header) else "has no label"
+                raise DataError(
+                    f"Line {reader.line_num:,} of {one_line(name)} {what}: {one_line(','.join(fields)[:80])!r}.",
+                    f"Each line has {len(header)} ({', '.join(map(one_line, header))}); a text with commas stands in quotation marks.",
+                    "Mend the line, or give another file.",
+                )
+            rows.append((fields[label].strip(WHITESPACE), fields[text].replace("\n", " ")))
+    except csv.Error as error:
+        raise DataError(
+            f"Line {reader.line_num:,} of {one_line(name)} cannot be read: {error}.",
+            "Comma-separated values have quotation marks in pairs, doubled within a text.",
+            "Mend the line, or give another file.",
+        ) from None
+    return Labelled(tuple(label for label, _ in rows), tuple(text for _, text in rows))
 
 
 def _split(line: str, name: str, number: int, has_tabs: bool) -> tuple[str, str]:

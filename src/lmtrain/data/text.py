@@ -84,7 +84,7 @@ def iter_decoded(file: BufferedIOBase, path: Path, *, at_once: bool = False) -> 
             text, used = codecs.utf_8_decode(data, "strict", not block)
         except UnicodeDecodeError as error:
             line += data.count(b"\n", 0, error.start)
-            raise _invalid(path, data[error.start], position + error.start, line + 1) from None
+            raise _invalid(path, data, error.start, position + error.start, line + 1) from None
         if block and text.endswith("\r"):
             text, used = text[:-1], used - 1
         held = data[used:]
@@ -213,9 +213,20 @@ def check_beginning(path: Path, beginning: bytes) -> None:
             )
 
 
-def _invalid(path: Path, byte: int, offset: int, line: int) -> DataError:
+def is_binary(data: bytes) -> bool:
+    """Whether so many of the bytes are control characters (NUL and the like) that this is hardly text in any encoding."""
+    return len(data) - len(data.translate(None, CONTROL)) > len(data) / 50
+
+
+def _invalid(path: Path, data: bytes, place: int, offset: int, line: int) -> DataError:
+    """The error for the byte `data[place]`, which lies at `offset` of the file."""
+    found = f"{path} is not UTF-8: byte 0x{data[place]:02X} at offset {offset:,}, in line {line:,}."
+    if is_binary(data):
+        return DataError(
+            found, "Allowed is text in UTF-8, and this is hardly text: it is full of control characters.", "Give a text file."
+        )
     return DataError(
-        f"{path} is not UTF-8: byte 0x{byte:02X} at offset {offset:,}, in line {line:,}.",
+        found,
         "Allowed is text in UTF-8.",
         f"Type  iconv -f LATIN1 -t UTF-8 {_typed(path)} > text.txt  (or the encoding that it has) and give the result.",
     )

@@ -56,11 +56,11 @@ class Classify(Task):
     def __init__(self, settings: config.Config, device: torch.device, splits: Splits | None = None) -> None:
         self.settings, self.device = settings, device
         assert isinstance(settings.data, config.LabelledConfig)
-        self.splits = splits or read_splits(settings.data)
-        self.labels = labels_of(self.splits)
         self._given = None
         if isinstance(settings.model, config.AveragingConfig | config.EncoderConfig):
             self._given = given_vectors(settings.model, settings.model.embed_size)
+        self.splits = splits or read_splits(settings.data)
+        self.labels = labels_of(self.splits)
         self.indicators = learn_indicators(
             self.splits["train"].texts, max_length=ngrams_of(settings.model), lowercase=lowercase_of(settings.model),
             min_count=settings.tokenizer.min_count, vocab_size=settings.tokenizer.vocab_size,

@@ -66,6 +66,8 @@ class Language(Task):
 
     def __init__(self, settings: config.Config, device: torch.device) -> None:
         self.settings, self.device = settings, device
+        neural = settings.model if isinstance(settings.model, config.NeuralConfig) else None
+        self._given = given_vectors(neural, neural.embed_size) if neural else None  # refused before a long text is read
         self.corpus = build_corpus(settings.data, settings.tokenizer)
         self.fingerprint = self.corpus.fingerprint
 
@@ -104,12 +106,11 @@ class Language(Task):
             settings.model, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, seed=trainer.seed,
             sparse_embeddings=sparse or settings.optimizer.name is config.OptimizerName.sparse_adam,
         )  # fmt: skip
-        if isinstance(settings.model, config.NeuralConfig) and isinstance(model, NeuralLanguageModel):
-            vectors = given_vectors(settings.model, settings.model.embed_size)
-            if vectors is not None:
-                words = [tokenizer.token_text(token) for token in range(tokenizer.vocab_size)]
-                has = put_vectors(model.embedding.weight, words, vectors)
-                say_coverage(settings.model.embeddings, has, self.corpus.train.counts(tokenizer.vocab_size))
+        if self._given is not None and isinstance(model, NeuralLanguageModel):
+            assert isinstance(settings.model, config.NeuralConfig)
+            words = [tokenizer.token_text(token) for token in range(tokenizer.vocab_size)]
+            has = put_vectors(model.embedding.weight, words, self._given)
+            say_coverage(settings.model.embeddings, has, self.corpus.train.counts(tokenizer.vocab_size))
         return build_learner(settings, model, self.corpus, self.device)
 
     @cached_property

@@ -63,9 +63,9 @@ class Tag(Task):
         assert isinstance(settings.data, config.ColumnsConfig)
         assert isinstance(settings.model, config.TaggerConfig | config.LogisticConfig)
         self.model = settings.model
+        self.given = given_vectors(self.model, self.model.embed_size) if isinstance(self.model, config.TaggerConfig) else None
         self.splits = splits or read_splits(settings.data)
         train = self.splits["train"].sentences
-        self.given = given_vectors(self.model, self.model.embed_size) if isinstance(self.model, config.TaggerConfig) else None
         self.features = learn_features(
             train, lowercase=self.model.lowercase, shapes=self.model.shape_features, affixes=self.model.affixes,
             min_count=settings.tokenizer.min_count, vocab_size=settings.tokenizer.vocab_size,

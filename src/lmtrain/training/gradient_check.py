@@ -33,6 +33,7 @@ from torch import Tensor
 
 from lmtrain.data.batches import random_of
 from lmtrain.errors import UserError
+from lmtrain.progress import watched
 from lmtrain.training.learner import GradientLearner
 
 ALLOWED = 1e-4
@@ -145,13 +146,14 @@ def check_gradients(learner: GradientLearner, batch: Any, num_entries: int, step
 
 def _look(exact: ExactCopy, num_entries: int, step: int) -> Checked:
     gradients = exact.gradients()
-    with torch.no_grad():
+    num_slopes = sum(min(gradient.numel(), num_entries) + (gradient.numel() > num_entries) for gradient in gradients.values())
+    differences = []
+    with torch.no_grad(), watched("Checking gradients", num_slopes, "slopes") as advance:
         loss = float(exact.loss())
-        differences = [
-            difference
-            for number, (name, gradient) in enumerate(gradients.items())
-            for difference in _iter_differences(exact, name, gradient, num_entries, (step, number), loss)
-        ]
+        for number, (name, gradient) in enumerate(gradients.items()):
+            for difference in _iter_differences(exact, name, gradient, num_entries, (step, number), loss):
+                differences.append(difference)
+                advance(1)
     worst = max(differences, key=lambda difference: difference.error, default=None)
     return Checked(worst, len(gradients), len(differences))
 
