@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -51,14 +51,16 @@ def estimate(settings: config.Config, vocab_size: int) -> Need | None:
     model, optimizer = settings.model, settings.optimizer
     if not isinstance(model, config.NeuralConfig):
         return None
-    with torch.device("meta"):
-        empty = build_model(model, vocab_size=vocab_size, eos_id=0)
-    assert isinstance(empty, nn.Module)
-    num_parameters = sum(parameter.numel() for parameter in empty.parameters())
+    num_parameters = count_parameters(lambda: cast(nn.Module, build_model(model, vocab_size=vocab_size, eos_id=0)))
+    return Need(num_parameters, _weight_bytes(num_parameters, optimizer), _chunk_bytes(model, settings.trainer))
+
+
+def _weight_bytes(num_parameters: int, optimizer: config.OptimizerConfig) -> int:
+    """What weights take with their gradients, and with what an optimiser and an average keep of each."""
     copies = 2 + MOMENTS[optimizer.name] + (optimizer.momentum > 0) + (optimizer.averaging is not config.Averaging.none)
     if optimizer.name is config.OptimizerName.sparse_adam:
         copies -= 1  # its gradients have only the rows of the chunk
-    return Need(num_parameters, FLOAT_BYTES * copies * num_parameters, _chunk_bytes(model, settings.trainer))
+    return FLOAT_BYTES * copies * num_parameters
 
 
 def check_memory(settings: config.Config, vocab_size: int, device: torch.device) -> Need | None:
@@ -74,6 +76,30 @@ def check_memory(settings: config.Config, vocab_size: int, device: torch.device)
         f"{device} has {gigabytes(device_bytes(device))}.",
         f"Each of these would fit: {'; '.join(remedies)}." if remedies else "Make several of these sizes much smaller.",
     )
+
+
+def check_weights(settings: config.Config, num_parameters: int, device: torch.device) -> None:
+    """Raises ResourceError where so many weights, with what is kept of each in training, do not fit into the machine.
+
+    For models whose batches take little beside their tables of words.
+    """
+    needed, available = _weight_bytes(num_parameters, settings.optimizer), device_bytes(device)
+    if needed <= available:
+        return
+    large = [f"model.{name}" for name in ("embed_size", "hidden_sizes", "hidden_size") if getattr(settings.model, name, None)]
+    large += ["model.ngrams"] * (getattr(settings.model, "ngrams", 1) > 1)
+    raise ResourceError(
+        f"The {num_parameters:,} parameters of this {config.model_name(settings.model)} model need at least "
+        f"{gigabytes(needed)} for weights, gradients and the optimiser.",
+        f"{device} has {gigabytes(available)}.",
+        (f"Type a smaller {' or '.join(large)}, or let" if large else "Let") + " in fewer words: tokenizer.vocab_size=50000.",
+    )  # fmt: skip
+
+
+def count_parameters(build: Callable[[], nn.Module]) -> int:
+    """How many parameters a network has, without any storage for it."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build().parameters())
 
 
 def out_of_memory(settings: config.Config, vocab_size: int, error: BaseException, run: str) -> ResourceError:

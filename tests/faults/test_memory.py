@@ -84,6 +84,33 @@ def test_a_model_that_cannot_fit_is_refused_before_anything_is_allocated(
     assert not (place / "large").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        (
+            ["task=tag", "model.hidden_sizes=[300]"],
+            "Type a smaller model.embed_size or model.hidden_sizes, or let in fewer words",
+        ),
+        (["task=tag", "model=logistic", "model.context=100"], "Let in fewer words: tokenizer.vocab_size=50000"),
+        (["task=classify", "model.embed_size=5000"], "Type a smaller model.embed_size, or let"),
+        (["task=vectors", "model.embed_size=5000"], "Type a smaller model.embed_size"),
+    ],
+)
+def test_so_are_taggers_classifiers_and_word_vectors(
+    given: list[str], remedy: str, place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train", "valid"):
+        (place / name).write_text("Ann I-PER\nsat O\n\n", encoding="utf-8")
+    of_task = {"task=vectors": ["data.path=text.txt", "tokenizer.min_count=1"]}
+    data = of_task.get(given[0], ["data.train=train", "data.valid=valid"])
+    monkeypatch.setattr(memory, "device_bytes", lambda device: 50_000)
+    ended = call(*given, *data, "hydra.run.dir=large")
+    assert ended.code == 6, ended.err
+    assert re.search(r"The [\d,]+ parameters of this \w+ model need at least [\d.]+ \w+ for weights", ended.err)
+    assert remedy in ended.err
+    assert not (place / "large").exists()
+
+
 def test_the_way_out_depends_on_what_is_large(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "device_bytes", lambda device: 10_000_000)
     with pytest.raises(ResourceError, match=r"Each of these would fit: .*tokenizer\.vocab_size=\d+"):

@@ -101,11 +101,12 @@ def _parse_csv(lines: Sequence[str], header: Sequence[str], name: str) -> Labell
     try:
         filled = (fields for fields in reader if len(fields) > 1 or not is_empty("".join(fields)))
         for fields in islice(filled, 1, None):
+            columns = ", ".join(map(one_line, header))
             if len(fields) != len(header) or not fields[label].strip(WHITESPACE):
                 what = f"has {len(fields)} fields" if len(fields) != len(header) else "has no label"
                 raise DataError(
                     f"Line {reader.line_num:,} of {one_line(name)} {what}: {one_line(','.join(fields)[:80])!r}.",
-                    f"Each line has {len(header)} ({', '.join(map(one_line, header))}); a text with commas stands in quotation marks.",
+                    f"Each line has {len(header)} ({columns}); a text with commas stands in quotation marks.",
                     "Mend the line, or give another file.",
                 )
             rows.append((fields[label].strip(WHITESPACE), fields[text].replace("\n", " ")))

@@ -24,6 +24,7 @@ from lmtrain.data.indicators import learn_indicators
 from lmtrain.data.labelled import Labelled, Splits, cut_folds, describe, fingerprint, iter_advice, labels_of, read_labelled
 from lmtrain.errors import DataError
 from lmtrain.expected import agree, compare, within
+from lmtrain.memory import check_weights, count_parameters
 from lmtrain.models.classifier import ClassifierNetwork, CountedClassifier, Texts
 from lmtrain.saved import describe_tokenizer, vectors_of
 from lmtrain.settings import comparing
@@ -111,6 +112,12 @@ class Classify(Task):
             table_VE[torch.from_numpy(counts_V == 0)] = 0
         if self._given is not None:
             say_coverage(name, put_vectors(table_VE, words, self._given), counts_V)
+
+    def check(self) -> None:
+        model, num_classes = self.settings.model, len(self.labels)
+        num_parameters = count_parameters(lambda: build_classifier(model, self.indicators, num_classes))
+        check_weights(self.settings, num_parameters, self.device)
+        super().check()
 
     # ---- how good it is
 

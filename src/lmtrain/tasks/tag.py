@@ -28,6 +28,7 @@ from lmtrain.data.examples import find_splits
 from lmtrain.data.features import Features, learn_features
 from lmtrain.errors import DataError, SettingsError
 from lmtrain.expected import compare, within
+from lmtrain.memory import check_weights, count_parameters
 from lmtrain.models.tagger import IndicatorTagger, TaggerNetwork, Windows, WindowTagger
 from lmtrain.saved import describe_tokenizer
 from lmtrain.settings import comparing
@@ -126,6 +127,9 @@ class Tag(Task):
         return Shuffled(len(self._items), self._batch, batch_size=trainer.batch_size, seed=trainer.seed)
 
     def check(self) -> None:
+        num_outputs = len(self.outputs.names)
+        num_parameters = count_parameters(lambda: build_tagger(self.model, self.features, num_outputs))
+        check_weights(self.settings, num_parameters, self.device)
         super().check()
         _, _, outputs_M = self._train
         if self.objective == "max_margin" and all((outputs_M == c).all() for c in np.unique(outputs_M)):

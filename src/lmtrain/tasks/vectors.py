@@ -19,6 +19,7 @@ from lmtrain.data.batches import Shuffled
 from lmtrain.data.corpus import describe
 from lmtrain.errors import DataError
 from lmtrain.expected import within
+from lmtrain.memory import check_weights
 from lmtrain.saved import describe_texts, describe_tokenizer
 from lmtrain.settings import comparing
 from lmtrain.shell import one_line, quoted_for_shell
@@ -85,6 +86,7 @@ class WordVectors(Task):
         )
 
     def check(self) -> None:
+        check_weights(self.settings, 2 * len(self.text.words) * self.model.embed_size, self.device)
         super().check()
         assert self._valid
 
