@@ -103,6 +103,24 @@ def test_senses_by_windows_by_atoms_and_of_words_made_of_two(files: Path, call: 
     found = json.loads(call("vectors", "senses", "text.vec", "mat", "--data", "text.txt", "--k", "2", "--json").out)
     assert (found["word"], len(found["senses"])) == ("mat", 2)
     assert "senses of" in call("vectors", "senses", "text.vec", "mat", "--data", "text.txt").out
+    again = (
+        "vectors",
+        "senses",
+        "text.vec",
+        "mat",
+        "--data",
+        "text.txt",
+        "--k",
+        "2",
+        "--retrain",
+        "--min-count",
+        "1",
+        "--size",
+        "3",
+    )
+    assert "Vectors trained again" in call(*again, "--output", "again.vec").out
+    assert json.loads(call(*again, "--json").out)["retrained"]["names"].keys() == {"mat_1", "mat_2"}
+    assert "mat_1" in lmtrain.load_vectors("again.vec")
     pseudo = json.loads(
         call("vectors", "senses", "text.vec", "--pseudo-word", "cat", "mat", "--data", "text.txt", "--json").out
     )
@@ -148,6 +166,8 @@ def test_how_far_words_moved_between_two_checkpoints(files: Path, call: Call) ->
         (["plot", "royal.vec", "man:womam", "--output", "words.svg"], 3, r"'womam' is not among .* Did you mean woman"),
         (["senses", "royal.vec", "king"], 2, r"--data TEXT is missing"),
         (["senses"], 2, r"RUN\|FILE and WORD and --data TEXT are missing"),
+        (["senses", "royal.vec", "king", "--data", "text.txt", "--output", "x"], 2, r"--output was given without --retrain"),
+        (["senses", "royal.vec", "king", "--method", "atoms", "--retrain"], 2, r"--retrain was given with --method atoms"),
         (["senses", "royal.vec", "king", "--data", "text.txt", "--k", "x"], 2, r"nor auto"),
         (["senses", "royal.vec", "king", "--data", "text.txt"], 3, r"'king' is not among the 10 words that were read"),
         (["senses", "royal.vec", "king", "--method", "atoms"], 2, r"--num-atoms 500 was given for 6 words"),

@@ -10,6 +10,7 @@ import pytest
 import lmtrain.vectors.senses as senses
 from lmtrain.errors import DataError, SettingsError
 from lmtrain.vectors.atoms import learn_atoms, pursue
+from lmtrain.vectors.retrain import _frequent, _renamed, retrain
 from lmtrain.vectors.senses import adjusted_rand_index, find_senses, silhouette, spherical_kmeans
 from lmtrain.vectors.table import Vectors
 from lmtrain.vectors.text import Text, read_words
@@ -41,6 +42,42 @@ def vectors() -> Vectors:
     words = [*SUBJECTS["money"], *SUBJECTS["river"], "the", "of", "bank"]
     means = np.array([[1, 0, 0]] * 8 + [[0, 1, 0]] * 8 + [[0.1, 0.1, 1]] * 2 + [[1, 1, 0]])
     return Vectors(tuple(words), (means + random.normal(scale=0.05, size=means.shape)).astype(np.float32))
+
+
+def test_a_word_gets_a_vector_for_each_sense_when_its_occurrences_are_renamed(text: Text, vectors: Vectors) -> None:
+    pytest.importorskip("scipy")
+    found = find_senses(vectors, text, ["bank"], number=2)
+    again = retrain(text, found, min_count=1, size=4)
+    assert again.names == {"bank_1": 30, "bank_2": 20}
+    assert "bank" not in again.vectors, "every occurrence has words with vectors around it"
+    for name, subject in zip(again.names, ("money", "river"), strict=True):
+        near = [word for word, _ in again.near[name] if word in {*SUBJECTS["money"], *SUBJECTS["river"]}]
+        assert set(near[:4]) <= set(SUBJECTS[subject])
+    assert "bank_2 (20 times): " in again.format()
+    assert again.cosines[0][:2] == ("bank_1", "bank_2")
+    fewer = retrain(text, found, min_count=25, size=2)
+    assert fewer.rare == ("bank_2",)
+    assert "too rare for a vector" in fewer.format()
+    with pytest.raises(DataError, match="No sense of bank was seen 31 times"):
+        retrain(text, found, min_count=31, size=2)
+
+
+def test_renaming_keeps_places_gaps_and_the_ends_of_lines(tmp_path: Path) -> None:
+    pytest.importorskip("scipy")
+    (tmp_path / "text.txt").write_text("a bank b rare\nbank_1 b bank a\na b bank_1\n", encoding="utf-8")
+    text = read_words(tmp_path / "text.txt", min_count=1)
+    bank = np.flatnonzero(text.ids == text.row("bank"))
+    sense = senses.Sense(0.5, [], ())
+    found = senses.Senses("bank", (sense, sense), 0.0, 2, 1, bank[1:], np.array([1]))
+    renamed = _frequent(_renamed(text, found, ["bank__1", "bank__2"]), 1)
+    words = [renamed.words[i] if i >= 0 else i for i in renamed.ids.tolist()]
+    assert words == ["a", "bank", "b", "rare", -1, "bank_1", "b", "bank__2", "a", -1, "a", "b", "bank_1", -1]
+    assert dict(zip(renamed.words, renamed.counts.tolist(), strict=True)) == {
+        "a": 3, "b": 3, "bank_1": 2, "bank": 1, "rare": 1, "bank__2": 1
+    }  # fmt: skip
+    assert [*retrain(text, found, min_count=1, size=2).names] == ["bank__1", "bank__2"], "the text has a bank_1 already"
+    rare = _frequent(text, 2)
+    assert [rare.words[i] if i >= 0 else i for i in rare.ids.tolist()][:5] == ["a", "bank", "b", -2, -1]
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

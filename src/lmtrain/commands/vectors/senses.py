@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from lmtrain.commands.options import Parser, parse, whole
-from lmtrain.commands.vectors.options import add_json, add_source_options, open_vectors, print_json
+from lmtrain.commands.vectors.options import add_json, add_source_options, new_file, open_vectors, print_json
 from lmtrain.commands.vectors.train import add_svd_options, add_text_options, svd_settings
 from lmtrain.errors import SettingsError, as_typed
 
@@ -25,12 +25,16 @@ def senses(arguments: list[str]) -> None:
     it from the others, and two windows. --method atoms needs no TEXT: it learns directions of which every vector is a sum of
     a few, and shows those of WORD.
 
+    --retrain renames the occurrences of WORD by their cluster (bank_1, bank_2) and trains vectors again by singular value
+    decomposition, so that each sense has one; --output writes them.
+
     Two tests with known answers: --pseudo-word A B clusters the windows of A and B together and says how well the clusters tell
     them apart (adjusted Rand index). --check-superposition A B, without RUN|FILE, merges A and B in TEXT, trains vectors by
     singular value decomposition and compares the merged word's with the sum of theirs.
     """
     parser = _parser()
     options = parse(parser, arguments)
+    _check_retrain(options)
     if options.check_superposition:
         _superposition(options)
     elif options.pseudo_word:
@@ -54,14 +58,33 @@ def _parser() -> Parser:
         "--num-atoms", type=whole(1, 100_000), default=500, metavar="A", help="of the dictionary (default: 500)"
     )
     parser.add_argument("--sparsity", type=whole(1, 1000), default=5, help="atoms of a word at the most (default: 5)")
+    parser.add_argument("--retrain", action="store_true", help="train vectors again, with a name for each cluster")
+    parser.add_argument("--output", metavar="FILE", help="of --retrain: writes these vectors in word2vec's text format")
     add_json(parser)
     tests = parser.add_argument_group("tests with known answers")
     tests.add_argument("--pseudo-word", nargs=2, metavar=("A", "B"), help="cluster the windows of both together")
     tests.add_argument("--check-superposition", nargs=2, metavar=("A", "B"), help="merge them, train, and compare")
-    trained = parser.add_argument_group("of --check-superposition: how vectors are trained (--window also of clusters)")
+    trained = parser.add_argument_group(
+        "of --retrain and --check-superposition: how vectors are trained (--window also of clusters)"
+    )
     add_text_options(trained)
     add_svd_options(trained)
     return parser
+
+
+def _check_retrain(options: argparse.Namespace) -> None:
+    """SettingsError for --retrain beside what it does not go with, and for --output without it."""
+    others = {"--check-superposition": options.check_superposition, "--pseudo-word": options.pseudo_word,
+              "--method atoms": options.method == "atoms"}  # fmt: skip
+    given = [name for name, value in others.items() if value]
+    if options.retrain and given:
+        raise SettingsError(
+            f"--retrain was given with {given[0]}.", "It needs clusters of one word's windows.", "Leave one out."
+        )
+    if options.output is not None and not options.retrain:
+        raise SettingsError(
+            "--output was given without --retrain.", "The vectors of that are written.", "Type --retrain as well."
+        )
 
 
 def _number_of_senses(text: str) -> int | None:
@@ -96,8 +119,20 @@ def _clusters(options: argparse.Namespace) -> None:
     from lmtrain.vectors.senses import find_senses
 
     _need(options, "vectors", "word", "data")
-    found = find_senses(*_read(options), [options.word], number=options.k, window=options.window, seed=options.seed)
-    print_json(found.to_json()) if options.json else print(found.format())
+    output = None if options.output is None else new_file(options.output)
+    vectors, text = _read(options)
+    found = find_senses(vectors, text, [options.word], number=options.k, window=options.window, seed=options.seed)
+    if not options.retrain:
+        print_json(found.to_json()) if options.json else print(found.format())
+        return
+    from lmtrain.vectors.retrain import retrain
+
+    again = retrain(text, found, min_count=options.min_count, **svd_settings(options))
+    print_json(found.to_json() | {"retrained": again.to_json()}) if options.json else print(
+        f"{found.format()}\n\n{again.format()}"
+    )
+    if output is not None:
+        again.vectors.save(output)
 
 
 def _pseudo_word(options: argparse.Namespace) -> None:
