@@ -225,6 +225,15 @@ def test_training_is_bit_for_bit_as_without_it_and_goes_on_so(place: Path, call:
     assert same == [{k: v for k, v in record.items() if not k.startswith("perf/")} for record in plain]
 
 
+def test_a_long_check_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("lmtrain.progress.QUIET_SECONDS", 0.0)
+    checked = check_gradients(learner_of("tied"), make_stream().batch(Position()), 2, step=0)
+    told = capsys.readouterr().err
+    assert "Checking gradients: " in told
+    assert f"of {checked.num_slopes} slopes at " in told, "as many as there are"
+    assert f"done, {checked.num_slopes} slopes in " in told
+
+
 def test_counting_has_no_gradients_to_check(place: Path, call: Call) -> None:
     ended = call("data=text", "data.path=text.txt", "model=ngram", "trainer.sample_tokens=0", *LOOKED, "hydra.run.dir=n")
     assert ended.code == 0
