@@ -3,6 +3,7 @@ import io
 import logging
 import os
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -212,3 +213,13 @@ def test_a_text_that_changes_between_two_readings_is_refused_whatever_its_size_a
     for reading in (iter_checked(facts), iter_passage(facts, 0, 2)):
         with pytest.raises(DataError, match="was changed while it was being read"):
             list(reading)
+
+
+def test_what_is_no_text_gets_no_advice_on_encodings(tmp_path: Path) -> None:
+    (tmp_path / "noise").write_bytes(b"ab\n" + bytes(range(256)) * 4)
+    with pytest.raises(DataError, match="hardly text: it is full of control characters") as error:
+        list(iter_text(tmp_path / "noise"))
+    assert "iconv" not in str(error.value)
+    (tmp_path / "latin").write_bytes("caf\xe9\n".encode("latin-1") * 100)
+    with pytest.raises(DataError, match="Type  iconv -f LATIN1"):
+        list(iter_text(tmp_path / "latin"))

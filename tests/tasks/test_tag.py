@@ -105,6 +105,18 @@ def test_predictions_are_written_as_the_data_are(mark: str, place: Path, capsys:
     assert capsys.readouterr().out.splitlines()[0] == f"Ann/{mark}-PER sat/O in/O New/{mark}-LOC York/I-LOC"
 
 
+def test_predict_says_that_a_file_is_empty_and_reads_other_encodings(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lmtrain.train(*TINY, "hydra.run.dir=run", "trainer.num_epochs=1", "trainer.baselines=false")
+    capsys.readouterr()
+    for options in ([], ["--sentences"], ["--json"]):
+        Path("empty").write_bytes(b"")
+        main(["predict", "run", "empty", *options])
+        assert capsys.readouterr() == ("", "lmtrain: empty is empty: there is nothing to predict.\n")
+    Path("latin").write_bytes("Zoë\r\nsat\r\n".encode("latin-1"))
+    main(["predict", "run", "latin", "--encoding", "latin-1"])
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["Zoë", "sat"]
+
+
 def test_python_tags_texts_and_lists_of_tokens_alike(place: Path) -> None:
     tagger = lmtrain.train(*TINY, "hydra.run.dir=run").model
     assert repr(tagger).startswith("<lmtrain.Tagger tagger, 3 outputs, vocabulary ")
