@@ -5,7 +5,8 @@
                                                        n-gram h is not listed; every single word is listed
 
 Each order is a sorted array of 64-bit keys (see `ngram_counts`) with one log-probability and one rest a key, so a lookup
-is a binary search, and a whole text is looked up at once. An ARPA file holds the same (Katz 1987; Stolcke 2002).
+is a binary search, and a whole text is looked up at once. An ARPA file holds the same (Katz 1987; Stolcke 2002). What is
+written here in NumPy is the reference of `scorer`, which does the same in C++.
 
     legend   P positions in a text · B streams · R contexts · V vocabulary
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from lmtrain.expected import ANY_LENGTH, Like, agree, compare
 from lmtrain.models.ngram_counts import Ints
+from lmtrain.ops.native.ngrams import NgramIndex, NgramScorer, why_no_library
 
 Floats = NDArray[np.float64]
 
@@ -88,6 +91,19 @@ class BackoffTable:
             places = np.arange(len(rows)) + (end_R - np.cumsum(end_R - begin_R))[rows]
             log_probs_RV[rows, keys[places] - first_key_R[rows]] = self.log_probs[order - 1][places]
         return log_probs_RV
+
+    @cached_property
+    def scorer(self) -> NgramScorer | None:
+        """What computes `target_log_probs` in C++; None on a machine without it. From now on the table must not change."""
+        if why_no_library() is not None:
+            return None
+        sizes = [len(keys) for keys in self.keys]
+        indexes = [
+            NgramIndex(np.ascontiguousarray(keys), num_below=below, vocab_size=self.vocab_size)
+            for keys, below in zip(self.keys[1:], sizes, strict=False)
+        ]
+        log_probs, log_rests = (list(map(np.ascontiguousarray, rows)) for rows in (self.log_probs, self.log_rests))
+        return NgramScorer(indexes, log_probs, log_rests)
 
     def tensors(self) -> dict[str, Tensor]:
         """The table as named tensors; they share its memory."""

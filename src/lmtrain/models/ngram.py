@@ -124,6 +124,17 @@ class NgramModel(LanguageModel):
         return log_probs_TBV.to(tokens_TB.device), next_state
 
     def target_log_probs(self, tokens_TB: Tensor, targets_TB: Tensor, state: State) -> tuple[Tensor, State]:
+        if (scorer := self.table.scorer) is None:
+            return self.target_log_probs_reference(tokens_TB, targets_TB, state)
+        (context_BN,) = state
+        log_probs_TB, next_BN = scorer.log_probs(
+            torch.cat([context_BN.T.to(tokens_TB.device), tokens_TB]).numpy(force=True), targets_TB.numpy(force=True),
+            eos_id=self.eos_id, policy=self.state_policy.value, whole_histories=not self._interpolates,
+        )  # fmt: skip
+        return torch.from_numpy(log_probs_TB).to(tokens_TB.device), (torch.from_numpy(next_BN).to(context_BN.device),)
+
+    def target_log_probs_reference(self, tokens_TB: Tensor, targets_TB: Tensor, state: State) -> tuple[Tensor, State]:
+        """The same in NumPy, bit for bit."""
         contexts, next_state = self._read(tokens_TB, state)
         log_probs_TB = self.table.target_log_probs(contexts, targets_TB.numpy(force=True))
         return torch.from_numpy(log_probs_TB).to(tokens_TB.device), next_state
