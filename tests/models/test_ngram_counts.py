@@ -1,14 +1,17 @@
 """Counting against a plain loop, and how far back a history reaches under each policy."""
 
+import tracemalloc
 from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lmtrain.models import ngram_counts, smoothing
 from lmtrain.models.base import StatePolicy
 from lmtrain.models.ngram_counts import Order, count_ngrams, history_lengths
+from lmtrain.models.smoothing import estimate, kneser_ney
 
 EOS = 0
 
@@ -86,3 +89,41 @@ def test_counts_equal_those_of_a_plain_loop(ids: list[int], order: int, policy: 
         assert counted.starts.tolist() == [starts[ngram] for ngram in ngrams]
         if length < order:
             assert counted.left_words.tolist() == [len(left_words.get(ngram, ())) for ngram in ngrams]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.integers(0, 3), max_size=40), st.integers(1, 5), st.sampled_from(StatePolicy), st.integers(1, 7), st.booleans()
+)
+def test_pieces_and_the_plain_search_make_no_difference(
+    ids: list[int], order: int, policy: StatePolicy, piece: int, is_native: bool
+) -> None:
+    text = np.array(ids, np.int32)
+    whole = count_ngrams(text, order=order, vocab_size=4, eos_id=EOS, policy=policy)
+    expected = estimate(whole, vocab_size=4, method=kneser_ney)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (ngram_counts, smoothing):
+            patch.setattr(module, "PIECE", piece)
+        if not is_native:
+            patch.setattr(ngram_counts, "why_no_library", lambda: "there is no C++ compiler")
+        cut = count_ngrams(text, order=order, vocab_size=4, eos_id=EOS, policy=policy)
+        made = estimate(cut, vocab_size=4, method=kneser_ney)
+    for one, other in zip(cut, whole, strict=True):
+        for name in ("keys", "contexts", "suffixes", "occurrences", "starts", "left_words"):
+            assert np.array_equal(getattr(one, name), getattr(other, name)), name
+    for rows, wanted in zip(made, expected, strict=True):
+        assert all(np.array_equal(row, other) for row, other in zip(rows, wanted, strict=True))
+
+
+def test_the_memory_of_counting_is_bounded_by_what_the_module_says() -> None:
+    """Beside its results: 12 bytes per token, and the pieces."""
+    ids = np.random.RandomState(1).randint(0, 1000, 3_000_000).astype(np.int32) ** 2 // 1000  # few words are frequent
+    tracemalloc.start()
+    orders = count_ngrams(ids, order=3, vocab_size=1000, eos_id=EOS, policy=StatePolicy.line)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    results = sum(
+        getattr(order, name).nbytes for order in orders for name in ("keys", "occurrences", "suffixes", "starts", "left_words")
+    )
+    assert kept < 1.01 * results + 1e6
+    assert peak < results + 12 * len(ids) + 100 * ngram_counts.PIECE

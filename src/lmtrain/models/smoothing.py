@@ -20,21 +20,32 @@ its c counts the occurrences at starts alone, and a longer history never falls b
 Modified Kneser-Ney (Chen and Goodman 1998, equation 26; as in KenLM, Heafield et al. 2013) computes the discounts of an
 order from n_c, how many of its n-grams have count c:   Y = n_1 / (n_1 + 2 n_2),   D(c) = c - (c+1) Y n_{c+1} / n_c
 for c = 1, 2, and 3 or more.
+
+An n-gram that is pruned gives all that it has to the rest of its context: D = c(hw). Discounts and the counts c(h) are those
+of all n-grams, pruned ones included (as in KenLM's lmplz --prune).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmtrain.models.ngram_counts import Ints, Order
+from lmtrain.models.ngram_counts import PIECE, Counts, Order, pieces
 
 Floats = NDArray[np.float64]
-Method = Callable[[Order, bool, int], tuple[Floats, Floats]]
-"""(an order, whether it is the highest, number of contexts) -> share of every n-gram, rest of every context."""
+
+
+class Method(NamedTuple):
+    """share(hw) = (c - D(c)) / (c(h) + prior), rest(h) = (sum of D(c) + prior) / (c(h) + prior)."""
+
+    counts: Callable[[Order, bool], Counts]  # c of every n-gram of an order, which may be the highest
+    discounts: Callable[[Counts], Sequence[float] | Floats] = lambda counts: (0.0, 0.0, 0.0)  # D(1), D(2), D(3 and more)
+    prior: float = 0.0
+
 
 logger = logging.getLogger("lmtrain")
 
@@ -42,39 +53,70 @@ FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # those of KenLM's --discount_fallback
 
 
 def estimate(
-    orders: list[Order], *, vocab_size: int, method: Method, interpolate: bool = True
+    orders: Sequence[Order], *, vocab_size: int, method: Method, interpolate: bool = True, prune: Sequence[int] = ()
 ) -> tuple[list[Floats], list[Floats]]:
     """log p(w | h) of every n-gram hw of every order, and log rest(h) of every n-gram h of all orders but the highest.
 
     One list entry per order, in the order of its keys; -inf where a probability is zero. `interpolate` with the order
-    below; else every order stands on the uniform distribution.
+    below; else every order stands on the uniform distribution. `prune`: n-grams of each order that occur so often or less
+    are pruned (none where there is no number); what is said of a pruned one means nothing.
     """
-    log_probs, log_rests = [], []
+    probs, rests = [], []
     uniform = 1 / vocab_size
     below = np.full(1, uniform)  # order 0
-    for order in orders:
-        share, rest = method(order, order is orders[-1], len(below))
-        lower = below[order.suffixes] if interpolate else uniform
-        below = np.minimum(share + rest[order.contexts] * lower, 1)  # rounding may exceed one
-        with np.errstate(divide="ignore"):
-            log_probs.append(np.log(below))
-            log_rests.append(np.log(rest))
-    return log_probs, log_rests[1:]
+    for number, order in enumerate(orders):
+        threshold = prune[number] if number < len(prune) else 0
+        shares, rest = _shares(order, order is orders[-1], len(below), method, threshold)
+        for piece in pieces(len(shares)):
+            lower = below[order.suffixes[piece]] if interpolate else uniform
+            shares[piece] += rest[order.keys[piece] // vocab_size] * lower
+            np.minimum(shares[piece], 1, out=shares[piece])  # rounding may exceed one
+        below = shares
+        probs.append(below)
+        rests.append(rest)
+    with np.errstate(divide="ignore"):
+        for row in (*probs, *rests):
+            np.log(row, out=row)
+    return probs, rests[1:]
 
 
-def kneser_ney(order: Order, is_highest: bool, num_contexts: int) -> tuple[Floats, Floats]:
-    """Interpolated modified Kneser-Ney."""
-    counts = order.occurrences if is_highest else order.left_words + order.starts
-    totals = np.bincount(order.contexts, counts, minlength=num_contexts)
-    discount = np.append(0, discounts(counts))[np.minimum(counts, 3)]
-    divisor = np.maximum(totals, 1)
-    rest = np.bincount(order.contexts, discount, minlength=num_contexts) / divisor
-    return (counts - discount) / divisor[order.contexts], np.where(totals > 0, rest, 1.0)
+def _shares(order: Order, is_highest: bool, num_contexts: int, method: Method, threshold: int) -> tuple[Floats, Floats]:
+    """share(hw) of every n-gram, and rest(h) of each of the contexts."""
+    counts = method.counts(order, is_highest)
+    taken_of = np.append(0, method.discounts(counts))
+    shares, rests = np.empty(len(counts)), np.ones(num_contexts)
+    for piece in _whole_contexts(order):
+        contexts = order.keys[piece] // order.vocab_size
+        first, count = int(contexts[0]), counts[piece]
+        contexts -= first
+        taken = (
+            np.where(order.occurrences[piece] > threshold, taken_of[np.minimum(count, 3)], count)
+            if threshold
+            else (taken_of[np.minimum(count, 3)])
+        )
+        totals = np.bincount(contexts, count) + method.prior
+        divisors = totals if method.prior else np.maximum(totals, 1)
+        shares[piece] = (count - taken) / divisors[contexts]
+        rest = (np.bincount(contexts, taken) + method.prior) / divisors
+        rests[first : first + len(rest)] = np.where(totals > 0, rest, 1.0)
+    return shares, rests
 
 
-def discounts(counts: Ints) -> Floats:
+def _whole_contexts(order: Order) -> Iterator[slice]:
+    """Pieces of the n-grams of an order, each with all that stand behind its contexts."""
+    begin, size, vocab_size = 0, len(order.keys), order.vocab_size
+    while begin < size:
+        last = int(order.keys[min(begin + PIECE, size) - 1]) // vocab_size
+        end = int(np.searchsorted(order.keys, (last + 1) * vocab_size))
+        yield slice(begin, end)
+        begin = end
+
+
+def discounts(counts: Counts) -> Floats:
     """What is taken from counts of 1, 2, and 3 or more; FALLBACK_DISCOUNTS, with a word of warning, for odd counts."""
-    n = np.bincount(np.minimum(counts, 5), minlength=6)
+    n = np.zeros(6, np.int64)
+    for piece in pieces(len(counts)):
+        n += np.bincount(np.minimum(counts[piece], 5), minlength=6)
     if n[1:5].all():
         c = np.arange(1, 4)
         amounts: Floats = c - (c + 1) * n[1] / (n[1] + 2 * n[2]) * n[2:5] / n[1:4]
@@ -89,19 +131,13 @@ def discounts(counts: Ints) -> Floats:
     return np.array(FALLBACK_DISCOUNTS)
 
 
+kneser_ney = Method(lambda order, is_highest: order.occurrences if is_highest else order.left_words + order.starts, discounts)
+"""Interpolated modified Kneser-Ney."""
+
+maximum_likelihood = Method(lambda order, is_highest: order.occurrences)
+"""Relative frequencies in the longest context that has been seen; words never seen behind it get nothing."""
+
+
 def add_k_method(k: float, vocab_size: int) -> Method:
     """Lidstone's method: p(w | h) = (c(hw) + k) / (c(h) + kV) in the highest order, and at starts in the others."""
-    prior = np.float64(k * vocab_size)
-
-    def method(order: Order, is_highest: bool, num_contexts: int) -> tuple[Floats, Floats]:
-        counts = order.occurrences if is_highest else order.starts
-        totals = np.bincount(order.contexts, counts, minlength=num_contexts) + prior
-        return counts / totals[order.contexts], prior / totals
-
-    return method
-
-
-def maximum_likelihood(order: Order, is_highest: bool, num_contexts: int) -> tuple[Floats, Floats]:
-    """Relative frequencies in the longest context that has been seen; words never seen behind it get nothing."""
-    totals = np.bincount(order.contexts, order.occurrences, minlength=num_contexts)
-    return order.occurrences / np.maximum(totals, 1)[order.contexts], np.where(totals > 0, 0.0, 1.0)
+    return Method(lambda order, is_highest: order.occurrences if is_highest else order.starts, prior=k * vocab_size)
