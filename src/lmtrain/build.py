@@ -52,7 +52,7 @@ COUNT_CHUNK = 1 << 18  # tokens counted in one step
 # ---- models
 
 
-@as_typed(order="model.order=", smoothing="model.smoothing=", add_k="model.add_k=")
+@as_typed(order="model.order=", smoothing="model.smoothing=", add_k="model.add_k=", prune="model.prune=")
 def build_model(
     settings: config.LanguageConfig, *, vocab_size: int, eos_id: int, seed: int = 0, sparse_embeddings: bool = False
 ) -> LanguageModel:
@@ -62,7 +62,7 @@ def build_model(
         case config.NgramConfig():
             return NgramModel(
                 order=settings.order, vocab_size=vocab_size, eos_id=eos_id, smoothing=settings.smoothing.name,
-                add_k=settings.add_k, state_policy=policy,
+                add_k=settings.add_k, prune=settings.prune, state_policy=policy,
             )  # fmt: skip
         case config.NeuralConfig():
             with torch.random.fork_rng(devices=[]):

@@ -207,6 +207,8 @@ class NgramConfig(LanguageConfig):
     order: int = setting(5, "Longest n-gram.", least=1, most=10, resume=Resume.refused)
     smoothing: Smoothing = setting(Smoothing.kneser_ney, "How unseen n-grams get their share.", resume=Resume.refused)
     add_k: float = setting(0.1, "The k of add-k smoothing.", above=0, resume=Resume.refused)
+    prune: list[int] = setting([], "For orders 1, 2, ...: n-grams that occur so often or less are left out; [0,0,1]: trigrams "
+                               "and longer ones that occur once.", least=0, most=1 << 31, resume=Resume.refused)  # fmt: skip
 
 
 @dataclass(kw_only=True)

@@ -264,7 +264,8 @@ def _describe(settings: Mapping[str, Any]) -> str:
         case {"kind": "mixture", "components": components}:
             return f"mixture of {len(components)}"
         case {"kind": "ngram", "order": order, "smoothing": smoothing}:
-            return f"{order}-gram, {smoothing}"
+            pruned = f", pruned {' '.join(map(str, settings['prune']))}" if any(settings.get("prune", ())) else ""
+            return f"{order}-gram, {smoothing}{pruned}"
         case {"hidden_sizes": [_, *_] as sizes}:
             layers = "-".join(map(str, sizes))
         case _:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from lmtrain.trained import load
+
 Call = Callable[..., Any]
 
 COUNTED = ["data=text", "data.path=text.txt", "tokenizer=word", "model=ngram", "trainer.num_threads=1"]
@@ -111,3 +113,47 @@ def test_the_text_that_was_counted_is_in_the_state_of_training_alone(counts: Pat
     (checkpoint,) = counts.glob("checkpoints/step-*")
     assert "counted_ids" not in load_file(checkpoint / "model.safetensors")
     assert [*load_file(checkpoint / "training.safetensors")] == ["counted_ids"]
+
+
+# ---- pruning
+
+
+def test_a_pruned_run_is_evaluated_written_and_resumed_with_the_numbers_it_was_started_with(place: Path, call: Call) -> None:
+    assert call(*COUNTED, "model.order=3", "hydra.run.dir=whole").code == 0
+    assert call(*COUNTED, "model.order=3", "model.prune=[0,0,9]", "hydra.run.dir=pruned").code == 0
+    sizes = {}
+    for run in ("whole", "pruned"):
+        assert call("arpa", run, "--output", f"{run}.arpa").code == 0
+        head = (place / f"{run}.arpa").read_text(encoding="utf-8").split("\\1-grams:")[0]
+        sizes[run] = [int(line.partition("=")[2]) for line in head.splitlines() if line.startswith("ngram ")]
+        assert call("evaluate", run).code == 0
+        assert call("arpa", f"{run}.arpa", "--output", f"{run}-again").code == 0
+    assert sizes["pruned"][:2] == sizes["whole"][:2]
+    assert 0 < sizes["pruned"][2] < sizes["whole"][2]
+    ended = call("resume=pruned", "model.prune=[0,0,1]")
+    assert ended.code == 2
+    assert "model.prune" in ended.err
+    assert call("resume=pruned").code == 0
+    assert "3-gram, kneser_ney, pruned 0 0 9" in repr(load("pruned"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model.prune=[1]"], r"model\.prune=\[1\] leaves out words"),
+        (["model.prune=[0,2,1]"], r"model\.prune=\[0,2,1\] falls"),
+        (["model.order=2", "model.prune=[0,0,1]"], r"has 3 numbers for model\.order=2"),
+        (["model.prune=[0,-1]"], r"model\.prune"),
+        (["model.prune=[0,x]"], r"model\.prune"),
+        (["model.prune=3"], r"model\.prune"),
+        (["model.prune=[0,1]", "model.smoothing=add_k"], r"needs model\.smoothing=kneser_ney"),
+    ],
+)
+def test_numbers_to_prune_by_that_make_no_sense_are_refused(
+    arguments: list[str], message: str, place: Path, call: Call
+) -> None:
+    ended = call(*COUNTED, *arguments, "hydra.run.dir=bad")
+    assert ended.code == 2
+    assert re.search(message, ended.err)
+    assert "Traceback" not in ended.err
+    assert not (place / "bad").exists()

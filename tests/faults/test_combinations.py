@@ -39,6 +39,7 @@ VALUES: dict[str, list[Any]] = {
     "model.order": [*range(1, 11)], "model.div_value": [1.0, 4.0, 100.0], "model.init_range": [1e-6, 0.1, 10.0],
     "model.forget_bias": [-100.0, 0.0, 1.0, 100.0], "model.activation_penalty": [0.0, 0.0, 2.0],
     "model.temporal_penalty": [0.0, 0.0, 1.0], "model.add_k": [1e-9, 0.1, 100.0],
+    "model.prune": [[], [], [0], [0, 1], [0, 0, 2, 1000], [1], [0, 2, 1]],
     "data.path": ["text.txt", "directory"], "data.cache_dir": ["cache"], "data.valid_fraction": [0.05, 0.3, 0.6],
     "data.test_fraction": [0.0, 0.05, 0.3, 0.5],
     "tokenizer.min_count": [1, 2, 1000], "tokenizer.vocab_size": [0, 0, 1, 3, 7, 1000],
@@ -131,6 +132,10 @@ def rules(read: config.Config) -> Iterator[str]:
     """Every reason for which these settings may be refused, written down independently of the code that refuses them."""
     model, optimizer, trainer = read.model, read.optimizer, read.trainer
     if isinstance(model, config.NgramConfig):
+        if sorted(model.prune) != model.prune or model.prune[:1] == [1] or len(model.prune) > model.order:
+            yield "contexts stay, and words"
+        if model.prune and model.smoothing is not config.Smoothing.kneser_ney:
+            yield "one method says what becomes of what is left out"
         return
     assert isinstance(model, config.NeuralConfig)
     if model.head.name == "adaptive":

@@ -86,7 +86,7 @@ def _settings_text(settings: config.Config) -> str:
 
 
 def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) -> Reached | None:
-    keep_freed_memory()
+    keep_freed_memory(not isinstance(settings.model, config.COUNTED))  # what is counted takes no steps, and much memory once
     if settings.trainer.num_threads:
         torch.set_num_threads(settings.trainer.num_threads)
     torch.set_flush_denormal(True)

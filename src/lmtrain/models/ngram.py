@@ -10,7 +10,7 @@ the line that it opens and the `</s>` of the line that it closes. Chen and Goodm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from lmtrain.expected import ANY_LENGTH, Like, compare
 from lmtrain.models.backoff import BackoffTable
 from lmtrain.models.base import LanguageModel, State, StatePolicy
 from lmtrain.models.ngram_counts import Ints, count_ngrams, history_lengths
+from lmtrain.models.pruning import prune_ngrams, thresholds
 from lmtrain.models.smoothing import Method, add_k_method, estimate, kneser_ney, maximum_likelihood
 
 MAX_ORDER = 10
@@ -47,16 +48,22 @@ class NgramModel(LanguageModel):
         order: int = 5,
         smoothing: str = "kneser_ney",
         add_k: float = 0.1,
+        prune: Sequence[int] = (),
         state_policy: StatePolicy = StatePolicy.line,
     ) -> None:
-        """smoothing  one of SMOOTHINGS; `add_k` is the k of add_k. Raises SettingsError where a value is out of range."""
-        _check_settings(order, smoothing, add_k)
+        """smoothing  one of SMOOTHINGS; `add_k` is the k of add_k
+        prune      n-grams of each order that occur so often or less are left out (`pruning`); kneser_ney alone knows how
+
+        Raises SettingsError where a value is out of range.
+        """
+        _check_settings(order, smoothing, add_k, prune)
         assert 0 <= eos_id < vocab_size
         self.vocab_size = vocab_size
         self.eos_id = eos_id
         self.order = order
         self.smoothing = smoothing
         self.add_k = add_k
+        self.prune = thresholds(prune, order)
         self.state_policy = state_policy
         self._pieces: list[NDArray[np.int32]] = []
         self._table: BackoffTable | None = None
@@ -81,10 +88,13 @@ class NgramModel(LanguageModel):
                 ids, order=self.order, vocab_size=self.vocab_size, eos_id=self.eos_id, policy=self.state_policy
             )
             log_probs, log_rests = estimate(
-                orders, vocab_size=self.vocab_size, method=self._method(), interpolate=self._interpolates
+                orders, vocab_size=self.vocab_size, method=self._method(), interpolate=self._interpolates, prune=self.prune
             )
+            keys = [order.keys for order in orders]
+            if self.prune:
+                keys, log_probs, log_rests = prune_ngrams(orders, self.prune, log_probs, log_rests)
             self._pieces = [ids]
-            self._table = BackoffTable(self.vocab_size, [order.keys for order in orders], log_probs, log_rests)
+            self._table = BackoffTable(self.vocab_size, keys, log_probs, log_rests)
 
     @property
     def _interpolates(self) -> bool:
@@ -196,7 +206,7 @@ class NgramModel(LanguageModel):
         return model
 
 
-def _check_settings(order: int, smoothing: str, add_k: float) -> None:
+def _check_settings(order: int, smoothing: str, add_k: float, prune: Sequence[int]) -> None:
     if not 1 <= order <= MAX_ORDER:
         raise SettingsError(f"order={order} was given.", f"Allowed is 1 to {MAX_ORDER}.", "Type order=5, the usual order.")
     if smoothing not in SMOOTHINGS:
@@ -205,3 +215,8 @@ def _check_settings(order: int, smoothing: str, add_k: float) -> None:
         )
     if not 0 < add_k < float("inf"):
         raise SettingsError(f"add_k={add_k} was given.", "Allowed is a finite number above 0.", "Type add_k=0.1.")
+    if prune and smoothing != "kneser_ney":
+        raise SettingsError(
+            f"prune=[{','.join(map(str, prune))}] was given with smoothing={smoothing}.",
+            "Pruning needs smoothing=kneser_ney.", "Type prune=[], or smoothing=kneser_ney.",
+        )  # fmt: skip

@@ -22,6 +22,7 @@ from lmtrain.config import (
     LogisticConfig,
     ModelConfig,
     NeuralConfig,
+    NgramConfig,
     Objective,
     OneCycleConfig,
     OnNonfinite,
@@ -50,6 +51,8 @@ def iter_conflicts(config: Config) -> Iterator[str]:
     yield from _of_task(config)
     if isinstance(config.model, NeuralConfig):
         yield from _of_model(config.model)
+    if isinstance(config.model, NgramConfig):
+        yield from _of_counts(config.model)
     if isinstance(config.data, CorpusConfig):
         yield from _of_text(config.data, config.tokenizer)
     yield from _of_optimizer(config.optimizer, getattr(config.model, "tie_weights", False))
@@ -204,6 +207,18 @@ def _of_optimizer(optimizer: OptimizerConfig, ties_weights: bool) -> Iterator[st
             "optimizer=sparse_adam updates only the rows of the embedding that a chunk reads, so it goes without "
             "optimizer.weight_decay, optimizer.l1 and model.tie_weights. Leave them out, or type optimizer=adam."
         )
+
+
+def _of_counts(model: NgramConfig) -> Iterator[str]:
+    given, remedy = f"model.prune={model.prune}".replace(" ", ""), "Type for example model.prune=[0,0,1]"
+    if model.prune and model.smoothing is not Smoothing.kneser_ney:
+        yield f"{given} needs model.smoothing=kneser_ney, not {model.smoothing.name}. Leave one of them out."
+    if model.prune[:1] not in ([], [0]):
+        yield f"{given} leaves out words; the first number must be 0. {remedy}."
+    if model.prune != sorted(model.prune):
+        yield f"{given} falls from one order to a longer one; contexts of n-grams that stay must stay too. {remedy}."
+    if len(model.prune) > model.order:
+        yield f"{given} has {len(model.prune)} numbers for model.order={model.order}. Give at most {model.order}."
 
 
 def _of_run(config: Config) -> Iterator[str]:
