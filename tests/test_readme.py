@@ -21,7 +21,7 @@ from lmtrain.settings import reading
 ROOT = Path(__file__).parents[1]
 NAMES = [
     "README.md", "conf/README.md", "scripts/README.md",
-    *(f"src/lmtrain/{room}/README.md" for room in ("data", "explain", "inference", "ops", "tasks", "vectors")),
+    *(f"src/lmtrain/{room}/README.md" for room in ("data", "explain", "export", "inference", "ops", "tasks", "vectors")),
 ]  # fmt: skip
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
 README, RESULTS = READMES["README.md"], READMES["scripts/README.md"]
@@ -213,7 +213,7 @@ def test_every_path_that_is_named_exists(name: str) -> None:
 def test_every_setting_that_is_named_exists(name: str) -> None:
     kinds = [cls for cls in vars(config).values() if isinstance(cls, type) and cls.__name__.endswith("Config")]
     for group, setting in re.findall(r"(?<!\w)(model|data|optimizer|schedule|trainer)\.(\w+)", READMES[name]):
-        if setting not in ("py", "hiden_size", "path"):
+        if setting not in ("py", "hiden_size", "path", "safetensors"):
             owners = [cls for cls in kinds if setting in {field.name for field in fields(cls)}]
             assert owners, f"{group}.{setting}"
 

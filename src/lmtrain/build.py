@@ -1,7 +1,8 @@
 """From settings to objects: the only file that turns one into the other, each choice one `match`.
 
-Besides it, `config`, `settings/` and `tasks/` (each knows the settings of its own data and models), six files ask which kind
+Besides it, `config`, `settings/` and `tasks/` (each knows the settings of its own data and models), seven files ask which kind
 they hold: `saved` (an ARPA file holds counts, a mixture has parts), `memory` (neural models are estimated, counts are not),
+`export/plain` (each leaves the package in a form of its own),
 `inference/dynamic` (the neural parts of a mixture adapt), `models/direct` (hashed n-grams need the full softmax),
 `training/graphed` (SparseAdam cannot be recorded) and `commands/train` (a range test ends with a drawing).
 `tests/test_import_floors.py` lists them.

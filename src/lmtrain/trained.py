@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lmtrain.data.corpus import encode_file
 from lmtrain.data.tokenizer import Tokenizer
+from lmtrain.export.files import Exported, Format, export_model
 from lmtrain.inference.batch import BATCH_TOKENS
 from lmtrain.inference.evaluate import Evaluation, evaluate, make_tokens
 from lmtrain.inference.sample import SampleSettings, encode_prompt, read, sample
@@ -27,7 +28,8 @@ from lmtrain.inference.score import ScoredToken, score_text, score_texts
 from lmtrain.inference.surprise import Unit, UnitName, score_units
 from lmtrain.models.base import LanguageModel, evaluating
 from lmtrain.saved import Trained, vectors_of
-from lmtrain.tasks.opening import open_saved
+from lmtrain.targets import new_directory
+from lmtrain.tasks.opening import open_saved, training_corpus
 from lmtrain.training.checkpoint import load_document
 from lmtrain.vectors.table import Vectors
 
@@ -219,6 +221,16 @@ class Model:
                     log_probs_TBV, state = self.network.log_probs(chunk_TB, state)
                     rows.append(log_probs_TBV[:, 0].float().cpu())
         return torch.cat(rows).numpy() if rows else np.empty((0, self.tokenizer.vocab_size), np.float32)
+
+    def export(self, directory: str | os.PathLike[str], *, format: Format = "torch") -> Exported:
+        """Writes the model to a new `directory`, as files that need nothing of lmtrain: see `lmtrain.export`.
+
+        format    "torch" (plain weights and a script), or "safetensors" (weights under the names of torch.nn)
+
+        Raises SettingsError where something is at `directory` already, and for what the format cannot hold.
+        """
+        with new_directory(os.fspath(directory), option="directory") as unfinished:
+            return export_model(self._trained, unfinished, corpus_of=training_corpus, format=format, name=str(self.path))
 
     @property
     def vectors(self) -> Vectors:

@@ -7,17 +7,16 @@ import difflib
 import io
 import logging
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from io import BufferedIOBase
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from lmtrain.errors import as_typed
-from lmtrain.unfinished import unfinished_directory
+from lmtrain.targets import new_directory as new_directory
+from lmtrain.targets import new_path as new_path
 
 if TYPE_CHECKING:
     from lmtrain.inference.evaluate import Method
@@ -125,55 +124,6 @@ def _check_device(options: argparse.Namespace) -> None:
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("--device cuda was given, but PyTorch finds no CUDA device.", "Allowed is cpu.", "Leave it out.")
-
-
-def new_path(path: str, *, option: str = "--output") -> Path:
-    """Where a command writes; SettingsError where something is already."""
-    from lmtrain.errors import SettingsError
-
-    if os.path.lexists(path):
-        raise SettingsError(f"{option} {path} is there already.", "Nothing is overwritten.", "Give another path, or remove it.")
-    return Path(path)
-
-
-@contextmanager
-def new_directory(path: str) -> Iterator[Path]:
-    """A directory for a command to fill, made before any work is done. It becomes `path` when the command has succeeded.
-
-    Where the command fails or is stopped, nothing is left of it; what a killed one left goes when the same is done again.
-    """
-    directory = new_path(path)
-    with ExitStack() as undo:
-        try:
-            for parent in reversed([parent for parent in directory.parents if not os.path.exists(parent)]):
-                parent.mkdir()
-                undo.callback(_remove_if_empty, parent)
-            with suppress(FileNotFoundError):
-                directory.lstat()  # which tells of a name that is too long; the one that is filled first is a shorter one
-            unfinished = undo.enter_context(unfinished_directory(directory))
-        except OSError as error:
-            raise _cannot_be_made(path, error) from error
-        yield unfinished
-        new_path(path)  # somebody may have made it meanwhile
-        try:
-            os.rename(unfinished, directory)
-        except OSError as error:
-            raise _cannot_be_made(path, error) from error
-
-
-def _cannot_be_made(path: str, error: OSError) -> Exception:
-    from lmtrain.errors import SettingsError
-
-    return SettingsError(
-        f"--output {path} cannot be made: {error}.",
-        "It must be a new path in a directory that you may write in.",
-        "Give another path.",
-    )
-
-
-def _remove_if_empty(directory: Path) -> None:
-    with suppress(OSError):
-        directory.rmdir()
 
 
 def whole(least: int, most: int = 1 << 31) -> Callable[[str], int]:

@@ -235,7 +235,7 @@ class AdaptiveSoftmax(Head):
 
     def log_probs(self, features_TBD: Tensor) -> Tensor:
         features_TBE = self.projected(features_TBD)
-        (head_weight, *weights), (head_bias, *biases) = self._parameters_by_cluster()
+        (head_weight, *weights), (head_bias, *biases) = self.parameters_by_cluster()
         head = _log_probs(features_TBE, head_weight, head_bias)
         shortlist, clusters_TBK = head.split([self.sizes[0], len(self.cutoffs)], dim=-1)
         tails = [
@@ -272,7 +272,7 @@ class AdaptiveSoftmax(Head):
 
         Sorting the targets puts the rows of each cluster side by side: one gather, one split, one synchronisation.
         """
-        (head_weight, *weights), (head_bias, *biases) = self._parameters_by_cluster()
+        (head_weight, *weights), (head_bias, *biases) = self.parameters_by_cluster()
         cutoffs_K = torch.tensor(self.cutoffs, dtype=targets_N.dtype, device=targets_N.device)
         sorted_N, order_N = targets_N.sort()
         starts = [*torch.searchsorted(sorted_N, cutoffs_K).tolist(), len(targets_N)]
@@ -291,7 +291,7 @@ class AdaptiveSoftmax(Head):
             if len(rows):
                 yield rows, self._narrowed(features, k), weights[k], biases[k], targets - self.cutoffs[k]
 
-    def _parameters_by_cluster(self) -> tuple[list[Tensor], list[Tensor]]:
+    def parameters_by_cluster(self) -> tuple[list[Tensor], list[Tensor]]:
         """Weights and biases of the head (shortlist, then clusters) and of each cluster."""
         weights = [*self.weights] if self.tied_weight is None else [*self.tied_weight.split(self.sizes)]
         biases = [*self.bias_V.split(self.sizes)]

@@ -111,7 +111,7 @@ def is_run(files: Sequence[str], directories: Sequence[str]) -> bool:
 
 def read_run(path: Path) -> RunRecord:
     """What came of the run at `path`. Raises NoRecordError where its files are damaged or of something else."""
-    settings, sessions = _read_settings(path), _read_sessions(path)
+    settings, sessions = _read_settings(path), read_sessions(path)
     results: dict[str, Any] = {}  # of the newest process that knew them
     for session in sessions:
         results |= _mapping(session.get("results"))
@@ -146,7 +146,8 @@ def _read_settings(path: Path) -> Mapping[str, Any]:
     return document
 
 
-def _read_sessions(path: Path) -> list[Mapping[str, Any]]:
+def read_sessions(path: Path) -> list[Mapping[str, Any]]:
+    """What each process of the run at `path` noted. Raises NoRecordError where that cannot be read."""
     document = _read_json(path / "run.json")
     sessions = document.get("sessions") if isinstance(document, Mapping) else None
     if not isinstance(sessions, list) or not sessions or not all(isinstance(session, Mapping) for session in sessions):

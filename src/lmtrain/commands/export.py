@@ -1,0 +1,47 @@
+"""`python -m lmtrain export RUN --output DIR`: a language model as files that need nothing of lmtrain.
+
+`--format torch` writes plain weights and `model.py`, a script that scores and samples with PyTorch alone; `safetensors` writes
+the weights under the names of torch.nn. Each comes with `card.md`, which says what the
+model is, what it was trained on, how good it is and how it came to be.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lmtrain.commands.options import Parser, add_model_options, new_directory, open_model, parse
+from lmtrain.errors import as_typed
+from lmtrain.shell import printable, quoted_for_shell, shown
+
+NEXT = {
+    "torch": "python {}/model.py score FILE",
+    "safetensors": "cat {}/card.md",
+}
+
+
+@as_typed(format="--format ")
+def main(arguments: list[str]) -> None:
+    """Writes the directory and says what is in it."""
+    parser = Parser("export", __doc__)
+    add_model_options(parser)
+    parser.add_argument("--format", choices=("torch", "safetensors"), default="torch", help="what to write (default: torch)")
+    parser.add_argument("--output", metavar="DIR", required=True, help="a new directory")
+    options = parse(parser, arguments)
+
+    from lmtrain.export.files import export_model
+    from lmtrain.tasks.opening import training_corpus
+
+    with new_directory(options.output) as directory:
+        written = export_model(
+            open_model(options), directory, corpus_of=training_corpus, format=options.format,
+            name=quoted_for_shell(shown(options.run)),
+        )  # fmt: skip
+        sizes = {name: (directory / name).stat().st_size for name in written.files}
+    for name, size in sizes.items():
+        print(printable(f"{name:<20}{size:>16,} bytes"))
+    for name, bill in written.judged.items():
+        print(f"\n{name}:\n{bill.format()}")
+    for line in written.measured:
+        print(printable(line))
+    target = quoted_for_shell(shown(Path(options.output)))
+    print(printable(f"\nSaved in {options.output}. Next:\n  {NEXT[options.format].format(target)}"))

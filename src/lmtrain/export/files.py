@@ -1,0 +1,92 @@
+"""The files of an export, by its format.
+
+    torch         model.py, config.json, weights.pt            a script that needs PyTorch alone
+    safetensors   config.json, model.safetensors               the same weights for programs of your own
+
+All have card.md, and subword.json where tokens are subwords.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors.torch import save_file
+
+from lmtrain import __version__
+from lmtrain.data.corpus import Corpus
+from lmtrain.errors import SettingsError
+from lmtrain.export.card import judge, write_card
+from lmtrain.export.plain import Plain, describe, plain
+from lmtrain.export.torch_format import script_for
+from lmtrain.inference.evaluate import Evaluation
+from lmtrain.saved import Trained
+
+Format = Literal["torch", "safetensors"]
+CONFIG_FORMAT = 1  # of config.json
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: names of files, and what was measured, in lines to read."""
+
+    files: tuple[str, ...]
+    measured: tuple[str, ...]
+    judged: dict[str, Evaluation]
+
+
+def export_model(
+    trained: Trained,
+    directory: Path,
+    *,
+    corpus_of: Callable[[Path], Corpus],
+    format: Format = "torch",
+    name: str = "RUN",
+) -> Exported:
+    """Fills the empty `directory`. `name` is how a person would name the model in a command; `corpus_of`: see `write_card`.
+
+    Raises SettingsError for what the format cannot hold, before anything is computed.
+    """
+    _check(format)
+    made = plain(trained.model)
+    config: dict[str, Any] = {
+        "format": CONFIG_FORMAT, "made_by": f"lmtrain {__version__}", "model": made.facts,
+        "tokenizer": describe(trained.tokenizer),
+    }  # fmt: skip
+    measured: tuple[str, ...] = ()
+    match format:
+        case "torch":
+            _write_script(made, config, directory)
+            torch.save(made.weights, directory / "weights.pt")
+        case "safetensors":
+            # Of one storage, as those of a tied head and of clusters are, each is written by itself.
+            save_file({n: w.clone() for n, w in made.weights.items()}, directory / "model.safetensors", {"format": "pt"})
+    _write_json(directory / "config.json", config)
+    if trained.tokenizer.subword is not None:
+        _write_json(directory / "subword.json", trained.tokenizer.subword)
+    judged = judge(trained)
+    write_card(
+        trained, directory / "card.md", judged=judged, files=[*directory.iterdir()], format=format, measured=measured,
+        name=name, config=config, corpus_of=corpus_of,
+    )  # fmt: skip
+    return Exported(tuple(sorted(path.name for path in directory.iterdir())), measured, judged)
+
+
+def _check(format: str) -> None:
+    if format not in get_args(Format):
+        raise SettingsError(f"format={format} was given.", f"Allowed are {', '.join(get_args(Format))}.", "Type format=torch.")
+
+
+def _write_script(made: Plain, config: dict[str, Any], directory: Path) -> None:
+    facts = config["tokenizer"]
+    kinds = made.kinds() | {facts["kind"]} | ({"normalized"} if facts["normalize"] != "none" else set())
+    (directory / "model.py").write_text(script_for(kinds), encoding="utf-8")
+
+
+def _write_json(path: Path, document: Any) -> None:
+    """Half a surrogate pair, which a file of subwords may hold, stays an escape."""
+    path.write_text(json.dumps(document, indent=None if path.name == "subword.json" else 1), encoding="utf-8")

@@ -1,0 +1,56 @@
+"""Where a command or a call was told to write: something new, which appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from lmtrain.errors import SettingsError
+from lmtrain.unfinished import unfinished_directory
+
+
+def new_path(path: str, *, option: str = "--output") -> Path:
+    """Where a command writes; SettingsError where something is already."""
+    if os.path.lexists(path):
+        raise SettingsError(f"{option} {path} is there already.", "Nothing is overwritten.", "Give another path, or remove it.")
+    return Path(path)
+
+
+@contextmanager
+def new_directory(path: str, *, option: str = "--output") -> Iterator[Path]:
+    """A directory for a command to fill, made before any work is done. It becomes `path` when the command has succeeded.
+
+    Where the command fails or is stopped, nothing is left of it; what a killed one left goes when the same is done again.
+    """
+    directory = new_path(path, option=option)
+    with ExitStack() as undo:
+        try:
+            for parent in reversed([parent for parent in directory.parents if not os.path.exists(parent)]):
+                parent.mkdir()
+                undo.callback(_remove_if_empty, parent)
+            with suppress(FileNotFoundError):
+                directory.lstat()  # which tells of a name that is too long; the one that is filled first is a shorter one
+            unfinished = undo.enter_context(unfinished_directory(directory))
+        except OSError as error:
+            raise _cannot_be_made(option, path, error) from error
+        yield unfinished
+        new_path(path, option=option)  # somebody may have made it meanwhile
+        try:
+            os.rename(unfinished, directory)
+        except OSError as error:
+            raise _cannot_be_made(option, path, error) from error
+
+
+def _cannot_be_made(option: str, path: str, error: OSError) -> SettingsError:
+    return SettingsError(
+        f"{option} {path} cannot be made: {error}.",
+        "It must be a new path in a directory that you may write in.",
+        "Give another path.",
+    )
+
+
+def _remove_if_empty(directory: Path) -> None:
+    with suppress(OSError):
+        directory.rmdir()

@@ -1,0 +1,180 @@
+"""`export --format torch`: what the exported script computes where lmtrain cannot be imported."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import lmtrain
+from lmtrain.data.tokenizer import learn_tokenizer
+from lmtrain.inference.score import ScoredLine, score_text
+from lmtrain.trained import Model
+
+ALONE = """
+import contextlib, io, json, runpy, sys, torch
+class Barrier:
+    def find_spec(self, name, path=None, target=None):
+        assert name.partition(".")[0] not in ("lmtrain", "hydra", "safetensors"), name
+sys.meta_path.insert(0, Barrier())
+answers = []
+for script, *arguments in json.load(sys.stdin):
+    sys.argv = [script, *arguments]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        runpy.run_path(script, run_name="__main__")
+    answers.append(out.getvalue())
+print(json.dumps(answers))
+"""
+
+
+def alone(calls: list[list[str]], tmp_path: Path) -> list[str]:
+    """What scripts print when they are called one after the other in a process that cannot import lmtrain."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], input=json.dumps(calls), capture_output=True, text=True, cwd=tmp_path, env=environment,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answers: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return answers
+
+
+def token_log_probs(lm: Model, text: str, **options: Any) -> tuple[list[int], list[float]]:
+    """Ours: every token's id and log-probability."""
+    lines: list[ScoredLine] = []
+    policy = lm.network.state_policy
+    score_text(lm.network, lm.tokenizer, [text], on_line=lines.append, per_token=True, **options)
+    assert lm.network.state_policy is policy
+    ids = [*lm.tokenizer.encode(text + "\n" * (lm.tokenizer.kind.ends_last_line and not text.endswith("\n")))]
+    return ids, [-token.nats for line in lines for token in line.tokens or ()]
+
+
+def printed_log_probs(out: str) -> tuple[list[int], list[float]]:
+    rows = [line.split("\t") for line in out.splitlines() if line.startswith("\t")]
+    return [int(row[1]) for row in rows], [float(row[2]) for row in rows]
+
+
+def check(models: dict[str, Model], text: str, prompt: str, tmp_path: Path) -> None:
+    """Exports each, and compares every token of `text`, in a running text and line by line, and the greedy text."""
+    (tmp_path / "text").write_text(text, encoding="utf-8", newline="")
+    calls = []
+    for number, lm in enumerate(models.values()):
+        lm.export(tmp_path / str(number))
+        script = str(tmp_path / str(number) / "model.py")
+        calls += [[script, "score", str(tmp_path / "text"), "--per-token"]]
+        calls += [[script, "score", str(tmp_path / "text"), "--per-token", "--independent"]]
+        calls += [[script, "sample", "--prompt", prompt, "--max-tokens", "25", "--temperature", "0"]]
+    answers = iter(alone(calls, tmp_path))
+    for name, lm in models.items():
+        expected = token_log_probs(lm, text)
+        found = printed_log_probs(next(answers))
+        assert found[0] == expected[0], name
+        np.testing.assert_allclose(found[1], expected[1], atol=1e-5, rtol=0, err_msg=name)
+        line_by_line = printed_log_probs(next(answers))[1]
+        total = sum(result.log_prob for result in lm.score(re.findall(r"[^\n]*\n|[^\n]+", text)))
+        assert sum(line_by_line) == pytest.approx(total, abs=1e-4), name
+        assert next(answers) == prompt + lm.sample(prompt, max_tokens=25, temperature=0)[0] + "\n", name
+
+
+def test_every_kind_of_model_gives_the_same_numbers_and_the_same_greedy_text(made: SimpleNamespace, tmp_path: Path) -> None:
+    check(made.every_kind(), made.TEXT + "unknown the\ncat", "the cat", tmp_path)
+
+
+def test_every_kind_of_token_becomes_the_same_ids(made: SimpleNamespace, tmp_path: Path) -> None:
+    text = "Ηé ﬁne ΣΑΣ ΟΔΟΣ·\u00a0x\n\nहिन्दी में\t日本語。 <eos\n \u2028a\r\x1cb\U0001f469\u200d\U0001f467 e\u0301"
+    learnt = {
+        "char": learn_tokenizer("char", [made.TEXT + "éहि"], normalize="nfd"),
+        "byte": learn_tokenizer("byte", []),
+        "word": learn_tokenizer("word", [made.TEXT, "fine σας हिन्दी x"], separators="·\u00a0", normalize="nfkc_lower"),
+    }
+    try:
+        learnt["bpe"] = learn_tokenizer("bpe", [made.TEXT, text], vocab_size=300, normalize="nfc")
+    except lmtrain.UserError:
+        pytest.skip("the package tokenizers is not installed")
+    models = {
+        name: made.opened(made.model({"kind": "recurrent", "cell": "elman"}, tokenizer), tokenizer)
+        for name, tokenizer in learnt.items()
+    }
+    for name, lm in models.items():
+        (tmp_path / name).mkdir()
+        check({name: lm}, text.replace("<eos", "<eo") if name == "word" else text, "हिन् the", tmp_path / name)
+
+
+def test_a_script_of_one_model_is_short_and_holds_no_other(made: SimpleNamespace, tmp_path: Path) -> None:
+    for number, (name, lm) in enumerate(made.every_kind().items()):
+        lm.export(tmp_path / str(number))
+        script = (tmp_path / str(number) / "model.py").read_text(encoding="utf-8")
+        assert len(script.splitlines()) < (270 if name == "mixture" else 200), name
+        assert max(map(len, script.splitlines())) <= 128
+        assert "-- only" not in script
+        assert ("class Ngram" in script) == ("ngram" in name or name == "mixture")
+        assert ("lstm" in name) == ("chunk(4)" in script) or name == "mixture"
+
+
+def test_weights_fit_the_layers_of_torch(made: SimpleNamespace, tmp_path: Path) -> None:
+    """A program that knows torch.nn alone puts an LSTM together from the safetensors."""
+    lm = made.opened(made.model({"kind": "recurrent", "num_layers": 2}))
+    lm.export(tmp_path / "out", format="safetensors")
+    assert not (tmp_path / "out" / "model.py").exists()
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+
+    parts: list[Any] = [nn.Embedding(lm.tokenizer.vocab_size, 6), nn.LSTM(6, 6), nn.LSTM(6, 6)]
+    parts.append(nn.Linear(6, lm.tokenizer.vocab_size))
+    for module, prefix in zip(parts, ("embedding.", "layers.0.rnn.", "layers.1.rnn.", "head."), strict=True):
+        module.load_state_dict(part(prefix))
+    ids = torch.tensor([lm.tokenizer.eos_id, *lm.tokenizer.encode("the cat sat on")])[:, None]
+    with torch.no_grad():
+        features = parts[2](parts[1](parts[0](ids))[0])[0]
+        log_probs = parts[3](features).log_softmax(-1)[:-1, 0]
+    np.testing.assert_allclose(log_probs.numpy(), lm.log_probs("the cat sat on"), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["torch", "safetensors"])
+def test_the_command_writes_files_and_a_card(kind: str, place: Path, call: Callable[..., Any]) -> None:
+    ended = call("export", "run", "--format", kind, "--output", "out")
+    assert ended.code == 0, ended.err
+    bill = lmtrain.load("run")._trained.texts["test"]
+    card = Path("out/card.md").read_text(encoding="utf-8")
+    for said in (
+        "model.embed_size=6", "data.path=text.txt", "split         tokens", f"{len(bill.ids):,} tokens scored", "1 stream",
+        f"torch {torch.__version__}", "python -m lmtrain export run", "vocabulary of", "hydra.run.dir=run",
+    ):  # fmt: skip
+        assert said in card, said
+    for name in ("config.json", {"torch": "weights.pt", "safetensors": "model.safetensors"}[kind]):
+        assert f"`{name}`" in card
+        assert name in ended.out
+    assert sorted(path.name for path in Path("out").iterdir()) == sorted(lmtrain.load("run").export("again", format=kind).files)
+
+
+def test_a_card_says_what_it_does_not_know(place: Path, call: Callable[..., Any]) -> None:
+    Path("text.txt").write_text("another\ntext\nhere\n" * 20, encoding="utf-8")
+    assert call("export", "run/checkpoints/best", "--output", "out").code == 0
+    card = Path("out/card.md").read_text(encoding="utf-8")
+    assert "The training text cannot be described: The text has changed" in card
+
+
+def test_what_cannot_be_exported_is_said(place: Path, call: Callable[..., Any]) -> None:
+    ended = call("export", "run", "--output", "text.txt")
+    assert (ended.code, "text.txt is there already" in ended.err) == (2, True)
+    assert not Path("out").exists()
+    with pytest.raises(lmtrain.SettingsError, match=r"directory=?.*text.txt is there already"):
+        lmtrain.load("run").export("text.txt")
+    lm = lmtrain.load("run")
+    next(lm.network.parameters()).data[0] = float("nan")
+    with pytest.raises(lmtrain.CheckpointError, match=r"embedding.weight hold numbers that are not finite"):
+        lm.export("out")
+    assert not Path("out").exists()
