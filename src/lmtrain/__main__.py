@@ -23,7 +23,7 @@ COMMANDS = {
     "predict": "tags sentences, or labels texts",
     "mix": "interpolate models, weights fitted on validation",
     "arpa": "n-gram models to and from ARPA files",
-    "export": "files that need nothing of lmtrain: a script for PyTorch alone, safetensors",
+    "export": "files that need nothing of lmtrain: a script for PyTorch alone, safetensors, ONNX",
     "runs": "the table of runs: best first, means over seeds",
     "inspect": "what data look like before anything is learnt from them",
     "explain": "gradients one can see: an expression, a cell or a lecture's example, gate by gate",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lmtrain.data.corpus import encode_file
 from lmtrain.data.tokenizer import Tokenizer
-from lmtrain.export.files import Exported, Format, export_model
+from lmtrain.export.files import Exported, Format, Quantized, export_model
 from lmtrain.inference.batch import BATCH_TOKENS
 from lmtrain.inference.evaluate import Evaluation, evaluate, make_tokens
 from lmtrain.inference.sample import SampleSettings, encode_prompt, read, sample
@@ -222,15 +222,20 @@ class Model:
                     rows.append(log_probs_TBV[:, 0].float().cpu())
         return torch.cat(rows).numpy() if rows else np.empty((0, self.tokenizer.vocab_size), np.float32)
 
-    def export(self, directory: str | os.PathLike[str], *, format: Format = "torch") -> Exported:
+    def export(
+        self, directory: str | os.PathLike[str], *, format: Format = "torch", quantize: Quantized | None = None
+    ) -> Exported:
         """Writes the model to a new `directory`, as files that need nothing of lmtrain: see `lmtrain.export`.
 
-        format    "torch" (plain weights and a script), or "safetensors" (weights under the names of torch.nn)
+        format    "torch" (plain weights and a script), "safetensors" (weights under the names of torch.nn) or "onnx"
+        quantize  "int8", of "onnx" alone
 
         Raises SettingsError where something is at `directory` already, and for what the format cannot hold.
         """
         with new_directory(os.fspath(directory), option="directory") as unfinished:
-            return export_model(self._trained, unfinished, corpus_of=training_corpus, format=format, name=str(self.path))
+            return export_model(
+                self._trained, unfinished, corpus_of=training_corpus, format=format, quantize=quantize, name=str(self.path)
+            )
 
     @property
     def vectors(self) -> Vectors:

@@ -65,18 +65,19 @@ def printed_log_probs(out: str) -> tuple[list[int], list[float]]:
     return [int(row[1]) for row in rows], [float(row[2]) for row in rows]
 
 
-def check(models: dict[str, Model], text: str, prompt: str, tmp_path: Path) -> None:
-    """Exports each, and compares every token of `text`, in a running text and line by line, and the greedy text."""
-    (tmp_path / "text").write_text(text, encoding="utf-8", newline="")
+def check(models: dict[str, Model], text_of: Callable[[str], str], prompt: str, tmp_path: Path) -> None:
+    """Exports each, and compares every token of its text, as it runs and line by line, and the greedy text."""
     calls = []
-    for number, lm in enumerate(models.values()):
+    for number, (name, lm) in enumerate(models.items()):
+        (tmp_path / f"text{number}").write_text(text_of(name), encoding="utf-8", newline="")
         lm.export(tmp_path / str(number))
         script = str(tmp_path / str(number) / "model.py")
-        calls += [[script, "score", str(tmp_path / "text"), "--per-token"]]
-        calls += [[script, "score", str(tmp_path / "text"), "--per-token", "--independent"]]
+        calls += [[script, "score", str(tmp_path / f"text{number}"), "--per-token"]]
+        calls += [[script, "score", str(tmp_path / f"text{number}"), "--per-token", "--independent"]]
         calls += [[script, "sample", "--prompt", prompt, "--max-tokens", "25", "--temperature", "0"]]
     answers = iter(alone(calls, tmp_path))
     for name, lm in models.items():
+        text = text_of(name)
         expected = token_log_probs(lm, text)
         found = printed_log_probs(next(answers))
         assert found[0] == expected[0], name
@@ -88,7 +89,7 @@ def check(models: dict[str, Model], text: str, prompt: str, tmp_path: Path) -> N
 
 
 def test_every_kind_of_model_gives_the_same_numbers_and_the_same_greedy_text(made: SimpleNamespace, tmp_path: Path) -> None:
-    check(made.every_kind(), made.TEXT + "unknown the\ncat", "the cat", tmp_path)
+    check(made.every_kind(), lambda name: made.TEXT + "unknown the\ncat", "the cat", tmp_path)
 
 
 def test_every_kind_of_token_becomes_the_same_ids(made: SimpleNamespace, tmp_path: Path) -> None:
@@ -106,9 +107,7 @@ def test_every_kind_of_token_becomes_the_same_ids(made: SimpleNamespace, tmp_pat
         name: made.opened(made.model({"kind": "recurrent", "cell": "elman"}, tokenizer), tokenizer)
         for name, tokenizer in learnt.items()
     }
-    for name, lm in models.items():
-        (tmp_path / name).mkdir()
-        check({name: lm}, text.replace("<eos", "<eo") if name == "word" else text, "हिन् the", tmp_path / name)
+    check(models, lambda name: text.replace("<eos", "<eo") if name == "word" else text, "हिन् the", tmp_path)
 
 
 def test_a_script_of_one_model_is_short_and_holds_no_other(made: SimpleNamespace, tmp_path: Path) -> None:
@@ -170,6 +169,8 @@ def test_a_card_says_what_it_does_not_know(place: Path, call: Callable[..., Any]
 def test_what_cannot_be_exported_is_said(place: Path, call: Callable[..., Any]) -> None:
     ended = call("export", "run", "--output", "text.txt")
     assert (ended.code, "text.txt is there already" in ended.err) == (2, True)
+    ended = call("export", "run", "--output", "out", "--quantize", "int8")
+    assert (ended.code, "--quantize int8 was given with --format torch" in ended.err) == (2, True)
     assert not Path("out").exists()
     with pytest.raises(lmtrain.SettingsError, match=r"directory=?.*text.txt is there already"):
         lmtrain.load("run").export("text.txt")

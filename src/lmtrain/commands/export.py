@@ -1,7 +1,7 @@
 """`python -m lmtrain export RUN --output DIR`: a language model as files that need nothing of lmtrain.
 
 `--format torch` writes plain weights and `model.py`, a script that scores and samples with PyTorch alone; `safetensors` writes
-the weights under the names of torch.nn. Each comes with `card.md`, which says what the
+the weights under the names of torch.nn; `onnx` writes graphs for onnxruntime. Each comes with `card.md`, which says what the
 model is, what it was trained on, how good it is and how it came to be.
 """
 
@@ -16,16 +16,22 @@ from lmtrain.shell import printable, quoted_for_shell, shown
 NEXT = {
     "torch": "python {}/model.py score FILE",
     "safetensors": "cat {}/card.md",
+    "onnx": "cat {}/card.md",
 }
 
 
-@as_typed(format="--format ")
+@as_typed(format="--format ", quantize="--quantize ")
 def main(arguments: list[str]) -> None:
     """Writes the directory and says what is in it."""
     parser = Parser("export", __doc__)
     add_model_options(parser)
-    parser.add_argument("--format", choices=("torch", "safetensors"), default="torch", help="what to write (default: torch)")
+    parser.add_argument(
+        "--format", choices=("torch", "safetensors", "onnx"), default="torch", help="what to write (default: torch)"
+    )
     parser.add_argument("--output", metavar="DIR", required=True, help="a new directory")
+    parser.add_argument(
+        "--quantize", choices=("int8",), help="of onnx: products in 8-bit integers; prints the perplexity that it costs"
+    )
     options = parse(parser, arguments)
 
     from lmtrain.export.files import export_model
@@ -33,7 +39,7 @@ def main(arguments: list[str]) -> None:
 
     with new_directory(options.output) as directory:
         written = export_model(
-            open_model(options), directory, corpus_of=training_corpus, format=options.format,
+            open_model(options), directory, corpus_of=training_corpus, format=options.format, quantize=options.quantize,
             name=quoted_for_shell(shown(options.run)),
         )  # fmt: skip
         sizes = {name: (directory / name).stat().st_size for name in written.files}

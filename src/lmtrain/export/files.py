@@ -2,6 +2,7 @@
 
     torch         model.py, config.json, weights.pt            a script that needs PyTorch alone
     safetensors   config.json, model.safetensors               the same weights for programs of your own
+    onnx          config.json, step.onnx, sequence.onnx        graphs for onnxruntime (see `onnx_graph`)
 
 All have card.md, and subword.json where tokens are subwords.
 """
@@ -21,12 +22,14 @@ from lmtrain import __version__
 from lmtrain.data.corpus import Corpus
 from lmtrain.errors import SettingsError
 from lmtrain.export.card import judge, write_card
+from lmtrain.export.onnx_files import check_onnx, write_onnx
 from lmtrain.export.plain import Plain, describe, plain
 from lmtrain.export.torch_format import script_for
 from lmtrain.inference.evaluate import Evaluation
 from lmtrain.saved import Trained
 
-Format = Literal["torch", "safetensors"]
+Format = Literal["torch", "safetensors", "onnx"]
+Quantized = Literal["int8"]
 CONFIG_FORMAT = 1  # of config.json
 
 
@@ -45,14 +48,17 @@ def export_model(
     *,
     corpus_of: Callable[[Path], Corpus],
     format: Format = "torch",
+    quantize: Quantized | None = None,
     name: str = "RUN",
 ) -> Exported:
     """Fills the empty `directory`. `name` is how a person would name the model in a command; `corpus_of`: see `write_card`.
 
     Raises SettingsError for what the format cannot hold, before anything is computed.
     """
-    _check(format)
+    _check(format, quantize)
     made = plain(trained.model)
+    if format == "onnx":
+        check_onnx(made, trained, quantize)
     config: dict[str, Any] = {
         "format": CONFIG_FORMAT, "made_by": f"lmtrain {__version__}", "model": made.facts,
         "tokenizer": describe(trained.tokenizer),
@@ -65,6 +71,8 @@ def export_model(
         case "safetensors":
             # Of one storage, as those of a tied head and of clusters are, each is written by itself.
             save_file({n: w.clone() for n, w in made.weights.items()}, directory / "model.safetensors", {"format": "pt"})
+        case "onnx":
+            config["onnx"], measured = write_onnx(made, trained, directory, quantize)
     _write_json(directory / "config.json", config)
     if trained.tokenizer.subword is not None:
         _write_json(directory / "subword.json", trained.tokenizer.subword)
@@ -76,9 +84,16 @@ def export_model(
     return Exported(tuple(sorted(path.name for path in directory.iterdir())), measured, judged)
 
 
-def _check(format: str) -> None:
+def _check(format: str, quantize: str | None) -> None:
     if format not in get_args(Format):
         raise SettingsError(f"format={format} was given.", f"Allowed are {', '.join(get_args(Format))}.", "Type format=torch.")
+    if quantize is not None and quantize not in get_args(Quantized):
+        raise SettingsError(f"quantize={quantize} was given.", "Allowed is int8.", "Type quantize=int8.")
+    if quantize is not None and format != "onnx":
+        raise SettingsError(
+            f"quantize={quantize} was given with format={format}.", "Graphs of ONNX are quantised, plain weights are not.",
+            "Type format=onnx as well, or leave it out.",
+        )  # fmt: skip
 
 
 def _write_script(made: Plain, config: dict[str, Any], directory: Path) -> None:

@@ -46,13 +46,19 @@ class Plain:
     facts: Facts
     weights: Weights
 
+    def parts(self) -> list[Plain]:
+        """The models of a mixture; none of any other."""
+        return [
+            Plain(part, {n.partition(".")[2]: w for n, w in self.weights.items() if n.startswith(f"{number}.")})
+            for number, part in enumerate(self.facts.get("parts", []))
+        ]
+
     def kinds(self) -> set[str]:
         """What occurs in it: kinds of models and cells, and "network", "hashed", "adaptive"."""
-        parts = self.facts.get("parts", [])
         own = {self.facts["kind"], self.facts.get("cell", "")}
         own |= {"network"} if self.facts["kind"] in ("window", "recurrent") else set()
         own |= {name for name in ("hashed", "adaptive") if self.facts.get({"hashed": "hashed_order"}.get(name, "cutoffs"))}
-        return own.union(*(Plain(part, {}).kinds() for part in parts)) - {""}
+        return own.union(*(part.kinds() for part in self.parts())) - {""}
 
 
 def plain(model: LanguageModel) -> Plain:
