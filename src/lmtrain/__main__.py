@@ -20,6 +20,7 @@ COMMANDS = {
     "score": "log-probability of every line of a text",
     "rescore": "best of n-best lists that were scored",
     "evaluate": "exact perplexity with its bill; the score of a tagger or classifier",
+    "compare": "where one model beats another, and how sure that is",
     "predict": "tags sentences, or labels texts",
     "mix": "interpolate models, weights fitted on validation",
     "arpa": "n-gram models to and from ARPA files",

@@ -19,9 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from lmtrain.data.corpus import encode_file
+from lmtrain.data.text import iter_text
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.export.files import Exported, Format, Quantized, export_model
 from lmtrain.inference.batch import BATCH_TOKENS
+from lmtrain.inference.comparison import Comparison
 from lmtrain.inference.evaluate import Evaluation, evaluate, make_tokens
 from lmtrain.inference.sample import SampleSettings, encode_prompt, read, sample
 from lmtrain.inference.score import ScoredToken, score_text, score_texts
@@ -29,6 +31,7 @@ from lmtrain.inference.surprise import Unit, UnitName, score_units
 from lmtrain.models.base import LanguageModel, evaluating
 from lmtrain.saved import Trained, vectors_of
 from lmtrain.targets import new_directory
+from lmtrain.tasks.comparing import SplitName, compare_saved
 from lmtrain.tasks.opening import open_saved, training_corpus
 from lmtrain.training.checkpoint import load_document
 from lmtrain.vectors.table import Vectors
@@ -221,6 +224,31 @@ class Model:
                     log_probs_TBV, state = self.network.log_probs(chunk_TB, state)
                     rows.append(log_probs_TBV[:, 0].float().cpu())
         return torch.cat(rows).numpy() if rows else np.empty((0, self.tokenizer.vocab_size), np.float32)
+
+    def compare(
+        self,
+        other: Model,
+        text: str | os.PathLike[str] | Iterable[str] | None = None,
+        *,
+        split: SplitName = "test",
+        independent: bool = False,
+        seed: int = 1,
+        precision: Precision = "float32",
+    ) -> Comparison:
+        """Where `other` (B) is better than this model (A), and where it is worse, as `lmtrain compare` says it.
+
+        `text` is the path of a file, or the text itself in blocks that are cut anywhere; without it, the `split` that was saved
+        with one of the models. `independent`: no line sees the lines before it. `seed` is the bootstrap's.
+
+        >>> lm.compare(lm).total.difference
+        0.0
+        """
+        blocks = iter_text(Path(text)) if isinstance(text, str | os.PathLike) else text
+        with self._computing(precision):
+            return compare_saved(
+                self._trained, other._trained, blocks, labels=(str(self.path), str(other.path)), split=split,
+                independent=independent, seed=seed, device=self.device,
+            )  # fmt: skip
 
     def export(
         self, directory: str | os.PathLike[str], *, format: Format = "torch", quantize: Quantized | None = None

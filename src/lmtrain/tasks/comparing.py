@@ -1,0 +1,77 @@
+"""Two saved language models on one text: which text it is, and how often its tokens occur in training text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+
+from lmtrain.data.tokenizer import Ids, Tokenizer
+from lmtrain.errors import DataError, UserError
+from lmtrain.inference.comparison import Comparison, Ints, Side, compare_lines, compare_tokens, same_tokens
+from lmtrain.inference.score import CountedText
+from lmtrain.saved import Trained
+from lmtrain.tasks.opening import training_corpus
+
+SplitName = Literal["test", "valid"]
+
+
+def compare_saved(
+    a: Trained, b: Trained, blocks: Iterable[str] | None = None, *, labels: tuple[str, str], split: SplitName = "test",
+    independent: bool = False, seed: int = 1, device: str = "cpu",
+) -> Comparison:  # fmt: skip
+    """`a` and `b` on a text in blocks cut anywhere; without one, on the `split` that was saved with one of them.
+
+    Raises DataError where there is no such text, and what `compare_tokens` and `compare_lines` raise.
+    """
+    side_a, side_b = (Side(label, one.model, one.tokenizer) for label, one in zip(labels, (a, b), strict=True))
+    if same_tokens(a.tokenizer, b.tokenizer):
+        ids = _saved_ids((a, b), split) if blocks is None else _encoded(blocks, a.tokenizer)
+        counts, counted_in = _counts(a, labels[0])
+        return compare_tokens(
+            side_a, side_b, ids, counts=counts, counted_in=counted_in, independent=independent, seed=seed, device=device
+        )  # fmt: skip
+    text = _decoded((a, b), split) if blocks is None else "".join(blocks)
+    return compare_lines(side_a, side_b, text, independent=independent, seed=seed, device=device)
+
+
+def _encoded(blocks: Iterable[str], tokenizer: Tokenizer) -> Ids:
+    text = CountedText(blocks, tokenizer)
+    return np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in tokenizer.encode_spelt(text))])
+
+
+def _saved_ids(both: tuple[Trained, Trained], split: SplitName) -> Ids:
+    for one in both:
+        if split in one.texts:
+            return one.texts[split].ids
+    other = "valid" if split == "test" else "test"
+    there = any(other in one.texts for one in both)
+    raise DataError(
+        f"No {split} text was saved with either model.", "A text is needed to compare them.",
+        f"Type  --split {other}  or give a FILE." if there else "Give a FILE.",
+    )  # fmt: skip
+
+
+def _decoded(both: tuple[Trained, Trained], split: SplitName) -> str:
+    """The saved text of a model that knows every piece of it."""
+    for one in both:
+        if split in one.texts and not (one.texts[split].ids == one.tokenizer.unk_id).any():
+            return one.tokenizer.decode(one.texts[split].ids.tolist())
+    raise DataError(
+        f"Neither model was saved with a {split} text of which every piece is in its vocabulary.",
+        "Models of different tokens are compared on the text itself.", "Give a FILE.",
+    )  # fmt: skip
+
+
+def _counts(trained: Trained, label: str) -> tuple[Ints | None, str]:
+    """How often each token occurs in the training text of a model, or in what is kept of it."""
+    size = trained.tokenizer.vocab_size
+    try:
+        return training_corpus(trained.path).train.counts(size), f"the training text of {label}"
+    except UserError:
+        pass
+    if "train_start" not in trained.texts:
+        return None, ""
+    ids = trained.texts["train_start"].ids
+    return np.bincount(ids, minlength=size), f"the first {len(ids):,} tokens of the training text of {label}"
