@@ -19,6 +19,7 @@ from lmtrain.data.kinds import Kind
 from lmtrain.data.overlap import MOST, Hashes
 from lmtrain.data.subword import Subwords
 from lmtrain.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
+from lmtrain.data.vocabulary import EOS, UNK
 from lmtrain.errors import CheckpointError, SettingsError, UserError
 from lmtrain.expected import ANY_LENGTH, Anything, Each, Like, Number, Whole, agree, compare, joined, shown, within
 from lmtrain.models.arpa import read_arpa, write_arpa
@@ -240,27 +241,34 @@ def export_arpa(trained: Trained, path: Path) -> NgramModel:
         raise SettingsError(
             f"{trained.path} holds no n-gram model.", "ARPA files hold nothing else.", "Give a run of model=ngram."
         )
-    write_arpa(trained.model, [trained.tokenizer.symbol(number) for number in range(trained.tokenizer.vocab_size)], path)
+    write_arpa(trained.model, arpa_symbols(trained.tokenizer), path)
     return trained.model
+
+
+def arpa_symbols(tokenizer: Tokenizer) -> list[str]:
+    """How each token is written in an ARPA file, all of them different: the space as `<0x20>`, say, so that it survives.
+
+    A token that reads as the name of another, as a subword `<eos>` or `<unk>` does, has its first character written so.
+    """
+    symbols: list[str] = []
+    taken = {EOS} if tokenizer.unk_id is not None else {EOS, UNK, "<UNK>"}
+    for number in range(tokenizer.vocab_size):
+        symbol = EOS if number == tokenizer.eos_id else tokenizer.symbol(number)
+        while symbol in taken and number != tokenizer.eos_id:
+            symbol = f"<0x{ord(symbol[0]):02X}>{symbol[1:]}"
+        symbols.append(symbol)
+        taken.add(symbol)
+    return symbols
 
 
 def import_arpa(path: Path, directory: Path, like: Trained | None = None) -> NgramModel:
     """Saves the model of an ARPA file as a model directory and returns it.
 
-    Its tokenizer has the words of the file, in the file's order; those of `like`, whose validation and test texts it
-    takes over too, in that model's order, so that both can be mixed.
+    Its tokenizer has the words of the file, in the file's order. It is that of `like`, whose tokens are written as
+    `arpa_symbols` says, and whose validation and test texts the model takes over too, so that both can be mixed.
     """
-    if like is not None and not like.tokenizer.kind.has_words:
-        raise SettingsError(
-            f"{like.path} is a model of tokenizer={like.tokenizer.name}.", "The tokens of ARPA files are words.",
-            "Give a model of tokenizer=word.",
-        )  # fmt: skip
-    wanted = None if like is None else [like.tokenizer.token_text(number) for number in range(like.tokenizer.vocab_size)]
-    model, tokens = read_arpa(path, wanted)
-    tokenizer = WordTokenizer(tokens)
-    if like is not None:
-        tokenizer.separators, tokenizer.normalize = like.tokenizer.separators, like.tokenizer.normalize
-        tokenizer.rare = like.tokenizer.rare
+    model, tokens = read_arpa(path, None if like is None else arpa_symbols(like.tokenizer))
+    tokenizer = WordTokenizer(tokens) if like is None else like.tokenizer
     tokenizer_tensors, tokenizer_documents = describe_tokenizer(tokenizer)
     texts: dict[str, Tensor] = {}
     lines: dict[str, Hashes] = {}

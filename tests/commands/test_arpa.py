@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lmtrain.saved import arpa_symbols
 from lmtrain.trained import load
 
 Call = Callable[..., Any]
@@ -47,7 +48,7 @@ def scores(call: Call, run: str) -> list[float]:
     """The log-probability of every line, as printed with six digits."""
     ended = call("score", run, "text.txt")
     assert ended.code == 0, ended.err
-    return [float(row.split("\t")[1]) for row in ended.out.partition("\n\n")[0].splitlines()[1:]]
+    return [float(row.split("\t")[1]) for row in ended.out.splitlines() if re.match(r"\d+\t", row)]
 
 
 def test_a_model_comes_back_with_the_same_scores(counts: Path, call: Call) -> None:
@@ -81,6 +82,51 @@ def test_what_another_program_wrote_is_scored_as_the_format_says(place: Path, ca
     assert log10 == pytest.approx([-0.25 - 0.35 - 0.45, -0.4 - 0.7, -0.25 - 0.3 - 1.9 - 0.7], abs=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
+def test_characters_bytes_and_subwords_come_back(kind: str, place: Path, call: Call) -> None:
+    text = "the cat\tsat\u00a0on <s> a <unk> mat\n\nΟ δρόμος है 日本語\x00\x1c <eos>\n" * 30
+    (place / "text.txt").write_text(text, encoding="utf-8")
+    if kind == "bpe":
+        pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
+    size = ["tokenizer.vocab_size=290"] * (kind == "bpe")
+    ended = call(
+        "data=text", "data.path=text.txt", f"tokenizer={kind}", *size, "model=ngram", "model.order=4", "hydra.run.dir=n"
+    )
+    assert ended.code == 0, ended.err
+    assert call("arpa", "n", "--output", "n.arpa").code == 0
+    file = (place / "n.arpa").read_text(encoding="utf-8")
+    assert all(len(line.split(" ")) == 2 for line in file.partition("\\2-grams:\n")[2].partition("\n\n")[0].splitlines())
+    ended = call("arpa", "n.arpa", "--output", "again", "--like", "n")
+    assert (ended.code, ended.err) == (0, "")
+    assert scores(call, "again") == pytest.approx(scores(call, "n"), abs=1e-4)
+    assert json.loads(call("evaluate", "again", "--json").out)["total_nats"] == pytest.approx(
+        json.loads(call("evaluate", "n", "--json").out)["total_nats"]
+    )
+    assert call("mix", "again", "n", "--output", "mixture").code == 0
+
+
+def test_characters_are_scored_by_kenlm_as_by_us(place: Path, call: Call) -> None:
+    kenlm = pytest.importorskip("kenlm", reason="the package kenlm is not installed")
+    assert (
+        call("data=text", "data.path=text.txt", "tokenizer=char", "model=ngram", "model.order=4", "hydra.run.dir=n").code == 0
+    )
+    assert call("arpa", "n", "--output", "n.arpa").code == 0
+    model = kenlm.Model("n.arpa")
+    lines = (place / "text.txt").read_text(encoding="utf-8").splitlines()[:10]
+    spaced = [" ".join("<0x20>" if character == " " else character for character in line) for line in lines]
+    assert [model.score(line) * math.log(10) for line in spaced] == pytest.approx(scores(call, "n")[:10], abs=1e-3)
+
+
+def test_every_token_has_a_name_of_its_own() -> None:
+    from types import SimpleNamespace
+
+    texts = ["\n", "<eos>", "<0x3C>eos>", "a", "<unk>", "é"]
+    tokenizer: Any = SimpleNamespace(vocab_size=6, eos_id=0, unk_id=None, symbol=texts.__getitem__)
+    assert arpa_symbols(tokenizer) == ["<eos>", "<0x3C>eos>", "<0x3C>0x3C>eos>", "a", "<0x3C>unk>", "é"]
+    tokenizer.unk_id = 4
+    assert arpa_symbols(tokenizer)[4] == "<unk>"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -89,7 +135,7 @@ def test_what_another_program_wrote_is_scored_as_the_format_says(place: Path, ca
         (["run", "--output", "new.arpa"], 2, r"holds no n-gram model\. .* Give a run of model=ngram\."),
         (["run", "--output", "text.txt"], 2, r"--output text\.txt is there already"),
         (["run", "--output", "new.arpa", "--like", "run"], 2, r"--like run was given, but run is not a file"),
-        (["hand.arpa", "--output", "new", "--like", "run"], 2, r"is a model of tokenizer=char"),
+        (["hand.arpa", "--output", "new", "--like", "run"], 3, r"hand\.arpa has another vocabulary: it lacks .*<0x20>"),
         (["broken.arpa", "--output", "new"], 3, r"Line 9 of broken\.arpa has 'x' where a number is needed"),
         (["run"], 2, r"required: --output"),
     ],

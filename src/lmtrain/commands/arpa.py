@@ -1,7 +1,8 @@
 """`python -m lmtrain arpa SOURCE --output TARGET`: n-gram models to and from ARPA files, as KenLM and SRILM write them.
 
 From a run directory to a file, from a file (also one packed by gzip, bzip2 or xz) to a directory that `evaluate`, `score`,
-`sample` and `mix` take.
+`sample` and `mix` take. Characters and subwords are written so that blanks survive (the space as <0x20>); such a file is read
+with --like RUN, which says how text becomes those tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a run or checkpoint directory of model=ngram, or an ARPA file")
     parser.add_argument("--output", metavar="TARGET", required=True, help="the ARPA file, or the directory of the model")
     parser.add_argument(
-        "--like", metavar="RUN", help="of a file: with the vocabulary and the texts of RUN, so that the two can be mixed"
+        "--like", metavar="RUN", help="of a file: with the tokenizer and the texts of RUN, so that the two can be mixed"
     )
     options = parse(parser, arguments)
     output = new_path(options.output)

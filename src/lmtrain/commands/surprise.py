@@ -106,10 +106,13 @@ def _on_one_line(text: str) -> str:
 PAGE = """<!DOCTYPE html>
 <html><head><meta charset="utf-8"><title>{title}</title><meta name="viewport" content="width=device-width">
 <style>
-body {{ font: 1.05rem/1.9 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
-body {{ color: #111; background: #fff }}
-main {{ white-space: pre-wrap; overflow-wrap: anywhere }}
-i {{ font-style: normal; border-radius: 3px; padding: .1em 0 }}
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
+body {{ color: #111; background: #fff; color-scheme: light }}
+h1 {{ font-size: 1.3rem; line-height: 1.3; margin: 0 0 .5rem; overflow-wrap: anywhere }}
+p {{ color: #555; font-size: .9rem; margin: .5rem 0 }}
+main {{ white-space: pre-wrap; overflow-wrap: anywhere; font-size: 1.1rem; line-height: 1.9 }}
+main {{ border: solid #ddd; border-width: 1px 0; margin: 1rem 0; padding: 1rem 0 }}
+i {{ color: #111; font-style: normal; border-radius: 3px; padding: .1em 0 }}
 i:hover {{ outline: 1px solid #111 }}
 u {{ text-decoration: underline dotted }}
 {shades}
@@ -117,7 +120,7 @@ u {{ text-decoration: underline dotted }}
 <h1>{title}</h1>
 <p>Each {unit} is coloured by its surprisal in nats; unknown words are dotted. Point at one for its numbers and for what the
 model expected instead.</p>
-<p>{legend}</p>
+<p>{legend} nats or more</p>
 <main>"""
 END = """</main>
 <p>{bill}</p>

@@ -155,7 +155,8 @@ def _format(nats: NDArray[np.float64]) -> list[str]:
 def read_arpa(path: str | Path, tokens: Sequence[str] | None = None) -> tuple[NgramModel, list[str]]:
     """The model in an ARPA file, and its tokens by id: `tokens`, which must be those of the file, or else in its order.
 
-    A file without `<unk>` (SRILM's of a closed vocabulary) gives it the probability zero. Raises DataError naming the line.
+    A file without `<unk>` (SRILM's of a closed vocabulary) gives it the probability zero; where `tokens` have no `<unk>`, that
+    of the file is left out. Raises DataError naming the line.
     """
     path = Path(path)
     with open_unpacked(path) as (file, packer):
@@ -177,12 +178,13 @@ def _check_relatives(path: Path, beginning: bytes) -> None:
 
 def _read(lines: _Lines, wanted: Sequence[str] | None) -> tuple[NgramModel, list[str]]:
     numbers = _read_numbers(lines)
-    tokens, table = _read_unigrams(lines, numbers)
+    tokens, table = _read_unigrams(lines, numbers, has_unk=wanted is None or UNK in wanted)
     if wanted is not None:
         tokens, table = _reordered(tokens, table, wanted, lines.path)
     eos_id = tokens.index(EOS)
     inner = {token.encode(): number for number, token in enumerate(tokens) if number != eos_id}
-    inner.setdefault(b"<UNK>", inner[UNK.encode()])
+    if UNK in tokens:
+        inner.setdefault(b"<UNK>", inner[UNK.encode()])
     lines.words_bytes = len(numbers) * max(map(len, inner))
     for order in range(2, len(numbers) + 1):
         _read_order(lines, order, numbers, table, inner, eos_id)
@@ -192,8 +194,8 @@ def _read(lines: _Lines, wanted: Sequence[str] | None) -> tuple[NgramModel, list
 
 
 def _reordered(tokens: Sequence[str], table: BackoffTable, wanted: Sequence[str], path: Path) -> tuple[list[str], BackoffTable]:
-    """A table of order 1 with its words in another order."""
-    missing, unwanted = sorted({*wanted} - {*tokens}), sorted({*tokens} - {*wanted})
+    """A table of order 1 with its words in another order, and without `<unk>` where that is not wanted."""
+    missing, unwanted = sorted({*wanted} - {*tokens}), sorted({*tokens} - {*wanted, UNK})
     if missing or unwanted:
         raise DataError(
             f"{path} has another vocabulary: it lacks {listing(missing)}, and has besides {listing(unwanted)}.",
@@ -203,7 +205,7 @@ def _reordered(tokens: Sequence[str], table: BackoffTable, wanted: Sequence[str]
     place = {token: number for number, token in enumerate(tokens)}
     places = [place[token] for token in wanted]
     log_probs, log_rests = ([row[places] for row in rows] for rows in (table.log_probs, table.log_rests))
-    return [*wanted], BackoffTable(table.vocab_size, table.keys, log_probs, log_rests)
+    return [*wanted], BackoffTable(len(wanted), [np.arange(len(wanted))], log_probs, log_rests)
 
 
 class _Lines:
@@ -323,8 +325,8 @@ def _read_numbers(lines: _Lines) -> list[int]:
     return numbers
 
 
-def _read_unigrams(lines: _Lines, numbers: list[int]) -> tuple[list[str], BackoffTable]:
-    """The tokens by id, and a table of order 1."""
+def _read_unigrams(lines: _Lines, numbers: list[int], *, has_unk: bool) -> tuple[list[str], BackoffTable]:
+    """The tokens by id, and a table of order 1; `has_unk`: with `<unk>`, whether it is listed or not."""
     rows = _iter_rows(lines, 1, numbers)
     tokens: dict[str, int] = {}
     log_probs, log_rests = array("d"), array("d")
@@ -359,7 +361,7 @@ def _read_unigrams(lines: _Lines, numbers: list[int]) -> tuple[list[str], Backof
         )  # fmt: skip
     if UNK not in tokens and "<UNK>" in tokens:
         tokens = {UNK if token == "<UNK>" else token: number for token, number in tokens.items()}
-    if UNK not in tokens:
+    if UNK not in tokens and has_unk:
         log.warning("%s lists no %s: words that it does not know have the probability zero.", lines.path, UNK)
         tokens[UNK] = len(tokens)
         log_probs.append(-math.inf)
