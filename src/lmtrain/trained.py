@@ -262,8 +262,9 @@ class Model:
         """
         with new_directory(os.fspath(directory), option="directory") as unfinished:
             return export_model(
-                self._trained, unfinished, corpus_of=training_corpus, format=format, quantize=quantize, name=str(self.path)
-            )
+                self._trained, unfinished, corpus_of=training_corpus, format=format, quantize=quantize, name=str(self.path),
+                device=self.device,
+            )  # fmt: skip
 
     @property
     def vectors(self) -> Vectors:

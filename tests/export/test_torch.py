@@ -1,5 +1,6 @@
 """`export --format torch`: what the exported script computes where lmtrain cannot be imported."""
 
+import inspect
 import json
 import os
 import re
@@ -85,7 +86,10 @@ def check(models: dict[str, Model], text_of: Callable[[str], str], prompt: str, 
         line_by_line = printed_log_probs(next(answers))[1]
         total = sum(result.log_prob for result in lm.score(re.findall(r"[^\n]*\n|[^\n]+", text)))
         assert sum(line_by_line) == pytest.approx(total, abs=1e-4), name
-        assert next(answers) == prompt + lm.sample(prompt, max_tokens=25, temperature=0)[0] + "\n", name
+        written = lm.sample(prompt, max_tokens=25, temperature=0)[0]
+        above, end, line = prompt.rpartition("\n")
+        whole = above + end + written + line if getattr(lm.tokenizer, "reverse", False) else prompt + written
+        assert next(answers) == f"{whole}\n", name
 
 
 def test_every_kind_of_model_gives_the_same_numbers_and_the_same_greedy_text(made: SimpleNamespace, tmp_path: Path) -> None:
@@ -108,6 +112,16 @@ def test_every_kind_of_token_becomes_the_same_ids(made: SimpleNamespace, tmp_pat
         for name, tokenizer in learnt.items()
     }
     check(models, lambda name: text.replace("<eos", "<eo") if name == "word" else text, "हिन् the", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["word", "char"])
+def test_a_backward_model_reads_lines_from_their_end(kind: str, made: SimpleNamespace, tmp_path: Path) -> None:
+    if "reverse" not in inspect.signature(learn_tokenizer).parameters:
+        pytest.skip("there are no backward models yet")
+    backward: Any = {"reverse": True}
+    tokenizer = learn_tokenizer(kind, [made.TEXT], **backward)
+    lm = made.opened(made.model({"kind": "recurrent"}, tokenizer), tokenizer)
+    check({kind: lm}, lambda name: made.TEXT + "unknown the\ncat", "a line\nthe cat", tmp_path)
 
 
 def test_a_script_of_one_model_is_short_and_holds_no_other(made: SimpleNamespace, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     with new_directory(options.output) as directory:
         written = export_model(
             open_model(options), directory, corpus_of=training_corpus, format=options.format, quantize=options.quantize,
-            name=quoted_for_shell(shown(options.run)),
+            name=quoted_for_shell(shown(options.run)), device=options.device,
         )  # fmt: skip
         sizes = {name: (directory / name).stat().st_size for name in written.files}
     for name, size in sizes.items():

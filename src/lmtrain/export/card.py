@@ -48,7 +48,7 @@ WAYS_TO_USE = {
 }
 
 
-def judge(trained: Trained) -> dict[str, Evaluation]:
+def judge(trained: Trained, device: str) -> dict[str, Evaluation]:
     """How well the model predicts the texts that were saved with it; each exactly, as one stream."""
     judged = {}
     tokenizer = trained.tokenizer
@@ -60,7 +60,7 @@ def judge(trained: Trained) -> dict[str, Evaluation]:
                 trained.model, text.ids, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id, num_chars=text.num_chars,
                 num_bytes=text.num_bytes, num_words=tokenizer.count_words(text.ids),
                 spelling_nats=None if tokenizer.rare is None else text.spelling_micronats / 1e6,
-                token_text=tokenizer.token_text, progress=advance,
+                token_text=tokenizer.token_text, progress=advance, device=device,
             )  # fmt: skip
         check_numbers(judged[name].total_nats, STATIC)
     return judged
@@ -146,6 +146,8 @@ def _tokens(trained: Trained) -> str:
     rows += [f"* SHA-256 of the vocabulary: `{tokenizer.fingerprint()}`"]
     if tokenizer.normalize != "none":
         rows.append(f"* text is read in the form `{tokenizer.normalize}`")
+    if getattr(tokenizer, "reverse", False):
+        rows.append("* each line is read from its last token to its first, its end behind them")
     if tokenizer.separators:
         rows.append(f"* words are separated by whitespace and by {json.dumps(tokenizer.separators)}")
     if tokenizer.rare is not None:

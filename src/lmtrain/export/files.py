@@ -50,8 +50,10 @@ def export_model(
     format: Format = "torch",
     quantize: Quantized | None = None,
     name: str = "RUN",
+    device: str = "cpu",
 ) -> Exported:
-    """Fills the empty `directory`. `name` is how a person would name the model in a command; `corpus_of`: see `write_card`.
+    """Fills the empty `directory`. `name` is how a person would name the model in a command; `corpus_of`: see `write_card`;
+    `device` is where the model is.
 
     Raises SettingsError for what the format cannot hold, before anything is computed.
     """
@@ -72,11 +74,11 @@ def export_model(
             # Of one storage, as those of a tied head and of clusters are, each is written by itself.
             save_file({n: w.clone() for n, w in made.weights.items()}, directory / "model.safetensors", {"format": "pt"})
         case "onnx":
-            config["onnx"], measured = write_onnx(made, trained, directory, quantize)
+            config["onnx"], measured = write_onnx(made, trained, directory, quantize, device)
     _write_json(directory / "config.json", config)
     if trained.tokenizer.subword is not None:
         _write_json(directory / "subword.json", trained.tokenizer.subword)
-    judged = judge(trained)
+    judged = judge(trained, device)
     write_card(
         trained, directory / "card.md", judged=judged, files=[*directory.iterdir()], format=format, measured=measured,
         name=name, config=config, corpus_of=corpus_of,
@@ -98,7 +100,9 @@ def _check(format: str, quantize: str | None) -> None:
 
 def _write_script(made: Plain, config: dict[str, Any], directory: Path) -> None:
     facts = config["tokenizer"]
-    kinds = made.kinds() | {facts["kind"]} | ({"normalized"} if facts["normalize"] != "none" else set())
+    kinds = made.kinds() | {facts["kind"]} | {name for name, is_so in (
+        ("normalized", facts["normalize"] != "none"), ("reversed", facts["reverse"]),
+    ) if is_so}  # fmt: skip
     (directory / "model.py").write_text(script_for(kinds), encoding="utf-8")
 
 

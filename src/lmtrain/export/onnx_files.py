@@ -51,7 +51,9 @@ def check_onnx(made: Plain, trained: Trained, quantize: str | None) -> None:
         )  # fmt: skip
 
 
-def write_onnx(made: Plain, trained: Trained, directory: Path, quantize: str | None) -> tuple[Facts, tuple[str, ...]]:
+def write_onnx(
+    made: Plain, trained: Trained, directory: Path, quantize: str | None, device: str
+) -> tuple[Facts, tuple[str, ...]]:
     """Writes the graphs; returns what config.json says of them, and what was measured."""
     from lmtrain.export.onnx_graph import sequence_graph, state_of, step_graph
 
@@ -70,7 +72,7 @@ def write_onnx(made: Plain, trained: Trained, directory: Path, quantize: str | N
         "sequence": {"inputs": ["tokens", "lengths"], "outputs": ["nats", "token_nats"]},
         "first_token": made.facts["eos_id"],
     }  # fmt: skip
-    return facts, tuple(_measured(facts, trained, directory, quantize))
+    return facts, tuple(_measured(facts, trained, directory, quantize, device))
 
 
 def _save(model: Any, path: Path) -> None:
@@ -115,14 +117,14 @@ def _text(trained: Trained) -> tuple[str, NDArray[Any]] | None:
     return next(((name, trained.texts[name].ids) for name in ("valid", "test", "train_start") if name in trained.texts), None)
 
 
-def _measured(facts: Facts, trained: Trained, directory: Path, quantize: str | None) -> Iterator[str]:
+def _measured(facts: Facts, trained: Trained, directory: Path, quantize: str | None, device: str) -> Iterator[str]:
     found = _text(trained)
     if found is None:
         return
     name, ids = found
     step, sequence = (directory / file for file in facts["files"]["float32"])
     part = ids[:MOST_COMPARED]
-    ours = _ours(trained, part, 1)
+    ours = _ours(trained, part, device)
     for graph, theirs in (("step", _by_steps(step, facts, part, 1)), ("sequence", _by_sequence(sequence, part))):
         farthest = float(np.abs(ours - theirs).max())
         assert farthest < TOLERANCE, f"{graph}.onnx is {farthest} nats from the model"
@@ -141,9 +143,9 @@ def _cost(nats: Mapping[str, float], where: str) -> str:
     )
 
 
-def _ours(trained: Trained, ids: NDArray[Any], num_streams: int) -> NDArray[np.float64]:
+def _ours(trained: Trained, ids: NDArray[Any], device: str) -> NDArray[np.float64]:
     log_probs = np.empty(len(ids))
-    scores = iter_target_log_probs(trained.model, ids, eos_id=trained.tokenizer.eos_id, num_streams=num_streams)
+    scores = iter_target_log_probs(trained.model, ids, eos_id=trained.tokenizer.eos_id, device=device)
     for scored in scores:
         log_probs[scored.positions] = scored.log_probs
     return log_probs

@@ -11,11 +11,6 @@ import json
 import math
 import signal
 import sys
-
-# -- only normalized
-import unicodedata
-
-# -- end
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +37,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         # -- only normalized
+        import unicodedata
+
         form: Any = self.form.removesuffix("lower").strip("_").upper()
         for lowers in (False, True)[: 1 + self.form.endswith("lower")]:
             text = text.lower() if lowers else text
@@ -74,6 +71,27 @@ class Tokenizer:
             behind_word = number != self.eos
         return text
         # -- end
+
+    # -- only reversed
+    def turned(self, ids: list[int]) -> list[int]:
+        """The same with each line from its last token to its first, its end behind it."""
+        turned, line = list[int](), list[int]()
+        for number in ids:
+            line.append(number)
+            if number == self.eos:
+                turned += [*line[-2::-1], number]
+                line = []
+        return turned + line[::-1]
+
+    def joined(self, text: str, line: str) -> str:
+        """`text` before the `line` that it leads to."""
+        # -- only word
+        if text and line.strip() and line[0] not in " \t\v\f\r":
+            return f"{text} {line}"
+        # -- end
+        return text + line
+
+    # -- end
 
 
 class Model:
@@ -246,6 +264,9 @@ def make(facts: dict[str, Any], weights: dict[str, Tensor]) -> Model:
 def score(model: Model, tokenizer: Tokenizer, text: str, facts: dict[str, Any], independent: bool, per_token: bool) -> None:
     """Prints a row per line, below it its tokens if asked for, and the perplexity."""
     ids = tokenizer.encode(text + "\n" * (facts["ends_last_line"] and not text.endswith("\n")))
+    # -- only reversed
+    ids = tokenizer.turned(ids)
+    # -- end
     state, before, number, nats, total = model.start(), tokenizer.eos, 1, 0.0, 0.0
     line: list[int] = []
     print("line\tlog_prob\ttokens\tunknown")
@@ -266,14 +287,27 @@ def score(model: Model, tokenizer: Tokenizer, text: str, facts: dict[str, Any], 
 def sample(model: Model, tokenizer: Tokenizer, prompt: str, max_tokens: int, temperature: float, seed: int) -> None:
     """Prints the prompt and how it goes on; `<unk>` is never drawn."""
     generator, drawn = torch.Generator().manual_seed(seed), list[int]()
-    log_probs, state = model.read([tokenizer.eos, *tokenizer.encode(prompt)], model.start())
+    ids = tokenizer.encode(prompt)
+    # -- only reversed
+    ids = tokenizer.turned(ids)
+    # -- end
+    log_probs, state = model.read([tokenizer.eos, *ids], model.start())
     for _ in range(max_tokens):
         row = log_probs[-1].clone()
         if tokenizer.unk is not None:
             row[tokenizer.unk] = -math.inf
         weights = ((row - row.max()) / max(temperature, 1e-30)).exp()
         drawn.append(int(row.argmax() if temperature == 0 else torch.multinomial(weights, 1, generator=generator)))
+        # -- only reversed
+        if drawn[-1] == tokenizer.eos:
+            drawn.pop()
+            break
+        # -- end
         log_probs, state = model.read(drawn[-1:], state)
+    # -- only reversed
+    above, end, line = prompt.rpartition("\n")
+    return print(above + end + tokenizer.joined(tokenizer.decode(drawn[::-1], ""), line))
+    # -- end
     print(prompt + tokenizer.decode(drawn, prompt))
 
 
@@ -290,6 +324,8 @@ def main() -> None:
     sampling.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest token (default: 0.8)")
     sampling.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    if options.command == "sample" and options.temperature < 0:
+        parser.error("--temperature must be at least 0")
     facts = json.loads((HERE / "config.json").read_text(encoding="utf-8"))
     model = make(facts["model"], torch.load(HERE / "weights.pt", weights_only=True))
     tokenizer = Tokenizer(facts["tokenizer"])
