@@ -9,15 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmtrain.commands.options import Parser, add_model_options, new_directory, open_model, parse
+from lmtrain.commands.options import Parser, add_model_options, new_directory, new_path, open_model, parse
 from lmtrain.errors import as_typed
 from lmtrain.shell import printable, quoted_for_shell, shown
 
-NEXT = {
-    "torch": "python {}/model.py score FILE",
-    "safetensors": "cat {}/card.md",
-    "onnx": "cat {}/card.md",
-}
+NEXT = {"torch": "python {} score FILE", "safetensors": "cat {}", "onnx": "cat {}"}
 
 
 @as_typed(format="--format ", quantize="--quantize ")
@@ -37,9 +33,11 @@ def main(arguments: list[str]) -> None:
     from lmtrain.export.files import export_model
     from lmtrain.tasks.opening import training_corpus
 
+    new_path(options.output)
+    trained = open_model(options)
     with new_directory(options.output) as directory:
         written = export_model(
-            open_model(options), directory, corpus_of=training_corpus, format=options.format, quantize=options.quantize,
+            trained, directory, corpus_of=training_corpus, format=options.format, quantize=options.quantize,
             name=quoted_for_shell(shown(options.run)), device=options.device,
         )  # fmt: skip
         sizes = {name: (directory / name).stat().st_size for name in written.files}
@@ -49,5 +47,5 @@ def main(arguments: list[str]) -> None:
         print(f"\n{name}:\n{bill.format()}")
     for line in written.measured:
         print(printable(line))
-    target = quoted_for_shell(shown(Path(options.output)))
-    print(printable(f"\nSaved in {options.output}. Next:\n  {NEXT[options.format].format(target)}"))
+    file = Path(options.output) / ("model.py" if options.format == "torch" else "card.md")
+    print(printable(f"\nSaved in {options.output}. Next:\n  {NEXT[options.format].format(quoted_for_shell(shown(file)))}"))

@@ -46,7 +46,7 @@ def _tables(comparison: Comparison) -> Iterator[str]:
     for section, rows in groupby(comparison.rows, key=lambda row: row.section):
         heading = section if section != "token" else "tokens that make most of the difference"
         unit = "bytes" if section == "unit" else f"{comparison.unit}s"
-        yield f"\n{one_line(heading):<36}{unit:>12}{'A':>10}{'B':>10}{'A - B':>10}"
+        yield f"\n{one_line(heading)}\n{unit:>48}{'A':>10}{'B':>10}{'A - B':>10}"
         yield from map(_row, rows)
 
 
