@@ -78,6 +78,24 @@ def test_int8_is_small_near_and_measured(settings: dict[str, Any], made: SimpleN
     np.testing.assert_allclose(both[0], both[1], rtol=0.01)
 
 
+def test_no_sum_of_integers_overflows(made: SimpleNamespace, tmp_path: Path) -> None:
+    """Rows of one magnitude are quantised exactly, and so are equal features: whatever differs would be overflow."""
+    lm = made.opened(
+        made.model({"kind": "window", "context": 1, "activation": "identity", "embed_size": 512, "hidden_size": 512})
+    )
+    signs = torch.where(torch.arange(lm.tokenizer.vocab_size) % 2 == 0, 1.0, -1.0)[:, None]
+    with torch.no_grad():
+        for name, weight in lm.network.named_parameters():
+            weight.fill_(0 if "bias" in name else 1 / 512)
+        lm.network.embedding.weight.fill_(1.0)
+        lm.network.head.weight_VE.mul_(signs)
+    lm.export(tmp_path / "out", format="onnx", quantize="int8")
+    facts = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["onnx"]
+    exact, near = (Step(tmp_path / "out" / files[0], facts, 5).read(np.arange(5)) for files in facts["files"].values())
+    assert exact.max() - exact.min() == pytest.approx(2)
+    np.testing.assert_allclose(near, exact, atol=0.02)
+
+
 def test_large_weights_go_to_a_file_of_their_own(
     made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,8 +112,8 @@ def _in_words(facts: Mapping[str, Any]) -> str:
     match facts:
         case {"kind": "mixture", "parts": parts}:
             return f"a mixture of {len(parts)}"
-        case {"kind": "ngram", "order": order}:
-            return f"n-grams up to order {order}"
+        case {"kind": "ngram", "order": order, "num_ngrams": numbers}:
+            return f"n-grams up to order {order} ({', '.join(f'{number:,}' for number in numbers)} of them)"
         case {"layers": layers}:
             sizes = "-".join(str(layer["hidden_size"]) for layer in layers)
             kind = facts.get("cell", "window")

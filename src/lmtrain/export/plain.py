@@ -34,6 +34,7 @@ from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
 from lmtrain.models.recurrent import CELLS, ElmanLayer, GRULayer, RecurrentLanguageModel
 from lmtrain.models.window import WindowLanguageModel
+from lmtrain.ops.activations import GATED
 
 Facts = dict[str, Any]
 Weights = dict[str, Tensor]
@@ -73,7 +74,7 @@ def plain(model: LanguageModel) -> Plain:
         case NgramModel():
             facts |= {"kind": "ngram", "eos_id": model.eos_id, "order": model.order, "start": [], "state_sizes": []}
             facts |= {"history": max(1, model.order - 1), "interpolates": model.smoothing != "add_k"}
-            return Plain(facts, model.table.tensors())
+            return Plain(facts | {"num_ngrams": [len(keys) for keys in model.table.keys]}, model.table.tensors())
         case NeuralLanguageModel():
             weights: Weights = {}
             facts = _network(model, facts | {"eos_id": model.eos_id}, weights)
@@ -136,7 +137,8 @@ def _window(model: WindowLanguageModel, weights: Weights) -> Facts:
         if layer.slope is not None:
             own["slope"] = layer.slope
         weights |= {f"layers.{number}.{name}": weight for name, weight in own.items()}
-        layers.append({"hidden_size": layer.linear.out_features, "residual": layer.residual, "weights": [*own]})
+        size = layer.linear.out_features // (2 if layer.activation in GATED else 1)
+        layers.append({"hidden_size": size, "residual": layer.residual, "weights": [*own]})
     if model.average_weights_AS is not None:
         weights["averages.weight"] = model.average_weights_AS
     facts = {"kind": "window", "context": model.context, "average_span": model.average_span, "direct": model.direct}
