@@ -243,6 +243,8 @@ class Model:
         >>> lm.compare(lm).total.difference
         0.0
         """
+        if other.device != self.device:
+            raise ValueError(f"one model is on {self.device}, the other on {other.device}; expected the same device")
         blocks = iter_text(Path(text)) if isinstance(text, str | os.PathLike) else text
         with self._computing(precision):
             return compare_saved(

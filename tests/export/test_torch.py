@@ -135,25 +135,24 @@ def test_a_script_of_one_model_is_short_and_holds_no_other(made: SimpleNamespace
         assert ("lstm" in name) == ("chunk(4)" in script) or name == "mixture"
 
 
-def test_weights_fit_the_layers_of_torch(made: SimpleNamespace, tmp_path: Path) -> None:
-    """A program that knows torch.nn alone puts an LSTM together from the safetensors."""
-    lm = made.opened(made.model({"kind": "recurrent", "num_layers": 2}))
+@pytest.mark.parametrize(("cell", "layer"), [("lstm", nn.LSTM), ("gru", nn.GRU), ("elman", nn.RNN)])
+def test_weights_fit_the_layers_of_torch(cell: str, layer: Any, made: SimpleNamespace, tmp_path: Path) -> None:
+    """A program that knows torch.nn alone puts a network together from the safetensors."""
+    lm = made.opened(made.model({"kind": "recurrent", "cell": cell, "hidden_sizes": [5, 7]}))
     lm.export(tmp_path / "out", format="safetensors")
     assert not (tmp_path / "out" / "model.py").exists()
     weights = load_file(tmp_path / "out" / "model.safetensors")
-
-    def part(prefix: str) -> dict[str, torch.Tensor]:
-        return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-
-    parts: list[Any] = [nn.Embedding(lm.tokenizer.vocab_size, 6), nn.LSTM(6, 6), nn.LSTM(6, 6)]
-    parts.append(nn.Linear(6, lm.tokenizer.vocab_size))
-    for module, prefix in zip(parts, ("embedding.", "layers.0.rnn.", "layers.1.rnn.", "head."), strict=True):
-        module.load_state_dict(part(prefix))
-    ids = torch.tensor([lm.tokenizer.eos_id, *lm.tokenizer.encode("the cat sat on")])[:, None]
+    parts: dict[str, Any] = {
+        "embedding": nn.Embedding(lm.tokenizer.vocab_size, 6), "layers.0.rnn": layer(6, 5), "layers.1.rnn": layer(5, 7),
+        "head": nn.Linear(7, lm.tokenizer.vocab_size),
+    }  # fmt: skip
+    for prefix, module in parts.items():
+        module.load_state_dict({n.removeprefix(f"{prefix}."): w for n, w in weights.items() if n.startswith(f"{prefix}.")})
+    x = torch.tensor([lm.tokenizer.eos_id, *lm.tokenizer.encode("the cat sat on")])[:, None]
     with torch.no_grad():
-        features = parts[2](parts[1](parts[0](ids))[0])[0]
-        log_probs = parts[3](features).log_softmax(-1)[:-1, 0]
-    np.testing.assert_allclose(log_probs.numpy(), lm.log_probs("the cat sat on"), atol=1e-5)
+        for module in parts.values():
+            x = module(x)[0] if isinstance(module, layer) else module(x)
+    np.testing.assert_allclose(x.log_softmax(-1)[:-1, 0].numpy(), lm.log_probs("the cat sat on"), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["torch", "safetensors"])

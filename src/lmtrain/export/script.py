@@ -29,8 +29,10 @@ class Tokenizer:
         self.tokens, self.separators = facts["tokens"], facts["separators"]
         self.ids = {token: number for number, token in enumerate(self.tokens)}
         # -- only subword
-        from tokenizers import Tokenizer as Library
-
+        try:
+            from tokenizers import Tokenizer as Library
+        except ImportError:
+            sys.exit("The tokens of this model are subwords. Type  pip install tokenizers  and try again.")
         self.library: Any = Library.from_file(str(HERE / "subword.json"))
         self.library.no_truncation()
         # -- end
