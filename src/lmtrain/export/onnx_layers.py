@@ -1,8 +1,8 @@
 """Networks as ONNX operations: what one token does to one model, and the nodes in which that is written.
 
-With `quantized`, products of weights are made in 8-bit integers: y = (x_q - z) (W_q - 128)^T, times the scale of x and that of
-each row of W. Activations are quantised as they come (ONNX's DynamicQuantizeLinear), which looks at the whole batch, so a
-result depends a little on who else is in it. Weights are unsigned, because some processors overflow where one factor is signed.
+With `quantized`, products of weights are made in 8-bit integers: y = (x_q - z) W_q^T, times the scale of x and that of each row
+of W. Activations are quantised as they come (ONNX's DynamicQuantizeLinear), which looks at the whole batch, so a result depends
+a little on who else is in it. Weights lie between -64 and 64: some processors overflow beyond, silently.
 
     legend   B texts · N tokens of history, the newest included · V vocabulary
 """
@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lmtrain.export.plain import Facts, Plain
 
-ZERO = 128  # of quantised weights
+MOST = 64  # magnitude of quantised weights: 255 * 64 * 2 fits into the 16 bits in which some processors add pairs
 MULTIPLIER = 6364136223846793005  # of the hash: see `models.direct`
 INT64, FLOAT = TensorProto.INT64, TensorProto.FLOAT
 Shape = list[str | int]
@@ -281,9 +281,8 @@ class Part:
             return str(self.graph.op("Gather", self._weight("embedding.weight"), ids))
         rows, scales = self._quantized("embedding.weight")
         whole = self.graph.op("Cast", self.graph.op("Gather", rows, ids), to=FLOAT)
-        centred = self.graph.op("Sub", whole, self.graph.constant(ZERO, np.float32))
         scale = self.graph.op("Gather", self.graph.named(f"{scales}_V1", self._scales("embedding.weight")[:, None]), ids)
-        return str(self.graph.op("Mul", centred, scale))
+        return str(self.graph.op("Mul", whole, scale))
 
     def _linear(self, x: str, name: str, bias: str | None = None) -> str:
         """x W^T (+ bias); x [B, D]."""
@@ -293,17 +292,17 @@ class Part:
         rows, scales = self._quantized(name)
         columns = op("Transpose", rows, perm=[1, 0], at_start=True)
         x_q, x_scale, x_zero = op("DynamicQuantizeLinear", x, outputs=3)
-        product = op("Cast", op("MatMulInteger", x_q, columns, x_zero, self.graph.constant(ZERO, np.uint8)), to=FLOAT)
+        product = op("Cast", op("MatMulInteger", x_q, columns, x_zero, self.graph.constant(0, np.int8)), to=FLOAT)
         y = op("Mul", product, op("Mul", x_scale, scales))
         return str(y if bias is None else op("Add", y, self._weight(bias)))
 
     def _quantized(self, name: str) -> tuple[str, str]:
         """The names of a matrix [V, D] as whole numbers, and of the scales [V] of its rows."""
         weight, scales = self.weights[name].numpy(), self._scales(name)
-        whole = np.clip(np.rint(weight / scales[:, None]) + ZERO, 0, 255).astype(np.uint8)
+        whole = np.clip(np.rint(weight / scales[:, None]), -MOST, MOST).astype(np.int8)
         return self.graph.named(f"{self.prefix}{name}_q", whole), self.graph.named(f"{self.prefix}{name}_scale", scales)
 
     def _scales(self, name: str) -> NDArray[np.float32]:
         largest = self.weights[name].abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny)
-        scales: NDArray[np.float32] = (largest / 127).numpy()
+        scales: NDArray[np.float32] = (largest / MOST).numpy()
         return scales
