@@ -12,7 +12,7 @@ import pytest
 import lmtrain
 from lmtrain.data.tokenizer import learn_tokenizer
 from lmtrain.inference.comparison import Comparison, Side, bootstrap, compare_lines, compare_tokens, same_tokens
-from lmtrain.inference.comparison_text import format_comparison, tsv
+from lmtrain.inference.comparison_text import tsv
 from lmtrain.inference.evaluate import evaluate
 from lmtrain.models.base import StatePolicy
 from lmtrain.models.ngram import NgramModel
@@ -70,7 +70,7 @@ def test_what_differs_most_is_shown_in_its_context() -> None:
     assert len(differences) == 20
     zebra = next(one for one in found.shown if one.text == "<unk>")
     assert (zebra.line, zebra.before, zebra.behind) == (3, "\n\nthe dog ran away then a ", " \na cat sat")
-    text = format_comparison(found)
+    text = found.format()
     assert "then a [<unk>] \\na cat sat" in text
     assert text.count("\n") < 60
     reverse = compare_tokens(B, A, IDS)
@@ -119,7 +119,7 @@ def test_tokens_of_probability_zero_are_left_out_and_counted() -> None:
     assert found.impossible_a == 0 < found.impossible_b
     assert found.total.count == len(IDS) - found.impossible_b
     assert math.isfinite(found.total.nats_b)
-    assert "Tokens of probability zero are left out" in format_comparison(found)
+    assert "Tokens of probability zero are left out" in found.format()
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["impossible_b"] == found.impossible_b
     certain = WORDS.encode("zebra zebra")
     with pytest.raises(lmtrain.DataError, match="Every token of the text has probability zero"):
@@ -141,7 +141,7 @@ def test_models_of_different_tokens_are_compared_by_line() -> None:
     assert found.total.nats_a * len(text) == pytest.approx(nats_of(word, spelled.encode(text)) + spelt)
     assert {row.section for row in found.rows} == {"unit", "characters in the line"}
     assert [len(row.split("\t")) for row in tsv(found)] == [9] * (2 + len(found.rows) + len(found.shown))
-    assert "a dog ran away\\r" in format_comparison(found)
+    assert "a dog ran away\\r" in found.format()
 
 
 def nats_of(one: Side, ids: Any) -> float:

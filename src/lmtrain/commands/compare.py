@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
             "Leave one of them out.",
         )
 
-    from lmtrain.inference.comparison_text import format_comparison, tsv
+    from lmtrain.inference.comparison_text import tsv
     from lmtrain.tasks.comparing import compare_saved
 
     blocks = read_text(options.file) if options.file else None
@@ -55,4 +55,4 @@ def main(arguments: list[str]) -> None:
         for row in tsv(found):
             print(for_terminal(row))
     else:
-        print(for_terminal(format_comparison(found)))
+        print(for_terminal(found.format()))

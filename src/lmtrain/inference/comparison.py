@@ -103,6 +103,12 @@ class Comparison:
     rows: tuple[Row, ...] = ()
     shown: tuple[Occurrence, ...] = ()
 
+    def format(self) -> str:
+        """What `lmtrain compare` prints."""
+        from lmtrain.inference.comparison_text import format_comparison  # which reads this class
+
+        return format_comparison(self)
+
     def to_json(self) -> dict[str, Any]:
         """All of it, for programs; every entry with its difference."""
         document = asdict(self) | {"verdict": self.verdict, "total": _with_difference(self.total)}
