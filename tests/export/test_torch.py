@@ -192,3 +192,18 @@ def test_what_cannot_be_exported_is_said(place: Path, call: Callable[..., Any]) 
     with pytest.raises(lmtrain.CheckpointError, match=r"embedding.weight hold numbers that are not finite"):
         lm.export("out")
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("kind", ["torch", "safetensors"])
+def test_a_full_disk_is_said_and_leaves_nothing(kind: str, place: Path) -> None:
+    """In a process that may write only small files, as on a disk that is full."""
+    program = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); from lmtrain.__main__ import main; main(sys.argv[1:])"
+    )
+    before = sorted(place.iterdir())
+    arguments = ["export", "run", "--format", kind, "--output", "out"]
+    ended = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 6, ended.stderr
+    assert "cannot be written: " in ended.stderr
+    assert sorted(place.iterdir()) == before

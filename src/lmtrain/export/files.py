@@ -10,17 +10,19 @@ All have card.md, and subword.json where tokens are subwords.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lmtrain import __version__
 from lmtrain.data.corpus import Corpus
-from lmtrain.errors import SettingsError
+from lmtrain.errors import ResourceError, SettingsError
 from lmtrain.export.card import judge, write_card
 from lmtrain.export.onnx_files import check_onnx, write_onnx
 from lmtrain.export.plain import Plain, describe, plain
@@ -66,23 +68,24 @@ def export_model(
         "tokenizer": describe(trained.tokenizer),
     }  # fmt: skip
     measured: tuple[str, ...] = ()
-    match format:
-        case "torch":
-            _write_script(made, config, directory)
-            torch.save(made.weights, directory / "weights.pt")
-        case "safetensors":
-            # Of one storage, as those of a tied head and of clusters are, each is written by itself.
-            save_file({n: w.clone() for n, w in made.weights.items()}, directory / "model.safetensors", {"format": "pt"})
-        case "onnx":
-            config["onnx"], measured = write_onnx(made, trained, directory, quantize, device)
-    _write_json(directory / "config.json", config)
-    if trained.tokenizer.subword is not None:
-        _write_json(directory / "subword.json", trained.tokenizer.subword)
-    judged = judge(trained, device)
-    write_card(
-        trained, directory / "card.md", judged=judged, files=[*directory.iterdir()], format=format, measured=measured,
-        name=name, config=config, corpus_of=corpus_of,
-    )  # fmt: skip
+    with _writing():
+        match format:
+            case "torch":
+                _write_script(made, config, directory)
+                torch.save(made.weights, directory / "weights.pt")
+            case "safetensors":
+                # Of one storage, as those of a tied head and of clusters are, each is written by itself.
+                save_file({n: w.clone() for n, w in made.weights.items()}, directory / "model.safetensors", {"format": "pt"})
+            case "onnx":
+                config["onnx"], measured = write_onnx(made, trained, directory, quantize, device)
+        _write_json(directory / "config.json", config)
+        if trained.tokenizer.subword is not None:
+            _write_json(directory / "subword.json", trained.tokenizer.subword)
+        judged = judge(trained, device)
+        write_card(
+            trained, directory / "card.md", judged=judged, files=[*directory.iterdir()], format=format, measured=measured,
+            name=name, config=config, corpus_of=corpus_of,
+        )  # fmt: skip
     return Exported(tuple(sorted(path.name for path in directory.iterdir())), measured, judged)
 
 
@@ -96,6 +99,20 @@ def _check(format: str, quantize: str | None) -> None:
             f"quantize={quantize} was given with format={format}.", "Graphs of ONNX are quantised, plain weights are not.",
             "Type format=onnx as well, or leave it out.",
         )  # fmt: skip
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Raises ResourceError where the disk refuses, in the words of whoever writes."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise ResourceError(
+            f"The export cannot be written: {str(error).splitlines()[0]}.",
+            "The disk must have room for the weights, in float32.", "Free some room, or give another path.",
+        ) from error  # fmt: skip
 
 
 def _write_script(made: Plain, config: dict[str, Any], directory: Path) -> None:
