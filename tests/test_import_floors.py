@@ -116,6 +116,7 @@ def test_who_asks_for_a_kind_is_who_build_says() -> None:
         "memory.py": {"NeuralConfig"},
         "saved.py": {"LanguageConfig", "NgramModel", "NeuralLanguageModel", "Mixture"},
         "models/direct.py": {"FullSoftmax"},
+        "models/growth.py": {"AdaptiveSoftmax", "DirectNgramModel"},
         "training/graphed.py": {"SparseAdam"},
         "training/gradient_watch.py": {"RecurrentLayer", "SequenceLearner"},
     }

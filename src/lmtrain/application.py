@@ -78,6 +78,7 @@ PATHS = (
     "tokenizer.path",
     "tokenizer.vocabulary",
     "resume",
+    "start_from",
     "hydra.run.dir",
     "hydra.sweep.dir",
 )
@@ -417,7 +418,10 @@ def _train(composed: DictConfig, changes: Mapping[str, Any]) -> Reached | None:
         if settings["resume"]:
             return resume(directory, changes)
         refuse_what_is_not_ours(directory)
-        return train(reading.read_config(settings), directory, lambda: _write_as_hydra_would(composed, directory))
+        typed = [override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task]
+        return train(
+            reading.read_config(_started(settings, typed)), directory, lambda: _write_as_hydra_would(composed, directory)
+        )
     except UserError:
         if not settings["resume"]:
             place.leave()  # a run that was refused before it began (its text, its device, its size) leaves nothing behind
@@ -549,11 +553,20 @@ def check_overrides(overrides: Sequence[str], sources: Sources = Sources()) -> d
     settings = _composed(parsed, {}, problems, sources)
     for variant in [settings, *([] if problems else _iter_variants(settings, parsed, problems, sources))]:
         try:
-            reading.read_config(variant)
+            reading.read_config(_started(variant, [item.key_or_group for item in parsed]))
         except reading.SettingsProblemsError as error:
             problems.extend(problem for problem in error.problems if problem not in problems)
     reading.raise_problems(problems)
-    return settings
+    return dict(_started(settings, [item.key_or_group for item in parsed]))
+
+
+def _started(settings: Mapping[str, Any], typed: Sequence[str]) -> Mapping[str, Any]:
+    """The settings with those of the model that `start_from` names."""
+    if settings.get("start_from") is settings.get("start_from_new_tokens") is None:
+        return settings
+    from lmtrain.tasks.start_settings import with_start  # here: it imports torch
+
+    return with_start(settings, typed)
 
 
 def _composed(parsed: Sequence[Override], chosen: Mapping[str, Any], problems: list[str], sources: Sources) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Besides it, `config`, `settings/` and `tasks/` (each knows the settings of its o
 they hold: `saved` (an ARPA file holds counts, a mixture has parts), `memory` (neural models are estimated, counts are not),
 `export/plain` (each leaves the package in a form of its own),
 `inference/dynamic` (the neural parts of a mixture adapt), `models/direct` (hashed n-grams need the full softmax),
-`training/graphed` (SparseAdam cannot be recorded) and `commands/train` (a range test ends with a drawing).
+`models/growth` (where new tokens belong), `training/graphed` (SparseAdam cannot be recorded) and `commands/train` (a range test
+ends with a drawing).
 `tests/test_import_floors.py` lists them.
 """
 
@@ -26,7 +27,7 @@ from lmtrain.data.corpus import Corpus, load_corpus
 from lmtrain.data.pydocs import write_pydocs
 from lmtrain.data.stream import Stream
 from lmtrain.data.subword import read_library_file
-from lmtrain.data.tokenizer import load_tokenizer
+from lmtrain.data.tokenizer import Tokenizer, load_tokenizer
 from lmtrain.data.vocabulary import read_word_list
 from lmtrain.errors import SettingsError, as_typed
 from lmtrain.expected import within
@@ -192,8 +193,14 @@ def _or(value: float | None, default: float) -> float:
 
 
 @as_typed(min_count="tokenizer.min_count=", vocab_size="tokenizer.vocab_size=")
-def build_corpus(data: config.DataConfig, tokenizer: config.TokenizerConfig) -> Corpus:
-    """The corpus as token ids, from its cache where it is there."""
+def build_corpus(
+    data: config.DataConfig, tokenizer: config.TokenizerConfig, given: Tokenizer | None = None, add: bool | None = False
+) -> Corpus:
+    """The corpus as token ids, from its cache where it is there.
+
+    given   the tokenizer of a model to start from; what the text adds to it is treated as `add` says
+    """
+    assert isinstance(data, config.CorpusConfig)
     match data:
         case config.PydocsConfig():
             path = write_pydocs(expanded(data.cache_dir))
@@ -204,8 +211,9 @@ def build_corpus(data: config.DataConfig, tokenizer: config.TokenizerConfig) -> 
     form = "_".join([data.normalize.name] * (data.normalize is not config.Normalization.none) + ["lower"] * tokenizer.lowercase)
     return load_corpus(
         path, tokenizer=tokenizer.name.name, min_count=tokenizer.min_count, vocab_size=tokenizer.vocab_size,
-        subword=read_library_file(tokenizer.path) if tokenizer.path else None,
-        vocabulary=_read_vocabulary(tokenizer.vocabulary) if tokenizer.vocabulary else None,
+        subword=read_library_file(tokenizer.path) if tokenizer.path and given is None else None,
+        vocabulary=_read_vocabulary(tokenizer.vocabulary) if tokenizer.vocabulary and given is None else None,
+        given=given, add=add, reverse=data.reverse,
         separators="".join(dict.fromkeys(map(character_of, tokenizer.separators))), normalize=form or "none",
         spelled=tokenizer.unknown is config.Unknown.spelled,
         valid_fraction=data.valid_fraction, test_fraction=data.test_fraction, cache_dir=expanded(data.cache_dir),
@@ -271,7 +279,7 @@ def _build_sequence_learner(
     trainer, neural = settings.trainer, settings.model
     assert isinstance(neural, config.NeuralConfig)
     counts = torch.from_numpy(corpus.train.counts(corpus.tokenizer.vocab_size))
-    if neural.unigram_bias:
+    if neural.unigram_bias and not settings.start_from:
         model.head.set_unigram_bias(counts)
     model.head.set_proposal(counts)
     model.to(device)

@@ -362,6 +362,9 @@ class CorpusConfig(DataConfig):
     normalize: Normalization = setting(
         Normalization.none, "Unicode form in which all text is read: none, nfc, nfd or nfkc.", resume=Resume.refused
     )
+    reverse: bool = setting(
+        False, "A backward model: the tokens of each line are read from the last to the first.", resume=Resume.refused
+    )
     cache_dir: str = setting("outputs/cache", "Where token ids are kept, keyed by content.", resume=Resume.allowed)
 
 
@@ -620,6 +623,14 @@ class Config:
     schedule: ScheduleConfig
     trainer: TrainerConfig
     resume: str | None = setting(None, "A run directory to go on with.", resume=Resume.allowed)
+    start_from: str | None = setting(
+        None, "A run whose weights and tokenizer a new run starts from, on another text, with a new optimiser.",
+        resume=Resume.refused,
+    )  # fmt: skip
+    start_from_new_tokens: bool | None = setting(
+        None, "Words that the new text adds: true adds them to the vocabulary, false reads them as <unk>, null refuses them.",
+        resume=Resume.refused,
+    )  # fmt: skip
 
 
 KINDS: dict[type, tuple[type, ...]] = {
@@ -659,7 +670,7 @@ def task_of(data: DataConfig, model: ModelConfig) -> str:
 GROUPS: dict[str, type] = {
     name: hint
     for name, hint in typing.get_type_hints(Config).items()
-    if isinstance(hint, type)  # `resume` is str | None
+    if isinstance(hint, type)  # the settings of no group, such as `resume`, may be null
 }
 """The groups of settings, each with its class."""
 

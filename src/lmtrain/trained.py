@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from lmtrain.export.files import Exported, Format, Quantized, export_model
 from lmtrain.inference.batch import BATCH_TOKENS
 from lmtrain.inference.comparison import Comparison
 from lmtrain.inference.evaluate import Evaluation, evaluate, make_tokens
+from lmtrain.inference.pair import check_weight, mixed
 from lmtrain.inference.sample import SampleSettings, encode_prompt, read, sample
 from lmtrain.inference.score import ScoredToken, score_text, score_texts
 from lmtrain.inference.surprise import Unit, UnitName, score_units
@@ -48,6 +49,7 @@ class TextScore:
     num_tokens: int
     num_unknown: int
     tokens: tuple[ScoredToken, ...] | None = None  # only where they were asked for
+    log_probs: tuple[float, float] | None = None  # by each of two models, where `total_nats` are those of their mixture
 
     @property
     def log_prob(self) -> float:
@@ -92,6 +94,8 @@ class Model:
         precision: Precision = "float32",
         batch_tokens: int = BATCH_TOKENS,
         unknown_cost: float = 0.0,
+        other: Model | None = None,
+        other_weight: float = 0.5,
     ) -> list[TextScore]:
         """How likely each text is: one result per text, in their order. A string is one text.
 
@@ -99,6 +103,8 @@ class Model:
         and where words are tokens its last line is ended, as `lmtrain score --independent` does. With `per_token` the results
         hold every token with its nats, unknown words as they stood. `precision` of products: "float32" or "bfloat16".
         `unknown_cost`: nats that each unknown word costs besides what the model asks for `<unk>`.
+        `other`: a second model, a backward one, say; the numbers are then those of the mixture over texts (`inference.pair`),
+        in which it has the share `other_weight`, and `log_probs` those of each.
 
         >>> [round(result.log_prob, 1) for result in lm.score(["the cat sat on a mat", "mat a on sat cat the"])]
         [-19.6, -19.3]
@@ -107,13 +113,22 @@ class Model:
             raise ValueError(f"batch_tokens={batch_tokens}; expected at least 1")
         if not math.isfinite(unknown_cost):
             raise ValueError(f"unknown_cost={unknown_cost}; expected a finite number of nats")
-        texts = [texts] if isinstance(texts, str) else texts
+        check_weight(other_weight)
+        texts = [texts] if isinstance(texts, str) else texts if other is None else [*texts]
         with self._computing(precision):
             scored = score_texts(
                 self.network, self.tokenizer, texts, per_token=per_token, batch_tokens=batch_tokens,
                 unknown_cost=unknown_cost, device=self.device,
             )  # fmt: skip
-            return [TextScore(text.total_nats, text.num_tokens, text.num_unk, text.tokens) for text in scored]
+            results = [TextScore(text.total_nats, text.num_tokens, text.num_unk, text.tokens) for text in scored]
+        if other is None:
+            return results
+        others = other.score(texts, precision=precision, batch_tokens=batch_tokens, unknown_cost=unknown_cost)
+        pairs = [(result.log_prob, second.log_prob) for result, second in zip(results, others, strict=True)]
+        return [
+            replace(result, total_nats=-mixed(*pair, other_weight), log_probs=pair)
+            for result, pair in zip(results, pairs, strict=True)
+        ]
 
     def surprise(self, text: str, *, unit: UnitName = "word", precision: Precision = "float32") -> list[Unit]:
         """Where the model is surprised, as `lmtrain score --unit` says it, for every "token", "word" or "line" of `text`.

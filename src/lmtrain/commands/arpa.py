@@ -7,6 +7,7 @@ with --like RUN, which says how text becomes those tokens.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from lmtrain.commands.options import Parser, new_directory, new_path, parse
@@ -40,6 +41,12 @@ def main(arguments: list[str]) -> None:
         text = "" if options.like else " --text FILE"
         next_step = f" Next:\n  python -m lmtrain evaluate {quoted_for_shell(shown(output))}{text}"
     else:
-        model, next_step = export_arpa(load_trained(options.source), output), ""
+        trained = load_trained(options.source)
+        model, next_step = export_arpa(trained, output), ""
+        if trained.tokenizer.reverse:
+            print(
+                "The model is a backward one: before a line is scored by the file, its tokens must be turned round.",
+                file=sys.stderr,
+            )
     numbers = ", ".join(f"{len(keys):,}" for keys in model.table.keys)
     print(f"Saved in {printable(str(output))}: order {model.order}, n-grams of each order: {numbers}.{next_step}")

@@ -78,25 +78,25 @@ def choose_columns(options: argparse.Namespace) -> tuple[str, ...]:
 class Table:
     """The rows of an n-best list that has been scored: its columns, then what the language model says, then the text."""
 
-    def __init__(self, columns: tuple[str, ...], base: str) -> None:
-        self._score = "score" in columns
+    def __init__(self, columns: tuple[str, ...], base: str, *, parts: bool = False) -> None:
+        self._score, self._parts = "score" in columns, parts
         self._base, self._log = base, math.log(10) if base == "10" else 1.0
 
     def header(self) -> str:
         """The names of the columns, separated by tabs."""
-        return "\t".join(["id", *["score"] * self._score, LOG_NAMES[self._base], "words", "unknown", "text"])
+        return "\t".join(columns_of(LOG_NAMES[self._base], score=self._score, parts=self._parts))
 
-    def row(self, keyed: Keyed, line: ScoredLine) -> str:
-        """A line under `header`; the score as it stood."""
+    def row(self, keyed: Keyed, line: ScoredLine, parts: tuple[float, float] | None = None) -> str:
+        """A line under `header`; the score as it stood. `parts`: the log-probabilities by each of two models."""
         from lmtrain.inference.evaluate import number_text
 
         score = [keyed.columns["score"]] if self._score else []
-        log_prob = number_text(-line.total_nats / self._log, 6)
-        return "\t".join([keyed.columns["id"], *score, log_prob, str(num_words(keyed)), str(line.num_unk), keyed.text])
+        log_probs = [number_text(log_prob / self._log, 6) for log_prob in (-line.total_nats, *(parts or ()))]
+        return "\t".join([keyed.columns["id"], *score, *log_probs, str(num_words(keyed)), str(line.num_unk), keyed.text])
 
-    def to_json(self, keyed: Keyed, line: ScoredLine) -> dict[str, Any]:
+    def to_json(self, keyed: Keyed, line: ScoredLine, parts: tuple[float, float] | None = None) -> dict[str, Any]:
         """The same by name, with the tokens where the line has them."""
-        from lmtrain.inference.score import line_to_json
+        from lmtrain.inference.score import finite_or_none, line_to_json
 
         values = line_to_json(line)
         log_prob = values.pop("log_prob")
@@ -104,10 +104,16 @@ class Table:
             "id": keyed.columns["id"],
             **({"score": float(keyed.columns["score"])} if self._score else {}),
             LOG_NAMES[self._base]: None if log_prob is None else log_prob / self._log,
+            **finite_or_none({f"{LOG_NAMES[self._base]}_{n}": part / self._log for n, part in enumerate(parts or (), 1)}),
             "num_words": num_words(keyed),
             **values,
             "text": keyed.text,
         }
+
+
+def columns_of(log: str, *, score: bool, parts: bool) -> list[str]:
+    """The names of the columns of a scored n-best list; `log` is that of the log-probabilities, `parts`: by two models, too."""
+    return ["id", *["score"] * score, log, *[f"{log}_1", f"{log}_2"] * parts, "words", "unknown", "text"]
 
 
 def num_words(keyed: Keyed) -> int:

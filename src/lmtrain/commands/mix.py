@@ -46,6 +46,12 @@ def _mix(options: argparse.Namespace, output: Path) -> Path:
     parts = [load_trained(run) for run in options.runs]
     first = parts[0]
     for run, part in zip(options.runs, parts, strict=True):
+        if part.tokenizer.reverse != first.tokenizer.reverse:
+            raise SettingsError(
+                f"{run} and {options.runs[0]} read lines in opposite directions.",
+                "Models are mixed token by token, and these predict a token from different sides of it.",
+                "Combine them line by line:  python -m lmtrain score RUN FILE --independent --with RUN",
+            )
         if part.tokenizer.to_json() != first.tokenizer.to_json():
             raise SettingsError(
                 f"{run} has another vocabulary ({part.tokenizer.vocab_size} tokens) than {options.runs[0]} "

@@ -106,7 +106,7 @@ def open_model(options: argparse.Namespace) -> Trained:
     from lmtrain.saved import load_trained
 
     _check_device(options)
-    return load_trained(options.run, prefer=options.checkpoint, device=options.device)
+    return _announced(load_trained(options.run, prefer=options.checkpoint, device=options.device))
 
 
 def open_any(options: argparse.Namespace) -> Any:
@@ -114,7 +114,17 @@ def open_any(options: argparse.Namespace) -> Any:
     from lmtrain.tasks.opening import open_saved
 
     _check_device(options)
-    return open_saved(options.run, prefer=options.checkpoint, device=options.device)
+    return _announced(open_saved(options.run, prefer=options.checkpoint, device=options.device))
+
+
+def _announced(saved: Any) -> Any:
+    """The same; of a backward model it is said that it is one."""
+    if getattr(getattr(saved, "tokenizer", None), "reverse", False):
+        logging.getLogger("lmtrain").warning(
+            "This is a backward model: it reads each line from its last token to its first, and predicts each token from those "
+            "behind it."
+        )
+    return saved
 
 
 def _check_device(options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lmtrain.commands.keyed import LOG_NAMES, add_format_option
+from lmtrain.commands.keyed import LOG_NAMES, add_format_option, columns_of
 from lmtrain.commands.options import Parser, finite, parse, read_text
 from lmtrain.errors import DataError, SettingsError
 from lmtrain.shell import one_line
@@ -91,7 +91,11 @@ def _read_lists(options: argparse.Namespace) -> dict[str, list[Hypothesis]]:
     """The hypotheses of every id, in the order of the file."""
     from lmtrain.inference.rescore import Hypothesis
 
-    headers = [["id", *score, log, "words", "unknown", "text"] for score in ([], ["score"]) for log in LOG_NAMES.values()]
+    both = (False, True)
+    headers = [columns_of(log, score=score, parts=parts) for log in LOG_NAMES.values() for score in both for parts in both]
+    of_each = [
+        f"{log}_{number}" for log in LOG_NAMES.values() for number in (1, 2)
+    ]  # of two models; the mixture is what counts
     lists: dict[str, list[Hypothesis]] = {}
     names: list[str] = []
     for number, line in _lines(options.file):
@@ -107,7 +111,7 @@ def _read_lists(options: argparse.Namespace) -> dict[str, list[Hypothesis]]:
             continue
         values = dict(zip(names, line.split("\t", len(names) - 1), strict=False))
         try:
-            numbers = {name: float(values[name]) for name in names if name not in ("id", "text")}
+            numbers = {name: float(values[name]) for name in names if name not in ("id", "text", *of_each)}
             lm = next(numbers.pop(name) for name in LOG_NAMES.values() if name in numbers)
             if "text" not in values or not all(map(math.isfinite, numbers.values())) or not lm < math.inf:
                 raise ValueError

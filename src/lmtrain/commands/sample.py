@@ -80,19 +80,26 @@ def main(arguments: list[str]) -> None:
             trained.model, trained.tokenizer, prompt, settings, num_samples=options.num_samples, seed=options.seed,
             device=options.device,
         )  # fmt: skip
-        _print_samples(texts, prompt, options.json)
+        _print_samples(texts, prompt, options.json, trained.tokenizer.reverse)
 
 
-def _print_samples(texts: Iterator[Iterator[Draw]], prompt: str, as_json: bool) -> None:
-    """Every token as soon as it is drawn: as text behind the prompt, or as a line of JSON."""
+def _print_samples(texts: Iterator[Iterator[Draw]], prompt: str, as_json: bool, backward: bool) -> None:
+    """Every token as soon as it is drawn: as text behind the prompt, or as a line of JSON.
+
+    What a `backward` model draws stands before the prompt on its line.
+    """
+    above, _, line = prompt.rpartition("\n") if backward else (prompt, "", "")
+    before, behind = (above + "\n" * ("\n" in prompt), line) if backward else (prompt, "")
     for number, draws in enumerate(texts):
         if not as_json:
-            sys.stdout.write(("\n---\n" if number else "") + for_terminal(prompt))
+            sys.stdout.write(("\n---\n" if number else "") + for_terminal(before))
         for draw in draws:
             if as_json:
                 print(json.dumps({"sample": number} | draw._asdict()))
             else:
                 sys.stdout.write(for_terminal(draw.text))
                 sys.stdout.flush()
+        if not as_json:
+            sys.stdout.write(for_terminal(behind))
     if not as_json:
         sys.stdout.write("\n")

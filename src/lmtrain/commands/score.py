@@ -7,6 +7,9 @@ side. The logarithm is -inf where the probability is zero; `--per-token` shows o
 `--nbest` scores the hypotheses of n-best lists and writes them back in their order, each with its id, its score, its
 log-probability, its words, its unknown words and its text; `rescore` picks the best.
 
+`--with RUN` scores every line by a second model, too, and by the mixture of both over lines: the way in which a forward and a
+backward model (data.reverse=true) are mixed.
+
 `--unit word` says where the model is surprised, and by what; `--html FILE` shows it in colours.
 """
 
@@ -32,6 +35,7 @@ from lmtrain.commands.options import (
     read_text,
     whole,
 )
+from lmtrain.commands.paired import COLUMNS, Second, Sums, add_pair_options, check_pair_options
 from lmtrain.commands.surprise import Rows, add_surprise_options, check_surprise_options, page
 from lmtrain.errors import SettingsError
 from lmtrain.shell import printable
@@ -57,6 +61,7 @@ def main(arguments: list[str]) -> None:
         help="what each unknown word costs besides what the model asks for <unk> (default: 0)",
     )  # fmt: skip
     add_keyed_options(parser)
+    add_pair_options(parser)
     add_surprise_options(parser)
     add_speed_options(parser)
     add_method_options(parser)
@@ -65,6 +70,7 @@ def main(arguments: list[str]) -> None:
     columns = choose_columns(options)
     check_surprise_options(options)
     _check(options)
+    check_pair_options(options)
     if options.unit or options.html:
         _show_surprise(options, columns)
     else:
@@ -95,24 +101,32 @@ def _check(options: argparse.Namespace) -> None:
 
 def _score(options: argparse.Namespace, columns: tuple[str, ...]) -> None:
     from lmtrain.inference.batch import BATCH_TOKENS
+    from lmtrain.inference.evaluate import number_text
     from lmtrain.inference.keyed import KeyedLines
-    from lmtrain.inference.score import HEADER, ScoredLine, format_line, line_to_json, score_text
+    from lmtrain.inference.score import HEADER, ScoredLine, finite_or_none, format_line, line_to_json, score_text
     from lmtrain.models.base import StatePolicy
 
     text = read_text(options.file, at_once=options.flush)
     keyed = KeyedLines(text, columns, options.format or "plain", keep_text=options.nbest) if columns else None
-    table = Table(columns, options.log_base or "e") if options.nbest else None
+    table = Table(columns, options.log_base or "e", parts=options.other is not None) if options.nbest else None
+    second, sums = Second(options, columns) if options.other else None, Sums()
 
     def show(line: ScoredLine) -> None:
-        before = None if keyed is None else keyed.take()
+        before, parts = None if keyed is None else keyed.take(), None
+        if second is not None:
+            line, parts = second.mix(line)
+            sums.add(line, parts)
         if options.json:
-            values = line_to_json(line) if before is None else {"key": before.columns["id"]} | line_to_json(line)
-            row = json.dumps(values if table is None or before is None else table.to_json(before, line))
+            named = {} if parts is None or table is not None else dict(zip(("log_prob_1", "log_prob_2"), parts, strict=True))
+            values = ({} if before is None else {"key": before.columns["id"]}) | line_to_json(line) | finite_or_none(named)
+            row = json.dumps(values if table is None or before is None else table.to_json(before, line, parts))
         elif table is not None and before is not None:
-            row = (f"{table.header()}\n" if line.number == 1 else "") + for_terminal(table.row(before, line))
+            row = (f"{table.header()}\n" if line.number == 1 else "") + for_terminal(table.row(before, line, parts))
         else:
             header, key = (HEADER, None) if before is None else ("key" + HEADER.removeprefix("line"), before.columns["id"])
-            row = (f"{header}\n" if line.number == 1 else "") + for_terminal(format_line(line, key))
+            header += "".join(f"\tlog_prob{column}" for column in COLUMNS) if parts else ""
+            own = "".join(f"\t{number_text(part, 6)}" for part in parts or ())
+            row = (f"{header}\n" if line.number == 1 else "") + for_terminal(format_line(line, key)) + own
         print(row, flush=options.flush)
 
     trained = open_model(options)
@@ -126,9 +140,11 @@ def _score(options: argparse.Namespace, columns: tuple[str, ...]) -> None:
             device=options.device,
         )  # fmt: skip
     if options.json:
-        print(json.dumps({"total": bill.to_json()}))
+        total = bill.to_json() | ({} if second is None else {"lines": sums.to_json()})
+        print(json.dumps({"total": total}))
     else:  # below a table it would be taken for a row
-        print(bill.format() if options.nbest else f"\n{bill.format()}", file=sys.stderr if options.nbest else sys.stdout)
+        words = bill.format() if second is None else f"{bill.format()}\n{sums.format()}"
+        print(words if options.nbest else f"\n{words}", file=sys.stderr if options.nbest else sys.stdout)
 
 
 def _show_surprise(options: argparse.Namespace, columns: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ from lmtrain.commands.cost import checkpoint_bytes, describe_cost, describe_time
 from lmtrain.commands.results import describe_end, describe_run, hyper_parameters
 from lmtrain.commands.resuming import changed_settings, earlier_checkpoint, load_state, note_arithmetic, say_stretched
 from lmtrain.commands.saver import Saver
+from lmtrain.commands.starting import keep_start, kept_start
 from lmtrain.commands.summary import (
     conclude,
     describe_training,
@@ -90,7 +91,7 @@ def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) 
     if settings.trainer.num_threads:
         torch.set_num_threads(settings.trainer.num_threads)
     torch.set_flush_denormal(True)
-    task = open_task(settings, choose_device(settings.trainer))
+    task = open_task(settings, choose_device(settings.trainer), kept_start(run))
     log.info("%s", task.describe())
     for advice in task.iter_advice() if resumed_from is None else ():
         log.warning("%s", advice)
@@ -158,6 +159,7 @@ def _begin(task: Task, run: RunDirectory, state: TrainState, resumed_from: Path 
         if state.step == (state.best_step or 0):  # a kill may have come before it was marked
             mark(run.path, "best", resumed_from)
         say_stretched(before, settings, state, epochs_done(task.batches, state.position))
+    keep_start(run, task)
     arithmetic = note_arithmetic(run, model, task, is_resumed=resumed_from is not None)
     run.note(**device_facts(task.device), num_parameters=num_parameters(model), num_threads=torch.get_num_threads(),
              corpus=task.fingerprint)  # fmt: skip

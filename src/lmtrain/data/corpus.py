@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtrain.data.growth import grown_tokenizer
 from lmtrain.data.kinds import KINDS, Kind
 from lmtrain.data.overlap import Hashes, LineHashes
 from lmtrain.data.text import TextFacts, iter_checked, iter_passage, listing, scan, unreadable
@@ -96,13 +97,17 @@ def load_corpus(
     separators: str = "",
     spelled: bool = False,
     normalize: str = "none",
+    reverse: bool = False,
+    given: Tokenizer | None = None,
+    add: bool | None = False,
     valid_fraction: float = 0.05,
     test_fraction: float = 0.05,
     cache_dir: str | Path,
 ) -> Corpus:
     """The corpus at `path`, from the cache or else into it.
 
-    `tokenizer` and what follows it are the arguments of `learn_tokenizer`; the fractions only
+    `tokenizer` and what follows it are the arguments of `learn_tokenizer`. A tokenizer that is `given` is taken instead; what
+    the text has besides its tokens is treated as `add` says (`growth.grown_tokenizer`). The fractions only
     matter for a single file, and a test fraction of 0 gives no test split. Raises DataError for texts that cannot be used,
     ResourceError for a cache that cannot be written.
     """
@@ -112,22 +117,28 @@ def load_corpus(
     kind = KINDS[tokenizer]
     _check_facts(facts, kind)
     fractions = [str(valid_fraction), str(test_fraction)] if len(files) == 1 else []
-    given = [tokenizer, min_count, vocab_size, hash_json([subword, vocabulary, separators, spelled, normalize])]
-    recipe = [FORMAT, TOKENIZER_FORMAT, given, fractions, [fact.sha256 for fact in facts]]
+    learning: list[Any] = [tokenizer, min_count, vocab_size, hash_json([subword, vocabulary, separators, spelled, normalize])]
+    learning += ["reverse"] * reverse
+    if given is not None:
+        learning = [given.fingerprint(), hash_json(given.rare), add, *[min_count, vocab_size] * (add is not False)]
+    recipe = [FORMAT, TOKENIZER_FORMAT, learning, fractions, [fact.sha256 for fact in facts]]
     base = Path(cache_dir) / hash_json(recipe)[:32]
     corpus = _open_cache(base, recipe)
     if corpus is None:
         passages = _cut(facts[0], kind, fractions) if fractions else [Passage(f, 0, f.num_chars) for f in facts]
         blocks = passages[0].blocks(kind, "Learning the vocabulary of")
-        learnt = learn_tokenizer(
-            tokenizer, blocks, min_count=min_count, vocab_size=vocab_size, subword=subword, vocabulary=vocabulary,
-            separators=separators, spelled=spelled, normalize=normalize,
-        )  # fmt: skip
+        if given is not None:
+            learnt = grown_tokenizer(given, blocks, add=add, min_count=min_count, vocab_size=vocab_size)
+        else:
+            learnt = learn_tokenizer(
+                tokenizer, blocks, min_count=min_count, vocab_size=vocab_size, subword=subword, vocabulary=vocabulary,
+                separators=separators, spelled=spelled, normalize=normalize, reverse=reverse,
+            )  # fmt: skip
         log.info("Writing %s.ids (%s): %s", base, tokenizer, ", ".join(str(file) for file in files))
         write_cache(base, recipe, learnt, lambda cache: _write_splits(cache, passages, learnt))
         corpus = _open_cache(base, recipe)
         assert corpus is not None
-    return replace(corpus, is_learnt=kind.is_learnt and vocabulary is None)
+    return replace(corpus, is_learnt=kind.is_learnt and vocabulary is None and given is None)
 
 
 def encode_file(path: str | Path, tokenizer: Tokenizer) -> Split:
@@ -161,7 +172,8 @@ def describe(corpus: Corpus) -> str:
             sizes = f"{len(split.ids):>14,}{split.num_lines:>12,}{split.num_chars:>14,}{num_types:>11,}"
             lines.append(f"{name:<6}{sizes}{unknown:>9}")
     origin = ", learnt from train alone" if corpus.is_learnt else ""
-    lines.append(f"vocabulary: {tokenizer.vocab_size:,} ({tokenizer.name}){origin}")
+    backward = "; lines are read from their last token to their first" if tokenizer.reverse else ""
+    lines.append(f"vocabulary: {tokenizer.vocab_size:,} ({tokenizer.name}){origin}{backward}")
     return "\n".join(lines)
 
 

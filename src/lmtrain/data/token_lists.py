@@ -21,6 +21,8 @@ def is_way(name: str, value: object, kind: Kind) -> bool:
     """Whether a saved tokenizer can say of the way in which it reads a text that `name` is `value`."""
     if name == "rare":
         return kind.has_words and _are_rare(value)
+    if name == "reverse":
+        return value is True
     if not isinstance(value, str):
         return False
     if name == "normalize":

@@ -42,6 +42,7 @@ from lmtrain.data.vocabulary import (
     learn_tokens,
     split_words,
     utf8,
+    whole_lines,
     whole_words,
 )
 from lmtrain.data.words import WordCounter
@@ -65,6 +66,7 @@ class Tokenizer(ABC):
     normalize: str = "none"  # the form in which text is read: "none", or one of `characters.WAYS`
     separators: str = ""  # characters that separate words besides whitespace
     rare: dict[str, int] | None = None  # words from which the spelling of unknown ones is learnt; None: they are not spelt
+    reverse: bool = False  # whether the tokens of each line are given from its last to its first, its end behind them
     subword: dict[str, Any] | None = None  # the file of the library `tokenizers` that is saved beside, as subword.json
 
     @property
@@ -74,26 +76,41 @@ class Tokenizer(ABC):
 
     def encode(self, text: str) -> Ids:
         """The ids of `text`, int32. Raises DataError for half a surrogate pair."""
-        return self._encode(normalized(text, self.normalize))
+        ids = self._encode(normalized(text, self.normalize))
+        return reversed_lines(ids, self.eos_id) if self.reverse else ids
 
     def encode_blocks(self, blocks: Iterable[str]) -> Iterator[Ids]:
         """The ids of one text that comes in blocks cut anywhere."""
-        return self._encode_blocks(self.read(blocks))
+        return (ids for ids, _ in self.encode_spelt(blocks))
 
     def encode_spelt(self, blocks: Iterable[str]) -> Iterator[tuple[Ids, int]]:
         """The same, each with what the spelling of its unknown words costs, in millionths of a nat (0 where none is spelt)."""
-        return ((ids, 0) for ids in self.encode_blocks(blocks))
+        spelt = self._encode_spelt(blocks)
+        return reversed_blocks(spelt, self.eos_id) if self.reverse else spelt
+
+    def _encode_spelt(self, blocks: Iterable[str]) -> Iterator[tuple[Ids, int]]:
+        return ((ids, 0) for ids in self._encode_blocks(self.read(blocks)))
 
     def spelling_of(self, text: str) -> int:
         """What the spelling of the unknown words of a text of whole words costs, in millionths of a nat."""
         return sum(micronats for _, micronats in self.encode_spelt([text]))
 
     def whole(self, blocks: Iterable[str]) -> Iterator[str]:
-        """The same text in blocks that are cut between tokens."""
+        """The same text in blocks that can be encoded one by one: cut between tokens, of a backward model between lines."""
+        return whole_lines(blocks) if self.reverse else self._whole(blocks)
+
+    def _whole(self, blocks: Iterable[str]) -> Iterator[str]:
         return iter(blocks)
 
     def pieces(self, text: str) -> list[str]:
         """How each token of a text that was cut by `whole` stands in it. Only where tokens may be unknown."""
+        pieces = self._pieces(text)
+        if not self.reverse:
+            return pieces
+        ids = self._encode(normalized(text, self.normalize))
+        return [pieces[place] for place in _reversed_places(ids, self.eos_id).tolist()]
+
+    def _pieces(self, text: str) -> list[str]:
         return [*text]
 
     def read(self, blocks: Iterable[str]) -> Iterator[str]:
@@ -107,8 +124,10 @@ class Tokenizer(ABC):
         return map(self._encode, blocks)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`."""
+        """The text of `ids`, in the order in which it is read."""
         decoder = self.make_decoder()
+        if self.reverse:
+            ids = reversed_lines(np.array([*ids], np.int32), self.eos_id)
         return "".join(decoder.push(int(token_id)) for token_id in ids) + decoder.flush()
 
     @abstractmethod
@@ -117,7 +136,7 @@ class Tokenizer(ABC):
 
     @cached_property
     def _words(self) -> WordCounter:
-        return WordCounter(self.token_bytes())
+        return WordCounter(self.token_bytes(), backward=self.reverse)
 
     def count_words(self, ids: NDArray[Any], before: int | None = None) -> int:
         """How many words begin in `ids`, ends of lines counted, which follow the token `before` (by default a line's end)."""
@@ -149,8 +168,8 @@ class Tokenizer(ABC):
 
     def _facts(self, written: int) -> dict[str, Any]:
         facts = {"format": written, "name": self.name}
-        ways = {"normalize": self.normalize, "separators": self.separators, "rare": self.rare}
-        return facts | {name: way for name, way in ways.items() if way not in ("none", "", None)}
+        ways = {"normalize": self.normalize, "separators": self.separators, "rare": self.rare, "reverse": self.reverse}
+        return facts | {name: way for name, way in ways.items() if way not in ("none", "", None, False)}
 
     def pack(self) -> tuple[dict[str, Any], Arrays]:
         """The same as a document without the tokens, whatever their number, and arrays with them."""
@@ -161,7 +180,7 @@ class Tokenizer(ABC):
 
     def fingerprint(self) -> str:
         """SHA-256 of the kind and the tokens: the same where ids mean the same."""
-        ways = [f"{name}={way}" for name, way in self._facts(FORMAT).items() if name in ("normalize", "separators")]
+        ways = [f"{name}={way}" for name, way in self._facts(FORMAT).items() if name in ("normalize", "separators", "reverse")]
         return hashlib.sha256("\n".join([self.name, *ways, *self.tokens]).encode()).hexdigest()
 
     def save(self) -> tuple[dict[str, Any], Arrays]:
@@ -181,6 +200,7 @@ def learn_tokenizer(
     separators: str = "",
     spelled: bool = False,
     normalize: str = "none",
+    reverse: bool = False,
 ) -> Tokenizer:
     """The tokenizer `name` ("char", "byte", "word", "bpe", "file") for a training text, given in blocks cut anywhere.
 
@@ -190,13 +210,13 @@ def learn_tokenizer(
 
     Of `word` alone: `separators` are characters that separate words besides whitespace; with a `vocabulary` (all tokens in the
     order of their ids, as `read_word_list` gives them) none is learnt; `spelled` learns to spell unknown words (`spelling`).
-    Text is read in the form `normalize`.
+    Text is read in the form `normalize`, and with `reverse` each line from its last token to its first.
     """
     tokenizer = _learn(
         KINDS[name], iter_normalized(blocks, normalize), min_count, vocab_size, subword, vocabulary, separators,
         spelled,
     )  # fmt: skip
-    tokenizer.normalize = normalize
+    tokenizer.normalize, tokenizer.reverse = normalize, reverse
     return tokenizer
 
 
@@ -322,25 +342,26 @@ class WordTokenizer(Tokenizer):
         return np.fromiter(map(self._ids.__getitem__, words), np.int32, len(words))
 
     def _encode_blocks(self, blocks: Iterable[str]) -> Iterator[Ids]:
-        return map(self._encode, self.whole(blocks))
+        return map(self._encode, self._whole(blocks))
 
-    def whole(self, blocks: Iterable[str]) -> Iterator[str]:
+    def _whole(self, blocks: Iterable[str]) -> Iterator[str]:
         return whole_words(spaced(block, self.separators) for block in blocks)
 
-    def pieces(self, text: str) -> list[str]:
-        return [word.decode() for word in split_words(text)]
+    def _pieces(self, text: str) -> list[str]:
+        return [word.decode() for word in split_words(spaced(text, self.separators))]
 
-    def encode_spelt(self, blocks: Iterable[str]) -> Iterator[tuple[Ids, int]]:
+    def _encode_spelt(self, blocks: Iterable[str]) -> Iterator[tuple[Ids, int]]:
         if self.rare is None:
-            yield from super().encode_spelt(blocks)
+            yield from super()._encode_spelt(blocks)
             return
-        for text in self.whole(self.read(blocks)):
+        for text in self._whole(self.read(blocks)):
             yield self._encode(text), self.spelling_of(text)
 
     def spelling_of(self, text: str) -> int:
         if self.rare is None:
             return 0
-        return sum(self.spelling.micronats(word) for word in split_words(text) if self._ids[word] == self.unk_id)
+        words = split_words(spaced(text, self.separators))
+        return sum(self.spelling.micronats(word) for word in words if self._ids[word] == self.unk_id)
 
     @cached_property
     def spelling(self) -> Spelling:
@@ -414,6 +435,41 @@ class SubwordTokenizer(Tokenizer):
         return sha256_of(self.to_json())
 
 
+# ---- lines from their end
+
+
+def reversed_lines(ids: Ids, eos_id: int) -> Ids:
+    """The same with the tokens of each line turned round; the end of a line stays behind it."""
+    return ids[_reversed_places(ids, eos_id)]
+
+
+def _reversed_places(ids: Ids, eos_id: int) -> NDArray[np.int64]:
+    """Where each token of the turned text stands in `ids`."""
+    places = np.arange(len(ids))
+    is_end = ids == eos_id
+    ends = np.flatnonzero(is_end)
+    lines = np.cumsum(is_end) - is_end  # the number of each token's line
+    starts = np.append(0, ends + 1)[lines]
+    last = np.append(ends, len(ids))[lines] - 1
+    return np.where(is_end, places, starts + last - places)
+
+
+def reversed_blocks(spelt: Iterable[tuple[Ids, int]], eos_id: int) -> Iterator[tuple[Ids, int]]:
+    """The same for a text that comes in pieces: whole lines of it, turned round. A line is held until its end comes."""
+    held: list[Ids] = []
+    total = 0
+    for ids, micronats in spelt:
+        total += micronats
+        ends = np.flatnonzero(ids == eos_id)
+        cut = int(ends[-1]) + 1 if len(ends) else 0
+        if cut:
+            yield reversed_lines(np.concatenate([*held, ids[:cut]]), eos_id), total
+            held, total = [], 0
+        held.append(ids[cut:])
+    if held or total:
+        yield reversed_lines(np.concatenate([np.empty(0, np.int32), *held]), eos_id), total
+
+
 class _WithDefault(dict[bytes, int]):
     """A dict whose missing keys have one value; nothing is stored for them."""
 
@@ -437,12 +493,14 @@ def load_tokenizer(
     """
     if not isinstance(document, dict):
         raise UnfitError("it", f"is {document!r:.40}", "a JSON object")
-    ways = {name: document[name] for name in ("normalize", "separators", "rare") if name in document}
+    ways = {name: document[name] for name in ("normalize", "separators", "rare", "reverse") if name in document}
     tokenizer = _load({key: value for key, value in document.items() if key not in ways}, arrays or {}, subwords)
     for name, value in ways.items():
         if not is_way(name, value, tokenizer.kind):
             raise UnfitError(
-                name, f"is {value!r:.40}", f"one of {', '.join(WAYS)}" if name == "normalize" else "of words, each once"
+                name,
+                f"is {value!r:.40}",
+                {"normalize": f"one of {', '.join(WAYS)}", "reverse": "true, or is left out"}.get(name, "of words, each once"),
             )
         setattr(tokenizer, name, value)
     return tokenizer

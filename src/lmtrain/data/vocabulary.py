@@ -137,6 +137,19 @@ def whole_words(blocks: Iterable[str]) -> Iterator[str]:
         yield "".join(rest)
 
 
+def whole_lines(blocks: Iterable[str]) -> Iterator[str]:
+    """The same text in blocks that end behind a line's end; the last one may end anywhere. A line is held as a whole."""
+    rest: list[str] = []
+    for block in blocks:
+        end = block.rfind("\n") + 1
+        if end:
+            yield "".join([*rest, block[:end]])
+            rest.clear()
+        rest.append(block[end:])
+    if any(rest):
+        yield "".join(rest)
+
+
 def _endless(word: str) -> DataError:
     return DataError(
         f"The text holds a run of more than {MAX_WORD:,} characters without whitespace: {word[:20]!r}...",

@@ -17,13 +17,15 @@ AT_ONCE = 1 << 20  # ids
 
 
 class WordCounter:
-    """Counts the words of texts whose tokens write these bytes."""
+    """Counts the words of texts whose tokens write these bytes; `backward`: the tokens of a line come from its end."""
 
-    def __init__(self, tokens: Sequence[bytes]) -> None:
+    def __init__(self, tokens: Sequence[bytes], *, backward: bool = False) -> None:
         blanks = WHITESPACE.encode()
         self._words = np.array([len(token.replace(b"\n", b" . ").split()) for token in tokens], np.int64)
         self._begins = np.array([token[:1] not in blanks for token in tokens])  # with a part of a word
         self._ends = np.array([token[-1:] not in blanks for token in tokens])
+        if backward:
+            self._begins, self._ends = self._ends, self._begins
 
     def count(self, ids: NDArray[np.integer], before: int) -> int:
         """The words that begin in `ids`, which follow the token `before`."""

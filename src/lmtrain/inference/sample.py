@@ -111,7 +111,8 @@ def sample(
 ) -> Iterator[Iterator[Draw]]:
     """Continuations of `prompt`, each drawn while it is iterated over; their joined texts do not repeat the prompt.
 
-    Text number i is drawn with seed + i, and `side_by_side` of them at once. An empty prompt is the start of a line. Unknown
+    Text number i is drawn with seed + i, and `side_by_side` of them at once. An empty prompt is the start of a line. A backward
+    model writes what stands before the prompt on its line, or a line where the prompt is empty. Unknown
     pieces of it become `<unk>` with a warning. Raises DataError where the tokenizer has none, CheckpointError where the
     model's probabilities are not numbers.
     """
@@ -126,7 +127,7 @@ def sample(
     def start(numbers: range) -> Iterator[tuple[int, Draw, bool]]:
         reader = readers(tuple(tensor.expand(len(numbers), *tensor.shape[1:]).contiguous() for tensor in state))
         generators = [torch.Generator().manual_seed(seed + number) for number in numbers]
-        writers = [Writer(tokenizer, prompt, settings.stop) for _ in numbers]
+        writers = [make_writer(tokenizer, prompt, settings.stop) for _ in numbers]
         return generate(reader, log_probs_V, settings, generators, writers, excluded=excluded)
 
     starts = range(0, num_samples, side_by_side)
@@ -317,6 +318,18 @@ def draw_each(
         raise _nothing_to_draw(next(hopeless, log_probs_NV[0])) from None
 
 
+def make_writer(tokenizer: Tokenizer, prompt: str, stops: Sequence[str]) -> Writer:
+    """What writes a continuation of `prompt`. SettingsError for stop strings of a backward model."""
+    if not tokenizer.reverse:
+        return Writer(tokenizer, prompt, stops)
+    if stops:
+        raise SettingsError(
+            "stop was given for a backward model.", "It writes what stands before the prompt, up to the beginning of its line.",
+            "Leave it out.",
+        )  # fmt: skip
+    return BackwardWriter(tokenizer, prompt)
+
+
 class Writer:
     """Turns the tokens of one text into what can be shown of it, as soon as that is certain, up to the first stop string."""
 
@@ -328,6 +341,27 @@ class Writer:
         held = self._held + self._decoder.push(token) + (self._decoder.flush() if last else "")
         text, self._held, stopped = release(held, self._stops)
         return (text + self._held if last else text), stopped
+
+
+class BackwardWriter(Writer):
+    """The same of a model that reads lines from their end: all at once when the line's beginning is reached.
+
+    The text stands before the prompt, and is given in the order in which it is read.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: str) -> None:
+        self._tokenizer, self._drawn = tokenizer, list[int]()
+        line = prompt.rpartition("\n")[2]
+        self._behind = " " if tokenizer.kind.has_words and line.strip() and line[0] not in " \t\v\f\r" else ""
+
+    def write(self, token: int, *, last: bool) -> tuple[str, bool]:
+        stopped = token == self._tokenizer.eos_id
+        if not stopped:
+            self._drawn.append(token)
+        if not (stopped or last):
+            return "", False
+        text = self._tokenizer.decode(self._drawn)
+        return text + self._behind * bool(text), stopped
 
 
 def release(held: str, stops: Sequence[str]) -> tuple[str, str, bool]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -337,6 +337,11 @@ def line_to_json(line: ScoredLine) -> dict[str, Any]:
             {"text": token.text, "log_prob": _finite(-token.nats), "is_unk": token.is_unk} for token in line.tokens
         ]
     return values
+
+
+def finite_or_none(values: Mapping[str, float]) -> dict[str, float | None]:
+    """The same for JSON, which has no infinity."""
+    return {name: _finite(value) for name, value in values.items()}
 
 
 def _finite(value: float) -> float | None:

@@ -24,7 +24,7 @@ import torch
 
 from lmtrain.data.tokenizer import Ids, Tokenizer
 from lmtrain.data.vocabulary import EOS, WHITESPACE
-from lmtrain.errors import DataError
+from lmtrain.errors import DataError, SettingsError
 from lmtrain.inference.evaluate import STATIC, Evaluation, Static, Tally, check_numbers, make_tokens, next_inputs
 from lmtrain.inference.graphemes import belong_together
 from lmtrain.inference.score import CountedText, Source, equal_chunks
@@ -89,6 +89,12 @@ def score_units(
 
     Arguments and errors are those of `score_text`. Memory does not grow with the text; a word is held as a whole.
     """
+    if tokenizer.reverse:
+        raise SettingsError(
+            "The model reads lines from their last token to their first.",
+            "Units are shown in the order of the text, and what stands behind them is what such a model knows.",
+            "Score whole lines (score RUN FILE), or give a forward model.",
+        )
     text = CountedText(blocks, tokenizer)
     source, total = Source(tokenizer, True, unknown_cost), Tally(tokenizer.eos_id, tokenizer.unk_id)
     chunks = equal_chunks(source.encode(text), CHUNK, at_once)

@@ -231,6 +231,11 @@ def _of_run(config: Config) -> Iterator[str]:
         yield "resume= names no run. Type resume=outputs/RUN, or leave it out."
     if not isinstance(config.model, COUNTED) and trainer.num_steps is trainer.num_epochs is trainer.max_seconds is None:
         yield "nothing ends the training. Set trainer.num_steps, trainer.num_epochs or trainer.max_seconds."
+    if config.start_from_new_tokens and not isinstance(config.model, LanguageConfig):
+        yield (
+            "start_from_new_tokens=true is for language models; taggers and classifiers read new words as unknown. Leave it "
+            "out."
+        )
     if 0 < trainer.backward_length < trainer.chunk_length:
         yield (
             f"trainer.backward_length={trainer.backward_length} is shorter than trainer.chunk_length="
@@ -284,6 +289,7 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         "model.num_samples": (head is HeadName.sampled, "model.head=sampled"),
         "model.proposal": (head is HeadName.sampled, "model.head=sampled"),
         "model.maxent_table": (bool(getattr(model, "maxent_order", 0)), "model.maxent_order=2 or more"),
+        "model.unigram_bias": (not config.start_from, "a new model; here the weights are those of start_from"),
         "model.hidden_size": (not getattr(model, "hidden_sizes", None), "an empty model.hidden_sizes"),
         "model.num_layers": (not getattr(model, "hidden_sizes", None), "an empty model.hidden_sizes"),
         "model.hidden_dropout": (num_layers > 1, "two layers or more"),

@@ -80,12 +80,14 @@ class Task(ABC):
     wording           the words in which it is spoken of
     settings, device  of the run
     fingerprint       of the data: a run goes on with the very data that it was started with
+    start             the model that the weights come from, as `open_saved` opens it; None where they are drawn
     """
 
     wording: Wording
     settings: config.Config
     device: torch.device
     fingerprint: str
+    start: Any = None
 
     @property
     @abstractmethod

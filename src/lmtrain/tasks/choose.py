@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import cast
 
 import torch
 
 import lmtrain.config as config
+from lmtrain.shell import expanded
 from lmtrain.tasks.base import Task
+from lmtrain.tasks.starting import open_start
 
 CLASSES = {"language": "Language", "vectors": "WordVectors", "tag": "Tag", "classify": "Classify"}
 
 
-def open_task(settings: config.Config, device: torch.device) -> Task:
-    """The task of `settings`, with its data read. Raises DataError for data that cannot be used."""
+def open_task(settings: config.Config, device: torch.device, start: Path | None = None) -> Task:
+    """The task of `settings`, with its data read. Raises DataError for data that cannot be used.
+
+    start   where the model to start from is kept, where that is not where `start_from` says
+    """
     name = config.task_of(settings.data, settings.model)
-    return cast(Task, getattr(import_module(f"lmtrain.tasks.{name}"), CLASSES[name])(settings, device))
+    task = getattr(import_module(f"lmtrain.tasks.{name}"), CLASSES[name])
+    if not settings.start_from:
+        return cast(Task, task(settings, device))
+    return cast(Task, task(settings, device, start=open_start(start or expanded(settings.start_from), name)))

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,11 +39,15 @@ from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
 from lmtrain.tasks.inspection import Material, material_of, shares_of
 from lmtrain.tasks.language import check_tokenizer
 from lmtrain.tasks.restoring import text_to_tensor
+from lmtrain.tasks.starting import check_known
 from lmtrain.training.checkpoint import Checkpoint
-from lmtrain.training.learner import Learner
+from lmtrain.training.learner import Learner, load_weights, shared_once
 from lmtrain.training.score import Wording
 from lmtrain.training.tally import TallyLearner
 from lmtrain.vectors.table import Vectors
+
+if TYPE_CHECKING:
+    from lmtrain.tasks.classify_saved import Classifier
 
 WORST = 20  # errors that are shown
 
@@ -54,15 +58,24 @@ class Classify(Task):
     wording = Wording("texts", "nats_per_text", "accuracy", higher_is_better=True)
     compared: ClassVar[tuple[str, ...]] = ("tokenizer", "features")
 
-    def __init__(self, settings: config.Config, device: torch.device, splits: Splits | None = None) -> None:
-        self.settings, self.device = settings, device
+    def __init__(
+        self,
+        settings: config.Config,
+        device: torch.device,
+        splits: Splits | None = None,
+        start: Classifier | None = None,
+    ) -> None:
+        self.settings, self.device, self.start = settings, device, start
         assert isinstance(settings.data, config.LabelledConfig)
         self._given = None
         if isinstance(settings.model, config.AveragingConfig | config.EncoderConfig):
             self._given = given_vectors(settings.model, settings.model.embed_size)
         self.splits = splits or read_splits(settings.data)
         self.labels = labels_of(self.splits)
-        self.indicators = learn_indicators(
+        if start is not None:
+            check_known("label", self.labels, start.labels)
+            self.labels = start.labels
+        self.indicators = start.model.indicators if start is not None else learn_indicators(
             self.splits["train"].texts, max_length=ngrams_of(settings.model), lowercase=lowercase_of(settings.model),
             min_count=settings.tokenizer.min_count, vocab_size=settings.tokenizer.vocab_size,
             more=self._given.words if self._given else (),
@@ -102,6 +115,8 @@ class Classify(Task):
             return TallyLearner(network, self.device)
         if isinstance(settings.model, config.EmbeddingsConfig):
             self._start_vectors(network.get_parameter("embedding.weight"), settings.model.embeddings)
+        if self.start is not None:
+            load_weights(network, shared_once(self.start.model.network))
         return build_gradient_learner(settings, network, self.device, "embedding.weight")
 
     def _start_vectors(self, table_VE: torch.Tensor, name: str) -> None:

@@ -40,6 +40,7 @@ from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel
 from lmtrain.progress import watched
 from lmtrain.saved import (
+    Trained,
     describe_lines,
     describe_model,
     describe_texts,
@@ -51,6 +52,7 @@ from lmtrain.saved import (
 from lmtrain.tasks.base import Files, Loaded, Reached, Split, Task
 from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
 from lmtrain.tasks.inspection import Material, material_of_corpus
+from lmtrain.tasks.starting import put_weights, with_lines_of
 from lmtrain.training.checkpoint import Checkpoint
 from lmtrain.training.learner import Learner
 from lmtrain.training.score import TOKENS
@@ -64,11 +66,12 @@ class Language(Task):
 
     wording = TOKENS
 
-    def __init__(self, settings: config.Config, device: torch.device) -> None:
-        self.settings, self.device = settings, device
+    def __init__(self, settings: config.Config, device: torch.device, start: Trained | None = None) -> None:
+        self.settings, self.device, self.start = settings, device, start
         neural = settings.model if isinstance(settings.model, config.NeuralConfig) else None
         self._given = given_vectors(neural, neural.embed_size) if neural else None  # refused before a long text is read
-        self.corpus = build_corpus(settings.data, settings.tokenizer)
+        given = None if start is None else start.tokenizer
+        self.corpus = build_corpus(settings.data, settings.tokenizer, given, settings.start_from_new_tokens)
         self.fingerprint = self.corpus.fingerprint
 
     @cached_property
@@ -111,6 +114,10 @@ class Language(Task):
             words = [tokenizer.token_text(token) for token in range(tokenizer.vocab_size)]
             has = put_vectors(model.embedding.weight, words, self._given)
             say_coverage(settings.model.embeddings, has, self.corpus.train.counts(tokenizer.vocab_size))
+        if self.start is not None:
+            assert isinstance(model, NeuralLanguageModel), "counts are no start"
+            counts = self.corpus.train.counts(tokenizer.vocab_size)
+            put_weights(model, self.start.model, unk_id=tokenizer.unk_id, counts_V=torch.from_numpy(counts))
         return build_learner(settings, model, self.corpus, self.device)
 
     @cached_property
@@ -158,7 +165,10 @@ class Language(Task):
             **tokenizer_documents,
             "texts": texts,
         }
-        return Files({"texts": text_tensors, "lines": describe_lines(corpus), **tokenizer_tensors}, documents)
+        lines = describe_lines(corpus)
+        if self.start is not None:
+            lines["train.0"] = with_lines_of(lines["train.0"], self.start)
+        return Files({"texts": text_tensors, "lines": lines, **tokenizer_tensors}, documents)
 
     def check_saved(self, checkpoint: Checkpoint) -> config.ModelConfig:
         check_tokenizer(checkpoint, self.corpus.tokenizer)
@@ -241,7 +251,7 @@ def write_sample(model: LanguageModel, corpus: Corpus, trainer: config.TrainerCo
     """A little of the validation text, and how the model goes on."""
     if not trainer.sample_tokens:
         return ""
-    prompt = prompt_of(corpus)
+    prompt = "" if corpus.tokenizer.reverse else prompt_of(corpus)
     settings = SampleSettings(max_tokens=trainer.sample_tokens, temperature=trainer.sample_temperature)
     for allow_unk in (False, True):
         settings = dataclasses.replace(settings, allow_unk=allow_unk)

@@ -12,10 +12,10 @@ from lmtrain.build import build_corpus
 from lmtrain.data.corpus import Corpus
 from lmtrain.errors import CheckpointError, UnfitError
 from lmtrain.expected import within
-from lmtrain.saved import Trained, load_trained, task_in, vectors_of
+from lmtrain.saved import Trained, load_trained, read_tokenizer, task_in, vectors_of
 from lmtrain.settings import reading
 from lmtrain.shell import expanded
-from lmtrain.training.checkpoint import believing, load_document, read_named
+from lmtrain.training.checkpoint import believing, load_checkpoint, load_document, read_named
 from lmtrain.vectors.table import Vectors
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ def training_corpus(path: Path) -> Corpus:
     """
     settings = training_settings(path)
     assert isinstance(settings.data, config.CorpusConfig)
-    corpus = build_corpus(settings.data, settings.tokenizer)
+    given = None
+    if settings.start_from:  # it was learnt elsewhere, and lies beside the model
+        given = read_tokenizer(load_checkpoint(path, ("tokenizer",), ("subword",)))
+    corpus = build_corpus(settings.data, settings.tokenizer, given)
     document = load_document(path, "training")
     if document.get("corpus") != corpus.fingerprint:
         raise CheckpointError(

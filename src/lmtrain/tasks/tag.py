@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,13 +39,17 @@ from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
 from lmtrain.tasks.inspection import Material, Section, material_of, shares_of
 from lmtrain.tasks.language import check_tokenizer
 from lmtrain.tasks.restoring import text_to_tensor
+from lmtrain.tasks.starting import check_known
 from lmtrain.tasks.tag_baselines import compare as compare_taggers
 from lmtrain.tasks.tag_model import Outputs, TagModel, place, softmax
 from lmtrain.tasks.tag_score import TagScore, average_precision_of, best_threshold, score_tags
 from lmtrain.training.checkpoint import Checkpoint
-from lmtrain.training.learner import GradientLearner
+from lmtrain.training.learner import GradientLearner, load_weights, shared_once
 from lmtrain.training.score import Wording
 from lmtrain.vectors.table import Vectors
+
+if TYPE_CHECKING:
+    from lmtrain.tasks.tag_saved import Tagger
 
 log = logging.getLogger("lmtrain")
 
@@ -59,21 +63,27 @@ class Tag(Task):
 
     compared: ClassVar[tuple[str, ...]] = ("tokenizer", "features")
 
-    def __init__(self, settings: config.Config, device: torch.device, splits: dict[str, Columns] | None = None) -> None:
-        self.settings, self.device = settings, device
+    def __init__(
+        self,
+        settings: config.Config,
+        device: torch.device,
+        splits: dict[str, Columns] | None = None,
+        start: Tagger | None = None,
+    ) -> None:
+        self.settings, self.device, self.start = settings, device, start
         assert isinstance(settings.data, config.ColumnsConfig)
         assert isinstance(settings.model, config.TaggerConfig | config.LogisticConfig)
         self.model = settings.model
         self.given = given_vectors(self.model, self.model.embed_size) if isinstance(self.model, config.TaggerConfig) else None
         self.splits = splits or read_splits(settings.data)
         train = self.splits["train"].sentences
-        self.features = learn_features(
+        self.features = start.model.features if start is not None else learn_features(
             train, lowercase=self.model.lowercase, shapes=self.model.shape_features, affixes=self.model.affixes,
             min_count=settings.tokenizer.min_count, vocab_size=settings.tokenizer.vocab_size,
             more=self.given.words if self.given else (),
         )  # fmt: skip
         self.objective = self.model.objective.name if isinstance(self.model, config.TaggerConfig) else "softmax"
-        self.outputs = self._outputs(train)
+        self.outputs = self._outputs(train) if start is None else self._outputs_of(start, train)
         self.known_entities = frozenset(
             sentence.tokens[entity.start : entity.end] for sentence in train for entity in entities(sentence.tags)
         )
@@ -102,6 +112,16 @@ class Tag(Task):
                 f"Their classes are {', '.join(map(one_line, classes))}.", "Type one of them, or leave it out for all.",
             )  # fmt: skip
         return Outputs((), (wanted,) if wanted else classes, scheme_of(train))
+
+    def _outputs_of(self, start: Tagger, train: Sequence[Sentence]) -> Outputs:
+        """Those of the tagger to start from, which must know every tag of the training data."""
+        outputs = start.model.outputs
+        tags = {tag for sentence in train for tag in sentence.tags}
+        if outputs.tags:
+            check_known("tag", tags, outputs.tags)
+        elif not self._target:
+            check_known("class", {split_tag(tag).cls for tag in tags} - {OUTSIDE}, outputs.classes)
+        return outputs
 
     def _judged_by(self) -> str:
         if self.outputs.classes and self._target:
@@ -176,6 +196,8 @@ class Tag(Task):
             assert isinstance(self.model, config.TaggerConfig)
             say_coverage(self.model.embeddings, put_vectors(network.tables[0], words, self.given), counts)
         network.start_at([float((outputs_M == number).mean()) for number in range(network.num_outputs)])
+        if self.start is not None:
+            load_weights(network, shared_once(self.start.model.network))
         return build_gradient_learner(self.settings, network.to(self.device), self.device, "tables.0")
 
     # ---- how good it is

@@ -1,6 +1,6 @@
 """One run, one directory: locked while a process trains in it, and with a record of every process that did.
 
-    RUN/  settings.json  run.json  metrics.jsonl  lmtrain.log  tensorboard/  checkpoints/  crash/  run.lock
+    RUN/  settings.json  run.json  metrics.jsonl  lmtrain.log  tensorboard/  checkpoints/  crash/  start/  run.lock
 
 `run.lock` is held while a process trains here and says which (see run_lock.py); nothing waits for it.
 `run.json` holds one record for each process: what it ran on, from when to when, and why it ended.
@@ -152,7 +152,7 @@ def open_run_directory(path: Path, command_line: Sequence[str] | None = None, *,
             if new:
                 refuse_what_is_not_ours(path)  # once more, now that nobody else writes here
             if run._lock.is_exclusive:  # else they may be of a process that lives
-                for directory in (path, run.checkpoints, path / "crash" / "checkpoints"):
+                for directory in (path, run.checkpoints, path / "crash" / "checkpoints", path / "start" / "checkpoints"):
                     remove_temporaries(directory)
             _clear_the_way(run, new)
             run.session |= {"id": secrets.token_hex(8), **session_facts(command_line or sys.argv), "exit_reason": None}

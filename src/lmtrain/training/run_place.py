@@ -22,7 +22,7 @@ from lmtrain.training.strict_json import MAX_BYTES, parse_json
 HYDRA = (".hydra/hydra.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml")
 AT_THE_START = ("settings.json", "run.json", "lmtrain.log", "checkpoints", *HYDRA, ".hydra")
 LATER = ("metrics.jsonl", "range_test.svg")
-ONLY_ADDED_TO = ("tensorboard", "crash")
+ONLY_ADDED_TO = ("tensorboard", "crash", "start")
 
 
 def refuse_what_is_not_ours(path: Path) -> None:

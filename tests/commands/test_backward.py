@@ -1,0 +1,159 @@
+"""Backward models: what each command does with one, and a forward and a backward model as one."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lmtrain
+from lmtrain.inference.pair import mixed
+
+TINY = ["data=text", "data.path=text.txt", "trainer.num_threads=1", "trainer.sample_tokens=5"]
+
+
+@pytest.fixture(scope="module")
+def both(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`forward` and `backward`, n-gram models of words; `network`, a backward LSTM of characters."""
+    here = tmp_path_factory.mktemp("both") / "here"
+    shutil.copytree(trained, here)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        for name in ("forward", "backward"):
+            reverse = f"data.reverse={str(name == 'backward').lower()}"
+            lmtrain.train(*TINY, "tokenizer=word", "model=ngram", "model.order=3", reverse, f"hydra.run.dir={name}")
+        lmtrain.train(*TINY, "data.reverse=true", "model.hidden_size=8", "model.embed_size=6", "trainer.num_steps=4",
+                      "trainer.batch_size=4", "trainer.max_seconds=null", "hydra.run.dir=network")  # fmt: skip
+    return here
+
+
+@pytest.fixture
+def here(both: Path, place: Path) -> Path:
+    """A copy of it as the working directory."""
+    shutil.copytree(both, place, dirs_exist_ok=True)
+    return place
+
+
+def test_a_backward_model_is_that_of_the_text_turned_round(here: Path, call: Callable[..., Any]) -> None:
+    turned = [" ".join(line.split()[::-1]) for line in (here / "text.txt").read_text(encoding="utf-8").splitlines()]
+    (here / "turned.txt").write_text("\n".join(turned) + "\n", encoding="utf-8")
+    assert call(*TINY, "data.path=turned.txt", "tokenizer=word", "model=ngram", "model.order=3", "hydra.run.dir=t").code == 0
+    one, other = lmtrain.load("backward"), lmtrain.load("t")
+    assert one.score("the cat sat")[0].log_prob == pytest.approx(other.score("sat cat the")[0].log_prob, rel=1e-12)
+    assert one.perplexity("text.txt").perplexity == pytest.approx(other.perplexity("turned.txt").perplexity, rel=1e-12)
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["score"], ["score", "--independent"], ["sample", "--max-tokens", "5"]])
+def test_every_command_says_that_the_model_is_a_backward_one(
+    command: list[str], both: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(both)
+    name, *options = command
+    assert call(name, "network", *["text.txt"] * (name == "score"), *options).code == 0
+    assert "This is a backward model: it reads each line from its last token to its first" in caplog.text
+
+
+def test_a_text_and_its_tokens_in_blocks_cost_the_same(here: Path) -> None:
+    model = lmtrain.load("network")
+    text = "the cat\nsat on\n\na mat"
+    whole = model.perplexity([text])
+    assert model.perplexity([*text]).total_nats == whole.total_nats
+    assert whole.num_tokens == len(text)
+
+
+def test_a_sample_stands_before_its_prompt_and_is_a_line(here: Path, call: Callable[..., Any]) -> None:
+    for run in ("backward", "network"):
+        end = call("sample", run, "--prompt", "on a mat", "--max-tokens", "30", "--num-samples", "2", "--seed", "3")
+        assert end.code == 0
+        texts = end.out.removesuffix("\n").split("\n---\n")
+        assert len(texts) == 2
+        assert all(text.endswith("on a mat") and "\n" not in text for text in texts)
+        assert all(len(text) > len("on a mat") for text in texts)
+    (drawn,) = lmtrain.load("backward").sample("on a mat", temperature=0, max_tokens=30)
+    assert drawn.endswith(" ")
+    assert drawn.strip()
+    end = call("sample", "backward", "--prompt", "the end", "--stop", "x")
+    assert end.code == 2
+    assert "stop was given for a backward model" in end.err.replace("--stop", "stop")
+
+
+def test_units_of_surprise_are_refused(here: Path, call: Callable[..., Any]) -> None:
+    end = call("score", "network", "text.txt", "--unit", "word")
+    assert end.code == 2
+    assert "reads lines from their last token to their first" in end.err
+
+
+def test_opposite_directions_are_mixed_line_by_line_and_not_token_by_token(here: Path, call: Callable[..., Any]) -> None:
+    end = call("mix", "forward", "backward", "--output", "mixture")
+    assert end.code == 2
+    assert "--with RUN" in end.err
+    end = call("score", "forward", "text.txt", "--independent", "--with", "backward", "--other-weight", "0.25")
+    assert end.code == 0, end.err
+    header, *rows = end.out.split("\n\n")[0].split("\n")
+    assert header == "line\tlog_prob\ttokens\tunknown\tlog_prob_1\tlog_prob_2"
+    lines = (here / "text.txt").read_text(encoding="utf-8").splitlines()
+    forward, backward = (lmtrain.load(run).score(lines) for run in ("forward", "backward"))
+    for row, one, other in zip(rows, forward, backward, strict=True):
+        total, first, second = (float(row.split("\t")[place]) for place in (1, 4, 5))
+        assert (first, second) == pytest.approx((one.log_prob, other.log_prob), abs=1e-6)
+        assert total == pytest.approx(mixed(first, second, 0.25), abs=2e-6)
+    assert "nats per line: " in end.out
+    results = lmtrain.load("forward").score(lines, other=lmtrain.load("backward"), other_weight=0.25)
+    assert results[0].log_probs == (forward[0].log_prob, backward[0].log_prob)
+    assert results[0].log_prob == pytest.approx(mixed(*results[0].log_probs, 0.25))
+
+
+def test_an_nbest_list_is_rescored_by_both(here: Path, call: Callable[..., Any]) -> None:
+    (here / "list").write_text("u\t-3\tthe cat sat\nu\t-3\tsat mat the\nv\t-1\ton a mat\n", encoding="utf-8")
+    end = call("score", "forward", "list", "--nbest", "--with", "backward", "--log-base", "10")
+    assert end.code == 0, end.err
+    rows = [line.split("\t") for line in end.out.splitlines()[1:]]
+    (here / "scored").write_text(end.out, encoding="utf-8")
+    assert end.out.startswith("id\tscore\tlog10_prob\tlog10_prob_1\tlog10_prob_2\twords\tunknown\ttext\n")
+    end = call("rescore", "scored", "--weights", "1", "0")
+    assert end.code == 0, end.err
+    best = max(rows[:2], key=lambda row: float(row[2]))[-1]
+    assert end.out == f"u\t{best}\nv\ton a mat\n"
+    end = call("score", "forward", "list", "--nbest", "--with", "backward", "--json")
+    first = json.loads(end.out.splitlines()[0])
+    assert first["log_prob"] == pytest.approx(mixed(first["log_prob_1"], first["log_prob_2"], 0.5))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--with", "backward"], "--with was given without --independent"),
+        (["--other-weight", "0.5"], "--other-weight was given without --with"),
+        (["--independent", "--with", "backward", "--other-weight", "1.5"], "--other-weight is 1.5"),
+        (["--independent", "--with", "backward", "--per-token"], "together with --per-token"),
+        (["--independent", "--with", "nothing"], "nothing"),
+    ],
+)
+def test_options_of_two_models_that_do_not_go_together_are_refused(
+    options: list[str], message: str, both: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Any]
+) -> None:
+    monkeypatch.chdir(both)
+    end = call("score", "forward", "text.txt", *options)
+    assert end.code in (2, 4)
+    assert message in end.err
+
+
+def test_a_mixture_of_probabilities_is_one() -> None:
+    assert mixed(-1.0, -1.0, 0.3) == pytest.approx(-1.0)
+    assert mixed(-math.inf, -math.inf, 0.5) == -math.inf
+    assert mixed(-math.inf, -2.0, 0.5) == pytest.approx(-2.0 + math.log(0.5))
+    assert mixed(-1000.0, -2000.0, 1.0) == -2000.0
+
+
+def test_a_backward_run_resumes_and_starts_others(here: Path, call: Callable[..., Any]) -> None:
+    assert call("resume=network", "trainer.num_steps=6").code == 0
+    end = call(*TINY, "start_from=network", "trainer.num_steps=2", "trainer.batch_size=4", "trainer.max_seconds=null",
+               "hydra.run.dir=next")  # fmt: skip
+    assert end.code == 0, end.err
+    assert lmtrain.load("next").tokenizer.reverse
+    end = call("arpa", "backward", "--output", "backward.arpa")
+    assert end.code == 0
+    assert "its tokens must be turned round" in end.err
