@@ -392,7 +392,8 @@ def test_a_literal_eos_is_warned_of_for_words_only(splits, load, caplog):
     assert caplog.messages == []
     load(directory, "word")
     assert caplog.messages == [
-        f"{directory}/train.txt holds the literal <eos>: it is read as an end of line, as the line end itself is."
+        f"{directory}/train.txt holds the literal <eos>: it is read as an end of line, as the line end itself is. "
+        r"A word of this name is written \<eos>."
     ]
 
 

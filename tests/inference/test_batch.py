@@ -10,7 +10,7 @@ import torch
 import lmtrain.config as config
 from lmtrain.build import build_model
 from lmtrain.data.tokenizer import ByteTokenizer, WordTokenizer
-from lmtrain.errors import CheckpointError, DataError
+from lmtrain.errors import CheckpointError
 from lmtrain.inference import batch
 from lmtrain.inference.batch import score_batches, score_lines
 from lmtrain.inference.evaluate import Static
@@ -194,8 +194,8 @@ def test_texts_may_be_empty_and_hold_several_lines() -> None:
     (empty, other) = score_texts(Uniform(), ByteTokenizer(), ["", "ab"])
     assert (empty.total_nats, empty.num_tokens, other.num_tokens) == (0.0, 0, 2)
     assert list(score_texts(model, WORDS, [])) == []
-    with pytest.raises(DataError, match="contains the word <eos>"):
-        list(score_texts(model, WORDS, ["w1", "w2 <eos> w3"]))
+    literal, ended = score_texts(model, WORDS, ["w2 <eos> w3", "w2\nw3"])
+    assert (literal.total_nats, literal.num_tokens) == (ended.total_nats, 4)
 
 
 def test_a_model_that_has_diverged_is_refused() -> None:

@@ -9,7 +9,7 @@ import torch
 
 import lmtrain.config as config
 from lmtrain.build import build_model
-from lmtrain.data.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer
+from lmtrain.data.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer, learn_tokenizer
 from lmtrain.errors import DataError
 from lmtrain.inference.evaluate import evaluate
 from lmtrain.inference.score import ScoredLine, ScoredToken, format_line, line_to_json, score_text
@@ -155,12 +155,32 @@ def test_ids_are_those_of_the_whole_text_wherever_the_blocks_are_cut(table):
 
 
 @pytest.mark.parametrize("cut", [1, 2, 4, 5, 6, 7, 100])
-@pytest.mark.parametrize(
-    ("text", "number"), [("to be\nor <eos> to\n", 2), ("<eos>", 1), ("to\n\nbe <eos>", 3), ("or\n<eos>\n", 2)]
-)
-def test_a_word_that_would_end_a_line_is_refused_with_its_line(table, text, number, cut):
-    with pytest.raises(DataError, match=f"Line {number} of the text to score contains the word <eos>, which stands for"):
-        score_text(table, WORDS, [text[start : start + cut] for start in range(0, len(text), cut)])
+@pytest.mark.parametrize("independent", [False, True])
+@pytest.mark.parametrize("text", [
+    "to be\nor <eos> to\n", "<eos>", "to\n\nbe <eos>", "or\n<eos>\n", "<eos> <eos> <eos>\n\n<eos> to",
+    "to <eos>\tbe\n<eos>\nor",
+])  # fmt: skip
+def test_the_word_eos_ends_a_line_for_the_model_and_no_row(table, text, cut, independent, caplog):
+    rows = []
+    if independent:
+        table.forget_at(StatePolicy.line)
+    blocks = [text[start : start + cut] for start in range(0, len(text), cut)]
+    bill = score_text(table, WORDS, blocks, on_line=rows.append, independent=independent)
+    ended = text.replace("<eos>", "\n") + "\n" * (not text.endswith("\n"))
+    assert (bill.num_tokens, bill.num_eos) == (len(WORDS.encode(ended)), ended.count("\n"))
+    assert bill.total_nats == pytest.approx(score_text(table, WORDS, [ended]).total_nats, rel=1e-12)
+    lines = text.removesuffix("\n").split("\n")
+    assert [(row.number, row.num_tokens) for row in rows] == [(n, len(line.split()) + 1) for n, line in enumerate(lines, 1)]
+    assert caplog.text.count("contains the word <eos>, which is read as an end of line") == 1
+
+
+def test_reserved_words_are_escaped_by_a_backslash_in_training_scoring_and_prompts():
+    text = r"<s> \<eos> a \<unk> </s>" + "\n"
+    words = learn_tokenizer("word", [text])
+    assert {r"\<eos>", r"\<unk>", "<s>", "</s>"} <= {*words.tokens}
+    assert words.decode(words.encode(text)) == text
+    assert words.unknown_pieces(text) == []
+    assert words.encode(text).tolist().count(words.eos_id) == 1
 
 
 def test_what_only_looks_like_the_end_of_a_line_is_a_word(table):

@@ -207,11 +207,24 @@ def test_missing_file_and_directory_are_said(tmp_path: Path) -> None:
         write_arpa(trained(2, "add_k"), TOKENS, tmp_path / "nowhere" / "model.arpa")
 
 
-@pytest.mark.parametrize("token", ["", "two words", "tab\t", "<s>", "</s>", "<eos>", "b", "\ud800"])
+@pytest.mark.parametrize("token", ["", "two words", "tab\t", "<eos>", "b", "\ud800"])
 def test_token_that_would_not_come_back_is_refused_and_nothing_is_written(token: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\(id 4\) cannot stand in an ARPA file"):
         write_arpa(trained(2, "add_k"), [*TOKENS[:4], token], tmp_path / "model.arpa")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("word", ["<s>", "</s>", r"\<s>", r"\\</s>", "<s>x", r"\<eos>", r"\<unk>", "s>"])
+def test_a_word_that_is_spelt_as_a_mark_of_lines_comes_back_as_it_is(word: str, tmp_path: Path) -> None:
+    model, tokens = trained(3, "kneser_ney"), [*TOKENS[:4], word]
+    write_arpa(model, tokens, tmp_path / "model.arpa")
+    again, read = read_arpa(tmp_path / "model.arpa", tokens)
+    assert read == tokens
+    ids = torch.tensor([[EOS], [4], [3], [4]])
+    one, other = (each.log_probs(ids, each.initial_state(1))[0] for each in (model, again))
+    torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+    text = (tmp_path / "model.arpa").read_text(encoding="utf-8")
+    assert len(re.findall(r"(?m)^\S+\t<s>(?:\t\S+)?$", text)) == 1
 
 
 def test_model_that_does_not_forget_at_line_ends_is_refused(tmp_path: Path) -> None:

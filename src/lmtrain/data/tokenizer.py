@@ -8,8 +8,9 @@
 Each tokenizer has an `eos_id`, the token of "\\n"; `encode` adds none of its own. What the training split lacks is `<unk>`.
 
 Literals. In `word`, `<unk>` in the text is the unknown token (published corpora spell it so) and `<eos>` in the text is
-the end of a line, exactly as "\\n" is. Elsewhere both are five ordinary characters. `decode` writes an unknown
-token as `<unk>`.
+the end of a line, exactly as "\\n" is; so it is in training, scoring and prompts. Any other spelling is an ordinary word:
+`\\<unk>` and `\\<eos>` are, with their backslash, and so are `<s>` and `</s>`, which ARPA files alone write otherwise. For
+other tokenizers all of these are ordinary characters. `decode` writes an unknown token as `<unk>`.
 
     decode(encode(text)) == text        char without unknown characters; byte; bpe
     encode(decode(ids)) == ids          word (whitespace comes back as single spaces and line ends); char without <unk>

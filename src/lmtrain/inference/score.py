@@ -11,6 +11,7 @@ by side (`batch.py`).
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import deque
@@ -42,6 +43,8 @@ from lmtrain.inference.evaluate import (
 from lmtrain.models.base import LanguageModel
 
 EOS_WORD = re.compile(rf"\s{re.escape(EOS)}(?=\s)", re.ASCII)  # whitespace as words are split by
+log = logging.getLogger("lmtrain")
+
 HEADER = "line\tlog_prob\ttokens\tunknown"
 
 
@@ -92,8 +95,8 @@ def score_text(
                   so numbers may differ in their last bits, and the method must prescribe no segments
     unknown_cost  nats that each unknown word costs besides what the model asks for `<unk>`, which stands for them all
 
-    Raises what `check_numbers` does, and DataError for an empty text and where `<eos>` stands in it as a word, which would
-    end a line.
+    Where the literal `<eos>` stands in a text of words, it is the end of a line for the model, as in training, but belongs to
+    the row of the line in which it stands. Raises what `check_numbers` does, and DataError for an empty text.
     """
     text = CountedText(blocks, tokenizer)
     source = Source(tokenizer, per_token, unknown_cost)
@@ -163,15 +166,17 @@ def score_texts(
 
 
 class CountedText:
-    """The same blocks, as the tokenizer reads them and counted on their way.
+    """The same blocks, as the tokenizer reads them and counted on their way; the last line is ended where it must be.
 
-    None holds an `<eos>` that would be read as the end of a line, and the last line is ended where it must be.
+    literals   which of the ends of lines (by their number, from 0) stand in the text as the word `<eos>`: no row ends there
     """
 
     def __init__(self, blocks: Iterable[str], tokenizer: Tokenizer) -> None:
         self.blocks, self.kind, self.separators = tokenizer.read(blocks), tokenizer.kind, tokenizer.separators
         self.num_chars = self.num_bytes = self.num_lines = 0
         self.tail = "\n"  # as much as could be the beginning of " <eos> "
+        self.literals: deque[int] = deque()
+        self._num_literals = 0
 
     def __iter__(self) -> Iterator[str]:
         for block in filter(None, self.blocks):
@@ -180,18 +185,26 @@ class CountedText:
             yield self._count("\n")
 
     def _count(self, block: str) -> str:
-        if self.kind.reads_eos and (found := EOS_WORD.search(spaced(self.tail + block, self.separators))):
-            number = self.num_lines + block.count("\n", 0, max(0, found.start() + 1 - len(self.tail))) + 1
-            raise DataError(
-                f"Line {number:,} of the text to score contains the word {EOS}, which stands for the end of a line.",
-                "Every line gets one row of numbers.",
-                f"Take {EOS} out, or type  python -m lmtrain evaluate RUN --text FILE  for the number of the whole text.",
-            )
+        if self.kind.reads_eos and EOS in self.tail + block:
+            self._find_literals(spaced(self.tail + block, self.separators))
         self.num_chars += len(block)
         self.num_bytes += len(utf8(block))
         self.num_lines += block.count("\n")
         self.tail = (self.tail + block)[-len(EOS) - 1 :]
         return block
+
+    def _find_literals(self, text: str) -> None:
+        """Notes every word `<eos>` in the tail and the block behind it."""
+        before = self.num_lines - self.tail.count("\n")
+        for found in EOS_WORD.finditer(text):
+            num_lines = before + text.count("\n", 0, found.start() + 1)
+            if not self._num_literals:
+                log.warning(
+                    "Line %s of the text contains the word %s, which is read as an end of line. A word of this name is "
+                    "written \\%s.", f"{num_lines + 1:,}", EOS, EOS,
+                )  # fmt: skip
+            self.literals.append(num_lines + self._num_literals)
+            self._num_literals += 1
 
 
 def equal_chunks(pieces: Iterable[Ids], length: int, at_once: bool) -> Iterator[Ids]:
@@ -220,6 +233,8 @@ class Source:
     def __init__(self, tokenizer: Tokenizer, per_token: bool, unknown_cost: float) -> None:
         self.tokenizer, self.per_token, self.unknown_cost = tokenizer, per_token, unknown_cost
         self._unknown: deque[str] = deque()
+        self._literals: deque[int] = deque()
+        self._num_ends = 0
         self._micronats, self.num_words, self._last = 0, 0, tokenizer.eos_id
 
     @property
@@ -232,8 +247,18 @@ class Source:
         """What the letters of its unknown words cost so far; None where the tokenizer does not spell them."""
         return None if self.tokenizer.rare is None else self._micronats / 1e6
 
-    def encode(self, blocks: Iterable[str]) -> Iterator[Ids]:
+    def ends_row(self) -> bool:
+        """Whether the next end of a line (each is asked for once) ends a line of the text, and is no word `<eos>` in it."""
+        number = self._num_ends
+        self._num_ends += 1
+        if self._literals and self._literals[0] == number:
+            self._literals.popleft()
+            return False
+        return True
+
+    def encode(self, blocks: CountedText) -> Iterator[Ids]:
         """The ids of one text that comes in blocks cut anywhere."""
+        self._literals = blocks.literals
         if self.per_token and self.tokenizer.unk_id is not None:
             for text in self.tokenizer.whole(blocks):
                 ids = self.tokenizer.encode(text)
@@ -280,6 +305,8 @@ class _Line:
         """Goes on with these tokens; every line that ends in them."""
         start = 0
         for end in (np.flatnonzero(ids == self.tokenizer.eos_id) + 1).tolist():
+            if not self.source.ends_row():
+                continue
             self.extend(ids[start:end], log_probs[start:end])
             yield from self.end()
             start = end

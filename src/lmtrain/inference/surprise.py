@@ -147,7 +147,7 @@ def _read(
             is_unk = token == tokenizer.unk_id
             shown = source.text(token) if is_unk or tokenizer.kind.has_words else decoder.push(token)
             rank, instead = described.of(place, token, tokenizer)
-            ends = token == tokenizer.eos_id
+            ends = token == tokenizer.eos_id and source.ends_row()
             text = "" if unit == "line" else shown
             found = Unit(0, 0, text, -log_prob, described.entropies[place], rank, instead, 1, int(is_unk), ends, shown)
             if held is not None:

@@ -11,7 +11,8 @@ r"""ARPA files: the exchange format of n-gram models, as KenLM, SRILM and others
     \end\
 
 `<s>` and `</s>` are one token here, `<eos>`: the start of the line that it opens, the end of the line that it closes. So the
-format knows models that forget at every line's end, and no others. -99 stands for a probability of zero, as in SRILM.
+format knows models that forget at every line's end, and no others. A word of the text that is spelt as one of the two marks
+gets a backslash: `\<s>`, `\</s>`. -99 stands for a probability of zero, as in SRILM.
 
 Programs differ in how they write it, and all of this is read: anything before \data\, blank lines anywhere, tabs or blanks,
 \r\n, a byte order mark, `ngram  1 =  4`, -inf for zero, 0 for the probability of `<s>` (KenLM), a weight of 0 in the highest
@@ -55,6 +56,7 @@ MOST_ABOVE_ONE = 1e-3  # log10; a rounded probability of one
 MOST_OFF_ONE = 0.01  # by which the probabilities behind a context may miss one, as logarithms with few digits do
 MOST_SUMMED = 1 << 22  # probabilities that are summed, for each order, to see whether they do
 
+MARK = re.compile(r"\\*</?s>")  # what must be told from the marks of a line, with the backslashes that do it
 NUMBER = re.compile(rb"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?)", re.IGNORECASE)
 RELATIVES = (  # what other files of n-gram models begin with, what they are, what to type
     (
@@ -103,7 +105,7 @@ def write_arpa(model: NgramModel, tokens: Sequence[str], path: str | Path) -> No
 
 def _check_tokens(tokens: Sequence[str], eos_id: int) -> None:
     """Raises DataError for a token that would not come back as it is."""
-    seen = {"<s>", "</s>", EOS}
+    seen = {EOS}
     for number, token in enumerate(tokens):
         if number == eos_id:
             continue
@@ -111,7 +113,7 @@ def _check_tokens(tokens: Sequence[str], eos_id: int) -> None:
         if token in seen or text.split() != [text] or text.decode() != token:
             raise DataError(
                 f"The token {token!r} (id {number}) cannot stand in an ARPA file.",
-                f"Allowed are distinct texts without blanks, other than <s>, </s> and {EOS}.",
+                f"Allowed are distinct texts without blanks, other than {EOS}.",
                 "Write the model of a word tokenizer, or give other texts for its tokens.",
             )
         seen.add(token)
@@ -119,8 +121,8 @@ def _check_tokens(tokens: Sequence[str], eos_id: int) -> None:
 
 def _iter_lines(model: NgramModel, tokens: Sequence[str]) -> Iterator[str]:
     table = model.table
-    as_context = [*tokens]
-    as_last = [*tokens]
+    as_context = [*map(escaped, tokens)]
+    as_last = [*as_context]
     as_context[model.eos_id], as_last[model.eos_id] = "<s>", "</s>"
     yield "\\data\\\n"
     for order, keys in enumerate(table.keys, 1):
@@ -141,6 +143,15 @@ def _iter_lines(model: NgramModel, tokens: Sequence[str]) -> Iterator[str]:
             yield f"{log_prob}\t{text}{rest}\n"
         contexts = [f"{text} " for text in (as_context if order == 1 else texts)]
     yield "\n\\end\\\n"
+
+
+def escaped(token: str) -> str:
+    """A word as a file has it: `<s>` and `</s>`, which mark lines there, get a backslash, and one more where they have some."""
+    return f"\\{token}" if MARK.fullmatch(token) else token
+
+
+def _unescaped(token: str) -> str:
+    return token[1:] if token.startswith("\\") and MARK.fullmatch(token) else token
 
 
 def _format(nats: NDArray[np.float64]) -> list[str]:
@@ -182,7 +193,7 @@ def _read(lines: _Lines, wanted: Sequence[str] | None) -> tuple[NgramModel, list
     if wanted is not None:
         tokens, table = _reordered(tokens, table, wanted, lines.path)
     eos_id = tokens.index(EOS)
-    inner = {token.encode(): number for number, token in enumerate(tokens) if number != eos_id}
+    inner = {escaped(token).encode(): number for number, token in enumerate(tokens) if number != eos_id}
     if UNK in tokens:
         inner.setdefault(b"<UNK>", inner[UNK.encode()])
     lines.words_bytes = len(numbers) * max(map(len, inner))
@@ -345,7 +356,7 @@ def _read_unigrams(lines: _Lines, numbers: list[int], *, has_unk: bool) -> tuple
                 f"lists {EOS}", "The end of a line is written <s> and </s>.",
                 f"Type  {rename} > renamed.arpa  if it is another word, and give renamed.arpa.",
             )  # fmt: skip
-        token = _decode(lines, word)
+        token = _unescaped(_decode(lines, word))
         if len(token) > MAX_WORD:
             lines.refuse("has too long a word", f"A word has at most {MAX_WORD:,} characters.")
         if token in tokens:
