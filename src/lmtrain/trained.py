@@ -23,8 +23,10 @@ from lmtrain.data.text import iter_text
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.export.files import Exported, Format, Quantized, export_model
 from lmtrain.inference.batch import BATCH_TOKENS
+from lmtrain.inference.beam import Hypothesis, beam_search
 from lmtrain.inference.comparison import Comparison
 from lmtrain.inference.evaluate import Evaluation, evaluate, make_tokens
+from lmtrain.inference.novelty import Novelty, novelty_of
 from lmtrain.inference.pair import check_weight, mixed
 from lmtrain.inference.sample import SampleSettings, encode_prompt, read, sample
 from lmtrain.inference.score import ScoredToken, score_text, score_texts
@@ -184,6 +186,8 @@ class Model:
         num_samples: int = 1,
         stop: str | Sequence[str] = (),
         allow_unk: bool = False,
+        no_repeat_ngram: int | None = None,
+        words: Sequence[str] | None = None,
         seed: int = 1,
         precision: Precision = "float32",
     ) -> list[str]:
@@ -195,6 +199,8 @@ class Model:
         top_k, top_p, min_p  leave out unlikely tokens: see `lmtrain.inference.sample`
         stop                 texts that end a continuation, and are not part of it
         allow_unk            lets the unknown token be drawn, too
+        no_repeat_ngram      no so many tokens in a row occur twice, those of the prompt counted
+        words                only these words are written
         precision            of products: "float32" or "bfloat16"
 
         >>> lm.sample("the cat", stop="\n", temperature=0)
@@ -202,13 +208,58 @@ class Model:
         """
         settings = SampleSettings(
             temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, max_tokens=max_tokens,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop), allow_unk=allow_unk, statistics=False,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop), allow_unk=allow_unk, no_repeat_ngram=no_repeat_ngram,
+            words=words, statistics=False,
         )  # fmt: skip
         with self._computing(precision):
             samples = sample(
                 self.network, self.tokenizer, prompt, settings, num_samples=num_samples, seed=seed, device=self.device
             )
             return ["".join(draw.text for draw in draws) for draws in samples]
+
+    def beam(
+        self,
+        prompt: str = "",
+        *,
+        beam: int = 8,
+        num_best: int | None = None,
+        max_tokens: int = 200,
+        stop: str | Sequence[str] = (),
+        length_power: float = 1.0,
+        allow_unk: bool = False,
+        no_repeat_ngram: int | None = None,
+        words: Sequence[str] | None = None,
+        precision: Precision = "float32",
+    ) -> list[Hypothesis]:
+        r"""The likeliest continuations of `prompt` that a beam search finds, best first, with scores (`inference.beam`).
+
+        beam          how many beginnings are kept at each length
+        num_best      how many continuations are returned (by default as many as `beam`)
+        length_power  scores are log-probabilities divided by the number of tokens to this power
+
+        The other arguments are those of `sample`.
+
+        >>> [best.text for best in lm.beam("the cat", stop="\n", beam=8, length_power=0)][:2]
+        [' a', ' ran mat sat away and']
+        """
+        settings = SampleSettings(
+            max_tokens=max_tokens, stop=(stop,) if isinstance(stop, str) else tuple(stop), allow_unk=allow_unk,
+            no_repeat_ngram=no_repeat_ngram, words=words, statistics=False,
+        )  # fmt: skip
+        with self._computing(precision):
+            return beam_search(
+                self.network, self.tokenizer, prompt, settings, beam=beam, num_best=num_best, length_power=length_power,
+                device=self.device,
+            )  # fmt: skip
+
+    def novelty(self, texts: str | Sequence[str], training: str | os.PathLike[str]) -> list[Novelty]:
+        """What each text shares with the training text in the file `training`: see `inference.novelty`.
+
+        >>> lm.novelty("the cat a", "text.txt")[0].num_copied
+        2
+        """
+        ids = encode_file(Path(training), self.tokenizer).ids
+        return novelty_of([texts] if isinstance(texts, str) else texts, self.tokenizer, ids)
 
     def next(self, prompt: str = "", *, top: int = 5) -> list[tuple[str, float]]:
         """The `top` likeliest tokens behind `prompt` with their probabilities, the likeliest first.

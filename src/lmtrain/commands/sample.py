@@ -7,6 +7,14 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from lmtrain.commands.decoding import (
+    add_decoding_options,
+    check_decoding_options,
+    open_training,
+    print_beams,
+    print_novelty,
+    read_words,
+)
 from lmtrain.commands.options import (
     Parser,
     add_model_options,
@@ -27,7 +35,8 @@ if TYPE_CHECKING:
 
 @as_typed(
     temperature="--temperature ", top_k="--top-k ", top_p="--top-p ", min_p="--min-p ", max_tokens="--max-tokens ",
-    num_samples="--num-samples ", stop="--stop ", allow_unk="--allow-unk",
+    num_samples="--num-samples ", stop="--stop ", allow_unk="--allow-unk", no_repeat_ngram="--no-repeat-ngram ",
+    beam="--beam ", num_best="--num-samples ", length_power="--length-power ",
 )  # fmt: skip
 def main(arguments: list[str]) -> None:
     """Reads a prompt, draws continuations, prints them."""
@@ -37,22 +46,18 @@ def main(arguments: list[str]) -> None:
     source.add_argument("--prompt", help="text to go on from (default: the start of a line)")
     source.add_argument("--prompt-file", metavar="FILE", help='the same from a file; "-": standard input')
     parser.add_argument("--max-tokens", type=int, default=200, help="length of a sample in tokens (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest token (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, help="0: always the likeliest token (default: 0.8)")
     parser.add_argument("--top-k", type=int, help="draw only from the K likeliest tokens")
     parser.add_argument("--top-p", type=float, help="draw only from the likeliest tokens that make up P")
     parser.add_argument("--min-p", type=float, help="draw only tokens at least P times as likely as the likeliest")
-    parser.add_argument(
-        "--num-samples", type=int, default=1, help="drawn side by side, with seeds N, N + 1, ... (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seed", type=whole(0, 2**32 - 1), default=1, metavar="N",
-        help="the same seed gives the same text (default: %(default)s)",
-    )  # fmt: skip
+    parser.add_argument("--num-samples", type=int, help="drawn side by side, with seeds N, N + 1, ... (default: 1)")
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), metavar="N", help="the same seed gives the same text (default: 1)")
     parser.add_argument(
         "--stop", action="append", default=[], type=unescaped,
         help=r"end before this text, in which \n is a line's end, \t a tab, \\ a backslash; may be given several times",
     )  # fmt: skip
     parser.add_argument("--allow-unk", action="store_true", help="may also draw <unk>")
+    add_decoding_options(parser)
     add_speed_options(parser)
     parser.add_argument("--strict", action="store_true", help="refuse a prompt that holds unknown text")
     parser.add_argument("--json", action="store_true", help="a JSON line per token: text, nats, rank, entropy")
@@ -60,9 +65,11 @@ def main(arguments: list[str]) -> None:
 
     from lmtrain.inference.sample import SampleSettings, sample
 
+    check_decoding_options(options)
     settings = SampleSettings(
-        temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, min_p=options.min_p,
-        max_tokens=options.max_tokens, stop=tuple(options.stop), allow_unk=options.allow_unk, statistics=options.json,
+        temperature=0.8 if options.temperature is None else options.temperature, top_k=options.top_k, top_p=options.top_p,
+        min_p=options.min_p, max_tokens=options.max_tokens, stop=tuple(options.stop), allow_unk=options.allow_unk,
+        no_repeat_ngram=options.no_repeat_ngram, words=read_words(options), statistics=options.json,
     )  # fmt: skip
     prompt = options.prompt or ""
     if options.prompt_file is not None:
@@ -75,31 +82,42 @@ def main(arguments: list[str]) -> None:
             "With --strict it may hold known text only.",
             "Leave --strict out to have it read as <unk>.",
         )
+    training = None if options.novelty is None else open_training(options.novelty, trained)
     with computing(options):
-        texts = sample(
-            trained.model, trained.tokenizer, prompt, settings, num_samples=options.num_samples, seed=options.seed,
-            device=options.device,
-        )  # fmt: skip
-        _print_samples(texts, prompt, options.json, trained.tokenizer.reverse)
+        if options.beam is not None:
+            written = print_beams(options, trained, prompt, settings)
+        else:
+            texts = sample(
+                trained.model, trained.tokenizer, prompt, settings, seed=1 if options.seed is None else options.seed,
+                num_samples=1 if options.num_samples is None else options.num_samples, device=options.device,
+            )  # fmt: skip
+            written = _print_samples(texts, prompt, options.json, trained.tokenizer.reverse)
+    if training is not None:
+        print_novelty(written, trained.tokenizer, training, as_json=options.json)
 
 
-def _print_samples(texts: Iterator[Iterator[Draw]], prompt: str, as_json: bool, backward: bool) -> None:
+def _print_samples(texts: Iterator[Iterator[Draw]], prompt: str, as_json: bool, backward: bool) -> list[str]:
     """Every token as soon as it is drawn: as text behind the prompt, or as a line of JSON.
 
-    What a `backward` model draws stands before the prompt on its line.
+    What a `backward` model draws stands before the prompt on its line. Returns what was drawn.
     """
+    written = []
     above, _, line = prompt.rpartition("\n") if backward else (prompt, "", "")
     before, behind = (above + "\n" * ("\n" in prompt), line) if backward else (prompt, "")
     for number, draws in enumerate(texts):
         if not as_json:
             sys.stdout.write(("\n---\n" if number else "") + for_terminal(before))
+        parts = []
         for draw in draws:
+            parts.append(draw.text)
             if as_json:
                 print(json.dumps({"sample": number} | draw._asdict()))
             else:
                 sys.stdout.write(for_terminal(draw.text))
                 sys.stdout.flush()
+        written.append("".join(parts))
         if not as_json:
             sys.stdout.write(for_terminal(behind))
     if not as_json:
         sys.stdout.write("\n")
+    return written

@@ -228,8 +228,8 @@ def _wrong_directory(path: Path, names: list[str], found: list[list[Path]]) -> D
 def _warn_of_eos(facts: TextFacts, kind: Kind) -> None:
     if kind.reads_eos and facts.has_eos:
         log.warning(
-            "%s holds the literal <eos>: it is read as an end of line, as the line end itself is. A word of this name is written "
-            "\\<eos>.", facts.path,
+            "%s holds the literal <eos>: it is read as an end of line, as the line end itself is. A word of this name is "
+            "written \\<eos>.", facts.path,
         )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from torch import Generator, Tensor
 
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.errors import CheckpointError, DataError, SettingsError, UserError
+from lmtrain.inference.constraints import Constraint
 from lmtrain.inference.evaluate import make_tokens
 from lmtrain.models.base import LanguageModel, Reader, State, evaluating
 from lmtrain.ops.draw import draw_token, draw_tokens
@@ -53,6 +54,8 @@ class SampleSettings:
     max_tokens: int = 200
     stop: Sequence[str] = ()
     allow_unk: bool = False
+    no_repeat_ngram: int | None = None  # see `constraints`, as of the next one
+    words: Sequence[str] | None = None
     statistics: bool = True  # False saves the time for a draw's rank (then 0) and entropy (then not a number)
 
     @property
@@ -67,6 +70,8 @@ class SampleSettings:
         _check(self.top_p is None or 0 < self.top_p <= 1, "top_p", self.top_p, "numbers above 0 and at most 1", "0.9")
         _check(self.min_p is None or 0 <= self.min_p <= 1, "min_p", self.min_p, "numbers from 0 to 1", "0.05")
         _check(self.max_tokens >= 1, "max_tokens", self.max_tokens, "whole numbers of at least 1", "200")
+        _check(self.no_repeat_ngram is None or self.no_repeat_ngram >= 1, "no_repeat_ngram", self.no_repeat_ngram,
+               "whole numbers of at least 1", "3")  # fmt: skip
         _check("" not in self.stop, "stop", "an empty string", "strings of at least one character", "'\\n'")
 
 
@@ -121,6 +126,7 @@ def sample(
         log.warning("The likeliest %d tokens were asked for; all %d that there are are kept.", settings.top_k, model.vocab_size)
     ids = np.concatenate([[tokenizer.eos_id], encode_prompt(tokenizer, prompt)])
     log_probs_V, state = read(model, ids, model.initial_state(1), device)
+    constraint = make_constraint(tokenizer, prompt, ids, settings)
     readers = model.readers(device)
     excluded = None if settings.allow_unk else tokenizer.unk_id
 
@@ -128,11 +134,20 @@ def sample(
         reader = readers(tuple(tensor.expand(len(numbers), *tensor.shape[1:]).contiguous() for tensor in state))
         generators = [torch.Generator().manual_seed(seed + number) for number in numbers]
         writers = [make_writer(tokenizer, prompt, settings.stop) for _ in numbers]
-        return generate(reader, log_probs_V, settings, generators, writers, excluded=excluded)
+        return generate(reader, log_probs_V, settings, generators, writers, excluded=excluded, constraint=constraint)
 
     starts = range(0, num_samples, side_by_side)
     batches = (range(first, min(first + side_by_side, num_samples)) for first in starts)
     return (text for numbers in batches for text in _apart(start(numbers), len(numbers)))
+
+
+def make_constraint(tokenizer: Tokenizer, prompt: str, ids: np.ndarray, settings: SampleSettings) -> Constraint | None:
+    """What the settings forbid behind a prompt with these ids (its `<eos>` before it); None where they forbid nothing."""
+    if settings.no_repeat_ngram is None and settings.words is None:
+        return None
+    return Constraint(
+        tokenizer, prompt, ids[1:].tolist(), no_repeat_ngram=settings.no_repeat_ngram, words=settings.words
+    )  # fmt: skip
 
 
 def _apart(draws: Iterator[tuple[int, Draw, bool]], num_texts: int) -> list[Iterator[Draw]]:
@@ -212,21 +227,31 @@ def generate(
     writers: Sequence[Writer],
     *,
     excluded: int | None,
+    constraint: Constraint | None = None,
 ) -> Iterator[tuple[int, Draw, bool]]:
     """Draws (number of the text, draw, whether the text ends with it) of texts that all begin with `log_probs_V`.
 
-    There is a generator and a writer for each text, which has up to `max_tokens` draws; token `excluded` is never drawn.
+    There is a generator and a writer for each text, which has up to `max_tokens` draws; token `excluded` is never drawn, nor
+    what the `constraint` forbids.
     """
+    tracks = {} if constraint is None else dict.fromkeys(range(len(generators)), constraint.beginning)
     uniforms = [iter_uniforms(generator) for generator in generators]
     going = list(range(len(generators)))
     log_probs_NV = log_probs_V.expand(len(going), -1)
     for remaining in reversed(range(settings.max_tokens)):
-        tokens = draw_each(log_probs_NV, settings, [next(uniforms[text]) for text in going], excluded=excluded)
+        allowed_NV = log_probs_NV
+        if constraint is not None:
+            allowed_NV = constraint.apply_each(log_probs_NV, [tracks[text] for text in going], excluded)
+        tokens = draw_each(allowed_NV, settings, [next(uniforms[text]) for text in going], excluded=excluded)
         token_of: dict[int, int] = {}
         for text, drawn in zip(going, _describe(tokens, log_probs_NV, settings), strict=True):
-            shown, stopped = writers[text].write(drawn.token, last=not remaining)
-            yield text, drawn._replace(text=shown), stopped or not remaining
-            if not stopped:
+            last = not remaining
+            if constraint is not None:
+                tracks[text] = constraint.go_on(tracks[text], drawn.token)
+                last = last or constraint.ends(tracks[text], excluded)
+            shown, stopped = writers[text].write(drawn.token, last=last)
+            yield text, drawn._replace(text=shown), stopped or last
+            if not (stopped or last):
                 token_of[text] = drawn.token
         if not remaining or not token_of:
             return

@@ -1,0 +1,130 @@
+"""`sample --beam`, constraints on what is written, and `--novelty`: what samples have copied from the training text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lmtrain.commands.options import finite, read_text, whole
+from lmtrain.errors import DataError, SettingsError
+from lmtrain.shell import expanded, one_line, printable
+from lmtrain.terminal import for_terminal
+
+if TYPE_CHECKING:
+    from lmtrain.data.tokenizer import Tokenizer
+    from lmtrain.inference.sample import SampleSettings
+    from lmtrain.saved import Trained
+
+OF_DRAWING = ("temperature", "top_k", "top_p", "min_p", "seed")  # what a beam does not read
+MAX_BEAM = 4096
+
+
+def add_decoding_options(parser: argparse.ArgumentParser) -> None:
+    """The likeliest texts instead of drawn ones, what texts must not have, and what they share with the training text."""
+    group = parser.add_argument_group("decoding")
+    group.add_argument(
+        "--beam", type=whole(1, MAX_BEAM),
+        help="the likeliest continuations, best first, with their scores; this many are kept at each length (--num-samples: so "
+        "many are written)",
+    )  # fmt: skip
+    group.add_argument(
+        "--length-power", type=finite, metavar="POWER",
+        help="a beam's score is the log-probability divided by (number of tokens)^POWER (default: 1; 0: the probability)",
+    )  # fmt: skip
+    group.add_argument(
+        "--no-repeat-ngram", type=int, metavar="N", help="no N tokens in a row occur twice, the prompt's counted"
+    )
+    group.add_argument("--words", metavar="FILE", help="write only words of this list, one per line")
+    group.add_argument(
+        "--novelty",
+        metavar="RUN|TEXT",
+        help="say afterwards how much is copied from the training text of a run, or from a file",
+    )
+
+
+def check_decoding_options(options: argparse.Namespace) -> None:
+    """Raises SettingsError for options that do not go together."""
+    if options.beam is None:
+        if options.length_power is not None:
+            raise SettingsError(
+                "--length-power was given without --beam.", "It is about a beam's scores.", "Type --beam 8 as well."
+            )
+        return
+    if options.length_power is not None and options.length_power < 0:
+        raise SettingsError(
+            f"--length-power is {options.length_power:g}.", "Allowed are numbers of at least 0.", "Leave it out (1)."
+        )
+    for name in OF_DRAWING:
+        if getattr(options, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise SettingsError(
+                f"{option} was given together with --beam.", "A beam takes the likeliest texts and draws none.",
+                "Leave out one of them.",
+            )  # fmt: skip
+
+
+def read_words(options: argparse.Namespace) -> tuple[str, ...] | None:
+    """The words of `--words`; DataError where there is none."""
+    if options.words is None:
+        return None
+    words = tuple(dict.fromkeys("".join(read_text(options.words)).split()))
+    if not words:
+        raise DataError(
+            f"{one_line(options.words)} has no words.", "At least one is needed.", "Give a file with a word per line."
+        )
+    return words
+
+
+def print_beams(options: argparse.Namespace, trained: Trained, prompt: str, settings: SampleSettings) -> list[str]:
+    """A row for each of the best continuations; returns them."""
+    from lmtrain.inference.beam import beam_search
+
+    found = beam_search(
+        trained.model, trained.tokenizer, prompt, settings, beam=options.beam, num_best=options.num_samples,
+        length_power=1.0 if options.length_power is None else options.length_power, device=options.device,
+    )  # fmt: skip
+    if not options.json:
+        print("score\tlog_prob\ttokens\ttext")
+    for best in found:
+        if options.json:
+            row = {"score": best.score, "log_prob": best.log_prob, "num_tokens": len(best.tokens), "text": best.text}
+            print(json.dumps(row))
+        else:
+            numbers = f"{best.score:.6f}\t{best.log_prob:.6f}\t{len(best.tokens)}"
+            print(f"{numbers}\t{for_terminal(one_line(best.text))}")
+    return [best.text for best in found]
+
+
+def open_training(name: str, trained: Trained) -> Any:
+    """The ids of a training text: of a run, or of a file that the model's tokenizer reads."""
+    from lmtrain.data.corpus import encode_file
+    from lmtrain.tasks.opening import task_at, training_corpus
+    from lmtrain.training.checkpoint import read_named
+
+    path = expanded(name)
+    if not path.is_dir():
+        return encode_file(path, trained.tokenizer).ids
+    if task_at(path) != "language":
+        raise SettingsError(f"--novelty {name} is no language model.", "It has no text.", "Give the text: --novelty FILE.")
+    corpus = read_named(path, "best", training_corpus)
+    if corpus.tokenizer.fingerprint() != trained.tokenizer.fingerprint():
+        raise SettingsError(
+            f"--novelty {name} has another vocabulary than the model that writes.", "Texts are compared token by token.",
+            "Give the text: --novelty FILE.",
+        )  # fmt: skip
+    return corpus.train.ids
+
+
+def print_novelty(texts: Sequence[str], tokenizer: Tokenizer, training: Any, *, as_json: bool) -> None:
+    """A line for each text, on standard error; as JSON a last line."""
+    from lmtrain.inference.novelty import novelty_of
+
+    found = novelty_of(texts, tokenizer, training)
+    if as_json:
+        print(json.dumps({"novelty": [each.to_json() for each in found]}))
+        return
+    for number, each in enumerate(found):
+        print(printable(f"{number}: {each.format()}"), file=sys.stderr)

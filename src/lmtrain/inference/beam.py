@@ -1,0 +1,159 @@
+"""Beam search: the likeliest continuations of a prompt that are found by keeping the `beam` best beginnings at each length.
+
+    score = log p(continuation | prompt) / number of its tokens ^ length_power
+
+A continuation ends with a stop string (that of a backward model at the beginning of its line), or after `max_tokens` tokens.
+The tokens that a stop string takes are counted in its probability, not in its text. One also ends where constraints leave
+nothing to go on with. Ended ones are compared by their scores: with length_power=0 by their probabilities, which favours short
+ones, with 1 by the mean per token (Wu et al. 2016, section 7). Search ends when no beginning can become better than the `beam`
+best that have ended: a longer one has a lower probability, which is divided by max_tokens ^ length_power at the most. With a
+beam as wide as there are continuations it is exact.
+
+    legend   B beginnings · V vocabulary
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmtrain.data.tokenizer import Tokenizer
+from lmtrain.errors import SettingsError
+from lmtrain.inference.constraints import Track
+from lmtrain.inference.evaluate import make_tokens
+from lmtrain.inference.sample import SampleSettings, encode_prompt, exclude, make_constraint, make_writer, read
+from lmtrain.models.base import LanguageModel, State, evaluating
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A continuation: its text, its tokens, the natural logarithm of their probability, and the score it is ranked by."""
+
+    text: str
+    tokens: tuple[int, ...]
+    log_prob: float
+    score: float
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    tokens: tuple[int, ...]
+    log_prob: float
+    track: Track | None
+
+
+def beam_search(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompt: str = "",
+    settings: SampleSettings = SampleSettings(),
+    *,
+    beam: int = 8,
+    num_best: int | None = None,
+    length_power: float = 1.0,
+    device: torch.device | str = "cpu",
+) -> list[Hypothesis]:
+    """The `num_best` (by default `beam`) best continuations found, best first; equal ones in the order of their tokens.
+
+    Of the settings `max_tokens`, `stop`, `allow_unk` and the constraints are read. Raises SettingsError for values out of
+    range, and what `sample` raises.
+    """
+    for name, value, least in (("beam", beam, 1), ("num_best", num_best, 1), ("length_power", length_power, 0)):
+        if value is not None and not least <= value < math.inf:
+            raise SettingsError(
+                f"{name} is {value}.", f"Allowed are finite numbers of at least {least}.", f"Type for example {name}={least}."
+            )
+    search = _Search(model, tokenizer, prompt, settings, beam, length_power, device)
+    return search.run()[: beam if num_best is None else num_best]
+
+
+class _Search:
+    def __init__(
+        self, model: LanguageModel, tokenizer: Tokenizer, prompt: str, settings: SampleSettings, beam: int, length_power: float,
+        device: torch.device | str,
+    ) -> None:  # fmt: skip
+        self.model, self.tokenizer, self.prompt, self.settings = model, tokenizer, prompt, settings
+        self.beam, self.power, self.device = beam, length_power, device
+        self.ids = np.concatenate([[tokenizer.eos_id], encode_prompt(tokenizer, prompt)])
+        self.excluded = None if settings.allow_unk else tokenizer.unk_id
+        self.constraint = make_constraint(tokenizer, prompt, self.ids, settings)
+        self.ended: list[Hypothesis] = []
+        make_writer(tokenizer, prompt, settings.stop)  # which refuses what does not go together
+
+    def run(self) -> list[Hypothesis]:
+        log_probs_V, state = read(self.model, self.ids, self.model.initial_state(1), self.device)
+        log_probs_BV = log_probs_V[None]
+        going = [_Beginning((), 0.0, None if self.constraint is None else self.constraint.beginning)]
+        for remaining in reversed(range(self.settings.max_tokens)):
+            parents, going = self._extend(going, log_probs_BV, last=not remaining)
+            if not going or self._is_decided(going):
+                break
+            log_probs_BV, state = self._read(going, parents, state)
+        return sorted(self.ended, key=lambda found: (-found.score, found.tokens))
+
+    def _extend(self, going: list[_Beginning], log_probs_BV: Tensor, *, last: bool) -> tuple[list[int], list[_Beginning]]:
+        """The `beam` best that go on by one token, with the places of what they go on from; what has ended is noted."""
+        totals_BV = torch.tensor([each.log_prob for each in going], dtype=torch.float64)[:, None] + self._allowed(
+            going, log_probs_BV
+        )
+        size = totals_BV.shape[1]
+        best = totals_BV.flatten().topk(min(totals_BV.numel(), 2 * self.beam))
+        parents: list[int] = []
+        kept: list[_Beginning] = []
+        for total, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            if total == -math.inf or len(kept) == self.beam:
+                break
+            parent, token = divmod(place, size)
+            before = going[parent]
+            tokens = (*before.tokens, token)
+            track = None if before.track is None or self.constraint is None else self.constraint.go_on(before.track, token)
+            is_last = last or (track is not None and self.constraint is not None and self.constraint.ends(track, self.excluded))
+            text, has_ended = self._written(tokens, last=is_last)
+            if has_ended or is_last:
+                self.ended.append(Hypothesis(text, tokens, total, total / len(tokens) ** self.power))
+                continue
+            parents.append(parent)
+            kept.append(_Beginning(tokens, total, track))
+        return parents, kept
+
+    def _allowed(self, going: list[_Beginning], log_probs_BV: Tensor) -> Tensor:
+        rows = log_probs_BV.double()
+        if self.constraint is not None:
+            tracks = [each.track for each in going if each.track is not None]
+            kept = [self.constraint.apply(row, track) for row, track in zip(rows, tracks, strict=True)]
+            rows = torch.stack(kept)
+            if not self.ended and bool((rows == -math.inf).all()):
+                self.constraint.apply_each(log_probs_BV, tracks, self.excluded)  # which says so
+        if self.excluded is None:
+            return rows
+        if len(going) == 1 and not going[0].tokens:
+            return torch.stack([exclude(row, self.excluded) for row in rows])  # which says where nothing else is possible
+        return rows.index_fill(1, torch.tensor([self.excluded]), -math.inf)
+
+    def _written(self, tokens: tuple[int, ...], *, last: bool) -> tuple[str, bool]:
+        """The text of a continuation, and whether it ends here."""
+        writer, parts = make_writer(self.tokenizer, self.prompt, self.settings.stop), []
+        for place, token in enumerate(tokens, 1):
+            text, stopped = writer.write(token, last=last and place == len(tokens))
+            parts.append(text)
+            if stopped:
+                return "".join(parts), True
+        return "".join(parts), False
+
+    def _is_decided(self, going: list[_Beginning]) -> bool:
+        """Whether nothing that goes on can become better than the best that have ended."""
+        if len(self.ended) < self.beam:
+            return False
+        scores = sorted((found.score for found in self.ended), reverse=True)
+        return max(each.log_prob for each in going) / self.settings.max_tokens**self.power <= scores[self.beam - 1]
+
+    def _read(self, going: list[_Beginning], parents: list[int], state: State) -> tuple[Tensor, State]:
+        tokens_TB = make_tokens(np.array([[each.tokens[-1] for each in going]]), self.model, self.device)
+        kept = torch.tensor(parents, device=self.device)
+        with evaluating(self.model):
+            log_probs_TBV, state = self.model.log_probs(tokens_TB, tuple(tensor[kept] for tensor in state))
+            return log_probs_TBV[0].cpu(), state
