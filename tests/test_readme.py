@@ -222,7 +222,7 @@ def test_every_setting_that_is_named_exists(name: str) -> None:
 def test_every_setting_in_a_line_begins_with_a_group(name: str) -> None:
     codes = [code for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", READMES[name]) if not {"(", "%"} & set(code)]
     typed = {word.partition("=")[0].lstrip("'") for code in codes for word in code.split() if re.match(r"'?[a-z_.]+=", word)}
-    allowed = {*config.GROUPS, "task", "experiment", "resume", "hydra", "group", "name", "out", "x", "y", "z"}
+    allowed = {*config.GROUPS, "task", "experiment", "resume", "hydra", "group", "name", "out", "x", "y", "z", "start_from"}
     assert {setting for setting in typed if setting.split(".")[0] not in allowed} == set()
 
 

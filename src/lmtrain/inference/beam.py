@@ -29,6 +29,9 @@ from lmtrain.inference.sample import SampleSettings, encode_prompt, exclude, mak
 from lmtrain.models.base import LanguageModel, State, evaluating
 
 
+USUAL = SampleSettings()
+
+
 @dataclass(frozen=True)
 class Hypothesis:
     """A continuation: its text, its tokens, the natural logarithm of their probability, and the score it is ranked by."""
@@ -50,7 +53,7 @@ def beam_search(
     model: LanguageModel,
     tokenizer: Tokenizer,
     prompt: str = "",
-    settings: SampleSettings = SampleSettings(),
+    settings: SampleSettings = USUAL,
     *,
     beam: int = 8,
     num_best: int | None = None,
