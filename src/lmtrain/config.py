@@ -58,7 +58,7 @@ Proposal = Enum("Proposal", "log_uniform unigram")
 Initialisation = Enum("Initialisation", "xavier uniform fan identity")
 Backend = Enum("Backend", "auto reference eager native triton")
 Smoothing = Enum("Smoothing", "kneser_ney add_k maximum_likelihood")
-TokenizerName = Enum("TokenizerName", "char byte word bpe file")
+TokenizerName = Enum("TokenizerName", "char byte word bpe unigram file")
 Unknown = Enum("Unknown", "token spelled")
 Normalization = Enum("Normalization", "none nfc nfd nfkc")
 OptimizerName = Enum("OptimizerName", "sgd adagrad rmsprop adam adamw sparse_adam")
@@ -422,7 +422,9 @@ class LabelledConfig(ExamplesConfig):
 @dataclass(kw_only=True)
 class TokenizerConfig:
     name: TokenizerName = setting(
-        TokenizerName.char, "What a token is: char, byte, word, bpe (subwords) or what a file says.", resume=Resume.refused
+        TokenizerName.char,
+        "What a token is: char, byte, word, bpe or unigram (subwords) or what a file says.",
+        resume=Resume.refused,
     )
     min_count: int = setting(1, "Rarer words or characters of the training split become <unk>; rarer pairs stay two.", least=1,
                              resume=Resume.refused)  # fmt: skip

@@ -48,6 +48,16 @@ def test_a_run_goes_on_bit_for_bit_and_does_what_others_do(here: Path, call: Cal
         assert result.num_unknown == 0
 
 
+def test_a_unigram_run_goes_on_without_its_cache(here: Path, call: Callable[..., Any]) -> None:
+    unigram = ["TRAIN", "tokenizer=unigram", "tokenizer.vocab_size=300", "schedule=constant", "trainer.num_steps=2"]
+    assert call(*unigram, "hydra.run.dir=part").code == 0
+    shutil.rmtree("outputs/cache")  # the vocabulary is learnt again, and is the same
+    assert call("resume=part", "trainer.num_steps=3").code == 0
+    refused = call(*unigram, "tokenizer.min_count=2")
+    assert refused.code == 2
+    assert "tokenizer.min_count=2 would be ignored by tokenizer=unigram" in refused.err
+
+
 def test_counts_are_mixed_with_networks_and_written_as_arpa(here: Path, call: Callable[..., Any]) -> None:
     assert call(*BPE, "hydra.run.dir=net").code == 0
     counting = ["data=text", "data.path=text.txt", *BPE[1:3], "model=ngram", "model.order=2", "hydra.run.dir=counts"]

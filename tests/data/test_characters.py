@@ -104,7 +104,7 @@ def test_other_ways_of_reading_are_refused(more: dict[str, object], said: str) -
 
 def test_the_settings_offer_what_there_is() -> None:
     assert ("none", *FORMS) == tuple(config.Normalization.__members__)
-    assert list(KINDS) == ["char", "byte", "word", "bpe", "file"]
+    assert list(KINDS) == ["char", "byte", "word", "bpe", "unigram", "file"]
     assert set(KINDS) == set(config.TokenizerName.__members__)
 
 

@@ -11,11 +11,11 @@ from lmtrain.data.corpus import encode_file, load_corpus
 from lmtrain.data.tokenizer import Tokenizer, learn_tokenizer, load_tokenizer, reversed_lines
 
 TEXT = "the cat sat on a mat\n\na dog, then ran\nκαι Ω e\u0301\n" * 3
-KINDS = ["char", "byte", "word", *["bpe"] * (find_spec("tokenizers") is not None)]
+KINDS = ["char", "byte", "word", *["bpe", "unigram"] * (find_spec("tokenizers") is not None)]
 
 
 def tokenizer_of(name: str, *, reverse: bool) -> Tokenizer:
-    return learn_tokenizer(name, [TEXT], vocab_size=270 if name == "bpe" else 0, reverse=reverse)
+    return learn_tokenizer(name, [TEXT], vocab_size=270 if name in ("bpe", "unigram") else 0, reverse=reverse)
 
 
 @given(st.lists(st.integers(0, 2), max_size=30))

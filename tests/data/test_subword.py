@@ -152,7 +152,7 @@ def test_a_tokenizer_comes_back_from_a_checkpoint_and_from_a_cache(subwords: Sub
         load_tokenizer(document, subwords=subwords)
     with pytest.raises(UnfitError, match="name is 'bpe'"):
         load_tokenizer(document)
-    with pytest.raises(UnfitError, match=r"name is 'byte'\. Allowed is 'bpe' or 'file'"):
+    with pytest.raises(UnfitError, match=r"name is 'byte'\. Allowed is 'bpe', 'unigram' or 'file'"):
         load_tokenizer({"format": 1, "name": "byte"}, subwords=subwords)
     with pytest.raises(UnfitError, match="'more' is not known here"):
         load_tokenizer(document | {"more": 1}, subwords=beside._subwords)  # type: ignore[attr-defined]

@@ -43,7 +43,7 @@ VALUES: dict[str, list[Any]] = {
     "data.path": ["text.txt", "directory"], "data.cache_dir": ["cache"], "data.valid_fraction": [0.05, 0.3, 0.6],
     "data.test_fraction": [0.0, 0.05, 0.3, 0.5],
     "tokenizer.min_count": [1, 2, 1000], "tokenizer.vocab_size": [0, 0, 1, 3, 7, 1000],
-    "tokenizer.name": ["char", "char", "byte", "byte", "word", "word", "bpe", "file"],
+    "tokenizer.name": ["char", "char", "byte", "byte", "word", "word", "bpe", "file", "unigram"],
     "tokenizer.path": ["", "", "", "subword.json"], "tokenizer.vocabulary": ["", "", "words.txt"],
     "tokenizer.separators": [[], [], ["U+00A0", "x"]],
     "optimizer.learning_rate": [1e-6, 0.001, 0.01, 0.5, 5.0, 1000.0], "optimizer.weight_decay": [0.0, 0.0, 1e-4, 1.0],
@@ -91,8 +91,9 @@ def _fitting(tokenizer: dict[str, Any]) -> dict[str, Any]:
     match tokenizer["name"]:
         case "file":
             return {"name": "file", "path": "subword.json"}
-        case "bpe":
-            return tokenizer | {"vocab_size": 270, "path": "", "vocabulary": "", "separators": [], "unknown": "token"}
+        case "bpe" | "unigram":
+            fitting = tokenizer | {"vocab_size": 270, "path": "", "vocabulary": "", "separators": [], "unknown": "token"}
+            return fitting if fitting["name"] == "bpe" else fitting | {"min_count": 1}
         case "word":
             return tokenizer | {"path": ""}
     return tokenizer | {"path": "", "vocabulary": "", "separators": [], "unknown": "token"}
@@ -201,11 +202,13 @@ def tokenizer_rules(tokenizer: config.TokenizerConfig) -> Iterator[str]:
         yield "what is fixed is not learnt"
     elif 0 < tokenizer.vocab_size < 3:
         yield "a vocabulary of three at the least"
-    if name == "bpe" and tokenizer.vocab_size < 257:
+    if name == "unigram" and tokenizer.min_count > 1:
+        yield "unigram counts no pairs"
+    if name in ("bpe", "unigram") and tokenizer.vocab_size < 257:
         yield "there are 256 bytes"
     if (name == "file") != (tokenizer.path != ""):
         yield "a file is named where one is read"
-    if name in ("bpe", "file") and not HAS_SUBWORDS:
+    if name in ("bpe", "unigram", "file") and not HAS_SUBWORDS:
         yield "the extra is not installed"
     if name != "word" and (tokenizer.vocabulary or tokenizer.separators or tokenizer.unknown.name == "spelled"):
         yield "words alone have separators and a list, and are spelt"

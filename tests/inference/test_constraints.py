@@ -50,11 +50,11 @@ def test_a_text_without_constraints_is_drawn_as_before():
     assert one == other
 
 
-@pytest.mark.parametrize("name", ["char", "byte", "word", *["bpe"] * (find_spec("tokenizers") is not None)])
+@pytest.mark.parametrize("name", ["char", "byte", "word", *["bpe", "unigram"] * (find_spec("tokenizers") is not None)])
 def test_every_word_is_on_the_list_whatever_tokens_are(name):
     text = "abba abc cab ba\nκαι abc\n" * 9
     words = ("abba", "ba", "και", "abc")
-    tokenizer = learn_tokenizer(name, [text], vocab_size=262 if name == "bpe" else 0)
+    tokenizer = learn_tokenizer(name, [text], vocab_size=262 if name in ("bpe", "unigram") else 0)
     settings = SampleSettings(max_tokens=60, words=words)
     for draws in sample(Uniform(tokenizer.vocab_size), tokenizer, "abc ", settings, num_samples=4):
         *written, begun = re.split("[ \\t\\n\\v\\f\\r]", "".join(drawn.text for drawn in draws))

@@ -1,7 +1,7 @@
 """What the kinds of tokenizers are, so that nobody asks for their names: plain facts, without NumPy.
 
 char   a Unicode code point                byte   a byte of UTF-8
-word   what stands between whitespace      bpe    a piece of a word, learnt (`subword`); file   the same, from a file
+word   what stands between whitespace      bpe, unigram   a piece of a word, learnt (`subword`); file   the same, from a file
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Kind:
     has_words        whether tokens are words, so that a text without whitespace has none that come again
     least_size       the smallest vocabulary that it can have
     is_learnt        whether its vocabulary is learnt from the training text
+    counts_pieces    whether what is rarer than `min_count` is left out of it
     chunk_length     how many tokens are usual in a chunk of truncated backpropagation
     prompt_length    how many tokens of a text are enough for a model to go on from
     """
@@ -37,6 +38,7 @@ class Kind:
     has_words: bool = False
     least_size: int = 3
     is_learnt: bool = True
+    counts_pieces: bool = True
     chunk_length: int = 64
     prompt_length: int = 60
 
@@ -55,6 +57,7 @@ WORD = Kind(
 BPE = Kind(
     name="bpe", noun="subword", unit="byte", is_unit=False, cut_at="line", least_size=257, chunk_length=35, prompt_length=15
 )
-FILE = replace(BPE, name="file", is_learnt=False)
+UNIGRAM = replace(BPE, name="unigram", counts_pieces=False)
+FILE = replace(BPE, name="file", is_learnt=False, counts_pieces=False)
 
-KINDS = {kind.name: kind for kind in (CHAR, BYTE, WORD, BPE, FILE)}
+KINDS = {kind.name: kind for kind in (CHAR, BYTE, WORD, BPE, UNIGRAM, FILE)}

@@ -1,4 +1,4 @@
-"""Subwords: byte-level BPE, learnt with Hugging Face `tokenizers` and read from that library's files.
+"""Subwords: byte-level BPE and unigram models, learnt with Hugging Face `tokenizers` and read from that library's files.
 
     text -> pieces -> bytes of UTF-8, merged pair by pair in the order in which the pairs were learnt -> ids
 
@@ -11,7 +11,14 @@ so that a text can be cut anywhere (`whole_pieces`). Ids descend in frequency, a
 The library encodes about 2 MB per second. Texts repeat their pieces, so each different one is encoded once, and a text is
 looked up. Files of other origin (`tokenizer=file`) cut in their own way: they are taken line by line and by the library alone.
 
-Sources: Sennrich et al. 2016 (BPE); Radford et al. 2019 (on bytes).
+A unigram model (Kudo 2018) gives each token a probability, and a piece the tokens that are the likeliest together. The
+library learns it in the order of hash tables, whose seeds no setting fixes, so two trainings of one text differ: sums in
+their last digits, and the scores of the bytes that are not learnt but must be there (the lowest score, plus 0.0001 for each
+that was put before it). So scores are rounded, such bytes get the lowest score, and tokens are sorted. What is left is the same
+in every training unless two tokens of which only one fits were equally good; each is learnt twice, and refused where it
+differs.
+
+Sources: Sennrich et al. 2016 (BPE); Radford et al. 2019 (on bytes); Kudo 2018 (unigram).
 """
 
 from __future__ import annotations
@@ -94,14 +101,7 @@ def whole_pieces(blocks: Iterable[str]) -> Iterator[list[str]]:
 def learn_bpe(blocks: Iterable[str], *, vocab_size: int, min_count: int) -> dict[str, Any]:
     """The library's document of a BPE with at most `vocab_size` tokens; pairs seen fewer than `min_count` times stay apart."""
     tokenizers = library("tokenizer=bpe")
-    made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [
-            tokenizers.pre_tokenizers.Split(tokenizers.Regex(PIECE), "isolated"),
-            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    made.decoder = tokenizers.decoders.ByteLevel()
+    made = _library_tokenizer(tokenizers, tokenizers.models.BPE())
     counts: Counter[str] = Counter()
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocab_size, min_frequency=min_count, initial_alphabet=sorted(BYTE_OF), show_progress=False
@@ -111,6 +111,64 @@ def learn_bpe(blocks: Iterable[str], *, vocab_size: int, min_count: int) -> dict
     _sort_by_frequency(document, made, counts)
     check_size(document)
     return document
+
+
+def learn_unigram(blocks: Iterable[str], *, vocab_size: int) -> dict[str, Any]:
+    """The library's document of a unigram model with at most `vocab_size` tokens, the same for the same text.
+
+    Raises SettingsError where the library does not learn the same tokens twice.
+    """
+    tokenizers = library("tokenizer=unigram")
+    counts: Counter[str] = Counter()
+    for _ in _counted(blocks, counts):
+        pass
+    if not counts:
+        raise DataError("The training text is empty.", "Subwords are learnt from some text.", "Give another text.")
+    first, second = (_trained_unigram(tokenizers, counts, vocab_size) for _ in range(2))
+    if canonical(first) != canonical(second):
+        raise SettingsError(
+            f"The library tokenizers learns other tokens of this text each time (vocab_size={vocab_size}): some are equally "
+            "good.", "A tokenizer must be the same whenever it is learnt.", "Type another vocab_size, or tokenizer=bpe.",
+        )  # fmt: skip
+    check_size(first)
+    return first
+
+
+def _trained_unigram(tokenizers: Any, counts: Counter[str], vocab_size: int) -> dict[str, Any]:
+    made = _library_tokenizer(tokenizers, tokenizers.models.Unigram())
+    trainer = tokenizers.trainers.UnigramTrainer(
+        vocab_size=vocab_size, initial_alphabet=sorted(BYTE_OF), show_progress=False, unk_token=None
+    )
+    made.train_from_iterator((piece for piece, count in counts.items() for piece in [piece] * count), trainer)
+    document: dict[str, Any] = json.loads(made.to_str())
+    scores = dict(map(tuple, document["model"]["vocab"]))
+    document["model"]["vocab"] = _settled(scores)
+    settled = tokenizers.Tokenizer.from_str(json.dumps(document))
+    _sort_by_frequency(document, settled, counts)
+    return document
+
+
+def _settled(scores: Mapping[str, float]) -> list[list[Any]]:
+    """Tokens with their scores as any training has them: rounded, and what was put there besides with the lowest score."""
+    lowest = min(scores.values())
+    put = {round(lowest + 1e-4 * step, 4) for step in range(len(BYTE_OF) + 1)}
+    rounded = {token: round(score, 4) for token, score in scores.items()}
+    least = round(lowest, 4)
+    settled = {token: least if len(token) == 1 and score in put else score for token, score in rounded.items()}
+    return [[token, settled[token]] for token in sorted(settled, key=lambda token: (-settled[token], token))]
+
+
+def _library_tokenizer(tokenizers: Any, model: Any) -> Any:
+    """An untrained tokenizer that cuts a text into our pieces."""
+    made = tokenizers.Tokenizer(model)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Split(tokenizers.Regex(PIECE), "isolated"),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    made.decoder = tokenizers.decoders.ByteLevel()
+    return made
 
 
 def _counted(blocks: Iterable[str], counts: Counter[str]) -> Iterator[str]:
@@ -132,8 +190,12 @@ def _sort_by_frequency(document: dict[str, Any], made: Any, counts: Counter[str]
     totals = np.zeros(made.get_vocab_size(), np.int64)
     for piece, ids in zip(pieces, _iter_encoded(made, pieces), strict=True):
         np.add.at(totals, ids, counts[piece])
-    tokens = sorted(document["model"]["vocab"], key=document["model"]["vocab"].__getitem__)
     order = np.argsort(-totals, kind="stable").tolist()
+    vocab = document["model"]["vocab"]
+    if isinstance(vocab, list):  # of tokens with their scores, by id
+        document["model"]["vocab"] = [vocab[old] for old in order]
+        return
+    tokens = sorted(vocab, key=vocab.__getitem__)
     document["model"]["vocab"] = {tokens[old]: new for new, old in enumerate(order)}
 
 
@@ -247,7 +309,7 @@ def _iter_encoded(library: Any, texts: Sequence[str]) -> Iterator[list[int]]:
 def is_plain(document: Mapping[str, Any]) -> bool:
     """Whether pieces are all that the library cuts, so that they can be encoded one by one."""
     model = document["model"]
-    return document.get("normalizer") is None and not document.get("added_tokens") and model.get("type") == "BPE"
+    return document.get("normalizer") is None and not document.get("added_tokens") and model.get("type") in ("BPE", "Unigram")
 
 
 class _Lookup:

@@ -3,7 +3,7 @@
     char   a Unicode code point; "\\n" is the end of a line       encode("to be\\n") -> t o _ b e \\n
     byte   a byte of the text's UTF-8; the id is the byte          (256 ids, nothing is unknown)
     word   what stands between whitespace, and `<eos>` for "\\n"   encode("to be\\n") -> to be <eos>
-    bpe    a piece of a word and the space before it             (see `subword`; nothing is unknown)
+    bpe    a piece of a word and the space before it             (also unigram; see `subword`; nothing is unknown)
 
 Each tokenizer has an `eos_id`, the token of "\\n"; `encode` adds none of its own. What the training split lacks is `<unk>`.
 
@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 
 from lmtrain.data.characters import WAYS, iter_normalized, normalized, spaced
 from lmtrain.data.decoders import BytesDecoder, Decoder, TextDecoder, WordDecoder, checked
-from lmtrain.data.kinds import BPE, BYTE, CHAR, FILE, KINDS, WORD, Kind
+from lmtrain.data.kinds import BYTE, CHAR, FILE, KINDS, WORD, Kind
 from lmtrain.data.spelling import Spelling, choose_words
-from lmtrain.data.subword import Subwords, canonical, learn_bpe, sha256_of
+from lmtrain.data.subword import Subwords, canonical, learn_bpe, learn_unigram, sha256_of
 from lmtrain.data.token_lists import PACKED, is_way, read_tokens, unpacked
 from lmtrain.data.vocabulary import (
     EOS,
@@ -203,11 +203,11 @@ def learn_tokenizer(
     normalize: str = "none",
     reverse: bool = False,
 ) -> Tokenizer:
-    """The tokenizer `name` ("char", "byte", "word", "bpe", "file") for a training text, given in blocks cut anywhere.
+    """The tokenizer `name` ("char", "byte", "word", "bpe", "unigram", "file") for a text, given in blocks cut anywhere.
 
-    Pieces seen fewer than `min_count` times become `<unk>`; of `bpe`, pairs that were seen so seldom stay apart. `vocab_size`
-    bounds the vocabulary (0: no bound, but not for `bpe`). `byte` and `file` have a fixed vocabulary and refuse both
-    (SettingsError); `subword` is the document of a `file`, and the text is not read.
+    Pieces seen fewer than `min_count` times become `<unk>`; of `bpe`, pairs that were seen so seldom stay apart; `unigram`
+    reads no `min_count`. `vocab_size` bounds the vocabulary (0: no bound, but not for subwords). `byte` and `file` have a fixed
+    vocabulary and refuse both (SettingsError); `subword` is the document of a `file`, and the text is not read.
 
     Of `word` alone: `separators` are characters that separate words besides whitespace; with a `vocabulary` (all tokens in the
     order of their ids, as `read_word_list` gives them) none is learnt; `spelled` learns to spell unknown words (`spelling`).
@@ -236,14 +236,16 @@ def _learn(
         return ByteTokenizer()
     if name == "file":
         return SubwordTokenizer(FILE, Subwords(subword))
-    if name == "bpe":
+    if name in ("bpe", "unigram"):
         if vocab_size < kind.least_size:
             raise SettingsError(
                 f"vocab_size={vocab_size} leaves no token besides the 256 bytes.",
                 f"Allowed is at least {kind.least_size}.",
                 "Type for example vocab_size=8000.",
             )
-        return SubwordTokenizer(BPE, Subwords(learn_bpe(blocks, vocab_size=vocab_size, min_count=min_count)))
+        if name == "unigram":
+            return SubwordTokenizer(kind, Subwords(learn_unigram(blocks, vocab_size=vocab_size)))
+        return SubwordTokenizer(kind, Subwords(learn_bpe(blocks, vocab_size=vocab_size, min_count=min_count)))
     if not kind.has_words and (vocabulary is not None or separators or spelled):
         raise SettingsError(
             f"name={name} was given a vocabulary, separators or a spelling of words.",
@@ -514,10 +516,10 @@ def _load(document: dict[str, Any], arrays: Mapping[str, NDArray[Any]], subwords
     if not isinstance(name, str) or name not in KINDS:
         *others, last = map(repr, KINDS)
         raise UnfitError("name", f"is {name!r:.40}", f"{', '.join(others)} or {last}")
-    if name in ("bpe", "file"):
+    if name in ("bpe", "unigram", "file"):
         return _load_subwords(document, KINDS[name], arrays, subwords)
     if subwords is not None:
-        raise UnfitError("name", f"is {name!r}", "'bpe' or 'file' where subword.json lies beside it")
+        raise UnfitError("name", f"is {name!r}", "'bpe', 'unigram' or 'file' where subword.json lies beside it")
     if name == "byte" and written != FORMAT:
         raise UnfitError("format", f"is {written}", f"{FORMAT} for bytes, whose tokens need no list")
     for key in document.keys() - {"format", "name", *["tokens"] * (name != "byte" and written == FORMAT)}:

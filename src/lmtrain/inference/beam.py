@@ -28,7 +28,6 @@ from lmtrain.inference.evaluate import make_tokens
 from lmtrain.inference.sample import SampleSettings, encode_prompt, exclude, make_constraint, make_writer, read
 from lmtrain.models.base import LanguageModel, State, evaluating
 
-
 USUAL = SampleSettings()
 
 

@@ -154,7 +154,7 @@ def _of_tokenizer(tokenizer: TokenizerConfig) -> Iterator[str]:
             f"tokenizer.min_count={tokenizer.min_count} and tokenizer.vocab_size={tokenizer.vocab_size} cannot change the "
             f"vocabulary of tokenizer={kind.name}, which is fixed. Leave both out."
         )
-    elif kind is kinds.BPE and tokenizer.vocab_size < kind.least_size:
+    elif kind in (kinds.BPE, kinds.UNIGRAM) and tokenizer.vocab_size < kind.least_size:
         yield (
             f"tokenizer.vocab_size={tokenizer.vocab_size} leaves no token besides the 256 bytes. Set it to at least "
             f"{kind.least_size}, for example tokenizer.vocab_size=8000."
@@ -181,7 +181,12 @@ def _of_tokenizer(tokenizer: TokenizerConfig) -> Iterator[str]:
             character_of(separator)
         except ValueError as error:
             yield f"tokenizer.separators={separator!r} cannot be used: {error}. Type for example tokenizer.separators=[U+00A0]"
-    if kind in (kinds.BPE, kinds.FILE) and find_spec("tokenizers") is None:
+    if kind is kinds.UNIGRAM and tokenizer.min_count > 1:
+        yield (
+            f"tokenizer.min_count={tokenizer.min_count} would be ignored by tokenizer=unigram, whose vocabulary is bounded by "
+            "tokenizer.vocab_size. Leave it out."
+        )
+    if kind in (kinds.BPE, kinds.UNIGRAM, kinds.FILE) and find_spec("tokenizers") is None:
         yield (
             f"tokenizer={kind.name} needs the package tokenizers, which is not installed; it comes with lmtrain's extra "
             "`subword`. Type  pip install tokenizers"

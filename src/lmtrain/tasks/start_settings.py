@@ -112,7 +112,7 @@ def _tokenizer(run: str, saved: config.Config, given: Mapping[str, Any], adds: b
     own: dict[str, Any] = comparing.config_to_json(saved.tokenizer)
     if adds:
         own |= {"vocab_size": 0, "vocabulary": ""}
-        if not saved.tokenizer.path and own["name"] == "bpe":
+        if not saved.tokenizer.path and own["name"] in ("bpe", "unigram"):
             own["vocab_size"] = saved.tokenizer.vocab_size
     for key, value in given.items():
         group, _, name = key.partition(".")
