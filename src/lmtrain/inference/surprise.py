@@ -183,16 +183,25 @@ class _Described:
 
 
 def _describe(log_probs_TV: torch.Tensor, targets_T: torch.Tensor, temperature: float, in_full: bool) -> _Described:
-    log_probs_TV = log_probs_TV.double()
+    """What distributions say, in few passes over them: sums are float64, powers of the type that the model gives."""
     if temperature != 1:
-        log_probs_TV = (log_probs_TV / temperature).log_softmax(-1)
+        log_probs_TV = (log_probs_TV.double() / temperature).log_softmax(-1)
     chosen_T1 = log_probs_TV.gather(1, targets_T[:, None])
-    log_probs, entropies = chosen_T1[:, 0].cpu().numpy(), torch.special.entr(log_probs_TV.exp()).sum(1).tolist()
+    log_probs, entropies = chosen_T1[:, 0].double().cpu().numpy(), _entropies(log_probs_TV)
     if not in_full:
         return _Described(log_probs, entropies, [], [], [])
-    ranks = (1 + (log_probs_TV > chosen_T1).sum(1)).tolist()
+    ranks = (1 + (log_probs_TV > chosen_T1).count_nonzero(1)).tolist()
     likeliest = log_probs_TV.topk(min(NUM_INSTEAD + 1, log_probs_TV.shape[1]), dim=1)
-    return _Described(log_probs, entropies, ranks, likeliest.indices.tolist(), likeliest.values.exp().tolist())
+    probabilities = likeliest.values.double().exp().tolist()
+    return _Described(log_probs, entropies, ranks, likeliest.indices.tolist(), probabilities)
+
+
+def _entropies(log_probs_TV: torch.Tensor) -> list[float]:
+    """-sum p log p of each row; what is impossible adds nothing."""
+    terms_TV = log_probs_TV.exp().mul_(log_probs_TV)
+    if log_probs_TV.amin() == -torch.inf:
+        terms_TV.masked_fill_(log_probs_TV == -torch.inf, 0.0)
+    return (-terms_TV.sum(1, dtype=torch.float64) + 0.0).tolist()
 
 
 def _join(pieces: Iterable[Unit], unit: UnitName, whole_words: bool) -> Iterator[Unit]:
