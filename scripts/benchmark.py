@@ -44,6 +44,7 @@ from benchmarks.measuring import (
 from benchmarks.pieces import make_generators, make_heads, make_recurrences
 from benchmarks.presets import CPU_PRESETS, GPU_PRESETS, PRESETS, Preset
 from benchmarks.steps import make_dropins, make_steps
+from benchmarks.using import make_samplers, make_scorers
 from lmtrain.errors import UserError
 
 MAKERS: dict[str, Callable[[Preset, torch.device], Iterator[Contestant]]] = {
@@ -52,6 +53,8 @@ MAKERS: dict[str, Callable[[Preset, torch.device], Iterator[Contestant]]] = {
     "recurrence": make_recurrences,
     "head": make_heads,
     "generate": make_generators,
+    "score": make_scorers,
+    "samples": make_samplers,
 }
 CALLS_TO_WARM_UP = 5
 

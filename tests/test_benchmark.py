@@ -16,7 +16,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 SIZES: dict[str, Any] = {"hidden_size": 9, "batch_size": 3, "chunk_length": 5, "vocab_size": 13}
-PARTS = ["step", "dropin", "recurrence", "head", "generate"]
+PARTS = ["step", "dropin", "recurrence", "head", "generate", "score", "samples"]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_every_part_has_contestants_that_agree(part: str, benchmark: ModuleType,
     names = {(row.backend.split()[0], row.precision) for row in rows}
     assert {(name, precision) for name in ("torch.nn", "lmtrain.nn" if part == "dropin" else "lmtrain")
             for precision in ("float32", "bfloat16")} <= names  # fmt: skip
-    assert all(row.agrees is (None if part == "generate" else True) for row in rows)
+    assert all(row.agrees is (None if part in ("generate", "samples") else True) for row in rows)
     assert rows[0].ratio == rows[0].ratio_alike == 1
     assert all(row.ratio > 0 and row.ratio_alike > 0 and row.tokens_per_second > 0 for row in rows)
     assert "nan" not in capsys.readouterr().out
@@ -62,6 +62,14 @@ def test_the_drop_in_is_timed_beside_what_it_replaces(benchmark: ModuleType) -> 
     assert [(row.backend, row.precision) for row in rows] == [
         (library, precision) for library in ("torch.nn", "lmtrain.nn") for precision in ("float32", "bfloat16")
     ]
+
+
+@pytest.mark.parametrize("part", ["score", "samples"])
+def test_a_use_is_timed_side_by_side_and_one_by_one(part: str, benchmark: ModuleType) -> None:
+    rows = benchmark.run_preset(tiny(benchmark, part, batch_size=5), 1, CPU)
+    names = [f"{name} {precision}" for name in ("lmtrain one by one", "lmtrain") for precision in ("float32", "bfloat16")]
+    assert {f"{row.backend} {row.precision}" for row in rows} >= {*names}
+    assert {benchmark.PRESETS[name].part for name in ("score200", "samples200")} == {"score", "samples"}
 
 
 def test_the_sampled_softmax_has_nothing_to_agree_with(benchmark: ModuleType) -> None:

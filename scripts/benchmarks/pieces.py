@@ -178,7 +178,7 @@ def make_generators(preset: Preset, device: torch.device) -> Iterator[Contestant
     endless: dict[str, Any] = {}
 
     def write_ours(precision: str) -> None:
-        tokenizer: Any = _Numbers(preset.vocab_size)
+        tokenizer: Any = Numbers(preset.vocab_size)
         with autocast(precision, device):
             if precision not in endless:
                 endless[precision] = sample(ours, tokenizer, "", settings, num_samples=10**9, side_by_side=1, device=device)
@@ -190,10 +190,10 @@ def make_generators(preset: Preset, device: torch.device) -> Iterator[Contestant
             yield Contestant(name, precision, partial(work, precision))
 
 
-class _Numbers:
+class Numbers:
     """A tokenizer whose tokens are written as nothing."""
 
-    eos_id, unk_id = 0, None
+    eos_id, unk_id, reverse = 0, None, False
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
@@ -204,7 +204,7 @@ class _Numbers:
     def encode(self, text: str) -> Any:
         return torch.zeros(0, dtype=torch.int32).numpy()
 
-    def make_decoder(self, before: str = "") -> _Numbers:
+    def make_decoder(self, before: str = "") -> Numbers:
         return self
 
     def push(self, token_id: int) -> str:

@@ -15,7 +15,7 @@ class Preset:
     """One shape: what is timed, and its sizes."""
 
     name: str
-    part: str  # step, dropin, recurrence, head, generate
+    part: str  # step, dropin, recurrence, head, generate, score, samples
     cell: str = "lstm"
     num_layers: int = 2
     hidden_size: int = 200
@@ -49,7 +49,7 @@ class Preset:
         recurrence = sum(2 * self.num_gates * hidden * (size + hidden) for size, hidden in self.layer_sizes)
         outputs = {"sampled": 512}.get(self.head, self.vocab_size)
         head = 2 * self.layer_sizes[-1][1] * outputs
-        passes = 1 if self.part == "generate" else 3
+        passes = 1 if self.part in ("generate", "score", "samples") else 3
         return passes * self.num_tokens * (recurrence * (self.part != "head") + head * (self.part != "recurrence"))
 
 
@@ -65,6 +65,8 @@ CPU_PRESETS = {
         Preset("head200", "head"),
         Preset("sampled200", "step", "gru", num_layers=1, batch_size=64, tied=False, head="sampled"),
         Preset("generate200", "generate", batch_size=1, chunk_length=200),
+        Preset("score200", "score", batch_size=128, chunk_length=54),
+        Preset("samples200", "samples", batch_size=64, chunk_length=32),
     )
 }
 GPU_PRESETS = {
