@@ -3,8 +3,10 @@
 import csv
 import json
 import math
+import re
 import shutil
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from lmtrain.commands.run_table import by_task, measures_of, spread, table_of_groups, table_of_runs, varying
 from lmtrain.commands.runs import format_runs
+from lmtrain.models.ngram import NgramModel
 from lmtrain.settings.defaults import differing_settings
 from lmtrain.training.run_lock import RunLock
 from lmtrain.training.run_record import NoRecordError, Result, RunRecord, read_run
@@ -92,6 +95,35 @@ def test_a_process_that_was_refused_does_not_spoil_what_the_run_had_reached(plac
     assert call("resume=run").code == 3
     assert len(json.loads(Path("run/run.json").read_text())["sessions"]) == 2
     assert read_run(Path("run")) == before
+
+
+def test_a_run_that_may_not_go_on_with_changed_settings_keeps_its_own(place: Path, call: Call) -> None:
+    before, settings = read_run(Path("run")), Path("run/settings.json").read_bytes()
+    Path("other.txt").write_text(Path("text.txt").read_text() + "one more line\n")
+    ended = call("resume=run", "data.path=other.txt", "trainer.num_steps=99")
+    assert ended.code == 4
+    assert "The text has changed" in ended.err
+    assert Path("run/settings.json").read_bytes() == settings
+    assert read_run(Path("run")) == before
+    assert call("resume=run", "trainer.num_steps=7").code == 0
+    assert read_run(Path("run")).settings["trainer.num_steps"] == 7
+
+
+def test_the_seconds_of_a_counted_model_are_those_of_counting_and_estimating(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = NgramModel.finish
+
+    def slow(model: NgramModel) -> None:
+        time.sleep(0.2)
+        finish(model)
+
+    monkeypatch.setattr(NgramModel, "finish", slow)
+    assert call("model=ngram", "data=text", "data.path=text.txt", "tokenizer=word", "hydra.run.dir=counted").code == 0
+    run = read_run(Path("counted"))
+    assert run.seconds is not None
+    assert run.seconds >= 0.2
+    assert re.search(r" 0\.\d+ +- +finished", call("runs", "counted").out)
 
 
 def test_a_run_of_an_earlier_version_is_read_from_its_records(place: Path) -> None:

@@ -125,3 +125,23 @@ def test_the_size_of_a_checkpoint_is_known_beforehand(settings: list[str], place
     expected = float(told[1]) * {"MB": 1e6, "kB": 1e3}[told[2]]
     actual = sum(file.stat().st_size for file in find_checkpoint(Path("a"), "last").iterdir())
     assert expected == pytest.approx(actual, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["trainer.num_epochs=9000", "trainer.num_steps=null"], "9,360 steps (180 epochs): schedule.warmup=0.02 is a share"),
+        (["trainer.num_epochs=9000", "trainer.num_steps=200000"], "4,000 steps (76.9 epochs)"),
+        (["schedule=one_cycle", "trainer.num_steps=20000"], "schedule.up=0.083 is a share of the run, which trainer.num_steps"),
+        (["trainer.num_epochs=9000", "trainer.num_steps=null", "trainer.max_seconds=0.01"], ""),
+        (["trainer.num_epochs=9000", "trainer.num_steps=null", "schedule=constant"], ""),
+        (["trainer.num_steps=2000"], ""),
+    ],
+)
+def test_a_warm_up_that_a_long_run_makes_long_is_said_before_the_first_step(
+    settings: list[str], words: str, place: Path, call: Call, at_step: Callable[..., None]
+) -> None:
+    at_step({1: lambda _: signal.raise_signal(signal.SIGINT)})
+    ended = call("TRAIN", *settings, "hydra.run.dir=a")
+    assert words in ended.out
+    assert bool(words) == ("The learning rate rises for the first" in ended.out)

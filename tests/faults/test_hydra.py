@@ -207,7 +207,7 @@ def test_a_link_in_place_of_the_log_is_not_followed(place: Path, call: Callable[
 def test_a_run_that_is_given_less_than_it_has_used_says_so_and_what_is_more(place: Path, call: Callable[..., Any]) -> None:
     ended = call("resume=run", "trainer.num_steps=2")
     assert ended.code == 0
-    assert "Training ended at trainer.num_steps=2 (the run is at 6 already)" in ended.out
+    assert "The run was already at step 6, beyond trainer.num_steps=2. To go on from there:" in ended.out
     assert "resume=run trainer.num_steps=12" in ended.out
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 import lmtrain.config as config
-from lmtrain.data.batches import Position
+from lmtrain.data.batches import Batches, Position
 from lmtrain.tasks.base import Task
 from lmtrain.training.learner import shared_once
 from lmtrain.training.limits import Cadence, Limits, epochs_done
 from lmtrain.training.session import FIRST_STEPS
 from lmtrain.training.state import TrainState
 
+LONG_WARM_UP = 1000  # steps, within which the rates of most recipes have risen
 LEAST_KEPT = 2  # checkpoints while a run trains: one is no protection while the next one is being written
 
 
@@ -25,6 +28,32 @@ def describe_cost(task: Task, limits: Limits, cadence: Cadence, state: TrainStat
     if limits.share(state, epochs_done(task.batches, state.position)) >= 1:
         return []
     return [_work(task, limits, cadence, state), _disk(task, state), _time(task, limits, state)]
+
+
+def iter_warm_up_advice(settings: config.Config, limits: Limits, batches: Batches, state: TrainState) -> Iterator[str]:
+    """What looks wrong with a rate that rises for a share of a run that is set to be very long.
+
+    Where time ends the run as well, the share is one of that time at the most, and no advice is needed.
+    """
+    steps, schedule = limits.steps_to_come(state, batches), settings.schedule
+    name = "up" if isinstance(schedule, config.OneCycleConfig) else "warmup"
+    share = getattr(schedule, name, 0.0)
+    if steps is None or limits.max_seconds is not None or not share:
+        return
+    rising, per_epoch = share * steps, batches.num_batches(state.position.epoch)
+    if rising > max(LONG_WARM_UP, per_epoch):
+        limit = min(("num_steps", "num_epochs"), key=lambda limit: _steps_of(limits, limit, per_epoch))
+        yield (
+            f"The learning rate rises for the first {_steps(round(rising))} ({rising / per_epoch:.3g} epochs): "
+            f"schedule.{name}={share:g} is a share of the run, which trainer.{limit}={getattr(limits, limit):g} makes long. "
+            f"For a rise of one epoch type schedule.{name}={min(per_epoch / steps, share):.2g}; to let a long run end by itself "
+            "use schedule=constant with trainer.patience, or trainer.max_seconds."
+        )
+
+
+def _steps_of(limits: Limits, name: str, per_epoch: int) -> float:
+    limit = getattr(limits, name)
+    return math.inf if limit is None else limit * (per_epoch if name == "num_epochs" else 1)
 
 
 def num_checkpoints(keep: int) -> int:

@@ -224,7 +224,7 @@ def _count(value: float | None) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+    return NOTHING if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _count_of(records: Sequence[RunRecord]) -> str:

@@ -83,22 +83,33 @@ def next_steps(path: Path, task: Task) -> str:
 
 def how_it_ended(settings: config.Config, reached: Mapping[str, tuple[float, float]], path: Path) -> str:
     """By which limits training ended (limit, how far it is), and what to type so that it goes on, to twice as far."""
-    limits = {f"trainer.{name}": limit for name, limit in reached.items()}
-    if list(conflicts.iter_idle(settings, limits)):
+    if list(conflicts.iter_idle(settings, [f"trainer.{name}" for name in reached])):
         return "The text has been counted."
-    ended, further = [], []
-    for name, (limit, done) in limits.items():
-        is_far_beyond = done > 1.5 * limit + 1  # a resumed run was given less than it had used
-        ended.append(_limit(name, limit) + (f" (the run is at {done:,.0f} already)" if is_far_beyond else ""))
-        further.append(_limit(name, max(2 * (math.ceil(done) if is_far_beyond else limit), 1)))
-    return (
-        f"Training ended at {', '.join(ended)}. To go on from there:\n"
-        f"  python -m lmtrain {quoting.typed('resume', shown(path))} {' '.join(further)}"
+    beyond = {name: done for name, (limit, done) in reached.items() if _is_beyond(name, limit, done)}
+    ended = ", ".join(_limit(name, limit) for name, (limit, _) in reached.items() if name not in beyond)
+    behind = " and ".join(
+        f"{HOW_FAR[name].format(done)}, beyond {_limit(name, reached[name][0])}" for name, done in beyond.items()
     )
+    said = [f"Training ended at {ended}."] * bool(ended) + [f"The run was already {behind}."] * bool(behind)
+    further = " ".join(
+        _limit(name, max(2 * (math.ceil(done) if name in beyond else limit), 1)) for name, (limit, done) in reached.items()
+    )
+    return f"{' '.join(said)} To go on from there:\n  python -m lmtrain {quoting.typed('resume', shown(path))} {further}"
+
+
+HOW_FAR = {
+    "num_steps": "at step {:,.0f}", "num_epochs": "in epoch {:,.0f}", "max_seconds": "at {:,.0f} seconds",
+    "patience": "at {:,.0f} evaluations without improvement",
+}  # fmt: skip
+
+
+def _is_beyond(name: str, limit: float, done: float) -> bool:
+    """Whether a run is further than one step can have brought it: it was resumed with a limit that lay behind it."""
+    return done > 1.5 * limit + 1 if name == "max_seconds" else done >= limit + 1
 
 
 def _limit(name: str, limit: float) -> str:
-    return quoting.typed(name, int(limit) if limit == int(limit) else limit)
+    return quoting.typed(f"trainer.{name}", int(limit) if limit == int(limit) else limit)
 
 
 def show_range_test(run: RunDirectory) -> None:

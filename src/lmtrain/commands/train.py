@@ -13,7 +13,7 @@ import torch
 
 import lmtrain.config as config
 from lmtrain.build import build_limits, choose_device
-from lmtrain.commands.cost import checkpoint_bytes, describe_cost, describe_time, num_checkpoints
+from lmtrain.commands.cost import checkpoint_bytes, describe_cost, describe_time, iter_warm_up_advice, num_checkpoints
 from lmtrain.commands.results import describe_end, describe_run, hyper_parameters
 from lmtrain.commands.resuming import changed_settings, earlier_checkpoint, load_state, note_arithmetic, say_stretched
 from lmtrain.commands.saver import Saver
@@ -75,18 +75,17 @@ def resume(directory: Path, changes: Mapping[str, Any]) -> Reached | None:
         else:
             checkpoint = None
             log.warning("%s was stopped before its first checkpoint: it begins again.", shown(directory))
-        if changes:
-            run.keep_settings(_settings_text(settings))
-        else:
-            run.know_settings()
-        return _run(settings, run, resumed_from=checkpoint)
+        run.know_settings()
+        return _run(settings, run, resumed_from=checkpoint, has_changed=bool(changes))
 
 
 def _settings_text(settings: config.Config) -> str:
     return json.dumps(comparing.config_to_json(settings), indent=2) + "\n"
 
 
-def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) -> Reached | None:
+def _run(
+    settings: config.Config, run: RunDirectory, resumed_from: Path | None, *, has_changed: bool = False
+) -> Reached | None:
     keep_freed_memory(not isinstance(settings.model, config.COUNTED))  # what is counted takes no steps, and much memory once
     if settings.trainer.num_threads:
         torch.set_num_threads(settings.trainer.num_threads)
@@ -97,7 +96,7 @@ def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) 
         log.warning("%s", advice)
     task.check()
     try:
-        return _train(task, run, resumed_from)
+        return _train(task, run, resumed_from, has_changed)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -106,12 +105,15 @@ def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None) 
         record_choices({})  # what else this process computes is no part of the run
 
 
-def _train(task: Task, run: RunDirectory, resumed_from: Path | None) -> Reached | None:
+def _train(task: Task, run: RunDirectory, resumed_from: Path | None, has_changed: bool) -> Reached | None:
     settings, trainer = task.settings, task.settings.trainer
     state = TrainState(task.learner(), task.wording)
-    run.note(results=describe_run(task, num_parameters(state.learner.model)))
     saver = _begin(task, run, state, resumed_from)
+    if has_changed:  # a run that may not go on so keeps the settings that it has
+        run.keep_settings(_settings_text(settings))
     limits, cadence = build_limits(settings), Cadence(trainer.log_every, trainer.evaluate_every, trainer.save_every)
+    for advice in () if resumed_from else iter_warm_up_advice(settings, limits, task.batches, state):
+        log.warning("%s", advice)
     for line in describe_cost(task, limits, cadence, state):
         log.info("%s", line)
     epoch = epochs_done(task.batches, state.position)
@@ -153,12 +155,16 @@ def _train(task: Task, run: RunDirectory, resumed_from: Path | None) -> Reached 
 def _begin(task: Task, run: RunDirectory, state: TrainState, resumed_from: Path | None) -> Saver:
     """Puts the state where the run stopped, where it did, and notes what is computed with; what saves it from now on."""
     settings, trainer, model = task.settings, task.settings.trainer, state.learner.model
-    if resumed_from is not None:
+    results = describe_run(task, num_parameters(model))
+    if resumed_from is None:  # else once it is known that the run goes on: one that is refused is as it was
+        run.note(results=results)
+    else:
         before = load_state(state, resumed_from, task)
         log.info("Going on from step %d (%s).", state.step, resumed_from)
         if state.step == (state.best_step or 0):  # a kill may have come before it was marked
             mark(run.path, "best", resumed_from)
         say_stretched(before, settings, state, epochs_done(task.batches, state.position))
+        run.note(results=results)
     keep_start(run, task)
     arithmetic = note_arithmetic(run, model, task, is_resumed=resumed_from is not None)
     run.note(**device_facts(task.device), num_parameters=num_parameters(model), num_threads=torch.get_num_threads(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -146,7 +147,10 @@ class Session:
     def _evaluate(self) -> bool:
         """Whether validation is the best so far. A model whose validation is not a number has diverged."""
         state = self.state
+        began_at = time.monotonic()
         with state.learner.evaluated() as model:
+            if not state.learner.has_gradients:  # what was counted is estimated here, which is part of training
+                state.elapsed_seconds += time.monotonic() - began_at
             score = self.score(model)
             text = self.show(model) if math.isfinite(score.value) else ""
         state.evaluated_step = state.step
@@ -210,6 +214,7 @@ def steps(state: TrainState, batches: Batches, limits: Limits) -> Iterator[StepR
             state.position = batches.next(state.position)
             state.step += 1
             state.num_items += report.num_items
+            state.elapsed_seconds = clock() - started_at  # a signal may end the run before the next step
             yield report
 
 

@@ -140,7 +140,7 @@ class Telemetry:
         is_first, self._is_first_line = self._is_first_line, False
         if not fraction or is_first:
             return math.inf
-        return (state.elapsed_seconds + report.seconds) * (1 - fraction) / fraction
+        return state.elapsed_seconds * (1 - fraction) / fraction
 
     def record_training(self, state: TrainState, report: StepReport) -> None:
         """Means since the last record."""
