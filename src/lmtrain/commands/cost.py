@@ -46,8 +46,8 @@ def iter_warm_up_advice(settings: config.Config, limits: Limits, batches: Batche
         yield (
             f"The learning rate rises for the first {_steps(round(rising))} ({rising / per_epoch:.3g} epochs): "
             f"schedule.{name}={share:g} is a share of the run, which trainer.{limit}={getattr(limits, limit):g} makes long. "
-            f"For a rise of one epoch type schedule.{name}={min(per_epoch / steps, share):.2g}; to let a long run end by itself "
-            "use schedule=constant with trainer.patience, or trainer.max_seconds."
+            f"For a rise of one epoch type schedule.{name}={min(per_epoch / steps, share):.2g}; to let a long run "
+            "end by itself use schedule=constant with trainer.patience, or trainer.max_seconds."
         )
 
 

@@ -83,9 +83,7 @@ def _settings_text(settings: config.Config) -> str:
     return json.dumps(comparing.config_to_json(settings), indent=2) + "\n"
 
 
-def _run(
-    settings: config.Config, run: RunDirectory, resumed_from: Path | None, *, has_changed: bool = False
-) -> Reached | None:
+def _run(settings: config.Config, run: RunDirectory, resumed_from: Path | None, *, has_changed: bool = False) -> Reached | None:
     keep_freed_memory(not isinstance(settings.model, config.COUNTED))  # what is counted takes no steps, and much memory once
     if settings.trainer.num_threads:
         torch.set_num_threads(settings.trainer.num_threads)
