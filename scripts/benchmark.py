@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py --preset all --json benchmark.json
     python scripts/benchmark.py --device cuda --preset all --json benchmark_gpu.json
+    python scripts/benchmark.py --preset ngram3 ngram5 --data DATA
 
 Every contestant starts from the same weights and sees the same batch. First losses and gradients are compared; then the
 contestants take turns, so that a machine that slows down slows all of them: a step to warm up, a step that is timed. Ours
@@ -10,6 +11,9 @@ itself, with `lmtrain.nn.LSTM` in the place of `torch.nn.LSTM` and nothing else 
 of a step, the ratio to the plain float32 way (`torch.nn` modules, `cross_entropy`, `torch.optim.Adam` as one would write
 it), that to the same way in the row's own precision ("alike"), and the fraction of the fastest matrix product that the same
 run measured. What could not be measured is "-" here and null in the file. `scripts/README.md` has the table and how to read it.
+
+`ngram3` and `ngram5` score the test text of DATA with an n-gram model of its training text, against KenLM's reader on the same
+ARPA file (`pip install kenlm`); the ratio is to that. Without kenlm or without a text they are left out.
 
 On a GPU, `torch.nn` is cuDNN, in float32, float32 with TF32, bfloat16 and float16. Ours is `eager`, Triton step by step (a)
 and in one launch (b, where the weight fits on the chip), each also recorded as a CUDA graph. The recurrences alone give
@@ -24,7 +28,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,7 @@ import torch
 
 from benchmarks.measuring import (
     Contestant,
+    LeftOutError,
     agrees,
     as_it_runs,
     describe_machine,
@@ -41,6 +46,7 @@ from benchmarks.measuring import (
     ratio,
     seconds_of,
 )  # fmt: skip
+from benchmarks.ngrams import make_ngram_scorers
 from benchmarks.pieces import make_generators, make_heads, make_recurrences
 from benchmarks.presets import CPU_PRESETS, GPU_PRESETS, PRESETS, Preset
 from benchmarks.steps import make_dropins, make_steps
@@ -55,6 +61,7 @@ MAKERS: dict[str, Callable[[Preset, torch.device], Iterator[Contestant]]] = {
     "generate": make_generators,
     "score": make_scorers,
     "samples": make_samplers,
+    "ngram": make_ngram_scorers,
 }
 CALLS_TO_WARM_UP = 5
 
@@ -89,7 +96,9 @@ def main() -> None:
     failed = []
     for name in names:
         try:
-            rows += run_preset(PRESETS[name], options.repeat, device)
+            rows += run_preset(replace(PRESETS[name], data=options.data), options.repeat, device)
+        except LeftOutError as error:
+            print(f"\n{name} is left out: {error}.", flush=True)
         except (RuntimeError, UserError) as error:  # the other presets are worth having
             print(f"\n{name}: {error}", flush=True)
             failed.append(name)
@@ -109,6 +118,7 @@ def _parse() -> argparse.Namespace:
                         help=f"all, or some of {', '.join(PRESETS)}")  # fmt: skip
     parser.add_argument("--repeat", type=int, default=15, help="timed turns of every contestant (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="also write the rows there")
+    parser.add_argument("--data", metavar="DIR", default="", help="train.txt and test.txt, for ngram3 and ngram5")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0, help="of the CPU (default: PyTorch's own choice)")
     options = parser.parse_args()
@@ -132,7 +142,8 @@ def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
     contestants = [contestant for contestant in contestants if contestant.name in agreements]
     warmed_up = _of_each(contestants, lambda contestant: _warm_up(contestant, device))  # which moves the weights
     contestants = [contestant for contestant in contestants if contestant.name in warmed_up]
-    peak = {precision: peak_gflops(precision, device) for precision in {c.precision for c in contestants}}
+    precisions = {contestant.precision for contestant in contestants} if preset.flops else ()
+    peak = {precision: peak_gflops(precision, device) for precision in precisions}
     for _ in range(repeat):
         for contestant in contestants:
             with as_it_runs(contestant, device):
@@ -147,10 +158,11 @@ def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
             parts = contestant.parts() if contestant.parts else {}
         seconds = medians[contestant.name]
         alike = medians.get(f"torch.nn {contestant.precision}")  # None where torch.nn cannot run in that precision
-        gflops = ratio(preset.flops / 1e9, seconds)
+        gflops = ratio(preset.flops / 1e9, seconds) if preset.flops else None
         row = Row(
-            preset.name, contestant.backend, contestant.precision, 1e3 * seconds, ratio(preset.num_tokens, seconds),
-            ratio(medians[plain.name], seconds), ratio(alike, seconds), gflops, ratio(gflops, peak[contestant.precision]),
+            preset.name, contestant.backend, contestant.precision, 1e3 * seconds,
+            ratio(contestant.num_tokens or preset.num_tokens, seconds),
+            ratio(medians[plain.name], seconds), ratio(alike, seconds), gflops, ratio(gflops, peak.get(contestant.precision)),
             megabytes, agreements[contestant.name], parts,
         )  # fmt: skip
         _print_row(row)
@@ -178,9 +190,12 @@ def _warm_up(contestant: Contestant, device: torch.device) -> None:
 
 
 def _print_head(preset: Preset, peak: dict[str, float | None]) -> None:
-    print(f"\n{preset.name}: {preset.part}, {preset.cell} {preset.num_layers}x{preset.hidden_size}, B={preset.batch_size}, "
-          f"T={preset.chunk_length}, V={preset.vocab_size}; matrix products reach "
-          + ", ".join(f"{_written(peak[name], '.0f')} GFLOP/s in {name}" for name in sorted(peak)))  # fmt: skip
+    if preset.part == "ngram":
+        print(f"\n{preset.name}: Kneser-Ney of order {preset.order}, the test text of {preset.data}")
+    else:
+        print(f"\n{preset.name}: {preset.part}, {preset.cell} {preset.num_layers}x{preset.hidden_size}, B={preset.batch_size}, "
+              f"T={preset.chunk_length}, V={preset.vocab_size}; matrix products reach "
+              + ", ".join(f"{_written(peak[name], '.0f')} GFLOP/s in {name}" for name in sorted(peak)))  # fmt: skip
     print(
         f"{'backend':30}{'precision':>10}{'ms':>9}{'tokens/s':>11}{'ratio':>7}{'alike':>7}{'GFLOP/s':>9}{'peak':>6}{'MB':>7}"
         "  agrees  parts (ms; recurrences on a GPU: microseconds per step)"

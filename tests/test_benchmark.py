@@ -77,6 +77,42 @@ def test_the_sampled_softmax_has_nothing_to_agree_with(benchmark: ModuleType) ->
     assert {row.agrees for row in rows if row.backend.startswith("lmtrain")} == {None}
 
 
+def texts(folder: Path) -> str:
+    lines = [" ".join(f"w{i * j % 23}" for j in range(1, 2 + i % 9)) for i in range(400)]
+    for name, part in ("train", lines[:300]), ("test", lines[300:]):
+        (folder / f"{name}.txt").write_text("\n".join(part) + "\n", encoding="utf-8")
+    return str(folder)
+
+
+def test_n_grams_are_scored_as_kenlm_scores_them(
+    benchmark: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("kenlm", reason="kenlm is not installed (pip install kenlm)")
+    rows = benchmark.run_preset(tiny(benchmark, "ngram", order=3, data=texts(tmp_path)), 1, CPU)
+    assert [row.backend for row in rows] == ["kenlm 1 thread", "lmtrain lines in batches", "lmtrain one text"]
+    assert all(row.agrees and row.ratio > 0 and row.tokens_per_second > 0 for row in rows)
+    assert {(row.gflops, row.fraction_of_peak) for row in rows} == {(None, None)}
+    assert "nan" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("missing", "words"), [("kenlm", "pip install kenlm"), ("text", "--data DIR")])
+def test_n_grams_without_kenlm_or_a_text_are_left_out_by_name(
+    missing: str,
+    words: str,
+    benchmark: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setitem(sys.modules, "kenlm", None if missing == "kenlm" else ModuleType("kenlm"))  # type: ignore[arg-type]
+    folder = texts(tmp_path) if missing == "kenlm" else str(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--preset", "ngram3", "ngram5", "--data", folder])
+    benchmark.main()
+    shown = capsys.readouterr().out
+    assert all(f"{name} is left out: " in shown for name in ("ngram3", "ngram5"))
+    assert words in shown
+
+
 def test_a_wrong_gradient_or_one_that_is_not_a_number_does_not_agree(benchmark: ModuleType) -> None:
     expected = {"loss": torch.tensor(2.0), "w": torch.ones(3), "zero": torch.zeros(2)}
     for name, value in ("w", 1.1), ("w", torch.nan), ("loss", 2.1), ("loss", torch.inf), ("zero", 1e-9):

@@ -16,10 +16,14 @@ from torch import Tensor
 from lmtrain.training.machine import keep_freed_memory
 
 TOLERANCE = {  # of the loss and of the gradient, relative
-    "float32": (1e-5, 1e-3), "tf32": (1e-3, 1e-2), "bfloat16": (1e-2, 6e-2), "float16": (1e-2, 6e-2),
+    "float32": (1e-5, 1e-3), "float64": (1e-5, 1e-3), "tf32": (1e-3, 1e-2), "bfloat16": (1e-2, 6e-2), "float16": (1e-2, 6e-2),
 }  # fmt: skip
 SLOW_GFLOPS = 10  # bfloat16 without instructions for it
 PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "tf32", "bfloat16")}
+
+
+class LeftOutError(Exception):
+    """A preset that cannot be run here, and need not be: what it lacks, and what to type for it."""
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Contestant:
     probe: Callable[[], dict[str, Tensor]] | None = None
     parts: Callable[[], dict[str, float]] | None = None
     seconds: list[float] = field(default_factory=list)
+    num_tokens: int | None = None  # of one call; None: the preset's
 
     @property
     def name(self) -> str:

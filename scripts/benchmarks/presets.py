@@ -15,7 +15,7 @@ class Preset:
     """One shape: what is timed, and its sizes."""
 
     name: str
-    part: str  # step, dropin, recurrence, head, generate, score, samples
+    part: str  # step, dropin, recurrence, head, generate, score, samples, ngram
     cell: str = "lstm"
     num_layers: int = 2
     hidden_size: int = 200
@@ -27,6 +27,8 @@ class Preset:
     embed_size: int = 0  # 0: hidden_size
     last_size: int = 0  # of the last layer; 0: hidden_size
     weight_drop: float = 0.0
+    order: int = 0  # of an n-gram model, which has none of the sizes above
+    data: str = ""  # the directory of its texts
 
     @property
     def layer_sizes(self) -> list[tuple[int, int]]:
@@ -46,6 +48,8 @@ class Preset:
     @property
     def flops(self) -> float:
         """Floating-point operations of the matrix products of one training step: two per weight and token, times three."""
+        if self.part == "ngram":
+            return 0
         recurrence = sum(2 * self.num_gates * hidden * (size + hidden) for size, hidden in self.layer_sizes)
         outputs = {"sampled": 512}.get(self.head, self.vocab_size)
         head = 2 * self.layer_sizes[-1][1] * outputs
@@ -67,6 +71,8 @@ CPU_PRESETS = {
         Preset("generate200", "generate", batch_size=1, chunk_length=200),
         Preset("score200", "score", batch_size=128, chunk_length=54),
         Preset("samples200", "samples", batch_size=64, chunk_length=32),
+        Preset("ngram3", "ngram", order=3),
+        Preset("ngram5", "ngram", order=5),
     )
 }
 GPU_PRESETS = {

@@ -90,6 +90,22 @@ def test_texts_have_the_numbers_that_each_has_alone(kind: str, policy: StatePoli
             np.testing.assert_allclose(log_probs, own, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("kind", ["window", "window direct", "kneser_ney", "add_k"])
+def test_models_without_a_recurrence_score_a_batch_in_one_call(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the length of the texts: no step of them waits for the one before."""
+    model, sizes = make(kind), list[tuple[int, ...]]()
+    method = "activations" if isinstance(model, torch.nn.Module) else "target_log_probs"
+    original = getattr(model, method)
+    monkeypatch.setattr(
+        model,
+        method,
+        lambda tokens_TB, *rest, **more: sizes.append(tuple(tokens_TB.shape)) or original(tokens_TB, *rest, **more),
+    )
+    texts = [np.arange(length, dtype=np.int32) % V for length in (50, 49, 40, 30)]
+    assert len(list(score_batches(model, WORDS, texts))) == 4
+    assert sizes == [(50, 4)]
+
+
 @pytest.mark.parametrize(("kind", "cut"), [("lstm adaptive", 7), ("window", 1000), ("kneser_ney", 1)])
 @pytest.mark.parametrize("batch_tokens", [1, 3, 4096])  # windows of 32 tokens and of 96, which long lines exceed
 @pytest.mark.parametrize("at_once", [False, True])

@@ -143,6 +143,13 @@ class NgramModel(LanguageModel):
         )  # fmt: skip
         return torch.from_numpy(log_probs_TB).to(tokens_TB.device), (torch.from_numpy(next_BN).to(context_BN.device),)
 
+    def target_log_probs_where(
+        self, tokens_TB: Tensor, targets_TB: Tensor, where_TB: Tensor, state: State
+    ) -> tuple[Tensor, State]:
+        log_probs_TB, state = self.target_log_probs(tokens_TB, targets_TB, state)
+        log_probs_N = log_probs_TB.numpy(force=True)[where_TB.numpy(force=True)]  # PyTorch would wake its threads for it
+        return torch.from_numpy(log_probs_N).to(tokens_TB.device), state
+
     def target_log_probs_reference(self, tokens_TB: Tensor, targets_TB: Tensor, state: State) -> tuple[Tensor, State]:
         """The same in NumPy, bit for bit."""
         contexts, next_state = self._read(tokens_TB, state)

@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 POLICIES = ("carry", "line", "document")  # the order of Policy in ngrams.h
 MOST_ORDERS = 16  # which a context in ngrams.h has room for
 MOST_NGRAMS = (1 << 32) - 1  # of one order: `begins` are 32 bits
-SMALL = 1 << 10  # look-ups; below, threads cost more than they save
+SMALL = 1 << 13  # look-ups; below, threads cost more than they save
 
 __all__ = ["NgramIndex", "NgramScorer", "why_no_library"]
 
