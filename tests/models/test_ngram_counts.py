@@ -91,6 +91,15 @@ def test_counts_equal_those_of_a_plain_loop(ids: list[int], order: int, policy: 
             assert counted.left_words.tolist() == [len(left_words.get(ngram, ())) for ngram in ngrams]
 
 
+@pytest.mark.parametrize("eos_id", [0, 2])
+def test_an_order_below_that_lists_a_single_n_gram_is_searched_like_any_other(eos_id: int) -> None:
+    text = np.full(5, eos_id)
+    orders = count_ngrams(text, order=4, vocab_size=3, eos_id=eos_id, policy=StatePolicy.carry)
+    assert spelled(orders, 3)[1:] == [[(eos_id,) * length] for length in (2, 3, 4)]
+    assert [order.occurrences.tolist() for order in orders[1:]] == [[5], [4], [3]]
+    assert [order.suffixes.tolist() for order in orders[1:]] == [[eos_id], [0], [0]]
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.integers(0, 3), max_size=40), st.integers(1, 5), st.sampled_from(StatePolicy), st.integers(1, 7), st.booleans()

@@ -1,7 +1,9 @@
 """The native look-ups of n-grams against the plain ones, bit for bit, and against KenLM's reader."""
 
+import copy
 import itertools
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,14 @@ def test_a_machine_without_the_library_computes_the_same(monkeypatch: pytest.Mon
     monkeypatch.setattr("lmtrain.models.backoff.why_no_library", lambda: "there is no C++ compiler")
     assert made[1].table.scorer is None
     assert torch.equal(made[1].target_log_probs(tokens_TB, targets_TB, made[1].initial_state(1))[0], with_library)
+
+
+def test_a_copy_of_a_model_that_has_scored_scores_alike() -> None:
+    model = trained(3, "kneser_ney", StatePolicy.line)
+    tokens_TB, targets_TB = as_stream(text(31, 7, seed=1), 1)
+    expected = model.target_log_probs(tokens_TB, targets_TB, model.initial_state(1))[0]
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(copied.target_log_probs(tokens_TB, targets_TB, copied.initial_state(1))[0], expected)
 
 
 def test_places_are_those_of_the_plain_search() -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lmtrain.expected import ANY_LENGTH, Like, agree, compare
 from lmtrain.models.ngram_counts import Ints
-from lmtrain.ops.native.ngrams import NgramIndex, NgramScorer, why_no_library
+from lmtrain.ops.native.ngrams import MOST_NGRAMS, NgramIndex, NgramScorer, why_no_library
 
 Floats = NDArray[np.float64]
 
@@ -95,15 +95,19 @@ class BackoffTable:
     @cached_property
     def scorer(self) -> NgramScorer | None:
         """What computes `target_log_probs` in C++; None on a machine without it. From now on the table must not change."""
-        if why_no_library() is not None:
-            return None
         sizes = [len(keys) for keys in self.keys]
+        if why_no_library() is not None or max(sizes) > MOST_NGRAMS:
+            return None
         indexes = [
             NgramIndex(np.ascontiguousarray(keys), num_below=below, vocab_size=self.vocab_size)
             for keys, below in zip(self.keys[1:], sizes, strict=False)
         ]
         log_probs, log_rests = (list(map(np.ascontiguousarray, rows)) for rows in (self.log_probs, self.log_rests))
         return NgramScorer(indexes, log_probs, log_rests)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without addresses: a copy, or another process, makes its own `scorer`."""
+        return {name: value for name, value in vars(self).items() if name != "scorer"}
 
     def tensors(self) -> dict[str, Tensor]:
         """The table as named tensors; they share its memory."""

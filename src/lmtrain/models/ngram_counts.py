@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.models.base import StatePolicy
-from lmtrain.ops.native.ngrams import NgramIndex, why_no_library
+from lmtrain.ops.native.ngrams import MOST_NGRAMS, NgramIndex, why_no_library
 
 Ints = NDArray[np.int64]
 Counts = NDArray[np.signedinteger[Any]]  # int32, or int64 where there are too many
@@ -74,7 +74,7 @@ def count_ngrams(ids: NDArray[Any], *, order: int, vocab_size: int, eos_id: int,
     nothing = np.zeros(vocab_size, small)
     orders = [Order(vocab_size, np.arange(vocab_size), nothing, occurrences, nothing, nothing)]
     text = _Text(ids, np.append(eos_id, ids[:-1]).astype(small), order, eos_id, policy)
-    find = _finder(orders[0], 1)
+    find: Find = lambda contexts, words: words  # noqa: E731  # in order 1, where every word is listed
     for length in range(2, order + 1):
         keys, starts = text.keys(length, vocab_size)
         keys, occurrences = _distinct(keys, small)
@@ -140,9 +140,8 @@ Find = Callable[[Ints, Ints], Ints]
 
 
 def _finder(order: Order, num_below: int) -> Find:
-    if num_below == 1:  # order 1, where every word is listed
-        return lambda contexts, words: words
-    if why_no_library() is None:
+    """Looks up the n-grams of an order (of 2 or more)."""
+    if why_no_library() is None and len(order.keys) <= MOST_NGRAMS:
         return NgramIndex(order.keys, num_below=num_below, vocab_size=order.vocab_size).find
 
     def find(contexts: Ints, words: Ints) -> Ints:

@@ -89,11 +89,9 @@ def _shares(order: Order, is_highest: bool, num_contexts: int, method: Method, t
         contexts = order.keys[piece] // order.vocab_size
         first, count = int(contexts[0]), counts[piece]
         contexts -= first
-        taken = (
-            np.where(order.occurrences[piece] > threshold, taken_of[np.minimum(count, 3)], count)
-            if threshold
-            else (taken_of[np.minimum(count, 3)])
-        )
+        taken = taken_of[np.minimum(count, 3)]
+        if threshold:
+            taken = np.where(order.occurrences[piece] > threshold, taken, count)
         totals = np.bincount(contexts, count) + method.prior
         divisors = totals if method.prior else np.maximum(totals, 1)
         shares[piece] = (count - taken) / divisors[contexts]
