@@ -15,8 +15,8 @@ import pytest
 
 TINY = [
     "data=text", "tokenizer=word", "model.embed_size=6", "model.hidden_size=8", "trainer.batch_size=4",
-    "trainer.chunk_length=10",
-    "trainer.num_steps=3", "trainer.max_seconds=null", "trainer.sample_tokens=5", "trainer.num_threads=1",
+    "trainer.chunk_length=10", "trainer.num_steps=3", "trainer.max_seconds=null", "trainer.sample_tokens=5",
+    "trainer.num_threads=1",
 ]  # fmt: skip
 LAUNCHERS = {
     "joblib": ("joblib_launcher", ["hydra.launcher.n_jobs=2"]),

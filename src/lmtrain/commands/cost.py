@@ -36,7 +36,7 @@ def iter_warm_up_advice(settings: config.Config, limits: Limits, batches: Batche
     Where time ends the run as well, the share is one of that time at the most, and no advice is needed.
     """
     steps, schedule = limits.steps_to_come(state, batches), settings.schedule
-    name = "up" if isinstance(schedule, config.OneCycleConfig) else "warmup"
+    name = "up" if hasattr(schedule, "up") else "warmup"
     share = getattr(schedule, name, 0.0)
     if steps is None or limits.max_seconds is not None or not share:
         return
