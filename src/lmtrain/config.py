@@ -249,7 +249,10 @@ class WordVectorsConfig(ModelConfig):
 class NegativeSamplingConfig(WordVectorsConfig):
     """What is predicted is told from words drawn at random (Mikolov et al. 2013)."""
 
-    num_negatives: int = setting(5, "Words drawn at random for each prediction.", least=1, most=1000, resume=Resume.refused)
+    num_negatives: int = setting(
+        5, "Words drawn at random for each prediction; 0: none, but an exact softmax over all words.", least=0, most=1000,
+        resume=Resume.refused,
+    )  # fmt: skip
     noise_power: float = setting(0.75, "They are drawn in proportion to their count raised to this power.", least=0, most=10,
                                  resume=Resume.refused)  # fmt: skip
     subsample: float = setting(

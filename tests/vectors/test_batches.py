@@ -129,3 +129,19 @@ def test_words_of_one_subject_become_neighbours(method: str) -> None:
     unit = torch.nn.functional.normalize(model.vectors)
     cosines = unit @ unit.T
     assert cosines[:8, :8].mean() > cosines[:8, 8:].mean() + 0.3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_noise_the_loss_is_that_of_a_softmax_over_all_words(method: str) -> None:
+    model = PredictedVectors(4, 3, torch.Generator().manual_seed(1)).double()
+    model.output_VE.data.normal_(generator=torch.Generator().manual_seed(2))
+    for batch in every(window_batches(TEXT, method, batch_size=4, window=2, num_negatives=0, subsample=0)):
+        assert batch.samples_NK.shape == (batch.num_items, 0)
+        total, penalty = model.loss(batch, torch.Generator())
+        assert not penalty
+        hidden = [model.input_VE[row[row >= 0]].mean(0) for row in batch.contexts_NC]
+        scores_NV = torch.stack(hidden) @ model.output_VE.T
+        expected = torch.nn.functional.cross_entropy(scores_NV, batch.targets_N, reduction="sum")
+        assert total.item() == pytest.approx(expected.item())
+        found, wanted = (torch.autograd.grad(loss, [*model.parameters()]) for loss in (total, expected))
+        assert all(torch.allclose(one, other) for one, other in zip(found, wanted, strict=True))

@@ -1,4 +1,4 @@
-"""Networks whose weights are word vectors: skip-gram and CBOW by negative sampling, and GloVe.
+"""Networks whose weights are word vectors: skip-gram and CBOW, by negative sampling or an exact softmax, and GloVe.
 
 They are `Trainable` (`lmtrain.training.learner`): `loss(batch, generator)` is the total over the batch's items, with no
 penalty. `vectors` is what is used afterwards.
@@ -12,7 +12,9 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor, nn
 
+from lmtrain.ops.bags import average
 from lmtrain.ops.glove import glove_loss
+from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
 from lmtrain.ops.negative_sampling import negative_sampling
 
 
@@ -30,7 +32,10 @@ class _Pairs(Protocol):
 
 
 class PredictedVectors(nn.Module):
-    """Skip-gram or CBOW, as its batches are. Vectors begin as in word2vec: small at random, and zero as targets."""
+    """Skip-gram or CBOW, as its batches are. Vectors begin as in word2vec: small at random, and zero as targets.
+
+    Where no noise is drawn, the target is told from all words, by a softmax (Mikolov et al. 2013, the first of their papers).
+    """
 
     def __init__(self, vocab_size: int, size: int, generator: Generator) -> None:
         super().__init__()
@@ -39,6 +44,10 @@ class PredictedVectors(nn.Module):
 
     def loss(self, batch: _Predictions, generator: Generator) -> tuple[Tensor, Tensor]:
         """Nats of the batch's predictions; there is no penalty."""
+        if not batch.samples_NK.shape[1]:
+            hidden_NE = average(self.input_VE, *_bags(batch.contexts_NC))
+            total = linear_cross_entropy(hidden_NE, self.output_VE, None, batch.targets_N)
+            return total, total.new_zeros(())
         total = negative_sampling(self.input_VE, self.output_VE, batch.contexts_NC, batch.targets_N, batch.samples_NK)
         return total, total.new_zeros(())
 
@@ -79,6 +88,12 @@ class GloveVectors(nn.Module):
     def vectors(self) -> Tensor:
         """The sum [V, E] of both vectors of each word (section 4.2 of the paper)."""
         return (self.word_VE + self.context_VE).detach()
+
+
+def _bags(contexts_NC: Tensor) -> tuple[Tensor, Tensor]:
+    """The contexts of all rows behind each other, and where those of each begin."""
+    there_NC = contexts_NC >= 0
+    return contexts_NC[there_NC], there_NC.sum(1).cumsum(0) - there_NC.sum(1)
 
 
 def _uniform(generator: Generator, vocab_size: int, size: int) -> Tensor:

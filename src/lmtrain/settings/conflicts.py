@@ -301,6 +301,7 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         "model.locked_dropout": (drops, "a model.dropout above 0"),
         "model.freeze_embeddings": (bool(getattr(model, "embeddings", "")), "model.embeddings=RUN|FILE"),
         "model.project_embeddings": (bool(getattr(model, "embeddings", "")), "model.embeddings=RUN|FILE"),
+        "model.noise_power": (getattr(model, "num_negatives", 1) > 0, "model.num_negatives above 0"),
         "model.corrupt": (getattr(model, "objective", None) is Objective.max_margin, "model.objective=max_margin"),
         "model.add_k": (getattr(model, "smoothing", None) is Smoothing.add_k, "model.smoothing=add_k"),
         "tokenizer.lowercase": (isinstance(data, CorpusConfig), "a running text; here type model.lowercase=true"),

@@ -50,7 +50,7 @@ class VectorScore:
         return f"{self.value:.4f} {self.wording.value.replace('_', ' ')}{mark}"
 
     def format(self) -> str:
-        drawn = " · windows and noise words drawn once for all" if self.wording is PREDICTIONS else ""
+        drawn = " · what is random in windows was drawn once for all" if self.wording is PREDICTIONS else ""
         return f"{self.line()}\n{self.num_items:,} {self.wording.items}{drawn}"
 
     def to_json(self) -> dict[str, Any]:
