@@ -65,6 +65,7 @@ def test_comma_separated_values_are_read_by_the_names_of_their_columns() -> None
     assert found.labels == ("good", "so so", "bad")
     assert found.texts == ("a, b", 'says "no" twice', "")
     assert parse_labelled(["label, text", "1,x"], "x").texts == ("x",)
+    assert parse_labelled(["1 x\ry, z"], "x").texts == ("x\ry, z",), "a carriage return ends no line"
     assert parse_labelled(["a,b c", "1 x"], "x").labels == ("a,b", "1"), "without such names it is a label and a text"
 
 

@@ -68,10 +68,14 @@ def conclude(run: RunDirectory, task: Task) -> Score | None:
     if text:
         print(f"\n{task.shown()}:\n{_indented(text)}")
     print(f"\n{name} of the best model (step {best.step}):\n{_indented(score.format())}")
-    if (compared := task.comparison(best.model)) is not None:
+    return score
+
+
+def show_comparison(run: RunDirectory, task: Task) -> None:
+    """Shows the best model beside the simplest there are, some of which are trained for it."""
+    if (compared := task.comparison(task.load(run.path).model)) is not None:
         run.note(compared=compared.to_json())
         print(f"\nBeside the simplest models there are:\n{_indented(compared.format())}")
-    return score
 
 
 def next_steps(path: Path, task: Task) -> str:

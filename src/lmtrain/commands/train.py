@@ -25,6 +25,7 @@ from lmtrain.commands.summary import (
     next_steps,
     num_parameters,
     say_resume,
+    show_comparison,
     show_range_test,
 )
 from lmtrain.data.batches import Batch
@@ -219,6 +220,8 @@ def _end(
     score = conclude(run, task)
     telemetry.record_results(state.step, test=None if score is None else score.value)
     saver.tidy(state)
+    if score is not None:
+        show_comparison(run, task)  # last: all else is done where a signal comes now
     limits = build_limits(task.settings).reached(state, epochs_done(task.batches, state.position))
     print(next_steps(run.path, task) + how_it_ended(task.settings, limits, run.path))
     return best

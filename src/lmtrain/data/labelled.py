@@ -81,7 +81,10 @@ def parse_labelled(lines: Sequence[str], name: str) -> Labelled:
 def _header(lines: Sequence[str], name: str) -> list[str] | None:
     """The names of the columns of comma-separated values; None for another file. DataError for a .csv with other columns."""
     first = next((line for line in lines if not is_empty(line)), "")
-    fields = [field.strip(WHITESPACE).lower() for field in next(csv.reader([first[:MOST_HEADER]]), [])]
+    try:
+        fields = [field.strip(WHITESPACE).lower() for field in next(csv.reader([first[:MOST_HEADER]]), [])]
+    except csv.Error:  # a carriage return within the line
+        return None
     if len(fields) > 1 and {"label", "text"} <= set(fields):
         return fields
     if Path(name).suffix.lower() == ".csv" and len(fields) > 1:
