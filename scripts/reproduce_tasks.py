@@ -73,7 +73,7 @@ LEARNT = ["--method skipgram", "--method cbow", "--method glove"]
 LSTM = (
     "model=lstm model.embed_size=100 model.hidden_size=256 model.tie_weights=true model.project=true model.dropout=0.2 "
     "data=text tokenizer=word tokenizer.lowercase=true tokenizer.min_count=5 optimizer.learning_rate=0.003 "
-    "trainer=epochs trainer.num_epochs=1 trainer.batch_size=32 trainer.clip_norm=0.25"
+    "trainer.batch_size=32 trainer.clip_norm=0.25 trainer.max_seconds=300 trainer.evaluate_every=0"
 )
 
 
