@@ -243,3 +243,26 @@ def test_the_settings_that_are_read_are_those_of_the_run(words: Path) -> None:
     assert started["tokenizer"]["name"] == "word"
     task = open_task(training_settings(find_checkpoint("base", "best")), torch.device("cpu"))
     assert task.start is None
+
+
+def test_runs_that_start_from_others_are_no_runs_of_other_seeds(words: Path) -> None:
+    from lmtrain.settings.defaults import differing_settings
+
+    plain = settings_of("base")
+    assert not {"start_from", "start_from_new_tokens"} & differing_settings(plain).keys()
+    started = {**plain, "start_from": "base", "start_from_new_tokens": True}
+    assert differing_settings(started)["start_from"] == "base"
+    assert differing_settings(started)["start_from_new_tokens"] is True
+
+
+def test_a_name_that_does_not_exist_is_said_once(trained_words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained_words)
+    register_schemas()
+    with pytest.raises(lmtrain.SettingsError, match=r"^One setting cannot be used") as caught:
+        check_overrides([*NEW, "start_from=base", "start_from_new_tokens=false", "model.dropuot=0.1"])
+    assert "did you mean model.dropout?" in str(caught.value)
+    with pytest.raises(lmtrain.SettingsError, match=r"model.context does not exist for the model of base, which is lstm"):
+        with_start(
+            {"start_from": "base", "model": {"kind": "recurrent", "cell": "lstm", "context": 3}, "tokenizer": {}, "data": {}},
+            ["model.context"],
+        )  # fmt: skip

@@ -22,11 +22,16 @@ SEED = "trainer.seed"
 ABOUT_NOTHING = ("data.cache_dir", "resume")
 """Settings that no number depends on."""
 
+OF_NO_GROUP = ("start_from", "start_from_new_tokens")
+"""Settings of a run that belong to no group."""
+
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting by its full name, and every group by the name that one types: `model`, `optimizer` and so on."""
     flat: dict[str, Any] = {}
     for group, members in with_new_names(settings).items():
+        if group in OF_NO_GROUP:
+            flat[group] = members
         if not isinstance(members, Mapping):
             continue
         if group in NAMED_BY:
@@ -37,7 +42,7 @@ def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def default_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
     """What each setting of `flat_settings` is by default, beside groups chosen as there."""
-    defaults: dict[str, Any] = {}
+    defaults: dict[str, Any] = {name: None for name in OF_NO_GROUP if name in flat}
     for group, chosen in _choices().items():
         if group not in config.GROUPS:
             continue

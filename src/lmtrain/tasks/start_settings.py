@@ -47,6 +47,7 @@ def with_start(mapping: Mapping[str, Any], typed: Collection[str]) -> Mapping[st
             problems.append(f"{group}={chosen} was given; in {one_line(run)} it is {name}. Leave {group}= out.")
     reading.raise_problems(problems)
     given = {key: _value(mapping, key) for key in typed if "." in key}
+    given = {key: value for key, value in given.items() if key.partition(".")[2] in (mapping.get(key.partition(".")[0]) or {})}
     started = {**mapping, "model": _model(run, saved, given, problems)}
     started["tokenizer"] = _tokenizer(run, saved, given, mapping.get("start_from_new_tokens") is True, problems)
     if isinstance(saved.data, config.CorpusConfig) and isinstance(mapping.get("data"), Mapping):
@@ -118,9 +119,7 @@ def _tokenizer(run: str, saved: config.Config, given: Mapping[str, Any], adds: b
         group, _, name = key.partition(".")
         if group != "tokenizer":
             continue
-        if name not in own:
-            problems.append(reading.unknown_setting(key, [f"tokenizer.{name}" for name in own]))
-        elif value != own[name] and not (adds and name in ("min_count", "vocab_size")):
+        if value != own[name] and not (adds and name in ("min_count", "vocab_size")):
             problems.append(_contradiction(run, key, own[name], value))
         else:
             own[name] = value
