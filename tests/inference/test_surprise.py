@@ -6,10 +6,11 @@ import torch
 
 from lmtrain.data.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer
 from lmtrain.errors import DataError
+from lmtrain.inference.described import ROWS as CHUNK
 from lmtrain.inference.evaluate import Static
 from lmtrain.inference.graphemes import belong_together
 from lmtrain.inference.score import score_text
-from lmtrain.inference.surprise import CHUNK, score_units
+from lmtrain.inference.surprise import score_units
 from lmtrain.models.base import LanguageModel, StatePolicy
 
 WORDS = WordTokenizer(["<eos>", "to", "be", "or", "<unk>"])

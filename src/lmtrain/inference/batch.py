@@ -70,7 +70,7 @@ def score_lines(
     """
     with ExitStack() as stack:
         long_line = None  # how the line goes on that is being read in parts
-        for lines in _windows(pieces, tokenizer.eos_id, WINDOW_BATCHES * batch_tokens, at_once):
+        for lines in windows(pieces, tokenizer.eos_id, WINDOW_BATCHES * batch_tokens, at_once):
             ends = lines[-1][-1] == tokenizer.eos_id
             if ends and long_line is None:
                 scored = _score_window(model, tokenizer.eos_id, lines, method, batch_tokens, device)
@@ -87,7 +87,7 @@ def score_lines(
                 long_line = None
 
 
-def _windows(pieces: Iterable[Ids], eos_id: int, most: int, at_once: bool) -> Iterator[list[Ids]]:
+def windows(pieces: Iterable[Ids], eos_id: int, most: int, at_once: bool) -> Iterator[list[Ids]]:
     """Whole lines, about `most` tokens of them; a line of more, or without an end, in parts, each alone in its list."""
     lines: list[Ids] = []
     held: list[Ids] = []  # the beginning of a line

@@ -19,20 +19,18 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 
 from lmtrain.data.tokenizer import Ids, Tokenizer
 from lmtrain.data.vocabulary import EOS, WHITESPACE
 from lmtrain.errors import DataError, SettingsError
-from lmtrain.inference.evaluate import STATIC, Evaluation, Static, Tally, check_numbers, make_tokens, next_inputs
+from lmtrain.inference.described import Described, describe_lines, describe_stream
+from lmtrain.inference.evaluate import STATIC, Evaluation, Static, Tally, check_numbers
 from lmtrain.inference.graphemes import belong_together
-from lmtrain.inference.score import CountedText, Source, equal_chunks
-from lmtrain.models.base import LanguageModel, evaluating
+from lmtrain.inference.score import CountedText, Source
+from lmtrain.models.base import LanguageModel, StatePolicy
 
 UnitName = Literal["token", "word", "line"]
-CHUNK = 128  # tokens whose distributions are held at once
-NUM_INSTEAD = 3
 LONGEST = 10_000  # characters of a unit that are shown
 
 
@@ -83,9 +81,12 @@ def score_units(
     method: Static = STATIC,
     unknown_cost: float = 0.0,
     at_once: bool = False,
+    side_by_side: bool | None = None,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
     """The bill of a text after calling `on_unit` for each of its units, as soon as they are known.
+
+    side_by_side   many lines are read at once, by a model that forgets at their ends (None: where it does)
 
     Arguments and errors are those of `score_text`. Memory does not grow with the text; a word is held as a whole.
     """
@@ -97,8 +98,13 @@ def score_units(
         )
     text = CountedText(blocks, tokenizer)
     source, total = Source(tokenizer, True, unknown_cost), Tally(tokenizer.eos_id, tokenizer.unk_id)
-    chunks = equal_chunks(source.encode(text), CHUNK, at_once)
-    pieces = _read(model, source, chunks, total, unit, method, device)
+    apart = model.state_policy is StatePolicy.line if side_by_side is None else side_by_side
+    describe = describe_lines if apart else describe_stream
+    described = describe(
+        model, tokenizer.eos_id, source.encode(text), temperature=method.temperature, in_full=unit != "line", at_once=at_once,
+        device=device,
+    )  # fmt: skip
+    pieces = _read(source, described, total, unit, method)
     line, position = 1, 0
     for found in _join(pieces, unit, tokenizer.kind.has_words):
         position += 1
@@ -120,25 +126,12 @@ def score_units(
 
 
 def _read(
-    model: LanguageModel,
-    source: Source,
-    chunks: Iterable[Ids],
-    total: Tally,
-    unit: UnitName,
-    method: Static,
-    device: torch.device | str,
+    source: Source, described_ids: Iterable[tuple[Ids, Described]], total: Tally, unit: UnitName, method: Static
 ) -> Iterator[Unit]:
     """Every token, or where several make one character all of these, with what the model thought of it."""
     tokenizer = source.tokenizer
-    state, previous_B = model.initial_state(1), make_tokens(np.array([tokenizer.eos_id]), model, device)
     decoder, held = tokenizer.make_decoder(), None
-    for ids in chunks:
-        targets_TB = make_tokens(ids[:, None], model, device)
-        inputs_TB, state = next_inputs(previous_B, targets_TB, state)
-        previous_B = targets_TB[-1]
-        with evaluating(model):
-            log_probs_TBV, state = model.log_probs(inputs_TB, state)
-            described = _describe(log_probs_TBV[:, 0], targets_TB[:, 0], method.temperature, unit != "line")
+    for ids, described in described_ids:
         check_numbers(described.log_probs, method)
         _, log_probs = source.priced((ids, described.log_probs))
         total.add(ids, log_probs)
@@ -146,10 +139,11 @@ def _read(
         for place, (token, log_prob) in enumerate(zip(ids.tolist(), log_probs.tolist(), strict=True)):
             is_unk = token == tokenizer.unk_id
             shown = source.text(token) if is_unk or tokenizer.kind.has_words else decoder.push(token)
-            rank, instead = described.of(place, token, tokenizer)
+            rank, others = described.of(place, token)
+            instead = tuple(Alternative(tokenizer.token_text(other), probability) for other, probability in others)
             ends = token == tokenizer.eos_id and source.ends_row()
             text = "" if unit == "line" else shown
-            found = Unit(0, 0, text, -log_prob, described.entropies[place], rank, instead, 1, int(is_unk), ends, shown)
+            found = Unit(0, 0, text, -log_prob, float(described.entropies[place]), rank, instead, 1, int(is_unk), ends, shown)
             if held is not None:
                 held.add(found)
                 found = held
@@ -161,47 +155,6 @@ def _read(
         held.text += rest
         held.tail = rest
         yield held
-
-
-@dataclass(frozen=True)
-class _Described:
-    """What distributions [T, V] say of the tokens that came."""
-
-    log_probs: np.ndarray  # [T] float64
-    entropies: list[float]
-    ranks: list[int]
-    likeliest: list[list[int]]  # ids of the NUM_INSTEAD + 1 likeliest tokens
-    probabilities: list[list[float]]
-
-    def of(self, place: int, token: int, tokenizer: Tokenizer) -> tuple[int | None, tuple[Alternative, ...]]:
-        """The rank of the token that came, and the likeliest others."""
-        if not self.ranks:
-            return None, ()
-        others = zip(self.likeliest[place], self.probabilities[place], strict=True)
-        named = [Alternative(tokenizer.token_text(other), probability) for other, probability in others if other != token]
-        return self.ranks[place], tuple(named[:NUM_INSTEAD])
-
-
-def _describe(log_probs_TV: torch.Tensor, targets_T: torch.Tensor, temperature: float, in_full: bool) -> _Described:
-    """What distributions say, in few passes over them: sums are float64, powers of the type that the model gives."""
-    if temperature != 1:
-        log_probs_TV = (log_probs_TV.double() / temperature).log_softmax(-1)
-    chosen_T1 = log_probs_TV.gather(1, targets_T[:, None])
-    log_probs, entropies = chosen_T1[:, 0].double().cpu().numpy(), _entropies(log_probs_TV)
-    if not in_full:
-        return _Described(log_probs, entropies, [], [], [])
-    ranks = (1 + (log_probs_TV > chosen_T1).count_nonzero(1)).tolist()
-    likeliest = log_probs_TV.topk(min(NUM_INSTEAD + 1, log_probs_TV.shape[1]), dim=1)
-    probabilities = likeliest.values.double().exp().tolist()
-    return _Described(log_probs, entropies, ranks, likeliest.indices.tolist(), probabilities)
-
-
-def _entropies(log_probs_TV: torch.Tensor) -> list[float]:
-    """-sum p log p of each row; what is impossible adds nothing."""
-    terms_TV = log_probs_TV.exp().mul_(log_probs_TV)
-    if log_probs_TV.amin() == -torch.inf:
-        terms_TV.masked_fill_(log_probs_TV == -torch.inf, 0.0)
-    return (-terms_TV.sum(1, dtype=torch.float64) + 0.0).tolist()
 
 
 def _join(pieces: Iterable[Unit], unit: UnitName, whole_words: bool) -> Iterator[Unit]:
