@@ -45,10 +45,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 import lmtrain.config as config
 from lmtrain.errors import CheckpointError, SettingsError, UserError, check_address_space, is_out_of_memory
+from lmtrain.files.unfinished import write_atomically
 from lmtrain.settings import conflicts, quoting, reading
 from lmtrain.shell import expanded, printable, quoted_for_shell
 from lmtrain.terminal import end_process, warn
-from lmtrain.training.durable_file import write_atomically
 from lmtrain.training.run_place import Place, is_from_hydra, refuse_what_is_not_ours
 from lmtrain.training.run_record import NoRecordError, find_runs, read_run
 from lmtrain.training.score import TOKENS

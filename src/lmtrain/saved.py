@@ -22,6 +22,7 @@ from lmtrain.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
 from lmtrain.data.vocabulary import EOS, UNK
 from lmtrain.errors import CheckpointError, SettingsError, UserError
 from lmtrain.expected import ANY_LENGTH, Anything, Each, Like, Number, Whole, agree, compare, joined, shown, within
+from lmtrain.files.strict_json import to_json
 from lmtrain.models.arpa import read_arpa, write_arpa
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel
 from lmtrain.models.mixture import Mixture
@@ -30,7 +31,6 @@ from lmtrain.settings import comparing, reading
 from lmtrain.shell import one_line
 from lmtrain.training.checkpoint import Checkpoint, believing, load_checkpoint, read_named, save_checkpoint
 from lmtrain.training.learner import expected_weights, load_weights
-from lmtrain.training.strict_json import to_json
 from lmtrain.vectors.table import Vectors
 
 MAX_COMPONENTS = 256  # of a mixture

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lmtrain.errors import SettingsError
-from lmtrain.unfinished import unfinished_directory
+from lmtrain.files.unfinished import unfinished_directory
 
 
 def new_path(path: str, *, option: str = "--output") -> Path:

@@ -146,8 +146,8 @@ def test_an_arpa_file_tells_no_training_text_but_that_of_its_like_is_the_test_te
 def test_forged_hashes_are_refused(tensors: dict[str, torch.Tensor], place: Path, call: Call) -> None:
     import hashlib
 
+    from lmtrain.files.durable import FileRecord
     from lmtrain.training import checkpoint as checkpoints
-    from lmtrain.training.durable_file import FileRecord
 
     directory = find_checkpoint("run", "best")
     save_file(tensors, directory / "lines.safetensors")

@@ -15,9 +15,9 @@ import pytest
 
 from lmtrain.commands.run_table import by_task, measures_of, spread, table_of_groups, table_of_runs, varying
 from lmtrain.commands.runs import format_runs
+from lmtrain.files.run_lock import RunLock
 from lmtrain.models.ngram import NgramModel
 from lmtrain.settings.defaults import differing_settings
-from lmtrain.training.run_lock import RunLock
 from lmtrain.training.run_record import NoRecordError, Result, RunRecord, read_run
 
 Call = Callable[..., Any]

@@ -24,6 +24,7 @@ from torch import Tensor
 import lmtrain.commands.resuming as resuming
 from lmtrain.build import build_limits
 from lmtrain.errors import UserError
+from lmtrain.files.strict_json import to_json
 from lmtrain.inference.evaluate import evaluate
 from lmtrain.inference.sample import SampleSettings, sample_text
 from lmtrain.saved import Trained, load_lines
@@ -34,7 +35,6 @@ from lmtrain.training import checkpoint as checkpoints
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 from lmtrain.training.session import steps
 from lmtrain.training.state import TrainState
-from lmtrain.training.strict_json import to_json
 
 COMMON = ["TRAIN", "trainer.num_steps=14", "trainer.evaluate_every=3", "trainer.sample_tokens=0", "trainer.log_every=4",
           "trainer.batch_size=4", "trainer.chunk_length=16", "tokenizer=word"]  # fmt: skip

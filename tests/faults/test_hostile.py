@@ -17,9 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
+from lmtrain.files.durable import FileRecord
 from lmtrain.training import checkpoint as checkpoints
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
-from lmtrain.training.durable_file import FileRecord
 
 Call = Callable[..., Any]
 CANARY = "canary.txt"

@@ -17,10 +17,10 @@ import lmtrain.training.run_directory as run_directory
 from lmtrain.data.tokenizer import MAX_DOCUMENT, WordTokenizer, learn_tokenizer, load_tokenizer
 from lmtrain.data.vocabulary import MAX_WORD, whole_words
 from lmtrain.errors import CheckpointError, DataError
-from lmtrain.training import strict_json
+from lmtrain.files import strict_json
+from lmtrain.files.strict_json import parse_json, to_json
 from lmtrain.training.averaging import NonMonotonicAverage
 from lmtrain.training.checkpoint import find_checkpoint
-from lmtrain.training.strict_json import parse_json, to_json
 
 Call = Callable[..., Any]
 WORD = ("TRAIN", "tokenizer=word")

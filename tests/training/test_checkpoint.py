@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmtrain.errors import CheckpointError, ResourceError
-from lmtrain.training import checkpoint, durable_file
+from lmtrain.files import durable
+from lmtrain.training import checkpoint
 from lmtrain.training.checkpoint import (
     NewerSchemaError,
     find_checkpoint,
@@ -100,7 +101,12 @@ def test_every_file_and_directory_is_on_the_disk_before_the_rename_and_the_renam
         original = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *given: (events.append(describe(*given)), original(*given))[1])
 
-    spy("fsync", lambda descriptor: Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.partition(".tmp-")[0])
+    spy(
+        "fsync",
+        lambda descriptor: (
+            Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.partition(".tmp-")[0].partition(f".{os.getpid()}-")[0]
+        ),
+    )
     spy("rename", lambda source, target: f"rename to {target.name}")
     spy("replace", lambda source, target: f"replace {target.name}")
     save(tmp_path, 7)
@@ -380,7 +386,7 @@ def fail_at(monkeypatch, number, code):
 
         return call
 
-    for module, name in ((os, "fsync"), (os, "rename"), (os, "replace"), (os, "mkdir"), (durable_file, "open")):
+    for module, name in ((os, "fsync"), (os, "rename"), (os, "replace"), (os, "mkdir"), (durable, "open")):
         original = open if name == "open" else getattr(module, name)
         monkeypatch.setattr(module, name, failing(original), raising=False)
 
@@ -400,7 +406,7 @@ def test_whichever_call_fails_the_checkpoint_before_is_left_and_nothing_half_don
         newest = newest_valid_checkpoint(tmp_path)  # the one before, or the new one where only `last` could not be moved
         assert load_checkpoint(newest).step in (1, 2)
         assert torch.equal(load_checkpoint(before).tensors["model"]["weight"], torch.full((2, 3), 1.0))
-        assert not [name for name in names(tmp_path) if ".tmp-" in name]
+        assert not [name for name in names(tmp_path) if ".tmp" in name]
         if newest != before:
             shutil.rmtree(newest)
             mark(tmp_path, "last", before)
@@ -412,7 +418,7 @@ def test_a_file_that_does_not_read_back_as_it_was_written_never_becomes_a_checkp
     before = save(tmp_path, 1)
 
     def write_wrongly(path, pieces):
-        record = durable_file.write_durably(path, pieces)
+        record = durable.write_durably(path, pieces)
         if path.name == "model.safetensors":
             data = bytearray(path.read_bytes())
             data[-3] ^= 4

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from lmtrain.errors import ResourceError
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint, mark, newest_valid_checkpoint, prune, save_checkpoint
-from lmtrain.training.durable_file import remove_temporaries
+from lmtrain.training.left_over import remove_temporaries
 
 torch.set_num_threads(1)
 run, damage = Path(sys.argv[1]), []
@@ -72,7 +72,7 @@ while status != 0:
     assert check() in (newest, step)
     newest, number = check(), number + 1
     prune(run, keep=2)  # which also removes what is half done; so that every round makes the same calls
-    left = [path.name for path in (run / "checkpoints").iterdir() if ".tmp-" in path.name]
+    left = [path.name for path in (run / "checkpoints").iterdir() if ".tmp" in path.name]
     assert not left, left
 assert newest > 5, "some kills came after the rename"
 print(number - 1, "kills")

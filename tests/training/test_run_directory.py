@@ -13,17 +13,17 @@ from contextlib import ExitStack
 import pytest
 
 from lmtrain.errors import ResourceError, SettingsError
+from lmtrain.files.run_lock import RunLock
 from lmtrain.training import run_directory
 from lmtrain.training.checkpoint import save_checkpoint
 from lmtrain.training.run_directory import open_run_directory
-from lmtrain.training.run_lock import RunLock
 
 PROGRAM = """
 import logging, os, signal, sys, time
 from pathlib import Path
 from lmtrain.errors import SettingsError
 from lmtrain.training.run_directory import open_run_directory
-from lmtrain.training.run_lock import RunLock
+from lmtrain.files.run_lock import RunLock
 logging.disable()
 directory = Path(sys.argv[1])
 """

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from lmtrain.errors import SettingsError
+from lmtrain.files.unfinished import unfinished_file
 from lmtrain.shell import expanded, one_line
-from lmtrain.unfinished import unfinished_file
 
 
 def new_drawing(option: str, path: str) -> Path:

@@ -18,6 +18,7 @@ from lmtrain.errors import (
     UnfitError,
 )
 from lmtrain.expected import Anything, agree, compare, within
+from lmtrain.files.strict_json import parse_json
 from lmtrain.settings import comparing, reading
 from lmtrain.shell import printable
 from lmtrain.tasks.base import Task
@@ -31,7 +32,6 @@ from lmtrain.training.checkpoint import (
 )
 from lmtrain.training.run_directory import RunDirectory
 from lmtrain.training.state import TrainState
-from lmtrain.training.strict_json import parse_json
 
 log = logging.getLogger("lmtrain")
 

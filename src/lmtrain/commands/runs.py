@@ -26,10 +26,10 @@ from lmtrain.commands.run_table import (
     value_of,
 )
 from lmtrain.errors import ResourceError, SettingsError
+from lmtrain.files.unfinished import write_atomically
 from lmtrain.settings.reading import nearest
 from lmtrain.shell import expanded, one_line, shown
 from lmtrain.terminal import warn
-from lmtrain.training.durable_file import write_atomically
 from lmtrain.training.run_record import NoRecordError, RunRecord, find_runs, read_run
 
 EPILOG = """examples:

@@ -31,11 +31,11 @@ import lmtrain.config as config
 from lmtrain.commands.options import Parser, whole
 from lmtrain.commands.search_space import Space, experiment, read_space
 from lmtrain.errors import ResourceError, SettingsError, UserError
+from lmtrain.files.unfinished import write_atomically
 from lmtrain.settings import quoting
 from lmtrain.settings.reading import SettingsProblemsError, read_config
 from lmtrain.shell import expanded, one_line, printable, quoted_for_shell, shown
 from lmtrain.terminal import warn
-from lmtrain.training.durable_file import write_atomically
 from lmtrain.training.run_record import NoRecordError, RunRecord, read_run
 
 EPILOG = """a space (the file SPACE.yaml):

@@ -13,10 +13,10 @@ import torch
 import lmtrain.config as config
 from lmtrain.commands.results import describe_test
 from lmtrain.errors import DivergedError, ResourceError
+from lmtrain.files.unfinished import write_atomically
 from lmtrain.settings import conflicts, quoting
 from lmtrain.shell import printable, quoted_for_shell, shown
 from lmtrain.tasks.base import Task
-from lmtrain.training.durable_file import write_atomically
 from lmtrain.training.rate_range import draw_svg, read_curve, suggest
 from lmtrain.training.run_directory import RunDirectory
 from lmtrain.training.score import Score

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from lmtrain.commands.options import new_path
 from lmtrain.errors import SettingsError
+from lmtrain.files.unfinished import unfinished_file
 from lmtrain.shell import printable
-from lmtrain.unfinished import unfinished_file
 
 if TYPE_CHECKING:
     from lmtrain.inference.surprise import Unit

@@ -36,11 +36,11 @@ from lmtrain.shell import shown
 from lmtrain.tasks.base import Reached, Task
 from lmtrain.tasks.choose import open_task
 from lmtrain.training.checkpoint import mark, newest_valid_checkpoint
-from lmtrain.training.durable_file import check_free_space
 from lmtrain.training.finite import Nonfinite
 from lmtrain.training.gradient_check import check_gradients
 from lmtrain.training.gradient_watch import watch_gradients
 from lmtrain.training.learner import GradientLearner, Learner
+from lmtrain.training.left_over import check_free_space
 from lmtrain.training.limits import Cadence, epochs_done
 from lmtrain.training.loop import fit
 from lmtrain.training.machine import keep_freed_memory

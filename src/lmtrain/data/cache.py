@@ -6,14 +6,13 @@ write the same bytes, and the order of their renames does not matter. A reader t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from lmtrain.errors import ResourceError
-from lmtrain.unfinished import remove_unfinished, unfinished_file
+from lmtrain.files.unfinished import remove_unfinished, unfinished_file
 
 HASHED = r"[0-9a-f]{32}\.(?:ids|json)"  # the names of cached texts
 
@@ -30,19 +29,9 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         remove_unfinished(path.parent, HASHED)
         with unfinished_file(path) as file:
             yield file
-        _sync_directory(path.parent)
     except OSError as error:
         raise ResourceError(
             f"{path} cannot be written: {error.strerror or error}.",
             "The cache needs a directory that can be written, and about two bytes per token.",
             "Type data.cache_dir=DIRECTORY with one that has room.",
         ) from None
-
-
-def _sync_directory(path: Path) -> None:
-    """Makes sure that the rename itself survives a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

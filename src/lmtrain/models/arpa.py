@@ -42,10 +42,10 @@ from lmtrain.data.packed import open_unpacked, read_to_end
 from lmtrain.data.text import check_beginning, listing
 from lmtrain.data.vocabulary import EOS, MAX_TYPES, MAX_WORD, UNK
 from lmtrain.errors import DataError, ResourceError, SettingsError
+from lmtrain.files.unfinished import unfinished_file
 from lmtrain.models.backoff import BackoffTable
 from lmtrain.models.base import StatePolicy
 from lmtrain.models.ngram import MAX_ORDER, NgramModel
-from lmtrain.unfinished import unfinished_file
 
 log = logging.getLogger("lmtrain")
 

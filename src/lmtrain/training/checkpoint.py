@@ -37,18 +37,18 @@ from torch import Tensor
 from lmtrain import __version__
 from lmtrain.errors import CheckpointError, ResourceError, UnfitError, UserError, is_out_of_memory
 from lmtrain.expected import Whole, compare, within
-from lmtrain.shell import one_line
-from lmtrain.training.durable_file import (
+from lmtrain.files.durable import (
     FileRecord,
-    remove_temporaries,
     sync_directory,
     temporary_path,
-    write_atomically,
     write_durably,
 )
+from lmtrain.files.strict_json import MAX_BYTES, parse_json, to_json
+from lmtrain.files.tensors import iter_pieces, read_tensors
+from lmtrain.files.unfinished import write_atomically
+from lmtrain.shell import one_line
+from lmtrain.training.left_over import remove_temporaries
 from lmtrain.training.machine import memory_bytes
-from lmtrain.training.strict_json import MAX_BYTES, parse_json, to_json
-from lmtrain.training.tensor_file import iter_pieces, read_tensors
 
 logger = logging.getLogger("lmtrain")
 

@@ -26,11 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from lmtrain.errors import ResourceError, SettingsError
-from lmtrain.training.durable_file import remove_temporaries, set_aside, write_atomically
+from lmtrain.files.durable import set_aside
+from lmtrain.files.run_lock import RunLock
+from lmtrain.files.strict_json import MAX_BYTES, parse_json, to_json
+from lmtrain.files.unfinished import write_atomically
+from lmtrain.training.left_over import remove_temporaries
 from lmtrain.training.provenance import session_facts
-from lmtrain.training.run_lock import RunLock
 from lmtrain.training.run_place import refuse_what_is_not_ours
-from lmtrain.training.strict_json import MAX_BYTES, parse_json, to_json
 
 logger = logging.getLogger("lmtrain")
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from lmtrain.errors import SettingsError, UserError
+from lmtrain.files.run_lock import RunLock
+from lmtrain.files.strict_json import MAX_BYTES, parse_json
 from lmtrain.settings.quoting import typed
-from lmtrain.training.run_lock import RunLock
-from lmtrain.training.strict_json import MAX_BYTES, parse_json
 
 HYDRA = (".hydra/hydra.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml")
 AT_THE_START = ("settings.json", "run.json", "lmtrain.log", "checkpoints", *HYDRA, ".hydra")

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lmtrain.files.strict_json import MAX_BYTES, parse_json
 from lmtrain.settings.defaults import SEED, differing_settings, flat_settings
-from lmtrain.training.strict_json import MAX_BYTES, parse_json
 
 MOST_METRICS = 1 << 30  # bytes of metrics.jsonl that are read
 

@@ -31,13 +31,13 @@ from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from lmtrain.files.durable import set_aside
+from lmtrain.files.strict_json import parse_json
+from lmtrain.files.unfinished import is_at, unfinished_file
 from lmtrain.inference.evaluate import number_text, perplexity_of, perplexity_text
-from lmtrain.training.durable_file import set_aside, temporary_path, write_durably
 from lmtrain.training.learner import StepReport
 from lmtrain.training.score import TOKENS, Score, Wording
 from lmtrain.training.state import TrainState
-from lmtrain.training.strict_json import parse_json
-from lmtrain.unfinished import is_at
 
 log = logging.getLogger("lmtrain")
 
@@ -345,14 +345,10 @@ def _drop_records_after(path: Path, step: int, is_evaluated: bool) -> None:
                 elif record["step"] < step or (record["step"] == step and (is_evaluated or not _is_evaluation(record))):
                     yield line if line.endswith(b"\n") else line + b"\n"
 
-    temporary = temporary_path(path)
-    try:
-        write_durably(temporary, kept())
+    with unfinished_file(path) as file:
+        file.writelines(kept())
         if damaged:
             set_aside(path, f"line {damaged[0]} is no record")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_evaluation(record: Mapping[str, Any]) -> bool:

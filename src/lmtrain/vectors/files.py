@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from lmtrain.data.packed import open_unpacked, read_to_end
 from lmtrain.data.text import check_beginning
 from lmtrain.errors import DataError, ResourceError
+from lmtrain.files.unfinished import unfinished_file
 from lmtrain.shell import one_line
-from lmtrain.unfinished import unfinished_file
 from lmtrain.vectors.binary import iter_binary
 from lmtrain.vectors.table import Vectors
 

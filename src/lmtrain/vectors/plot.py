@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.errors import DataError, ResourceError
+from lmtrain.files.unfinished import unfinished_file
 from lmtrain.shell import one_line
-from lmtrain.unfinished import unfinished_file
 from lmtrain.vectors.table import Vectors
 
 WIDTH, HEIGHT, MARGIN = 900, 640, 60

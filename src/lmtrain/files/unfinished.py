@@ -21,6 +21,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from lmtrain.errors import ResourceError
+from lmtrain.files.durable import sync_directory
+
 ATTEMPTS = 100
 LONGEST_NAME = 200  # bytes of NAME that a temporary name begins with; file systems allow 255 in all
 
@@ -55,9 +58,21 @@ def unfinished_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
             os.replace(temporary, path)
+            sync_directory(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Gives `path` the content `text`: a reader, or a crash at any moment, sees all of the old text or all of the new.
+
+    A rename replaces what stands there, even a device file. So ResourceError where it is not a regular file.
+    """
+    if path.exists() and not path.is_file():
+        raise ResourceError(f"{path} is not a regular file.", "Only regular files are replaced.", "Give another path.")
+    with unfinished_file(path) as file:
+        file.write(text.encode())
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmtrain.training.tensor_file import DTYPES, iter_pieces, read_tensors
+from lmtrain.files.tensors import DTYPES, iter_pieces, read_tensors
 
 F32_3 = {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}
 

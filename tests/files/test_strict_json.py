@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmtrain.training import strict_json
-from lmtrain.training.strict_json import MAX_DEPTH, parse_json, to_json
+from lmtrain.files import strict_json
+from lmtrain.files.strict_json import MAX_DEPTH, parse_json, to_json
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

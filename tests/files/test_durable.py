@@ -4,7 +4,9 @@ import os
 import pytest
 
 from lmtrain.errors import ResourceError
-from lmtrain.training.durable_file import check_free_space, sync_directory, write_atomically, write_durably
+from lmtrain.files.durable import sync_directory, write_durably
+from lmtrain.files.unfinished import write_atomically
+from lmtrain.training.left_over import check_free_space
 
 
 def test_a_file_is_replaced_whole(tmp_path):

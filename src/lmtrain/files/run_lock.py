@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lmtrain.errors import SettingsError
-from lmtrain.training.strict_json import parse_json
-from lmtrain.unfinished import ATTEMPTS, is_at, lock
+from lmtrain.files.strict_json import parse_json
+from lmtrain.files.unfinished import ATTEMPTS, is_at, lock
 
 logger = logging.getLogger("lmtrain")
 

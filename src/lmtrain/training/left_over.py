@@ -1,0 +1,39 @@
+"""What a killed process left half done in its run directory, and whether the disk has room for what this one will write."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from pathlib import Path
+
+from lmtrain.errors import ResourceError
+
+logger = logging.getLogger("lmtrain")
+
+WRITTEN = r"settings\.json|run\.json|metrics\.jsonl|range_test\.svg|last|best|step-\d{8,18}(?:-\d{1,9})?"  # by a run
+TEMPORARY = re.compile(rf"(?:{WRITTEN})\.(?:tmp-\d{{1,10}}-[0-9a-f]{{8}}|\d{{1,10}}-[0-9a-f]{{8}}\.tmp)")
+
+
+def remove_temporaries(directory: Path) -> None:
+    """Removes what was left half done of a run's files in `directory`; what cannot be removed is a warning.
+
+    Only for the process that holds the run's lock, and only while it is writing nothing.
+    """
+    for path in sorted(directory.glob("*tmp*")):
+        if TEMPORARY.fullmatch(path.name):
+            try:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            except OSError as error:
+                logger.warning("%s cannot be removed (%s); it only takes space, and is tried again later.", path, error)
+
+
+def check_free_space(directory: Path, num_bytes: int) -> None:
+    """ResourceError unless the file system of `directory` has `num_bytes` free (quotas are not seen)."""
+    free_bytes = shutil.disk_usage(directory).free
+    if free_bytes < num_bytes:
+        raise ResourceError(
+            f"{directory} has {free_bytes / 1e9:.3g} GB free.",
+            f"This run's checkpoints need {num_bytes / 1e9:.3g} GB.",
+            "Free some space, keep fewer checkpoints with trainer.keep=2, or run elsewhere with hydra.run.dir=DIRECTORY.",
+        )
