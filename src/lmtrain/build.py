@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +36,7 @@ from lmtrain.models.ngram import NgramModel
 from lmtrain.models.recurrent import CELLS, RecurrentLanguageModel, RecurrentLayer
 from lmtrain.models.window import WindowLanguageModel
 from lmtrain.shell import expanded
+from lmtrain.training.arithmetic import autocast, has_native_bfloat16
 from lmtrain.training.averaging import Averaging, ExponentialAverage, LastWeights, NonMonotonicAverage
 from lmtrain.training.checkpoint import believing, load_checkpoint, read_named
 from lmtrain.training.graphed import graphed, why_no_graph
@@ -161,28 +160,10 @@ def _build_head(settings: config.NeuralConfig, input_size: int, embedding: nn.Em
                                   num_samples=settings.num_samples, proposal=settings.proposal.name,
                                   init_range=settings.init_range, sparse=sparse)  # fmt: skip
         case config.HeadName.adaptive:
-            cutoffs = [cutoff for cutoff in settings.cutoffs if cutoff < vocab_size]  # see check_cutoffs
+            cutoffs = [cutoff for cutoff in settings.cutoffs if cutoff < vocab_size]  # see `check_cutoffs` of tasks/language
             return AdaptiveSoftmax(input_size, vocab_size, cutoffs=cutoffs, div_value=settings.div_value, tied_weight=tied,
                                    init_range=settings.init_range)  # fmt: skip
     raise AssertionError(settings.head)
-
-
-def check_cutoffs(settings: config.ModelConfig, vocab_size: int) -> None:
-    """Warns of cutoffs of an adaptive softmax that the vocabulary does not reach; SettingsError where it reaches none."""
-    if not isinstance(settings, config.NeuralConfig) or settings.head is not config.HeadName.adaptive:
-        return
-    dropped = [cutoff for cutoff in settings.cutoffs if cutoff >= vocab_size]
-    if dropped == settings.cutoffs:
-        raise SettingsError(
-            f"model.cutoffs={settings.cutoffs} leaves no cluster of rare words: the vocabulary has {vocab_size:,} tokens.",
-            f"A cutoff lies between 1 and {vocab_size - 1}.",
-            f"Type model.head=full, which suits such a size, or for example model.cutoffs=[{vocab_size // 4 or 1}].",
-        )
-    if dropped:
-        log.warning(
-            "model.cutoffs=%s: the vocabulary has %s tokens, so %s is left out.",
-            settings.cutoffs, f"{vocab_size:,}", ", ".join(map(str, dropped)),
-        )  # fmt: skip
 
 
 def _or(value: float | None, default: float) -> float:
@@ -398,17 +379,3 @@ def choose_precision(settings: config.TrainerConfig, device: torch.device) -> to
     if settings.precision is config.Precision.auto:
         return torch.bfloat16 if has_native_bfloat16(device) else torch.float32
     return torch.bfloat16 if settings.precision is config.Precision.bfloat16 else torch.float32
-
-
-def has_native_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 products are faster than float32 ones there, not merely emulated."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def autocast(device: torch.device, precision: torch.dtype) -> Callable[[], AbstractContextManager[Any]]:
-    """Opens the precision under which a forward pass runs."""
-    if precision is torch.float32:
-        return nullcontext
-    return lambda: torch.autocast(device.type, dtype=precision)

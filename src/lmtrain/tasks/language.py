@@ -22,7 +22,6 @@ from lmtrain.build import (
     build_learner,
     build_model,
     build_stream,
-    check_cutoffs,
     choose_precision,
     sparse_gradients,
 )
@@ -31,7 +30,7 @@ from lmtrain.data.corpus import Corpus, describe
 from lmtrain.data.corpus import Split as TextSplit
 from lmtrain.data.stream import Stream
 from lmtrain.data.tokenizer import Tokenizer
-from lmtrain.errors import ResourceError, UserError
+from lmtrain.errors import ResourceError, SettingsError, UserError
 from lmtrain.expected import Like, agree, compare, within
 from lmtrain.inference.blocks import default_bound, evenly_spaced
 from lmtrain.inference.evaluate import Evaluation, evaluate, usable_streams
@@ -279,3 +278,21 @@ def prompt_option(text: str) -> str:
     """An option for `sample`, as it can be typed: up to three words of `text`, whole ones, which a word model knows."""
     words = re.search(r"(?<!\S)\w+(?: \w+){0,2}(?!\S)", text)
     return f' --prompt "{words[0]}"' if words else ""
+
+
+def check_cutoffs(settings: config.ModelConfig, vocab_size: int) -> None:
+    """Warns of cutoffs of an adaptive softmax that the vocabulary does not reach; SettingsError where it reaches none."""
+    if not isinstance(settings, config.NeuralConfig) or settings.head is not config.HeadName.adaptive:
+        return
+    dropped = [cutoff for cutoff in settings.cutoffs if cutoff >= vocab_size]
+    if dropped == settings.cutoffs:
+        raise SettingsError(
+            f"model.cutoffs={settings.cutoffs} leaves no cluster of rare words: the vocabulary has {vocab_size:,} tokens.",
+            f"A cutoff lies between 1 and {vocab_size - 1}.",
+            f"Type model.head=full, which suits such a size, or for example model.cutoffs=[{vocab_size // 4 or 1}].",
+        )
+    if dropped:
+        log.warning(
+            "model.cutoffs=%s: the vocabulary has %s tokens, so %s is left out.",
+            settings.cutoffs, f"{vocab_size:,}", ", ".join(map(str, dropped)),
+        )  # fmt: skip

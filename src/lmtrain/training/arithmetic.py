@@ -7,7 +7,8 @@ says so. `run.json` keeps what each process computed with, from its first checkp
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -61,3 +62,17 @@ def _strings(values: object) -> dict[str, str]:
     """What `run.json` says of backends, as far as it has the form: anybody may have written there."""
     items = values.items() if isinstance(values, Mapping) else ()
     return {key: value for key, value in items if isinstance(key, str) and isinstance(value, str)}
+
+
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 products are faster than float32 ones there, not merely emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> Callable[[], AbstractContextManager[Any]]:
+    """Opens the precision under which a forward pass runs."""
+    if precision is torch.float32:
+        return nullcontext
+    return lambda: torch.autocast(device.type, dtype=precision)
