@@ -2,6 +2,7 @@ import contextlib
 import io
 import json
 import pickle
+import tracemalloc
 
 import pytest
 import safetensors.torch
@@ -55,6 +56,26 @@ def test_every_kind_of_tensor_comes_back_as_it_was(generator):
 def test_what_the_safetensors_library_writes_is_read_here(generator):
     tensors = {name: tensor.detach().contiguous() for name, tensor in some_tensors(generator).items()}
     assert_same(tensors, read(safetensors.torch.save(tensors, {"made": "elsewhere"})))
+
+
+def test_the_bytes_are_those_that_the_safetensors_library_writes(generator):
+    tensors = {name: tensor.detach().contiguous() for name, tensor in some_tensors(generator).items()}
+    tensors['a"\\\n\t\x01'] = torch.zeros(1, 0, 2)
+    for those in (tensors, {}, {"": torch.ones(1)}):
+        assert written(those) == safetensors.torch.save(those, {"format": "pt"})
+        assert_same(read(written(those)), safetensors.torch.load(written(those)))
+
+
+def test_neither_writing_nor_reading_takes_a_second_copy(tmp_path):
+    tensors = {"a": torch.zeros(1 << 20, dtype=torch.int64), "b": torch.ones(1 << 20, dtype=torch.float64)}
+    tracemalloc.start()
+    with open(tmp_path / "tensors", "wb") as file:
+        file.writelines(iter_pieces(tensors))
+    with open(tmp_path / "tensors", "rb") as file:
+        again = read_tensors(file, (tmp_path / "tensors").stat().st_size)  # PyTorch's own memory is not traced
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    assert_same(again, tensors)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -114,6 +135,15 @@ def test_what_the_format_cannot_hold_is_refused(tensor):
         raw({"a": F32_3}, bytes(13)),
         raw({"a": F32_3, "b": F32_3}, bytes(12)),
         raw({"a": F32_3 | {"data_offsets": [4, 16]}}, bytes(16)),
+        raw({"a": F32_3 | {"data_offsets": [False, 12]}}, bytes(12)),
+        raw({"a": F32_3 | {"shape": [True, 3]}}, bytes(12)),
+        raw({"a": F32_3 | {"shape": [1] * 70 + [3]}}, bytes(12)),
+        raw({"a": F32_3 | {"shape": [1 << 70, 0], "data_offsets": [0, 0]}}),
+        raw({"a": F32_3 | {"shape": [1 << 59, 2, 0], "data_offsets": [0, 0]}}),
+        raw({"a": F32_3 | {"more": 1}}, bytes(12)),
+        raw({"a": F32_3, "b": F32_3 | {"data_offsets": [8, 20]}}, bytes(20)),
+        raw(b'{"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}, "a": 1}', bytes(12)),
+        raw(b""),
         pickle.dumps({"a": 1}),
         raw({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}, bytes(4)),
     ],

@@ -26,6 +26,7 @@ from lmtrain.expected import Leaf, Like, compare, shown, within
 from lmtrain.models.base import NeuralLanguageModel, State, detach
 from lmtrain.models.ngram import NgramModel
 from lmtrain.training.averaging import Averaging
+from lmtrain.training.machine import keep_freed_memory
 from lmtrain.training.optimizer import clip_gradients, expected_optimizer, load_optimizer, optimizer_tensors, set_rate
 from lmtrain.training.random_state import expected_random, load_random_document, random_document
 from lmtrain.training.schedule import Progress, Schedule
@@ -382,6 +383,7 @@ class CountLearner(Learner):
     @contextmanager
     def _evaluated(self) -> Iterator[NgramModel]:
         self.model.finish()
+        keep_freed_memory(False)  # what counting took beside its results
         yield self.model
 
     def after_evaluation(self, cost: float) -> None:
