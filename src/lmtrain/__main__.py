@@ -26,6 +26,7 @@ COMMANDS = {
     "arpa": "n-gram models to and from ARPA files",
     "export": "files that need nothing of lmtrain: a script for PyTorch alone, safetensors, ONNX",
     "runs": "the table of runs: best first, means over seeds",
+    "report": "runs side by side on one HTML page",
     "search": "looks for the best settings, with Optuna",
     "inspect": "what data look like before anything is learnt from them",
     "explain": "gradients one can see: an expression, a cell or a lecture's example, gate by gate",

@@ -27,6 +27,7 @@ Use a trained model (each has its own --help; RUN is a run, a checkpoint or a mi
   python -m lmtrain arpa FILE.arpa --output DIR                ... and from them
   python -m lmtrain export RUN --output DIR                    a script that needs PyTorch alone; --format safetensors, onnx
   python -m lmtrain runs [DIR ...]                             the table of runs, best first, with means over seeds
+  python -m lmtrain report RUN ... --output FILE               runs side by side on one HTML page, with curves and figures
   python -m lmtrain search SPACE.yaml --trials 50              looks for the best settings, with Optuna
   python -m lmtrain inspect data=text data.path=my.txt         what data look like: sizes, Zipf, overlap, unseen n-grams
   python -m lmtrain explain "(x + y) * max(y, z)" x=1 y=2 z=0  every gradient of an expression, gate by gate; --svg draws it

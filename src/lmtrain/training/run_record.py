@@ -236,7 +236,7 @@ def _from_metrics(path: Path, results: Mapping[str, Any], session: Mapping[str, 
     sign = -1 if described.get("higher_is_better") else 1
     last: dict[str, Any] = {}
     best: Mapping[str, Any] | None = None
-    for record in _iter_records(path / "metrics.jsonl"):
+    for record in iter_records(path / "metrics.jsonl"):
         last |= {name: value for name, value in record.items() if value is not None}
         value = _number(record.get(f"val/{measure}"))
         if value is not None and (best is None or sign * value < sign * best[f"val/{measure}"]):
@@ -253,7 +253,7 @@ def _from_metrics(path: Path, results: Mapping[str, Any], session: Mapping[str, 
     }  # fmt: skip
 
 
-def _iter_records(path: Path) -> Iterator[dict[str, Any]]:
+def iter_records(path: Path) -> Iterator[dict[str, Any]]:
     """The records in `metrics.jsonl`; what is none is left out, as a killed process leaves half a line."""
     try:
         if not path.is_file() or path.stat().st_size > MOST_METRICS:
