@@ -64,6 +64,7 @@ MR = [
     "model=logistic optimizer.learning_rate=0.001", "model=logistic model.ngrams=2 optimizer.learning_rate=0.001",
     "model=naive_bayes", "model=naive_bayes tokenizer.min_count=2", "model=frequent",
     f"{TUNED} model.word_dropout=0.3", f"{TUNED} model.word_dropout=0.3 {FROZEN}",
+    f"{TUNED} {DEEP} model.word_dropout=0.3",
     f"{TUNED} {DEEP} {NOISY}", f"{TUNED} {DEEP} {NOISY} {FROZEN}",
 ]  # fmt: skip
 FOLDS = [MR[0], MR[1], MR[4], MR[5], MR[8]]
