@@ -24,7 +24,7 @@ from lmtrain.inference.evaluate import make_tokens, next_inputs
 from lmtrain.inference.score import equal_chunks
 from lmtrain.models.base import LanguageModel, State, evaluating
 
-ROWS = 128  # distributions that are held at once
+ROWS = 256  # distributions that are held at once
 WINDOW = 1 << 13  # tokens among which lines of one length are found
 NUM_INSTEAD = 3
 
