@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lmtrain.commands.options import finite, read_text, whole
-from lmtrain.errors import DataError, SettingsError
+from lmtrain.errors import CheckpointError, DataError, SettingsError
 from lmtrain.shell import expanded, one_line, printable
 from lmtrain.terminal import for_terminal
 
@@ -70,7 +70,10 @@ def read_words(options: argparse.Namespace) -> tuple[str, ...] | None:
     """The words of `--words`; DataError where there is none."""
     if options.words is None:
         return None
-    words = tuple(dict.fromkeys("".join(read_text(options.words)).split()))
+    text = "".join(
+        read_text(options.words)
+    ).encode()  # of bytes, `split` knows the blanks that words are split by, and no others
+    words = tuple(dict.fromkeys(word.decode() for word in text.split()))
     if not words:
         raise DataError(
             f"{one_line(options.words)} has no words.", "At least one is needed.", "Give a file with a word per line."
@@ -109,7 +112,10 @@ def open_training(name: str, trained: Trained) -> Any:
         return encode_file(path, trained.tokenizer).ids
     if task_at(path) != "language":
         raise SettingsError(f"--novelty {name} is no language model.", "It has no text.", "Give the text: --novelty FILE.")
-    corpus = read_named(path, "best", training_corpus)
+    try:
+        corpus = read_named(path, "best", training_corpus)
+    except CheckpointError as error:
+        raise CheckpointError(error.given, error.allowed, "Give the text: --novelty FILE.") from error
     if corpus.tokenizer.fingerprint() != trained.tokenizer.fingerprint():
         raise SettingsError(
             f"--novelty {name} has another vocabulary than the model that writes.", "Texts are compared token by token.",

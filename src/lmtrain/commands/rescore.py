@@ -93,9 +93,7 @@ def _read_lists(options: argparse.Namespace) -> dict[str, list[Hypothesis]]:
 
     both = (False, True)
     headers = [columns_of(log, score=score, parts=parts) for log in LOG_NAMES.values() for score in both for parts in both]
-    of_each = [
-        f"{log}_{number}" for log in LOG_NAMES.values() for number in (1, 2)
-    ]  # of two models; the mixture is what counts
+    of_each = [f"{log}_{number}" for log in LOG_NAMES.values() for number in (1, 2)]  # of two models: the mixture counts
     lists: dict[str, list[Hypothesis]] = {}
     names: list[str] = []
     for number, line in _lines(options.file):

@@ -91,17 +91,18 @@ def main(arguments: list[str]) -> None:
                 trained.model, trained.tokenizer, prompt, settings, seed=1 if options.seed is None else options.seed,
                 num_samples=1 if options.num_samples is None else options.num_samples, device=options.device,
             )  # fmt: skip
-            written = _print_samples(texts, prompt, options.json, trained.tokenizer.reverse)
+            kept = None if training is None else list[str]()
+            _print_samples(texts, prompt, options.json, trained.tokenizer.reverse, kept)
+            written = kept or []
     if training is not None:
         print_novelty(written, trained.tokenizer, training, as_json=options.json)
 
 
-def _print_samples(texts: Iterator[Iterator[Draw]], prompt: str, as_json: bool, backward: bool) -> list[str]:
+def _print_samples(texts: Iterator[Iterator[Draw]], prompt: str, as_json: bool, backward: bool, kept: list[str] | None) -> None:
     """Every token as soon as it is drawn: as text behind the prompt, or as a line of JSON.
 
-    What a `backward` model draws stands before the prompt on its line. Returns what was drawn.
+    What a `backward` model draws stands before the prompt on its line. What was drawn is `kept`, where a list is given.
     """
-    written = []
     above, _, line = prompt.rpartition("\n") if backward else (prompt, "", "")
     before, behind = (above + "\n" * ("\n" in prompt), line) if backward else (prompt, "")
     for number, draws in enumerate(texts):
@@ -109,15 +110,16 @@ def _print_samples(texts: Iterator[Iterator[Draw]], prompt: str, as_json: bool, 
             sys.stdout.write(("\n---\n" if number else "") + for_terminal(before))
         parts = []
         for draw in draws:
-            parts.append(draw.text)
+            if kept is not None:
+                parts.append(draw.text)
             if as_json:
                 print(json.dumps({"sample": number} | draw._asdict()))
             else:
                 sys.stdout.write(for_terminal(draw.text))
                 sys.stdout.flush()
-        written.append("".join(parts))
+        if kept is not None:
+            kept.append("".join(parts))
         if not as_json:
             sys.stdout.write(for_terminal(behind))
     if not as_json:
         sys.stdout.write("\n")
-    return written
