@@ -27,6 +27,11 @@ NEW = ["data=text", "data.path=other.txt", "trainer.batch_size=4", "trainer.chun
        "trainer.precision=float32"]  # fmt: skip
 
 
+def slow(*settings: str) -> Any:
+    """A case for the long tests."""
+    return pytest.param([*settings], marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def trained_words(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`base`, a run of words; and other.txt, which has two words more."""
@@ -174,10 +179,10 @@ def test_a_start_cannot_change_when_a_run_goes_on(words: Path, call: Callable[..
 
 
 @pytest.mark.parametrize("model", [
-    ["model=window", "model.context=3"], ["model.head=sampled", "model.num_samples=5", "model.proposal=unigram"],
-    ["model.head=adaptive", "model.cutoffs=[4,11]"], ["model.head=adaptive", "model.cutoffs=[4]", "model.tie_weights=true",
-                                                     "model.embed_size=8"],
-    ["model=gru", "model.num_layers=2", "optimizer.averaging=ema"],
+    slow("model=window", "model.context=3"), slow("model.head=sampled", "model.num_samples=5", "model.proposal=unigram"),
+    ["model.head=adaptive", "model.cutoffs=[4,11]"],
+    slow("model.head=adaptive", "model.cutoffs=[4]", "model.tie_weights=true", "model.embed_size=8"),
+    slow("model=gru", "model.num_layers=2", "optimizer.averaging=ema"),
 ])  # fmt: skip
 def test_every_kind_of_model_takes_new_words_and_resumes(model: list[str], words: Path, call: Callable[..., Any]) -> None:
     assert call("TRAIN", "tokenizer=word", *model, "hydra.run.dir=from").code == 0

@@ -70,10 +70,8 @@ def read_words(options: argparse.Namespace) -> tuple[str, ...] | None:
     """The words of `--words`; DataError where there is none."""
     if options.words is None:
         return None
-    text = "".join(
-        read_text(options.words)
-    ).encode()  # of bytes, `split` knows the blanks that words are split by, and no others
-    words = tuple(dict.fromkeys(word.decode() for word in text.split()))
+    data = "".join(read_text(options.words)).encode()  # bytes are split at the blanks of `vocabulary`, and at no others
+    words = tuple(dict.fromkeys(word.decode() for word in data.split()))
     if not words:
         raise DataError(
             f"{one_line(options.words)} has no words.", "At least one is needed.", "Give a file with a word per line."
