@@ -88,7 +88,7 @@ def check(models: dict[str, Model], text_of: Callable[[str], str], prompt: str, 
         assert sum(line_by_line) == pytest.approx(total, abs=1e-4), name
         written = lm.sample(prompt, max_tokens=25, temperature=0)[0]
         above, end, line = prompt.rpartition("\n")
-        whole = above + end + written + line if getattr(lm.tokenizer, "reverse", False) else prompt + written
+        whole = above + end + written + line if lm.tokenizer.reverse else prompt + written
         assert next(answers) == f"{whole}\n", name
 
 

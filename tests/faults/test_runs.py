@@ -195,7 +195,7 @@ def test_the_best_model_of_a_moment_without_space_is_kept_as_soon_as_there_is_so
 
 
 def test_too_little_space_is_said_before_training(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmtrain.files.durable.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr("lmtrain.training.left_over.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     ended = call("TRAIN", "hydra.run.dir=small")
     assert ended.code == 6
     assert "This run's checkpoints need" in ended.err

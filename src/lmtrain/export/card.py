@@ -146,7 +146,7 @@ def _tokens(trained: Trained) -> str:
     rows += [f"* SHA-256 of the vocabulary: `{tokenizer.fingerprint()}`"]
     if tokenizer.normalize != "none":
         rows.append(f"* text is read in the form `{tokenizer.normalize}`")
-    if getattr(tokenizer, "reverse", False):
+    if tokenizer.reverse:
         rows.append("* each line is read from its last token to its first, its end behind them")
     if tokenizer.separators:
         rows.append(f"* words are separated by whitespace and by {json.dumps(tokenizer.separators)}")

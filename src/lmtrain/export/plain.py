@@ -181,5 +181,5 @@ def describe(tokenizer: Tokenizer) -> Facts:
     return {
         "kind": kind, "eos_id": tokenizer.eos_id, "unk_id": tokenizer.unk_id, "normalize": tokenizer.normalize,
         "separators": tokenizer.separators, "ends_last_line": tokenizer.kind.ends_last_line, "tokens": tokenizer.tokens,
-        "reverse": getattr(tokenizer, "reverse", False),
+        "reverse": tokenizer.reverse,
     }  # fmt: skip
