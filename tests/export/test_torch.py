@@ -1,6 +1,5 @@
 """`export --format torch`: what the exported script computes where lmtrain cannot be imported."""
 
-import inspect
 import json
 import os
 import re
@@ -116,10 +115,7 @@ def test_every_kind_of_token_becomes_the_same_ids(made: SimpleNamespace, tmp_pat
 
 @pytest.mark.parametrize("kind", ["word", "char"])
 def test_a_backward_model_reads_lines_from_their_end(kind: str, made: SimpleNamespace, tmp_path: Path) -> None:
-    if "reverse" not in inspect.signature(learn_tokenizer).parameters:
-        pytest.skip("there are no backward models yet")
-    backward: Any = {"reverse": True}
-    tokenizer = learn_tokenizer(kind, [made.TEXT], **backward)
+    tokenizer = learn_tokenizer(kind, [made.TEXT], reverse=True)
     lm = made.opened(made.model({"kind": "recurrent"}, tokenizer), tokenizer)
     check({kind: lm}, lambda name: made.TEXT + "unknown the\ncat", "a line\nthe cat", tmp_path)
 

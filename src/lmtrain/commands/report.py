@@ -19,10 +19,10 @@ from lmtrain.commands.report_page import Curve, colour_of
 from lmtrain.commands.run_table import Table, by_task, iter_failures, table_of_groups, table_of_runs
 from lmtrain.commands.runs import read_runs
 from lmtrain.errors import ResourceError, UserError, check_address_space
+from lmtrain.files.unfinished import unfinished_file
 from lmtrain.shell import printable, shown
 from lmtrain.terminal import warn
 from lmtrain.training.run_record import RunRecord, iter_records
-from lmtrain.unfinished import unfinished_file
 
 EPILOG = """examples:
   report outputs/RUN                      one run, in report.html
