@@ -21,7 +21,10 @@ from lmtrain.settings import reading
 ROOT = Path(__file__).parents[1]
 NAMES = [
     "README.md", "conf/README.md", "scripts/README.md",
-    *(f"src/lmtrain/{room}/README.md" for room in ("data", "explain", "export", "inference", "ops", "tasks", "vectors")),
+    *(
+        f"src/lmtrain/{room}/README.md"
+        for room in ("data", "distributed", "explain", "export", "inference", "ops", "tasks", "vectors")
+    ),
 ]  # fmt: skip
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
 README, RESULTS = READMES["README.md"], READMES["scripts/README.md"]

@@ -112,8 +112,34 @@ def register_schemas() -> None:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """`python -m lmtrain` without a command: checks the overrides, then lets Hydra train, sweep or show."""
-    _refuse_several_processes()
+    """`python -m lmtrain` without a command: checks the overrides, then lets Hydra train, sweep or show.
+
+    Of several processes that torchrun started, the first one does; the others train what it tells them.
+    """
+    if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
+        _run(arguments)
+        return
+    check_address_space()
+    from lmtrain.commands.together import follow, tell
+    from lmtrain.distributed.launch import joined, remembered_directory
+
+    with joined() as group:
+        if not group.leads:
+            follow(group)
+            return
+        _run(_going_on(arguments, remembered_directory(group)))
+        tell(group, None)
+
+
+def _going_on(arguments: Sequence[str], directory: str | None) -> Sequence[str]:
+    """The command line of a start by torchrun; where an earlier one made a run, the one that goes on with it."""
+    if directory is None:
+        return arguments
+    of_hydra = [word for word in arguments if word.lstrip("+").startswith(("hydra.", "hydra/"))]
+    return [f"resume={quoting.quoted(directory)}", *(word for word in of_hydra if not word.startswith("hydra.run.dir"))]
+
+
+def _run(arguments: Sequence[str]) -> None:
     _refuse_other_options(arguments)
     register_schemas()
     overrides = _overrides(arguments)
@@ -125,6 +151,7 @@ def run(arguments: Sequence[str]) -> None:
     # Overrides first: argparse takes them from one place only, and we do not want to mind where they were typed.
     sys.argv = [sys.argv[0], *overrides, *options]
     swept = {item.key_or_group for item in _parse(overrides) if item.is_sweep_override()}
+    _refuse_sweep_of_several_processes(options)
     _call_hydra(changes, swept, varies=bool(swept) and _varies_vocabulary(overrides, options))
 
 
@@ -198,14 +225,13 @@ def _check_new_run(overrides: Sequence[str], options: Sequence[str]) -> None:
         warn(note)
 
 
-def _refuse_several_processes() -> None:
-    """`torchrun` and the like start several processes that would all train the same model in the same place."""
-    world_size = os.environ.get("WORLD_SIZE", "1")
-    if world_size not in ("", "1"):
+def _refuse_sweep_of_several_processes(options: Sequence[str]) -> None:
+    """Several processes train one model together."""
+    if {"-m", "--multirun"} & set(options) and os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         raise SettingsError(
-            f"WORLD_SIZE={world_size} says that this is one of several processes.",
-            "One process trains one model; there is no distributed training here.",
-            "Start it without torchrun (or unset WORLD_SIZE); for several runs at once see  python -m lmtrain -m --help.",
+            f"-m was given to one of several processes (WORLD_SIZE={os.environ['WORLD_SIZE']}).",
+            "torchrun starts the processes of one training.",
+            "Leave -m out and call torchrun once for each run, or start the sweep without torchrun.",
         )
 
 
@@ -406,7 +432,9 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 
 def _train(composed: DictConfig, changes: Mapping[str, Any]) -> Reached | None:
     check_address_space()
+    from lmtrain.commands.together import Job, tell
     from lmtrain.commands.train import resume, train  # here: it imports torch
+    from lmtrain.distributed.launch import this_group
 
     logging.raiseExceptions = False  # a line of the log that cannot be written (a full disk) is no reason for a traceback
     settings = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
@@ -414,14 +442,16 @@ def _train(composed: DictConfig, changes: Mapping[str, Any]) -> Reached | None:
     directory = _directory_of_job()
     os.chdir(HydraConfig.get().runtime.cwd)  # where the command was typed, whatever hydra.job.chdir says: paths start there
     place = Place.of(directory, there_before=_there_before)
+    group = this_group()
     try:
         if settings["resume"]:
-            return resume(directory, changes)
+            tell(group, Job(None, directory, changes))
+            return resume(directory, changes, group)
         refuse_what_is_not_ours(directory)
         typed = [override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task]
-        return train(
-            reading.read_config(_started(settings, typed)), directory, lambda: _write_as_hydra_would(composed, directory)
-        )
+        started = _started(settings, typed)
+        tell(group, Job(started, directory, {}))
+        return train(reading.read_config(started), directory, lambda: _write_as_hydra_would(composed, directory), group)
     except UserError:
         if not settings["resume"]:
             place.leave()  # a run that was refused before it began (its text, its device, its size) leaves nothing behind
@@ -799,7 +829,12 @@ def train_here(overrides: Sequence[str]) -> tuple[Path, Reached | None]:
 
     Raises UserError where the command line would end with one. Another Hydra program around it keeps its own state.
     """
-    _refuse_several_processes()
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise SettingsError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that this is one of several processes.",
+            "lmtrain.train trains in one process; several are trained by the command line.",
+            "Type  torchrun --nproc-per-node=2 -m lmtrain ...  , or unset WORLD_SIZE.",
+        )
     if options := [override for override in overrides if override.startswith("-")]:
         raise SettingsError(
             f"{' '.join(options)} was given to lmtrain.train.",

@@ -65,6 +65,7 @@ OptimizerName = Enum("OptimizerName", "sgd adagrad rmsprop adam adamw sparse_ada
 Averaging = Enum("Averaging", "none nt_asgd ema")
 Device = Enum("Device", "auto cpu cuda")
 Precision = Enum("Precision", "auto float32 bfloat16")
+Distributed = Enum("Distributed", "auto ddp none")
 CudaGraph = Enum("CudaGraph", "auto on off")
 OnNonfinite = Enum("OnNonfinite", "stop skip rollback")
 Objective = Enum("Objective", "softmax logistic max_margin")
@@ -599,6 +600,10 @@ class TrainerConfig:
         Precision.auto, "float32, bfloat16 (products only), or auto: bfloat16 where the device has instructions for it."
     )
     device: Device = setting(Device.auto, "auto, cpu or cuda.", resume=Resume.warned)
+    distributed: Distributed = setting(
+        Distributed.auto, "Several processes, which torchrun starts, train one model together: auto, ddp (nothing else), none.",
+        resume=Resume.allowed,
+    )  # fmt: skip
     cuda_graph: CudaGraph = setting(CudaGraph.auto, "On a GPU a step is recorded once and replayed: auto, on or off.",
                                     resume=Resume.allowed)  # fmt: skip
     num_threads: int = setting(0, "CPU threads; 0: as many as PyTorch chooses.", least=0, most=1024)

@@ -190,6 +190,8 @@ def common_rules(read: config.Config) -> Iterator[str]:
     yield from tokenizer_rules(read.tokenizer)
     if read.data.valid_fraction + read.data.test_fraction >= 1:
         yield "something is left to train on"
+    if read.trainer.distributed.name == "ddp":
+        yield "torchrun starts several processes"
     if read.trainer.device.name == "cuda":
         yield "there is no GPU"
 

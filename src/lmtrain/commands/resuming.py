@@ -12,6 +12,7 @@ import torch
 
 import lmtrain.config as config
 from lmtrain.build import build_limits, build_schedule
+from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import (
     CheckpointError,
     SettingsError,
@@ -79,9 +80,9 @@ def _keys(mapping: Mapping[str, Any], path: str = "") -> list[str]:
     ]
 
 
-def load_state(state: TrainState, path: Path, task: Task) -> config.Config:
+def load_state(state: TrainState, path: Path, task: Task, group: Group = ALONE) -> config.Config:
     """Everything of a checkpoint into `state`; the data must be those it was trained on. Returns the settings then."""
-    checkpoint = load_checkpoint(path, ("model", "training", *task.compared), ("subword",))
+    checkpoint = group.led(lambda: load_checkpoint(path, ("model", "training", *task.compared), ("subword",)))
     with believing(path):
         before = _check_documents(checkpoint, task)
         state.load(checkpoint.tensors, checkpoint.documents["training"]["state"], task.batches)
@@ -144,11 +145,11 @@ def say_stretched(before: config.Config, now: config.Config, state: TrainState, 
         )  # fmt: skip
 
 
-def note_arithmetic(run: RunDirectory, model: object, task: Task, *, is_resumed: bool) -> dict[str, Any]:
+def note_arithmetic(run: RunDirectory, model: object, task: Task, *, is_resumed: bool, group: Group = ALONE) -> dict[str, Any]:
     """What this process computes with; warns where a resumed run was computed otherwise. Counts depend on none of it."""
     if not isinstance(model, torch.nn.Module):
         return {}
-    earlier = run.earlier("arithmetic") if is_resumed else None
+    earlier = group.led(lambda: run.earlier("arithmetic")) if is_resumed else None
     arithmetic = begin_arithmetic(task.device, task.precision, earlier)
     if changes := list(iter_changes(earlier, arithmetic)):
         log.warning("Resuming with %s: the run is no longer the one it was.", ", ".join(changes))

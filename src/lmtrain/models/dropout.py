@@ -10,6 +10,9 @@ Coins are 16 random bits each, four from one drawn int64, compared with a thresh
 as `bernoulli_`. So probabilities are multiples of 1/65536, and the scale is the inverse of the probability that is really
 used: the expectation of the output is the input. Callers apply these in training only.
 
+Where several processes share the columns of a batch, each draws the coins of all columns and uses those of its own
+(`ColumnGenerator`): what is dropped is a function of the column, not of the process.
+
     legend   T steps · B streams · D features · V vocabulary · E embedding · Z gates x H · H hidden
 """
 
@@ -17,22 +20,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor
 
+from lmtrain.distributed.group import Columns
+
 _SIDES = 1 << 16  # a coin is one of 65536 equally likely numbers
 
 
+class ColumnGenerator(Generator):
+    """A generator for some `columns` of a batch, in the state of `generator`; it draws as that one does for all of them."""
+
+    columns: Columns
+
+    def __new__(cls, generator: Generator, columns: Columns) -> Self:
+        return super().__new__(cls, generator.device)  # type: ignore[call-arg]
+
+    def __init__(self, generator: Generator, columns: Columns) -> None:
+        self.set_state(generator.get_state())
+        self.columns = columns
+
+
 def dropout(x: Tensor, p: float, generator: Generator) -> Tensor:
-    """`x` (any shape) with every element zeroed with probability `p`, 0 <= p < 1, the others scaled by 1 / (1 - p)."""
-    return _drop(x, x.shape, p, generator)
+    """`x` (any shape) with every element zeroed with probability `p`, 0 <= p < 1, the others scaled by 1 / (1 - p).
+
+    A `ColumnGenerator` takes the second axis for that of the columns.
+    """
+    return _drop(x, x.shape, p, generator, has_columns=True)
 
 
 def locked_dropout(x_TBD: Tensor, p: float, generator: Generator) -> Tensor:
     """As `dropout`, with one mask [1, B, D] (or [1, B, ...]) for all steps."""
-    return _drop(x_TBD, (1, *x_TBD.shape[1:]), p, generator)
+    return _drop(x_TBD, (1, *x_TBD.shape[1:]), p, generator, has_columns=True)
 
 
 def embedding_dropout(weight_VE: Tensor, p: float, generator: Generator) -> Tensor:
@@ -75,15 +97,16 @@ def zoneout_weights(
     if not training:
         return torch.full([1] * len(shape), count / _SIDES, device=device, dtype=dtype)
     assert generator is not None, "training with zoneout takes a generator"
-    return _coins(shape, count, generator, device).to(dtype)
+    return _coins_of_columns(shape, count, generator, device).to(dtype)
 
 
-def _drop(x: Tensor, mask_shape: Sequence[int], p: float, generator: Generator) -> Tensor:
+def _drop(x: Tensor, mask_shape: Sequence[int], p: float, generator: Generator, *, has_columns: bool = False) -> Tensor:
     _check_probability(p)
     if p == 0:
         return x
     count, scale = quantised_keep(p, x.dtype)
-    return x * _coins(mask_shape, count, generator, x.device).to(x.dtype).mul_(scale)
+    coins = (_coins_of_columns if has_columns else _coins)(mask_shape, count, generator, x.device)
+    return x * coins.to(x.dtype).mul_(scale)
 
 
 @cache
@@ -95,6 +118,16 @@ def quantised_keep(p: float, dtype: torch.dtype) -> tuple[int, float]:
     scale = torch.tensor(1 / (1 - p), dtype=dtype).item()
     count = min(max(round(_SIDES / scale), 1), _SIDES - 1)
     return count, _SIDES / count
+
+
+def _coins_of_columns(shape: Sequence[int], count: int, generator: Generator, device: torch.device | None) -> Tensor:
+    """The coins of a mask [_, B, ...] that has columns: of those that a `ColumnGenerator` is for."""
+    columns: Columns | None = getattr(generator, "columns", None)
+    if columns is None:
+        return _coins(shape, count, generator, device)
+    first, size, *rest = shape
+    assert size == columns.last - columns.first, f"a mask of {size} columns was asked for by a process with {columns}"
+    return columns.of(_coins([first, columns.total, *rest], count, generator, device), 1)
 
 
 def _coins(shape: Sequence[int], count: int, generator: Generator, device: torch.device | None) -> Tensor:

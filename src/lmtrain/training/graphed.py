@@ -13,6 +13,7 @@ eager again for its first steps) goes on as if it had not been interrupted.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -22,12 +23,15 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
+from lmtrain.distributed.group import Group
 from lmtrain.errors import ResourceError, is_out_of_memory
 from lmtrain.models.base import State
 from lmtrain.ops.cuda_graph import Record, record_cuda_graph
 from lmtrain.training.learner import SequenceLearner, StepReport, Tensors
 from lmtrain.training.optimizer import SparseAdam
 from lmtrain.training.schedule import Progress
+
+log = logging.getLogger("lmtrain")
 
 EAGER_STEPS = 3  # of a shape before it is recorded: libraries, compiled kernels and the optimiser's memory are there then
 
@@ -46,6 +50,14 @@ class GraphedLearner(SequenceLearner):
     def __post_init__(self) -> None:
         assert (reason := why_no_graph(self)) is None, reason
         self._make_capturable()
+
+    def shared(self, group: Group, batch_size: int) -> SequenceLearner:  # type: ignore[override]
+        """Several processes exchange their gradients in the midst of a step, which is not recorded."""
+        if group.size == 1:
+            return self
+        log.info("Steps are not recorded as a CUDA graph: several processes train together.")
+        learner = SequenceLearner(**{f.name: getattr(self, f.name) for f in fields(SequenceLearner)})
+        return learner.shared(group, batch_size)
 
     def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
         super().load(tensors, document)

@@ -15,15 +15,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, cast
 
 import torch
 from torch import Generator, Tensor
 
 from lmtrain.data.stream import Chunk
+from lmtrain.distributed.group import ALONE, Columns, Group
 from lmtrain.expected import Leaf, Like, compare, shown, within
 from lmtrain.models.base import NeuralLanguageModel, State, detach
+from lmtrain.models.dropout import ColumnGenerator
 from lmtrain.models.ngram import NgramModel
 from lmtrain.training.averaging import Averaging
 from lmtrain.training.machine import keep_freed_memory
@@ -101,6 +103,19 @@ class Learner(ABC):
     def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
         """Goes on from `tensors()` and `document()` of another process, which are as `expected`."""
 
+    def shared(self, group: Group, batch_size: int) -> Learner:
+        """The same, but as one of the processes that learn together from batches of so many columns."""
+        assert group.size == 1, f"{type(self).__name__} learns in one process"
+        return self
+
+    def own(self, batch: Any) -> Any:
+        """Of a batch what this process learns from."""
+        return batch
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Within it, `tensors()` gives what all processes together have; they open it at the same time."""
+        return nullcontext()
+
 
 class Trainable(Protocol):
     """What a `GradientLearner` asks of its model, besides being a module."""
@@ -118,6 +133,7 @@ class GradientLearner(Learner):
     l1               weight of the sum of absolute matrix entries in the loss
     autocast         opens the precision under which the forward pass runs
     frozen           parameters by name that stay as they are before an epoch (from 0; infinity: always)
+    group, columns   the processes that learn together, and the columns of this one; None where it has all
     """
 
     model: torch.nn.Module
@@ -130,6 +146,8 @@ class GradientLearner(Learner):
     l1: float = 0.0
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     frozen: Mapping[str, float] = field(default_factory=dict)
+    group: Group = ALONE
+    columns: Columns | None = None
 
     def step(self, batch: Any, progress: Progress) -> StepReport:
         batch = batch.to(next(self.model.parameters()).device)
@@ -160,15 +178,21 @@ class GradientLearner(Learner):
         """Gradients, their norm looked at, and the update."""
         with self.autocast():
             loss, penalty = cast(Trainable, self.model).loss(batch, self.generator)
-        penalty, grad_norm = self._backward(loss, penalty, batch.num_items)
+        loss, penalty, grad_norm = self._backward(loss, penalty, batch.num_items)
         return self._updated(self._report(batch.num_items, loss.item(), penalty.item(), grad_norm.item(), rate))
 
-    def _backward(self, loss: Tensor, penalty: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
-        """Gradients of the mean loss and the penalties: the whole penalty, and the gradient's norm (clipped after that)."""
+    def _backward(self, loss: Tensor, penalty: Tensor, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of the mean loss over `num_items` and of the penalties, which are means over columns.
+
+        Returns the total loss and penalty, and the gradient's norm (clipped after that): each of all processes.
+        """
         penalty = self._penalised(self.model, penalty)
+        if self.columns is not None:
+            penalty = penalty * self.columns.share
         self.optimizer.zero_grad(set_to_none=True)
         (loss / num_items + penalty).backward()
-        return penalty.detach(), clip_gradients(self.model.parameters(), self.clip_norm)
+        loss, penalty = self.group.sum_gradients(self.model.parameters(), loss.detach(), penalty.detach())
+        return loss, penalty, clip_gradients(self.model.parameters(), self.clip_norm)
 
     def _penalised(self, model: torch.nn.Module, penalty: Tensor) -> Tensor:
         if not self.l1:
@@ -267,6 +291,31 @@ class SequenceLearner(GradientLearner):
     state: State = ()
     earlier_TB: Tensor | None = field(default=None, repr=False)  # tokens behind `state` that the next backward pass repeats
 
+    def shared(self, group: Group, batch_size: int) -> Self:
+        if group.size > 1:
+            self.group, self.columns = group, group.columns(batch_size)
+            self.generator = ColumnGenerator(self.generator, self.columns)
+        return self
+
+    def own(self, chunk: Chunk) -> Chunk:
+        if self.columns is None:
+            return chunk
+        inputs_TB, targets_TB = (self.columns.of(x_TB, 1).contiguous() for x_TB in (chunk.inputs_TB, chunk.targets_TB))
+        return replace(chunk, inputs_TB=inputs_TB, targets_TB=targets_TB)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.columns is None else self._gathered(self.columns)
+
+    @contextmanager
+    def _gathered(self, columns: Columns) -> Iterator[None]:
+        own = self.state, self.earlier_TB
+        self.state = tuple(self.group.whole(tensor, columns, 0) for tensor in self.state)
+        self.earlier_TB = None if self.earlier_TB is None else self.group.whole(self.earlier_TB, columns, 1)
+        try:
+            yield
+        finally:
+            self.state, self.earlier_TB = own
+
     def _rate_of(self, batch: Chunk) -> float:
         return len(batch.targets_TB) / self.full_length if self.full_length else 1.0
 
@@ -281,6 +330,7 @@ class SequenceLearner(GradientLearner):
         return nats / batch.num_items + self._penalised(model, penalty)
 
     def _learn(self, batch: Chunk, rate: float) -> StepReport:
+        batch = self.own(batch)
         self.state, self.earlier_TB = self.carried(batch)
         inputs_TB, carry_after = self._with_overlap(batch, self.earlier_TB)
         report = self._learn_chunk(inputs_TB, batch.targets_TB, carry_after, rate)
@@ -290,7 +340,7 @@ class SequenceLearner(GradientLearner):
 
     def _learn_chunk(self, inputs_TB: Tensor, targets_TB: Tensor, carry_after: int | None, rate: float) -> StepReport:
         loss, penalty, grad_norm, state = self._gradients(inputs_TB, targets_TB, self.state, carry_after)
-        report = self._updated(self._report(targets_TB.numel(), loss.item(), penalty.item(), grad_norm.item(), rate))
+        report = self._updated(self._report(self._num_items(targets_TB), loss.item(), penalty.item(), grad_norm.item(), rate))
         if report.is_finite:
             self.state = detach(state)  # else that before the chunk is carried on: it was finite
         return report
@@ -303,8 +353,12 @@ class SequenceLearner(GradientLearner):
             nats, penalty, state = self.model.training_loss(
                 inputs_TB, targets_TB, state, self.generator, carry_after=carry_after
             )
-        penalty, grad_norm = self._backward(nats, penalty, targets_TB.numel())
+        nats, penalty, grad_norm = self._backward(nats, penalty, self._num_items(targets_TB))
         return nats.detach(), penalty, grad_norm, state
+
+    def _num_items(self, targets_TB: Tensor) -> int:
+        """Tokens of the step in all processes."""
+        return targets_TB.numel() if self.columns is None else len(targets_TB) * self.columns.total
 
     def tensors(self) -> Tensors:
         tensors = super().tensors()
@@ -331,8 +385,12 @@ class SequenceLearner(GradientLearner):
         training, device = tensors["training"], next(self.model.parameters()).device
         carried = _part(training, "state.")
         names = self._state_names() if "0" not in carried else map(str, range(len(carried)))
-        self.state = tuple(carried[name].to(device) for name in names) if carried else ()
-        self.earlier_TB = training["earlier"].to(device) if "earlier" in training else None
+        state = tuple(carried[name].to(device) for name in names) if carried else ()
+        earlier_TB = training["earlier"].to(device) if "earlier" in training else None
+        if self.columns is not None:  # a checkpoint holds those of all processes
+            state = tuple(self.columns.of(tensor, 0).clone() for tensor in state)
+            earlier_TB = None if earlier_TB is None else self.columns.of(earlier_TB, 1).clone()
+        self.state, self.earlier_TB = state, earlier_TB
 
     def _expected_state(self, batch_size: int, *, is_numbered: bool) -> dict[str, Like]:
         """As the model's own before any token, on whatever device: its integers are ids of tokens.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lmtrain.data.batches import Batch, Batches
+from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import ResourceError
 from lmtrain.training.learner import StepReport
 from lmtrain.training.limits import Cadence, Limits, epochs_done
@@ -54,6 +55,7 @@ class Session:
     on_nonfinite              says what is to be done about numbers that are not finite
     describe_time             (seconds per step) -> a line about the time to come
     check, watch              look at the gradients of the batch that comes next, where that is asked for; they change nothing
+    group                     the processes that train together: the first one judges and shows, all know what it found
     """
 
     state: TrainState
@@ -69,6 +71,7 @@ class Session:
     describe_time: Callable[[float], str] | None = None
     check: Check | None = None
     watch: Watch | None = None
+    group: Group = ALONE
 
     def __post_init__(self) -> None:
         self._first_steps: list[float] = []  # how long they took
@@ -98,7 +101,9 @@ class Session:
 
     def steps(self) -> Iterator[StepReport]:
         """Learns from batch after batch until a limit is reached."""
-        return steps(self.state, self.batches, self.limits)
+        for report in steps(self.state, self.batches, self.limits, self.group):
+            self.stop.share()
+            yield report
 
     def accept(self, report: StepReport) -> bool:
         """Takes note of a step, also in the records; False where its numbers made training go back to an earlier state."""
@@ -128,6 +133,7 @@ class Session:
         if is_best or self.cadence.save_every == 0:
             self.save(is_best)
         self.check_gradients()
+        self.stop.share()
 
     def check_gradients(self) -> None:
         """Checks the gradients of the batch that comes next, where that is asked for."""
@@ -151,8 +157,8 @@ class Session:
         with state.learner.evaluated() as model:
             if not state.learner.has_gradients:  # what was counted is estimated here, which is part of training
                 state.elapsed_seconds += time.monotonic() - began_at
-            score = self.score(model)
-            text = self.show(model) if math.isfinite(score.value) else ""
+            score = self.group.led(lambda: self.score(model))
+            text = self.show(model) if self.group.leads and math.isfinite(score.value) else ""
         state.evaluated_step = state.step
         if math.isnan(score.value):
             self.go_back(f"Validation at step {state.step} is not a number.", None)
@@ -195,7 +201,7 @@ class Session:
         return self.state.step != step
 
 
-def steps(state: TrainState, batches: Batches, limits: Limits) -> Iterator[StepReport]:
+def steps(state: TrainState, batches: Batches, limits: Limits, group: Group = ALONE) -> Iterator[StepReport]:
     """Learns from batch after batch until a limit is reached; `state` moves on before each report is yielded.
 
     Time that the process is stopped does not count; what is done between two steps does.
@@ -203,7 +209,7 @@ def steps(state: TrainState, batches: Batches, limits: Limits) -> Iterator[StepR
     with RunningTime() as clock:
         started_at = clock() - state.elapsed_seconds
         while True:
-            state.elapsed_seconds = clock() - started_at
+            state.elapsed_seconds = group.seconds(clock() - started_at)
             epoch = epochs_done(batches, state.position)
             if limits.share(state, epoch) >= 1:
                 return

@@ -4,6 +4,8 @@
     the same once more        end at once
     SIGUSR1                   save and go on
 
+Where several processes train together, a signal to one of them is answered by all, behind the same step.
+
 A signal that the parent process told us to ignore (`nohup`) stays ignored.
 """
 
@@ -18,6 +20,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from lmtrain.distributed.group import ALONE, Group
+
 logger = logging.getLogger("lmtrain")
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -26,9 +30,11 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Stop:
     """What signals have asked for so far; nothing at first."""
 
-    def __init__(self) -> None:
-        self._signal: signal.Signals | None = None
-        self._save_requested = False
+    def __init__(self, group: Group = ALONE) -> None:
+        self._group = group
+        self._own: signal.Signals | None = None  # that this process got
+        self._signal: signal.Signals | None = None  # that is answered
+        self._own_save_request = self._save_requested = False
 
     @property
     def requested(self) -> bool:
@@ -45,21 +51,38 @@ class Stop:
         """What the process shall end with: 128 + the signal's number, 0 where none came."""
         return 128 + self._signal if self._signal else 0
 
+    def share(self) -> None:
+        """Makes signals to any process of the group those of all; they call this together, behind each step."""
+        if self._group.size > 1:
+            number, wants_save = self._group.most(self._own or 0, self._own_save_request)
+            self._own_save_request = False
+            self._save_requested |= bool(wants_save)
+            if number and self._signal is None:
+                self._signal = signal.Signals(number)
+                if self._group.leads:
+                    logger.info("%s: this step is finished and saved by all processes.", self.reason)
+
     def take_save_request(self) -> bool:
         """Whether a checkpoint was asked for since the last call."""
         taken, self._save_requested = self._save_requested, False
         return taken
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None:
+        if self._own is not None:
             self._end_now(number)
-        self._signal = signal.Signals(number)
+        self._own = signal.Signals(number)
+        if self._group.size > 1:
+            return  # until all of them know
+        self._signal = self._own
         # Not print or logging: the signal may have come in the middle of one, and neither can be entered twice.
         message = f"\n{self.reason}: this step is finished and saved; once more ends at once, without saving.\n"
         os.write(2, message.encode())
 
     def _on_save(self, number: int, frame: FrameType | None) -> None:
-        self._save_requested = True
+        if self._group.size > 1:
+            self._own_save_request = True
+        else:
+            self._save_requested = True
 
     def _end_now(self, number: int) -> NoReturn:
         # An exception, so that an unfinished checkpoint and the run's lock are still removed.
@@ -67,12 +90,12 @@ class Stop:
 
 
 @contextmanager
-def catch_signals() -> Iterator[Stop]:
+def catch_signals(group: Group = ALONE) -> Iterator[Stop]:
     """While open, signals are noted in the `Stop` that this yields; afterwards they do what they did before.
 
     Only the main thread may install handlers; elsewhere nothing is caught, which the log says.
     """
-    stop = Stop()
+    stop = Stop(group)
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in (*STOPPING, signal.SIGUSR1):

@@ -1,0 +1,155 @@
+"""A training by several processes: the first reads the command line, writes and speaks; the others do what it tells them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lmtrain.config as config
+from lmtrain.commands.saver import Saver
+from lmtrain.data.batches import Batch
+from lmtrain.distributed.group import ALONE, Group
+from lmtrain.distributed.launch import remember_directory
+from lmtrain.errors import SettingsError
+from lmtrain.settings import reading
+from lmtrain.tasks.base import Reached, Task
+from lmtrain.training.run_directory import RunDirectory, open_run_directory
+from lmtrain.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: its settings (None where a run goes on, with `changes`) and where."""
+
+    settings: Mapping[str, Any] | None
+    directory: Path
+    changes: Mapping[str, Any]
+
+
+def tell(group: Group, job: Job | None) -> None:
+    """The first process tells the others what comes next; None: nothing more."""
+    group.led(lambda: job)
+
+
+def follow(group: Group) -> tuple[Path, Reached | None] | None:
+    """What the other processes do: every job that the first one tells. Returns what came of the last one."""
+    from lmtrain.commands.train import resume, train
+
+    logging.getLogger("lmtrain").disabled = True
+    ended = None
+    while (job := group.led(lambda: None)) is not None:
+        assert isinstance(job, Job)
+        if job.settings is None:
+            ended = job.directory, resume(job.directory, job.changes, group)
+        else:
+            ended = job.directory, train(reading.read_config(job.settings), job.directory, group=group)
+    return ended
+
+
+def check_shareable(settings: config.Config, group: Group) -> None:
+    """Raises SettingsError where several processes cannot train this together."""
+    trainer, kind = settings.trainer, config.model_name(settings.model)
+    if group.size == 1:
+        if trainer.distributed is config.Distributed.ddp:
+            raise SettingsError(
+                "trainer.distributed=ddp was given to one process alone.", "Several processes are started by torchrun.",
+                "Type  torchrun --nproc-per-node=2 -m lmtrain ...  , or leave it out.",
+            )  # fmt: skip
+        return
+    several = f"{group.size} processes were started (WORLD_SIZE={group.size})"
+    if trainer.distributed is config.Distributed.none:
+        raise SettingsError(
+            f"trainer.distributed=none was given, but {several}.", "They would all train the same model in the same place.",
+            "Leave it out, or start one process without torchrun.",
+        )  # fmt: skip
+    if isinstance(settings.model, config.COUNTED):
+        raise SettingsError(
+            f"model={kind} cannot be trained by several processes, and {several}.",
+            "It is counted in one pass over the data, faster than counts could be exchanged.",
+            "Start it without torchrun.",
+        )
+    if config.task_of(settings.data, settings.model) != "language":
+        raise SettingsError(
+            f"model={kind} cannot be trained by several processes, and {several}.",
+            "Language models are: window, elman, gru and lstm; their streams of text are dealt out.",
+            "Start it without torchrun.",
+        )
+    if trainer.batch_size < group.size:
+        raise SettingsError(
+            f"trainer.batch_size={trainer.batch_size} is less than the number of processes: {several}.",
+            "Each of them needs one stream of text at the least.",
+            f"Type trainer.batch_size={group.size} or more, or start fewer processes.",
+        )
+    if trainer.cuda_graph is config.CudaGraph.on:
+        raise SettingsError(
+            f"trainer.cuda_graph=on cannot be done: {several}, which exchange their gradients in the midst of each step.",
+            "A step that is recorded is one piece of work for one GPU.",
+            "Type trainer.cuda_graph=auto.",
+        )
+
+
+class Follower(RunDirectory):
+    """The run directory as the other processes have it: they write nothing, and it need not be there for them."""
+
+    def note(self, **facts: Any) -> None:
+        self.session |= facts
+
+    def keep_settings(self, text: str) -> None:
+        """The first process does."""
+
+    def know_settings(self) -> None:
+        """The first process does."""
+
+    def make_again_if_removed(self) -> None:
+        """The first process does."""
+
+
+@contextmanager
+def opened(path: Path, command_line: list[str], group: Group = ALONE, *, new: bool = False) -> Iterator[RunDirectory]:
+    """`open_run_directory` in the first process."""
+    if not group.leads:
+        yield Follower(path)
+        return
+    with open_run_directory(path, command_line, new=new) as run:
+        yield run
+
+
+def keep_for_restarts(group: Group, run: RunDirectory) -> None:
+    """From now on, a start of the same processes by torchrun goes on with this run."""
+    if group.leads:
+        remember_directory(group, str(run.path.resolve()))
+
+
+@dataclass
+class SharedSaver:
+    """A `Saver` for several processes: all give the states of their columns, the first one writes, all hear how it went."""
+
+    saver: Saver
+    group: Group
+
+    def __call__(self, state: TrainState, is_best: bool) -> str:
+        with state.learner.gathered():
+            return self.group.led(lambda: self.saver(state, is_best))
+
+    def crash(self, state: TrainState, batch: Batch | None) -> Path:
+        with state.learner.gathered():
+            return self.group.led(lambda: self.saver.crash(state, batch))
+
+    def remember(self, state: TrainState, path: Path) -> None:
+        self.saver.remember(state, path)
+
+    def tidy(self, state: TrainState) -> None:
+        if self.group.leads:
+            self.saver.tidy(state)
+
+
+def say_processes(group: Group, task: Task) -> str:
+    """How many there are, and what each has."""
+    total = task.batches.batch_size
+    least, most = total // group.size, -(-total // group.size)
+    streams = f"{least}" if least == most else f"{least} or {most}"
+    return f"{group.size} processes train together, with {streams} of the {total} streams each."

@@ -1,0 +1,117 @@
+"""What processes tell each other where one of them cannot go on, so that all end together and one of them says why.
+
+A process that fails writes why into the store that all of them share, and ends; its connections close, and so the others notice
+in their next exchange, wherever they are. They then look into the store. Where nothing stands there within a few seconds, the
+process was killed, or its machine is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+from torch._C._distributed_c10d import Store
+
+from lmtrain.errors import ResourceError, UserError
+
+LOOK_SECONDS = 3.0  # for which a process that lost another looks for its last words
+DEFER_SECONDS = 1.0  # for which a process lets the first one speak, where all make the same mistake
+LEAVE_SECONDS = 15.0  # for which a process that ends waits for the first one to write and say what it has to
+FUTILE = (2, 3, 4, 5)  # exit codes of mistakes that another start would repeat
+
+
+class EndedError(UserError):
+    """Another process failed, and says so itself: this one has nothing to say."""
+
+    def __init__(self, words: str, exit_code: int) -> None:
+        super().__init__(words, "", "")
+        self.exit_code = exit_code
+
+
+@dataclass
+class Failures:
+    """The place in a store where failures of one start stand: under `prefix`."""
+
+    store: Store
+    prefix: str
+
+    def tell(self, words: str, exit_code: int, *, waits: bool) -> bool:
+        """Tells the others why this process ends. False where another one did before: then that is what is said.
+
+        waits   lets the first process speak before, should it have the same to say
+        """
+        try:
+            if waits and self._read(DEFER_SECONDS) is not None:
+                return False
+            if self.store.add(f"{self.prefix}/speakers", 1) > 1:
+                return False
+            self.store.set(f"{self.prefix}/failure", json.dumps([words[:10_000], exit_code]))
+        except (RuntimeError, ValueError):  # the store went with the process that kept it
+            return True
+        return True
+
+    def of_another(self, rank: int, size: int, problem: str) -> UserError:
+        """Why an exchange failed: what another process told, or that one is gone."""
+        told = self._read(LOOK_SECONDS)
+        if told is not None:
+            return EndedError(*told)
+        where = f"process {rank} of {size} (on {socket.gethostname()})"
+        reason = problem.split("] ", 1)[-1].split(" This is typically")[0].split("\n")[0].rstrip(". ")[:200]
+        return ResourceError(
+            f"A process that trains with this one ended, or cannot be reached: {where} lost it ({reason}).",
+            "All of them end, and nothing more is saved: the checkpoints are as they were.",
+            again(),
+        )
+
+    def leader_is_done(self) -> None:
+        """The first process has written and said all that it will."""
+        with suppress(RuntimeError):
+            self.store.set(f"{self.prefix}/done", "")
+
+    def wait_for_leader(self) -> None:
+        """Before another process ends: torchrun would end the first one at once, in the midst of its last words."""
+        end = time.monotonic() + LEAVE_SECONDS
+        with suppress(RuntimeError):
+            while time.monotonic() < end and not self.store.check([f"{self.prefix}/done"]):
+                time.sleep(0.05)
+
+    def is_futile(self) -> bool:
+        """Whether this start failed by a mistake that another one would repeat."""
+        told = self._read(0.0)
+        return told is not None and told[1] in FUTILE
+
+    def exit_code(self) -> int:
+        told = self._read(0.0)
+        return 1 if told is None else told[1]
+
+    def _read(self, seconds: float) -> tuple[str, int] | None:
+        end = time.monotonic() + seconds
+        try:
+            while not self.store.check([f"{self.prefix}/failure"]):
+                if time.monotonic() >= end:
+                    return None
+                time.sleep(0.05)
+            words, exit_code = json.loads(self.store.get(f"{self.prefix}/failure"))
+        except (RuntimeError, ValueError):
+            return None
+        return str(words), int(exit_code)
+
+
+def again() -> str:
+    """What happens next, or what to type."""
+    count, most = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    if count < most:
+        return "torchrun starts them again, from the last checkpoint."
+    return "Go on from the last checkpoint with resume=RUN; torchrun --max-restarts=3 does so by itself."
+
+
+def write_error_file(words: str) -> None:
+    """Where torchrun looks for the reason that its summary gives; without a traceback, as there is none to see."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        facts = {"message": words, "extraInfo": {"py_callstack": "", "timestamp": str(int(time.time()))}}
+        with suppress(OSError), open(path, "w", encoding="utf-8") as file:  # it is said on standard error anyway
+            json.dump({"message": facts}, file)

@@ -1,0 +1,227 @@
+"""The processes that train one model, and all that they exchange.
+
+    Group       one process: nothing is exchanged, and whatever is asked of it is answered with what was given
+    Processes   N of them, by `torch.distributed`: gloo between CPUs, nccl between GPUs
+
+The B columns of a batch are dealt out: process r of N has the columns r B // N to (r + 1) B // N. All of them take the same
+steps: whatever decides what comes next is either a function of what is the same everywhere, or comes from one of these calls,
+which every process makes in the same order.
+
+    legend   N processes · B columns
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lmtrain.distributed.failures import Failures
+from lmtrain.errors import UserError
+
+T = TypeVar("T")
+
+STEP_TIMEOUT = timedelta(minutes=10)  # for what all processes do at about the same time
+WAIT_TIMEOUT = timedelta(days=7)  # for the others while the first one evaluates, saves or reads: its death ends that at once
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns first <= b < last of `total`."""
+
+    first: int
+    last: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        return (self.last - self.first) / self.total
+
+    def of(self, tensor: Tensor, axis: int) -> Tensor:
+        """Those columns of a tensor with all of them along `axis`."""
+        return tensor.narrow(axis, self.first, self.last - self.first)
+
+
+class Group:
+    """One process alone.
+
+    rank, size   which of how many processes this is
+    local_rank   which of those on this machine
+    """
+
+    rank = local_rank = 0
+    size = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes files and speaks."""
+        return self.rank == 0
+
+    def columns(self, total: int) -> Columns:
+        """The columns of this process; each has one at the least where there are as many as processes."""
+        return Columns(self.rank * total // self.size, (self.rank + 1) * total // self.size, total)
+
+    def led(self, work: Callable[[], T]) -> T:
+        """What `work` returns in the first process, where alone it is done; a UserError that it raises is raised in all."""
+        return work()
+
+    def seconds(self, own: float) -> float:
+        """The time by the clock of the first process."""
+        return own
+
+    def most(self, *numbers: int) -> tuple[int, ...]:
+        """Of each number the largest that a process has."""
+        return numbers
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter], *numbers: Tensor) -> tuple[Tensor, ...]:
+        """Makes each gradient the sum of those of all processes, the same bits everywhere; returns the sums of `numbers`."""
+        return numbers
+
+    def whole(self, tensor: Tensor, columns: Columns, axis: int) -> Tensor:
+        """All columns in their order, from the own ones."""
+        return tensor
+
+    def one_first(self) -> AbstractContextManager[None]:
+        """Within it, one process of each machine works before the others do: what it leaves on the disk is there for them."""
+        return nullcontext()
+
+
+ALONE = Group()
+
+
+class Processes(Group):
+    """N processes, whose default group `torch.distributed` has been set up.
+
+    failures  what they tell each other where one cannot go on
+    """
+
+    def __init__(self, local_rank: int, failures: Failures) -> None:
+        self.rank, self.size, self.local_rank = dist.get_rank(), dist.get_world_size(), local_rank
+        self.failures = failures
+        self._patient = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
+
+    def led(self, work: Callable[[], T]) -> T:
+        answer: list[Any] = [None, None]
+        if self.leads:
+            try:
+                answer[0] = work()
+            except UserError as error:
+                answer[1] = error
+        with self._together():
+            dist.broadcast_object_list(answer, src=0, group=self._patient)
+        if answer[1] is not None:
+            raise cast(UserError, answer[1])
+        return cast(T, answer[0])
+
+    @contextmanager
+    def one_first(self) -> Iterator[None]:
+        if self.local_rank != 0:
+            self._wait()
+        yield
+        if self.local_rank == 0:
+            self._wait()
+
+    def _wait(self) -> None:
+        with self._together():
+            dist.barrier(group=self._patient)
+
+    def seconds(self, own: float) -> float:
+        clock = torch.tensor([own], dtype=torch.float64)
+        with self._together():
+            dist.broadcast(clock, src=0)
+        return clock.item()
+
+    def most(self, *numbers: int) -> tuple[int, ...]:
+        largest = torch.tensor(numbers)
+        with self._together():
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return tuple(largest.tolist())
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter], *numbers: Tensor) -> tuple[Tensor, ...]:
+        """One small exchange (numbers, and which process has which gradients), then one sum of all dense gradients, flattened,
+        and one of each sparse one, of which only the rows that are used travel."""
+        learnt = [parameter for parameter in parameters if parameter.requires_grad]
+        for parameter in learnt:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
+        small = torch.tensor([number.item() for number in numbers] + [_code(p.grad) for p in learnt], dtype=torch.float64)
+        everyones_NX = self._gathered(small)
+        sums = everyones_NX[:, : len(numbers)].sum(0)
+        codes_NP = everyones_NX[:, len(numbers) :].long()
+        dense: list[nn.Parameter] = []
+        for parameter, codes_N in zip(learnt, codes_NP.T.tolist(), strict=True):
+            if DENSE in codes_N:
+                dense.append(parameter)
+            elif max(codes_N) != NONE:
+                self._sum_sparse(parameter, [max(0, code - SPARSE) for code in codes_N])
+        if dense:
+            self._sum_dense(dense)
+        return tuple(total.to(number) for total, number in zip(sums, numbers, strict=True))
+
+    def _sum_dense(self, parameters: Sequence[nn.Parameter]) -> None:
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in parameters]
+        flat = torch.cat([grad.flatten() for grad in grads])
+        with self._together():
+            dist.all_reduce(flat)
+        parts = flat.split([grad.numel() for grad in grads])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def _sum_sparse(self, parameter: nn.Parameter, counts_N: Sequence[int]) -> None:
+        """Rows of all processes one below the other; those of one word then add up, in the order of the processes."""
+        most, (_, *rest) = max(counts_N), parameter.shape
+        rows_M = torch.zeros(most, dtype=torch.int64, device=parameter.device)
+        values_ME = torch.zeros(most, *rest, dtype=parameter.dtype, device=parameter.device)
+        if parameter.grad is not None:
+            count = counts_N[self.rank]
+            rows_M[:count], values_ME[:count] = parameter.grad.indices()[0], parameter.grad.values()
+        all_rows, all_values = self._gathered(rows_M), self._gathered(values_ME)
+        rows = torch.cat([rows[:count] for rows, count in zip(all_rows, counts_N, strict=True)])
+        values = torch.cat([part[:count] for part, count in zip(all_values, counts_N, strict=True)])
+        parameter.grad = torch.sparse_coo_tensor(rows[None], values, parameter.shape).coalesce()
+
+    def whole(self, tensor: Tensor, columns: Columns, axis: int) -> Tensor:
+        counts = [self._columns_of(rank, columns.total) for rank in range(self.size)]
+        own = tensor.detach().cpu().movedim(axis, 0)
+        padded = own.new_zeros(max(counts), *own.shape[1:])
+        padded[: len(own)] = own
+        parts = self._gathered(padded)
+        joined = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).movedim(0, axis)
+        return joined.contiguous().to(tensor.device)
+
+    def _columns_of(self, rank: int, total: int) -> int:
+        return (rank + 1) * total // self.size - rank * total // self.size
+
+    def _gathered(self, tensor: Tensor) -> Tensor:
+        """Those of all processes, of one shape, along a new first axis."""
+        everyones = [torch.empty_like(tensor) for _ in range(self.size)]
+        with self._together():
+            dist.all_gather(everyones, tensor.contiguous())
+        return torch.stack(everyones)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Around whatever needs all processes: where one is gone, why it went, in its words or in ours."""
+        try:
+            yield
+        except RuntimeError as error:
+            self._raise_why(error)
+
+    def _raise_why(self, error: RuntimeError) -> NoReturn:
+        raise self.failures.of_another(self.rank, self.size, str(error)) from error
+
+
+NONE, DENSE, SPARSE = 0, 1, 2  # + the number of rows
+
+
+def _code(grad: Tensor | None) -> int:
+    """What there is of a gradient, for the others to know."""
+    if grad is None:
+        return NONE
+    return SPARSE + grad.values().shape[0] if grad.is_sparse else DENSE

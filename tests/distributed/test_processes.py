@@ -1,0 +1,204 @@
+"""Several processes, started as torchrun does, train what one process trains; they fail, stop and start again together."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
+
+SOURCE = Path(__file__).parents[2] / "src"
+SMALL = [
+    "data=text", "data.path=text.txt", "data.cache_dir=cache", "model.embed_size=6", "model.hidden_size=8",
+    "trainer.batch_size=5", "trainer.chunk_length=10", "trainer.num_steps=12", "trainer.max_seconds=null",
+    "trainer.log_every=2", "trainer.sample_tokens=0", "trainer.precision=float32", "trainer.evaluate_every=6",
+    "trainer.final_split=none", "trainer.projector=false", "trainer.device=cpu", "model.dropout=0.3",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [f"line {n} has {n * n % 17} cats and {n % 5} dogs" for n in range(200)]
+    Path("text.txt").write_text("\n".join(lines) + "\n")
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    return kept | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"} | more
+
+
+def start(size: int, arguments: Sequence[str]) -> list[subprocess.Popen]:
+    """What torchrun starts, without torchrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    if size == 1:
+        common = {}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "lmtrain", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=environment(**common, **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if size > 1 else {})),
+        )
+        for rank in range(size)
+    ]  # fmt: skip
+
+
+def ended(processes: list[subprocess.Popen]) -> tuple[list[int], list[str]]:
+    """Exit codes, and what was said on standard error."""
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    return [process.returncode for process in processes], said
+
+
+def train(size: int, directory: str, *more: str) -> None:
+    codes, said = ended(start(size, [*SMALL, f"hydra.run.dir={directory}", *more]))
+    assert codes == [0] * size, "".join(said)
+
+
+def tensors(directory: str) -> dict[str, torch.Tensor]:
+    checkpoint = load_checkpoint(find_checkpoint(Path(directory), "last"))
+    files = checkpoint.tensors
+    return {f"{file}.{name}": tensor for file in ("model", "training") for name, tensor in files[file].items()}
+
+
+def losses(directory: str) -> list[float]:
+    records = [json.loads(line) for line in Path(directory, "metrics.jsonl").read_text().splitlines()]
+    return [value for record in records for name, value in record.items() if name.endswith("nats_per_token")]
+
+
+def assert_same_run(one: str, other: str) -> None:
+    torch.testing.assert_close(losses(other), losses(one), rtol=1e-5, atol=0)
+    torch.testing.assert_close(tensors(other), tensors(one), rtol=1e-3, atol=2e-5)
+
+
+def test_two_processes_train_what_one_does() -> None:
+    """Five streams: two and three; with dropout, an overlapping backward pass, and what is carried from chunk to chunk."""
+    train(1, "one", "trainer.backward_length=15")
+    train(2, "two", "trainer.backward_length=15")
+    assert_same_run("one", "two")
+    assert len(tensors("two")["training.state.previous"]) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["model=window"],
+        ["model=elman", "model.zoneout=0.2"],
+        ["model=gru", "model.locked_dropout=true", "model.weight_drop=0.2", "model.activation_penalty=1"],
+        ["model=lstm", "model.embedding_dropout=0.2", "model.temporal_penalty=1", "optimizer.l1=0.0001"],
+        ["model=lstm", "tokenizer=word", "model.head=sampled", "model.num_samples=7"],
+        ["model=lstm", "tokenizer=word", "model.head=adaptive", "model.cutoffs=[5,50]", "trainer.random_chunk_length=true"],
+        ["model=gru", "tokenizer=word", "trainer.batch_size=7", "trainer.chunk_length=2"],  # sparse gradients
+    ],
+    ids=lambda more: more[0] + more[-1],
+)
+def test_every_family_is_the_same_in_any_number_of_processes(size: int, more: list[str]) -> None:
+    train(1, "one", *more)
+    train(size, "several", *more)
+    assert_same_run("one", "several")
+
+
+@pytest.mark.slow
+def test_a_run_resumes_bit_for_bit_with_as_many_processes_and_nearly_with_others() -> None:
+    train(2, "whole")
+    train(2, "half", "trainer.num_steps=6", "schedule=constant")
+    train(2, "straight", "schedule=constant")
+    for size, name in ((2, "half2"), (1, "half1"), (3, "half3")):
+        subprocess.run(["cp", "-r", "half", name], check=True)
+        codes, said = ended(start(size, [f"resume={name}", "trainer.num_steps=12"]))
+        assert codes == [0] * size, said
+    assert all(torch.equal(a, b) for a, b in zip(tensors("half2").values(), tensors("straight").values(), strict=True))
+    for name in ("half1", "half3"):
+        torch.testing.assert_close(tensors(name), tensors("straight"), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "words", "code"),
+    [
+        (["model=ngram"], "counted in one pass", 2),
+        (["trainer.batch_size=1"], "less than the number of processes", 2),
+        (["trainer.distributed=none"], "trainer.distributed=none", 2),
+        (["modle=lstm"], "modle", 2),
+        (["data.path=nothing.txt"], "nothing.txt", 3),
+        (["optimizer=sgd", "optimizer.learning_rate=1000", "trainer.clip_norm=0", "model=elman",
+          "model.nonlinearity=relu"], "not finite", 5),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_said_once_and_ends_all(more: list[str], words: str, code: int) -> None:
+    codes, said = ended(start(2, [*SMALL, "hydra.run.dir=run", *more]))
+    assert codes == [code, code]
+    assert "".join(said).count("lmtrain: ") == 1
+    assert words in "".join(said)
+    assert "Traceback" not in "".join(said)
+
+
+def _wait_for(path: Path) -> None:
+    end = time.monotonic() + 40
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_signal_to_one_process_saves_and_ends_all(victim: int) -> None:
+    processes = start(2, [*SMALL, "hydra.run.dir=run", "trainer.num_steps=1000000"])
+    _wait_for(Path("run/checkpoints/last"))
+    processes[victim].send_signal(signal.SIGTERM)
+    codes, said = ended(processes)
+    assert codes == [143, 143], said
+    assert "everything is saved" in said[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_killed_ends_the_others_with_one_message(victim: int) -> None:
+    processes = start(3, [*SMALL, "hydra.run.dir=run", "trainer.num_steps=1000000"])
+    _wait_for(Path("run/checkpoints/last"))
+    processes[victim].kill()
+    began = time.monotonic()
+    codes, said = ended(processes)
+    assert time.monotonic() - began < 30
+    assert [code for rank, code in enumerate(codes) if rank != victim] == [6, 6]
+    if victim:  # with the first process the store goes, so that others cannot agree on who speaks
+        assert "".join(said).count("lmtrain: ") == 1
+    assert "ended, or cannot be reached" in "".join(said)
+    assert "Traceback" not in "".join(said)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_process_again_and_the_run_ends_with_the_same_bits() -> None:
+    train(2, "straight", "trainer.num_steps=400", "trainer.evaluate_every=50")
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2",
+        "-m", "lmtrain", *SMALL, "trainer.num_steps=400", "trainer.evaluate_every=50",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment())
+    end = time.monotonic() + 40
+    while not (found := [*Path("outputs").glob("*/checkpoints/last")]):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    (pid,) = [n for n in _children(process.pid) if b"RANK=1" in Path(f"/proc/{n}/environ").read_bytes().split(b"\0")]
+    os.kill(pid, signal.SIGKILL)
+    _, said = process.communicate(timeout=90)
+    assert process.returncode == 0, said
+    (run,) = Path("outputs").iterdir()
+    assert found[0].parents[1] == run
+    assert len(json.loads((run / "run.json").read_text())["sessions"]) == 2
+    assert all(torch.equal(a, b) for a, b in zip(tensors(str(run)).values(), tensors("straight").values(), strict=True))
+
+
+def _children(pid: int) -> list[int]:
+    return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
