@@ -58,6 +58,8 @@ class Failures:
         """Why an exchange failed: what another process told, or that one is gone."""
         told = self._read(LOOK_SECONDS)
         if told is not None:
+            with suppress(RuntimeError):
+                self.store.add(f"{self.prefix}/heard", 1)
             return EndedError(*told)
         where = f"process {rank} of {size} (on {socket.gethostname()})"
         reason = problem.split("] ", 1)[-1].split(" This is typically")[0].split("\n")[0].rstrip(". ")[:200]
@@ -78,6 +80,12 @@ class Failures:
         with suppress(RuntimeError):
             while time.monotonic() < end and not self.store.check([f"{self.prefix}/done"]):
                 time.sleep(0.05)
+
+    def wait_until_heard(self, num_others: int) -> None:
+        """Before the process ends that keeps the store: the others look there for the reason."""
+        end = time.monotonic() + LOOK_SECONDS
+        while time.monotonic() < end and self.store.add(f"{self.prefix}/heard", 0) < num_others:
+            time.sleep(0.05)
 
     def is_futile(self) -> bool:
         """Whether this start failed by a mistake that another one would repeat."""

@@ -79,11 +79,14 @@ def joined() -> Iterator[Group]:
 
 def _leave(group: Processes) -> None:
     """Closes the connections, by which the others notice; the first process is the first to end."""
-    if group.leads:
-        group.failures.leader_is_done()
+    if not group.leads:
+        dist.destroy_process_group()
+        group.failures.wait_for_leader()
         return
-    dist.destroy_process_group()
-    group.failures.wait_for_leader()
+    group.failures.leader_is_done()
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # the store ends with this process
+        dist.destroy_process_group()
+        group.failures.wait_until_heard(group.size - 1)
 
 
 @contextmanager
