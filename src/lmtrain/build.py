@@ -182,11 +182,15 @@ def build_corpus(
     given   the tokenizer of a model to start from; what the text adds to it is treated as `add` says
     """
     assert isinstance(data, config.CorpusConfig)
+    path: str | Path
+    shards: dict[str, Any]
     match data:
         case config.PydocsConfig():
-            path = write_pydocs(expanded(data.cache_dir))
+            path, shards = write_pydocs(expanded(data.cache_dir)), {}
         case config.TextConfig():
-            path = Path(data.path)
+            path, shards = data.path, {
+                "split": data.split.name, "split_seed": data.split_seed, "field": data.field, "workers": data.workers,
+            }  # fmt: skip
         case _:
             raise AssertionError(f"no corpus for {type(data).__name__}")
     form = "_".join([data.normalize.name] * (data.normalize is not config.Normalization.none) + ["lower"] * tokenizer.lowercase)
@@ -197,7 +201,7 @@ def build_corpus(
         given=given, add=add, reverse=data.reverse,
         separators="".join(dict.fromkeys(map(character_of, tokenizer.separators))), normalize=form or "none",
         spelled=tokenizer.unknown is config.Unknown.spelled,
-        valid_fraction=data.valid_fraction, test_fraction=data.test_fraction, cache_dir=expanded(data.cache_dir),
+        valid_fraction=data.valid_fraction, test_fraction=data.test_fraction, cache_dir=expanded(data.cache_dir), **shards,
     )  # fmt: skip
 
 

@@ -71,6 +71,7 @@ OnNonfinite = Enum("OnNonfinite", "stop skip rollback")
 Objective = Enum("Objective", "softmax logistic max_margin")
 Corrupt = Enum("Corrupt", "window word")
 Pooling = Enum("Pooling", "last mean max")
+SplitWay = Enum("SplitWay", "contiguous shuffled_lines shuffled_documents")
 FinalSplit = Enum("FinalSplit", "test valid none")
 
 
@@ -385,6 +386,11 @@ class TextConfig(CorpusConfig):
 
     kind: str = fixed("text")
     path: str = setting("", "A text file, or a directory with train.txt, valid.txt and test.txt.", resume=Resume.allowed)
+    split: SplitWay = setting(SplitWay.contiguous, "How a text without splits is cut: contiguous, shuffled_lines or "
+                              "shuffled_documents.", resume=Resume.refused)  # fmt: skip
+    split_seed: int = setting(1, "Seed of a shuffled split.", least=0, most=2**32 - 1, resume=Resume.refused)
+    field: str = setting("text", "Which field of each record of a .jsonl is its text.", resume=Resume.refused)
+    workers: int = setting(0, "Processes that read shards; 0: one per core.", least=0, most=1024, resume=Resume.allowed)
 
 
 @dataclass(kw_only=True)

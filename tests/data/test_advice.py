@@ -213,3 +213,21 @@ def test_validation_and_test_that_share_their_lines_are_remarked_on(advise):
 )  # fmt: skip
 def test_usual_corpora_are_not_remarked_on(name, tokenizer, options, tmp_path):
     assert list(iter_advice(load_corpus(SHARED / name, tokenizer=tokenizer, cache_dir=tmp_path, **options))) == []
+
+
+# ---- order
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte", "word"])
+def test_a_sorted_list_is_remarked_on_and_a_shuffled_one_is_not(advise, tokenizer):
+    text = "\n".join(sorted(sentences(1, 1500), key=str.casefold)) + "\n"
+    (line,) = advise(text, tokenizer)
+    assert "in alphabetical order" in line
+    assert "data.split=shuffled_lines" in line
+    assert advise(text, tokenizer, split="shuffled_lines") == []
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "word"])
+def test_a_text_of_one_line_is_remarked_on(advise, tokenizer):
+    (line,) = advise(" ".join(sentences(1, 1500)), tokenizer)
+    assert "The training text is a single line" in line

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmtrain.data import text
-from lmtrain.data.text import STANDARD_INPUT, iter_checked, iter_decoded, iter_passage, iter_text, missing, scan
+from lmtrain.data.files import STANDARD_INPUT, missing
+from lmtrain.data.text import iter_checked, iter_decoded, iter_passage, iter_text, scan
 from lmtrain.errors import DataError
 
 fixed = settings(derandomize=True, deadline=None, database=None)

@@ -193,7 +193,8 @@ def read_text(path: str, *, at_once: bool = False) -> Iterator[str]:
     A file is read to its end first, so that it is refused before anything is done with it. `at_once`: of standard input a
     block is what is there, as soon as anything is.
     """
-    from lmtrain.data.text import STANDARD_INPUT, iter_decoded, iter_text, scan
+    from lmtrain.data.files import STANDARD_INPUT
+    from lmtrain.data.text import iter_decoded, iter_text, scan
     from lmtrain.errors import DataError
     from lmtrain.shell import expanded
 
@@ -208,7 +209,8 @@ def read_text(path: str, *, at_once: bool = False) -> Iterator[str]:
 
 def iter_lines(path: str) -> Iterator[str]:
     """The lines of a text, without their ends; each as soon as it comes, where it comes from standard input ("-")."""
-    from lmtrain.data.text import STANDARD_INPUT, iter_decoded
+    from lmtrain.data.files import STANDARD_INPUT
+    from lmtrain.data.text import iter_decoded
 
     if path == "-" and sys.stdin is not None:
         blocks: Iterator[str] = (text for line in sys.stdin.buffer for text in iter_decoded(io.BytesIO(line), STANDARD_INPUT))

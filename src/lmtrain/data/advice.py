@@ -5,6 +5,7 @@ The limits are far from what natural language and programs show in their usual s
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Iterator
 
@@ -24,6 +25,10 @@ SELDOM = 0.8  # of the words of a text differ from each other ...
 SELDOM_WORDS = 500  # ... where there are at least so many
 MARKED = 0.5  # of the lines that are not blank
 SHARED = 0.1  # of the lines of a held-out split
+ONE_LINE_TOKENS = 1000  # of a training text in a single line: shorter ones are examples
+SORTED = 0.98  # of the neighbouring lines are in alphabetical order; of natural text, half are ...
+SORTED_LINES = 100  # ... where there are at least so many, of the first SORTED_TOKENS tokens
+SORTED_TOKENS = 50_000
 NAMES = {"valid": "validation", "test": "test"}
 
 
@@ -33,6 +38,8 @@ def iter_advice(corpus: Corpus) -> Iterator[str]:
     yield from endless or _unknown(corpus)
     yield from _marked_lines(corpus)
     yield from _shared_lines(corpus)
+    yield from _one_line(corpus)
+    yield from _sorted_lines(corpus)
 
 
 def _held_out(corpus: Corpus) -> dict[str, Split]:
@@ -146,4 +153,31 @@ def _shared_lines(corpus: Corpus) -> Iterator[str]:
         yield (
             f"{share:.0%} of the lines of the test text are in the validation text as well, by which models are selected. "
             "Type  awk '!seen[$0]++' FILE > text.txt  on the whole text, and split that."
+        )
+
+
+def _one_line(corpus: Corpus) -> Iterator[str]:
+    """Finds texts without line ends: the token of a line's end, before which every text begins, is then never seen."""
+    train = corpus.train
+    if train.num_lines <= 1 and len(train.ids) >= ONE_LINE_TOKENS:
+        yield (
+            "The training text is a single line, so the end of a line is not learnt: texts that are scored or continued line "
+            "by line mean little. If its sentences should end lines, "
+            r"type  sed -E 's/([.!?]) /\1\n/g' FILE > text.txt  and give that."
+        )
+
+
+def _sorted_lines(corpus: Corpus) -> Iterator[str]:
+    """Finds lists in alphabetical order, of which a split is another part of the alphabet."""
+    text = corpus.tokenizer.decode(corpus.train.ids[:SORTED_TOKENS].tolist())
+    lines = [line.casefold() for line in text.split("\n")[:-1] if line.strip()]
+    pairs = list(itertools.pairwise(lines))
+    if len(lines) < SORTED_LINES or len(set(lines)) < len(lines) / 2:
+        return
+    if max(sum(a <= b for a, b in pairs), sum(a >= b for a, b in pairs)) >= SORTED * len(pairs):
+        yield (
+            "The lines of the training text are in alphabetical order, so the splits hold other parts of the alphabet: "
+            "validation and test say little about training. Type data.split=shuffled_lines; "
+            "of a text with splits of its own, shuffle the "
+            "lines of the whole text first."
         )

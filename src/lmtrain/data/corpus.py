@@ -17,25 +17,30 @@ For `word`, a split whose last line does not end gets its "\\n", so that every l
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtrain.data.files import check_file, listing
 from lmtrain.data.growth import grown_tokenizer
 from lmtrain.data.kinds import KINDS, Kind
-from lmtrain.data.overlap import Hashes, LineHashes
-from lmtrain.data.text import TextFacts, iter_checked, iter_passage, listing, scan, unreadable
+from lmtrain.data.overlap import Hashes
+from lmtrain.data.parts import Part, Passage, Reading, Tally, count_parts, tokenise_all, write_parts
+from lmtrain.data.shuffled import shuffled
+from lmtrain.data.sources import NAMES, Sources, find_sources
+from lmtrain.data.text import TextFacts, iter_checked, iter_passage, scan
 from lmtrain.data.token_cache import SIZES, CachedSplit, CacheWriter, hash_json, ids_dtype, read_cache, write_cache
 from lmtrain.data.tokenizer import FORMAT as TOKENIZER_FORMAT
-from lmtrain.data.tokenizer import Ids, Tokenizer, learn_tokenizer
+from lmtrain.data.tokenizer import Tokenizer, learn_from_counts, learn_tokenizer
 from lmtrain.data.vocabulary import WHITESPACE
+from lmtrain.data.workers import Call, run_all
 from lmtrain.errors import DataError
 from lmtrain.progress import watched
 from lmtrain.shell import expanded
@@ -43,8 +48,6 @@ from lmtrain.shell import expanded
 log = logging.getLogger("lmtrain")
 
 FORMAT = 3  # of the cache; a change makes what was cached stale
-NAMES = ("train", "valid", "test")
-SUFFIXES = (".txt", ".tokens")
 WINDOW = 1 << 16  # characters before and after a cut among which a line end is looked for
 BLOCK = 1 << 20  # ids that are counted at a time
 
@@ -102,9 +105,16 @@ def load_corpus(
     add: bool | None = False,
     valid_fraction: float = 0.05,
     test_fraction: float = 0.05,
+    split: Literal["contiguous", "shuffled_lines", "shuffled_documents"] = "contiguous",
+    split_seed: int = 1,
+    field: str = "text",
+    workers: int = 0,
     cache_dir: str | Path,
 ) -> Corpus:
-    """The corpus at `path`, from the cache or else into it.
+    """The corpus at `path` (see `sources`), from the cache or else into it.
+
+    `split` says how a text without splits of its own is cut: in its order, or shuffled from `split_seed` (see `shuffled`).
+    `field` is that of the text in the records of a .jsonl; so many `workers` (processes; 0: one per core) read shards.
 
     `tokenizer` and what follows it are the arguments of `learn_tokenizer`. A tokenizer that is `given` is taken instead; what
     the text has besides its tokens is treated as `add` says (`growth.grown_tokenizer`). The fractions only
@@ -112,33 +122,112 @@ def load_corpus(
     ResourceError for a cache that cannot be written.
     """
     assert 0 < valid_fraction < 1 - test_fraction <= 1
-    files = find_files(path)
-    facts = [scan(file) for file in files]
     kind = KINDS[tokenizer]
-    _check_facts(facts, kind)
-    fractions = [str(valid_fraction), str(test_fraction)] if len(files) == 1 else []
+    workers = workers or len(os.sched_getaffinity(0))
+    texts = _scan_all(find_sources(path), field, kind, workers)
+    if split != "contiguous" and len(texts) == 1:
+        dealt = shuffled(texts[0], split, split_seed, (str(valid_fraction), str(test_fraction)), Path(cache_dir))
+        texts = _scan_all(dealt, field, kind, workers)
+    fractions = [str(valid_fraction), str(test_fraction)] if len(texts) == 1 else []
     learning: list[Any] = [tokenizer, min_count, vocab_size, hash_json([subword, vocabulary, separators, spelled, normalize])]
     learning += ["reverse"] * reverse
     if given is not None:
         learning = [given.fingerprint(), hash_json(given.rare), add, *[min_count, vocab_size] * (add is not False)]
-    recipe = [FORMAT, TOKENIZER_FORMAT, learning, fractions, [fact.sha256 for fact in facts]]
+    hashes = [facts[0].sha256 if len(facts) == 1 else [fact.sha256 for fact in facts] for facts in texts]
+    recipe = [FORMAT, TOKENIZER_FORMAT, learning, fractions, hashes if len(texts) > 1 or len(texts[0]) == 1 else hashes[0]]
+    if len(texts) == 1 and len(texts[0]) > 1:
+        recipe.append("shards")
     base = Path(cache_dir) / hash_json(recipe)[:32]
     corpus = _open_cache(base, recipe)
     if corpus is None:
-        passages = _cut(facts[0], kind, fractions) if fractions else [Passage(f, 0, f.num_chars) for f in facts]
-        blocks = passages[0].blocks(kind, "Learning the vocabulary of")
-        if given is not None:
-            learnt = grown_tokenizer(given, blocks, add=add, min_count=min_count, vocab_size=vocab_size)
-        else:
-            learnt = learn_tokenizer(
-                tokenizer, blocks, min_count=min_count, vocab_size=vocab_size, subword=subword, vocabulary=vocabulary,
-                separators=separators, spelled=spelled, normalize=normalize, reverse=reverse,
-            )  # fmt: skip
-        log.info("Writing %s.ids (%s): %s", base, tokenizer, ", ".join(str(file) for file in files))
-        write_cache(base, recipe, learnt, lambda cache: _write_splits(cache, passages, learnt))
+        splits = _cut(texts[0], kind, fractions) if fractions else [whole(facts) for facts in texts]
+        ways: dict[str, Any] = {
+            "min_count": min_count, "vocab_size": vocab_size, "vocabulary": vocabulary, "separators": separators,
+            "spelled": spelled,
+        }  # fmt: skip
+        _write(base, recipe, splits, Recipe(kind, subword, normalize, reverse, ways, given, add), workers)
         corpus = _open_cache(base, recipe)
         assert corpus is not None
     return replace(corpus, is_learnt=kind.is_learnt and vocabulary is None and given is None)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What tokenizer is to be learnt."""
+
+    kind: Kind
+    subword: Mapping[str, Any] | None
+    normalize: str
+    reverse: bool
+    ways: Mapping[str, Any]  # further arguments of `learn_tokenizer`
+    given: Tokenizer | None  # which is taken instead, with what it lacks as `add` says
+    add: bool | None
+
+    def learn(self, blocks: Iterator[str]) -> Tokenizer:
+        if self.given is not None:
+            sizes = {name: self.ways[name] for name in ("min_count", "vocab_size")}
+            return grown_tokenizer(self.given, blocks, add=self.add, **sizes)
+        return learn_tokenizer(
+            self.kind.name, blocks, subword=self.subword, normalize=self.normalize, reverse=self.reverse, **self.ways
+        )
+
+
+def _write(base: Path, recipe: Any, splits: list[list[Passage]], how: Recipe, workers: int) -> None:
+    """Tokenises the splits into the cache: in one pass where each is a passage of one file, else shard by shard."""
+    files = [str(passage.facts.path) for split in splits for passage in split]
+    log.info("Writing %s.ids (%s): %s", base, how.kind.name, listing(list(dict.fromkeys(files)), 20))
+    if max(map(len, splits)) == 1:
+        single = how.learn(splits[0][0].blocks(how.kind, "Learning the vocabulary of"))
+        write_cache(base, recipe, single, lambda cache: _write_splits(cache, [split[0] for split in splits], single))
+        return
+    own = how.given is None and how.kind.name in (
+        "char",
+        "word",
+    )  # whose vocabularies are lists of tokens that are there to be counted
+    train = (block for passage in splits[0] for block in passage.blocks(how.kind, "Learning the vocabulary of"))
+    learnt = None if own else how.learn(train)
+    reading = Reading(how.kind, how.normalize, how.reverse, how.ways["separators"], learnt)
+    found = iter(tokenise_all([passage for split in splits for passage in split], reading, base.parent, workers))
+    parts = [[next(found) for _ in split] for split in splits]
+    tokenizer = learnt or _merged(parts[0], how)
+
+    def fill(cache: CacheWriter) -> None:
+        for name, passages, shards in zip(NAMES, splits, parts, strict=False):
+            written = write_parts(cache, shards, tokenizer)
+            _check_size(name, passages[0], written.sizes["num_tokens"])
+            cache.end_split(name, written)
+
+    write_cache(base, recipe, tokenizer, fill)
+
+
+def _merged(parts: list[Part], how: Recipe) -> Tokenizer:
+    """The tokenizer of characters or words that these parts have together."""
+    ways = dict(how.ways)
+    if ways["vocabulary"] is not None and not ways["spelled"]:
+        return how.learn(iter(()))
+    learnt = learn_from_counts(how.kind.name, count_parts(parts), **ways)
+    learnt.normalize, learnt.reverse = how.normalize, how.reverse
+    return learnt
+
+
+def _scan_all(sources: Sources, field: str, kind: Kind, workers: int) -> list[list[TextFacts]]:
+    """Reads every file once for its hash and size. Shards that hold no text are left out, and named."""
+    files = [file for split in sources for file in split]
+    if len(files) > 3:
+        log.info("Reading %s files in this order: %s.", f"{len(files):,}", listing([file.name for file in files]))
+    found = iter(run_all([Call(scan, (file, field), check_file(file)) for file in files], "Hashing and counting", workers))
+    texts = [[next(found) for _ in split] for split in sources]
+    for place, facts in enumerate(texts):
+        if len(facts) > 1 and (kept := [fact for fact in facts if fact.num_chars]):
+            if len(kept) < len(facts):
+                empty = [str(fact.path) for fact in facts if not fact.num_chars]
+                log.warning("Left out, because they are empty: %s.", listing(empty))
+            texts[place] = kept
+    for facts in texts:
+        if all(fact.is_blank for fact in facts):
+            _check_facts(facts[:1], kind)
+    _check_facts([fact for facts in texts for fact in facts if len(texts) > 1 or not fact.is_blank], kind, len(texts))
+    return texts
 
 
 def encode_file(path: str | Path, tokenizer: Tokenizer) -> Split:
@@ -150,7 +239,7 @@ def encode_file(path: str | Path, tokenizer: Tokenizer) -> Split:
     if not facts.num_chars:
         raise DataError(f"{facts.path} is empty.", "At least one token is needed.", "Give a file with some text.")
     _warn_of_eos(facts, tokenizer.kind)
-    passage, dtype, tally = Passage(facts, 0, facts.num_chars), ids_dtype(tokenizer), _Tally()
+    passage, dtype, tally = Passage(facts, 0, facts.num_chars), ids_dtype(tokenizer), Tally()
     ids = np.concatenate([block.astype(dtype) for block in tally.encode(passage, tokenizer)])
     return _split(tally.cached(ids))
 
@@ -180,51 +269,6 @@ def describe(corpus: Corpus) -> str:
 # ---- which text is which split
 
 
-@dataclass(frozen=True)
-class Passage:
-    """The characters `start` to `end` of a file: the text of one split."""
-
-    facts: TextFacts
-    start: int
-    end: int
-
-    def blocks(self, kind: Kind, what: str = "Tokenising") -> Iterator[str]:
-        """The text, with which `what` is done, with "\\n" at its end where a last line must end."""
-        block = ""
-        for block in iter_passage(self.facts, self.start, self.end, what):
-            yield block
-        if kind.ends_last_line and block and not block.endswith("\n"):
-            yield "\n"
-
-
-def find_files(path: str | Path) -> list[Path]:
-    """[the file] or [train, valid, test] of a directory; DataError where neither is there."""
-    if not str(path):
-        raise DataError("No text was given.", "data=text needs a file or a directory.", "Type data.path=PATH.")
-    path = expanded(path)
-    try:
-        names = sorted(entry.name for entry in path.iterdir())
-    except (NotADirectoryError, FileNotFoundError):
-        return [path]  # reading it says what is wrong with it, if anything is
-    except (OSError, ValueError) as error:
-        raise unreadable(path, error) from None
-    found = [[path / (name + suffix) for suffix in SUFFIXES if name + suffix in names] for name in NAMES]
-    if all(len(files) == 1 for files in found):
-        return [files[0] for files in found]
-    raise _wrong_directory(path, names, found)
-
-
-def _wrong_directory(path: Path, names: list[str], found: list[list[Path]]) -> DataError:
-    lacking = [name for name, files in zip(NAMES, found, strict=True) if not files]
-    twice = [file.name for files in found if len(files) > 1 for file in files]
-    problems = [f"lacks {', '.join(lacking)}"] * bool(lacking) + [f"has both {' and '.join(twice)}"] * bool(twice)
-    return DataError(
-        f"The directory {path} {' and '.join(problems)}; it holds {listing(names)}.",
-        "Allowed is a directory with one file each for train, valid and test, ending in .txt or .tokens.",
-        "Rename the files (for example to train.txt, valid.txt, test.txt), or give a single file: data.path=FILE.",
-    )
-
-
 def _warn_of_eos(facts: TextFacts, kind: Kind) -> None:
     if kind.reads_eos and facts.has_eos:
         log.warning(
@@ -233,35 +277,53 @@ def _warn_of_eos(facts: TextFacts, kind: Kind) -> None:
         )  # fmt: skip
 
 
-def _check_facts(facts: list[TextFacts], kind: Kind) -> None:
-    """Refuses blank files; warns of splits that are the same and of literal `<eos>`."""
+def _check_facts(facts: list[TextFacts], kind: Kind, num_splits: int = 1) -> None:
+    """Refuses blank files; warns of files that are the same and of literal `<eos>`."""
     for fact in facts:
-        if fact.is_blank:
+        if fact.is_blank and len(facts) == num_splits:
             raise DataError(
                 f"{fact.path} {'holds nothing but whitespace' if fact.num_chars else 'is empty'}.",
                 "A text needs at least 2 tokens.",
                 "Give another file.",
             )
         _warn_of_eos(fact, kind)
-    for index, fact in enumerate(facts):
-        for other in facts[:index]:
-            if fact.sha256 == other.sha256:
-                log.warning("%s and %s are the same text: results on one say nothing about the other.", other.path, fact.path)
+    first: dict[str, TextFacts] = {}
+    for fact in facts:
+        if (other := first.setdefault(fact.sha256, fact)) is not fact:
+            log.warning("%s and %s are the same text: results on one say nothing about the other.", other.path, fact.path)
 
 
-def _cut(fact: TextFacts, kind: Kind, fractions: list[str]) -> list[Passage]:
-    """The passages of a single file."""
+def whole(facts: list[TextFacts]) -> list[Passage]:
+    """The passages of a split that consists of these files."""
+    return [Passage(fact, 0, fact.num_chars, number < len(facts)) for number, fact in enumerate(facts, 1)]
+
+
+def _cut(facts: list[TextFacts], kind: Kind, fractions: list[str]) -> list[list[Passage]]:
+    """The passages of each split of one text, which may be in several files."""
     valid, test = map(Fraction, fractions)
-    places = []
+    sizes = [fact.num_bytes if kind.cut_at == "byte" else fact.num_chars for fact in facts]
+    cuts = []
     for share in (1 - valid - test, 1 - test):
+        place, number = int(sum(sizes) * share), 0
+        while number < len(facts) - 1 and place >= sizes[number]:
+            place, number = place - sizes[number], number + 1
         if kind.cut_at == "byte":
-            places.append(_char_at_byte(fact, int(fact.num_bytes * share)))
+            place = _char_at_byte(facts[number], place)
         elif kind.cut_at == "line" and share < 1:
-            places.append(_line_end_near(fact, int(fact.num_chars * share)))
-        else:
-            places.append(int(fact.num_chars * share))
-    passages = [Passage(fact, 0, places[0]), Passage(fact, places[0], places[1])]
-    return [*passages, Passage(fact, places[1], fact.num_chars)] if test else passages
+            place = _line_end_near(facts[number], place)
+        cuts.append((number, place))
+    ends = [*cuts, (len(facts) - 1, facts[-1].num_chars)] if test else cuts
+    splits, begin = [], (0, 0)
+    for end in ends:
+        split = []
+        for number in range(begin[0], end[0] + 1):
+            start = begin[1] if number == begin[0] else 0
+            stop = end[1] if number == end[0] else facts[number].num_chars
+            if stop > start or len(facts) == 1:
+                split.append(Passage(facts[number], start, stop))
+        splits.append([replace(passage, ends_line=passage is not split[-1]) for passage in split])
+        begin = end
+    return splits
 
 
 def _char_at_byte(fact: TextFacts, place: int) -> int:
@@ -291,42 +353,9 @@ def _line_end_near(fact: TextFacts, place: int) -> int:
 # ---- the cache
 
 
-class _Tally:
-    """Encodes a passage and keeps its sizes, its hash and those of its lines on the way."""
-
-    def __init__(self) -> None:
-        self.num_tokens = self.num_chars = self.num_bytes = self.num_lines = self.num_unk = self.spelling_micronats = 0
-        self._digest, self._lines = hashlib.sha256(), LineHashes()
-
-    def encode(self, passage: Passage, tokenizer: Tokenizer) -> Iterator[Ids]:
-        for ids, micronats in tokenizer.encode_spelt(self._measured(tokenizer.read(passage.blocks(tokenizer.kind)))):
-            self.spelling_micronats += micronats
-            self.num_tokens += len(ids)
-            self.num_unk += 0 if tokenizer.unk_id is None else int(np.count_nonzero(ids == tokenizer.unk_id))
-            yield ids
-
-    def _measured(self, blocks: Iterator[str]) -> Iterator[str]:
-        block = "\n"
-        for block in blocks:
-            data = block.encode()
-            self._digest.update(data)
-            self._lines.add(block)
-            self.num_chars += len(block)
-            self.num_bytes += len(data)
-            self.num_lines += block.count("\n")
-            yield block
-        self.num_lines += not block.endswith("\n")
-
-    def cached(self, ids: NDArray[Any]) -> CachedSplit:
-        """The whole passage, whose ids are `ids`."""
-        lines = self._lines.finish()
-        sizes = {name: getattr(self if hasattr(self, name) else self._lines, name) for name in SIZES}
-        return CachedSplit(ids, lines, sizes, self._digest.hexdigest())
-
-
 def _write_splits(cache: CacheWriter, passages: list[Passage], tokenizer: Tokenizer) -> None:
     for name, passage in zip(NAMES, passages, strict=False):
-        tally = _Tally()
+        tally = Tally()
         for ids in tally.encode(passage, tokenizer):
             cache.write_ids(ids)
         _check_size(name, passage, tally.num_tokens)

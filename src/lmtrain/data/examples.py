@@ -7,7 +7,8 @@ import hashlib
 import re
 from pathlib import Path
 
-from lmtrain.data.text import check_beginning, is_binary, listing, unreadable
+from lmtrain.data.files import listing, unreadable
+from lmtrain.data.text import check_beginning, is_binary
 from lmtrain.errors import DataError
 from lmtrain.shell import expanded, one_line
 

@@ -150,6 +150,11 @@ def _cuts(line: Bytes) -> Places:
     return np.array(cuts, np.int64)
 
 
+def merged(samples: list[Hashes]) -> Hashes:
+    """The hashes of the texts of these `samples` together."""
+    return np.unique(np.concatenate([np.empty(0, np.int64), *samples]))[:MOST]
+
+
 class Overlap(NamedTuple):
     """How many distinct lines of one text were looked for in another, and how many were found."""
 

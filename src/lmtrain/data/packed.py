@@ -1,4 +1,4 @@
-"""Files that may be packed: gzip, bzip2 and xz are told by what a file begins with, and unpacked on the way."""
+"""Files that may be packed: gzip, bzip2, xz and zstandard are told by what a file begins with, and unpacked on the way."""
 
 from __future__ import annotations
 
@@ -10,16 +10,64 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
-from lmtrain.data.text import check_file, unreadable
+from lmtrain.data.files import check_file, unreadable
 from lmtrain.errors import DataError
 from lmtrain.shell import quoted_for_shell
+
+
+def _open_zstandard(path: Path, mode: str) -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        raise DataError(
+            f"{path} is packed with zstandard, and reading it needs the package zstandard, which is not installed.",
+            "It comes with lmtrain's extra `zstd`.",
+            f"Type  pip install zstandard  and try again, or  zstd -dc {quoted_for_shell(str(path))} > text.txt  without it.",
+        ) from None
+    return _Zstandard(path, zstandard)
+
+
+class _Zstandard:
+    """A file of any number of frames; EOFError where the last one is not whole, which the library takes for an end."""
+
+    def __init__(self, path: Path, library: Any) -> None:
+        self._library, self._file = library, open(path, "rb")  # noqa: SIM115  # closed by __exit__
+        self._frame: Any = None  # of the file, the one that is being read
+        self._held = self._unpacked = b""
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes; none at the end."""
+        while not self._unpacked:
+            data = self._held or self._file.read(1 << 17)
+            self._held = b""
+            if not data:
+                if self._frame is not None:
+                    raise EOFError("the file ends in the middle of a frame")
+                return b""
+            self._frame = self._frame or self._library.ZstdDecompressor().decompressobj()
+            try:
+                self._unpacked = self._frame.decompress(data)
+            except self._library.ZstdError as error:
+                raise EOFError(str(error)) from None
+            if self._frame.eof:
+                self._held, self._frame = self._frame.unused_data, None
+        found, self._unpacked = self._unpacked[:size], self._unpacked[size:]
+        return found
+
+    def __enter__(self) -> _Zstandard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
 
 PACKED = (  # what a packed file begins with, how it is read, what unpacks it
     (rb"\x1f\x8b", gzip.open, "gzip"),
     (rb"BZh[1-9]1AY&SY", bz2.open, "bzip2"),
     (rb"\xfd7zXZ\x00", lzma.open, "xz"),
+    (rb"\x28\xb5\x2f\xfd", _open_zstandard, "zstd"),
 )
 
 

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmtrain.data.text import check_file, unreadable
+from lmtrain.data.files import check_file, unreadable
 from lmtrain.data.vocabulary import MAX_TYPES
 from lmtrain.errors import DataError, SettingsError, UnfitError, UserError
 from lmtrain.shell import expanded

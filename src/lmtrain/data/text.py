@@ -7,25 +7,29 @@ Two things are normalised, and nothing else: a byte order mark at the very start
 from __future__ import annotations
 
 import codecs
-import difflib
 import hashlib
+import json
 import logging
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
+from typing import cast
 
+from lmtrain.data.files import check_file, listing, typed, unreadable
+from lmtrain.data.packed import open_unpacked
 from lmtrain.errors import DataError
 from lmtrain.progress import amount, watched
-from lmtrain.shell import one_line, quoted_for_shell
+from lmtrain.shell import one_line
 
 log = logging.getLogger("lmtrain")
 
 BLOCK_BYTES = 1 << 20
+PACKED_NAME = re.compile(r"\.(gz|bz2|xz|zst)\Z")
+IS_JSONL = re.compile(r"\.jsonl(\.(gz|bz2|xz|zst))?\Z")
+MAX_RECORD = 1 << 26  # characters of a line of JSON
 LONG_BYTES = 64_000_000  # of a text that takes seconds to read, which is said beforehand
-STANDARD_INPUT = Path("standard input")  # its name in errors
 
 NOT_TEXT = (  # what a file begins with -> what it is, what to type
     (rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff", "UTF-32", "iconv -f UTF-32 -t UTF-8 {path} > text.txt"),
@@ -50,19 +54,107 @@ class TextFacts:
     num_bytes: int
     is_blank: bool  # empty, or nothing but whitespace
     has_eos: bool  # holds the literal `<eos>`
+    field: str = "text"  # of each record of a .jsonl, which is its text
+
+    def blocks(self) -> Iterator[str]:
+        return iter_text(self.path) if self.field == "text" else iter_text(self.path, self.field)
 
 
-def iter_text(path: Path) -> Iterator[str]:
+def iter_text(path: Path, field: str = "text") -> Iterator[str]:
     """Yields the normalised text of a regular file in blocks of about BLOCK_BYTES, cut anywhere between two characters.
 
-    Raises DataError if the file is missing, is not a regular file, cannot be read, or is not UTF-8 (and says where).
+    A file whose name says so (.gz, .bz2, .xz, .zst) is unpacked. Of a .jsonl, the text is what each record has as `field`,
+    with a line end behind it where it has none. Raises DataError if the file is missing, is not a regular file, cannot be
+    read or unpacked, or is not UTF-8 (and says where).
     """
+    yield from _iter_records(_iter_file(path), path, field)
+
+
+def iter_records(path: Path, field: str) -> Iterator[str]:
+    """The texts of the records of a .jsonl, one by one."""
+    return _texts(_iter_file(path), path, field)
+
+
+def _iter_file(path: Path) -> Iterator[str]:
     check_file(path)
+    if PACKED_NAME.search(path.name):
+        with open_unpacked(path) as (packed, packer):
+            if packer is None and path.stat().st_size:
+                raise DataError(
+                    f"{path} is not packed, though its name ends in {path.suffix}.", "Allowed is what that packer wrote.",
+                    f"Type  mv {typed(path)} {typed(path.with_suffix(''))}  if it is plain text.",
+                )  # fmt: skip
+            yield from iter_decoded(cast(BufferedIOBase, packed), path)
+        return
     try:
         with path.open("rb") as file:
             yield from iter_decoded(file, path)
     except OSError as error:
         raise unreadable(path, error) from None
+
+
+def _iter_records(blocks: Iterator[str], path: Path, field: str) -> Iterator[str]:
+    """The blocks of a plain text as they are; of a .jsonl, the texts of its records in blocks."""
+    if not IS_JSONL.search(path.name):
+        yield from blocks
+        return
+    texts: list[str] = []
+    size = 0
+    for text in _texts(blocks, path, field):
+        texts += [text] if text.endswith("\n") else [text, "\n"]
+        size += len(text)
+        if size >= BLOCK_BYTES:
+            yield "".join(texts)
+            texts, size = [], 0
+    if texts:
+        yield "".join(texts)
+
+
+def _texts(blocks: Iterator[str], path: Path, field: str) -> Iterator[str]:
+    for number, line in enumerate(_lines(blocks, path), 1):
+        if line.strip():
+            yield _text_of(line, path, number, field).replace("\r\n", "\n")
+
+
+def _lines(blocks: Iterator[str], path: Path) -> Iterator[str]:
+    rest = ""
+    for block in blocks:
+        *lines, rest = (rest + block).split("\n")
+        yield from lines
+        if len(rest) > MAX_RECORD:
+            raise DataError(
+                f"{path} has a line of more than {MAX_RECORD:,} characters.", "A record of a .jsonl is one line.",
+                "Write a record per line; of a JSON array, for example, with  jq -c '.[]'.",
+            )  # fmt: skip
+    yield rest
+
+
+def _text_of(line: str, path: Path, number: int, field: str) -> str:
+    """The text of one record. DataError names the line and what the record has instead."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path}, line {number:,}, is not JSON: {str(error)[:200]}.", "Each line of a .jsonl is a JSON object.",
+            "Mend or remove the line, or rename the file to .txt if it is plain text.",
+        ) from None  # fmt: skip
+    text = record.get(field) if isinstance(record, dict) else None
+    if isinstance(text, str):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{path}, line {number:,}, holds U+{ord(text[error.start]):04X}, half a surrogate pair.",
+                "Allowed is text that UTF-8 can write.", "Mend or remove the line.",
+            ) from None  # fmt: skip
+        return text
+    if not isinstance(record, dict):
+        found, remedy = f"is {one_line(line[:40])}, no object", f'Write {{"{field}": "..."}} in each line.'
+    else:
+        found = f"has no {field!r}" if field not in record else f"has {one_line(str(record[field])[:40])} as {field!r}, no text"
+        found += f"; it has {listing(list(map(str, record)))}"
+        remedy = "Type data.field=NAME with the name of the field that holds the text."
+    raise DataError(f"{path}, line {number:,}, {found}.", "Each record needs its text in the same field.", remedy)
 
 
 def iter_decoded(file: BufferedIOBase, path: Path, *, at_once: bool = False) -> Iterator[str]:
@@ -74,6 +166,8 @@ def iter_decoded(file: BufferedIOBase, path: Path, *, at_once: bool = False) -> 
         try:
             block = read(BLOCK_BYTES)
         except OSError as error:
+            if not error.strerror and PACKED_NAME.search(path.name):
+                raise  # of the packer, which is named where the file was opened
             raise unreadable(path, error) from error
         data = held + block
         if position == 0:
@@ -105,7 +199,7 @@ def iter_checked(facts: TextFacts, what: str = "Reading") -> Iterator[str]:
     """
     digest = hashlib.sha256()
     with watched(f"{what} {one_line(facts.path.name)}", facts.num_bytes, "B") as advance:
-        for block in iter_text(facts.path):
+        for block in facts.blocks():
             data = block.encode()
             digest.update(data)
             advance(len(data))
@@ -127,7 +221,7 @@ def iter_passage(facts: TextFacts, start: int, end: int, what: str = "Reading") 
         position += len(block)
 
 
-def scan(path: Path) -> TextFacts:
+def scan(path: Path, field: str = "text") -> TextFacts:
     """Reads a file once for its hash and size. Warns of control characters, and of carriage returns that end no line."""
     digest = hashlib.sha256()
     num_chars = num_bytes = num_controls = num_returns = 0
@@ -135,7 +229,7 @@ def scan(path: Path) -> TextFacts:
     if (size := check_file(path)) >= LONG_BYTES:
         log.info("Reading %s, %sB, once to hash and count it.", one_line(str(path)), amount(size))
     with watched(f"Hashing and counting {one_line(path.name)}", size, "B") as advance:
-        for block in iter_text(path):
+        for block in iter_text(path) if field == "text" else iter_text(path, field):
             data = block.encode()
             is_blank = is_blank and block.isspace()
             has_eos = has_eos or b"<eos>" in data
@@ -150,56 +244,11 @@ def scan(path: Path) -> TextFacts:
     if num_returns:
         returns = _counted(num_returns, "carriage return")
         log.warning("%s contains %s without a line feed, where no line ends.", path, returns)
-    return TextFacts(path, digest.hexdigest(), num_chars, num_bytes, is_blank, has_eos)
+    return TextFacts(path, digest.hexdigest(), num_chars, num_bytes, is_blank, has_eos, field)
 
 
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-def check_file(path: Path) -> int:
-    """The size of the regular file `path` in bytes. Raises DataError where it is none."""
-    try:
-        found = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise missing(path) from None
-    except (OSError, ValueError) as error:
-        raise unreadable(path, error) from None
-    if not stat.S_ISREG(mode := found.st_mode):
-        kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-        raise DataError(
-            f"{path} is {kinds.get(stat.S_IFMT(mode), 'a device')}.",
-            "Text is read from regular files, because it is read more than once.",
-            "Write the text to a file first and name that file.",
-        )
-    return found.st_size
-
-
-def missing(path: Path) -> DataError:
-    """Returns the error for a path that does not exist, which says where it was looked for and what is there instead."""
-    absolute = Path.cwd() / path
-    parent = next(parent for parent in absolute.parents if parent.is_dir())
-    try:
-        names = sorted(entry.name for entry in parent.iterdir())
-    except OSError:
-        names = []
-    # Names are compared without their suffix, because every text.txt looks like any other. Of equals, the same suffix wins.
-    stems = {Path(name).stem: name for name in sorted(names, key=lambda name: Path(name).suffix == absolute.suffix)}
-    close = difflib.get_close_matches(absolute.stem, stems, n=1) if parent == absolute.parent else []
-    there = f"Did you mean {parent / stems[close[0]]}?" if close else f"It holds {listing(names)}."
-    link = " (a symbolic link to nothing)" if path.is_symlink() else ""
-    return DataError(
-        f"There is no file or directory {absolute}{link}.",
-        f"The nearest directory that exists is {parent}. {there}",
-        f"Relative paths start at the current directory, {Path.cwd()}. Give a path that exists.",
-    )
-
-
-def unreadable(path: Path, error: OSError | ValueError) -> DataError:
-    """Returns the error for a path that the operating system refuses to read."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    remedy = f"Type  chmod u+r {_typed(path)}" if isinstance(error, PermissionError) else "Check the path and the disk"
-    return DataError(f"{path} cannot be read: {reason}.", "A text file must be readable.", f"{remedy}, or give another file.")
 
 
 def check_beginning(path: Path, beginning: bytes) -> None:
@@ -209,7 +258,7 @@ def check_beginning(path: Path, beginning: bytes) -> None:
             raise DataError(
                 f"{path} is {kind}, not plain text.",
                 "Allowed is text in UTF-8.",
-                f"Type  {command.format(path=_typed(path))}  and give the result.",
+                f"Type  {command.format(path=typed(path))}  and give the result.",
             )
 
 
@@ -228,18 +277,5 @@ def _invalid(path: Path, data: bytes, place: int, offset: int, line: int) -> Dat
     return DataError(
         found,
         "Allowed is text in UTF-8.",
-        f"Type  iconv -f LATIN1 -t UTF-8 {_typed(path)} > text.txt  (or the encoding that it has) and give the result.",
-    )
-
-
-def _typed(path: Path) -> str:
-    """Returns a path as one types it after a command."""
-    name = str(path)
-    return "-" if path == STANDARD_INPUT else quoted_for_shell(f"./{name}" if name.startswith("-") else name)
-
-
-def listing(names: list[str], most: int = 8) -> str:
-    """Lists the first few names of a directory, and says how many more there are."""
-    return (", ".join(map(one_line, names[:most])) or "nothing") + (
-        f" and {len(names) - most} more" if len(names) > most else ""
+        f"Type  iconv -f LATIN1 -t UTF-8 {typed(path)} > text.txt  (or the encoding that it has) and give the result.",
     )

@@ -30,6 +30,7 @@ from lmtrain.progress import watched
 SIZES = ("num_tokens", "num_chars", "num_bytes", "num_lines", "num_unk", "num_filled", "num_marked", "spelling_micronats")
 MAX_JSON = 1 << 24  # bytes; a manifest has about 2,000, and up to 8 MB with words from which spelling is learnt
 BLOCK = 1 << 20  # ids that are checked at a time
+PART = "part"  # the one split of a cache of a part of a text, of which a single token is enough
 SHA256 = frozenset("0123456789abcdef")
 
 
@@ -129,7 +130,7 @@ def _read(base: Path, recipe: Any) -> tuple[Tokenizer, dict[str, CachedSplit]]:
     contents = np.memmap(base.with_suffix(".ids"), np.uint8, mode="r")
     arrays = _Arrays(contents)
     splits, line_hashes = manifest["splits"], manifest["num_line_hashes"]
-    if list(splits) not in (["train", "valid"], ["train", "valid", "test"]) or list(line_hashes) != list(splits):
+    if list(splits) not in (["train", "valid"], ["train", "valid", "test"], [PART]) or list(line_hashes) != list(splits):
         raise ValueError("the splits are not train, valid and test")
     dtype = np.dtype({"uint16": "uint16", "int32": "int32"}[manifest["dtype"]])
     ids = {name: arrays.take(dtype, sizes["num_tokens"]) for name, sizes in splits.items()}
@@ -142,7 +143,7 @@ def _read(base: Path, recipe: Any) -> tuple[Tokenizer, dict[str, CachedSplit]]:
     if tokenizer.vocab_size != manifest["vocab_size"] or ids_dtype(tokenizer) != dtype:
         raise ValueError("the vocabulary has another size")
     for name in splits:
-        _check_split(ids[name], lines[name], splits[name], tokenizer)
+        _check_split(ids[name], lines[name], splits[name], tokenizer, least=1 if name == PART else 2)
     return tokenizer, {name: CachedSplit(ids[name], lines[name], sizes, sizes["sha256"]) for name, sizes in splits.items()}
 
 
@@ -164,7 +165,7 @@ class _Arrays:
             raise ValueError(f"{self._place} bytes are announced, {len(self._contents)} are there")
 
 
-def _check_split(ids: NDArray[Any], lines: Hashes, sizes: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+def _check_split(ids: NDArray[Any], lines: Hashes, sizes: Mapping[str, Any], tokenizer: Tokenizer, least: int) -> None:
     """Raises ValueError unless the ids are in the vocabulary and agree with the sizes, as far as ids can show."""
     if sizes.keys() != {*SIZES, "sha256"} or len(sizes["sha256"]) != 64 or not SHA256.issuperset(sizes["sha256"]):
         raise ValueError("a split does not have its sizes")
@@ -177,7 +178,7 @@ def _check_split(ids: NDArray[Any], lines: Hashes, sizes: Mapping[str, Any], tok
         num_eos += int(np.count_nonzero(block == tokenizer.eos_id))
     num_chars, num_tokens = counts["num_chars"], counts["num_tokens"]
     fits = tokenizer.kind.fits(num_tokens, num_chars, counts["num_bytes"])
-    if num_tokens < 2 or not fits or counts["num_unk"] != num_unk:
+    if num_tokens < least or not fits or counts["num_unk"] != num_unk:
         raise ValueError("a split does not have as many tokens as its sizes say")
     if counts["spelling_micronats"] and (tokenizer.rare is None or not num_unk):
         raise ValueError("words are spelt where none is unknown")

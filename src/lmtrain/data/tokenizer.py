@@ -255,8 +255,21 @@ def _learn(
     if vocabulary is not None and not spelled:
         return WordTokenizer(list(vocabulary), separators)
     if name == "char":
-        return CharTokenizer(learn_tokens(count_chars(blocks), eos="\n", min_count=min_count, vocab_size=vocab_size))
+        return learn_from_counts("char", count_chars(blocks), min_count=min_count, vocab_size=vocab_size)
     counts = count_words(spaced(block, separators) for block in blocks)
+    return learn_from_counts(
+        "word", counts, min_count=min_count, vocab_size=vocab_size, vocabulary=vocabulary, separators=separators,
+        spelled=spelled,
+    )  # fmt: skip
+
+
+def learn_from_counts(
+    name: str, counts: Mapping[str, int], *, min_count: int = 1, vocab_size: int = 0, vocabulary: Sequence[str] | None = None,
+    separators: str = "", spelled: bool = False,
+) -> Tokenizer:  # fmt: skip
+    """The tokenizer "char" or "word" of a text in which each piece occurs so often; the rest as `learn_tokenizer`."""
+    if name == "char":
+        return CharTokenizer(learn_tokens(counts, eos="\n", min_count=min_count, vocab_size=vocab_size))
     tokens = vocabulary or learn_tokens(counts, eos=EOS, min_count=min_count, vocab_size=vocab_size)
     tokenizer = WordTokenizer(list(tokens), separators)
     if spelled:

@@ -38,8 +38,9 @@ from typing import BinaryIO, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtrain.data.files import listing
 from lmtrain.data.packed import open_unpacked, read_to_end
-from lmtrain.data.text import check_beginning, listing
+from lmtrain.data.text import check_beginning
 from lmtrain.data.vocabulary import EOS, MAX_TYPES, MAX_WORD, UNK
 from lmtrain.errors import DataError, ResourceError, SettingsError
 from lmtrain.files.unfinished import unfinished_file

@@ -43,7 +43,7 @@ from lmtrain.config import (
 )
 from lmtrain.data import kinds
 from lmtrain.data.characters import character_of
-from lmtrain.shell import expanded
+from lmtrain.data.sources import has_splits
 
 
 def iter_conflicts(config: Config) -> Iterator[str]:
@@ -280,7 +280,7 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
     has_beta1 = "beta1" in READ_BY[optimizer.name] or optimizer.momentum > 0
     drops = any(getattr(model, name, None) for name in ("dropout", "input_dropout", "hidden_dropout", "output_dropout"))
     num_layers = len(getattr(model, "hidden_sizes", [])) or getattr(model, "num_layers", 0)
-    is_cut = isinstance(data, TextConfig) and not expanded(data.path).is_dir()
+    is_cut = isinstance(data, TextConfig) and not has_splits(data.path)
     is_language = isinstance(model, LanguageConfig)
     return {
         **{f"trainer.{name}": (is_language, "a language model") for name in OF_LANGUAGE},
@@ -309,6 +309,11 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         "data.fold": (getattr(data, "folds", 0) > 0, "data.folds above 0"),
         "data.valid_fraction": (is_cut, "a single text, data=text data.path=FILE"),
         "data.test_fraction": (is_cut, "a single text, data=text data.path=FILE"),
+        "data.split": (is_cut, "a text without splits of its own"),
+        "data.split_seed": (
+            getattr(getattr(data, "split", None), "name", "contiguous") != "contiguous",
+            "data.split=shuffled_lines",
+        ),
         "optimizer.ema_decay": (optimizer.averaging is Averaging.ema, "optimizer.averaging=ema"),
         "optimizer.patience": (optimizer.averaging is Averaging.nt_asgd, "optimizer.averaging=nt_asgd"),
         "optimizer.beta1": (not one_cycle, "another schedule than one_cycle, which moves it from schedule.beta1_high"),

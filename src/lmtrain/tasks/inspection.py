@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.data import statistics
-from lmtrain.data.corpus import NAMES, Corpus
+from lmtrain.data.corpus import Corpus
 from lmtrain.data.overlap import find_overlap
+from lmtrain.data.sources import NAMES
 from lmtrain.explain.drawing import GRADIENT, INK, NORMAL, QUIET, SMALL, VALUE, svg_document, svg_text
 from lmtrain.shell import one_line
 

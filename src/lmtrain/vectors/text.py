@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmtrain.data.corpus import find_files
+from lmtrain.data.sources import find_sources
 from lmtrain.data.text import TextFacts, iter_checked, scan
 from lmtrain.data.tokenizer import Tokenizer, learn_tokenizer
 from lmtrain.data.vocabulary import whole_words
@@ -79,7 +79,7 @@ def read_words(path: str | Path, *, min_count: int = 5, max_words: int | None = 
     Words seen fewer than `min_count` times, and all but the `max_words` most frequent ones, are gaps. Raises DataError for
     what is no text, and where no word is left.
     """
-    facts = scan(find_files(path)[0])
+    facts = scan(find_sources(path)[0][0])
     tokenizer = learn_tokenizer("word", _blocks(facts, lowercase), min_count=min_count)
     text = as_text(np.concatenate([*tokenizer.encode_blocks(_blocks(facts, lowercase))]), tokenizer, max_words=max_words)
     if not text.words:
