@@ -292,3 +292,11 @@ def test_there_is_one_set_of_defaults() -> None:
     plain = reading.read_config(check_overrides([]))
     kinds = {group: {"kind": getattr(plain, group).kind} for group in ("model", "data", "schedule")}
     assert reading.read_config(kinds) == plain
+
+
+def test_settings_outside_groups_are_listed_too(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    printed = capsys.readouterr().out
+    alone = [field.name for field in dataclasses.fields(config.Config) if field.name not in config.GROUPS]
+    assert "resume" in alone
+    assert [name for name in alone if f"\n  {name}=null" not in printed] == []

@@ -22,6 +22,11 @@ def main(arguments: list[str]) -> None:
     group = parser.parse_args(arguments).group
     for name in [group] if group else config.GROUPS:
         print("\n".join(_iter_lines(name)))
+    if group is None:
+        print("\nwithout a group:")
+        for field in dataclasses.fields(config.Config):
+            if field.name not in config.GROUPS:
+                print(_line(f"{field.name}={_written(field.default)}", field))
 
 
 def options_of(group: str) -> dict[str, Any]:
@@ -60,11 +65,14 @@ def _iter_lines(group: str) -> Iterator[str]:
         yield f"\n{group}={first}{' (of a plain run)' if is_plain else ''}: {words}".rstrip(": ")
         for field in dataclasses.fields(cls):
             if field.name != "kind":
-                setting = f"{group}.{field.name}={_written(comparing.config_to_json(getattr(shown, field.name)))}"
-                yield f"  {setting:44} {field.metadata['meaning']}"
+                yield _line(f"{group}.{field.name}={_written(comparing.config_to_json(getattr(shown, field.name)))}", field)
         for name, other in others:
             changes = [f"{key}={_written(after)}" for key, _, after, _ in comparing.iter_changes(shown, other, group)]
             yield f"  {f'{group}={name}':44} Instead of {group}={first}: {' '.join(changes) or 'the same'}"
+
+
+def _line(setting: str, field: dataclasses.Field[Any]) -> str:
+    return f"  {setting:44} {field.metadata['meaning']}"
 
 
 def _has_words(cls: type) -> bool:
