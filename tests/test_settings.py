@@ -1,5 +1,6 @@
 """Settings: everything wrong is said at once, with the nearest valid name, before torch is imported or a directory made."""
 
+import dataclasses
 import os
 import re
 import shlex

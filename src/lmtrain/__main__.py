@@ -12,8 +12,7 @@ from importlib import import_module
 
 from lmtrain import __version__
 from lmtrain.errors import ResourceError, UserError, is_out_of_memory
-from lmtrain.terminal import end_process, prepare_streams
-from lmtrain.training.signals import end_in_order
+from lmtrain.terminal import end_in_order, end_process, prepare_streams
 
 COMMANDS = {
     "sample": "write text",

@@ -9,7 +9,12 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from lmtrain.errors import ResourceError, UserError
@@ -89,3 +94,22 @@ def _standard_output(stream: io.TextIOWrapper) -> io.TextIOWrapper:
         raw if stream.write_through else io.BufferedWriter(raw),
         encoding=stream.encoding, line_buffering=stream.line_buffering, write_through=stream.write_through,
     )  # fmt: skip
+
+
+@contextmanager
+def end_in_order() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP raise SystemExit with 128 + the signal's number, so that what is half done is removed."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
