@@ -172,9 +172,9 @@ def _check_split(ids: NDArray[Any], lines: Hashes, sizes: Mapping[str, Any], tok
     counts = {name: _count(sizes[name]) for name in SIZES}
     num_unk = num_eos = 0
     for block in _blocks(ids):
-        if int(block.max()) >= tokenizer.vocab_size or int(block.min()) < 0:
+        if int(block.max()) >= tokenizer.vocab_size or (block.dtype.kind == "i" and int(block.min()) < 0):
             raise ValueError("an id is outside the vocabulary")
-        num_unk += int(np.count_nonzero(block == tokenizer.unk_id))
+        num_unk += 0 if tokenizer.unk_id is None else int(np.count_nonzero(block == tokenizer.unk_id))
         num_eos += int(np.count_nonzero(block == tokenizer.eos_id))
     num_chars, num_tokens = counts["num_chars"], counts["num_tokens"]
     fits = tokenizer.kind.fits(num_tokens, num_chars, counts["num_bytes"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from lmtrain.data.vocabulary import EOS, MAX_TYPES, MAX_WORD, UNK, WHITESPACE
 from lmtrain.errors import UnfitError
 
 PACKED = 2  # the format of a document whose tokens are in arrays beside it
+IS_WORD = re.compile(f"[^{WHITESPACE}\ud800-\udfff]+")  # without blanks and halves of surrogate pairs
 
 
 def is_way(name: str, value: object, kind: Kind) -> bool:
@@ -83,6 +85,4 @@ def read_tokens(tokens: object, name: str) -> list[str]:
 def _is_piece(token: str, name: str) -> bool:
     if name == "char":
         return len(token) == 1 and not "\ud800" <= token <= "\udfff"
-    if not 1 <= len(token) <= 2 * MAX_WORD or any(space in token for space in WHITESPACE):
-        return False
-    return token.isascii() or not any("\ud800" <= char <= "\udfff" for char in token)
+    return len(token) <= 2 * MAX_WORD and IS_WORD.fullmatch(token) is not None
