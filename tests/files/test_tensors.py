@@ -146,6 +146,17 @@ def test_what_the_format_cannot_hold_is_refused(tensor):
         raw(b""),
         pickle.dumps({"a": 1}),
         raw({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}, bytes(4)),
+        raw({"__metadata__": {"a": 1}}),
+        raw({"__metadata__": []}),
+        raw({"__metadata__": {"a": {"b": "c"}}}),
+        raw({"__metadata__": {"a": "\udc00"}}),
+        raw({"__metadata__": {"\udc00": "a"}}),
+        raw({"\ud800": F32_3}, bytes(12)),
+        raw(b'{"a": {"dtype": "F32", "shape": [-0], "data_offsets": [0, 0]}}'),
+        raw(b'{"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, -0]}}'),
+        pytest.param(raw(b'{"a": {"dtype": "F32", "shape": [' + b"9" * 5000 + b'], "data_offsets": [0, 0]}}'), id="digits"),
+        raw(b'{"\xff": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}'),
+        pytest.param(raw(b"[" * 100_000), id="nested"),
     ],
 )
 def test_a_file_whose_header_is_not_true_is_refused(data):
@@ -198,3 +209,97 @@ def test_any_change_of_a_file_reads_as_tensors_or_is_a_value_error(data):
 def test_any_header_reads_as_tensors_or_is_a_value_error(header, data):
     with contextlib.suppress(ValueError):
         read(raw(header, data))
+
+
+def test_a_header_that_is_too_long_is_refused_before_it_is_read():
+    class Endless(io.BytesIO):
+        def readinto(self, buffer):
+            assert len(buffer) <= 1 << 20, "the header is being read"
+            return super().readinto(buffer)
+
+    head = (1 << 40).to_bytes(8, "little")
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="its header has 1099511627776 bytes, more than"):
+        read_tensors(io.BufferedReader(Endless(head + b"{}")), 1 << 41)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+NUMBERS = st.sampled_from(["0", "1", "2", "3", "4", "8", "12", "24"]) | st.sampled_from(
+    [
+        "-0",
+        "-1",
+        "1.0",
+        "1e0",
+        "01",
+        "4294967296",
+        "9223372036854775808",
+        "18446744073709551616",
+        "true",
+        "null",
+        '"1"',
+        "[1]",
+        "NaN",
+    ]
+)
+STRINGS = st.sampled_from(
+    [
+        '"F8_E4M3"',
+        '"F4"',
+        '"C64"',
+        '"U16"',
+        '"I16"',
+        '"a"',
+        '"b"',
+        '"c"',
+        '""',
+        '"\\ud800"',
+        '"\\ud83d\\ude00"',
+        '"\\u0000"',
+        '"\x01"',
+        "1",
+        "null",
+        '"__metadata__"',
+    ]
+)
+
+
+@st.composite
+def headers(draw):
+    """Most of them are nearly right: tensors one after the other, of which a few are described wrongly."""
+    members, end = [], 0
+    for key in draw(st.lists(st.sampled_from(['"a"', '"b"', '"c"', '"d"']), min_size=1, max_size=4, unique=True)):
+        dtype, size = draw(st.sampled_from([("F32", 4), ("I64", 8), ("U8", 1), ("F16", 2), ("F64", 8)]))
+        shape = draw(st.lists(st.integers(0, 3), max_size=3))
+        begin, end = end, end + torch.Size(shape).numel() * size
+        fields = {
+            "dtype": f'"{dtype}"',
+            "shape": f"[{','.join(map(str, shape))}]",
+            "data_offsets": f"[{begin},{end}]",
+        }
+        if draw(st.integers(0, 7)) == 7:
+            wrong = st.lists(NUMBERS, max_size=4).map(lambda numbers: f"[{','.join(numbers)}]") | STRINGS | st.just("{}")
+            fields[draw(st.sampled_from([*fields, "more"]))] = draw(wrong)
+        entry = "{" + ",".join(f'"{name}":{value}' for name, value in fields.items()) + "}"
+        members.append(f"{draw(STRINGS) if draw(st.integers(0, 19)) == 19 else key}:{entry}")
+    if draw(st.integers(0, 3)) == 3:
+        content = st.lists(st.tuples(STRINGS, STRINGS), max_size=2).map(
+            lambda pairs: "{" + ",".join(map(":".join, pairs)) + "}"
+        )
+        members.append('"__metadata__":' + draw(content | STRINGS | NUMBERS))
+    text = ("{" + ",".join(draw(st.permutations(members))) + "}").encode()
+    before, after = draw(
+        st.sampled_from([(b"", b"")] * 6 + [(b" ", b""), (b"\n", b"\t "), (b"\xef\xbb\xbf", b""), (b"", b"\0"), (b"", b"\xff")])
+    )
+    return before + text + after, bytes(max(0, end + draw(st.sampled_from([0] * 8 + [-1, 1]))))
+
+
+@given(headers(), st.sampled_from([0] * 8 + [-1, 1, 1 << 30, 1 << 63]))
+def test_what_the_safetensors_library_refuses_is_refused_and_what_both_read_is_equal(header_and_data, more):
+    header, data = header_and_data
+    file = ((len(header) + more) % (1 << 64)).to_bytes(8, "little") + header + data
+    try:
+        tensors = read(file)
+    except ValueError:
+        return
+    assert_same(tensors, safetensors.torch.load(file))

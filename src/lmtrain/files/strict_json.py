@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 MAX_BYTES = 32 << 20
@@ -24,12 +25,21 @@ def to_json(document: Any) -> bytes:
     return data
 
 
-def parse_json(data: bytes) -> Any:
-    """The document in `data`; ValueError says in words why there is none."""
+def parse_json(data: bytes, parse_int: Callable[[str], int] | None = None) -> Any:
+    """The document in `data`; ValueError says in words why there is none.
+
+    `parse_int` makes a number of the digits of each whole number, and may refuse them with a ValueError.
+    """
     if len(data) > MAX_BYTES:
         raise ValueError(f"it has {len(data)} bytes of JSON, more than {MAX_BYTES}")
     try:
-        document = json.loads(data.decode(), object_pairs_hook=_without_duplicates, parse_constant=_refuse, parse_float=_finite)
+        document = json.loads(
+            data.decode(),
+            object_pairs_hook=_without_duplicates,
+            parse_constant=_refuse,
+            parse_float=_finite,
+            parse_int=parse_int,
+        )
     except RecursionError:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels") from None
     except UnicodeDecodeError as error:

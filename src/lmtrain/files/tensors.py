@@ -6,8 +6,9 @@
 
 The library of that name would hold the file and all its tensors at once; a table of n-grams may fill half of the memory. What
 is written here are its bytes, and the tests compare. Every claim of a header is checked before anything is allocated: no
-gaps, no overlaps, nothing outside the file, sizes that shapes and types come to. Files are written through Python (so a full
-disk is an OSError, and modes follow the umask), read no further than the manifest allows, and hold only types that we write.
+gaps, no overlaps, nothing outside the file, sizes that shapes and types come to. What the library refuses is refused here.
+Files are written through Python (so a full disk is an OSError, and modes follow the umask), read no further than the manifest
+allows, and hold only types that we write.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lmtrain.files.strict_json import parse_json
+from lmtrain.files.strict_json import MAX_BYTES, parse_json
 
 NAMES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "F16": torch.float16,
@@ -101,16 +102,19 @@ def _read_header(file: BufferedReader, size_bytes: int) -> tuple[list[_Entry], i
     """The tensors of a file in the order of their data, and how many bytes have been read."""
     head = file.read(min(8, size_bytes))
     length = int.from_bytes(head, "little")
-    text = file.read(length) if len(head) == 8 and length <= size_bytes - 8 else b""
+    text = file.read(length) if len(head) == 8 and length <= min(size_bytes - 8, MAX_BYTES) else b""
     read = len(head) + len(text)
     if read < min(8, size_bytes) or (text and len(text) < length):
         raise ValueError(f"it has {read} bytes instead of {size_bytes}")
     try:
+        if length > MAX_BYTES:
+            raise ValueError(f"its header has {length} bytes, more than {MAX_BYTES}")
         if len(text) < 2 or len(text) != length:
             raise ValueError("its header is longer than the file" if length else "it has no header")
-        document = parse_json(text)
+        document = parse_json(text, _natural)
         if not isinstance(document, dict):
             raise ValueError("its header is no object")
+        _check_metadata(document.get("__metadata__"))
         entries = sorted(_entry(name, claim) for name, claim in document.items() if name != "__metadata__")
         end = 0
         for entry in entries:
@@ -129,11 +133,29 @@ def _entry(name: str, claim: Any) -> _Entry:
         case {"dtype": str(key), "shape": list(shape), "data_offsets": [begin, end]} if len(claim) == 3:
             dtype = (NAMES | FOREIGN).get(key)
             are_whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
-            if dtype is not None and are_whole and len(shape) <= MAX_DIMENSIONS:
+            if _is_text(name) and dtype is not None and are_whole and len(shape) <= MAX_DIMENSIONS:
                 fits = math.prod(max(size, 1) for size in shape) < 1 << 60  # PyTorch multiplies even where one is 0
                 if fits and math.prod(shape) * dtype.itemsize == end - begin:
                     return _Entry(begin, end, name, dtype, tuple(shape))
     raise ValueError(f"tensor {name[:80]!r} is described by {str(claim)[:80]}")
+
+
+def _check_metadata(claim: Any) -> None:
+    """ValueError for what is neither nothing nor names with one text each."""
+    if claim is not None and not (isinstance(claim, dict) and all(map(_is_text, (*claim, *claim.values())))):
+        raise ValueError(f"__metadata__ is {str(claim)[:80]}")
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a string that UTF-8 can hold: JSON's escapes can also write one half of a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _natural(digits: str) -> int:
+    """The number that a header gives; those with a sign are refused, also -0."""
+    if digits.startswith("-"):
+        raise ValueError(f"{digits[:80]} has a sign")
+    return int(digits)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
