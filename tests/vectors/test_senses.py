@@ -211,6 +211,13 @@ def test_dictionaries_that_there_cannot_be_are_refused(settings: dict[str, int],
         learn_atoms(vectors, **settings)
 
 
+def test_a_word_has_five_atoms_where_none_are_asked_for_or_as_many_as_there_can_be() -> None:
+    random = np.random.default_rng(1)
+    for size, number, expected in ((3, 8, 3), (6, 4, 4), (6, 8, 5)):
+        table = Vectors(tuple(f"w{i}" for i in range(20)), random.normal(size=(20, size)).astype(np.float32))
+        assert learn_atoms(table, number=number).to_json("w3")["sparsity"] == expected
+
+
 def test_a_merged_word_lies_between_its_words() -> None:
     pytest.importorskip("scipy")
     from lmtrain.vectors.superposition import check_superposition

@@ -89,18 +89,23 @@ class Atoms:
         }  # fmt: skip
 
 
-def learn_atoms(vectors: Vectors, *, number: int = 500, sparsity: int = 5, rounds: int = 15, seed: int = 1) -> Atoms:
-    """The dictionary of `number` atoms for all words. Raises SettingsError where there are not more words than atoms."""
+def learn_atoms(vectors: Vectors, *, number: int = 500, sparsity: int | None = None, rounds: int = 15, seed: int = 1) -> Atoms:
+    """The dictionary of `number` atoms for all words. Raises SettingsError where there are not more words than atoms.
+
+    `sparsity` is at most the number of atoms and the size of a vector; None is 5, or that limit where it is below 5.
+    """
     usable = np.flatnonzero(vectors.matrix.any(axis=1))
     if not 1 <= number < len(usable):
         raise SettingsError(
             f"number={number} was given for {len(usable):,} words with a vector.", f"Allowed are 1 to {len(usable) - 1:,}.",
             f"Type for example number={max(1, min(500, len(usable) // 4))}.",
         )  # fmt: skip
-    if not 1 <= sparsity <= min(number, vectors.matrix.shape[1]):
+    limit = min(number, vectors.matrix.shape[1])
+    sparsity = min(5, limit) if sparsity is None else sparsity
+    if not 1 <= sparsity <= limit:
         raise SettingsError(
             f"sparsity={sparsity} was given for {number} atoms of {vectors.matrix.shape[1]} numbers.",
-            f"Allowed are 1 to {min(number, vectors.matrix.shape[1])}.", "Type for example sparsity=1.",
+            f"Allowed are 1 to {limit}.", "Type for example sparsity=1.",
         )  # fmt: skip
     if not np.isfinite(vectors.matrix).all():
         raise DataError("A vector holds a number that is not finite.", "Every number must be finite.", "Give other vectors.")

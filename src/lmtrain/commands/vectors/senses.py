@@ -57,7 +57,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--num-atoms", type=whole(1, 100_000), default=500, metavar="A", help="of the dictionary (default: 500)"
     )
-    parser.add_argument("--sparsity", type=whole(1, 1000), default=5, help="atoms of a word at the most (default: 5)")
+    parser.add_argument(
+        "--sparsity", type=whole(1, 1000), help="atoms of a word at the most (default: 5, or as many as there can be)"
+    )
     parser.add_argument("--retrain", action="store_true", help="train vectors again, with a name for each cluster")
     parser.add_argument("--output", metavar="FILE", help="of --retrain: writes these vectors in word2vec's text format")
     add_json(parser)
