@@ -109,7 +109,8 @@ def _sources_in(path: Path) -> Sources:
     found = [[entry for entry in entries if entry.suffix or entry.is_dir()] for entries in found]
     if all(len(entries) == 1 for entries in found):
         return [_files_of(str(entries[0])) if entries[0].is_dir() else entries for entries in found]
-    if not any(found) and (shards := _shards(path)):
+    is_run = {"settings.json", "checkpoints"} <= set(names)  # whose metrics.jsonl is no text
+    if not any(found) and not is_run and (shards := _shards(path)):
         return [shards]
     raise _wrong_directory(path, names, found)
 

@@ -88,9 +88,9 @@ class Failures:
             time.sleep(0.05)
 
     def is_futile(self) -> bool:
-        """Whether this start failed by a mistake that another one would repeat."""
+        """Whether a mistake ended this start, which another would repeat, or a signal that all of them answered."""
         told = self._read(0.0)
-        return told is not None and told[1] in FUTILE
+        return told is not None and (told[1] in FUTILE or told[1] > 128)
 
     def exit_code(self) -> int:
         told = self._read(0.0)

@@ -4,7 +4,7 @@
 
 Words are those of `tokenizer=word`, learnt and encoded by the package's own tokenizer. A word that is too rare leaves a GAP, so
 that the words around it stay as far apart as they are; nothing reaches over a BREAK. Of a directory with train, valid and test
-the training split alone is read.
+the training split alone is read, all of its files.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtrain.data.files import listing
 from lmtrain.data.sources import find_sources
 from lmtrain.data.text import TextFacts, iter_checked, scan
 from lmtrain.data.tokenizer import Tokenizer, learn_tokenizer
@@ -79,12 +80,13 @@ def read_words(path: str | Path, *, min_count: int = 5, max_words: int | None = 
     Words seen fewer than `min_count` times, and all but the `max_words` most frequent ones, are gaps. Raises DataError for
     what is no text, and where no word is left.
     """
-    facts = scan(find_sources(path)[0][0])
-    tokenizer = learn_tokenizer("word", _blocks(facts, lowercase), min_count=min_count)
-    text = as_text(np.concatenate([*tokenizer.encode_blocks(_blocks(facts, lowercase))]), tokenizer, max_words=max_words)
+    files = [scan(file) for file in find_sources(path)[0]]
+    tokenizer = learn_tokenizer("word", _blocks(files, lowercase), min_count=min_count)
+    text = as_text(np.concatenate([*tokenizer.encode_blocks(_blocks(files, lowercase))]), tokenizer, max_words=max_words)
     if not text.words:
         raise DataError(
-            f"{facts.path} has no word" + (f" that is there at least {min_count} times." if min_count > 1 else "."),
+            f"{listing([str(facts.path) for facts in files])} has no word"
+            + (f" that is there at least {min_count} times." if min_count > 1 else "."),
             "Word vectors are made of words that are frequent enough.",
             "Give a longer text, or let rarer words in with min_count=1." if min_count > 1 else "Give a text with words.",
         )
@@ -104,6 +106,16 @@ def as_text(
     return Text(tuple(tokenizer.token_text(token) for token in ordinary), rows, counts)
 
 
-def _blocks(facts: TextFacts, lowercase: bool) -> Iterator[str]:
-    blocks = iter_checked(facts)
+def _blocks(files: list[TextFacts], lowercase: bool) -> Iterator[str]:
+    blocks = _lines_of(files)
     return (block.lower() for block in whole_words(blocks)) if lowercase else blocks
+
+
+def _lines_of(files: list[TextFacts]) -> Iterator[str]:
+    """The texts of the files one after another; the last line of each but the last ends where the file does."""
+    for number, facts in enumerate(files, 1):
+        block = ""
+        for block in iter_checked(facts):
+            yield block
+        if number < len(files) and block and not block.endswith("\n"):
+            yield "\n"
