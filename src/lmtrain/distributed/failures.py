@@ -27,10 +27,6 @@ FUTILE = (2, 3, 4, 5)  # exit codes of mistakes that another start would repeat
 class EndedError(UserError):
     """Another process failed, and says so itself: this one has nothing to say."""
 
-    def __init__(self, words: str, exit_code: int) -> None:
-        super().__init__(words, "", "")
-        self.exit_code = exit_code
-
 
 @dataclass
 class Failures:
@@ -60,7 +56,9 @@ class Failures:
         if told is not None:
             with suppress(RuntimeError):
                 self.store.add(f"{self.prefix}/heard", 1)
-            return EndedError(*told)
+            ended = EndedError(told[0], "", "")
+            ended.exit_code = told[1]
+            return ended
         where = f"process {rank} of {size} (on {socket.gethostname()})"
         reason = problem.split("] ", 1)[-1].split(" This is typically")[0].split("\n")[0].rstrip(". ")[:200]
         return ResourceError(
