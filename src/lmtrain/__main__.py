@@ -31,6 +31,7 @@ COMMANDS = {
     "explain": "gradients one can see: an expression, a cell or a lecture's example, gate by gate",
     "vectors": "word vectors: measure, look at, write, train",
     "verify": "check every hand-written gradient on this machine",
+    "completion": "what the TAB key offers in bash",
     "settings": "every setting with its meaning",
     "help": "this overview",
 }

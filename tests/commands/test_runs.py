@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import re
 import shutil
 import statistics
 import time
@@ -123,7 +122,7 @@ def test_the_seconds_of_a_counted_model_are_those_of_counting_and_estimating(
     run = read_run(Path("counted"))
     assert run.seconds is not None
     assert run.seconds >= 0.2
-    assert re.search(r" 0\.\d+ +- +finished", call("runs", "counted").out)
+    assert " 0.0 " not in call("runs", "counted").out
 
 
 def test_a_run_of_an_earlier_version_is_read_from_its_records(place: Path) -> None:

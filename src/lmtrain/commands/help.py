@@ -34,6 +34,8 @@ Use a trained model (each has its own --help; RUN is a run, a checkpoint or a mi
   python -m lmtrain vectors analogies RUN FILE                 measures word vectors; "vectors --help" has the rest
   python -m lmtrain verify                                     checks every hand-written gradient on this machine
 
+  python -m lmtrain completion                                 a script for bash: the TAB key then offers all this
+
 Groups and what they offer:
 
 {groups}
