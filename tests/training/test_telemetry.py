@@ -1,6 +1,7 @@
 """What one sees of a run: the same numbers in TensorBoard and in `metrics.jsonl`, visible while the run goes on."""
 
 import fcntl
+import html
 import json
 import os
 import pty
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import markdown
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
@@ -23,7 +25,7 @@ from lmtrain.inference.evaluate import Evaluation
 from lmtrain.training.learner import StepReport
 from lmtrain.training.score import TOKENS, Wording
 from lmtrain.training.state import Interval
-from lmtrain.training.telemetry import Telemetry
+from lmtrain.training.telemetry import Telemetry, unwrapped, wrapped
 
 SETTINGS = {"model": {"cell": "gru", "hidden_size": 7, "cutoffs": [1, 2]}, "trainer": {"max_seconds": None}}
 CHOSEN = {"model": "gru", "seed": 1, "model.hidden_size": 7, "model.cutoffs": [1, 2], "data.path": "B\udce4r"}
@@ -188,3 +190,34 @@ def test_what_a_resumed_run_does_again_is_shown_once(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
     tensorboard = EventAccumulator(str(tmp_path / "tensorboard"))
     assert [step for step, _ in shown(tensorboard, "val/perplexity")] == [1, 2, 3, 4]
+
+
+TEXTS = [
+    "a  b\n  c <unk> *d* _e_ \\ `f` &amp; [g](h) # i\n\n1. j\n- k | l",
+    "  ",
+    "a | b\n--- | ---\n1 | 2\n\nabc\n===\n~~~\ncode\n~~~",
+    "x" * 500,
+    "ü\u200dé~~no~~\n    four",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_texts_are_shown_as_they_are_and_wrap(text: str) -> None:
+    """TensorBoard makes HTML of Markdown; an indented block would not wrap."""
+    made = re.sub(r"</?p>|<br ?/?>", "", markdown.markdown(wrapped(text), extensions=["tables", "fenced_code"]))
+    assert "<pre>" not in made
+    assert not re.search(r"<(em|strong|code|a|li|h1|del|table)\b", made)
+    assert html.unescape(made).replace("\xa0", " ").split() == text.split()
+    assert unwrapped(wrapped(text)) == text
+
+
+def test_histograms_of_weights_are_written_where_gradients_are_watched(place: Path, call: Any) -> None:
+    assert call("TRAIN", "hydra.run.dir=plain").code == 0
+    assert call("TRAIN", "trainer.watch_gradients=true", "hydra.run.dir=watched").code == 0
+    tags = []
+    for run in ("plain", "watched"):
+        tensorboard = EventAccumulator(f"{run}/tensorboard")
+        tensorboard.Reload()
+        tags.append([tag for tag in tensorboard.Tags()["histograms"] if tag.startswith("weights/")])
+    assert tags[0] == []
+    assert len(tags[1]) >= 4

@@ -1,6 +1,6 @@
 """`python -m lmtrain completion`: what the TAB key offers in bash: commands, options, settings with their values, and runs.
 
-    eval "$(python -m lmtrain completion)"           (in ~/.bashrc, for every shell)
+    python -m lmtrain completion >> ~/.bashrc
 
 It completes `lmtrain` and `python -m lmtrain`. What it offers is what is then accepted: the settings and their values come from
 the classes that check them, the options from the commands themselves. Nothing heavy is imported.

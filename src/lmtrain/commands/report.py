@@ -177,8 +177,7 @@ def _samples(run: RunRecord, name: str) -> list[str]:
     chosen = [found[round(n * (len(found) - 1) / max(MOST_SAMPLES - 1, 1))] for n in range(min(MOST_SAMPLES, len(found)))]
     parts = [draw.heading(f"Samples of {name} as training went on")]
     for step, text in chosen if len(found) >= MOST_SAMPLES else found:
-        lines = [line.removeprefix("    ") for line in text.splitlines()]
-        cut = "\n".join(lines)
+        cut = plain_text(text)
         parts.append(f"<p>step {step:,}</p><pre>{draw.shown(cut[:MOST_LETTERS])}{'…' * (len(cut) > MOST_LETTERS)}</pre>")
     return parts
 
@@ -202,6 +201,16 @@ def _texts(directory: Path, tag: str) -> list[tuple[int, str]]:
         warn(f"The samples in {directory} cannot be read ({type(error).__name__}); they are left out.")
         return []
     return [(step, text.decode(errors="replace")) for step, text in sorted(texts.items()) if isinstance(text, bytes)]
+
+
+def plain_text(markdown: str) -> str:
+    """What a run wrote for TensorBoard, as plain text; earlier versions indented it."""
+    from lmtrain.training.telemetry import unwrapped  # here: it imports torch
+
+    lines = markdown.splitlines()
+    if lines and all(line.startswith("    ") for line in lines):
+        return "\n".join(line.removeprefix("    ") for line in lines)
+    return unwrapped(markdown)
 
 
 def _visible(text: str) -> str:

@@ -10,10 +10,12 @@ soon as it can be written again; TensorBoard goes on in the next process.
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 import math
 import os
+import re
 import shutil
 import sys
 import threading
@@ -168,8 +170,10 @@ class Telemetry:
         self._record(state.step, {f"val/{name}": number for name, number in score.numbers().items()} | dict(watched))
         mark = "  best so far" if is_best else ""
         self.say(f"step {state.step}  epoch {state.position.epoch}  validation: {score.line(mark)}")
+        if watched:
+            self._to_tensorboard(lambda writer: _add_histograms(writer, state))
         if text:
-            self._to_tensorboard(lambda writer: writer.add_text("sample", _fenced(text), state.step))
+            self._to_tensorboard(lambda writer: writer.add_text("sample", wrapped(text), state.step))
 
     def record_settings(self, settings: Mapping[str, Any], chosen: Mapping[str, Any], step: int = 0) -> None:
         """The settings as text; `chosen`, what tells this run from others, as hyper-parameters beside the results.
@@ -180,7 +184,7 @@ class Telemetry:
         words = self._wording
 
         def add(writer: SummaryWriter) -> None:
-            writer.add_text("settings", _fenced(json.dumps(settings, indent=2)), step)
+            writer.add_text("settings", wrapped(json.dumps(settings, indent=2)), step)
             # SummaryWriter.add_hparams would open a file of its own, and so does not do
             for summary in hparams(flat, dict.fromkeys(RESULTS, 0.0)):
                 writer._get_file_writer().add_summary(summary)
@@ -371,9 +375,28 @@ def _encodable(value: object) -> str:
     return str(value).encode(errors="backslashreplace").decode()
 
 
-def _fenced(text: str) -> str:
-    """As a block that Markdown leaves alone."""
-    return "\n".join("    " + line for line in text.splitlines())
+def _add_histograms(writer: SummaryWriter, state: TrainState) -> None:
+    """How the weights of every parameter are spread; those that are no numbers are left out."""
+    for name, parameter in state.learner.model.named_parameters():
+        values = parameter.detach().float().cpu().numpy().ravel()
+        if len(values := values[np.isfinite(values)]):
+            writer.add_histogram(f"weights/{name}", values, state.step)
+
+
+def wrapped(text: str) -> str:
+    """Plain text as Markdown that shows it as it is, line by line, and wraps long lines; `unwrapped` is its inverse."""
+    lines = []
+    for line in text.split("\n"):
+        words = line.lstrip(" ")
+        marked = re.sub(r"([\\`*_{}\[\]()#+\-.!])", r"\\\1", html.escape(words, quote=False))
+        marked = marked.replace("~", "&#126;").replace("=", "&#61;")  # of fences, and below headings
+        lines.append("&nbsp;" * (len(line) - len(words)) + marked.replace("  ", " &nbsp;"))
+    return "  \n".join(lines)
+
+
+def unwrapped(markdown: str) -> str:
+    """The plain text that `wrapped` was given."""
+    return re.sub(r"\\(.)", r"\1", html.unescape(markdown.replace("&nbsp;", " ").replace("  \n", "\n")))
 
 
 def _clock(seconds: float) -> str:
