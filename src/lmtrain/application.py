@@ -48,7 +48,7 @@ from lmtrain.errors import CheckpointError, SettingsError, UserError, check_addr
 from lmtrain.files.unfinished import write_atomically
 from lmtrain.settings import conflicts, quoting, reading
 from lmtrain.shell import expanded, printable, quoted_for_shell
-from lmtrain.terminal import end_process, warn
+from lmtrain.terminal import warn
 from lmtrain.training.run_place import Place, is_from_hydra, refuse_what_is_not_ours
 from lmtrain.training.run_record import NoRecordError, find_runs, read_run
 from lmtrain.training.score import TOKENS
@@ -335,7 +335,7 @@ def _call_hydra(changes: Mapping[str, Any], swept: Set[str], varies: bool) -> No
             best = _train(composed, changes)
         except Exception as error:
             if isinstance(error, UserError) and HydraConfig.get().mode is not RunMode.MULTIRUN:
-                end_process(error)  # in a sweep the other jobs go on
+                raise _RefusedError from error  # past Hydra, which has words of its own; in a sweep the other jobs go on
             failures.append(f"  #{len(jobs) - 1}  {jobs[-1]}: {str(error) or type(error).__name__}")
             error.add_note(IN_A_JOB)  # also where it comes from another process, whose `jobs` are not these
             raise
@@ -527,7 +527,7 @@ class BeforeDirectoriesAreMade(Callback):
 
 
 class _RefusedError(BaseException):
-    """Brings a UserError past Hydra, which makes a warning of every Exception of a callback."""
+    """Brings a UserError past Hydra, which makes a warning of an Exception of a callback, and adds a line to one of a job."""
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,8 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"} | more
 
 
-def start(size: int, arguments: Sequence[str]) -> list[subprocess.Popen]:
-    """What torchrun starts, without torchrun."""
+def start(size: int, arguments: Sequence[str], limit: Callable[[], None] | None = None) -> list[subprocess.Popen]:
+    """What torchrun starts, without torchrun; `limit` is called in the first process, before it begins."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -47,10 +48,14 @@ def start(size: int, arguments: Sequence[str]) -> list[subprocess.Popen]:
     return [
         subprocess.Popen(
             [sys.executable, "-m", "lmtrain", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=environment(**common, **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if size > 1 else {})),
+            env=environment(**common, **(own(rank) if size > 1 else {})), preexec_fn=None if rank else limit,
         )
         for rank in range(size)
     ]  # fmt: skip
+
+
+def own(rank: int) -> dict[str, str]:
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "TORCHELASTIC_ERROR_FILE": f"error{rank}.json"}
 
 
 def ended(processes: list[subprocess.Popen]) -> tuple[list[int], list[str]]:
@@ -137,11 +142,29 @@ def test_a_run_resumes_bit_for_bit_with_as_many_processes_and_nearly_with_others
     ],
 )  # fmt: skip
 def test_a_mistake_is_said_once_and_ends_all(more: list[str], words: str, code: int) -> None:
-    codes, said = ended(start(2, [*SMALL, "hydra.run.dir=run", *more]))
-    assert codes == [code, code]
+    small = [word for word in SMALL if more != ["model=ngram"] or word.startswith("data")]
+    codes, said = ended(start(2, [*small, "hydra.run.dir=run", *more]))
+    assert codes == [code, code], said
     assert "".join(said).count("lmtrain: ") == 1
     assert words in "".join(said)
     assert "Traceback" not in "".join(said)
+    (written,) = Path().glob("error?.json")  # torchrun's summary gives the reason too
+    assert words in json.loads(written.read_text())["message"]["message"]
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_the_first_process_ends_all_with_its_words() -> None:
+    train(1, "fills_the_cache")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
+
+    codes, said = ended(start(2, [*SMALL, "hydra.run.dir=run", "model.hidden_size=64"], limit))
+    assert codes == [6, 6], said
+    assert said[0].count("lmtrain: ") == 1
+    assert "cannot be saved" in said[0]
+    assert said[1] == ""
+    assert "Traceback" not in said[0]
 
 
 def _wait_for(path: Path) -> None:

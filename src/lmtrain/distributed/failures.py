@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from torch._C._distributed_c10d import Store
 
-from lmtrain.errors import ResourceError, UserError
+from lmtrain.errors import UserError
 
 LOOK_SECONDS = 3.0  # for which a process that lost another looks for its last words
 DEFER_SECONDS = 1.0  # for which a process lets the first one speak, where all make the same mistake
@@ -26,6 +26,12 @@ FUTILE = (2, 3, 4, 5)  # exit codes of mistakes that another start would repeat
 
 class EndedError(UserError):
     """Another process failed, and says so itself: this one has nothing to say."""
+
+
+class LostError(UserError):
+    """Another process is gone without a word. No ResourceError: training does not go on, as it does where a disk is full."""
+
+    exit_code = 6
 
 
 @dataclass
@@ -61,7 +67,7 @@ class Failures:
             return ended
         where = f"process {rank} of {size} (on {socket.gethostname()})"
         reason = problem.split("] ", 1)[-1].split(" This is typically")[0].split("\n")[0].rstrip(". ")[:200]
-        return ResourceError(
+        return LostError(
             f"A process that trains with this one ended, or cannot be reached: {where} lost it ({reason}).",
             "All of them end, and nothing more is saved: the checkpoints are as they were.",
             again(),
