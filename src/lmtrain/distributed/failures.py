@@ -122,8 +122,8 @@ def again() -> str:
 
 
 def write_error_file(words: str) -> None:
-    """Where torchrun looks for the reason that its summary gives; without a traceback, as there is none to see."""
+    """Where torchrun looks for the reason that its summary gives: the message, where no traceback stands beside it."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        facts = {"message": words, "extraInfo": {"py_callstack": "", "timestamp": str(int(time.time()))}}
+        facts = {"message": words, "extraInfo": {"timestamp": str(int(time.time()))}}
         with suppress(OSError), open(path, "w", encoding="utf-8") as file:  # it is said on standard error anyway
             json.dump({"message": facts}, file)
