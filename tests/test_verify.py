@@ -31,7 +31,7 @@ def functions() -> list[type[torch.autograd.Function]]:
         if not module.name.endswith("__main__") and ".triton" not in module.name:  # Triton may be absent
             try:
                 importlib.import_module(module.name)
-            except ModuleNotFoundError as error:  # graphs for export, which compute nothing themselves; an extra has the package
+            except ModuleNotFoundError as error:  # the graphs of export compute nothing here; their package is an extra
                 if error.name != "onnx" or not module.name.startswith("lmtrain.export.onnx_"):
                     raise
     found, left = [], [torch.autograd.Function]
