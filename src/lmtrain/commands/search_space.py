@@ -1,17 +1,9 @@
 """What `python -m lmtrain search` looks through: a YAML file with the settings of every trial and the space of the others.
 
-    settings:                                  # the same in every trial; may be left out
-      data: text
-      data.path: my.txt
-      trainer.max_seconds: 60
-    space:
-      model: [gru, lstm]                       # one of these
-      model.hidden_size: {low: 64, high: 512, log: true}          # a whole number, as both bounds are
-      model.num_layers: {low: 1, high: 3}
-      optimizer.learning_rate: {low: 0.0005, high: 0.02, log: true}    # any number
-      model.dropout: {low: 0.0, high: 0.6, step: 0.1}             # 0.0, 0.1, ... 0.6
+    settings   what is the same in every trial; may be left out
+    space      for each other setting a list of values, or {low, high} with step or log
 
-`log: true` draws evenly in the logarithm: as many from 0.001 to 0.01 as from 0.01 to 0.1.
+`search --help` shows one. `log: true` draws evenly in the logarithm: as many from 0.001 to 0.01 as from 0.01 to 0.1.
 """
 
 from __future__ import annotations

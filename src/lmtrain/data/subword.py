@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.data.files import check_file, unreadable
-from lmtrain.data.vocabulary import MAX_TYPES
+from lmtrain.data.vocabulary import MAX_TYPES, whole_lines
 from lmtrain.errors import DataError, SettingsError, UnfitError, UserError
 from lmtrain.shell import expanded
 
@@ -264,7 +264,7 @@ class Subwords:
     def encode_blocks(self, blocks: Iterable[str]) -> Iterator[Ids]:
         """The ids of one text that comes in blocks cut anywhere."""
         if self._lookup is None:
-            return map(self._encode_lines, _whole_lines(blocks))
+            return map(self._encode_lines, whole_lines(blocks, _check_line))
         return map(self._lookup.ids_of, whole_pieces(blocks))
 
     def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
@@ -359,22 +359,13 @@ class _Numbers(dict[str, int]):
         return number
 
 
-def _whole_lines(blocks: Iterable[str]) -> Iterator[str]:
-    """The same text in blocks that end behind a line's end; the last one may end anywhere. DataError beyond MAX_LINE."""
-    rest: list[str] = []
-    for block in blocks:
-        end = block.rfind("\n") + 1
-        if end:
-            yield "".join([*rest, block[:end]])
-            rest.clear()
-        rest.append(block[end:])
-        if sum(map(len, rest)) > MAX_LINE:
-            raise DataError(
-                f"The text holds a line of more than {MAX_LINE:,} characters.",
-                "With tokenizer=file, lines are encoded one by one.",
-                "Type tokenizer=bpe, or break such lines.",
-            )
-    yield "".join(rest)
+def _check_line(size: int) -> None:
+    if size > MAX_LINE:
+        raise DataError(
+            f"The text holds a line of more than {MAX_LINE:,} characters.",
+            "With tokenizer=file, lines are encoded one by one.",
+            "Type tokenizer=bpe, or break such lines.",
+        )
 
 
 # ---- the library's documents

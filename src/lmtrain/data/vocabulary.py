@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -137,8 +137,11 @@ def whole_words(blocks: Iterable[str]) -> Iterator[str]:
         yield "".join(rest)
 
 
-def whole_lines(blocks: Iterable[str]) -> Iterator[str]:
-    """The same text in blocks that end behind a line's end; the last one may end anywhere. A line is held as a whole."""
+def whole_lines(blocks: Iterable[str], check: Callable[[int], None] = lambda _: None) -> Iterator[str]:
+    """The same text in blocks that end behind a line's end; the last one may end anywhere.
+
+    A line is held as a whole: `check` is called with the characters of one that has not ended yet, and may refuse it.
+    """
     rest: list[str] = []
     for block in blocks:
         end = block.rfind("\n") + 1
@@ -146,6 +149,7 @@ def whole_lines(blocks: Iterable[str]) -> Iterator[str]:
             yield "".join([*rest, block[:end]])
             rest.clear()
         rest.append(block[end:])
+        check(sum(map(len, rest)))
     if any(rest):
         yield "".join(rest)
 
