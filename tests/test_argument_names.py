@@ -18,8 +18,8 @@ from lmtrain.data.tokenizer import learn_tokenizer
 from lmtrain.errors import DataError, SettingsError, UserError, as_typed
 from lmtrain.inference.dynamic import Adaptive, Cache, Dynamic
 from lmtrain.inference.sample import SampleSettings, exclude
-from lmtrain.models.direct import MAX_TABLE_SIZE
 from lmtrain.models.ngram import NgramModel
+from lmtrain.rules import MAX_TABLE_SIZE
 from lmtrain.settings.reading import read_config
 from lmtrain.training.optimizer import make_optimizer
 

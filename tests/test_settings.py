@@ -76,7 +76,7 @@ def test_help_imports_neither_torch_nor_hydra() -> None:
         ("data.path=a=b{", r"cannot be read as key=value. Quote"),
         ("text.txt", r"is not key=value. Is it part of a value with blanks\?"),
         ("model.init=identity", r"is for the recurrence of model=elman"),
-        ("tokenizer.vocab_size=2", r"to at least 3"),
+        ("tokenizer.vocab_size=2", r"at least 3"),
         ("resume=", r"names no run"),
         ("trainer.patience=0", r"at least 1"),
         ("model.patience=3", r"model\.patience does not exist; trainer\.patience=N ends training .* the best checkpoint that"),

@@ -29,7 +29,7 @@ from lmtrain.data.tokenizer import Tokenizer, load_tokenizer
 from lmtrain.data.vocabulary import read_word_list
 from lmtrain.errors import SettingsError, as_typed
 from lmtrain.expected import within
-from lmtrain.models.base import LanguageModel, NeuralLanguageModel, StatePolicy
+from lmtrain.models.base import LanguageModel, NeuralLanguageModel
 from lmtrain.models.direct import DirectNgramModel
 from lmtrain.models.heads import AdaptiveSoftmax, FullSoftmax, Head, SampledSoftmax
 from lmtrain.models.ngram import NgramModel
@@ -58,17 +58,16 @@ def build_model(
     settings: config.LanguageConfig, *, vocab_size: int, eos_id: int, seed: int = 0, sparse_embeddings: bool = False
 ) -> LanguageModel:
     """A new model with freshly drawn weights (from `seed` alone; the global generator stays as it was)."""
-    policy = StatePolicy[settings.state_policy.name]
     match settings:
         case config.NgramConfig():
             return NgramModel(
                 order=settings.order, vocab_size=vocab_size, eos_id=eos_id, smoothing=settings.smoothing.name,
-                add_k=settings.add_k, prune=settings.prune, state_policy=policy,
+                add_k=settings.add_k, prune=settings.prune, state_policy=settings.state_policy,
             )  # fmt: skip
         case config.NeuralConfig():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                return _build_neural(settings, policy, vocab_size, eos_id, sparse_embeddings)
+                return _build_neural(settings, vocab_size, eos_id, sparse_embeddings)
     raise AssertionError(f"no model for {type(settings).__name__}")
 
 
@@ -78,15 +77,13 @@ def sparse_gradients(num_tokens: int, vocab_size: int, device: torch.device) -> 
     return device.type == "cpu" and num_tokens < vocab_size
 
 
-def _build_neural(
-    settings: config.NeuralConfig, policy: StatePolicy, vocab_size: int, eos_id: int, sparse: bool
-) -> NeuralLanguageModel:
+def _build_neural(settings: config.NeuralConfig, vocab_size: int, eos_id: int, sparse: bool) -> NeuralLanguageModel:
     embedding = _embedding(vocab_size, settings.embed_size, sparse)
     nn.init.uniform_(embedding.weight, -settings.init_range, settings.init_range)
     common: dict[str, Any] = {
         "embedding": embedding,
         "eos_id": eos_id,
-        "state_policy": policy,
+        "state_policy": settings.state_policy,
         "input_dropout": _or(settings.input_dropout, settings.dropout),
         "hidden_dropout": _or(settings.hidden_dropout, settings.dropout),
         "output_dropout": _or(settings.output_dropout, settings.dropout),

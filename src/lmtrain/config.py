@@ -6,6 +6,7 @@ checkpoint stores settings as JSON; `lmtrain.settings.reading` turns either mapp
 wrong with it at once.
 """
 
+# ruff: noqa: F405
 from __future__ import annotations
 
 import typing
@@ -13,6 +14,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+from lmtrain.choices import *  # noqa: F403
+from lmtrain.rules import MAX_ORDER, MAX_TABLE_SIZE, OptimizerOptions
 
 MAX_LIST = 1000  # items of a setting that is a list, also in a checkpoint
 
@@ -47,34 +51,6 @@ def fixed(kind: str) -> Any:
     return field(default=kind, metadata={"meaning": "The kind of these settings.", "only": kind, "resume": Resume.refused})
 
 
-Cell = Enum("Cell", "elman gru lstm")
-Nonlinearity = Enum("Nonlinearity", "tanh relu sigmoid identity")
-Activation = Enum(
-    "Activation", "sigmoid tanh hard_tanh relu leaky_relu parametric_relu silu swish gelu gelu_logistic glu swiglu identity"
-)
-Policy = Enum("Policy", "carry line document")
-HeadName = Enum("HeadName", "full adaptive sampled")
-Proposal = Enum("Proposal", "log_uniform unigram")
-Initialisation = Enum("Initialisation", "xavier uniform fan identity")
-Backend = Enum("Backend", "auto reference eager native triton")
-Smoothing = Enum("Smoothing", "kneser_ney add_k maximum_likelihood")
-TokenizerName = Enum("TokenizerName", "char byte word bpe unigram file")
-Unknown = Enum("Unknown", "token spelled")
-Normalization = Enum("Normalization", "none nfc nfd nfkc")
-OptimizerName = Enum("OptimizerName", "sgd adagrad rmsprop adam adamw sparse_adam")
-Averaging = Enum("Averaging", "none nt_asgd ema")
-Device = Enum("Device", "auto cpu cuda")
-Precision = Enum("Precision", "auto float32 bfloat16")
-Distributed = Enum("Distributed", "auto ddp none")
-CudaGraph = Enum("CudaGraph", "auto on off")
-OnNonfinite = Enum("OnNonfinite", "stop skip rollback")
-Objective = Enum("Objective", "softmax logistic max_margin")
-Corrupt = Enum("Corrupt", "window word")
-Pooling = Enum("Pooling", "last mean max")
-SplitWay = Enum("SplitWay", "contiguous shuffled_lines shuffled_documents")
-FinalSplit = Enum("FinalSplit", "test valid none")
-
-
 # ---- models
 
 
@@ -89,8 +65,8 @@ class ModelConfig:
 class LanguageConfig(ModelConfig):
     """What every language model has."""
 
-    state_policy: Policy = setting(
-        Policy.carry,
+    state_policy: StatePolicy = setting(
+        StatePolicy.carry,
         "When the model forgets: never (carry), at a line's end, or at an empty line.",
         resume=Resume.refused,
     )
@@ -153,7 +129,7 @@ class NeuralConfig(EmbeddingsConfig, LanguageConfig):
         0, "Hashed n-gram features up to this order feed the output directly (RNN-MaxEnt, Mikolov 2011); 0: none.", least=0,
         most=8, resume=Resume.refused,
     )  # fmt: skip
-    maxent_table: int = setting(1 << 22, "Weights of the hashed features.", least=1 << 10, most=1 << 24,
+    maxent_table: int = setting(1 << 22, "Weights of the hashed features.", least=1 << 10, most=MAX_TABLE_SIZE,
                                 resume=Resume.refused)  # fmt: skip
     init: Initialisation = setting(
         Initialisation.xavier,
@@ -205,8 +181,8 @@ class NgramConfig(LanguageConfig):
     """Counts; interpolated modified Kneser-Ney by default (Chen and Goodman 1998)."""
 
     kind: str = fixed("ngram")
-    state_policy: Policy = setting(Policy.line, "When the model forgets.", resume=Resume.refused)
-    order: int = setting(5, "Longest n-gram.", least=1, most=10, resume=Resume.refused)
+    state_policy: StatePolicy = setting(StatePolicy.line, "When the model forgets.", resume=Resume.refused)
+    order: int = setting(5, "Longest n-gram.", least=1, most=MAX_ORDER, resume=Resume.refused)
     smoothing: Smoothing = setting(Smoothing.kneser_ney, "How unseen n-grams get their share.", resume=Resume.refused)
     add_k: float = setting(0.1, "The k of add-k smoothing.", above=0, resume=Resume.refused)
     prune: list[int] = setting([], "For orders 1, 2, ...: n-grams that occur so often or less are left out; [0,0,1]: trigrams "
@@ -460,12 +436,12 @@ class OptimizerConfig:
     learning_rate: float = setting(0.004, "Learning rate before the schedule.", above=0, most=1000)
     weight_decay: float = setting(0.0, "L2: decoupled in adamw, in the gradient elsewhere; not on biases and norms.", least=0)
     l1: float = setting(0.0, "L1: weight of the sum of absolute weights.", least=0)
-    momentum: float = setting(0.0, "SGD and RMSprop.", least=0, below=1)
-    nesterov: bool = setting(False, "SGD with Nesterov's momentum.")
-    beta1: float = setting(0.9, "Adam: decay of the mean of gradients.", least=0, below=1)
-    beta2: float = setting(0.999, "Adam: decay of the mean of squares.", least=0, below=1)
-    alpha: float = setting(0.99, "RMSprop: decay of the mean of squares.", least=0, below=1)
-    epsilon: float = setting(1e-8, "Added to the denominator.", least=0)
+    momentum: float = setting(OptimizerOptions.momentum, "SGD and RMSprop.", least=0, below=1)
+    nesterov: bool = setting(OptimizerOptions.nesterov, "SGD with Nesterov's momentum.")
+    beta1: float = setting(OptimizerOptions.beta1, "Adam: decay of the mean of gradients.", least=0, below=1)
+    beta2: float = setting(OptimizerOptions.beta2, "Adam: decay of the mean of squares.", least=0, below=1)
+    alpha: float = setting(OptimizerOptions.alpha, "RMSprop: decay of the mean of squares.", least=0, below=1)
+    epsilon: float = setting(OptimizerOptions.epsilon, "Added to the denominator.", least=0)
     averaging: Averaging = setting(Averaging.none, "Weights used for evaluation: nt_asgd, ema, or none.",
                                    resume=Resume.refused)  # fmt: skip
     ema_decay: float = setting(0.999, "EMA: weight of the past.", least=0, below=1)

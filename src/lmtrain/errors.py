@@ -13,7 +13,7 @@ import errno
 import mmap
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,6 +76,12 @@ class ResourceError(UserError):
     exit_code = 6
 
 
+def refuse(mistakes: Iterable[UserError]) -> None:
+    """Raises the first of the mistakes that a rule finds; does nothing where it finds none."""
+    for mistake in mistakes:
+        raise mistake
+
+
 @contextmanager
 def as_typed(**names: str) -> Iterator[None]:
     """At the edge to the command line: an error that names arguments of Python then names what a person typed for them.
@@ -92,7 +98,7 @@ def as_typed(**names: str) -> Iterator[None]:
 
     def typed(mention: re.Match[str]) -> str:
         before, is_switch = names[mention[1]], not names[mention[1]].endswith(("=", " "))
-        return before.rstrip("= ") + " is " if mention[2] == " is " else before + mention[2][1:] * (not is_switch)
+        return before.rstrip("= ") + " is " if mention[2] == " is " else before + mention[2][1:].lower() * (not is_switch)
 
     try:
         yield

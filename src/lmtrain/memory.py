@@ -140,7 +140,7 @@ def _chunk_bytes(model: config.NeuralConfig, trainer: config.TrainerConfig) -> i
     """The least that is kept of a chunk for the backward pass."""
     T, tokens = trainer.chunk_length, trainer.batch_size * trainer.chunk_length
     averages, span = getattr(model, "num_averages", 0), getattr(model, "average_span", 0)
-    if model.state_policy is config.Policy.carry:
+    if model.state_policy is config.StatePolicy.carry:
         averaged = 6 * averages * T * (span + T - 1)  # the band matrix, in float32 and in bfloat16 or with its gradient
     else:
         averaged = FLOAT_BYTES * tokens * span * model.embed_size  # every token that an average sees, for every step

@@ -186,9 +186,12 @@ def test_a_pruned_run_is_evaluated_written_and_resumed_with_the_numbers_it_was_s
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model.prune=[1]"], r"model\.prune=\[1\] leaves out words"),
-        (["model.prune=[0,2,1]"], r"model\.prune=\[0,2,1\] falls"),
-        (["model.order=2", "model.prune=[0,0,1]"], r"has 3 numbers for model\.order=2"),
+        (["model.prune=[1]"], r"model\.prune=\[1\] was given\. .*no word is left out"),
+        (["model.prune=[0,2,1]"], r"model\.prune=\[0,2,1\] was given\. .*do not fall from order to order"),
+        (
+            ["model.order=2", "model.prune=[0,0,1]"],
+            r"prune=\[0,0,1\] was given with model\.order=2\. .*at most one number for each order",
+        ),
         (["model.prune=[0,-1]"], r"model\.prune"),
         (["model.prune=[0,x]"], r"model\.prune"),
         (["model.prune=3"], r"model\.prune"),

@@ -140,5 +140,5 @@ def test_a_list_that_is_wrong_is_refused_in_one_paragraph(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("options", [{"vocabulary": ["<eos>", "<unk>"]}, {"separators": "x"}])
 def test_only_words_have_a_list_and_separators(options: dict[str, object]) -> None:
-    with pytest.raises(SettingsError, match="Only words have them"):
+    with pytest.raises(SettingsError, match="for name=word"):
         learn_tokenizer("char", ["a"], **options)  # type: ignore[arg-type]

@@ -177,7 +177,7 @@ def test_vocab_size_below_three_is_refused():
 
 
 def test_byte_refuses_options_that_would_do_nothing():
-    with pytest.raises(SettingsError, match=re.escape("cannot change a vocabulary that is fixed")):
+    with pytest.raises(SettingsError, match=re.escape("cannot change the vocabulary of name=byte, which is fixed")):
         learn_tokenizer("byte", ["a"], min_count=2)
 
 

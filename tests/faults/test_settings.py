@@ -11,7 +11,6 @@ import pytest
 import lmtrain.config as config
 from lmtrain.application import check_overrides, register_schemas
 from lmtrain.settings import conflicts, reading
-from lmtrain.training.optimizer import OPTIONS
 
 register_schemas()
 
@@ -65,10 +64,6 @@ def test_every_setting_is_read_somewhere() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in readers)
     names = {key.partition(".")[2] for key in names_of_settings()}
     assert [name for name in sorted(names) if not re.search(rf"\.{name}\b", code)] == []
-
-
-def test_optimisers_read_what_the_settings_say() -> None:
-    assert {name.name: options for name, options in conflicts.READ_BY.items()} == {n: set(o) for n, o in OPTIONS.items()}
 
 
 def test_every_value_of_a_sweep_is_checked_before_anything_starts() -> None:

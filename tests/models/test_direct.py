@@ -9,9 +9,10 @@ from torch import nn
 from lmtrain.errors import SettingsError
 from lmtrain.models import direct
 from lmtrain.models.base import StatePolicy
-from lmtrain.models.direct import MAX_TABLE_SIZE, DirectNgramHead, DirectNgramModel
+from lmtrain.models.direct import DirectNgramHead, DirectNgramModel
 from lmtrain.models.heads import FullSoftmax
 from lmtrain.models.window import WindowLanguageModel
+from lmtrain.rules import MAX_TABLE_SIZE
 
 V, EOS = 7, 0
 
@@ -151,10 +152,14 @@ def test_the_inner_models_output_dropout_does_not_touch_buckets(generator):
 
 def test_sizes_that_cannot_work_and_penalties_on_activations_are_refused():
     softmax = FullSoftmax(6, V)
-    for order, size in [(1, 50), (3, V - 1), (3, MAX_TABLE_SIZE + 1)]:
-        with pytest.raises(SettingsError, match="at least 2, the table between the vocabulary's size, 7, and 16777216"):
+    for order, size, words in [
+        (1, 50, "Allowed is at least 2"),
+        (3, V - 1, "between the vocabulary's size, 7, and 16777216"),
+        (3, MAX_TABLE_SIZE + 1, "between the vocabulary's size, 7, and 16777216"),
+    ]:
+        with pytest.raises(SettingsError, match=words):
             DirectNgramHead(softmax, order=order, table_size=size)
-    with pytest.raises(ValueError, match="do not go together with penalties"):
+    with pytest.raises(SettingsError, match="go without penalties"):
         make(activation_penalty=1.0)
 
 

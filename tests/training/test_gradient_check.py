@@ -32,7 +32,7 @@ DROPPED: dict[str, Any] = {"dropout": 0.3, "activation_penalty": 2.0, "temporal_
 MODELS: dict[str, config.NeuralConfig] = {
     "elman": config.RecurrentConfig(cell=config.Cell.elman, nonlinearity=config.Nonlinearity.relu, **SMALL, **DROPPED),
     "gru": config.RecurrentConfig(cell=config.Cell.gru, layer_norm=True, zoneout=0.2, weight_drop=0.3, **SMALL, **DROPPED),
-    "lstm": config.RecurrentConfig(num_layers=2, state_policy=config.Policy.line, **SMALL, **DROPPED),
+    "lstm": config.RecurrentConfig(num_layers=2, state_policy=config.StatePolicy.line, **SMALL, **DROPPED),
     "window": config.WindowConfig(context=3, activation=config.Activation.relu, num_layers=2, **SMALL),
     "learnt": config.WindowConfig(context=2, activation=config.Activation.parametric_relu, layer_norm=True, **SMALL),
     "adaptive": config.RecurrentConfig(head=config.HeadName.adaptive, cutoffs=[3, 7], **SMALL),

@@ -128,7 +128,7 @@ def recording(learner: SequenceLearner) -> GraphedLearner:
 
 EVERYTHING = config.RecurrentConfig(
     cell=config.Cell.lstm, embed_size=4, hidden_size=4, num_layers=2, tie_weights=True, dropout=0.3, zoneout=0.2,
-    weight_drop=0.3, embedding_dropout=0.2, state_policy=config.Policy.line, activation_penalty=1.0, temporal_penalty=1.0,
+    weight_drop=0.3, embedding_dropout=0.2, state_policy=config.StatePolicy.line, activation_penalty=1.0, temporal_penalty=1.0,
 )  # fmt: skip
 
 
@@ -297,7 +297,9 @@ def test_work_that_waits_for_the_device_cannot_be_recorded() -> None:
 def test_what_every_model_does_in_a_step_can_be_recorded_or_is_not(
     settings: config.RecurrentConfig | config.WindowConfig, policy: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = replace(settings, embed_size=4, hidden_size=4, num_layers=1, dropout=0.2, state_policy=config.Policy[policy])
+    settings = replace(
+        settings, embed_size=4, hidden_size=4, num_layers=1, dropout=0.2, state_policy=config.StatePolicy[policy]
+    )
     first, second = plain(device, settings=settings), plain(device, settings=settings)
     if reason := why_no_graph(first):
         assert reason == "what DirectNgramHead does depends on the words of a chunk"

@@ -9,8 +9,8 @@ from safetensors.torch import load, save
 from torch import nn
 
 from lmtrain.errors import SettingsError, UnfitError
+from lmtrain.rules import OPTIONS
 from lmtrain.training.optimizer import (
-    OPTIONS,
     SparseAdam,
     clip_gradients,
     group_parameters,

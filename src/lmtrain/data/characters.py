@@ -15,7 +15,9 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-FORMS = ("nfc", "nfd", "nfkc")
+from lmtrain.choices import Normalization, names
+
+FORMS = names(Normalization)[1:]  # but for "none"
 WAYS = (*FORMS, "lower", *(f"{form}_lower" for form in FORMS))
 LAST_ASCII = re.compile(r"[\x00-\x7f](?=[^\x00-\x7f]*\Z)")
 LAST_BLANK = re.compile(r"[ \t-\r](?=[^ \t-\r]*\Z)")

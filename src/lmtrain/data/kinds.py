@@ -1,4 +1,4 @@
-"""What the kinds of tokenizers are, so that nobody asks for their names: plain facts, without NumPy.
+"""What the kinds of tokenizers are, so that nobody asks for their names, and what goes with each: without NumPy.
 
 char   a Unicode code point                byte   a byte of UTF-8
 word   what stands between whitespace      bpe, unigram   a piece of a word, learnt (`subword`); file   the same, from a file
@@ -6,8 +6,11 @@ word   what stands between whitespace      bpe, unigram   a piece of a word, lea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
+
+from lmtrain.errors import SettingsError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,8 @@ class Kind:
     reads_eos        whether the literal `<eos>` in a text is the end of a line
     has_words        whether tokens are words, so that a text without whitespace has none that come again
     least_size       the smallest vocabulary that it can have
+    usual_size       a size of a vocabulary that suits many texts
+    needs_size       whether it must be told how large its vocabulary may be
     is_learnt        whether its vocabulary is learnt from the training text
     counts_pieces    whether what is rarer than `min_count` is left out of it
     chunk_length     how many tokens are usual in a chunk of truncated backpropagation
@@ -37,6 +42,8 @@ class Kind:
     reads_eos: bool = False
     has_words: bool = False
     least_size: int = 3
+    usual_size: int = 10000
+    needs_size: bool = False
     is_learnt: bool = True
     counts_pieces: bool = True
     chunk_length: int = 64
@@ -55,9 +62,49 @@ WORD = Kind(
     chunk_length=35, prompt_length=10,
 )  # fmt: skip
 BPE = Kind(
-    name="bpe", noun="subword", unit="byte", is_unit=False, cut_at="line", least_size=257, chunk_length=35, prompt_length=15
-)
+    name="bpe", noun="subword", unit="byte", is_unit=False, cut_at="line", least_size=257, usual_size=8000, needs_size=True,
+    chunk_length=35, prompt_length=15,
+)  # fmt: skip
 UNIGRAM = replace(BPE, name="unigram", counts_pieces=False)
-FILE = replace(BPE, name="file", is_learnt=False, counts_pieces=False)
+FILE = replace(BPE, name="file", needs_size=False, is_learnt=False, counts_pieces=False)
 
 KINDS = {kind.name: kind for kind in (CHAR, BYTE, WORD, BPE, UNIGRAM, FILE)}
+
+
+# ---- what goes with what (see `lmtrain.rules`)
+
+
+def mistakes(
+    kind: Kind, *, min_count: int = 1, vocab_size: int = 0, has_list: bool = False, describes_words: bool = False
+) -> Iterator[SettingsError]:
+    """Whether a tokenizer of this kind can be had so.
+
+    min_count, vocab_size   what bounds its vocabulary
+    has_list                whether its vocabulary is given as a list of words
+    describes_words         whether it was told what separates words, or how unknown ones are spelt
+    """
+    given = f"min_count={min_count} and vocab_size={vocab_size}"
+    is_bounded = min_count > 1 or vocab_size > 0
+    if not kind.is_learnt and is_bounded:
+        yield SettingsError(
+            f"{given} cannot change the vocabulary of name={kind.name}, which is fixed.",
+            "Allowed are min_count=1 and vocab_size=0.", "Leave both out.",
+        )  # fmt: skip
+    elif kind.is_learnt and (vocab_size or kind.needs_size) and vocab_size < kind.least_size:
+        besides = "the 256 bytes" if kind.unit == "byte" else "the line's end and <unk>"
+        allowed = f"Allowed is {'' if kind.needs_size else '0 (no limit) or '}at least {kind.least_size}."
+        remedy = f"Type for example vocab_size={kind.usual_size}."
+        yield SettingsError(f"vocab_size={vocab_size} leaves no token besides {besides}.", allowed, remedy)
+    if kind.is_learnt and not kind.counts_pieces and min_count > 1:
+        yield SettingsError(
+            f"min_count={min_count} would be ignored by name={kind.name}.", "Its vocabulary is bounded by vocab_size alone.",
+            "Leave it out.",
+        )  # fmt: skip
+    if not kind.has_words and (has_list or describes_words):
+        yield SettingsError(
+            f"name={kind.name} was given a vocabulary, separators or a spelling of words.",
+            "A vocabulary as a list, separators and the spelling of unknown words are for name=word.",
+            f"Leave them out of name={kind.name}.",
+        )
+    if has_list and is_bounded:
+        yield SettingsError(f"{given} were given with a vocabulary.", "It says which words there are.", "Leave both out.")

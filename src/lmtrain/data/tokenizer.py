@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from lmtrain.data.characters import WAYS, iter_normalized, normalized, spaced
 from lmtrain.data.decoders import BytesDecoder, Decoder, TextDecoder, WordDecoder, checked
-from lmtrain.data.kinds import BYTE, CHAR, FILE, KINDS, WORD, Kind
+from lmtrain.data.kinds import BYTE, CHAR, FILE, KINDS, WORD, Kind, mistakes
 from lmtrain.data.spelling import Spelling, choose_words
 from lmtrain.data.subword import Subwords, canonical, learn_bpe, learn_unigram, sha256_of
 from lmtrain.data.token_lists import PACKED, is_way, read_tokens, unpacked
@@ -47,7 +47,7 @@ from lmtrain.data.vocabulary import (
     whole_words,
 )
 from lmtrain.data.words import WordCounter
-from lmtrain.errors import SettingsError, UnfitError
+from lmtrain.errors import UnfitError, refuse
 
 Ids = NDArray[np.int32]
 Arrays = dict[str, NDArray[Any]]
@@ -226,32 +226,20 @@ def _learn(
     spelled: bool,
 ) -> Tokenizer:  # fmt: skip
     name = kind.name
-    if not kind.is_learnt and (min_count > 1 or vocab_size):
-        raise SettingsError(
-            f"min_count={min_count} and vocab_size={vocab_size} cannot change a vocabulary that is fixed.",
-            f"For {name}, allowed are min_count=1 and vocab_size=0.",
-            "Leave both out.",
+    refuse(
+        mistakes(
+            kind, min_count=min_count, vocab_size=vocab_size, has_list=vocabulary is not None,
+            describes_words=bool(separators) or spelled,
         )
+    )  # fmt: skip
     if name == "byte":
         return ByteTokenizer()
     if name == "file":
         return SubwordTokenizer(FILE, Subwords(subword))
-    if name in ("bpe", "unigram"):
-        if vocab_size < kind.least_size:
-            raise SettingsError(
-                f"vocab_size={vocab_size} leaves no token besides the 256 bytes.",
-                f"Allowed is at least {kind.least_size}.",
-                "Type for example vocab_size=8000.",
-            )
-        if name == "unigram":
-            return SubwordTokenizer(kind, Subwords(learn_unigram(blocks, vocab_size=vocab_size)))
+    if name == "unigram":
+        return SubwordTokenizer(kind, Subwords(learn_unigram(blocks, vocab_size=vocab_size)))
+    if name == "bpe":
         return SubwordTokenizer(kind, Subwords(learn_bpe(blocks, vocab_size=vocab_size, min_count=min_count)))
-    if not kind.has_words and (vocabulary is not None or separators or spelled):
-        raise SettingsError(
-            f"name={name} was given a vocabulary, separators or a spelling of words.",
-            "Only words have them.",
-            "Type name=word.",
-        )
     if vocabulary is not None and not spelled:
         return WordTokenizer(list(vocabulary), separators)
     if name == "char":

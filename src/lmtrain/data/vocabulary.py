@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtrain.data import kinds
 from lmtrain.data.text import iter_text
-from lmtrain.errors import DataError, SettingsError
+from lmtrain.errors import DataError, refuse
 from lmtrain.shell import expanded, quoted_for_shell
 
 EOS, UNK = "<eos>", "<unk>"
@@ -37,12 +38,7 @@ def learn_tokens(counts: Mapping[str, int], *, eos: str, min_count: int, vocab_s
     `vocab_size` bounds the whole vocabulary, `eos` and `<unk>` included; 0 is no bound. Raises SettingsError where it leaves
     no room for anything else.
     """
-    if vocab_size and vocab_size < 3:
-        raise SettingsError(
-            f"vocab_size={vocab_size} leaves no token besides the line's end and <unk>.",
-            "Allowed is 0 (no limit) or at least 3.",
-            "Type for example vocab_size=10000.",
-        )
+    refuse(kinds.mistakes(kinds.WORD, vocab_size=vocab_size))  # of characters as well
     kept = [piece for piece, count in counts.items() if count >= min_count and piece not in (eos, UNK)]
     kept.sort()
     kept.sort(key=counts.__getitem__, reverse=True)  # equal ones stay as they are; a key of two parts takes 1 GB for 10M

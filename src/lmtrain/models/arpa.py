@@ -46,7 +46,8 @@ from lmtrain.errors import DataError, ResourceError, SettingsError
 from lmtrain.files.unfinished import unfinished_file
 from lmtrain.models.backoff import BackoffTable
 from lmtrain.models.base import StatePolicy
-from lmtrain.models.ngram import MAX_ORDER, NgramModel
+from lmtrain.models.ngram import NgramModel
+from lmtrain.rules import MAX_ORDER
 
 log = logging.getLogger("lmtrain")
 

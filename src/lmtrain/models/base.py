@@ -15,11 +15,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum
 
 import torch
 from torch import Generator, Tensor, nn
 
+from lmtrain.choices import StatePolicy as StatePolicy
 from lmtrain.models.dropout import dropout, dropped_rows, locked_dropout
 from lmtrain.models.heads import Head
 from lmtrain.models.penalties import activation_penalty, temporal_activation_penalty
@@ -30,14 +30,6 @@ State = tuple[Tensor, ...]  # what a model carries from chunk to chunk; every te
 Reader = Callable[[Sequence[int], Sequence[int]], Tensor]
 """B texts, read side by side: a token and the number (below B) of the text that it stands in, for each of n texts ->
 log-probabilities [n, V] of what follows, on the CPU, valid until the next call. A text that is once left out has ended."""
-
-
-class StatePolicy(Enum):
-    """When a model forgets: never, at the end of a line, or at an empty line (the end of a document)."""
-
-    carry = "carry"
-    line = "line"
-    document = "document"
 
 
 def detach(state: State) -> State:

@@ -21,11 +21,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lmtrain.errors import SettingsError
+from lmtrain.errors import SettingsError, refuse
 from lmtrain.models.base import NeuralLanguageModel, State, StatePolicy, keep_mask
 from lmtrain.models.heads import FullSoftmax, Head
+from lmtrain.rules import MAX_TABLE_SIZE, of_hashed_ngrams
 
-MAX_TABLE_SIZE = 1 << 24  # a bucket must be exact as a float32
 ROWS = 256  # logits of so many rows are held at once
 
 
@@ -40,9 +40,9 @@ class DirectNgramModel(NeuralLanguageModel):
     inner: NeuralLanguageModel
 
     def __init__(self, inner: NeuralLanguageModel, *, order: int = 3, table_size: int = 1 << 22) -> None:
-        if inner.activation_penalty or inner.temporal_penalty:
-            raise ValueError("direct n-gram connections do not go together with penalties on activations.")
-        assert isinstance(inner.head, FullSoftmax), "direct n-gram connections need a full softmax"
+        penalties, is_full = inner.activation_penalty + inner.temporal_penalty, isinstance(inner.head, FullSoftmax)
+        refuse(of_hashed_ngrams(order, has_full_softmax=is_full, is_penalised=penalties > 0))
+        assert isinstance(inner.head, FullSoftmax)
         super().__init__(
             head=DirectNgramHead(inner.head, order=order, table_size=table_size), embedding=inner.embedding,
             eos_id=inner.eos_id, state_policy=inner.state_policy,
@@ -103,10 +103,11 @@ class DirectNgramHead(Head):
     def __init__(self, softmax: FullSoftmax, *, order: int, table_size: int) -> None:
         super().__init__()
         self.vocab_size = softmax.vocab_size
-        if order < 2 or not self.vocab_size <= table_size <= MAX_TABLE_SIZE:
+        refuse(of_hashed_ngrams(order))
+        if not self.vocab_size <= table_size <= MAX_TABLE_SIZE:
             raise SettingsError(
                 f"order={order} and table_size={table_size} were given.",
-                f"The order is at least 2, the table between the vocabulary's size, {self.vocab_size}, and {MAX_TABLE_SIZE}.",
+                f"The table lies between the vocabulary's size, {self.vocab_size}, and {MAX_TABLE_SIZE}.",
                 f"Type for example table_size={max(MAX_TABLE_SIZE // 4, self.vocab_size)} and order=3.",
             )
         self.softmax, self.num_columns = softmax, order - 1

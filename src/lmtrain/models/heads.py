@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
+from lmtrain.choices import Proposal, names
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy, linear_nats
 from lmtrain.ops.native.step import Stage
 from lmtrain.ops.sampled_cross_entropy import sampled_cross_entropy
@@ -152,8 +153,8 @@ class SampledSoftmax(MatrixHead):
         super().__init__(
             feature_size, vocab_size, tied_weight=tied_weight, projection_size=projection_size, init_range=init_range
         )
-        if proposal not in ("log_uniform", "unigram"):
-            raise ValueError(f'proposal is "{proposal}"; it must be "log_uniform" or "unigram".')
+        if proposal not in names(Proposal):
+            raise ValueError(f'proposal is "{proposal}"; it must be one of {", ".join(names(Proposal))}.')
         self.num_samples, self.proposal, self.sparse = num_samples, proposal, sparse
         ids_V = torch.arange(vocab_size, dtype=torch.float64)
         proposal_V = ((ids_V + 2) / (ids_V + 1)).log() / math.log(vocab_size + 1)

@@ -18,16 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmtrain.errors import SettingsError
+from lmtrain.choices import Smoothing, names
+from lmtrain.errors import refuse
 from lmtrain.expected import ANY_LENGTH, Like, compare
 from lmtrain.models.backoff import BackoffTable
 from lmtrain.models.base import LanguageModel, State, StatePolicy
 from lmtrain.models.ngram_counts import Ints, count_ngrams, history_lengths
 from lmtrain.models.pruning import prune_ngrams, thresholds
 from lmtrain.models.smoothing import Method, add_k_method, estimate, kneser_ney, maximum_likelihood
+from lmtrain.rules import of_counts
 
-MAX_ORDER = 10
-SMOOTHINGS = ("kneser_ney", "add_k", "maximum_likelihood")
+SMOOTHINGS = names(Smoothing)
 
 
 class NgramModel(LanguageModel):
@@ -56,7 +57,7 @@ class NgramModel(LanguageModel):
 
         Raises SettingsError where a value is out of range.
         """
-        _check_settings(order, smoothing, add_k, prune)
+        refuse(of_counts(order, smoothing, add_k, prune))
         assert 0 <= eos_id < vocab_size
         self.vocab_size = vocab_size
         self.eos_id = eos_id
@@ -211,19 +212,3 @@ class NgramModel(LanguageModel):
         model = cls(vocab_size=table.vocab_size, eos_id=eos_id, order=table.order)
         model._table = table
         return model
-
-
-def _check_settings(order: int, smoothing: str, add_k: float, prune: Sequence[int]) -> None:
-    if not 1 <= order <= MAX_ORDER:
-        raise SettingsError(f"order={order} was given.", f"Allowed is 1 to {MAX_ORDER}.", "Type order=5, the usual order.")
-    if smoothing not in SMOOTHINGS:
-        raise SettingsError(
-            f"smoothing={smoothing} was given.", f"Allowed are {', '.join(SMOOTHINGS)}.", "Type smoothing=kneser_ney."
-        )
-    if not 0 < add_k < float("inf"):
-        raise SettingsError(f"add_k={add_k} was given.", "Allowed is a finite number above 0.", "Type add_k=0.1.")
-    if prune and smoothing != "kneser_ney":
-        raise SettingsError(
-            f"prune=[{','.join(map(str, prune))}] was given with smoothing={smoothing}.",
-            "Pruning needs smoothing=kneser_ney.", "Type prune=[], or smoothing=kneser_ney.",
-        )  # fmt: skip

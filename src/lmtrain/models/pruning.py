@@ -11,13 +11,13 @@ that stays, and all that it backs off to, stay too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmtrain.errors import SettingsError
+from lmtrain.errors import refuse
 from lmtrain.models.ngram_counts import Ints, Order, pieces
+from lmtrain.rules import of_pruning
 
 Floats = NDArray[np.float64]
 
@@ -27,15 +27,7 @@ def thresholds(prune: Sequence[int], order: int) -> list[int]:
 
     Raises SettingsError for numbers that fall, for a first one above 0, and for more numbers than orders.
     """
-    given = f"prune=[{','.join(map(str, prune))}] was given{f' with order={order}' * (len(prune) > order)}."
-    for fits, allowed in (
-        (all(number >= 0 for number in prune), "Allowed are numbers of at least 0."),
-        (not prune or prune[0] == 0, "The first number is 0, since no word is left out."),
-        (all(low <= high for low, high in pairwise(prune)), "Allowed are numbers that do not fall from order to order."),
-        (len(prune) <= order, "Allowed is at most one number for each order."),
-    ):
-        if not fits:
-            raise SettingsError(given, allowed, "Type for example prune=[0,0,1], or prune=[] to leave nothing out.")
+    refuse(of_pruning(prune, order))
     return [*prune, *[max(prune)] * (order - len(prune))] if any(prune) else []
 
 

@@ -71,11 +71,12 @@ from types import ModuleType
 
 import torch
 
+from lmtrain.choices import Backend, names
 from lmtrain.errors import ResourceError, SettingsError
 
 log = logging.getLogger("lmtrain")
 
-NAMES = ("auto", "reference", "eager", "native", "triton")
+NAMES = names(Backend)
 
 # device type -> the backends that are asked, in this order; eager serves every other device
 AUTO = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, fields
 from importlib.util import find_spec
 
+from lmtrain import rules
 from lmtrain.config import (
     COUNTED,
     KINDS,
@@ -27,7 +28,6 @@ from lmtrain.config import (
     OneCycleConfig,
     OnNonfinite,
     OptimizerConfig,
-    OptimizerName,
     Precision,
     RangeTestConfig,
     RecurrentConfig,
@@ -44,6 +44,8 @@ from lmtrain.config import (
 from lmtrain.data import kinds
 from lmtrain.data.characters import character_of
 from lmtrain.data.sources import has_splits
+from lmtrain.errors import UserError, as_typed
+from lmtrain.rules import OPTIONS, OptimizerOptions
 
 
 def iter_conflicts(config: Config) -> Iterator[str]:
@@ -119,12 +121,12 @@ def _of_model(model: NeuralConfig) -> Iterator[str]:
     if model.head is HeadName.adaptive and model.project and not model.tie_weights:
         yield "model.project=true has no meaning for model.head=adaptive without model.tie_weights=true. Leave it out."
     if model.maxent_order:
-        if model.maxent_order == 1:
-            yield "model.maxent_order=1 would be the output bias again. Set it to 2 or more, or to 0."
-        if model.head is not HeadName.full:
-            yield "model.maxent_order needs model.head=full. Set model.maxent_order=0 or model.head=full."
-        if model.activation_penalty or model.temporal_penalty:
-            yield "model.maxent_order goes without model.activation_penalty and model.temporal_penalty. Set them to 0."
+        is_full, penalties = model.head is HeadName.full, model.activation_penalty + model.temporal_penalty
+        yield from _typed(
+            rules.of_hashed_ngrams(model.maxent_order, has_full_softmax=is_full, is_penalised=penalties > 0),
+            order="model.maxent_order=", head="model.head=", activation_penalty="model.activation_penalty=",
+            temporal_penalty="model.temporal_penalty=",
+        )  # fmt: skip
     if isinstance(model, WindowConfig) and (model.num_averages > 0) != (model.average_span > 0):
         yield (
             f"model.num_averages={model.num_averages} and model.average_span={model.average_span} need each other. Set both "
@@ -149,43 +151,21 @@ def _of_text(data: CorpusConfig, tokenizer: TokenizerConfig) -> Iterator[str]:
 
 def _of_tokenizer(tokenizer: TokenizerConfig) -> Iterator[str]:
     kind = kinds.KINDS[tokenizer.name.name]
-    if not kind.is_learnt and (tokenizer.min_count > 1 or tokenizer.vocab_size):
-        yield (
-            f"tokenizer.min_count={tokenizer.min_count} and tokenizer.vocab_size={tokenizer.vocab_size} cannot change the "
-            f"vocabulary of tokenizer={kind.name}, which is fixed. Leave both out."
-        )
-    elif kind in (kinds.BPE, kinds.UNIGRAM) and tokenizer.vocab_size < kind.least_size:
-        yield (
-            f"tokenizer.vocab_size={tokenizer.vocab_size} leaves no token besides the 256 bytes. Set it to at least "
-            f"{kind.least_size}, for example tokenizer.vocab_size=8000."
-        )
-    elif 0 < tokenizer.vocab_size < kind.least_size:
-        yield (
-            f"tokenizer.vocab_size={tokenizer.vocab_size} leaves no token besides the line's end and <unk>. Set it to 0 (no "
-            "limit) or to at least 3."
-        )
+    mistakes = kinds.mistakes(
+        kind, min_count=tokenizer.min_count, vocab_size=tokenizer.vocab_size, has_list=bool(tokenizer.vocabulary),
+        describes_words=bool(tokenizer.separators) or tokenizer.unknown is Unknown.spelled,
+    )  # fmt: skip
+    yield from _typed(mistakes, name="tokenizer=", min_count="tokenizer.min_count=", vocab_size="tokenizer.vocab_size=")
     if (kind is kinds.FILE) != bool(tokenizer.path):
         yield (
             f"tokenizer={kind.name} and tokenizer.path={tokenizer.path!r} do not go together: a file is read by tokenizer=file "
             "alone, which needs one. Type tokenizer=file tokenizer.path=FILE, or neither."
         )
-    if not kind.has_words and (tokenizer.vocabulary or tokenizer.separators or tokenizer.unknown is Unknown.spelled):
-        yield (
-            "tokenizer.vocabulary, tokenizer.separators and tokenizer.unknown are for tokenizer=word. "
-            f"Leave them out of tokenizer={kind.name}."
-        )
-    if tokenizer.vocabulary and (tokenizer.min_count > 1 or tokenizer.vocab_size):
-        yield "tokenizer.vocabulary says which words there are; leave out tokenizer.min_count and tokenizer.vocab_size."
     for separator in tokenizer.separators:
         try:
             character_of(separator)
         except ValueError as error:
             yield f"tokenizer.separators={separator!r} cannot be used: {error}. Type for example tokenizer.separators=[U+00A0]"
-    if kind is kinds.UNIGRAM and tokenizer.min_count > 1:
-        yield (
-            f"tokenizer.min_count={tokenizer.min_count} would be ignored by tokenizer=unigram, whose vocabulary is bounded by "
-            "tokenizer.vocab_size. Leave it out."
-        )
     if kind in (kinds.BPE, kinds.UNIGRAM, kinds.FILE) and find_spec("tokenizers") is None:
         yield (
             f"tokenizer={kind.name} needs the package tokenizers, which is not installed; it comes with lmtrain's extra "
@@ -193,37 +173,29 @@ def _of_tokenizer(tokenizer: TokenizerConfig) -> Iterator[str]:
         )
 
 
-def _of_optimizer(optimizer: OptimizerConfig, ties_weights: bool) -> Iterator[str]:
-    name, rate = optimizer.name, optimizer.learning_rate
-    if rate > {OptimizerName.sgd: math.inf, OptimizerName.adagrad: 10.0}.get(name, 1.0):
-        yield (
-            f"optimizer.learning_rate={rate:g} is absurd for {name.name}: it divides each gradient by its own size, so a step "
-            "moves every weight by about the rate. Only sgd takes such rates; type for example optimizer.learning_rate=0.003."
-        )
-    for option in {option for options in READ_BY.values() for option in options} - READ_BY[name]:
-        default, value = (getattr(settings, option) for settings in (OptimizerConfig(), optimizer))
-        if value != default:
-            readers = ", ".join(other.name for other, options in READ_BY.items() if option in options)
-            yield f"optimizer.{option}={value} would be ignored by {name.name}; it is read by {readers}. Leave it out."
-    if optimizer.nesterov and not optimizer.momentum and name is OptimizerName.sgd:
-        yield "optimizer.nesterov=true looks ahead along the momentum. Type optimizer.momentum=0.9 as well."
-    if name is OptimizerName.sparse_adam and (optimizer.weight_decay or optimizer.l1 or ties_weights):
-        yield (
-            "optimizer=sparse_adam updates only the rows of the embedding that a chunk reads, so it goes without "
-            "optimizer.weight_decay, optimizer.l1 and model.tie_weights. Leave them out, or type optimizer=adam."
-        )
+def _of_optimizer(optimizer: OptimizerConfig, tie_weights: bool) -> Iterator[str]:
+    options = OptimizerOptions(**{name: getattr(optimizer, name) for name in asdict(OptimizerOptions())})
+    mistakes = rules.of_optimizer(
+        optimizer.name.name, optimizer.learning_rate, options, weight_decay=optimizer.weight_decay, l1=optimizer.l1,
+        tie_weights=tie_weights,
+    )  # fmt: skip
+    names = {f.name: f"optimizer.{f.name}=" for f in fields(optimizer)}
+    yield from _typed(mistakes, **names | {"name": "optimizer=", "tie_weights": "model.tie_weights="})
 
 
 def _of_counts(model: NgramConfig) -> Iterator[str]:
-    given, remedy = f"model.prune={model.prune}".replace(" ", ""), "Type for example model.prune=[0,0,1]"
-    if model.prune and model.smoothing is not Smoothing.kneser_ney:
-        yield f"{given} needs model.smoothing=kneser_ney, not {model.smoothing.name}. Leave one of them out."
-    if model.prune[:1] not in ([], [0]):
-        yield f"{given} leaves out words; the first number must be 0. {remedy}."
-    if model.prune != sorted(model.prune):
-        yield f"{given} falls from one order to a longer one; contexts of n-grams that stay must stay too. {remedy}."
-    if len(model.prune) > model.order:
-        yield f"{given} has {len(model.prune)} numbers for model.order={model.order}. Give at most {model.order}."
+    mistakes = rules.of_counts(model.order, model.smoothing.name, model.add_k, model.prune)
+    yield from _typed(mistakes, **{f.name: f"model.{f.name}=" for f in fields(model)})
+
+
+def _typed(mistakes: Iterable[UserError], **names: str) -> Iterator[str]:
+    """The mistakes that a rule finds, in the words of the command line; `names` as for `as_typed`."""
+    for mistake in mistakes:
+        try:
+            with as_typed(**names):
+                raise mistake
+        except UserError as typed:
+            yield str(typed)
 
 
 def _of_run(config: Config) -> Iterator[str]:
@@ -248,17 +220,6 @@ def _of_run(config: Config) -> Iterator[str]:
         )
 
 
-READ_BY: dict[OptimizerName, set[str]] = {
-    OptimizerName.sgd: {"momentum", "nesterov"},
-    OptimizerName.adagrad: {"epsilon"},
-    OptimizerName.rmsprop: {"momentum", "alpha", "epsilon"},
-    OptimizerName.adam: {"beta1", "beta2", "epsilon"},
-    OptimizerName.adamw: {"beta1", "beta2", "epsilon"},
-    OptimizerName.sparse_adam: {"beta1", "beta2", "epsilon"},
-}
-"""The options that each optimiser reads; another one that is not at its default is refused."""
-
-
 def iter_idle(config: Config, keys: Collection[str]) -> Iterator[str]:
     """A line for each of the settings `keys` that is read by nothing, because of how others are set."""
     needs = needs_of(config)
@@ -277,7 +238,7 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
     model, optimizer, schedule, trainer, data = config.model, config.optimizer, config.schedule, config.trainer, config.data
     head = getattr(model, "head", None)
     one_cycle = isinstance(schedule, OneCycleConfig)
-    has_beta1 = "beta1" in READ_BY[optimizer.name] or optimizer.momentum > 0
+    has_beta1 = "beta1" in OPTIONS[optimizer.name.name] or optimizer.momentum > 0
     drops = any(getattr(model, name, None) for name in ("dropout", "input_dropout", "hidden_dropout", "output_dropout"))
     num_layers = len(getattr(model, "hidden_sizes", [])) or getattr(model, "num_layers", 0)
     is_cut = isinstance(data, TextConfig) and not has_splits(data.path)
@@ -338,7 +299,7 @@ SMALLEST_FLOAT = 2.0**-126  # in float32; training rounds what is smaller to 0
 def remedy_for_divergence(config: Config, resume: str) -> str:
     """What to type after training diverged; `resume` is the argument that names the run."""
     optimizer, trainer = config.optimizer, config.trainer
-    if "epsilon" in READ_BY[optimizer.name] and optimizer.epsilon < SMALLEST_FLOAT:
+    if "epsilon" in OPTIONS[optimizer.name.name] and optimizer.epsilon < SMALLEST_FLOAT:
         return (
             f"optimizer.epsilon={optimizer.epsilon:g} makes {optimizer.name.name} divide 0 by 0 where a weight has had no "
             f"gradient yet: that is the likely cause. Type  python -m lmtrain {resume} optimizer.epsilon=1e-08"

@@ -18,23 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from lmtrain.errors import SettingsError
+from lmtrain.errors import SettingsError, refuse
 from lmtrain.expected import MOST, Like, compare
-
-OPTIONS = {
-    "sgd": ("momentum", "nesterov"),
-    "adagrad": ("epsilon",),
-    "rmsprop": ("momentum", "alpha", "epsilon"),
-    "adam": ("beta1", "beta2", "epsilon"),
-    "adamw": ("beta1", "beta2", "epsilon"),
-    "sparse_adam": ("beta1", "beta2", "epsilon"),
-}
-"""Which options of `make_optimizer` each optimiser reads."""
-
-LARGEST_RATE = {"rmsprop": 1.0, "adam": 1.0, "adamw": 1.0, "sparse_adam": 1.0, "adagrad": 10.0}
-"""Optimisers that divide each gradient by its own size move every weight by about the rate: larger ones are absurd."""
-
-_DEFAULTS = {"momentum": 0.0, "nesterov": False, "beta1": 0.9, "beta2": 0.999, "alpha": 0.99, "epsilon": 1e-8}
+from lmtrain.rules import OptimizerOptions, of_optimizer
 
 
 def group_parameters(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float = 0.0) -> list[dict[str, Any]]:
@@ -56,22 +42,21 @@ def make_optimizer(
     parameter_groups: list[dict[str, Any]],
     *,
     learning_rate: float,
-    momentum: float = 0.0,
-    nesterov: bool = False,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    alpha: float = 0.99,
-    epsilon: float = 1e-8,
+    momentum: float = OptimizerOptions.momentum,
+    nesterov: bool = OptimizerOptions.nesterov,
+    beta1: float = OptimizerOptions.beta1,
+    beta2: float = OptimizerOptions.beta2,
+    alpha: float = OptimizerOptions.alpha,
+    epsilon: float = OptimizerOptions.epsilon,
 ) -> Optimizer:
     """The optimiser `name` over groups from `group_parameters`.
 
     Raises SettingsError where the rate is absurd for the optimiser, where it does not read an option that is not at its
-    default, and where options exclude each other.
+    default, and where options exclude each other (`rules.of_optimizer`).
     """
-    options = {
-        "momentum": momentum, "nesterov": nesterov, "beta1": beta1, "beta2": beta2, "alpha": alpha, "epsilon": epsilon,
-    }  # fmt: skip
-    _check_options(name, learning_rate, options, parameter_groups)
+    options = OptimizerOptions(momentum=momentum, nesterov=nesterov, beta1=beta1, beta2=beta2, alpha=alpha, epsilon=epsilon)
+    weight_decay = max((group.get("weight_decay", 0.0) for group in parameter_groups), default=0.0)
+    refuse(of_optimizer(name, learning_rate, options, weight_decay=weight_decay))
     fused = _fused(name, parameter_groups)
     if name == "sparse_adam":
         return SparseAdam(parameter_groups, learning_rate, betas=(beta1, beta2), eps=epsilon, fused=fused)
@@ -292,37 +277,3 @@ def _fused(name: str, groups: list[dict[str, Any]]) -> bool:
     """Whether PyTorch has one kernel for the whole step: Adagrad's exists for the CPU only, RMSprop's not at all."""
     devices = {parameter.device.type for group in groups for _, parameter in group["params"]}
     return devices <= ({"cpu"} if name == "adagrad" else {"cpu", "cuda"})
-
-
-def _check_options(name: str, learning_rate: float, options: dict[str, Any], groups: list[dict[str, Any]]) -> None:
-    if name not in OPTIONS:
-        raise SettingsError(f"name={name} does not exist.", f"Allowed are {', '.join(OPTIONS)}.", "Type name=adam.")
-    largest = LARGEST_RATE.get(name)
-    if largest is not None and learning_rate > largest:
-        usual = 0.1 if name == "adagrad" else 0.001
-        raise SettingsError(
-            f"learning_rate={learning_rate:g} is absurd for {name}.",
-            f"{name} divides each gradient by its own size, so a step moves every weight by about the rate, and weights are "
-            f"smaller than 1; rates up to {largest:g} are allowed (only sgd takes rates such as 20).",
-            f"Type learning_rate={usual:g}.",
-        )
-    for option, value in options.items():
-        if option not in OPTIONS[name] and value != _DEFAULTS[option]:
-            readers = [other for other, read in OPTIONS.items() if option in read]
-            raise SettingsError(
-                f"{option}={value} would be ignored by {name}.",
-                f"It is read by {', '.join(readers)}; {name} reads {', '.join(OPTIONS[name])}.",
-                f"Leave it out, or type name={readers[0]}.",
-            )
-    if options["nesterov"] and not options["momentum"]:
-        raise SettingsError(
-            "nesterov=True was given without momentum.",
-            "Nesterov's method looks ahead along the momentum, which must be above 0.",
-            "Type momentum=0.9.",
-        )
-    if name == "sparse_adam" and any(group.get("weight_decay") for group in groups):
-        raise SettingsError(
-            "sparse_adam was given a weight_decay.",
-            "L2 changes every row of the embedding at every step; sparse_adam touches only the rows of the chunk.",
-            "Type name=adam, or weight_decay=0.",
-        )

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmtrain.choices import Nonlinearity, names
 from lmtrain.ops.backends import Call
 from lmtrain.ops.native.build import library, why_no_library
 
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 _SMALL_DRAW = 1 << 17  # probabilities; below, threads cost more than they save
-_NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")  # the order of the enumeration in elman.h
+_NONLINEARITIES = names(Nonlinearity)  # in the order of the enumeration in elman.h
 
 
 def why_not(call: Call) -> str | None:

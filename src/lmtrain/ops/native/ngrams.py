@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lmtrain.choices import StatePolicy, names
 from lmtrain.ops.native.build import library, why_no_library
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-POLICIES = ("carry", "line", "document")  # the order of Policy in ngrams.h
+POLICIES = names(StatePolicy)  # in the order of Policy in ngrams.h
 MOST_ORDERS = 16  # which a context in ngrams.h has room for
 MOST_NGRAMS = (1 << 32) - 1  # of one order: `begins` are 32 bits
 SMALL = 1 << 13  # look-ups; below, threads cost more than they save
