@@ -123,8 +123,8 @@ def _value(hint: Any, metadata: Any, chance: random.Random) -> Any:
     if issubclass(hint, Enum):
         return chance.choice(list(hint.__members__))
     assert hint is float, hint
-    low = metadata["least"] if metadata["least"] is not None else metadata["above"] + 1e-3
-    high = metadata["most"] if metadata["most"] is not None else metadata["below"] - 1e-3
+    low = metadata["least"] if "least" in metadata else metadata["above"] + 1e-3
+    high = metadata["most"] if "most" in metadata else metadata["below"] - 1e-3
     return chance.choice([low, high, low + (high - low) * 0.1, low + (high - low) * 0.5])
 
 

@@ -59,8 +59,8 @@ def test_every_setting_that_may_be_idle_exists() -> None:
 
 def test_every_setting_is_read_somewhere() -> None:
     """A setting whose name occurs nowhere else has no effect."""
-    source = Path(config.__file__).parent
-    readers = [path for path in source.rglob("*.py") if path.name != "config.py" and path.parent.name != "settings"]
+    source = Path(config.__file__).parents[1]
+    readers = [path for path in source.rglob("*.py") if path.parent.name not in ("config", "settings")]
     code = "\n".join(path.read_text(encoding="utf-8") for path in readers)
     names = {key.partition(".")[2] for key in names_of_settings()}
     assert [name for name in sorted(names) if not re.search(rf"\.{name}\b", code)] == []

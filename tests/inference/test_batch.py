@@ -37,7 +37,7 @@ OTHERS = {
     "window": config.WindowConfig(context=3, hidden_size=6, num_averages=1, average_span=4),
     "window direct": config.WindowConfig(context=2, hidden_size=6, direct=True, maxent_order=3, maxent_table=128),
     "kneser_ney": config.NgramConfig(order=4),
-    "add_k": config.NgramConfig(order=3, smoothing=config.Smoothing.add_k, state_policy=config.Policy.carry),
+    "add_k": config.NgramConfig(order=3, smoothing=config.Smoothing.add_k, state_policy=config.StatePolicy.carry),
 }
 
 

@@ -192,7 +192,7 @@ MODELS = {
     "gru, direct": config.RecurrentConfig(cell=config.Cell.gru, hidden_size=4, maxent_order=3, maxent_table=64),
     "lstm": config.RecurrentConfig(cell=config.Cell.lstm, hidden_size=4, num_layers=2),
     "window": config.WindowConfig(context=3, hidden_size=4, num_averages=1, average_span=3),
-    "ngram": config.NgramConfig(order=3, state_policy=config.Policy.carry),
+    "ngram": config.NgramConfig(order=3, state_policy=config.StatePolicy.carry),
 }
 
 

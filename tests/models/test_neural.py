@@ -35,7 +35,7 @@ FAMILIES: dict[str, config.NeuralConfig] = {
 
 def make_model(family: str, policy: str = "carry", **changes: object) -> NeuralLanguageModel:
     settings = FAMILIES[family]
-    fields = {**vars(settings), "state_policy": config.Policy[policy], **changes}
+    fields = {**vars(settings), "state_policy": config.StatePolicy[policy], **changes}
     model = build_model(type(settings)(**fields), vocab_size=V, eos_id=EOS, seed=3)
     assert isinstance(model, NeuralLanguageModel)
     return model.double()

@@ -132,7 +132,7 @@ def test_builds_for_lesser_processors_give_the_same(
 def test_the_state_is_taken_over_behind_a_prompt_and_forgotten_as_the_policy_says(
     prompt: int, policy: str, generator: torch.Generator
 ) -> None:
-    model = make_model(37, embed_size=5, hidden_size=9, num_layers=2, state_policy=config.Policy[policy])
+    model = make_model(37, embed_size=5, hidden_size=9, num_layers=2, state_policy=config.StatePolicy[policy])
     ids = ids_of(37, generator)
     torch.testing.assert_close(read(model, ids, prompt), expected(model, ids)[prompt:], rtol=1e-5, atol=1e-4)
 
@@ -238,7 +238,7 @@ def test_a_mixture_reads_as_its_models_do(generator: torch.Generator) -> None:
 
 
 def test_a_state_without_predictions_is_the_state_with_them(generator: torch.Generator) -> None:
-    model = make_model(37, embed_size=5, hidden_size=9, num_layers=2, state_policy=config.Policy.line)
+    model = make_model(37, embed_size=5, hidden_size=9, num_layers=2, state_policy=config.StatePolicy.line)
     tokens_TB = torch.tensor([ids_of(37, generator), ids_of(37, generator)]).T
     for given in (model, Mixture([model, make_model(37, embed_size=3, hidden_size=4, num_layers=1)], [0.5, 0.5])):
         _, state = given.log_probs(tokens_TB, given.initial_state(2))
