@@ -4,8 +4,8 @@ Besides it, `config`, `settings/` and `tasks/` (each knows the settings of its o
 they hold: `saved` (an ARPA file holds counts, a mixture has parts), `memory` (neural models are estimated, counts are not),
 `export/plain` (each leaves the package in a form of its own),
 `inference/dynamic` (the neural parts of a mixture adapt), `models/direct` (hashed n-grams need the full softmax),
-`models/growth` (where new tokens belong), `training/graphed` (SparseAdam cannot be recorded) and `commands/train` (a range test
-ends with a drawing).
+`models/growth` (where new tokens belong), `training/graphed` (SparseAdam cannot be recorded) and `commands/training` (a range
+test ends with a drawing).
 `tests/test_import_floors.py` lists them.
 """
 

@@ -179,12 +179,12 @@ def cut(run: Path, step: int, settings: list[str]) -> None:
     """Trains into `run` in a process that is killed (no signal handler, no cleaning up) as soon as `step` is saved."""
     code = (
         "import os, sys\n"
-        "import lmtrain.commands.train as command\n"
-        "save = command.Saver.__call__\n"
+        "from lmtrain.commands.saver import Saver\n"
+        "save = Saver.__call__\n"
         "def save_and_die(self, state, is_best):\n"
         "    save(self, state, is_best)\n"
         f"    if state.step == {step}: os.kill(os.getpid(), 9)\n"
-        "command.Saver.__call__ = save_and_die\n"
+        "Saver.__call__ = save_and_die\n"
         "from lmtrain.__main__ import main\n"
         "main(sys.argv[1:])\n"
     )

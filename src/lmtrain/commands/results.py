@@ -9,35 +9,53 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 import lmtrain.config as config
+from lmtrain.distributed.group import Group
 from lmtrain.settings.comparing import config_to_json
 from lmtrain.settings.defaults import differing_settings
 from lmtrain.tasks.base import Task
+from lmtrain.training.provenance import device_facts
+from lmtrain.training.run_directory import RunDirectory
 from lmtrain.training.score import Score
 from lmtrain.training.state import TrainState
 
 
-def describe_run(task: Task, num_parameters: int) -> dict[str, Any]:
-    """Who is trained, in which words it is spoken of, and by which settings: those that differ from the defaults."""
+def note_beginning(run: RunDirectory, task: Task, model: Any, group: Group) -> None:
+    """Notes who is trained, in which words it is spoken of, by which settings (those that differ from the defaults), and
+    with what it is computed."""
     wording, settings = task.wording, task.settings
-    return {
+    results = {
         "task": config.task_of(settings.data, settings.model), "model": config.model_name(settings.model),
         "seed": settings.trainer.seed,
-        "settings": differing_settings(config_to_json(settings)), "num_parameters": num_parameters, "items": wording.items,
-        "measure": wording.value, "higher_is_better": wording.higher_is_better, "vocabulary": task.vocabulary(),
-        "evaluation": task.judged_on(),
+        "settings": differing_settings(config_to_json(settings)), "num_parameters": num_parameters(model),
+        "items": wording.items, "measure": wording.value, "higher_is_better": wording.higher_is_better,
+        "vocabulary": task.vocabulary(), "evaluation": task.judged_on(),
     }  # fmt: skip
+    run.note(
+        results=results, **device_facts(task.device), num_parameters=num_parameters(model),
+        num_threads=torch.get_num_threads(), corpus=task.fingerprint, num_processes=group.size,
+    )  # fmt: skip
 
 
-def describe_end(task: Task, state: TrainState, items_per_second: float) -> dict[str, Any]:
-    """How long it was trained, and its best validation with all that this depends on."""
+def note_end(run: RunDirectory, task: Task, state: TrainState, items_per_second: float) -> None:
+    """Notes, however training ended, how long it was and its best validation with all that this depends on."""
     best = None if state.best_value is None else task.reached(state.best_value)
     valid: dict[str, Any] = {} if best is None else {"value": best.value, "bits_per_character": best.bits_per_character}
-    return {
+    results = {
         "num_steps": state.step, "num_items": state.num_items, "seconds": round(state.elapsed_seconds, 3),
         "items_per_second": round(items_per_second, 1) or None, "best_step": state.best_step,
         "valid": {**valid, **task.judged_on()} if valid else {}, "test": None,
     }  # fmt: skip
+    run.note(results={**run.session["results"], **results})
+
+
+def note_outcome(run: RunDirectory, task: Task, state: TrainState, reason: str) -> None:
+    """Notes why training ended, and how good its best model is on validation."""
+    run.note(
+        **{f"best_{task.wording.value}": state.best_value}, exit_reason=reason, num_steps=state.step, best_step=state.best_step
+    )
 
 
 def describe_test(score: Score) -> dict[str, Any]:
@@ -49,3 +67,8 @@ def hyper_parameters(settings: config.Config) -> Mapping[str, Any]:
     """The hyper-parameters that TensorBoard shows: what differs from the defaults, the model, and the seed."""
     mapping = config_to_json(settings)
     return {"model": config.model_name(settings.model), "seed": settings.trainer.seed} | differing_settings(mapping)
+
+
+def num_parameters(model: object) -> int:
+    """How many numbers the model learns by gradients."""
+    return sum(p.numel() for p in model.parameters()) if isinstance(model, torch.nn.Module) else 0

@@ -29,8 +29,10 @@ from lmtrain.training.checkpoint import (
     believing,
     find_checkpoint,
     load_checkpoint,
+    mark,
     scheduled_checkpoint,
 )
+from lmtrain.training.limits import epochs_done
 from lmtrain.training.run_directory import RunDirectory
 from lmtrain.training.state import TrainState
 
@@ -78,6 +80,15 @@ def _keys(mapping: Mapping[str, Any], path: str = "") -> list[str]:
         for name, value in mapping.items()
         for key in ([path + name] if not isinstance(value, dict) else _keys(value, f"{path}{name}."))
     ]
+
+
+def go_on(state: TrainState, path: Path, task: Task, run: RunDirectory, group: Group) -> None:
+    """Puts the state where the run was when the checkpoint at `path` was saved, and says what differs since then."""
+    before = load_state(state, path, task, group)
+    log.info("Going on from step %d (%s).", state.step, path)
+    if group.leads and state.step == (state.best_step or 0):  # a kill may have come before it was marked
+        mark(run.path, "best", path)
+    _say_stretched(before, task.settings, state, epochs_done(task.batches, state.position))
 
 
 def load_state(state: TrainState, path: Path, task: Task, group: Group = ALONE) -> config.Config:
@@ -133,7 +144,7 @@ def earlier_checkpoint(run: Path, state: TrainState, which: Literal["last", "bes
     return find_checkpoint(run, "best") if which == "best" else scheduled_checkpoint(run, state.saved_step)
 
 
-def say_stretched(before: config.Config, now: config.Config, state: TrainState, epoch: float) -> None:
+def _say_stretched(before: config.Config, now: config.Config, state: TrainState, epoch: float) -> None:
     """Says where another limit moves a schedule that goes by the share of the run: the rate may jump up again."""
     base = now.optimizer.learning_rate
     schedule = build_schedule(now.schedule, base)

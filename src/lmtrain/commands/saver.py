@@ -7,10 +7,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lmtrain.commands.cost import LEAST_KEPT
+from lmtrain.commands.resuming import earlier_checkpoint, load_state
 from lmtrain.data.batches import Batch
+from lmtrain.distributed.group import Group
 from lmtrain.errors import CheckpointError, ResourceError
 from lmtrain.settings import comparing
 from lmtrain.tasks.base import Task
@@ -127,3 +129,31 @@ class Saver:
             "state": state.document(),
         }  # fmt: skip
         return state.tensors() | files.tensors, files.documents | {"training": training}
+
+
+@dataclass
+class SharedSaver:
+    """A `Saver` for several processes: all give the states of their columns, the first one writes, all hear how it went."""
+
+    saver: Saver
+    group: Group
+
+    def __call__(self, state: TrainState, is_best: bool) -> str:
+        with state.learner.gathered():
+            return self.group.led(lambda: self.saver(state, is_best))
+
+    def crash(self, state: TrainState, batch: Batch | None) -> Path:
+        with state.learner.gathered():
+            return self.group.led(lambda: self.saver.crash(state, batch))
+
+    def go_back(self, state: TrainState, which: Literal["last", "best"]) -> None:
+        """Puts the last scheduled checkpoint, or the best one, into the state."""
+        run = self.saver.run.path
+        load_state(state, self.group.led(lambda: earlier_checkpoint(run, state, which)), self.saver.task, self.group)
+
+    def remember(self, state: TrainState, path: Path) -> None:
+        self.saver.remember(state, path)
+
+    def tidy(self, state: TrainState) -> None:
+        if self.group.leads:
+            self.saver.tidy(state)

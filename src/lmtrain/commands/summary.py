@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import lmtrain.config as config
-from lmtrain.commands.results import describe_test
+from lmtrain.commands.results import describe_test, num_parameters
 from lmtrain.errors import DivergedError, ResourceError
 from lmtrain.files.unfinished import write_atomically
 from lmtrain.settings import conflicts, quoting
@@ -41,11 +41,7 @@ def describe_training(task: Task, model: object, path: Path) -> str:
     return f"Model: {', '.join(facts)}. Run: {shown(path)}"
 
 
-def num_parameters(model: object) -> int:
-    return sum(p.numel() for p in model.parameters()) if isinstance(model, torch.nn.Module) else 0
-
-
-def conclude(run: RunDirectory, task: Task) -> Score | None:
+def final_test(run: RunDirectory, task: Task) -> Score | None:
     """Tests the best checkpoint exactly and shows what the model does, first: it may be long. None where it is not tested."""
     settings, best = task.settings, task.load(run.path)
     match settings.trainer.final_split:
@@ -132,9 +128,9 @@ def show_range_test(run: RunDirectory) -> None:
 
 
 def say_resume(run: RunDirectory, stop: Stop, state: TrainState) -> None:
+    """Says after a signal how the run goes on."""
     print(f"\nStopped by {stop.reason} at step {state.step}; everything is saved. Go on exactly here with\n"
           f"  python -m lmtrain {quoting.typed('resume', shown(run.path))}", file=sys.stderr)  # fmt: skip
-    raise SystemExit(stop.exit_code)
 
 
 def _indented(text: str) -> str:

@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import lmtrain.config as config
-from lmtrain.commands.saver import Saver
-from lmtrain.data.batches import Batch
 from lmtrain.distributed.group import ALONE, Group
 from lmtrain.distributed.launch import remember_directory
 from lmtrain.errors import SettingsError
 from lmtrain.settings import reading
 from lmtrain.tasks.base import Reached, Task
 from lmtrain.training.run_directory import RunDirectory, open_run_directory
-from lmtrain.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -122,29 +119,6 @@ def keep_for_restarts(group: Group, run: RunDirectory) -> None:
     """From now on, a start of the same processes by torchrun goes on with this run."""
     if group.leads:
         remember_directory(group, str(run.path.resolve()))
-
-
-@dataclass
-class SharedSaver:
-    """A `Saver` for several processes: all give the states of their columns, the first one writes, all hear how it went."""
-
-    saver: Saver
-    group: Group
-
-    def __call__(self, state: TrainState, is_best: bool) -> str:
-        with state.learner.gathered():
-            return self.group.led(lambda: self.saver(state, is_best))
-
-    def crash(self, state: TrainState, batch: Batch | None) -> Path:
-        with state.learner.gathered():
-            return self.group.led(lambda: self.saver.crash(state, batch))
-
-    def remember(self, state: TrainState, path: Path) -> None:
-        self.saver.remember(state, path)
-
-    def tidy(self, state: TrainState) -> None:
-        if self.group.leads:
-            self.saver.tidy(state)
 
 
 def say_processes(group: Group, task: Task) -> str:

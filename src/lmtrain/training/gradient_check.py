@@ -23,18 +23,23 @@ normal numbers of deviation NEARBY.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from lmtrain.data.batches import random_of
+from lmtrain.data.batches import Batch, random_of
 from lmtrain.errors import UserError
 from lmtrain.progress import watched
-from lmtrain.training.learner import GradientLearner
+from lmtrain.training.learner import GradientLearner, Learner
+from lmtrain.training.session import Check
+from lmtrain.training.state import TrainState
+
+log = logging.getLogger("lmtrain")
 
 ALLOWED = 1e-4
 STEPS = (1e-4, 1e-5, 1e-6, 1e-7)
@@ -129,6 +134,19 @@ class ExactCopy:
             name: torch.zeros_like(weight) if gradient is None else gradient.detach().to_dense()
             for (name, weight), gradient in zip(learnt.items(), made, strict=True)
         }
+
+
+def gradient_check(learner: Learner, num_entries: int) -> Check | None:
+    """Checks `num_entries` entries of every parameter and logs what was found. None if there is nothing to check."""
+    if not (num_entries and learner.has_gradients):
+        return None
+
+    def check(state: TrainState, batch: Batch) -> None:
+        checked = check_gradients(cast(GradientLearner, learner), learner.own(batch), num_entries, state.step)
+        log.info("%s", checked.format(state.step))
+        checked.raise_if_wrong(state.step)
+
+    return check
 
 
 def check_gradients(learner: GradientLearner, batch: Any, num_entries: int, step: int) -> Checked:

@@ -26,13 +26,21 @@ from lmtrain.models.recurrent import RecurrentLayer
 from lmtrain.ops.activations import ACTIVATIONS
 from lmtrain.ops.recurrence import previous_states
 from lmtrain.training.gradient_check import ExactCopy
-from lmtrain.training.learner import GradientLearner, SequenceLearner
+from lmtrain.training.learner import GradientLearner, Learner, SequenceLearner
+from lmtrain.training.session import Watch
 
 LOW, HIGH = 0.1, 0.9
 SIGMOID, TANH, RELU = {"sigmoid"}, {"tanh", "hard_tanh"}, {"relu"}
 
 Gates = dict[str, tuple[str, Tensor]]  # by name the non-linearity, and its values [T, B, H]
 Calls = list[tuple[str, Tensor]]  # the name of a non-linearity, and what it gave
+
+
+def gradient_watch(learner: Learner) -> Watch | None:
+    """Looks at gradients and units of the batch that comes next. None for a learner without gradients."""
+    if not learner.has_gradients:
+        return None
+    return lambda state, batch: watch_gradients(cast(GradientLearner, learner), learner.own(batch))
 
 
 def watch_gradients(learner: GradientLearner, batch: Any) -> dict[str, float]:
