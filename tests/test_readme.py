@@ -23,7 +23,7 @@ NAMES = [
     "README.md", "conf/README.md", "scripts/README.md",
     *(
         f"src/lmtrain/{room}/README.md"
-        for room in ("data", "distributed", "explain", "export", "inference", "ops", "tasks", "vectors")
+        for room in ("data", "distributed", "explain", "export", "inference", "ops", "tasks", "training", "vectors")
     ),
 ]  # fmt: skip
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}

@@ -33,7 +33,7 @@ from lmtrain.tasks.choose import open_task
 from lmtrain.tasks.opening import open_saved
 from lmtrain.training import checkpoint as checkpoints
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
-from lmtrain.training.session import steps
+from lmtrain.training.loop import steps
 from lmtrain.training.state import TrainState
 
 COMMON = ["TRAIN", "trainer.num_steps=14", "trainer.evaluate_every=3", "trainer.sample_tokens=0", "trainer.log_every=4",

@@ -34,7 +34,7 @@ from lmtrain.settings import comparing, reading
 from lmtrain.tasks.choose import open_task
 from lmtrain.training import checkpoint as checkpoints
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
-from lmtrain.training.session import steps
+from lmtrain.training.loop import steps
 from lmtrain.training.state import TrainState
 
 DTYPES = [torch.int64, torch.int32, torch.float16, torch.float64, torch.bool]

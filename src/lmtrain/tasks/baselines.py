@@ -15,7 +15,7 @@ from typing import Any
 import lmtrain.config as config
 from lmtrain.build import build_limits
 from lmtrain.tasks.base import Split, Task
-from lmtrain.training.session import steps
+from lmtrain.training.loop import steps
 from lmtrain.training.state import TrainState
 
 log = logging.getLogger("lmtrain")

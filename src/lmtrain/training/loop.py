@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from lmtrain.data.batches import Batches
+from lmtrain.distributed.group import ALONE, Group
+from lmtrain.training.learner import StepReport
+from lmtrain.training.limits import Limits, epochs_done
+from lmtrain.training.machine import RunningTime
 from lmtrain.training.session import Session
+from lmtrain.training.state import TrainState
 
 
 def fit(run: Session) -> str:
@@ -12,7 +20,8 @@ def fit(run: Session) -> str:
     else:
         run.check_gradients()
     while True:
-        for report in run.steps():
+        for report in steps(run.state, run.batches, run.limits, run.group):
+            run.stop.share()
             accepted = run.accept(report)
             if run.owes_evaluation and not run.stop.requested:
                 run.validate()
@@ -26,3 +35,26 @@ def fit(run: Session) -> str:
         run.finish()
         if run.share >= 1:  # else numbers that were not finite made training go back
             return run.why_it_ended
+
+
+def steps(state: TrainState, batches: Batches, limits: Limits, group: Group = ALONE) -> Iterator[StepReport]:
+    """Learns from batch after batch until a limit is reached; `state` moves on before each report is yielded.
+
+    Time that the process is stopped does not count; what is done between two steps does.
+    """
+    with RunningTime() as clock:
+        started_at = clock() - state.elapsed_seconds
+        while True:
+            state.elapsed_seconds = group.seconds(clock() - started_at)
+            epoch = epochs_done(batches, state.position)
+            if limits.share(state, epoch) >= 1:
+                return
+            began_at = clock()
+            batch = batches.batch(state.position)
+            report = state.learner.step(batch, limits.progress(state, epoch))
+            report = report._replace(seconds=clock() - began_at)
+            state.position = batches.next(state.position)
+            state.step += 1
+            state.num_items += report.num_items
+            state.elapsed_seconds = clock() - started_at  # a signal may end the run before the next step
+            yield report

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import ResourceError
 from lmtrain.training.learner import StepReport
 from lmtrain.training.limits import Cadence, Limits, epochs_done
-from lmtrain.training.machine import RunningTime
 from lmtrain.training.score import TOKENS, Score
 from lmtrain.training.signals import Stop
 from lmtrain.training.state import Interval, TrainState
@@ -98,12 +97,6 @@ class Session:
     def owes_checkpoint(self) -> bool:
         """Whether the cadence asks for a checkpoint after this step."""
         return self.cadence.save_every > 0 and self.state.step % self.cadence.save_every == 0
-
-    def steps(self) -> Iterator[StepReport]:
-        """Learns from batch after batch until a limit is reached."""
-        for report in steps(self.state, self.batches, self.limits, self.group):
-            self.stop.share()
-            yield report
 
     def accept(self, report: StepReport) -> bool:
         """Takes note of a step, also in the records; False where its numbers made training go back to an earlier state."""
@@ -199,29 +192,6 @@ class Session:
         if self.state.step != step:
             self.telemetry.rewind(self.state.step, is_evaluated=self.state.evaluated_step == self.state.step)
         return self.state.step != step
-
-
-def steps(state: TrainState, batches: Batches, limits: Limits, group: Group = ALONE) -> Iterator[StepReport]:
-    """Learns from batch after batch until a limit is reached; `state` moves on before each report is yielded.
-
-    Time that the process is stopped does not count; what is done between two steps does.
-    """
-    with RunningTime() as clock:
-        started_at = clock() - state.elapsed_seconds
-        while True:
-            state.elapsed_seconds = group.seconds(clock() - started_at)
-            epoch = epochs_done(batches, state.position)
-            if limits.share(state, epoch) >= 1:
-                return
-            began_at = clock()
-            batch = batches.batch(state.position)
-            report = state.learner.step(batch, limits.progress(state, epoch))
-            report = report._replace(seconds=clock() - began_at)
-            state.position = batches.next(state.position)
-            state.step += 1
-            state.num_items += report.num_items
-            state.elapsed_seconds = clock() - started_at  # a signal may end the run before the next step
-            yield report
 
 
 def _describe_nonfinite(report: StepReport, state: TrainState, batches: Batches) -> tuple[str, Batch]:
