@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import lmtrain.config as config
 from lmtrain.build import build_model
 from lmtrain.data.corpus import Corpus
+from lmtrain.data.encoded import EncodedText
 from lmtrain.data.kinds import Kind
 from lmtrain.data.overlap import MOST, Hashes
 from lmtrain.data.subword import Subwords
@@ -38,16 +39,6 @@ TRAIN_START = 100_000  # tokens of the training split that a checkpoint carries
 
 
 @dataclass(frozen=True)
-class Text:
-    """A split as a checkpoint carries it, so that a model can be evaluated without its corpus."""
-
-    ids: np.ndarray
-    num_chars: int
-    num_bytes: int
-    spelling_micronats: int = 0
-
-
-@dataclass(frozen=True)
 class Trained:
     """A model as it was saved, with its tokenizer and the splits to judge it by (those that were saved with it)."""
 
@@ -55,7 +46,7 @@ class Trained:
     step: int
     model: LanguageModel
     tokenizer: Tokenizer
-    texts: dict[str, Text]
+    texts: dict[str, EncodedText]
     document: dict[str, Any]  # model.json
 
 
@@ -165,7 +156,7 @@ def task_in(path: Path, document: Any) -> str:
     return str(task)
 
 
-def _read_texts(tensors: Mapping[str, Tensor], sizes: Any, tokenizer: Tokenizer) -> dict[str, Text]:
+def _read_texts(tensors: Mapping[str, Tensor], sizes: Any, tokenizer: Tokenizer) -> dict[str, EncodedText]:
     """The splits of a checkpoint; UnfitError where they cannot be those of a text."""
     names = [name for name in ("train_start", "valid", "test") if isinstance(sizes, dict) and name in sizes]
     with within("texts.safetensors: "):
@@ -178,7 +169,7 @@ def _read_texts(tensors: Mapping[str, Tensor], sizes: Any, tokenizer: Tokenizer)
         for name in names:
             expected = _expected_sizes(name, len(tensors[name]), sizes[name]["num_chars"], tokenizer.kind)
             compare(expected | spelt, sizes[name], name)
-    return {name: Text(tensors[name].numpy(), **sizes[name]) for name in names}
+    return {name: EncodedText(tensors[name].numpy(), **sizes[name]) for name in names}
 
 
 def _expected_sizes(split: str, num_tokens: int, num_chars: int, kind: Kind) -> dict[str, Whole]:

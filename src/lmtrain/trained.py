@@ -166,13 +166,7 @@ class Model:
         with self._computing(precision):
             if not isinstance(text, str | os.PathLike):
                 return score_text(self.network, self.tokenizer, text, device=self.device)
-            split = encode_file(Path(text), self.tokenizer)
-            return evaluate(
-                self.network, split.ids, eos_id=self.tokenizer.eos_id, unk_id=self.tokenizer.unk_id,
-                num_chars=split.num_chars, num_bytes=split.num_bytes, num_words=self.tokenizer.count_words(split.ids),
-                spelling_nats=None if self.tokenizer.rare is None else split.spelling_micronats / 1e6,
-                device=self.device,
-            )  # fmt: skip
+            return evaluate(self.network, encode_file(Path(text), self.tokenizer), self.tokenizer, device=self.device)
 
     def sample(
         self,

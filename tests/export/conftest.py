@@ -10,11 +10,12 @@ import torch
 
 import lmtrain.config as config
 from lmtrain.build import build_model
+from lmtrain.data.encoded import EncodedText
 from lmtrain.data.tokenizer import Tokenizer, learn_tokenizer
 from lmtrain.models.base import StatePolicy
 from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
-from lmtrain.saved import Text, Trained
+from lmtrain.saved import Trained
 from lmtrain.settings import reading
 from lmtrain.trained import Model
 
@@ -67,7 +68,7 @@ def counts(tokenizer: Tokenizer = WORDS, **settings: Any) -> NgramModel:
 def opened(network: Any, tokenizer: Tokenizer = WORDS) -> Model:
     """As `lmtrain.load` gives it, with TEXT as its validation text."""
     ids = np.asarray(tokenizer.encode(TEXT))
-    texts = {"valid": Text(ids, len(TEXT), len(TEXT.encode()))}
+    texts = {"valid": EncodedText(ids, len(TEXT), len(TEXT.encode()))}
     return Model(Trained(CHECKPOINT, 8, network, tokenizer, texts, {"settings": {"kind": "any"}}))
 
 

@@ -267,7 +267,8 @@ class Forger:
             trained.evaluate("valid")
             return
         load_lines(trained)
-        score(trained.model, trained.texts["valid"].ids, trained.tokenizer.eos_id)
+        text = dataclasses.replace(trained.texts["valid"], ids=trained.texts["valid"].ids[:20])
+        evaluate(trained.model, text, trained.tokenizer)
         sample_text(trained.model, trained.tokenizer, "the", SampleSettings(max_tokens=2))
 
 
@@ -287,10 +288,6 @@ def could_be_hashes(forgery: Forgery) -> bool:
 def could_be_keys(forgery: Forgery) -> bool:
     """Whether other texts have such n-grams: fewer of them. Then it is the weights that do not fit."""
     return forgery.what in ("one fewer", "empty")
-
-
-def score(model: Any, ids: Any, eos_id: int) -> None:
-    evaluate(model, ids[:20], eos_id=eos_id, unk_id=None, num_chars=9, num_bytes=9)
 
 
 def read(forger: Forger, forgery: Forgery) -> str:

@@ -24,6 +24,7 @@ from safetensors.torch import save
 import lmtrain.application as application
 import lmtrain.commands.resuming as resuming
 from lmtrain.build import build_limits
+from lmtrain.data.encoded import EncodedText
 from lmtrain.data.tokenizer import load_tokenizer
 from lmtrain.errors import CheckpointError, DataError, SettingsError, UserError
 from lmtrain.inference.evaluate import evaluate
@@ -205,7 +206,7 @@ def use(path: Path) -> None:
     with suppress(UserError):
         trained = load_trained(path)
         ids = next(iter(trained.texts.values())).ids[:20] if trained.texts else np.zeros(3, np.int32)
-        bill = evaluate(trained.model, ids, eos_id=trained.tokenizer.eos_id, unk_id=None, num_chars=9, num_bytes=9)
+        bill = evaluate(trained.model, EncodedText(ids, 9, 9), trained.tokenizer)
         assert bill.num_tokens == len(ids)
         sample_text(trained.model, trained.tokenizer, "a", SampleSettings(max_tokens=2))
 

@@ -89,7 +89,7 @@ def test_an_epoch_lies_between_two_evaluations_where_none_is_asked_for_otherwise
     from lmtrain.tasks.language import Language
 
     ids = np.zeros(3_000_000, np.uint16)
-    split = Split(ids, 1, 1, 1, 0, 1, 0, np.zeros(0, np.uint64))
+    split = Split(ids, 1, 1, num_lines=1, num_unk=0, num_filled=1, num_marked=0, lines=np.zeros(0, np.uint64))
     for every, expected in ((0, 2_000_000), (1, 1_000_000), (20_000, 3_000_000)):
         task = object.__new__(Language)
         trainer = SimpleNamespace(evaluate_every=every, evaluation_tokens=None, evaluation_streams=16)

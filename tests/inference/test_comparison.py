@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import lmtrain
+from lmtrain.data.encoded import EncodedText
 from lmtrain.data.tokenizer import learn_tokenizer
 from lmtrain.inference.comparison import Comparison, Side, bootstrap, compare_lines, compare_tokens, same_tokens
 from lmtrain.inference.comparison_text import tsv
@@ -37,7 +38,7 @@ def sections(found: Comparison) -> dict[str, list[Any]]:
 
 
 def nats(one: Side, ids: Any) -> float:
-    return evaluate(one.model, ids, eos_id=WORDS.eos_id, unk_id=None, num_chars=1, num_bytes=1).total_nats
+    return evaluate(one.model, EncodedText(ids, 1, 1), WORDS).total_nats
 
 
 @pytest.mark.parametrize("policy", [StatePolicy.carry, StatePolicy.line])
@@ -145,7 +146,7 @@ def test_models_of_different_tokens_are_compared_by_line() -> None:
 
 
 def nats_of(one: Side, ids: Any) -> float:
-    return evaluate(one.model, ids, eos_id=one.tokenizer.eos_id, unk_id=None, num_chars=1, num_bytes=1).total_nats
+    return evaluate(one.model, EncodedText(ids, 1, 1), one.tokenizer).total_nats
 
 
 def test_what_does_not_fit_is_refused() -> None:

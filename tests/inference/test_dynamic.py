@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from lmtrain.data.encoded import EncodedText
 from lmtrain.data.tokenizer import WordTokenizer
 from lmtrain.errors import SettingsError
 from lmtrain.inference.dynamic import Adaptive, Cache, Dynamic, gradient_rms
@@ -15,12 +16,18 @@ from lmtrain.inference.score import score_text
 from lmtrain.models.mixture import Mixture
 
 TEXT = np.array([1, 2, 0, 3, 1, 2, 4, 1, 2, 0, 3, 3, 1])
-COUNTS = {"eos_id": 0, "unk_id": 4, "num_chars": 20, "num_bytes": 25}
 CACHE = Cache(window=4, theta=0.7, weight=0.3)
 RMS = {
     "head.linear.weight": 0.5, "head.linear.bias": 0.1, "embedding.weight": 0.3, "recurrent.weight": 0.2,
     "recurrent.bias": 0.05, "unused": 0.01,
 }  # fmt: skip
+
+
+WORDS = WordTokenizer(["<eos>", "to", "be", "or", "<unk>"])
+
+
+def judged(model, ids, **options):
+    return evaluate(model, EncodedText(ids, 20, 25), WORDS, **options)
 
 
 def rms_of(model):
@@ -170,7 +177,7 @@ def test_each_stream_has_a_cache_of_its_own(recurrent):
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_modes_and_gradients_are_afterwards_as_they_were(recurrent, name):
     before = copy.deepcopy(recurrent.state_dict())
-    evaluate(recurrent, TEXT, method=methods(recurrent)[name], **COUNTS)
+    judged(recurrent, TEXT, method=methods(recurrent)[name])
     assert recurrent.training
     for key, value in recurrent.state_dict().items():
         assert torch.equal(value, before[key]), key
@@ -184,31 +191,30 @@ def test_weights_are_restored_where_evaluation_is_interrupted(recurrent):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(recurrent, TEXT, method=methods(recurrent)["sgd"], progress=interrupt, **COUNTS)
+        judged(recurrent, TEXT, method=methods(recurrent)["sgd"], progress=interrupt)
     for key, value in recurrent.state_dict().items():
         assert torch.equal(value, before[key]), key
 
 
 def test_adaptation_helps_on_a_text_that_repeats_itself(recurrent):
     text = np.tile(TEXT, 10)
-    static = evaluate(recurrent, text, **COUNTS).perplexity
+    static = judged(recurrent, text).perplexity
     for name in ("sgd", "rms", "cache"):
-        adapted = evaluate(recurrent, text, method=methods(recurrent)[name], **COUNTS).perplexity
+        adapted = judged(recurrent, text, method=methods(recurrent)[name]).perplexity
         assert adapted < static, f"{name}: {adapted:.3f}, static {static:.3f}"
 
 
 def test_score_adapts_exactly_as_evaluate_does(recurrent):
-    words = WordTokenizer(["<eos>", "to", "be", "or", "<unk>"])
-    text = words.decode(TEXT) + "\n"
-    sizes = {"num_chars": len(text), "num_bytes": len(text), "num_words": len(TEXT) + 1}
+    text = WORDS.decode(TEXT) + "\n"
+    encoded = EncodedText(WORDS.encode(text), len(text), len(text))
     for method in methods(recurrent).values():
-        bill = score_text(recurrent, words, [text], method=method)
-        assert bill == evaluate(recurrent, words.encode(text), method=method, eos_id=0, unk_id=4, **sizes)
+        bill = score_text(recurrent, WORDS, [text], method=method)
+        assert bill == evaluate(recurrent, encoded, WORDS, method=method)
 
 
 def test_bill_names_the_method_with_all_its_numbers(recurrent):
     method = Adaptive(dynamic=Dynamic(rate=1e-4, decay=0.008, rms=rms_of(recurrent)), cache=Cache(), temperature=0.95)
-    assert evaluate(recurrent, TEXT, method=method, **COUNTS).method == (
+    assert judged(recurrent, TEXT, method=method).method == (
         "dynamic evaluation (rms, epsilon 0.001, rate 0.0001, decay 0.008, segments of 20) + "
         "cache (window 2000, theta 0.66, weight 0.13) + temperature 0.95"
     )
@@ -218,12 +224,12 @@ def test_bill_names_the_method_with_all_its_numbers(recurrent):
 
 def test_dynamic_evaluation_of_several_streams_is_refused_because_it_would_peek(recurrent):
     with pytest.raises(SettingsError, match=r"given 2 streams\. It takes 1,.*num_streams=1"):
-        evaluate(recurrent, TEXT, num_streams=2, method=methods(recurrent)["sgd"], **COUNTS)
+        judged(recurrent, TEXT, num_streams=2, method=methods(recurrent)["sgd"])
 
 
 def test_models_without_features_are_refused(table):
     with pytest.raises(SettingsError, match=r"TrigramTable does not have\. They work with every neural model"):
-        evaluate(table, TEXT, method=Adaptive(cache=CACHE), **COUNTS)
+        judged(table, TEXT, method=Adaptive(cache=CACHE))
 
 
 @pytest.mark.parametrize(
@@ -252,6 +258,6 @@ def test_in_a_mixture_the_neural_model_adapts_and_the_other_predicts_as_always(r
         for model, own in ((recurrent, method), (table, STATIC))
     ]
     expected = -np.logaddexp(parts[0] + np.log(0.3), parts[1] + np.log(0.7)).sum()
-    bill = evaluate(mixture, TEXT, method=method, **COUNTS)
+    bill = judged(mixture, TEXT, method=method)
     assert bill.total_nats == pytest.approx(expected, rel=1e-12)
-    assert bill.total_nats != evaluate(mixture, TEXT, **COUNTS).total_nats
+    assert bill.total_nats != judged(mixture, TEXT).total_nats

@@ -9,12 +9,18 @@ import pytest
 import torch
 from torch import nn
 
+from lmtrain.data.encoded import EncodedText
+from lmtrain.data.tokenizer import WordTokenizer
 from lmtrain.errors import DataError, SettingsError
 from lmtrain.inference.evaluate import Evaluation, Static, evaluate, iter_target_log_probs
 from lmtrain.models.base import LanguageModel, StatePolicy, evaluating
 
 TEXT = np.array([1, 2, 0, 0, 3, 4, 1, 1, 2, 0, 4], dtype=np.uint16)
-COUNTS = {"eos_id": 0, "unk_id": 4, "num_chars": 20, "num_bytes": 25}
+WORDS = WordTokenizer(["<eos>", "to", "be", "or", "<unk>"])
+
+
+def judged(model, ids, **options):
+    return evaluate(model, EncodedText(ids, 20, 25), WORDS, **options)
 
 
 def by_hand(model, text, *, start=0):
@@ -25,7 +31,7 @@ def by_hand(model, text, *, start=0):
 
 def test_perplexity_is_the_one_computed_by_hand(table):
     nats = by_hand(table, TEXT)
-    bill = evaluate(table, TEXT, **COUNTS)
+    bill = judged(table, TEXT)
     assert bill.total_nats == pytest.approx(math.fsum(nats), rel=1e-15)
     assert bill.perplexity == pytest.approx(math.exp(math.fsum(nats) / 11), rel=1e-15)
     known = [n for n, token in zip(nats, TEXT, strict=True) if token != 4]
@@ -39,8 +45,8 @@ def test_perplexity_is_the_one_computed_by_hand(table):
 @pytest.mark.parametrize("policy", StatePolicy)
 def test_with_one_stream_the_number_is_the_same_to_the_bit_for_every_chunk_length(table, policy, chunk_length):
     table.state_policy = policy
-    whole = evaluate(table, TEXT, chunk_length=len(TEXT), **COUNTS)
-    assert evaluate(table, TEXT, chunk_length=chunk_length, **COUNTS) == whole
+    whole = judged(table, TEXT, chunk_length=len(TEXT))
+    assert judged(table, TEXT, chunk_length=chunk_length) == whole
 
 
 @pytest.mark.parametrize("chunk_length", [1, 2, 100])
@@ -72,7 +78,7 @@ def test_a_neural_model_scores_a_stream_the_same_alone_and_beside_others(recurre
 
 
 def test_streams_cost_a_little_and_the_bill_says_how_many(table):
-    one, three = (evaluate(table, TEXT, num_streams=n, **COUNTS) for n in (1, 3))
+    one, three = (judged(table, TEXT, num_streams=n) for n in (1, 3))
     assert one.total_nats != three.total_nats
     assert (one.num_streams, three.num_streams) == (1, 3)
     assert one.num_tokens == three.num_tokens == len(TEXT)
@@ -80,19 +86,19 @@ def test_streams_cost_a_little_and_the_bill_says_how_many(table):
 
 def test_more_streams_than_tokens_are_fewer_streams_with_a_warning(table, caplog):
     with caplog.at_level(logging.WARNING, "lmtrain"):
-        bill = evaluate(table, TEXT[:2], num_streams=5, **COUNTS)
+        bill = judged(table, TEXT[:2], num_streams=5)
     assert (bill.num_tokens, bill.num_streams) == (2, 2)
     assert "2 tokens are too few for 5 streams; using 2" in caplog.text
 
 
 def test_empty_text_is_refused(table):
     with pytest.raises(DataError, match="is empty"):
-        evaluate(table, TEXT[:0], **COUNTS)
+        judged(table, TEXT[:0])
 
 
 def test_token_that_the_model_does_not_know_is_refused(table):
     with pytest.raises(DataError, match=r"token number 7\. This model knows the tokens 0 to 4"):
-        evaluate(table, np.array([1, 7]), **COUNTS)
+        judged(table, np.array([1, 7]))
 
 
 def test_unlikely_text_has_infinite_perplexity_and_no_overflow():
@@ -128,13 +134,13 @@ def test_perplexity_per_word_is_named_where_tokens_are_no_words():
 
 def test_progress_adds_up_to_the_text(table):
     done = []
-    evaluate(table, TEXT, num_streams=2, chunk_length=2, progress=done.append, **COUNTS)
+    judged(table, TEXT, num_streams=2, chunk_length=2, progress=done.append)
     assert sum(done) == len(TEXT)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_temperature_sharpens_the_same_distribution_and_is_named(table, temperature):
-    bill = evaluate(table, TEXT, method=Static(temperature), **COUNTS)
+    bill = judged(table, TEXT, method=Static(temperature))
     table.log_probs_VVV = (table.log_probs_VVV / temperature).log_softmax(-1)
     assert bill.total_nats == pytest.approx(math.fsum(by_hand(table, TEXT)), rel=1e-14)
     assert bill.method == f"static + temperature {temperature:g}"

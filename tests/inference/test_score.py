@@ -9,6 +9,7 @@ import torch
 
 import lmtrain.config as config
 from lmtrain.build import build_model
+from lmtrain.data.encoded import EncodedText
 from lmtrain.data.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer, learn_tokenizer
 from lmtrain.errors import DataError
 from lmtrain.inference.evaluate import evaluate
@@ -42,10 +43,8 @@ def test_score_and_evaluate_give_the_same_bill_to_the_last_bit(table, cut, polic
     for model in (table, Rounding()):
         blocks = [TEXT[start : start + cut] for start in range(0, len(TEXT), cut)]
         bill = score_text(model, WORDS, blocks, chunk_length=chunk_length)
-        sizes = {"num_chars": len(TEXT), "num_bytes": len(TEXT), "num_words": len(WORDS.encode(TEXT))}
-        assert bill == evaluate(
-            model, WORDS.encode(TEXT), eos_id=0, unk_id=4, chunk_length=chunk_length, **sizes
-        )  # fmt: skip
+        text = EncodedText(WORDS.encode(TEXT), len(TEXT), len(TEXT))
+        assert bill == evaluate(model, text, WORDS, chunk_length=chunk_length)
 
 
 @pytest.mark.parametrize("chunk_length", [1, 4, None])

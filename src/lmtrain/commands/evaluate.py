@@ -27,7 +27,8 @@ from lmtrain.errors import DataError, as_typed
 from lmtrain.shell import printable
 
 if TYPE_CHECKING:
-    from lmtrain.saved import Text, Trained
+    from lmtrain.data.encoded import EncodedText
+    from lmtrain.saved import Trained
 
 
 @as_typed(num_streams="--streams ")
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> None:
 
     from lmtrain.data.corpus import encode_file
     from lmtrain.inference.evaluate import check_numbers, evaluate
-    from lmtrain.saved import Text, load_lines
+    from lmtrain.saved import load_lines
     from lmtrain.tasks.opening import task_at, training_corpus
 
     if task_at(options.run, options.checkpoint) != "language":
@@ -60,20 +61,17 @@ def main(arguments: list[str]) -> None:
     trained = open_model(options)
     tokenizer = trained.tokenizer
     saved = load_lines(trained)
+    text: EncodedText
     if options.text or options.split == "train":
-        split = encode_file(options.text, tokenizer) if options.text else training_corpus(trained.path).train
-        text = Text(split.ids, split.num_chars, split.num_bytes, split.spelling_micronats)
+        text = split = encode_file(options.text, tokenizer) if options.text else training_corpus(trained.path).train
     else:
         text = _saved_text(trained, options.split)
     bar = tqdm(total=len(text.ids), unit="tok", unit_scale=True, disable=None, leave=False, file=sys.stderr)
     with computing(options), bar:
         method = choose_method(options, trained)
         bill = evaluate(
-            trained.model, text.ids, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id, num_chars=text.num_chars,
-            num_bytes=text.num_bytes, num_words=tokenizer.count_words(text.ids),
-            spelling_nats=None if tokenizer.rare is None else text.spelling_micronats / 1e6,
-            num_streams=options.streams, method=method, device=options.device,
-            token_text=tokenizer.token_text, progress=bar.update,
+            trained.model, text, tokenizer, num_streams=options.streams, method=method, device=options.device,
+            progress=bar.update,
         )  # fmt: skip
     check_numbers(bill.total_nats, method)
     if options.split == "train" and not options.text:
@@ -93,7 +91,7 @@ def main(arguments: list[str]) -> None:
     finding.warn("the numbers are better than those of unseen text", "Type --text FILE with a text that it was not trained on.")
 
 
-def _saved_text(trained: Trained, split: str) -> Text:
+def _saved_text(trained: Trained, split: str) -> EncodedText:
     if split not in trained.texts:
         raise DataError(
             f"No {split} split was saved with {trained.path}.",

@@ -28,6 +28,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtrain.data.encoded import EncodedText
 from lmtrain.data.files import check_file, listing
 from lmtrain.data.growth import grown_tokenizer
 from lmtrain.data.kinds import KINDS, Kind
@@ -52,19 +53,15 @@ WINDOW = 1 << 16  # characters before and after a cut among which a line end is 
 BLOCK = 1 << 20  # ids that are counted at a time
 
 
-@dataclass(frozen=True)
-class Split:
-    """One text as ids, and its size in every unit in which a model's bill is written."""
+@dataclass(frozen=True, kw_only=True)
+class Split(EncodedText):
+    """A text that was read, and what was counted on the way."""
 
-    ids: NDArray[Any]  # [N], uint16 or int32; a read-only memory map
-    num_chars: int
-    num_bytes: int  # of UTF-8
     num_lines: int
     num_unk: int
     num_filled: int  # lines that are not blank
     num_marked: int  # those of them that are marked <s> ... </s>
     lines: Hashes  # of (a sample of) its lines: see `overlap`
-    spelling_micronats: int = 0  # what the spelling of its unknown words costs, where they are spelt
 
     def counts(self, vocab_size: int) -> NDArray[np.int64]:
         """How often each id occurs, [V]."""

@@ -51,17 +51,11 @@ WAYS_TO_USE = {
 def judge(trained: Trained, device: str) -> dict[str, Evaluation]:
     """How well the model predicts the texts that were saved with it; each exactly, as one stream."""
     judged = {}
-    tokenizer = trained.tokenizer
     for name in ("valid", "test"):
         if (text := trained.texts.get(name)) is None:
             continue
         with watched(f"Evaluating {name}", len(text.ids), "tok") as advance:
-            judged[name] = evaluate(
-                trained.model, text.ids, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id, num_chars=text.num_chars,
-                num_bytes=text.num_bytes, num_words=tokenizer.count_words(text.ids),
-                spelling_nats=None if tokenizer.rare is None else text.spelling_micronats / 1e6,
-                token_text=tokenizer.token_text, progress=advance, device=device,
-            )  # fmt: skip
+            judged[name] = evaluate(trained.model, text, trained.tokenizer, progress=advance, device=device)
         check_numbers(judged[name].total_nats, STATIC)
     return judged
 

@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ from torch import Tensor
 
 from lmtrain.errors import CheckpointError, DataError, DivergedError, SettingsError
 from lmtrain.models.base import LanguageModel, State, evaluating
+
+if TYPE_CHECKING:
+    from lmtrain.data.encoded import EncodedText
+    from lmtrain.data.tokenizer import Tokenizer
 
 log = logging.getLogger("lmtrain")
 
@@ -202,18 +206,28 @@ def number_text(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if abs(value) < 1e15 else f"{value:.6g}"
 
 
-class Tally:
-    """Adds up what a Evaluation needs, in float64 and token by token, so that the sums do not depend on how a text is cut."""
+class Sizes(Protocol):
+    """A text of which the characters and bytes are counted."""
 
-    def __init__(self, eos_id: int, unk_id: int | None) -> None:
-        self.eos_id, self.unk_id = eos_id, unk_id
+    @property
+    def num_chars(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+
+
+class Tally:
+    """Adds up what an Evaluation needs, in float64 and token by token, so that the sums do not depend on how a text is cut."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
         self.total_nats = self.unk_nats = self.known_nats = 0.0
         self.num_tokens = self.num_eos = self.num_unk = self.num_impossible = 0
         self.first_impossible: tuple[int, int] | None = None  # position in the text, token
 
     def add(self, targets: np.ndarray, log_probs: np.ndarray, positions: np.ndarray | None = None) -> None:
         """Counts tokens (ids) with their log-probabilities and positions (by default the next), arrays of one shape."""
-        unknown = targets == self.unk_id if self.unk_id is not None else np.zeros(targets.shape, bool)
+        unk_id = self.tokenizer.unk_id
+        unknown = targets == unk_id if unk_id is not None else np.zeros(targets.shape, bool)
         self.total_nats = _add_in_order(self.total_nats, -log_probs.ravel())
         self.unk_nats = _add_in_order(self.unk_nats, -log_probs[unknown])
         self.known_nats = _add_in_order(self.known_nats, -log_probs[~unknown])
@@ -224,29 +238,19 @@ class Tally:
             first = min(zip(positions[impossible].tolist(), targets[impossible].tolist(), strict=True))
             self.first_impossible = min(first, self.first_impossible or first)
         self.num_tokens += targets.size
-        self.num_eos += int((targets == self.eos_id).sum())
+        self.num_eos += int((targets == self.tokenizer.eos_id).sum())
         self.num_unk += int(unknown.sum())
 
-    def bill(
-        self,
-        *,
-        num_chars: int,
-        num_bytes: int,
-        num_streams: int,
-        state_policy: str,
-        num_words: int | None = None,
-        spelling_nats: float | None = None,
-        method: str = "static",
-        token_text: Callable[[int], str] | None = None,
+    def evaluation(
+        self, text: Sizes, *, num_words: int, spelling_nats: float | None, num_streams: int, state_policy: str, method: str
     ) -> Evaluation:
-        """The bill; `token_text` gives the text of a token, which is named by its id without it."""
+        """The sums, with the sizes of the text of which all tokens were added."""
         position, token = self.first_impossible or (None, None)
-        text = None if token is None else (token_text or str)(token)
         return Evaluation(
             self.total_nats, self.num_tokens, self.num_eos, self.num_unk, self.unk_nats,
-            num_chars, num_bytes, num_streams, state_policy, method, self.known_nats,
-            self.num_impossible, text, None if position is None else position + 1, num_words,
-            spelling_nats,
+            text.num_chars, text.num_bytes, num_streams, state_policy, method, self.known_nats,
+            self.num_impossible, None if token is None else self.tokenizer.token_text(token),
+            None if position is None else position + 1, num_words, spelling_nats,
         )  # fmt: skip
 
 
@@ -295,7 +299,7 @@ class Method(ABC):
     @property
     @abstractmethod
     def label(self) -> str:
-        """How a Evaluation names the method, with every number that it depends on."""
+        """How an Evaluation names the method, with every number that it depends on."""
 
     @abstractmethod
     def scoring(self, model: LanguageModel, previous_B: Tensor) -> AbstractContextManager[Score]:
@@ -417,40 +421,35 @@ def iter_target_log_probs(
 
 def evaluate(
     model: LanguageModel,
-    ids: np.ndarray,
+    text: EncodedText,
+    tokenizer: Tokenizer,
     *,
-    eos_id: int,
-    unk_id: int | None,
-    num_chars: int,
-    num_bytes: int,
-    num_words: int | None = None,
-    spelling_nats: float | None = None,
     num_streams: int = 1,
     chunk_length: int | None = None,
     method: Method = STATIC,
     device: torch.device | str = "cpu",
-    token_text: Callable[[int], str] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Evaluation:
-    """How well `model` predicts the tokens `ids` of a text of so many characters, bytes and words.
+    """How well `model` predicts `text`, whose ids are those of `tokenizer`.
 
     `progress` is called after each chunk with the number of tokens in it. The model is put into evaluation mode for
-    each chunk and back. The sums of a model that has diverged are not numbers (`check_numbers`). `token_text`: see
-    `Tally.bill`. Errors and the other arguments: `iter_target_log_probs`.
+    each chunk and back. The sums of a model that has diverged are not numbers (`check_numbers`).
+    Errors and the other arguments: `iter_target_log_probs`.
     """
-    tally = Tally(eos_id, unk_id)
+    tally = Tally(tokenizer)
     chunks = iter_target_log_probs(
-        model, ids, eos_id=eos_id, num_streams=num_streams, chunk_length=chunk_length, method=method, device=device
-    )
+        model, text.ids, eos_id=tokenizer.eos_id, num_streams=num_streams, chunk_length=chunk_length, method=method,
+        device=device,
+    )  # fmt: skip
     with closing(chunks):  # so that weights which the method adapts are restored even where this is interrupted
         for scored in chunks:
             tally.add(scored.targets, scored.log_probs, scored.positions)
             if progress is not None:
                 progress(scored.targets.size)
-    return tally.bill(
-        num_chars=num_chars, num_bytes=num_bytes, num_words=num_words, spelling_nats=spelling_nats,
-        num_streams=min(num_streams, len(ids)),
-        state_policy=model.state_policy.value, method=method.label, token_text=token_text,
+    return tally.evaluation(
+        text, num_words=tokenizer.count_words(text.ids),
+        spelling_nats=None if tokenizer.rare is None else text.spelling_micronats / 1e6,
+        num_streams=min(num_streams, len(text.ids)), state_policy=model.state_policy.value, method=method.label,
     )  # fmt: skip
 
 

@@ -100,7 +100,7 @@ def score_text(
     """
     text = CountedText(blocks, tokenizer)
     source = Source(tokenizer, per_token, unknown_cost)
-    pieces, total, line = source.encode(text), Tally(tokenizer.eos_id, tokenizer.unk_id), _Line(source)
+    pieces, total, line = source.encode(text), Tally(tokenizer), _Line(source)
     if independent:
         assert isinstance(method, Static), "what adapts goes from line to line"
         scored = score_lines(
@@ -120,10 +120,9 @@ def score_text(
         on_line(ended)
     if not total.num_tokens:
         raise DataError("The text to score is empty.", "At least one line is needed.", "Give a file or a pipe with text.")
-    return total.bill(
-        num_chars=text.num_chars, num_bytes=text.num_bytes, num_words=source.num_words, spelling_nats=source.spelling_nats,
-        num_streams=1, state_policy=model.state_policy.value, token_text=tokenizer.token_text,
-        method=method.label + source.label,
+    return total.evaluation(
+        text, num_words=source.num_words, spelling_nats=source.spelling_nats, num_streams=1,
+        state_policy=model.state_policy.value, method=method.label + source.label,
     )  # fmt: skip
 
 
@@ -298,7 +297,7 @@ class _Line:
         self._begin()
 
     def _begin(self) -> None:
-        self.tally = Tally(self.tokenizer.eos_id, self.tokenizer.unk_id)
+        self.tally = Tally(self.tokenizer)
         self.tokens: list[ScoredToken] = []
 
     def add(self, ids: np.ndarray, log_probs: np.ndarray) -> Iterator[ScoredLine]:

@@ -97,7 +97,7 @@ def score_units(
             "Score whole lines (score RUN FILE), or give a forward model.",
         )
     text = CountedText(blocks, tokenizer)
-    source, total = Source(tokenizer, True, unknown_cost), Tally(tokenizer.eos_id, tokenizer.unk_id)
+    source, total = Source(tokenizer, True, unknown_cost), Tally(tokenizer)
     apart = model.state_policy is StatePolicy.line if side_by_side is None else side_by_side
     describe = describe_lines if apart else describe_stream
     described = describe(
@@ -118,10 +118,9 @@ def score_units(
             line, position = line + 1, 0
     if not total.num_tokens:
         raise DataError("The text to score is empty.", "At least one line is needed.", "Give a file or a pipe with text.")
-    return total.bill(
-        num_chars=text.num_chars, num_bytes=text.num_bytes, num_words=source.num_words, spelling_nats=source.spelling_nats,
-        num_streams=1, state_policy=model.state_policy.value,
-        method=method.label + source.label, token_text=tokenizer.token_text,
+    return total.evaluation(
+        text, num_words=source.num_words, spelling_nats=source.spelling_nats, num_streams=1,
+        state_policy=model.state_policy.value, method=method.label + source.label,
     )  # fmt: skip
 
 

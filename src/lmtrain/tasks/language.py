@@ -236,14 +236,8 @@ def evaluate_split(
     model: LanguageModel, split: TextSplit, corpus: Corpus, num_streams: int, device: torch.device
 ) -> Evaluation:
     """How well `model` predicts a split of its corpus."""
-    tokenizer = corpus.tokenizer
     with watched("Evaluating", len(split.ids), "tok") as advance:
-        return evaluate(
-            model, split.ids, eos_id=tokenizer.eos_id, unk_id=tokenizer.unk_id, num_chars=split.num_chars,
-            num_bytes=split.num_bytes, num_words=tokenizer.count_words(split.ids),
-            spelling_nats=None if tokenizer.rare is None else split.spelling_micronats / 1e6,
-            num_streams=num_streams, device=device, token_text=tokenizer.token_text, progress=advance,
-        )  # fmt: skip
+        return evaluate(model, split, corpus.tokenizer, num_streams=num_streams, device=device, progress=advance)
 
 
 def write_sample(model: LanguageModel, corpus: Corpus, trainer: config.TrainerConfig, device: torch.device) -> str:
