@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import lmtrain.config as config
 from lmtrain.build import build_model
@@ -143,8 +143,7 @@ def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", 
         tokenizer = read_tokenizer(checkpoint)
         model = _restore(documents.get("model"), tensors.get("model", {}), tokenizer)
         texts = _read_texts(tensors.get("texts", {}), documents.get("texts"), tokenizer)
-    if isinstance(model, nn.Module):
-        model.to(device).eval()
+    model.to(device).eval()
     return Trained(checkpoint.path, checkpoint.step, model, tokenizer, texts, documents["model"])
 
 

@@ -11,6 +11,7 @@ class TrigramTable(LanguageModel):
     """Looks the next token's log-probabilities up by the last two tokens; the token before the chunk is its state."""
 
     def __init__(self, log_probs_VVV: Tensor, *, eos_id: int = 0, state_policy: StatePolicy = StatePolicy.carry) -> None:
+        super().__init__()
         self.log_probs_VVV, self.eos_id, self.state_policy = log_probs_VVV, eos_id, state_policy
         self.vocab_size = len(log_probs_VVV)
 

@@ -15,7 +15,7 @@ from lmtrain.inference import batch
 from lmtrain.inference.batch import score_batches, score_lines
 from lmtrain.inference.evaluate import Static
 from lmtrain.inference.score import score_text, score_texts
-from lmtrain.models.base import LanguageModel, StatePolicy
+from lmtrain.models.base import LanguageModel, NeuralLanguageModel, StatePolicy
 from lmtrain.models.mixture import Mixture
 
 V = 23
@@ -46,7 +46,7 @@ def make(kind: str, policy: StatePolicy | None = None) -> LanguageModel:
         parts = [make(part, policy) for part in ("lstm full", "window", "kneser_ney")]
         return Mixture(parts, [0.5, 0.2, 0.3])
     model = build_model((CELLS | OTHERS)[kind], vocab_size=V, eos_id=0, seed=1)
-    if isinstance(model, torch.nn.Module):
+    if isinstance(model, NeuralLanguageModel):
         generator = torch.Generator().manual_seed(2)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -94,7 +94,7 @@ def test_texts_have_the_numbers_that_each_has_alone(kind: str, policy: StatePoli
 def test_models_without_a_recurrence_score_a_batch_in_one_call(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the length of the texts: no step of them waits for the one before."""
     model, sizes = make(kind), list[tuple[int, ...]]()
-    method = "activations" if isinstance(model, torch.nn.Module) else "target_log_probs"
+    method = "activations" if isinstance(model, NeuralLanguageModel) else "target_log_probs"
     original = getattr(model, method)
     monkeypatch.setattr(
         model,

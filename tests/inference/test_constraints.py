@@ -18,6 +18,7 @@ WORDS = WordTokenizer(["<eos>", "to", "be", "or", "<unk>"])
 
 class Uniform(LanguageModel):
     def __init__(self, vocab_size):
+        super().__init__()
         self.vocab_size = vocab_size
 
     def initial_state(self, batch_size):

@@ -12,7 +12,7 @@ from lmtrain.data.tokenizer import CharTokenizer, WordTokenizer
 from lmtrain.inference import described
 from lmtrain.inference.evaluate import Static
 from lmtrain.inference.surprise import Unit, score_units
-from lmtrain.models.base import LanguageModel, StatePolicy
+from lmtrain.models.base import LanguageModel, NeuralLanguageModel, StatePolicy
 from lmtrain.models.mixture import Mixture
 
 V = 12
@@ -30,7 +30,7 @@ def make(kind: str) -> LanguageModel:
     if kind == "mixture":
         return Mixture([make("lstm"), make("ngram")], [0.5, 0.5])
     model = build_model(MODELS[kind], vocab_size=V, eos_id=0, seed=1)
-    if isinstance(model, torch.nn.Module):
+    if isinstance(model, NeuralLanguageModel):
         with torch.no_grad():
             for number, parameter in enumerate(model.parameters()):
                 drawn = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))

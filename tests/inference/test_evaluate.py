@@ -152,7 +152,7 @@ def test_temperature_that_cannot_divide_is_refused(temperature):
         Static(temperature)
 
 
-class Nested(nn.Module, LanguageModel):
+class Nested(LanguageModel):
     vocab_size = 5
 
     def __init__(self) -> None:

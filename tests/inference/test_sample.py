@@ -22,6 +22,7 @@ class Script(LanguageModel):
     """Expects exactly the given ids, one after the other, whatever it reads; the state counts what has been read."""
 
     def __init__(self, ids, vocab_size=5):
+        super().__init__()
         self.ids, self.vocab_size = ids, vocab_size
         self.lengths_read = []
 

@@ -21,6 +21,7 @@ class Rounding(LanguageModel):
     """Scores which depend on everything read so far."""
 
     def __init__(self, vocab_size):
+        super().__init__()
         self.vocab_size = vocab_size
 
     def initial_state(self, batch_size):

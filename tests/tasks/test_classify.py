@@ -107,6 +107,11 @@ def test_a_classifier_learns_resumes_bit_for_bit_and_comes_back(name: str, place
     assert run["final_split"] == "test"
 
 
+def test_what_is_counted_has_no_gradients_to_check_or_watch(place: Path) -> None:
+    given = [*GIVEN, "model=naive_bayes", "trainer.check_gradients=2", "trainer.watch_gradients=true"]
+    assert lmtrain.train(*given, "hydra.run.dir=counted").best is not None
+
+
 @pytest.mark.parametrize("model", [SMALL, ["model=naive_bayes"]], ids=["trained", "counted"])
 def test_a_run_that_a_signal_stopped_goes_on_exactly(
     model: list[str], place: Path, same: Same, monkeypatch: pytest.MonkeyPatch

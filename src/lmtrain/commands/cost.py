@@ -61,9 +61,10 @@ def num_checkpoints(keep: int) -> int:
     return max(keep, LEAST_KEPT) + 2
 
 
-def checkpoint_bytes(task: Task, model: object) -> int | None:
+def checkpoint_bytes(task: Task, model: torch.nn.Module) -> int | None:
     """About how large a checkpoint is; None where that is known only when the text has been counted."""
-    if not isinstance(model, torch.nn.Module):
+    tensors = shared_once(model)
+    if not tensors:
         return None
     optimizer = task.settings.optimizer
     has_momentum = optimizer.momentum > 0
@@ -71,7 +72,7 @@ def checkpoint_bytes(task: Task, model: object) -> int | None:
         config.OptimizerName.sgd: has_momentum, config.OptimizerName.adagrad: 1, config.OptimizerName.rmsprop: 1 + has_momentum,
     }.get(optimizer.name, 2)  # fmt: skip
     averages = 0 if optimizer.averaging is config.Averaging.none else 2  # the averages, and the weights that are trained
-    weights = sum(_num_bytes(tensor) for tensor in shared_once(model).values())
+    weights = sum(_num_bytes(tensor) for tensor in tensors.values())
     others = sum(_num_bytes(tensor) for members in task.files().tensors.values() for tensor in members.values())
     return weights * (1 + moments + averages) + others
 

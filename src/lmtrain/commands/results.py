@@ -69,6 +69,6 @@ def hyper_parameters(settings: config.Config) -> Mapping[str, Any]:
     return {"model": config.model_name(settings.model), "seed": settings.trainer.seed} | differing_settings(mapping)
 
 
-def num_parameters(model: object) -> int:
+def num_parameters(model: torch.nn.Module) -> int:
     """How many numbers the model learns by gradients."""
-    return sum(p.numel() for p in model.parameters()) if isinstance(model, torch.nn.Module) else 0
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 import lmtrain.config as config
 from lmtrain.build import build_limits, build_schedule
 from lmtrain.distributed.group import ALONE, Group
@@ -32,6 +30,7 @@ from lmtrain.training.checkpoint import (
     mark,
     scheduled_checkpoint,
 )
+from lmtrain.training.learner import Learner
 from lmtrain.training.limits import epochs_done
 from lmtrain.training.run_directory import RunDirectory
 from lmtrain.training.state import TrainState
@@ -156,9 +155,9 @@ def _say_stretched(before: config.Config, now: config.Config, state: TrainState,
         )  # fmt: skip
 
 
-def note_arithmetic(run: RunDirectory, model: object, task: Task, *, is_resumed: bool, group: Group = ALONE) -> dict[str, Any]:
+def note_arithmetic(run: RunDirectory, learner: Learner, task: Task, group: Group, *, is_resumed: bool) -> dict[str, Any]:
     """What this process computes with; warns where a resumed run was computed otherwise. Counts depend on none of it."""
-    if not isinstance(model, torch.nn.Module):
+    if not learner.has_gradients:
         return {}
     earlier = group.led(lambda: run.earlier("arithmetic")) if is_resumed else None
     arithmetic = begin_arithmetic(task.device, task.precision, earlier)

@@ -17,6 +17,7 @@ from lmtrain.files.unfinished import write_atomically
 from lmtrain.settings import conflicts, quoting
 from lmtrain.shell import printable, quoted_for_shell, shown
 from lmtrain.tasks.base import Task
+from lmtrain.training.learner import Learner
 from lmtrain.training.rate_range import draw_svg, read_curve, suggest
 from lmtrain.training.run_directory import RunDirectory
 from lmtrain.training.score import Score
@@ -26,15 +27,16 @@ from lmtrain.training.state import TrainState
 log = logging.getLogger("lmtrain")
 
 
-def describe_training(task: Task, model: object, path: Path) -> str:
+def describe_training(task: Task, learner: Learner, path: Path) -> str:
+    """Which model is trained, on what, and where."""
     settings = task.settings
     facts, num_threads = [config.model_name(settings.model)], torch.get_num_threads()
-    if isinstance(model, torch.nn.Module):
+    if learner.has_gradients:
         precision = str(task.precision).removeprefix("torch.")
         chosen = " (chosen for this device)" if settings.trainer.precision is config.Precision.auto else ""
         threads = f"{num_threads} thread{'s' * (num_threads != 1)}"
         facts += [
-            f"{num_parameters(model):,} parameters",
+            f"{num_parameters(learner.model):,} parameters",
             f"on {task.device} with {threads}",
             f"products in {precision}{chosen}",
         ]

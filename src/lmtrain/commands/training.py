@@ -147,10 +147,10 @@ def begin(task: Task, run: RunDirectory, checkpoint: Path | None, group: Group) 
     note_beginning(run, task, state.learner.model, group)  # once it is known that the run goes on: a refused one is as it was
     if group.leads:
         keep_start(run, task)
-    arithmetic = note_arithmetic(run, state.learner.model, task, is_resumed=checkpoint is not None, group=group)
+    arithmetic = note_arithmetic(run, state.learner, task, group, is_resumed=checkpoint is not None)
     if group.leads:
         check_free_space(run.path, (checkpoint_bytes(task, state.learner.model) or 0) * num_checkpoints(trainer.keep))
-    log.info("%s", describe_training(task, state.learner.model, run.path))
+    log.info("%s", describe_training(task, state.learner, run.path))
     if group.size > 1:
         log.info("%s", say_processes(group, task))
     saver = SharedSaver(Saver(task, run, arithmetic), group)

@@ -37,8 +37,10 @@ def detach(state: State) -> State:
     return tuple(tensor.detach() for tensor in state)
 
 
-class LanguageModel(ABC):
+class LanguageModel(nn.Module, ABC):
     """The contract for inference; n-gram models and mixtures implement this much and no more.
+
+    It is a module; that of n-grams, which are counted, has no parameters.
 
     `state_policy` says when the model itself forgets; callers only carry the state.
     """
@@ -118,9 +120,9 @@ class LanguageModel(ABC):
 
 
 @contextmanager
-def evaluating(model: LanguageModel | nn.Module, *, autograd: bool = False) -> Iterator[None]:
+def evaluating(model: nn.Module, *, autograd: bool = False) -> Iterator[None]:
     """Within it, the model neither drops anything out nor (by default) records gradients; afterwards it is as before."""
-    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
     try:
@@ -145,7 +147,7 @@ def keep_mask(policy: StatePolicy, eos_id: int, tokens_TB: Tensor, previous_B: T
     return (~ends_TB).float()
 
 
-class NeuralLanguageModel(LanguageModel, nn.Module):
+class NeuralLanguageModel(LanguageModel):
     """What the fixed-window and the recurrent models share: everything behind their last hidden layer.
 
     A family says how tokens become activations (`activations`); embeddings, every dropout, the penalties on activations
@@ -171,7 +173,7 @@ class NeuralLanguageModel(LanguageModel, nn.Module):
         activation_penalty: float = 0.0,
         temporal_penalty: float = 0.0,
     ) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         self.embedding = embedding
         self.head = head
         self.vocab_size = head.vocab_size

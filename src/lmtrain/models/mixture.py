@@ -22,20 +22,24 @@ from lmtrain.models.base import LanguageModel, Reader, State, StatePolicy
 logger = logging.getLogger("lmtrain")
 
 
-class Mixture(LanguageModel, nn.Module):
+class Mixture(LanguageModel):
     """A fixed mixture. It reports the state policy that all its models share, `carry` where they differ."""
 
     def __init__(self, models: Sequence[LanguageModel], weights: Sequence[float]) -> None:
         """weights  one a model, at least 0, sum 1 (to 1e-6). Raises SettingsError where models or weights do not fit."""
-        nn.Module.__init__(self)
+        super().__init__()
         _check_mixture(models, weights)
-        self.models = list(models)
-        self.neural = nn.ModuleList(model for model in models if isinstance(model, nn.Module))  # for eval() and to()
+        self.parts = nn.ModuleList(models)
         self.weights = [weight / math.fsum(weights) for weight in weights]
         self.vocab_size = models[0].vocab_size
         policies = {model.state_policy for model in models}
         self.state_policy = policies.pop() if len(policies) == 1 else StatePolicy.carry
         self._state_sizes = [len(model.initial_state(1)) for model in models]
+
+    @property
+    def models(self) -> list[LanguageModel]:
+        """The models that are mixed."""
+        return list(self.parts)  # type: ignore[arg-type]
 
     def forget_at(self, policy: StatePolicy) -> None:
         super().forget_at(policy)

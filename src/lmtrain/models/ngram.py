@@ -57,6 +57,7 @@ class NgramModel(LanguageModel):
 
         Raises SettingsError where a value is out of range.
         """
+        super().__init__()
         refuse(of_counts(order, smoothing, add_k, prune))
         assert 0 <= eos_id < vocab_size
         self.vocab_size = vocab_size

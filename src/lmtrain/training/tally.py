@@ -27,7 +27,7 @@ class TallyLearner(Learner):
 
     model: torch.nn.Module
     device: torch.device
-    can_diverge = False
+    can_diverge = has_gradients = False
 
     def step(self, batch: Any, progress: Progress) -> StepReport:
         cast(Countable, self.model).count(batch.to(self.device))
