@@ -25,9 +25,9 @@ from torch import Tensor
 
 from lmtrain.errors import UnfitError
 
-MOST = 1 << 53  # of whatever is counted: exact as a float, and more than any run comes to
+MAX_COUNT = 1 << 53  # of whatever is counted: exact as a float, and more than any run comes to
 LARGEST = 1e100  # of numbers: more than any sum of a diverging run, and safe to square
-LEAST_NATS = -1e-6  # of a token, on average: probabilities are at most one, but for rounding
+MIN_NATS = -1e-6  # of a token, on average: probabilities are at most one, but for rounding
 
 
 class Leaf:
@@ -43,7 +43,7 @@ class Whole(Leaf):
     """A whole number from `least` to `most`, or null."""
 
     least: int = 0
-    most: int = MOST
+    most: int = MAX_COUNT
     null: bool = False
 
     def problem(self, value: Any) -> str:
@@ -112,7 +112,7 @@ class Each(Leaf):
 
     item: Leaf
     least: int = 0
-    most: int = MOST
+    most: int = MAX_COUNT
 
     def problem(self, value: Any) -> str:
         if not isinstance(value, list):

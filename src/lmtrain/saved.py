@@ -17,7 +17,7 @@ from lmtrain.build import build_model
 from lmtrain.data.corpus import Corpus
 from lmtrain.data.encoded import EncodedText
 from lmtrain.data.kinds import Kind
-from lmtrain.data.overlap import MOST, Hashes
+from lmtrain.data.overlap import MAX_HASHES, Hashes
 from lmtrain.data.subword import Subwords
 from lmtrain.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
 from lmtrain.data.vocabulary import EOS, UNK
@@ -115,7 +115,7 @@ def load_lines(trained: Trained) -> Lines:
     held_out = [name for name in ("valid", "test") if name in trained.texts]
     names = [name for name in (*parts, *held_out) if name in tensors or (parts == ["train.0"] and "train.0" in tensors)]
     with believing(trained.path), within("lines.safetensors: "):
-        compare({name: Like((range(MOST + 1),), torch.int64, least=0) for name in names}, tensors)
+        compare({name: Like((range(MAX_HASHES + 1),), torch.int64, least=0) for name in names}, tensors)
         for name, tensor in tensors.items():
             agree(bool((tensor[1:] > tensor[:-1]).all()), name, "does not ascend", "every hash once, in ascending order")
     hashes = {name: tensor.numpy() for name, tensor in tensors.items()}

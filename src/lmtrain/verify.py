@@ -42,8 +42,8 @@ T, B, H, E = 4, 3, 5, 2
 STEP = 1e-5
 ALLOWED = {"central differences": 1e-6, "torch.nn": 1e-10, "float64": 1e-5, "h = 1e-4": 1e-6, "delta form": 1e-12}
 
-Tensors = dict[str, Tensor]
-Function = Callable[[Tensors], Tensors]
+NamedTensors = dict[str, Tensor]
+TensorFunction = Callable[[NamedTensors], NamedTensors]
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Subject:
 
     name: str
     operation: str
-    run: Callable[[Tensors, str], Tensors]
-    inputs: Tensors
+    run: Callable[[NamedTensors, str], NamedTensors]
+    inputs: NamedTensors
 
 
 def iter_checks() -> Iterator[Check]:
@@ -121,11 +121,11 @@ def _recurrences(generator: Generator, options: str) -> Iterator[Subject]:
     randn = partial(torch.randn, generator=generator, dtype=torch.float64)
     rand = partial(torch.rand, generator=generator, dtype=torch.float64)
     everything = options == " with everything"
-    masks: Tensors = {"keep_TB": (rand(T, B) < 0.7).double()} if options else {}
+    masks: NamedTensors = {"keep_TB": (rand(T, B) < 0.7).double()} if options else {}
     masks |= {"zoneout_TBH": rand(T, B, H)} if everything else {}
     cell_masks = {**masks, "cell_zoneout_TBH": rand(T, B, H)} if everything else masks
 
-    def gain(letters: str, gates: int) -> Tensors:
+    def gain(letters: str, gates: int) -> NamedTensors:
         return {f"norm_gain_{letters}": 1 + 0.1 * randn(gates * H)} if everything else {}
 
     inputs = {"projected_TBH": randn(T, B, H), "h0_BH": randn(B, H), "weight_HH": randn(H, H), **gain("H", 1)}
@@ -146,9 +146,9 @@ def _run_cell(
     cell: Callable[..., tuple[Tensor, ...]],
     options: Mapping[str, object],
     names: tuple[str, ...],
-    inputs: Tensors,
+    inputs: NamedTensors,
     backend: str,
-) -> Tensors:
+) -> NamedTensors:
     device = next(iter(inputs.values())).device
     placed = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in options.items()}
     return dict(zip(names, cell(**inputs, **placed, backend=backend), strict=True))
@@ -159,7 +159,7 @@ def _output_layer(generator: Generator) -> Subject:
     randn = partial(torch.randn, generator=generator, dtype=torch.float64)
     targets_N = torch.randint(7, (6,), generator=generator)
 
-    def run(inputs: Tensors, backend: str) -> Tensors:
+    def run(inputs: NamedTensors, backend: str) -> NamedTensors:
         features, weight, bias = inputs.values()
         return {"total": linear_cross_entropy(features, weight, bias, targets_N.to(features.device), backend=backend)}
 
@@ -172,7 +172,7 @@ def _direct_output_layer(generator: Generator) -> Subject:
     randn = partial(torch.randn, generator=generator, dtype=torch.float64)
     starts_NO, targets_N = torch.randint(4, (6, 2), generator=generator), torch.randint(7, (6,), generator=generator)
 
-    def run(inputs: Tensors, _: str) -> Tensors:
+    def run(inputs: NamedTensors, _: str) -> NamedTensors:
         return {"total": DirectCrossEntropyFunction.apply(*inputs.values(), starts_NO, targets_N)}
 
     inputs = {"features_ND": randn(6, H), "weight_VD": randn(7, H), "bias_V": randn(7), "table": randn(10)}
@@ -184,7 +184,7 @@ def _sampled_output_layer(generator: Generator) -> Subject:
     randn = partial(torch.randn, generator=generator, dtype=torch.float64)
     targets_N, samples_K = torch.tensor([0, 2, 6, 2, 5, 3]), torch.tensor([1, 2, 3])
 
-    def run(inputs: Tensors, _: str) -> Tensors:
+    def run(inputs: NamedTensors, _: str) -> NamedTensors:
         features, weight, bias = inputs.values()
         log_expected_K = torch.tensor([0.5, 0.9, 0.2], dtype=torch.float64).log()
         return {"total": sampled_cross_entropy(features, weight, bias, targets_N, samples_K, log_expected_K)}
@@ -206,14 +206,14 @@ def _word_vectors(generator: Generator) -> Iterator[Subject]:
     contexts_NC, targets_N = torch.tensor([[0, 1, -1], [2, -1, -1], [1, 1, 4]]), torch.tensor([3, 0, 2])
     samples_NK = torch.tensor([[0, 3], [4, 4], [1, 0]])
 
-    def predict(inputs: Tensors, _: str) -> Tensors:
+    def predict(inputs: NamedTensors, _: str) -> NamedTensors:
         return {"total": negative_sampling(inputs["input_VE"], inputs["output_VE"], contexts_NC, targets_N, samples_NK)}
 
     yield Subject("negative_sampling", "negative_sampling", predict, {"input_VE": randn(5, E), "output_VE": randn(5, E)})
     words_N, contexts_N = torch.tensor([0, 1, 1, 3]), torch.tensor([2, 1, 0, 3])
     counts_N = torch.tensor([0.5, 3.0, 150.0, 7.0], dtype=torch.float64)
 
-    def fit(inputs: Tensors, _: str) -> Tensors:
+    def fit(inputs: NamedTensors, _: str) -> NamedTensors:
         word_VE, context_VE, word_bias_V, context_bias_V = inputs.values()
         return {"total": glove_loss(word_VE, context_VE, word_bias_V, context_bias_V, words_N, contexts_N, counts_N)}
 
@@ -227,10 +227,10 @@ def _window_classifiers(generator: Generator) -> Iterator[Subject]:
     ids_NW, classes_N = torch.tensor([[0, 1, 2], [2, 2, 0], [1, 3, 2], [3, 0, 0]]), torch.tensor([0, 2, 1, 2])
     corrupted_NW = torch.tensor([[0, 3, 2], [2, 1, 0], [1, 0, 2], [3, 2, 0]])
 
-    def scores(inputs: Tensors, windows: Tensor) -> Tensor:
+    def scores(inputs: NamedTensors, windows: Tensor) -> Tensor:
         return affine(window_vectors(inputs["table_VE"], windows), inputs["weight_CD"], inputs["bias_C"])
 
-    def margin(inputs: Tensors, _: str) -> Tensors:
+    def margin(inputs: NamedTensors, _: str) -> NamedTensors:
         good_N, bad_N = (scores(inputs, windows).gather(1, classes_N[:, None])[:, 0] for windows in (ids_NW, corrupted_NW))
         return {"total": max_margin_loss(good_N, bad_N)}
 
@@ -249,7 +249,7 @@ def _average(generator: Generator) -> Subject:
     keep_M = torch.tensor([True, True, True, False, True, True])
     table_VE = torch.randn(5, H, generator=generator, dtype=torch.float64)
 
-    def run(inputs: Tensors, _: str) -> Tensors:
+    def run(inputs: NamedTensors, _: str) -> NamedTensors:
         return {"y": average(inputs["table_VE"], ids_M, offsets_N, keep_M)}
 
     return Subject("average", "average", run, {"table_VE": table_VE})
@@ -267,7 +267,7 @@ def _activations(generator: Generator) -> Iterator[Subject]:
 def _check_differences(subject: Subject) -> Iterator[Check]:
     """Gradients by hand against central differences."""
 
-    def run(inputs: Tensors) -> Tensors:
+    def run(inputs: NamedTensors) -> NamedTensors:
         return subject.run(inputs, "eager")
 
     made = _results(run, subject.inputs)
@@ -299,7 +299,7 @@ def _check_against_torch(generator: Generator) -> Iterator[Check]:
             yield Check(name, "eager", "torch.nn", tensor, _error(made[tensor], expected))
 
 
-def _layer(module: nn.RNNBase, inputs: Tensors) -> Tensors:
+def _layer(module: nn.RNNBase, inputs: NamedTensors) -> NamedTensors:
     """What a module of one layer computes with the given parameters."""
     x_TBE, *states = (x if name == "x_TBE" else x[None] for name, x in inputs.items() if "_l0" not in name)
     weights = {name: x for name, x in inputs.items() if "_l0" in name}
@@ -329,7 +329,7 @@ def _check_float32(subject: Subject, backend: str, device: str) -> Iterator[Chec
         yield Check(subject.name, backend, "float64", name, _error(made[name], expected))
 
 
-def _results(run: Function, inputs: Tensors) -> Tensors:
+def _results(run: TensorFunction, inputs: NamedTensors) -> NamedTensors:
     """The outputs, and the gradient d_<name> of their projection for every input."""
     leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
     outputs = run(leaves)
@@ -337,7 +337,7 @@ def _results(run: Function, inputs: Tensors) -> Tensors:
     return {**outputs, **{f"d_{name}": d for name, d in zip(leaves, gradients, strict=True)}}
 
 
-def _projection(outputs: Tensors) -> Tensor:
+def _projection(outputs: NamedTensors) -> Tensor:
     """The outputs' sum, weighted at random but always alike: a scalar in which no gradient can hide."""
     generator = Generator().manual_seed(2)
     weighted = [y.double().cpu() * torch.randn(y.shape, generator=generator, dtype=torch.float64) for y in outputs.values()]

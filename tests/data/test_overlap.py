@@ -99,7 +99,7 @@ def test_lines_that_say_nothing_are_not_taken_for_a_match():
 def test_samples_of_long_texts_are_compared_with_each_other(monkeypatch):
     text, other = prose(1, 40_000), prose(2, 40_000)
     whole = find_overlap(hashes(text), hashes(text[: len(text) // 2] + other))
-    monkeypatch.setattr(overlap, "MOST", 500)
+    monkeypatch.setattr(overlap, "MAX_HASHES", 500)
     monkeypatch.setattr(overlap, "FRESH", 50)
     sample, samples = hashes(text), hashes(text[: len(text) // 2] + other)
     assert len(sample) == len(samples) == 500

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lmtrain.errors import UserError
 from lmtrain.explain import Explanation, explain
-from lmtrain.explain.drawing import GRADIENT, MOST_NODES, VALUE
+from lmtrain.explain.drawing import GRADIENT, MAX_NODES, VALUE
 from lmtrain.explain.lessons import LESSONS
 from lmtrain.explain.plot import plot
 
@@ -131,8 +131,8 @@ def test_labels_of_random_graphs_never_overlap(expression: str) -> None:
 
 
 def test_a_graph_that_cannot_be_read_is_not_drawn() -> None:
-    explanation = explain("+".join(["x"] * (MOST_NODES + 1)), x=1)
-    with pytest.raises(UserError, match=f"A drawing holds {MOST_NODES}"):
+    explanation = explain("+".join(["x"] * (MAX_NODES + 1)), x=1)
+    with pytest.raises(UserError, match=f"A drawing holds {MAX_NODES}"):
         explanation.svg()
 
 

@@ -99,7 +99,7 @@ def test_no_sum_of_integers_overflows(made: SimpleNamespace, tmp_path: Path) -> 
 def test_large_weights_go_to_a_file_of_their_own(
     made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmtrain.export.onnx_files.MOST_EMBEDDED", 1 << 10)
+    monkeypatch.setattr("lmtrain.export.onnx_files.MAX_EMBEDDED", 1 << 10)
     lm = made.opened(made.model({"kind": "recurrent", "hidden_size": 32}))
     files = lm.export(tmp_path / "out", format="onnx").files
     assert {"step.onnx", "step.onnx.weights", "sequence.onnx.weights"} <= set(files)

@@ -200,7 +200,7 @@ def test_losses_of_any_number_of_evaluations_start_the_average_as_if_all_were_ke
     losses = [3 + math.sin(number / 50) / (number + 1) ** 0.1 for number in range(400)]
     started = []
     for most in (5, 10_000):
-        monkeypatch.setattr("lmtrain.training.averaging.MOST_LOSSES", most)
+        monkeypatch.setattr("lmtrain.training.averaging.MAX_LOSSES", most)
         for patience in (1, 3, 40):
             averaging = NonMonotonicAverage([("weight", nn.Parameter(nn.Linear(1, 1).weight))], patience)
             started.append([])

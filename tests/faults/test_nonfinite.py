@@ -15,7 +15,7 @@ from lmtrain.errors import DivergedError
 from lmtrain.inference.evaluate import Evaluation
 from lmtrain.saved import load_trained
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
-from lmtrain.training.finite import MOST_ROLLBACKS, MOST_SKIPPED, Nonfinite, nonfinite_names
+from lmtrain.training.finite import MAX_ROLLBACKS, MAX_SKIPPED, Nonfinite, nonfinite_names
 from lmtrain.training.learner import SequenceLearner
 from lmtrain.training.state import Trouble
 
@@ -100,7 +100,7 @@ def test_skipping_ends_where_no_chunk_can_be_taken(place: Path, call: Call, at_s
     settings = [*OFTEN, "trainer.on_nonfinite=skip", "trainer.save_every=1000", "trainer.num_steps=200"]
     ended = call("TRAIN", *settings, "hydra.run.dir=bad")
     assert ended.code == 5
-    assert f"{MOST_SKIPPED} steps in a row were skipped" in ended.err
+    assert f"{MAX_SKIPPED} steps in a row were skipped" in ended.err
 
 
 def test_rolling_back_halves_the_rate_and_finishes(place: Path, call: Call, at_step: Callable[..., None]) -> None:
@@ -180,14 +180,14 @@ def test_rolling_back_goes_to_the_best_where_the_newest_does_not_help_and_ends_a
         state.step = 6
 
     nonfinite = Nonfinite("rollback", save_crash=lambda *_: tmp_path, load=load)
-    for _ in range(MOST_ROLLBACKS):
+    for _ in range(MAX_ROLLBACKS):
         state.step = 7
         nonfinite(state, "The loss is not finite.", None)
     state.step = 7
     with pytest.raises(DivergedError, match=r"Going back was tried 10 times"):
         nonfinite(state, "The loss is not finite.", None)
-    assert asked == ["last", *["best"] * (MOST_ROLLBACKS - 1)]
-    assert state.learner.rate_scale == 2.0**-MOST_ROLLBACKS
+    assert asked == ["last", *["best"] * (MAX_ROLLBACKS - 1)]
+    assert state.learner.rate_scale == 2.0**-MAX_ROLLBACKS
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip", "rollback"])

@@ -73,7 +73,7 @@ def test_every_evaluation_of_a_run_reads_the_same_whenever_it_was_interrupted(pl
 def test_a_run_of_an_earlier_version_reads_all_when_it_goes_on(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "LEAST_BOUND", 50)
+    monkeypatch.setattr(blocks, "MIN_BOUND", 50)
     settings = json.loads(Path("run/settings.json").read_text())
     del settings["trainer"]["evaluation_tokens"]
     Path("run/settings.json").write_text(json.dumps(settings))

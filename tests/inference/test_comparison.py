@@ -101,7 +101,7 @@ def test_the_interval_is_that_of_resampled_lines() -> None:
 
 
 def test_many_lines_are_drawn_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmtrain.inference.comparison.MOST_GROUPS", 7)
+    monkeypatch.setattr("lmtrain.inference.comparison.MAX_GROUPS", 7)
     interval, _ = bootstrap(np.ones(50), np.full(50, 2.0), seed=1, num_resamples=20)
     assert interval == (0.5, 0.5)
 

@@ -265,7 +265,7 @@ def test_unknown_characters_of_a_prompt_are_listed_and_read_as_unk(table, caplog
     log_probs_V, state = read(table, ids, table.initial_state(1), "cpu")
     generator = torch.Generator().manual_seed(3)
     writer = sampler.Writer(CHARS, "", ())
-    draws = sampler.generate(table.readers()(state), log_probs_V, SampleSettings(), [generator], [writer], excluded=4)
+    draws = sampler.generate(table.reader_factory()(state), log_probs_V, SampleSettings(), [generator], [writer], excluded=4)
     assert with_unknown == CHARS.decode(drawn.token for _, drawn, _ in draws)
 
 

@@ -71,7 +71,7 @@ def read(model: LanguageModel, ids: list[int], prompt: int = 0) -> Tensor:
     if prompt:
         with torch.no_grad():
             _, state = model.log_probs(torch.tensor(ids[:prompt])[:, None], state)
-    reader = model.readers()(state)
+    reader = model.reader_factory()(state)
     return torch.stack([reader([token], [0])[0].clone() for token in ids[prompt:]])
 
 
@@ -150,8 +150,8 @@ def test_two_threads_give_the_same_bits_as_one(generator: torch.Generator) -> No
 
 def test_texts_read_side_by_side_do_not_disturb_each_other(generator: torch.Generator) -> None:
     model = make_model(37, embed_size=5, hidden_size=9, num_layers=1)
-    readers, (a, b) = model.readers(), (ids_of(37, generator), ids_of(37, generator))
-    first, second = readers(model.initial_state(1)), readers(model.initial_state(1))
+    make_reader, (a, b) = model.reader_factory(), (ids_of(37, generator), ids_of(37, generator))
+    first, second = make_reader(model.initial_state(1)), make_reader(model.initial_state(1))
     pairs = [(first([x], [0])[0].clone(), second([y], [0])[0].clone()) for x, y in zip(a, b, strict=True)]
     assert torch.equal(torch.stack([x for x, _ in pairs]), read(model, a))
     assert torch.equal(torch.stack([y for _, y in pairs]), read(model, b))
@@ -169,7 +169,7 @@ def test_a_text_reads_the_same_to_the_last_bit_whoever_is_read_with_it(
     texts = [ids_of(vocab_size, generator, length=1 + 3 * (number % 5)) for number in range(15)]
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         alone = [read(model, ids) for ids in texts]
-        reader, together = model.readers()(model.initial_state(len(texts))), [[] for _ in texts]  # type: ignore[var-annotated]
+        reader, together = model.reader_factory()(model.initial_state(len(texts))), [[] for _ in texts]  # type: ignore[var-annotated]
         for step in range(13):
             going = [number for number, ids in enumerate(texts) if step < len(ids)]
             for number, row in zip(going, reader([texts[n][step] for n in going], going), strict=True):
@@ -195,7 +195,7 @@ def test_models_that_the_step_does_not_know_read_in_the_general_way(
     assert not isinstance(model, RecurrentLanguageModel) or model._network() is None
     model.eval()
     torch.testing.assert_close(read(model, ids, prompt=3), expected(model, ids)[3:], rtol=1e-5, atol=1e-5)
-    reader, lengths = model.readers()(model.initial_state(5)), [40, 3, 7, 3, 20]  # until two of five are left, and one
+    reader, lengths = model.reader_factory()(model.initial_state(5)), [40, 3, 7, 3, 20]  # until two of five are left, and one
     for step in range(40):
         going = [text for text, length in enumerate(lengths) if step < length]
         rows = reader([ids[(step + text) % 40] for text in going], going)
@@ -216,7 +216,7 @@ def test_a_cell_that_the_step_does_not_know_reads_in_the_general_way(generator: 
         layer.__class__ = OwnLayer
     ids = ids_of(37, generator)
     torch.testing.assert_close(read(model, ids, prompt=3), expected(model, ids)[3:], rtol=1e-5, atol=1e-5)
-    reader, lengths = model.readers()(model.initial_state(5)), [40, 3, 7, 3, 20]  # until two of five are left, and one
+    reader, lengths = model.reader_factory()(model.initial_state(5)), [40, 3, 7, 3, 20]  # until two of five are left, and one
     for step in range(40):
         going = [text for text, length in enumerate(lengths) if step < length]
         rows = reader([ids[(step + text) % 40] for text in going], going)

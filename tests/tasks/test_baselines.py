@@ -57,7 +57,7 @@ def test_logistic_regression_learns_what_words_alone_do_not_tell(given: list[str
 def test_it_is_left_out_by_name_where_it_would_take_long(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(baselines, "MOST_UPDATES", 10)
+    monkeypatch.setattr(baselines, "MAX_UPDATES", 10)
     for number, given in enumerate((TAG, CLASSIFY)):
         run = lmtrain.train(*given, f"hydra.run.dir=run{number}")
         shown = capsys.readouterr().out

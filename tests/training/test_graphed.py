@@ -408,10 +408,10 @@ def test_replayed_generation_writes_the_same_text(
     def texts() -> list[list[int]]:
         """Two texts, written in turns."""
         log_probs_V, state = read(model, torch.tensor([0, 3, 4]).numpy(), model.initial_state(1), device)
-        readers = model.readers(device)
+        make_reader = model.reader_factory(device)
         pair = [
             generate(
-                readers(state), log_probs_V, settings, [Generator().manual_seed(n)],
+                make_reader(state), log_probs_V, settings, [Generator().manual_seed(n)],
                 [Writer(ByteTokenizer(), "", ())], excluded=None,
             )
             for n in (1, 2)

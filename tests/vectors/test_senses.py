@@ -115,7 +115,7 @@ def test_two_words_taken_as_one_are_told_apart(text: Text, vectors: Vectors) -> 
 
 
 def test_a_frequent_word_is_sampled_over_the_whole_text(text: Text, vectors: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(senses, "MOST_WINDOWS", 20)
+    monkeypatch.setattr(senses, "MAX_WINDOWS", 20)
     found = find_senses(vectors, text, ["bank"], number=2)
     assert (found.num_occurrences, found.num_used) == (50, 17)
     assert len(found.senses) == 2

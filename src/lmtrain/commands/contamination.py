@@ -13,7 +13,7 @@ from typing import NamedTuple
 from lmtrain.data.overlap import Hashes, Overlap, find_overlap
 
 SUSPICIOUS = 0.01
-MOST_NATURAL = 0.05
+MAX_NATURAL = 0.05
 
 
 class Part(NamedTuple):
@@ -75,4 +75,4 @@ def look_for(text: str, lines: Hashes | None, parts: Sequence[Part], others: Ite
     trains = [part.train for part in parts if part.train is not None]
     natural = min((max((find_overlap(other, train).share for other in others), default=0.0) for train in trains), default=0.0)
     overlaps = [(part.name, None if lines is None or part.train is None else find_overlap(lines, part.train)) for part in parts]
-    return Finding(text, overlaps, SUSPICIOUS + min(2 * natural, MOST_NATURAL))
+    return Finding(text, overlaps, SUSPICIOUS + min(2 * natural, MAX_NATURAL))

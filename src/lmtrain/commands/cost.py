@@ -17,7 +17,7 @@ from lmtrain.training.session import FIRST_STEPS
 from lmtrain.training.state import TrainState
 
 LONG_WARM_UP = 1000  # steps, within which the rates of most recipes have risen
-LEAST_KEPT = 2  # checkpoints while a run trains: one is no protection while the next one is being written
+MIN_KEPT = 2  # checkpoints while a run trains: one is no protection while the next one is being written
 
 
 def describe_cost(task: Task, limits: Limits, cadence: Cadence, state: TrainState) -> list[str]:
@@ -58,7 +58,7 @@ def _steps_of(limits: Limits, name: str, per_epoch: int) -> float:
 
 def num_checkpoints(keep: int) -> int:
     """The most that lie on the disk at a time: the newest ones, the best one, and the one that is being written."""
-    return max(keep, LEAST_KEPT) + 2
+    return max(keep, MIN_KEPT) + 2
 
 
 def checkpoint_bytes(task: Task, model: torch.nn.Module) -> int | None:

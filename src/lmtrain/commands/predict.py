@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lmtrain.tasks.tag_saved import Tagger
 
 SENTENCES = 256  # that are tagged at once
-MOST_COLUMNS = 2  # of a sentence of one word, beyond which it looks like a sentence of several
+MAX_COLUMNS = 2  # of a sentence of one word, beyond which it looks like a sentence of several
 
 
 def main(arguments: list[str]) -> None:
@@ -177,7 +177,7 @@ def _answers(
 def _warn_of_sentences(block: list[str | None]) -> None:
     """Where a sentence of one line has several words, it is hardly a word with its columns."""
     words = (block[0] or "").split(" ")
-    if sum(line is not None for line in block) == 1 and len(words) > MOST_COLUMNS and "\t" not in words[0]:
+    if sum(line is not None for line in block) == 1 and len(words) > MAX_COLUMNS and "\t" not in words[0]:
         advice = "Only the first word of each line is read. Where every line is a sentence, type --sentences."
         print(f"lmtrain: {advice}", file=sys.stderr)
 

@@ -28,9 +28,9 @@ EPILOG = """examples:
   report outputs/RUN                      one run, in report.html
   report outputs/sweep --output sweep.html"""
 
-MOST_PREDICTED = 6  # runs whose models are read
-MOST_SAMPLES = 6  # of a run
-MOST_LETTERS = 600  # of a sample
+MAX_PREDICTED = 6  # runs whose models are read
+MAX_SAMPLES = 6  # of a run
+MAX_LETTERS = 600  # of a sample
 
 
 def main(arguments: list[str]) -> None:
@@ -82,7 +82,7 @@ def _of_task(runs: Sequence[RunRecord], most_tokens: int, device: str) -> list[s
     sections += _charts(runs, names, records)
     if runs[0].task == "language" and most_tokens:
         sections += _words(runs, names, most_tokens, device)
-    for run, name in zip(runs[:MOST_PREDICTED], names, strict=False):
+    for run, name in zip(runs[:MAX_PREDICTED], names, strict=False):
         sections += _samples(run, name)
     return sections
 
@@ -140,7 +140,7 @@ def _words(runs: Sequence[RunRecord], names: Sequence[str], most_tokens: int, de
     from lmtrain.commands.report_words import predict
 
     found: dict[str, Any] = {}
-    for run, name in zip(runs[:MOST_PREDICTED], names, strict=False):
+    for run, name in zip(runs[:MAX_PREDICTED], names, strict=False):
         try:
             if (predicted := predict(run.path, most_tokens, device)) is not None:
                 found[name] = predicted
@@ -148,7 +148,7 @@ def _words(runs: Sequence[RunRecord], names: Sequence[str], most_tokens: int, de
             warn(f"The model of {name} is left out: {error}")
     if not found:
         return []
-    few = f" The {MOST_PREDICTED} best runs." if len(runs) > MOST_PREDICTED else ""
+    few = f" The {MAX_PREDICTED} best runs." if len(runs) > MAX_PREDICTED else ""
     note = f"The first {most_tokens:,} tokens of validation, at most; each run by its best checkpoint.{few}"
     sections = [draw.heading("Perplexity by frequency: the rank of a word in the vocabulary", note)]
     for attribute, title in (("by_rank", ""), ("by_place", "Perplexity by place in the line")):
@@ -174,11 +174,11 @@ def _samples(run: RunRecord, name: str) -> list[str]:
     found = _texts(run.path / "tensorboard", "sample/text_summary")
     if not found:
         return []
-    chosen = [found[round(n * (len(found) - 1) / max(MOST_SAMPLES - 1, 1))] for n in range(min(MOST_SAMPLES, len(found)))]
+    chosen = [found[round(n * (len(found) - 1) / max(MAX_SAMPLES - 1, 1))] for n in range(min(MAX_SAMPLES, len(found)))]
     parts = [draw.heading(f"Samples of {name} as training went on")]
-    for step, text in chosen if len(found) >= MOST_SAMPLES else found:
+    for step, text in chosen if len(found) >= MAX_SAMPLES else found:
         cut = plain_text(text)
-        parts.append(f"<p>step {step:,}</p><pre>{draw.shown(cut[:MOST_LETTERS])}{'…' * (len(cut) > MOST_LETTERS)}</pre>")
+        parts.append(f"<p>step {step:,}</p><pre>{draw.shown(cut[:MAX_LETTERS])}{'…' * (len(cut) > MAX_LETTERS)}</pre>")
     return parts
 
 

@@ -15,8 +15,8 @@ from lmtrain.shell import printable
 COLOURS = ("#2166ac", "#d6604d", "#1b7837", "#8a5fbf", "#b8860b", "#3aa6a0", "#c2478e", "#5a5a5a", "#8c510a", "#74add1")
 WIDTH, HEIGHT = 860.0, 320.0
 LEFT, RIGHT, TOP, BOTTOM = 70.0, 16.0, 14.0, 44.0
-MOST_POINTS = 600  # of a curve; more cannot be seen
-MOST_RUNS_NAMED = 30
+MAX_POINTS = 600  # of a curve; more cannot be seen
+MAX_RUNS_NAMED = 30
 
 Points = Sequence[tuple[float, float]]
 
@@ -74,8 +74,8 @@ def heading(words: str, note: str = "") -> str:
 def legend(names: Sequence[str]) -> str:
     """Which colour is whose."""
     keys = [f'<span class="key"><i style="background:{colour_of(n)}"></i>{shown(name)}</span>' for n, name in enumerate(names)]
-    more = len(keys) - MOST_RUNS_NAMED
-    return f"<p>{''.join(keys[:MOST_RUNS_NAMED])}{f'and {more} more' if more > 0 else ''}</p>"
+    more = len(keys) - MAX_RUNS_NAMED
+    return f"<p>{''.join(keys[:MAX_RUNS_NAMED])}{f'and {more} more' if more > 0 else ''}</p>"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
@@ -201,5 +201,5 @@ class _Axis:
 def _usable(points: Points, log: bool) -> Points:
     """The points that can be drawn, thinned out evenly where they are many."""
     there = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log)]
-    every = -(-len(there) // MOST_POINTS)
+    every = -(-len(there) // MAX_POINTS)
     return there if every <= 1 else [*there[:-1:every], there[-1]]

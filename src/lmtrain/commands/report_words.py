@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 RANKS = (10, 100, 1000, 10_000)
 PLACES = (1, 2, 3, 5, 10, 20)
 WORST = 20
-LEAST_SEEN = 3  # times; a word that was seen less often tells little
+MIN_SEEN = 3  # times; a word that was seen less often tells little
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _worst(
 ) -> list[tuple[str, int, float, int]]:
     """Tokens with the highest mean surprisal, of those seen often enough, or of all where none is."""
     counts, sums = np.bincount(ids), np.bincount(ids, weights=nats)
-    seen = np.flatnonzero(counts >= min(LEAST_SEEN, counts.max()))
+    seen = np.flatnonzero(counts >= min(MIN_SEEN, counts.max()))
     means = sums[seen] / counts[seen]
     rank_of = dict(zip(ids.tolist(), ranks.tolist(), strict=True))
     worst = seen[np.argsort(-means, kind="stable")[:WORST]]

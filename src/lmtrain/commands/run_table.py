@@ -17,7 +17,7 @@ from lmtrain.training.run_record import Result, RunRecord
 
 ENDED_WELL = "finished"
 NOTHING = "-"
-MOST_LETTERS = 40  # of a setting in a table
+MAX_LETTERS = 40  # of a setting in a table
 
 
 @dataclass
@@ -216,7 +216,7 @@ def _text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= MOST_LETTERS else f"...{text[3 - MOST_LETTERS :]}"
+    return text if len(text) <= MAX_LETTERS else f"...{text[3 - MAX_LETTERS :]}"
 
 
 def _count(value: float | None) -> str:

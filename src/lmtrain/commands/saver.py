@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lmtrain.commands.cost import LEAST_KEPT
+from lmtrain.commands.cost import MIN_KEPT
 from lmtrain.commands.resuming import earlier_checkpoint, load_state
 from lmtrain.data.batches import Batch
 from lmtrain.distributed.group import Group
@@ -63,7 +63,7 @@ class Saver:
             raise
         if path is not None:
             self.remember(state, path)
-        prune(self.run.path, max(self.task.settings.trainer.keep, LEAST_KEPT), state.saved_step)
+        prune(self.run.path, max(self.task.settings.trainer.keep, MIN_KEPT), state.saved_step)
         self._note_arithmetic()
         return ""
 
@@ -74,7 +74,7 @@ class Saver:
     def tidy(self, state: TrainState) -> None:
         """The run has ended well: of its checkpoints those stay that `trainer.keep` asks for."""
         keep, path = self.task.settings.trainer.keep, self.run.path
-        if keep >= LEAST_KEPT:
+        if keep >= MIN_KEPT:
             return
         try:
             if keep == 0 and state.best_step is not None:

@@ -54,7 +54,7 @@ Values that the rules of the settings refuse count as a failed trial, with the r
 DIR/experiment/best.yaml, which  python -m lmtrain --config-dir DIR experiment=best  trains again; all trials stand in the
 table of  python -m lmtrain runs DIR ."""
 
-MOST_FAILURES = 5  # one after the other, before anything has succeeded
+MAX_FAILURES = 5  # one after the other, before anything has succeeded
 POLL_SECONDS = 0.2
 DRAWN = 20  # points of the space, of which one at least must be settings
 
@@ -190,7 +190,7 @@ class Search:
                 raise
             self._study.tell(trial, cost, state=state)
             print(printable(f"trial {trial.number}: {said}  {_typed(values)}"), flush=True)
-            if failures >= MOST_FAILURES and not self._completed():
+            if failures >= MAX_FAILURES and not self._completed():
                 raise ResourceError(
                     f"{failures} trials in a row have failed, the last one so: {said.removeprefix('failed: ')}",
                     "A search needs some that succeed.", "Mend the space, or what they lack, and type the command again.",

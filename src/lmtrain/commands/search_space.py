@@ -19,7 +19,7 @@ from lmtrain.errors import SettingsError
 from lmtrain.settings import quoting
 from lmtrain.shell import one_line
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 SCALAR = (str, int, float, bool, type(None))
 
 
@@ -104,9 +104,9 @@ def _read(path: Path) -> Any:
 
     try:
         with open(path, "rb") as file:
-            text = file.read(MOST_BYTES + 1)
-        if len(text) > MOST_BYTES:
-            raise ValueError(f"it is larger than {MOST_BYTES >> 20} MB")
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise ValueError(f"it is larger than {MAX_BYTES >> 20} MB")
         return yaml.safe_load(text.decode())
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         words = error.strerror if isinstance(error, OSError) else str(error)

@@ -47,7 +47,7 @@ def train(
         before()
         run.keep_settings(_settings_text(settings))
         keep_for_restarts(group, run)
-        return _run(settings, run, None, group)
+        return _prepare(settings, run, None, group)
 
 
 def resume(directory: Path, changes: Mapping[str, Any], group: Group = ALONE) -> Reached | None:
@@ -60,14 +60,14 @@ def resume(directory: Path, changes: Mapping[str, Any], group: Group = ALONE) ->
         if checkpoint is None:
             log.warning("%s was stopped before its first checkpoint: it begins again.", shown(directory))
         run.know_settings()
-        return _run(settings, run, checkpoint, group, has_changed=bool(changes))
+        return _prepare(settings, run, checkpoint, group, has_changed=bool(changes))
 
 
 def _settings_text(settings: config.Config) -> str:
     return json.dumps(comparing.config_to_json(settings), indent=2) + "\n"
 
 
-def _run(
+def _prepare(
     settings: config.Config, run: RunDirectory, resumed_from: Path | None, group: Group, *, has_changed: bool = False
 ) -> Reached | None:
     keep_freed_memory(not isinstance(settings.model, config.COUNTED))  # what is counted takes no steps, and much memory once
@@ -82,7 +82,7 @@ def _run(
         log.warning("%s", advice)
     task.check()
     try:
-        return _train(task, run, resumed_from, has_changed, group)
+        return _train_prepared(task, run, resumed_from, has_changed, group)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -91,7 +91,9 @@ def _run(
         record_choices({})  # what else this process computes is no part of the run
 
 
-def _train(task: Task, run: RunDirectory, resumed_from: Path | None, has_changed: bool, group: Group) -> Reached | None:
+def _train_prepared(
+    task: Task, run: RunDirectory, resumed_from: Path | None, has_changed: bool, group: Group
+) -> Reached | None:
     settings = task.settings
     training = begin(task, run, resumed_from, group)
     state = training.state

@@ -15,7 +15,7 @@ from lmtrain.data.corpus import Corpus, Split
 from lmtrain.data.overlap import find_overlap
 from lmtrain.data.vocabulary import EOS, UNK
 
-MOST_UNKNOWN = 0.5  # of the words of a split: from here on, nearly everything is unknown
+MAX_UNKNOWN = 0.5  # of the words of a split: from here on, nearly everything is unknown
 FEW_UNKNOWN = 0.002  # of the tokens of a held-out split: fewer move a perplexity by about 1 %
 UNTRAINED = 1 / 50  # of that fraction in training: it is as good as none
 LONG_MEAN = 20  # characters per word; languages that write spaces have 4 to 9
@@ -96,7 +96,7 @@ def _unknown(corpus: Corpus) -> Iterator[str]:
     if corpus.tokenizer.unk_id is None:
         return
     noun = f"{corpus.tokenizer.kind.noun}s"
-    if _unknown_share(corpus.train) >= MOST_UNKNOWN:
+    if _unknown_share(corpus.train) >= MAX_UNKNOWN:
         yield (
             f"{_unknown_share(corpus.train):.0%} of the {noun} of the training text are <unk>: perplexities then say how often "
             "it comes, and little else. Type a smaller tokenizer.min_count or a larger tokenizer.vocab_size, or tokenizer=byte."
@@ -104,7 +104,7 @@ def _unknown(corpus: Corpus) -> Iterator[str]:
         return
     for name, split in _held_out(corpus).items():
         share, in_training = split.num_unk / len(split.ids), corpus.train.num_unk / len(corpus.train.ids)
-        if _unknown_share(split) >= MOST_UNKNOWN:
+        if _unknown_share(split) >= MAX_UNKNOWN:
             yield (
                 f"{_unknown_share(split):.0%} of the {noun} of the {NAMES[name]} text are <unk>, not known from the training "
                 f"text: the two texts differ in kind, or {noun} seldom occur twice. Type tokenizer=byte, or give other splits."

@@ -24,7 +24,7 @@ from lmtrain.data.vocabulary import EOS, MAX_WORD, UNK, WHITESPACE, learn_tokens
 from lmtrain.errors import UnfitError
 
 FEWEST = 2  # times that a shape or an affix is seen, or it is what training lacks
-MOST_AFFIXES = 10  # lists: prefixes and suffixes of up to five letters
+MAX_AFFIXES = 10  # lists: prefixes and suffixes of up to five letters
 BORDER = ""  # the feature of what lies beyond a sentence
 
 
@@ -121,7 +121,7 @@ def read_features(document: Any, tokenizer: WordTokenizer) -> Features:
             pass
         case _:
             raise UnfitError("it", "is no list of features", "lowercase, shapes and affixes")
-    if len(affixes) % 2 or len(affixes) > MOST_AFFIXES:
+    if len(affixes) % 2 or len(affixes) > MAX_AFFIXES:
         raise UnfitError("affixes", f"has {len(affixes)} lists", "as many prefixes as suffixes")
     for name, table in (("shapes", shapes or [UNKNOWN, BORDER]), *((f"affixes.{i}", table) for i, table in enumerate(affixes))):
         is_fit = isinstance(table, list) and all(isinstance(item, str) for item in table) and len(set(table)) == len(table)

@@ -26,7 +26,7 @@ from lmtrain.data.vocabulary import WHITESPACE
 from lmtrain.errors import DataError
 from lmtrain.shell import one_line
 
-MOST_HEADER = 10_000  # characters of the first line
+MAX_HEADER = 10_000  # characters of the first line
 
 Splits = Mapping[str, "Labelled"]
 
@@ -82,7 +82,7 @@ def _header(lines: Sequence[str], name: str) -> list[str] | None:
     """The names of the columns of comma-separated values; None for another file. DataError for a .csv with other columns."""
     first = next((line for line in lines if not is_empty(line)), "")
     try:
-        fields = [field.strip(WHITESPACE).lower() for field in next(csv.reader([first[:MOST_HEADER]]), [])]
+        fields = [field.strip(WHITESPACE).lower() for field in next(csv.reader([first[:MAX_HEADER]]), [])]
     except csv.Error:  # a carriage return within the line
         return None
     if len(fields) > 1 and {"label", "text"} <= set(fields):

@@ -5,7 +5,7 @@ too little alone (`}`, "Yes."), so it is joined with the lines that follow until
 than LONG bytes is cut at places that its own characters determine (content-defined chunking, Muthitacharoen et al. 2001). So
 texts without line ends can be compared too, wherever they were cut.
 
-Of each text, the MOST smallest distinct hashes are kept (a bottom-k sketch, Broder 1997). They are a random sample of the
+Of each text, the MAX_HASHES smallest distinct hashes are kept (a bottom-k sketch, Broder 1997). They are a random sample of the
 lines. Every text samples the same lines, so two samples can be compared.
 
 A hash is a polynomial over the bytes b, mod 2^64 (Karp and Rabin 1987), so that those of all lines are differences of one sum:
@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MOST = 1 << 18  # hashes that are kept per text, 2 MB
+MAX_HASHES = 1 << 18  # hashes that are kept per text, 2 MB
 SHORT = 32
 LONG = 1024
 MAX_PIECE = 4096  # bytes: a long line is cut here if its characters do not say where
@@ -120,7 +120,7 @@ class LineHashes:
             self._sort()
 
     def _sort(self) -> None:
-        self._kept = np.unique(np.concatenate([self._kept, *self._fresh]))[:MOST]
+        self._kept = np.unique(np.concatenate([self._kept, *self._fresh]))[:MAX_HASHES]
         self._fresh.clear()
 
 
@@ -152,7 +152,7 @@ def _cuts(line: Bytes) -> Places:
 
 def merged(samples: list[Hashes]) -> Hashes:
     """The hashes of the texts of these `samples` together."""
-    return np.unique(np.concatenate([np.empty(0, np.int64), *samples]))[:MOST]
+    return np.unique(np.concatenate([np.empty(0, np.int64), *samples]))[:MAX_HASHES]
 
 
 class Overlap(NamedTuple):
@@ -168,6 +168,6 @@ class Overlap(NamedTuple):
 
 def find_overlap(lines: Hashes, others: Hashes) -> Overlap:
     """Counts how many of `lines` are among `others`, where each may be a sample."""
-    limit = min(int(hashes[-1]) if len(hashes) >= MOST else np.iinfo(np.int64).max for hashes in (lines, others))
+    limit = min(int(hashes[-1]) if len(hashes) >= MAX_HASHES else np.iinfo(np.int64).max for hashes in (lines, others))
     compared = lines[lines <= limit]
     return Overlap(len(compared), int(np.isin(compared, others, assume_unique=True).sum()))

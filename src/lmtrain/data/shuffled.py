@@ -30,7 +30,7 @@ Units = Literal["shuffled_lines", "shuffled_documents"]
 
 FORMAT = 1
 BUCKET_BYTES = 1 << 24
-MOST_BUCKETS = 512  # files that are open at a time
+MAX_BUCKETS = 512  # files that are open at a time
 
 
 def shuffled(facts: Sequence[TextFacts], units: Units, seed: int, fractions: Sequence[str], cache_dir: Path) -> Sources:
@@ -80,7 +80,7 @@ def _write(
     directory: Path, facts: Sequence[TextFacts], units: Units, drawn: random.Random, shares: Sequence[Fraction],
     names: Sequence[str],
 ) -> None:  # fmt: skip
-    num_buckets = max(1, min(MOST_BUCKETS, -(-sum(fact.num_bytes for fact in facts) // BUCKET_BYTES)))
+    num_buckets = max(1, min(MAX_BUCKETS, -(-sum(fact.num_bytes for fact in facts) // BUCKET_BYTES)))
     sizes = [0] * num_buckets
     checksums: dict[str, str] = {}
     num_units = 0

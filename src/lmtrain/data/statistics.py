@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[Any]
-MOST = 20_000_000  # tokens of training whose n-grams are counted, at about 50 bytes each
+MAX_TOKENS = 20_000_000  # tokens of training whose n-grams are counted, at about 50 bytes each
 
 
 class Sizes(NamedTuple):
@@ -94,7 +94,7 @@ def sparsity(train: Ids, other: Ids, end: int, orders: int = 5) -> list[Sparsity
 
     An n-gram is numbered by what it is without its last token, and by that token.
     """
-    train = train[:MOST]
+    train = train[:MAX_TOKENS]
     tokens = np.concatenate([[end], train, [end], other]).astype(np.int64)
     place = np.arange(len(tokens))
     is_train, is_other = (place > 0) & (place <= len(train)), place > len(train) + 1  # the two ends between them are ours

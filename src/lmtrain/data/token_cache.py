@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.data.cache import new_file
-from lmtrain.data.overlap import MOST, Hashes
+from lmtrain.data.overlap import MAX_HASHES, Hashes
 from lmtrain.data.tokenizer import Tokenizer, load_tokenizer
 from lmtrain.errors import CheckpointError
 from lmtrain.progress import watched
@@ -184,7 +184,7 @@ def _check_split(ids: NDArray[Any], lines: Hashes, sizes: Mapping[str, Any], tok
         raise ValueError("words are spelt where none is unknown")
     if not num_chars <= counts["num_bytes"] <= 4 * num_chars or not counts["num_lines"] <= min(num_chars, num_eos + 1):
         raise ValueError("the sizes of a split do not agree")
-    if not counts["num_marked"] <= counts["num_filled"] <= num_chars or len(lines) > min(MOST, num_chars):
+    if not counts["num_marked"] <= counts["num_filled"] <= num_chars or len(lines) > min(MAX_HASHES, num_chars):
         raise ValueError("the lines of a split do not agree with its size")
     if len(lines) and (lines[0] < 0 or not bool((lines[1:] > lines[:-1]).all())):
         raise ValueError("the hashes of the lines are not ascending")

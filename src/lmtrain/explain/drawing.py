@@ -13,7 +13,7 @@ from lmtrain.explain.layout import Item, place
 from lmtrain.explain.values import number, show
 from lmtrain.shell import one_line
 
-MOST_NODES = 150
+MAX_NODES = 150
 WIDEST = 28  # characters of a value on an edge
 SMALL, NORMAL, LARGE = 11.0, 13.0, 16.0  # font sizes
 RADIUS = 21.0
@@ -25,11 +25,11 @@ RULES = {"+": "distributes", "-": "distributes", "sum": "distributes", "*": "swi
 
 
 def draw(graph: Graph) -> str:
-    """An SVG document of a graph that ran forward and backward. Raises UserError for more than MOST_NODES nodes."""
+    """An SVG document of a graph that ran forward and backward. Raises UserError for more than MAX_NODES nodes."""
     nodes = graph.nodes_topologically_sorted()
-    if len(nodes) > MOST_NODES:
+    if len(nodes) > MAX_NODES:
         raise UserError(
-            f"The graph has {len(nodes):,} nodes.", f"A drawing holds {MOST_NODES}, as more cannot be read.",
+            f"The graph has {len(nodes):,} nodes.", f"A drawing holds {MAX_NODES}, as more cannot be read.",
             "Draw a part of the expression, or leave --svg out.",
         )  # fmt: skip
     drawing = _Drawing(graph)

@@ -11,12 +11,12 @@ WIDTH, HEIGHT = 620.0, 380.0
 LEFT, TOP, BOTTOM, RIGHT = 76.0, 64.0, 52.0, 28.0
 LINE = 18.0  # between two names at the right
 COLOURS = (VALUE, GRADIENT, "#15803d", "#7c3aed", "#b45309", "#0f766e", "#be185d")
-LEAST = 1e-12  # what is smaller is left out, as 0 is
+MIN_SHOWN = 1e-12  # what is smaller is left out, as 0 is
 
 
 def plot(title: str, x_label: str, curves: Mapping[str, Sequence[float]]) -> str:
     """One curve for each name, over 0, 1, ...; each is named at its right end."""
-    shown = [y for values in curves.values() for y in values if y >= LEAST and math.isfinite(y)] or [1.0]
+    shown = [y for values in curves.values() for y in values if y >= MIN_SHOWN and math.isfinite(y)] or [1.0]
     low, high = math.floor(math.log10(min(shown))), math.ceil(math.log10(max(shown)))
     high = max(high, low + 1)
     num = max(len(values) for values in curves.values())
@@ -38,7 +38,7 @@ def plot(title: str, x_label: str, curves: Mapping[str, Sequence[float]]) -> str
     ends = []
     for number, (name, values) in enumerate(curves.items()):
         colour = COLOURS[number % len(COLOURS)]
-        points = [place(x, y) if y >= LEAST and math.isfinite(y) else None for x, y in enumerate(values)]
+        points = [place(x, y) if y >= MIN_SHOWN and math.isfinite(y) else None for x, y in enumerate(values)]
         path, is_down = "", False
         for point in points:
             path += f"{'L' if is_down else 'M'}{point[0]:.1f},{point[1]:.1f} " if point else ""

@@ -16,10 +16,10 @@ from lmtrain.inference.evaluate import iter_target_log_probs, perplexity_text
 from lmtrain.progress import watched
 from lmtrain.saved import Trained
 
-MOST_COMPARED = 500  # tokens of a text by which a graph is compared with the model
-MOST_MEASURED = 20_000  # tokens by which int8 is compared with float32
+MAX_COMPARED = 500  # tokens of a text by which a graph is compared with the model
+MAX_MEASURED = 20_000  # tokens by which int8 is compared with float32
 STREAMS = 32
-MOST_EMBEDDED = 1 << 30  # bytes of weights in a graph's own file; protobuf ends at 2 GB
+MAX_EMBEDDED = 1 << 30  # bytes of weights in a graph's own file; protobuf ends at 2 GB
 TOLERANCE = 1e-3  # nats per token; more would be a mistake of ours
 
 
@@ -78,7 +78,7 @@ def write_onnx(
 def _save(model: Any, path: Path) -> None:
     import onnx
 
-    if model.ByteSize() > MOST_EMBEDDED:
+    if model.ByteSize() > MAX_EMBEDDED:
         onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.weights", size_threshold=1024)
     else:
         onnx.save_model(model, path)
@@ -123,14 +123,14 @@ def _measured(facts: Facts, trained: Trained, directory: Path, quantize: str | N
         return
     name, ids = found
     step, sequence = (directory / file for file in facts["files"]["float32"])
-    part = ids[:MOST_COMPARED]
+    part = ids[:MAX_COMPARED]
     ours = _ours(trained, part, device)
     for graph, theirs in (("step", _by_steps(step, facts, part, 1)), ("sequence", _by_sequence(sequence, part))):
         farthest = float(np.abs(ours - theirs).max())
         assert farthest < TOLERANCE, f"{graph}.onnx is {farthest} nats from the model"
         yield f"{graph}.onnx agrees with lmtrain to {farthest:.1e} nats over {len(part):,} tokens of the {name} text"
     if quantize:
-        part, streams = ids[:MOST_MEASURED], min(STREAMS, len(ids))
+        part, streams = ids[:MAX_MEASURED], min(STREAMS, len(ids))
         nats = {kind: -_by_steps(directory / files[0], facts, part, streams).mean() for kind, files in facts["files"].items()}
         yield _cost(nats, f"{len(part):,} tokens of the {name} text in {streams} stream{'s' * (streams != 1)}")
 

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lmtrain.export.plain import Facts, Plain
 
-MOST = 64  # magnitude of quantised weights: 255 * 64 * 2 fits into the 16 bits in which some processors add pairs
+MAX_LEVEL = 64  # magnitude of quantised weights: 255 * 64 * 2 fits into the 16 bits in which some processors add pairs
 MULTIPLIER = 6364136223846793005  # of the hash: see `models.direct`
 INT64, FLOAT = TensorProto.INT64, TensorProto.FLOAT
 Shape = list[str | int]
@@ -299,10 +299,10 @@ class Part:
     def _quantized(self, name: str) -> tuple[str, str]:
         """The names of a matrix [V, D] as whole numbers, and of the scales [V] of its rows."""
         weight, scales = self.weights[name].numpy(), self._scales(name)
-        whole = np.clip(np.rint(weight / scales[:, None]), -MOST, MOST).astype(np.int8)
+        whole = np.clip(np.rint(weight / scales[:, None]), -MAX_LEVEL, MAX_LEVEL).astype(np.int8)
         return self.graph.named(f"{self.prefix}{name}_q", whole), self.graph.named(f"{self.prefix}{name}_scale", scales)
 
     def _scales(self, name: str) -> NDArray[np.float32]:
         largest = self.weights[name].abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny)
-        scales: NDArray[np.float32] = (largest / MOST).numpy()
+        scales: NDArray[np.float32] = (largest / MAX_LEVEL).numpy()
         return scales

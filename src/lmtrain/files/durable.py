@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-logger = logging.getLogger("lmtrain")
+log = logging.getLogger("lmtrain")
 
 
 @dataclass(frozen=True)
@@ -61,4 +61,4 @@ def set_aside(path: Path, problem: str) -> None:
     """Renames `path`, because of a `problem` that is said, so that a new one can be begun and nothing is lost."""
     aside = path.with_name(f"{path.stem}-damaged-{secrets.token_hex(4)}{path.suffix}")
     os.rename(path, aside)
-    logger.warning("%s cannot be used (%s); it is now called %s, and a new one is begun.", path, problem, aside.name)
+    log.warning("%s cannot be used (%s); it is now called %s, and a new one is begun.", path, problem, aside.name)

@@ -21,9 +21,9 @@ from lmtrain.errors import SettingsError
 from lmtrain.files.strict_json import parse_json
 from lmtrain.files.unfinished import ATTEMPTS, is_at, lock
 
-logger = logging.getLogger("lmtrain")
+log = logging.getLogger("lmtrain")
 
-MOST_BYTES = 4096  # of the text that is read
+MAX_BYTES = 4096  # of the text that is read
 
 
 class RunLock:
@@ -34,7 +34,7 @@ class RunLock:
         self._descriptor, self.is_exclusive = _acquire(path)
         _close_in_children()
         _held.add(self._descriptor)
-        self._found = os.pread(self._descriptor, MOST_BYTES, 0)
+        self._found = os.pread(self._descriptor, MAX_BYTES, 0)
         try:
             self._write()
         except OSError:  # the disk is too full for the text
@@ -45,12 +45,12 @@ class RunLock:
         """Warns of a process that ended without giving up the lock, and of a file system that has none."""
         if not self.is_exclusive:
             named = f" {self.path} names {_holder(self._found)}: if that runs, end one of the two." if self._found else ""
-            logger.warning(
+            log.warning(
                 "The file system of %s has no locks (flock), so nothing keeps a second process from training here.%s",
                 self.path.parent, named,
             )  # fmt: skip
         elif self._found:
-            logger.warning("%s was left by a process that is dead (%s); it is taken over.", self.path, _holder(self._found))
+            log.warning("%s was left by a process that is dead (%s); it is taken over.", self.path, _holder(self._found))
 
     def is_in_place(self) -> bool:
         """Whether another process that looks at `run.lock` finds this lock."""
@@ -60,10 +60,10 @@ class RunLock:
         """Removes the file, unless it is another one by now, and gives up the lock; nothing in a forked child."""
         if self._descriptor in _held:
             try:
-                if self.is_in_place() and (self.is_exclusive or os.pread(self._descriptor, MOST_BYTES, 0) == self._text):
+                if self.is_in_place() and (self.is_exclusive or os.pread(self._descriptor, MAX_BYTES, 0) == self._text):
                     self.path.unlink()
             except OSError as error:
-                logger.warning("%s cannot be removed (%s); the next run here takes it over.", self.path, error)
+                log.warning("%s cannot be removed (%s); the next run here takes it over.", self.path, error)
             _held.discard(self._descriptor)
             os.close(self._descriptor)
 
@@ -94,7 +94,7 @@ def _acquire(path: Path) -> tuple[int, bool]:
         descriptor, is_writable = _open(path)
         got = lock(descriptor)
         if got is False:
-            text = os.pread(descriptor, MOST_BYTES, 0)
+            text = os.pread(descriptor, MAX_BYTES, 0)
             os.close(descriptor)
             raise _in_use(path, text)
         is_last = attempt == ATTEMPTS - 1  # some file systems give a file another number each time it is looked at

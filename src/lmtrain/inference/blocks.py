@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST_BOUND = 1_000_000
+MIN_BOUND = 1_000_000
 SHARE = 10  # a tenth of the tokens that are trained in between
 FEWEST_BLOCKS = 16
 
 
 def default_bound(tokens_between: int) -> int:
     """The most tokens of an evaluation during training, where `tokens_between` are trained between two of them."""
-    return max(LEAST_BOUND, tokens_between // SHARE)
+    return max(MIN_BOUND, tokens_between // SHARE)
 
 
 def evenly_spaced(ids: NDArray[Any], most: int, num_streams: int) -> NDArray[Any]:

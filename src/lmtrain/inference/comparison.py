@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 RESAMPLES = 1000
-MOST_GROUPS = 20_000  # lines are drawn alone up to so many, else in blocks of neighbours
+MAX_GROUPS = 20_000  # lines are drawn alone up to so many, else in blocks of neighbours
 NUM_SHOWN = 20
 CONTEXT = (8, 4)  # tokens before and behind one that is shown
 SENTENCE_ENDS = tuple(".!?…。！？।॥؟")
@@ -348,7 +348,7 @@ def bootstrap(
     """The 95 % interval of sum(difference) / sum(size) over lines drawn with replacement, and the share above zero."""
     if len(difference_L) < 2:
         return None, float(difference_L.sum() > 0)
-    block = -(-len(difference_L) // MOST_GROUPS)
+    block = -(-len(difference_L) // MAX_GROUPS)
     starts = np.arange(0, len(difference_L), block)
     difference_G, size_G = np.add.reduceat(difference_L, starts), np.add.reduceat(size_L, starts)
     random, means = np.random.default_rng(seed), np.empty(num_resamples)

@@ -11,7 +11,7 @@ from lmtrain.inference.graphemes import belong_together
 from lmtrain.shell import one_line
 
 TSV_HEADER = "section\tgroup\tline\tcount\tnats_a\tnats_b\tdifference\tbefore\tbehind"
-MOST_SHOWN = 80  # characters of a line
+MAX_SHOWN = 80  # characters of a line
 
 
 def format_comparison(comparison: Comparison) -> str:
@@ -66,9 +66,9 @@ def _contexts(comparison: Comparison) -> Iterator[str]:
 
 def _in_context(one: Occurrence) -> str:
     if not one.before and not one.behind:
-        return _cut(one.text, MOST_SHOWN)
+        return _cut(one.text, MAX_SHOWN)
     before, behind = _shown(one.before), _shown(one.behind)
-    return f"{_end(before, MOST_SHOWN // 2)}[{_shown(one.text)}]{_start(behind, MOST_SHOWN // 4)}"
+    return f"{_end(before, MAX_SHOWN // 2)}[{_shown(one.text)}]{_start(behind, MAX_SHOWN // 4)}"
 
 
 def _shown(text: str) -> str:

@@ -39,7 +39,7 @@ from lmtrain.errors import SettingsError
 from lmtrain.inference.evaluate import (
     STATIC,
     Method,
-    Score,
+    ScoreChunk,
     check_temperature,
     iter_positions,
     make_tokens,
@@ -126,7 +126,7 @@ class Adaptive(Method):
         return " + ".join(parts + [f"temperature {self.temperature:g}"] * (self.temperature != 1))
 
     @contextmanager
-    def scoring(self, model: LanguageModel, previous_B: Tensor) -> Iterator[Score]:
+    def scoring(self, model: LanguageModel, previous_B: Tensor) -> Iterator[ScoreChunk]:
         if isinstance(model, Mixture):
             with ExitStack() as stack:
                 parts = [self if neural_models(part) else STATIC for part in model.models]
@@ -156,7 +156,7 @@ def _make_score(
     learn: Learn | None,
     memory: _Memory | None = None,
     temperature: float = 1.0,
-) -> Score:
+) -> ScoreChunk:
     state = model.initial_state(len(previous_B))
 
     def score(targets_TB: Tensor) -> Tensor:

@@ -206,7 +206,7 @@ def number_text(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if abs(value) < 1e15 else f"{value:.6g}"
 
 
-class Sizes(Protocol):
+class HasSizes(Protocol):
     """A text of which the characters and bytes are counted."""
 
     @property
@@ -242,7 +242,7 @@ class Tally:
         self.num_unk += int(unknown.sum())
 
     def evaluation(
-        self, text: Sizes, *, num_words: int, spelling_nats: float | None, num_streams: int, state_policy: str, method: str
+        self, text: HasSizes, *, num_words: int, spelling_nats: float | None, num_streams: int, state_policy: str, method: str
     ) -> Evaluation:
         """The sums, with the sizes of the text of which all tokens were added."""
         position, token = self.first_impossible or (None, None)
@@ -279,7 +279,7 @@ def check_numbers(log_probs: np.ndarray | float, method: Method) -> None:
 # ---- how a chunk is scored
 
 
-Score = Callable[[Tensor], Tensor]
+ScoreChunk = Callable[[Tensor], Tensor]
 """The next chunk's targets_TB -> their log-probabilities [T, B]; what has been read is remembered between calls."""
 
 
@@ -302,7 +302,7 @@ class Method(ABC):
         """How an Evaluation names the method, with every number that it depends on."""
 
     @abstractmethod
-    def scoring(self, model: LanguageModel, previous_B: Tensor) -> AbstractContextManager[Score]:
+    def scoring(self, model: LanguageModel, previous_B: Tensor) -> AbstractContextManager[ScoreChunk]:
         """Scores B texts side by side, which begin after the tokens `previous_B`. On exit the model is as it was.
 
         Later chunks may have fewer columns (the first ones), where texts end sooner than others.
@@ -323,7 +323,7 @@ class Static(Method):
         return "static" if self.temperature == 1 else f"static + temperature {self.temperature:g}"
 
     @contextmanager
-    def scoring(self, model: LanguageModel, previous_B: Tensor) -> Iterator[Score]:
+    def scoring(self, model: LanguageModel, previous_B: Tensor) -> Iterator[ScoreChunk]:
         state = model.initial_state(len(previous_B))
 
         def predict(inputs_TB: Tensor, targets_TB: Tensor, *state: Tensor) -> tuple[Tensor, ...]:

@@ -19,7 +19,7 @@ import numpy as np
 
 STARTS = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)  # of lm_weight
 MAX_ROUNDS = 50
-LEAST_LM = -1e6  # stands for the logarithm of zero, so that a weight of 0 makes nothing of it
+MIN_LM = -1e6  # stands for the logarithm of zero, so that a weight of 0 makes nothing of it
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Hypothesis:
 
     def total(self, weights: tuple[float, float]) -> float:
         """The number to choose by, for (lm_weight, word_penalty)."""
-        return self.acoustic + weights[0] * max(self.lm, LEAST_LM) + weights[1] * self.words
+        return self.acoustic + weights[0] * max(self.lm, MIN_LM) + weights[1] * self.words
 
 
 def pick(hypotheses: Sequence[Hypothesis], weights: tuple[float, float]) -> tuple[int, int]:
@@ -96,7 +96,7 @@ def _best_along(
     rest = (0.0, weights[1]) if place == 0 else (weights[0], 0.0)
     changes: dict[float, int] = {}
     for hypotheses, own in zip(lists, errors, strict=True):
-        lines = [(max(h.lm, LEAST_LM) if place == 0 else float(h.words), h.total(rest)) for h in hypotheses]
+        lines = [(max(h.lm, MIN_LM) if place == 0 else float(h.words), h.total(rest)) for h in hypotheses]
         corners = envelope(lines)
         changes[-math.inf] = changes.get(-math.inf, 0) + own[corners[0][1]]
         for (_, left), (corner, right) in pairwise(corners):

@@ -127,11 +127,11 @@ def sample(
     ids = np.concatenate([[tokenizer.eos_id], encode_prompt(tokenizer, prompt)])
     log_probs_V, state = read(model, ids, model.initial_state(1), device)
     constraint = make_constraint(tokenizer, prompt, ids, settings)
-    readers = model.readers(device)
+    make_reader = model.reader_factory(device)
     excluded = None if settings.allow_unk else tokenizer.unk_id
 
     def start(numbers: range) -> Iterator[tuple[int, Draw, bool]]:
-        reader = readers(tuple(tensor.expand(len(numbers), *tensor.shape[1:]).contiguous() for tensor in state))
+        reader = make_reader(tuple(tensor.expand(len(numbers), *tensor.shape[1:]).contiguous() for tensor in state))
         generators = [torch.Generator().manual_seed(seed + number) for number in numbers]
         writers = [make_writer(tokenizer, prompt, settings.stop) for _ in numbers]
         return generate(reader, log_probs_V, settings, generators, writers, excluded=excluded, constraint=constraint)

@@ -54,9 +54,9 @@ log = logging.getLogger("lmtrain")
 LOG_ZERO = -99.0  # log10; this or less is a probability of zero
 LOG_10 = math.log(10)
 MAX_LINE_BYTES = 1 << 16  # besides the words
-MOST_ABOVE_ONE = 1e-3  # log10; a rounded probability of one
-MOST_OFF_ONE = 0.01  # by which the probabilities behind a context may miss one, as logarithms with few digits do
-MOST_SUMMED = 1 << 22  # probabilities that are summed, for each order, to see whether they do
+MAX_ABOVE_ONE = 1e-3  # log10; a rounded probability of one
+MAX_OFF_ONE = 0.01  # by which the probabilities behind a context may miss one, as logarithms with few digits do
+MAX_SUMMED = 1 << 22  # probabilities that are summed, for each order, to see whether they do
 
 MARK = re.compile(r"\\*</?s>")  # what must be told from the marks of a line, with the backslashes that do it
 NUMBER = re.compile(rb"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?)", re.IGNORECASE)
@@ -468,7 +468,7 @@ def _iter_rows(lines: _Lines, order: int, numbers: list[int]) -> Iterator[tuple[
             )
         log_prob = _nats(lines, fields[0])
         if log_prob > 0 and fields[1 : order + 1] != [b"<s>"]:  # of which KenLM and others write anything
-            if log_prob > MOST_ABOVE_ONE * LOG_10:
+            if log_prob > MAX_ABOVE_ONE * LOG_10:
                 lines.refuse("has a probability above one", "Log-probabilities are at most 0.")
             lines.warn("a probability just above one is read as one.")
         log_rest = _nats(lines, fields[-1]) if len(fields) == order + 2 else 0.0
@@ -514,9 +514,9 @@ def _warn_of_sums(table: BackoffTable, tokens: Sequence[str], eos_id: int, path:
         with np.errstate(over="ignore"):
             sums_R = np.exp(_distributions(table, words_RK)).sum(1)
         far_R = np.abs(sums_R - 1)
-        num_seen, num_wrong = num_seen + len(sums_R), num_wrong + int((far_R > MOST_OFF_ONE).sum())
+        num_seen, num_wrong = num_seen + len(sums_R), num_wrong + int((far_R > MAX_OFF_ONE).sum())
         place = int(far_R.argmax()) if len(far_R) else None
-        if place is not None and far_R[place] > max(abs(worst - 1), MOST_OFF_ONE):
+        if place is not None and far_R[place] > max(abs(worst - 1), MAX_OFF_ONE):
             worst, worst_words = float(sums_R[place]), words_RK[place].tolist()
     if num_wrong:
         context = " ".join("<s>" if word == eos_id else tokens[word] for word in worst_words)
@@ -531,7 +531,7 @@ def _warn_of_sums(table: BackoffTable, tokens: Sequence[str], eos_id: int, path:
 def _iter_contexts(table: BackoffTable) -> Iterator[NDArray[np.int64]]:
     """The words [R, K] of contexts of K = 0, 1, ... words; all of them, or evenly chosen ones where those are many."""
     yield np.empty((1, 0), np.int64)
-    most = max(1, MOST_SUMMED // table.vocab_size)
+    most = max(1, MAX_SUMMED // table.vocab_size)
     for length in range(1, table.order):
         number = len(table.keys[length - 1])
         place_R = np.unique(np.linspace(0, number - 1, min(most, number)).astype(np.int64))

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lmtrain.expected import ANY_LENGTH, Like, agree, compare
 from lmtrain.models.ngram_counts import Ints
-from lmtrain.ops.native.ngrams import MOST_NGRAMS, NgramIndex, NgramScorer, why_no_library
+from lmtrain.ops.native.ngrams import MAX_NGRAMS, NgramIndex, NgramScorer, why_no_library
 
 Floats = NDArray[np.float64]
 
@@ -96,7 +96,7 @@ class BackoffTable:
     def scorer(self) -> NgramScorer | None:
         """What computes `target_log_probs` in C++; None on a machine without it. From now on the table must not change."""
         sizes = [len(keys) for keys in self.keys]
-        if why_no_library() is not None or max(sizes) > MOST_NGRAMS:
+        if why_no_library() is not None or max(sizes) > MAX_NGRAMS:
             return None
         indexes = [
             NgramIndex(np.ascontiguousarray(keys), num_below=below, vocab_size=self.vocab_size)

@@ -79,7 +79,7 @@ class LanguageModel(nn.Module, ABC):
         """The state after reading `tokens_TB`; models override it where that is cheaper than predicting, too."""
         return self.log_probs(tokens_TB, state)[1]
 
-    def readers(self, device: torch.device | str = "cpu") -> Callable[[State], Reader]:
+    def reader_factory(self, device: torch.device | str = "cpu") -> Callable[[State], Reader]:
         """From a state (of B streams) to what reads on from there, token by token, as `log_probs` does in evaluation.
 
         Models override it where they are faster so. What can be prepared once for many texts is prepared here; afterwards

@@ -24,7 +24,7 @@ from typing import Any, cast
 import torch
 from torch import Generator, Tensor, nn
 
-from lmtrain.expected import MOST
+from lmtrain.expected import MAX_COUNT
 from lmtrain.models.dropout import dropout
 from lmtrain.models.recurrent import RecurrentLayer
 from lmtrain.models.window import WindowLayer
@@ -221,7 +221,7 @@ class CountedClassifier(ClassifierNetwork):
 
     counts_VC: Tensor
     texts_C: Tensor
-    ranges = MappingProxyType({"counts_VC": (0, MOST), "texts_C": (0, MOST)})
+    ranges = MappingProxyType({"counts_VC": (0, MAX_COUNT), "texts_C": (0, MAX_COUNT)})
 
     def __init__(self, num_classes: int, vocab_size: int, *, add_k: float | None = None) -> None:
         super().__init__(num_classes)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lmtrain.errors import DataError, SettingsError
 from lmtrain.models.base import LanguageModel, Reader, State, StatePolicy
 
-logger = logging.getLogger("lmtrain")
+log = logging.getLogger("lmtrain")
 
 
 class Mixture(LanguageModel):
@@ -85,12 +85,12 @@ class Mixture(LanguageModel):
     def advance(self, tokens_TB: Tensor, state: State) -> State:
         return tuple(tensor for model, part in self._parts(state) for tensor in model.advance(tokens_TB, part))
 
-    def readers(self, device: torch.device | str = "cpu") -> Callable[[State], Reader]:
+    def reader_factory(self, device: torch.device | str = "cpu") -> Callable[[State], Reader]:
         """Every model reads in its own fastest way."""
-        readers_of_each = [model.readers(device) for model in self.models]
+        makers = [model.reader_factory(device) for model in self.models]
 
         def reader(state: State) -> Reader:
-            each = [readers(part) for readers, (_, part) in zip(readers_of_each, self._parts(state), strict=True)]
+            each = [make_reader(part) for make_reader, (_, part) in zip(makers, self._parts(state), strict=True)]
             return lambda tokens, texts: self.mix(read(tokens, texts) for read in each)
 
         return reader
@@ -177,7 +177,7 @@ def fit_weights(
         weights_M = weights_M + _share(weights_M, step_M) * step_M
         slack_M = slack_M + _share(slack_M, slack_step_M) * slack_step_M
         weights_M = weights_M / weights_M.sum()
-    logger.warning("Mixture weights: better ones may gain up to %.1e nats per token; stopped here.", gap)
+    log.warning("Mixture weights: better ones may gain up to %.1e nats per token; stopped here.", gap)
     return weights_M.tolist()
 
 

@@ -25,7 +25,7 @@ from lmtrain.models.backoff import BackoffTable
 from lmtrain.models.base import LanguageModel, State, StatePolicy
 from lmtrain.models.ngram_counts import Ints, count_ngrams, history_lengths
 from lmtrain.models.pruning import prune_ngrams, thresholds
-from lmtrain.models.smoothing import Method, add_k_method, estimate, kneser_ney, maximum_likelihood
+from lmtrain.models.smoothing import SmoothingRule, add_k_method, estimate, kneser_ney, maximum_likelihood
 from lmtrain.rules import of_counts
 
 SMOOTHINGS = names(Smoothing)
@@ -103,7 +103,7 @@ class NgramModel(LanguageModel):
         """Whether a context borrows from the same one without its first word; add_k counts each history by itself."""
         return self.smoothing != "add_k"
 
-    def _method(self) -> Method:
+    def _method(self) -> SmoothingRule:
         match self.smoothing:
             case "kneser_ney":
                 return kneser_ney

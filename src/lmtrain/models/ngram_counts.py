@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.models.base import StatePolicy
-from lmtrain.ops.native.ngrams import MOST_NGRAMS, NgramIndex, why_no_library
+from lmtrain.ops.native.ngrams import MAX_NGRAMS, NgramIndex, why_no_library
 
 Ints = NDArray[np.int64]
 Counts = NDArray[np.signedinteger[Any]]  # int32, or int64 where there are too many
@@ -141,7 +141,7 @@ Find = Callable[[Ints, Ints], Ints]
 
 def _finder(order: Order, num_below: int) -> Find:
     """Looks up the n-grams of an order (of 2 or more)."""
-    if why_no_library() is None and len(order.keys) <= MOST_NGRAMS:
+    if why_no_library() is None and len(order.keys) <= MAX_NGRAMS:
         return NgramIndex(order.keys, num_below=num_below, vocab_size=order.vocab_size).find
 
     def find(contexts: Ints, words: Ints) -> Ints:

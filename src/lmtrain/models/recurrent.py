@@ -352,10 +352,10 @@ class RecurrentLanguageModel(NeuralLanguageModel):
         is_small = 2 * self.vocab_size <= tokens_TB.numel() and self.vocab_size <= 2 * self.embedding.embedding_dim
         return is_small and not is_noisy and not first.residual and not self.embedding.sparse
 
-    def readers(self, device: torch.device | str = "cpu") -> Callable[[State], Reader]:
+    def reader_factory(self, device: torch.device | str = "cpu") -> Callable[[State], Reader]:
         """One C++ call for a token of all texts where the native backend can: in float32 or, within an autocast, bfloat16."""
         network = self._network()
-        return super().readers(device) if network is None else lambda state: self._native_reader(network, state)
+        return super().reader_factory(device) if network is None else lambda state: self._native_reader(network, state)
 
     def _network(self) -> Network | None:
         """The whole model for the native step, or None where a part of it is not made for that."""

@@ -39,7 +39,7 @@ from lmtrain.models.ngram_counts import PIECE, Counts, Order, pieces
 Floats = NDArray[np.float64]
 
 
-class Method(NamedTuple):
+class SmoothingRule(NamedTuple):
     """share(hw) = (c - D(c)) / (c(h) + prior), rest(h) = (sum of D(c) + prior) / (c(h) + prior)."""
 
     counts: Callable[[Order, bool], Counts]  # c of every n-gram of an order, which may be the highest
@@ -47,13 +47,13 @@ class Method(NamedTuple):
     prior: float = 0.0
 
 
-logger = logging.getLogger("lmtrain")
+log = logging.getLogger("lmtrain")
 
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # those of KenLM's --discount_fallback
 
 
 def estimate(
-    orders: Sequence[Order], *, vocab_size: int, method: Method, interpolate: bool = True, prune: Sequence[int] = ()
+    orders: Sequence[Order], *, vocab_size: int, method: SmoothingRule, interpolate: bool = True, prune: Sequence[int] = ()
 ) -> tuple[list[Floats], list[Floats]]:
     """log p(w | h) of every n-gram hw of every order, and log rest(h) of every n-gram h of all orders but the highest.
 
@@ -80,7 +80,7 @@ def estimate(
     return probs, rests[1:]
 
 
-def _shares(order: Order, is_highest: bool, num_contexts: int, method: Method, threshold: int) -> tuple[Floats, Floats]:
+def _shares(order: Order, is_highest: bool, num_contexts: int, method: SmoothingRule, threshold: int) -> tuple[Floats, Floats]:
     """share(hw) of every n-gram, and rest(h) of each of the contexts."""
     counts = method.counts(order, is_highest)
     taken_of = np.append(0, method.discounts(counts))
@@ -121,7 +121,7 @@ def discounts(counts: Counts) -> Floats:
         if ((amounts > 0) & (amounts <= c)).all():
             return amounts
     if n[1:].any():
-        logger.warning(
+        log.warning(
             "Kneser-Ney: the numbers %s of n-grams with counts 1, 2, 3, 4 give no discounts; taking %s instead.",
             n[1:5].tolist(),
             FALLBACK_DISCOUNTS,
@@ -129,13 +129,15 @@ def discounts(counts: Counts) -> Floats:
     return np.array(FALLBACK_DISCOUNTS)
 
 
-kneser_ney = Method(lambda order, is_highest: order.occurrences if is_highest else order.left_words + order.starts, discounts)
+kneser_ney = SmoothingRule(
+    lambda order, is_highest: order.occurrences if is_highest else order.left_words + order.starts, discounts
+)
 """Interpolated modified Kneser-Ney."""
 
-maximum_likelihood = Method(lambda order, is_highest: order.occurrences)
+maximum_likelihood = SmoothingRule(lambda order, is_highest: order.occurrences)
 """Relative frequencies in the longest context that has been seen; words never seen behind it get nothing."""
 
 
-def add_k_method(k: float, vocab_size: int) -> Method:
+def add_k_method(k: float, vocab_size: int) -> SmoothingRule:
     """Lidstone's method: p(w | h) = (c(hw) + k) / (c(h) + kV) in the highest order, and at starts in the others."""
-    return Method(lambda order, is_highest: order.occurrences if is_highest else order.starts, prior=k * vocab_size)
+    return SmoothingRule(lambda order, is_highest: order.occurrences if is_highest else order.starts, prior=k * vocab_size)

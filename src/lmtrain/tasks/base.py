@@ -31,7 +31,7 @@ from lmtrain.vectors.table import Vectors
 if TYPE_CHECKING:
     from lmtrain.tasks.baselines import Comparison
 
-Split = Literal["train", "valid", "test"]
+SplitName = Literal["train", "valid", "test"]
 
 
 class Files(NamedTuple):
@@ -127,11 +127,11 @@ class Task(ABC):
         """How good `model` is on the validation split."""
 
     @abstractmethod
-    def final_score(self, model: Any, split: Split) -> Score:
+    def final_score(self, model: Any, split: SplitName) -> Score:
         """The same on a split that there is, as exactly as can be."""
 
     @abstractmethod
-    def has(self, split: Split) -> bool:
+    def has(self, split: SplitName) -> bool:
         """Whether there is such a split."""
 
     def vectors(self, model: Any) -> Vectors | None:

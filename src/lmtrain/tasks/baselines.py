@@ -14,14 +14,14 @@ from typing import Any
 
 import lmtrain.config as config
 from lmtrain.build import build_limits
-from lmtrain.tasks.base import Split, Task
+from lmtrain.tasks.base import SplitName, Task
 from lmtrain.training.loop import steps
 from lmtrain.training.state import TrainState
 
 log = logging.getLogger("lmtrain")
 
 THIS = "this model"
-MOST_UPDATES = 10**10
+MAX_UPDATES = 10**10
 """Weights times steps, beyond which logistic regression is trained on request alone; so many take about 20 seconds."""
 
 
@@ -35,7 +35,7 @@ class Comparison:
     """
 
     measure: str
-    shares: Mapping[str, Mapping[Split, float]]
+    shares: Mapping[str, Mapping[SplitName, float]]
     notes: Sequence[str] = ()
 
     def format(self) -> str:
@@ -60,10 +60,10 @@ class Comparison:
         return {"measure": self.measure, "shares": {name: dict(row) for name, row in self.shares.items()}}
 
 
-def compared_splits(task: Task) -> list[Split]:
+def compared_splits(task: Task) -> list[SplitName]:
     """Where models are compared: on train and valid, and on test where that is not to stay unseen."""
     final = task.settings.trainer.final_split
-    splits: list[Split] = ["train", "valid"]
+    splits: list[SplitName] = ["train", "valid"]
     return [*splits, "test"] if final is config.FinalSplit.test and task.has("test") else splits
 
 
@@ -87,7 +87,7 @@ def wants_logistic(settings: config.Config) -> bool:
 def train_beside(settings: config.Config, logistic: Task, num_weights: int) -> tuple[Any, list[str]]:
     """The model of the task `logistic`, of so many weights, after its last epoch; or None, with a sentence that says why."""
     num_steps = logistic.batches.num_batches(0) * int(logistic.settings.trainer.num_epochs or 0)
-    if settings.trainer.baselines is None and num_weights * num_steps > MOST_UPDATES:
+    if settings.trainer.baselines is None and num_weights * num_steps > MAX_UPDATES:
         reason = f"{num_weights:,} weights and {num_steps:,} steps take long"
         return None, [f"Logistic regression is left out: {reason}. With trainer.baselines=true it is trained, too."]
     log.info("Logistic regression is trained beside this model, for comparison (trainer.baselines=false leaves it out).")

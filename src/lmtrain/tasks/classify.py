@@ -29,7 +29,7 @@ from lmtrain.models.classifier import ClassifierNetwork, CountedClassifier, Text
 from lmtrain.saved import describe_tokenizer, vectors_of
 from lmtrain.settings import comparing
 from lmtrain.shell import expanded, one_line
-from lmtrain.tasks.base import Files, Loaded, Split, Task
+from lmtrain.tasks.base import Files, Loaded, SplitName, Task
 from lmtrain.tasks.baselines import Comparison
 from lmtrain.tasks.classify_baselines import FREQUENT, NAIVE_BAYES, classes_of, lowercase_of, ngrams_of, others, predict_simply
 from lmtrain.tasks.classify_baselines import compare as compare_classifiers
@@ -147,7 +147,7 @@ class Classify(Task):
     def score(self, model: ClassifierNetwork) -> ClassifyScore:
         return self._score(model, "valid")
 
-    def final_score(self, model: ClassifierNetwork, split: Split) -> ClassifyScore:
+    def final_score(self, model: ClassifierNetwork, split: SplitName) -> ClassifyScore:
         return self._score(model, split)
 
     def _score(self, model: ClassifierNetwork, split: str) -> ClassifyScore:
@@ -155,7 +155,7 @@ class Classify(Task):
         baselines = others(self.settings.model, self._baselines[split])
         return ClassifyScore(self.labels, self._targets[split], probabilities_NC, baselines, self.splits[split].num_empty)
 
-    def has(self, split: Split) -> bool:
+    def has(self, split: SplitName) -> bool:
         return split in self.splits
 
     def vectors(self, model: ClassifierNetwork) -> Vectors | None:

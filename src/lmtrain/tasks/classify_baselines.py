@@ -14,7 +14,7 @@ import lmtrain.config as config
 from lmtrain.data.indicators import Indicators
 from lmtrain.data.labelled import Labelled, Splits
 from lmtrain.models.classifier import CountedClassifier, Texts
-from lmtrain.tasks.base import Split
+from lmtrain.tasks.base import SplitName
 from lmtrain.tasks.baselines import THIS, Comparison, compared_splits, logistic_settings, train_beside, wants_logistic
 from lmtrain.tasks.classify_model import TextModel, build_classifier, encode
 
@@ -34,7 +34,7 @@ def compare(task: Classify, model: Any) -> Comparison:
         split: replace(score, baselines={**score.baselines, **logistic.get(split, {})}) for split, score in scores.items()
     }
     names = list(scores["valid"].baselines)
-    shares: dict[str, dict[Split, float]] = {THIS: {split: score.accuracy for split, score in scores.items()}}
+    shares: dict[str, dict[SplitName, float]] = {THIS: {split: score.accuracy for split, score in scores.items()}}
     shares |= {name: {split: score.baseline_accuracy(name) for split, score in scores.items()} for name in names}
     for split in splits[1:]:
         for name in [name for name in names if name != FREQUENT]:
@@ -46,7 +46,7 @@ def compare(task: Classify, model: Any) -> Comparison:
     return Comparison("accuracy", shares, notes)
 
 
-def _logistic(task: Classify, splits: list[Split]) -> tuple[dict[str, dict[str, NDArray[np.int64]]], list[str]]:
+def _logistic(task: Classify, splits: list[SplitName]) -> tuple[dict[str, dict[str, NDArray[np.int64]]], list[str]]:
     """For each split, what logistic regression says of each text, by its name; or nothing and why."""
     if not wants_logistic(task.settings):
         return {}, []

@@ -19,7 +19,7 @@ from lmtrain.shell import one_line
 from lmtrain.tasks.counts import Counts, iter_classes, iter_confusion
 
 BINS = 10  # of calibration
-MOST_SHOWN = 200  # characters of a text
+MAX_SHOWN = 200  # characters of a text
 
 Classes = NDArray[np.int64]  # [N], or one class for all texts: [1]
 
@@ -214,7 +214,7 @@ def worst_errors(score: ClassifyScore, texts: Sequence[str], most: int = 20) -> 
         probability = score.probabilities_NC[place, score.predicted[place]]
         right, taken = (one_line(score.labels[cls[place]]) for cls in (score.targets_N, score.predicted))
         text = one_line(texts[place].strip())
-        yield f"{probability:.4f}  {right} taken for {taken}  {text[:MOST_SHOWN]}{'...' * (len(text) > MOST_SHOWN)}"
+        yield f"{probability:.4f}  {right} taken for {taken}  {text[:MAX_SHOWN]}{'...' * (len(text) > MAX_SHOWN)}"
 
 
 def _percent(share: float) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lmtrain.shell import one_line
 
-MOST_CLASSES = 12  # of a table of what is taken for what
+MAX_CLASSES = 12  # of a table of what is taken for what
 HEAD = "is \\ taken for"
 
 
@@ -48,10 +48,10 @@ def iter_classes(head: str, rows: Iterable[tuple[str, Counts]]) -> Iterator[str]
 
 def iter_confusion(classes: Sequence[str], counts: Mapping[tuple[str, str], int], unit: str) -> Iterator[str]:
     """How often a class (line) was taken for another (column), by `unit`; of many classes the most frequent mistakes."""
-    if len(classes) > MOST_CLASSES:
+    if len(classes) > MAX_CLASSES:
         mistakes = Counter({pair: count for pair, count in counts.items() if pair[0] != pair[1] and count})
         yield f"most frequent mistakes, by {unit}:"
-        for (right, taken), count in mistakes.most_common(MOST_CLASSES):
+        for (right, taken), count in mistakes.most_common(MAX_CLASSES):
             yield f"  {one_line(right)} taken for {one_line(taken)}: {count:,}"
         return
     names = list(map(one_line, classes))

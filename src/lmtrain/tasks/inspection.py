@@ -219,8 +219,8 @@ class Inspection:
         for rows in zip(*self.sparsity.values(), strict=True):
             cells = [f"{_percent(r.num_unseen, r.num):>10}{_percent(r.num_unseen_types, r.num_types):>12}" for r in rows]
             lines.append(f"{rows[0].order:<6}" + "".join(cells))
-        cut = len(self.material.ids["train"]) > statistics.MOST
-        return lines + [f"Train is its first {statistics.MOST:,} tokens here."] * cut
+        cut = len(self.material.ids["train"]) > statistics.MAX_TOKENS
+        return lines + [f"Train is its first {statistics.MAX_TOKENS:,} tokens here."] * cut
 
     def svg(self) -> str:
         """Zipf's plot of train: the frequency of every type over its rank, both on logarithmic axes."""

@@ -26,8 +26,7 @@ from lmtrain.build import (
     sparse_gradients,
 )
 from lmtrain.data.advice import iter_advice
-from lmtrain.data.corpus import Corpus, describe
-from lmtrain.data.corpus import Split as TextSplit
+from lmtrain.data.corpus import Corpus, Split, describe
 from lmtrain.data.stream import Stream
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.errors import ResourceError, SettingsError, UserError
@@ -48,7 +47,7 @@ from lmtrain.saved import (
     read_model_settings,
     vectors_of,
 )
-from lmtrain.tasks.base import Files, Loaded, Reached, Split, Task
+from lmtrain.tasks.base import Files, Loaded, Reached, SplitName, Task
 from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
 from lmtrain.tasks.inspection import Material, material_of_corpus
 from lmtrain.tasks.starting import put_weights, with_lines_of
@@ -120,7 +119,7 @@ class Language(Task):
         return build_learner(settings, model, self.corpus, self.device)
 
     @cached_property
-    def _judged(self) -> TextSplit:
+    def _judged(self) -> Split:
         """What the evaluations during training read of validation: all of it, or blocks."""
         trainer, valid = self.settings.trainer, self.corpus.valid
         between = trainer.evaluate_every * self.batches.batch_size * self.batches.chunk_length or len(self.corpus.train.ids)
@@ -135,10 +134,10 @@ class Language(Task):
     def score(self, model: LanguageModel) -> Evaluation:
         return evaluate_split(model, self._judged, self.corpus, self._num_streams, self.device)
 
-    def has(self, split: Split) -> bool:
+    def has(self, split: SplitName) -> bool:
         return getattr(self.corpus, split) is not None
 
-    def final_score(self, model: LanguageModel, split: Split) -> Evaluation:
+    def final_score(self, model: LanguageModel, split: SplitName) -> Evaluation:
         return evaluate_split(model, getattr(self.corpus, split), self.corpus, 1, self.device)
 
     def vectors(self, model: LanguageModel) -> Vectors | None:
@@ -221,7 +220,7 @@ def _check_subword(own: Any, saved: Any) -> None:
         compare(own, saved)
 
 
-def part_of(split: TextSplit, ids: NDArray[Any], tokenizer: Tokenizer) -> TextSplit:
+def part_of(split: Split, ids: NDArray[Any], tokenizer: Tokenizer) -> Split:
     """A split with some of its ids alone; its characters and bytes are the share that so many tokens have of the whole."""
     if len(ids) == len(split.ids):
         return split
@@ -232,9 +231,7 @@ def part_of(split: TextSplit, ids: NDArray[Any], tokenizer: Tokenizer) -> TextSp
     return dataclasses.replace(split, ids=ids, num_unk=num_unk, **sizes)
 
 
-def evaluate_split(
-    model: LanguageModel, split: TextSplit, corpus: Corpus, num_streams: int, device: torch.device
-) -> Evaluation:
+def evaluate_split(model: LanguageModel, split: Split, corpus: Corpus, num_streams: int, device: torch.device) -> Evaluation:
     """How well `model` predicts a split of its corpus."""
     with watched("Evaluating", len(split.ids), "tok") as advance:
         return evaluate(model, split, corpus.tokenizer, num_streams=num_streams, device=device, progress=advance)

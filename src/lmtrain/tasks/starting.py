@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrain.data.overlap import MOST
+from lmtrain.data.overlap import MAX_HASHES
 from lmtrain.errors import DataError, SettingsError
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel
 from lmtrain.models.growth import grown_weights
@@ -66,7 +66,7 @@ def with_lines_of(lines: Tensor, start: Trained) -> Tensor:
     (before,) = load_lines(start).train
     if before is None:
         return lines
-    return torch.from_numpy(np.unique(np.concatenate([lines.numpy(), before]))[:MOST])
+    return torch.from_numpy(np.unique(np.concatenate([lines.numpy(), before]))[:MAX_HASHES])
 
 
 def check_known(noun: str, found: Collection[str], known: Collection[str]) -> None:

@@ -33,7 +33,7 @@ from lmtrain.models.tagger import IndicatorTagger, TaggerNetwork, Windows, Windo
 from lmtrain.saved import describe_tokenizer
 from lmtrain.settings import comparing
 from lmtrain.shell import one_line
-from lmtrain.tasks.base import Files, Loaded, Split, Task
+from lmtrain.tasks.base import Files, Loaded, SplitName, Task
 from lmtrain.tasks.baselines import Comparison
 from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
 from lmtrain.tasks.inspection import Material, Section, material_of, shares_of
@@ -55,7 +55,7 @@ log = logging.getLogger("lmtrain")
 
 SHAPE_SIZE, AFFIX_SIZE = 10, 20  # of the vectors of shapes and affixes
 WORST = 20  # errors that are shown
-MOST_TAGS = 100  # beyond which it is asked whether they are tags, where there are few tokens of each
+MAX_TAGS = 100  # beyond which it is asked whether they are tags, where there are few tokens of each
 
 
 class Tag(Task):
@@ -132,7 +132,7 @@ class Tag(Task):
     # ---- what is learnt from
 
     @cached_property
-    def _train(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    def _training_arrays(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Features [R, F] of all rows, the places [M] of tokens among them, and the output [M] of each (-1: none)."""
         sentences = self.splits["train"].sentences
         rows_RF, centres_M = place([sentence.tokens for sentence in sentences], self.features, self.model.context)
@@ -142,7 +142,7 @@ class Tag(Task):
     @cached_property
     def batches(self) -> Batches:
         trainer = self.settings.trainer
-        _, centres_M, outputs_M = self._train
+        _, centres_M, outputs_M = self._training_arrays
         self._items = np.arange(len(centres_M)) if self.objective != "max_margin" else np.flatnonzero(outputs_M >= 0)
         return Shuffled(len(self._items), self._batch, batch_size=trainer.batch_size, seed=trainer.seed)
 
@@ -151,7 +151,7 @@ class Tag(Task):
         num_parameters = count_parameters(lambda: build_tagger(self.model, self.features, num_outputs))
         check_weights(self.settings, num_parameters, self.device)
         super().check()
-        _, _, outputs_M = self._train
+        _, _, outputs_M = self._training_arrays
         if self.objective == "max_margin" and all((outputs_M == c).all() for c in np.unique(outputs_M)):
             raise DataError(
                 "Every token of the training data is of one class.", "max_margin compares windows of a class with others.",
@@ -159,7 +159,7 @@ class Tag(Task):
             )  # fmt: skip
 
     def _batch(self, numbers: NDArray[Any], position: Position) -> Windows:
-        _, centres_M, outputs_M = self._train
+        _, centres_M, outputs_M = self._training_arrays
         items = self._items[numbers]
         targets_N = outputs_M[items]
         corrupted = self._corrupted(items, targets_N, position) if self.objective == "max_margin" else None
@@ -170,11 +170,11 @@ class Tag(Task):
 
     def _windows(self, centres_N: NDArray[Any]) -> NDArray[Any]:
         offsets_W = np.arange(-self.model.context, self.model.context + 1)
-        return np.asarray(self._train[0][centres_N[:, None] + offsets_W])
+        return np.asarray(self._training_arrays[0][centres_N[:, None] + offsets_W])
 
     def _corrupted(self, items: NDArray[Any], classes_N: NDArray[Any], position: Position) -> NDArray[Any]:
         """Windows whose centre is not of the class; or the same windows with a random word of training in their centre."""
-        rows_RF, centres_M, outputs_M = self._train
+        rows_RF, centres_M, outputs_M = self._training_arrays
         random = random_of("corrupt", self.settings.trainer.seed, position.epoch, position.index)
         drawn = random.randint(0, len(centres_M), len(items))
         if isinstance(self.model, config.TaggerConfig) and self.model.corrupt is config.Corrupt.word:
@@ -189,7 +189,7 @@ class Tag(Task):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.trainer.seed)
             network = build_tagger(self.model, self.features, len(self.outputs.names))
-        rows_RF, centres_M, outputs_M = self._train
+        rows_RF, centres_M, outputs_M = self._training_arrays
         if self.given is not None and isinstance(network, WindowTagger):
             words = self.features.tokenizer.tokens
             counts = np.bincount(rows_RF[centres_M, 0], minlength=len(words))
@@ -216,12 +216,12 @@ class Tag(Task):
             model.thresholds_C.copy_(torch.tensor(chosen))
         return judge(wrapped, sentences, scores_MC, self.known_entities, self.wording.value)
 
-    def final_score(self, model: TaggerNetwork, split: Split) -> TagScore:
+    def final_score(self, model: TaggerNetwork, split: SplitName) -> TagScore:
         sentences, wrapped = self.splits[split].sentences, self._wrap(model)
         scores_MC = wrapped.scores([sentence.tokens for sentence in sentences])
         return judge(wrapped, sentences, scores_MC, self.known_entities, self.wording.value)
 
-    def has(self, split: Split) -> bool:
+    def has(self, split: SplitName) -> bool:
         return split in self.splits
 
     def show(self, model: TaggerNetwork) -> str:
@@ -268,7 +268,7 @@ class Tag(Task):
 
     def iter_advice(self) -> Iterator[str]:
         num_tags, num_tokens = len(self.known_tags), self.splits["train"].num_tokens
-        if num_tags > MOST_TAGS and num_tags > num_tokens / 10:
+        if num_tags > MAX_TAGS and num_tags > num_tokens / 10:
             yield f"train has {num_tags:,} different tags for {num_tokens:,} tokens. Are these words and tags in columns?"
         train = {sentence.tokens for sentence in self.splits["train"].sentences}
         for name in ("valid", "test"):

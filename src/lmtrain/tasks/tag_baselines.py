@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import lmtrain.config as config
 from lmtrain.data.columns import Sentence
-from lmtrain.tasks.base import Split
+from lmtrain.tasks.base import SplitName
 from lmtrain.tasks.baselines import THIS, Comparison, compared_splits, logistic_settings, train_beside, wants_logistic
 from lmtrain.tasks.tag_model import TagModel
 from lmtrain.tasks.tag_score import score_tags
@@ -28,14 +28,14 @@ def compare(task: Tag, model: Any) -> Comparison:
     splits = compared_splits(task)
     logistic, notes = _logistic(task)
     guesses = {FREQUENT: _frequent(task.splits["train"].sentences)} | ({LOGISTIC: logistic} if logistic else {})
-    shares: dict[str, dict[Split, float]] = {
+    shares: dict[str, dict[SplitName, float]] = {
         THIS: {split: getattr(task.final_score(model, split), measure) for split in splits}
     }
     shares |= {name: {split: _score(task, split, guess, measure) for split in splits} for name, guess in guesses.items()}
     return Comparison(measure.replace("_f1", " F1"), shares, notes)
 
 
-def _score(task: Tag, split: Split, guess: Guess, measure: str) -> float:
+def _score(task: Tag, split: SplitName, guess: Guess, measure: str) -> float:
     sentences = task.splits[split].sentences
     score = score_tags(
         sentences, guess(sentences), known_entities=task.known_entities, known_tags=task.known_tags,

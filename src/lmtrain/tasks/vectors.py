@@ -23,7 +23,7 @@ from lmtrain.memory import check_weights
 from lmtrain.saved import describe_texts, describe_tokenizer
 from lmtrain.settings import comparing
 from lmtrain.shell import one_line, quoted_for_shell
-from lmtrain.tasks.base import Files, Loaded, Split, Task
+from lmtrain.tasks.base import Files, Loaded, SplitName, Task
 from lmtrain.tasks.inspection import Material, material_of_corpus
 from lmtrain.tasks.language import check_tokenizer
 from lmtrain.tasks.vectors_model import VectorScore, build_vectors, held_out, judge, make_batches, wording_of
@@ -62,7 +62,7 @@ class WordVectors(Task):
         trainer = self.settings.trainer
         return make_batches(self.model, self.text, batch_size=trainer.batch_size, seed=trainer.seed)
 
-    def _held_out(self, split: Split) -> Shuffled:
+    def _held_out(self, split: SplitName) -> Shuffled:
         return held_out(self.model, as_text(getattr(self.corpus, split).ids, self.corpus.tokenizer, counts=self.text.counts))
 
     @cached_property
@@ -97,10 +97,10 @@ class WordVectors(Task):
     def score(self, model: nn.Module) -> VectorScore:
         return judge(model, self._valid, self.wording, self.device)
 
-    def final_score(self, model: nn.Module, split: Split) -> VectorScore:
+    def final_score(self, model: nn.Module, split: SplitName) -> VectorScore:
         return judge(model, self._valid if split == "valid" else self._held_out(split), self.wording, self.device)
 
-    def has(self, split: Split) -> bool:
+    def has(self, split: SplitName) -> bool:
         if getattr(self.corpus, split) is None:
             return False
         try:

@@ -15,7 +15,7 @@ import lmtrain.config as config
 from lmtrain.build import build_corpus
 from lmtrain.data.corpus import encode_file
 from lmtrain.data.tokenizer import Tokenizer
-from lmtrain.expected import ANY_LENGTH, MOST, Anything, Like, agree, compare, within
+from lmtrain.expected import ANY_LENGTH, MAX_COUNT, Anything, Like, agree, compare, within
 from lmtrain.shell import expanded
 from lmtrain.tasks.restoring import open_checkpoint, read_model_settings, read_word_tokenizer, run_settings
 from lmtrain.tasks.vectors_model import VectorScore, build_vectors, held_out, judge, wording_of
@@ -126,7 +126,7 @@ def _read_texts(
     names = [name for name in ("valid", "test") if name in tensors]
     split = Like((range(2, ANY_LENGTH.stop),), torch.int32, least=0, most=vocab_size - 1)
     with within("texts.safetensors: "):
-        counts = Like((num_words,), torch.int64, least=0, most=MOST)
+        counts = Like((num_words,), torch.int64, least=0, most=MAX_COUNT)
         compare(dict.fromkeys(names, split) | {"train_counts": counts}, tensors)
         agree(bool(tensors["train_counts"].any()), "train_counts", "has no word", "how often each word was seen")
     return {name: tensors[name].numpy() for name in names}, tensors["train_counts"].numpy()

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmtrain.expected import LEAST_NATS, Each, Flag, Like, Number, Whole, agree, compare
+from lmtrain.expected import MIN_NATS, Each, Flag, Like, Number, Whole, agree, compare
 
 FEWEST_LOSSES = 3  # before NT-ASGD starts: one that was best, `patience` (at least one) behind it, and one that is worse
 
@@ -115,7 +115,7 @@ class ExponentialAverage(Averaging):
         self._move(1 - min(self.decay, (1 + n) / (10 + n)))
 
 
-MOST_LOSSES = 10_000  # kept besides the last `patience` ones: a checkpoint does not take any number of them
+MAX_LOSSES = 10_000  # kept besides the last `patience` ones: a checkpoint does not take any number of them
 
 
 class NonMonotonicAverage(Averaging):
@@ -140,8 +140,8 @@ class NonMonotonicAverage(Averaging):
         if before and not cost <= min(before):  # a loss that is not a number is no improvement
             self.started = True
         self._losses.append(math.inf if math.isnan(cost) else cost)
-        if len(self._losses) > self.patience + MOST_LOSSES:  # only the least of the old ones counts
-            self._losses[:MOST_LOSSES] = [min(self._losses[:MOST_LOSSES])]
+        if len(self._losses) > self.patience + MAX_LOSSES:  # only the least of the old ones counts
+            self._losses[:MAX_LOSSES] = [min(self._losses[:MAX_LOSSES])]
 
     def document(self) -> dict[str, Any]:
         losses = [None if math.isinf(loss) else loss for loss in self._losses]
@@ -151,7 +151,7 @@ class NonMonotonicAverage(Averaging):
         fewest = FEWEST_LOSSES if there_are else 0
         own = {
             "started": True if there_are else Flag(),
-            "losses": _Losses(Number(LEAST_NATS, null=True), fewest, num_steps + 1, best_cost=best_cost),
+            "losses": _Losses(Number(MIN_NATS, null=True), fewest, num_steps + 1, best_cost=best_cost),
         }
         return super().expected_document(there_are, num_steps, best_cost) | own
 

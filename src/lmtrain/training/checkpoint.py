@@ -50,14 +50,14 @@ from lmtrain.shell import one_line
 from lmtrain.training.left_over import remove_temporaries
 from lmtrain.training.machine import memory_bytes
 
-logger = logging.getLogger("lmtrain")
+log = logging.getLogger("lmtrain")
 
 SCHEMA = 1
 DIRECTORY = re.compile(r"step-(\d{8,18})(-\d{1,9})?")
 VERSION = re.compile(r"[0-9][0-9a-z.+]{0,19}")  # as it may be typed into a shell
 FILE = re.compile(r"([a-z][a-z0-9_]{0,63})\.(safetensors|json)")
 Pointer = Literal["last", "best"]
-MOST_MOVES = 100  # of a pointer, while what it names is being opened
+MAX_MOVES = 100  # of a pointer, while what it names is being opened
 T = TypeVar("T")
 
 
@@ -172,7 +172,7 @@ def prune(run_dir: Path, keep: int, spared_step: int | None = None) -> None:
             try:
                 os.rename(path, temporary_path(path))
             except OSError as error:
-                logger.warning("%s cannot be removed (%s); it only takes space, and is tried again later.", path, error)
+                log.warning("%s cannot be removed (%s); it only takes space, and is tried again later.", path, error)
     remove_temporaries(folder)
 
 
@@ -278,14 +278,14 @@ def newest_valid_checkpoint(run_dir: Path) -> Path:
     """
     readable, unreadable = _newest_first(run_dir)
     for _, error in unreadable:
-        logger.warning("%s  It is left out.", error.given)
+        log.warning("%s  It is left out.", error.given)
     for path, _ in readable:
         try:
             verify_checkpoint(path)
         except NewerSchemaError:
             raise
         except CheckpointError as error:
-            logger.warning("%s %s  Falling back to the checkpoint before it.", error.given, error.allowed)
+            log.warning("%s %s  Falling back to the checkpoint before it.", error.given, error.allowed)
         else:
             return path
     num_damaged = len(readable) + len(unreadable)
@@ -455,7 +455,7 @@ def find_checkpoint(path: str | Path, prefer: Pointer = "best") -> Path:
 
 def read_named(path: str | Path, prefer: Pointer, read: Callable[[Path], T]) -> T:
     """What `read` makes of the checkpoint that `path` means; where training removes it first, of the one that it means then."""
-    for _ in range(MOST_MOVES):
+    for _ in range(MAX_MOVES):
         found = find_checkpoint(path, prefer)
         try:
             return read(found)

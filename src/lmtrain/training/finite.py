@@ -27,8 +27,8 @@ from lmtrain.training.state import TrainState, Trouble
 
 log = logging.getLogger("lmtrain")
 
-MOST_SKIPPED = 100  # steps in a row; a model that cannot take a single one will not recover
-MOST_ROLLBACKS = 10  # without coming any further; the learning rate is then a thousandth of what it was
+MAX_SKIPPED = 100  # steps in a row; a model that cannot take a single one will not recover
+MAX_ROLLBACKS = 10  # without coming any further; the learning rate is then a thousandth of what it was
 
 
 @dataclass
@@ -70,15 +70,15 @@ class Nonfinite:
     def _skip(self, state: TrainState, problem: str, batch: Batch) -> None:
         in_a_row = state.step == state.trouble.last_step + 1
         state.trouble = Trouble(state.step, state.trouble.count + 1 if in_a_row else 1)
-        if state.trouble.count >= MOST_SKIPPED:
-            self.stop(state, problem, batch, f" {MOST_SKIPPED} steps in a row were skipped.")
+        if state.trouble.count >= MAX_SKIPPED:
+            self.stop(state, problem, batch, f" {MAX_SKIPPED} steps in a row were skipped.")
         log.warning("%s This batch is skipped.", problem)
 
     def _roll_back(self, state: TrainState, problem: str, batch: Batch | None) -> None:
         came_further = state.step > state.trouble.last_step
         trouble = Trouble(max(state.step, state.trouble.last_step), 1 if came_further else state.trouble.count + 1)
-        if trouble.count > MOST_ROLLBACKS:
-            self.stop(state, problem, batch, f" Going back was tried {MOST_ROLLBACKS} times.")
+        if trouble.count > MAX_ROLLBACKS:
+            self.stop(state, problem, batch, f" Going back was tried {MAX_ROLLBACKS} times.")
         scale = state.learner.rate_scale
         try:
             self.load(state, "last" if trouble.count == 1 else "best")

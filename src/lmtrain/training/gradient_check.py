@@ -36,7 +36,7 @@ from lmtrain.data.batches import Batch, random_of
 from lmtrain.errors import UserError
 from lmtrain.progress import watched
 from lmtrain.training.learner import GradientLearner, Learner
-from lmtrain.training.session import Check
+from lmtrain.training.session import GradientCheck
 from lmtrain.training.state import TrainState
 
 log = logging.getLogger("lmtrain")
@@ -136,7 +136,7 @@ class ExactCopy:
         }
 
 
-def gradient_check(learner: Learner, num_entries: int) -> Check | None:
+def gradient_check(learner: Learner, num_entries: int) -> GradientCheck | None:
     """Checks `num_entries` entries of every parameter and logs what was found. None if there is nothing to check."""
     if not (num_entries and learner.has_gradients):
         return None

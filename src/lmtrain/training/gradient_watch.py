@@ -27,7 +27,7 @@ from lmtrain.ops.activations import ACTIVATIONS
 from lmtrain.ops.recurrence import previous_states
 from lmtrain.training.gradient_check import ExactCopy
 from lmtrain.training.learner import GradientLearner, Learner, SequenceLearner
-from lmtrain.training.session import Watch
+from lmtrain.training.session import GradientWatch
 
 LOW, HIGH = 0.1, 0.9
 SIGMOID, TANH, RELU = {"sigmoid"}, {"tanh", "hard_tanh"}, {"relu"}
@@ -36,7 +36,7 @@ Gates = dict[str, tuple[str, Tensor]]  # by name the non-linearity, and its valu
 Calls = list[tuple[str, Tensor]]  # the name of a non-linearity, and what it gave
 
 
-def gradient_watch(learner: Learner) -> Watch | None:
+def gradient_watch(learner: Learner) -> GradientWatch | None:
     """Looks at gradients and units of the batch that comes next. None for a learner without gradients."""
     if not learner.has_gradients:
         return None

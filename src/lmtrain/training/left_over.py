@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lmtrain.errors import ResourceError
 
-logger = logging.getLogger("lmtrain")
+log = logging.getLogger("lmtrain")
 
 WRITTEN = r"settings\.json|run\.json|metrics\.jsonl|range_test\.svg|last|best|step-\d{8,18}(?:-\d{1,9})?"  # by a run
 TEMPORARY = re.compile(rf"(?:{WRITTEN})\.(?:tmp-\d{{1,10}}-[0-9a-f]{{8}}|\d{{1,10}}-[0-9a-f]{{8}}\.tmp)")
@@ -25,7 +25,7 @@ def remove_temporaries(directory: Path) -> None:
             try:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             except OSError as error:
-                logger.warning("%s cannot be removed (%s); it only takes space, and is tried again later.", path, error)
+                log.warning("%s cannot be removed (%s); it only takes space, and is tried again later.", path, error)
 
 
 def check_free_space(directory: Path, num_bytes: int) -> None:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_NEVER, _MOST_MMAP_THRESHOLD = 1 << 30, 32 << 20  # mallopt(3): the threshold follows what is freed, up to 32 MB
+_NEVER, _MAX_MMAP_THRESHOLD = 1 << 30, 32 << 20  # mallopt(3): the threshold follows what is freed, up to 32 MB
 
 
 def memory_bytes() -> int:
@@ -44,8 +44,8 @@ def keep_freed_memory(keep: bool = True) -> None:
     if not hasattr(libc, "gnu_get_libc_version"):
         return
     if not (keep and libc.mallopt(_M_MMAP_THRESHOLD, _NEVER)):  # an older glibc refuses that
-        libc.mallopt(_M_MMAP_THRESHOLD, _MOST_MMAP_THRESHOLD)
-    libc.mallopt(_M_TRIM_THRESHOLD, -1 if keep else 2 * _MOST_MMAP_THRESHOLD)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
+    libc.mallopt(_M_TRIM_THRESHOLD, -1 if keep else 2 * _MAX_MMAP_THRESHOLD)
     if not keep:
         libc.malloc_trim(ctypes.c_size_t(0))
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from lmtrain.errors import SettingsError, refuse
-from lmtrain.expected import MOST, Like, compare
+from lmtrain.expected import MAX_COUNT, Like, compare
 from lmtrain.rules import OptimizerOptions, of_optimizer
 
 
@@ -254,7 +254,7 @@ def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], document: d
 
     Raises UnfitError where the memory is another optimiser's, another model's or nobody's.
     """
-    expected_tensors, expected_document = expected_optimizer(optimizer, tensors.keys(), MOST)
+    expected_tensors, expected_document = expected_optimizer(optimizer, tensors.keys(), MAX_COUNT)
     compare(expected_document, document)
     compare(expected_tensors, tensors)
     state = {}

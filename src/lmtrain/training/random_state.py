@@ -13,7 +13,7 @@ from torch import Generator
 
 from lmtrain.expected import Leaf, compare, shown
 
-logger = logging.getLogger("lmtrain")
+log = logging.getLogger("lmtrain")
 
 
 def random_document(generators: Mapping[str, Generator]) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def load_random_document(document: Any, generators: Mapping[str, Generator]) -> 
     for name, generator in generators.items():
         device, state = document[name]["device"], bytes.fromhex(document[name]["state"])
         if device != generator.device.type:
-            logger.warning(
+            log.warning(
                 "The random generator %r was saved on %s and is on %s now: it starts again from its seed, so this run "
                 "will differ from one that was not interrupted.", name, device, generator.device.type,
             )  # fmt: skip

@@ -34,7 +34,7 @@ from lmtrain.training.left_over import remove_temporaries
 from lmtrain.training.provenance import session_facts
 from lmtrain.training.run_place import refuse_what_is_not_ours
 
-logger = logging.getLogger("lmtrain")
+log = logging.getLogger("lmtrain")
 
 MAX_SESSIONS = 1000
 
@@ -79,7 +79,7 @@ class RunDirectory:
         try:
             self._write_record()
         except (OSError, ResourceError) as error:
-            logger.warning("%s cannot be written (%s); nothing else depends on it.", self.record, error)
+            log.warning("%s cannot be written (%s); nothing else depends on it.", self.record, error)
 
     def keep_settings(self, text: str) -> None:
         """Writes `settings.json`."""
@@ -106,7 +106,7 @@ class RunDirectory:
             self._lock.release()
             self._lock = lock
             if not self.settings.exists():
-                logger.warning("%s was removed while its run trains; it is made again, without what was in it.", self.path)
+                log.warning("%s was removed while its run trains; it is made again, without what was in it.", self.path)
                 write_atomically(self.settings, self._settings_text)
                 self._write_record()
         except (OSError, SettingsError) as error:

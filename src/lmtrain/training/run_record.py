@@ -20,7 +20,7 @@ from typing import Any
 from lmtrain.files.strict_json import MAX_BYTES, parse_json
 from lmtrain.settings.defaults import SEED, differing_settings, flat_settings
 
-MOST_METRICS = 1 << 30  # bytes of metrics.jsonl that are read
+MAX_METRICS = 1 << 30  # bytes of metrics.jsonl that are read
 
 
 class NoRecordError(Exception):
@@ -256,7 +256,7 @@ def _from_metrics(path: Path, results: Mapping[str, Any], session: Mapping[str, 
 def iter_records(path: Path) -> Iterator[dict[str, Any]]:
     """The records in `metrics.jsonl`; what is none is left out, as a killed process leaves half a line."""
     try:
-        if not path.is_file() or path.stat().st_size > MOST_METRICS:
+        if not path.is_file() or path.stat().st_size > MAX_METRICS:
             return
         with open(path, "rb") as file:
             for line in file:

@@ -29,15 +29,15 @@ log = logging.getLogger("lmtrain")
 
 FIRST_STEPS = 10  # by which the time to come is told
 
-OnNonfinite = Callable[[TrainState, str, Batch | None], None]
+NonfiniteHandler = Callable[[TrainState, str, Batch | None], None]
 """Is told of a step, or (batch None) of a validation, whose numbers are not finite. Raises DivergedError, or leaves a state
 from which training can go on: this one, or an earlier one."""
 
 
-Check = Callable[[TrainState, Batch], None]
+GradientCheck = Callable[[TrainState, Batch], None]
 """Checks the gradients of the batch that comes next; raises GradientError."""
 
-Watch = Callable[[TrainState, Batch], Mapping[str, float]]
+GradientWatch = Callable[[TrainState, Batch], Mapping[str, float]]
 """What is to be recorded of gradients and units on the batch that comes next, by tag."""
 
 Save = Callable[[TrainState, bool], str]
@@ -66,10 +66,10 @@ class Session:
     keep: Save
     telemetry: Telemetry
     stop: Stop
-    on_nonfinite: OnNonfinite
+    on_nonfinite: NonfiniteHandler
     describe_time: Callable[[float], str] | None = None
-    check: Check | None = None
-    watch: Watch | None = None
+    check: GradientCheck | None = None
+    watch: GradientWatch | None = None
     group: Group = ALONE
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from lmtrain.distributed.group import ALONE, Group
 
-logger = logging.getLogger("lmtrain")
+log = logging.getLogger("lmtrain")
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -60,7 +60,7 @@ class Stop:
             if number and self._signal is None:
                 self._signal = signal.Signals(number)
                 if self._group.leads:
-                    logger.info("%s: this step is finished and saved by all processes.", self.reason)
+                    log.info("%s: this step is finished and saved by all processes.", self.reason)
 
     def take_save_request(self) -> bool:
         """Whether a checkpoint was asked for since the last call."""
@@ -102,7 +102,7 @@ def catch_signals(group: Group = ALONE) -> Iterator[Stop]:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, stop._on_save if number == signal.SIGUSR1 else stop._on_stop)
     else:
-        logger.info("Not in the main thread: signals end this run without a checkpoint.")
+        log.info("Not in the main thread: signals end this run without a checkpoint.")
     try:
         yield stop
     finally:

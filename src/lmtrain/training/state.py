@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lmtrain.data.batches import Batches, Position
-from lmtrain.expected import LEAST_NATS, Anything, Number, Whole, agree, compare, within
+from lmtrain.expected import MIN_NATS, Anything, Number, Whole, agree, compare, within
 from lmtrain.training.learner import Known, Learner, StepReport, Tensors
 from lmtrain.training.score import TOKENS, Wording
 
-MOST_SECONDS = 1e10  # three hundred years
+MAX_SECONDS = 1e10  # three hundred years
 
 
 @dataclass
@@ -199,12 +199,12 @@ class TrainState:
     def _expected(self, step: int) -> dict[str, Any]:
         """What `document` gives after `step` steps, but for the learner."""
         up_to_now, any_number, positive = Whole(most=step), Number(), Number(least=0)
-        best = Number(0, 1, null=True) if self.wording.higher_is_better else Number(LEAST_NATS, null=True)
+        best = Number(0, 1, null=True) if self.wording.higher_is_better else Number(MIN_NATS, null=True)
         return {
             "position": {"epoch": up_to_now, "index": up_to_now},
             "step": Whole(),
             "num_items": Whole(),
-            "elapsed_seconds": Number(0, MOST_SECONDS),
+            "elapsed_seconds": Number(0, MAX_SECONDS),
             "best_value": best,
             "best_step": Whole(most=step, null=True),
             "evaluated_step": Whole(most=step, null=True),

@@ -44,8 +44,8 @@ from lmtrain.training.state import TrainState
 log = logging.getLogger("lmtrain")
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
-MOST_UNWRITTEN_BYTES = 16 << 20
-MOST_LINE_BYTES = 1 << 20
+MAX_UNWRITTEN_BYTES = 16 << 20
+MAX_LINE_BYTES = 1 << 20
 PROJECTED = 10_000  # words, of which the projector shows no more at once
 RESULTS = ("valid", "test", "tokens_per_second")
 """What a run comes to, as TensorBoard's table of hyper-parameters calls it; of other tasks their own items, not tokens."""
@@ -257,7 +257,7 @@ class Telemetry:
 
     def _append(self, line: str) -> None:
         """Writes to `metrics.jsonl` what is not yet written, and `line`. What cannot be written now is kept for next time."""
-        if len(self._unwritten) < MOST_UNWRITTEN_BYTES:
+        if len(self._unwritten) < MAX_UNWRITTEN_BYTES:
             self._unwritten += line.encode()
         if self._unwritten:
             file = self._metrics_file()
@@ -341,10 +341,10 @@ def _drop_records_after(path: Path, step: int, is_evaluated: bool) -> None:
 
     def kept() -> Iterator[bytes]:
         with path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(MOST_LINE_BYTES), b""), 1):
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
                 record = _record_in(line)
                 if record is None:
-                    if damaged or line.endswith(b"\n") or len(line) == MOST_LINE_BYTES:
+                    if damaged or line.endswith(b"\n") or len(line) == MAX_LINE_BYTES:
                         damaged.append(number)
                 elif record["step"] < step or (record["step"] == step and (is_evaluated or not _is_evaluation(record))):
                     yield line if line.endswith(b"\n") else line + b"\n"

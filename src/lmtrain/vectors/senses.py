@@ -10,7 +10,7 @@ clusters are distances to the clusters' means, and no pairs are compared. Two cl
 the silhouette, not their number, tells how far apart they are (0: not at all, 1: entirely).
 
 The words shown for a sense are those nearest to its centre minus the mean of all contexts, as that which all windows share
-(function words, mostly) tells no sense from another. Of a word with very many occurrences, MOST_WINDOWS spread over the text
+(function words, mostly) tells no sense from another. Of a word with very many occurrences, MAX_WINDOWS spread over the text
 are taken.
 
     legend   N occurrences · K clusters · V words · E numbers of a vector
@@ -31,8 +31,8 @@ from lmtrain.shell import one_line
 from lmtrain.vectors.table import Ranking, Vectors, ranking_to_json
 from lmtrain.vectors.text import Text
 
-MOST_SENSES = 10  # that are tried where the number is not given
-MOST_WINDOWS = 5000
+MAX_SENSES = 10  # that are tried where the number is not given
+MAX_WINDOWS = 5000
 NUM_STARTS = 10
 MAX_ROUNDS = 100
 NUM_CONTEXTS = 2
@@ -100,12 +100,12 @@ def find_senses(
     """
     rows = [text.row(word) for word in words]
     occurrences = np.flatnonzero(np.isin(text.ids, rows))
-    positions = occurrences[:: -(-len(occurrences) // MOST_WINDOWS) or 1]
+    positions = occurrences[:: -(-len(occurrences) // MAX_WINDOWS) or 1]
     contexts = _contexts(vectors, text, positions, window)
     lengths = np.linalg.norm(contexts, axis=1)
     used = lengths > 0
     unit_NE, positions = contexts[used] / lengths[used][:, None], positions[used]
-    numbers = [number] if number else list(range(2, min(MOST_SENSES, len(unit_NE) - 1) + 1))
+    numbers = [number] if number else list(range(2, min(MAX_SENSES, len(unit_NE) - 1) + 1))
     if not numbers or len(unit_NE) < numbers[0]:
         raise DataError(
             f"{one_line(' + '.join(words))} has {len(unit_NE)} windows with words that have vectors.",

@@ -25,8 +25,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 POLICIES = names(StatePolicy)  # in the order of Policy in ngrams.h
-MOST_ORDERS = 16  # which a context in ngrams.h has room for
-MOST_NGRAMS = (1 << 32) - 1  # of one order: `begins` are 32 bits
+MAX_ORDERS = 16  # which a context in ngrams.h has room for
+MAX_NGRAMS = (1 << 32) - 1  # of one order: `begins` are 32 bits
 SMALL = 1 << 13  # look-ups; below, threads cost more than they save
 
 __all__ = ["NgramIndex", "NgramScorer", "why_no_library"]
@@ -43,7 +43,7 @@ class NgramIndex:
 
     def __init__(self, keys: Ints, *, num_below: int, vocab_size: int) -> None:
         self.keys = _checked("keys", keys, np.int64)
-        if not 0 <= num_below < 1 << 62 or not 0 < vocab_size < 1 << 32 or len(keys) > MOST_NGRAMS:
+        if not 0 <= num_below < 1 << 62 or not 0 < vocab_size < 1 << 32 or len(keys) > MAX_NGRAMS:
             raise ValueError(f"{len(keys)} n-grams behind {num_below} contexts with V={vocab_size}; expected fewer.")
         if len(keys) and not 0 <= int(keys[0]) <= int(keys[-1]) < num_below * vocab_size:
             raise ValueError(f"keys from {keys[0]} to {keys[-1]}; expected 0 to {num_below * vocab_size - 1}.")
@@ -79,9 +79,9 @@ class NgramScorer:
     def __init__(self, indexes: Sequence[NgramIndex], log_probs: Sequence[Floats], log_rests: Sequence[Floats]) -> None:
         order, self.vocab_size = len(log_probs), len(log_probs[0])
         sizes = [self.vocab_size, *(len(index.keys) for index in indexes)]
-        if not (1 <= order <= MOST_ORDERS and len(sizes) == order and len(log_rests) == order - 1):
+        if not (1 <= order <= MAX_ORDERS and len(sizes) == order and len(log_rests) == order - 1):
             given = f"{len(sizes)}, {order} and {len(log_rests)} arrays"
-            raise ValueError(f"{given}; expected n, n and n - 1, with n up to {MOST_ORDERS}.")
+            raise ValueError(f"{given}; expected n, n and n - 1, with n up to {MAX_ORDERS}.")
         for index, below in zip(indexes, sizes, strict=False):
             if index.num_below != below or index.vocab_size != self.vocab_size:
                 raise ValueError(f"an index behind {index.num_below} contexts; the order below has {below} n-grams.")

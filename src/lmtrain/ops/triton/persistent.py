@@ -32,7 +32,7 @@ from lmtrain.ops.triton.launch import INTERPRETED, OPTIONS, TYPES, chosen_varian
 UNITS = 16  # hidden units of a program
 SLICES = 8  # warps of a program, among which K is divided
 SLICE_BYTES = 64  # of a row, in one chunk of one slice
-MOST_ROWS = 32  # streams of a program
+MAX_ROWS = 32  # streams of a program
 ROWS_IN_FLIGHT = 128  # rows of chunks that are loaded at once, to hide the latency of the L2 cache: 64 registers a thread
 
 
@@ -114,8 +114,8 @@ def make_plan(device: torch.device, dtype: torch.dtype, num_gates: int, B: int, 
     if not _has_tensor_cores_for(dtype) or num_unit_blocks > num_multiprocessors:
         return None
     rows = -(-B // min(B, num_multiprocessors // num_unit_blocks))
-    plan = Plan(UNITS, num_unit_blocks, rows, -(-B // rows), 16 if rows <= 16 else MOST_ROWS, SLICE_BYTES // dtype.itemsize)
-    return plan if rows <= MOST_ROWS and plan.shared_bytes(dtype, num_gates, H) <= shared_bytes else None
+    plan = Plan(UNITS, num_unit_blocks, rows, -(-B // rows), 16 if rows <= 16 else MAX_ROWS, SLICE_BYTES // dtype.itemsize)
+    return plan if rows <= MAX_ROWS and plan.shared_bytes(dtype, num_gates, H) <= shared_bytes else None
 
 
 def make_exchange(plan: Plan, like: Tensor, B: int, length: int) -> tuple[Tensor, Tensor]:
