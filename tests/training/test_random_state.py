@@ -85,7 +85,7 @@ def test_a_generator_that_would_read_beyond_its_words_is_refused(left, after):
     if left + after == 625 and left > 0 and after > 0:
         load_random_document(document, generators(dropout=2))
         return
-    with pytest.raises(UnfitError, match=rf"dropout has a state that stands at word {after} with {left} left of 624"):
+    with pytest.raises(UnfitError, match=rf"dropout has a state that is at word {after} with {left} left of 624"):
         load_random_document(document, generators(dropout=2))
 
 

@@ -1,7 +1,7 @@
-"""In which arithmetic a run computes: what `auto` became, who computes, and what else moves the last digits of a sum.
+"""The arithmetic of a run: what `auto` became, which backends compute, and what else moves the last digits of a sum.
 
-A resumed run is the uninterrupted one bit for bit only where all of that is as it was. Where it is not, the run goes on and
-says so. `run.json` keeps what each process computed with, from its first checkpoint on.
+A resumed run equals the uninterrupted one bit for bit only if all of that is as it was. If it is not, the run goes on and says
+so. `run.json` keeps what each process computed with, from its first checkpoint on.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ LIMITS = (
 
 
 def begin_arithmetic(device: torch.device, precision: torch.dtype, earlier: object) -> dict[str, Any]:
-    """What this process computes with, JSON-able; its "backends" grow while they are chosen. See `iter_changes`.
+    """Returns what this process computes with, JSON-able. Its "backends" grow while they are chosen. See `iter_changes`.
 
-    A backend that is chosen for what another one computed in the process that wrote `earlier` is warned of at that moment.
+    If a backend is chosen for what another one computed in the process that wrote `earlier`, a warning says so at that moment.
     """
     is_cuda = device.type == "cuda"
     return {
@@ -47,7 +47,7 @@ def begin_arithmetic(device: torch.device, precision: torch.dtype, earlier: obje
 
 
 def iter_changes(earlier: object, now: Mapping[str, Any]) -> Iterator[str]:
-    """A phrase for each thing but the backends that is another one now. What `earlier` does not tell is not compared."""
+    """Yields a phrase for each thing but the backends that has changed. What `earlier` does not have is not compared."""
     for name, words in WORDS.items():
         before = earlier.get(name) if isinstance(earlier, Mapping) else None
         if isinstance(before, str | int) and before != now[name]:
@@ -59,13 +59,13 @@ def _instructions() -> str:
 
 
 def _strings(values: object) -> dict[str, str]:
-    """What `run.json` says of backends, as far as it has the form: anybody may have written there."""
+    """Returns what `run.json` says about backends, as far as it has the right form: anybody may have written it."""
     items = values.items() if isinstance(values, Mapping) else ()
     return {key: value for key, value in items if isinstance(key, str) and isinstance(value, str)}
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 products are faster than float32 ones there, not merely emulated."""
+    """Tells whether bfloat16 products are faster than float32 ones on `device`, and not emulated."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,10 +1,10 @@
-"""Which weights are evaluated: the last ones, or an average of those along the way.
+"""The weights that are evaluated: the last ones, or an average of those along the way.
 
     LastWeights              w
     NonMonotonicAverage      mean of w after every step since validation stopped improving (NT-ASGD: Merity 2017, alg. 1)
     ExponentialAverage       a <- d a + (1 - d) w after every step, with d = min(decay, (1 + n) / (10 + n)) after n steps
 
-Training goes on with w itself; `averaged()` puts the average into the model and takes it out again, bit by bit.
+Training goes on with w itself; `averaged()` puts the average into the model and restores the weights exactly.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from lmtrain.expected import MIN_NATS, Each, Flag, Like, Number, Whole, agree, compare
 
-FEWEST_LOSSES = 3  # before NT-ASGD starts: one that was best, `patience` (at least one) behind it, and one that is worse
+FEWEST_LOSSES = 3  # before NT-ASGD starts: the best one, `patience` (at least one) after it, and one that is worse
 
 
 class Averaging(ABC):
-    """An average of parameters over the steps of a run; there is none before its first step."""
+    """Averages parameters over the steps of a run. There is no average before the first step."""
 
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
         self._parameters = dict(named_parameters)
@@ -34,7 +34,7 @@ class Averaging(ABC):
 
     @property
     def differs(self) -> bool:
-        """Whether there is an average, so that the weights to evaluate are not those that are trained."""
+        """Tells whether there is an average, so that the weights to evaluate are not those that are trained."""
         return bool(self._averages)
 
     @abstractmethod
@@ -46,7 +46,7 @@ class Averaging(ABC):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The model holds its averaged weights inside, and afterwards exactly those it had."""
+        """Puts the averaged weights into the model; afterwards it has exactly those that it had."""
         trained = {name: self._parameters[name].detach().clone() for name in self._averages}
         self._put(self._averages)
         try:
@@ -55,23 +55,23 @@ class Averaging(ABC):
             self._put(trained)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The averages by parameter name (not copies); empty where there is none."""
+        """Returns the averages by parameter name (not copies); empty if there are none."""
         return dict(self._averages)
 
     def document(self) -> dict[str, Any]:
-        """The JSON-able rest of what a resumed run needs."""
+        """Returns the JSON-able rest of what a resumed run needs."""
         return {"num_averaged": self._num_averaged}
 
     def expected_tensors(self, there_are: bool) -> dict[str, Like]:
-        """What `tensors()` gives, where there are any."""
+        """Returns what `tensors()` returns, if there are averages."""
         return {name: Like.of(parameter) for name, parameter in self._parameters.items() if there_are}
 
     def expected_document(self, there_are: bool, num_steps: int, best_cost: float | None) -> dict[str, Any]:
-        """What `document()` gives after `num_steps` steps, the best (and finite) of whose validations was `best_cost`."""
+        """Returns what `document()` returns after `num_steps` steps, if the best finite validation was `best_cost`."""
         return {"num_averaged": Whole(1, num_steps) if there_are else 0}
 
     def load(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
-        """Goes on from `tensors()` and `document()`. Raises UnfitError where they are of another model."""
+        """Goes on from `tensors()` and `document()`. Raises UnfitError if they are of another model."""
         compare(self.expected_tensors(bool(tensors)), tensors)
         # In the order of the parameters, on which `_move` relies, whatever the order in which they were stored.
         self._averages = {
@@ -80,7 +80,7 @@ class Averaging(ABC):
         self._num_averaged = document["num_averaged"]
 
     def _move(self, share: float) -> None:
-        """Moves every average by `share` of the way to the weights; the first average is the weights themselves."""
+        """Moves every average by this fraction of the way to the weights. The first average is the weights themselves."""
         if not self._averages:
             self._averages = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
         else:
@@ -94,17 +94,17 @@ class Averaging(ABC):
 
 
 class LastWeights(Averaging):
-    """No average: what is trained is evaluated."""
+    """Takes no average: what is trained is evaluated."""
 
     def __init__(self) -> None:
         super().__init__(())
 
     def update(self) -> None:
-        """Nothing to take in."""
+        """Does nothing."""
 
 
 class ExponentialAverage(Averaging):
-    """Exponential moving average; its memory grows with the run, so that the first weights do not weigh forever."""
+    """Takes an exponential moving average. Its memory grows with the run, so the first weights do not weigh forever."""
 
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], decay: float) -> None:
         super().__init__(named_parameters)
@@ -115,14 +115,14 @@ class ExponentialAverage(Averaging):
         self._move(1 - min(self.decay, (1 + n) / (10 + n)))
 
 
-MAX_LOSSES = 10_000  # kept besides the last `patience` ones: a checkpoint does not take any number of them
+MAX_LOSSES = 10_000  # that are kept besides the last `patience` ones: a checkpoint does not hold any number of them
 
 
 class NonMonotonicAverage(Averaging):
-    """NT-ASGD: averaging starts once a validation loss is worse than the best of those before the last `patience` ones.
+    """Is NT-ASGD: averaging starts when a validation loss is worse than the best of those before the last `patience` ones.
 
-    So it cannot start before `patience` + 1 evaluations were made; once started it never ends. Meant for plain SGD at a
-    constant rate.
+    So it cannot start before `patience` + 1 evaluations were made, and it never ends. It is meant for plain SGD at a constant
+    rate.
     """
 
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], patience: int) -> None:
@@ -167,7 +167,7 @@ class NonMonotonicAverage(Averaging):
 
 @dataclass(frozen=True)
 class _Losses(Each):
-    """All validation losses so far; the least of those that are finite is the best of the run."""
+    """Stands for all validation losses so far; the least of those that are finite is the best of the run."""
 
     best_cost: float | None = None
 

@@ -1,16 +1,16 @@
-"""Checkpoints: a directory that is whole or is not there, checked byte for byte before it is believed.
+"""Checkpoints. Each is a directory that is complete or does not exist, and it is checked byte for byte before it is used.
 
     RUN/checkpoints/step-00000100/   manifest.json  model.safetensors  model.json  ...   complete by construction
-                    last  best       the name of a checkpoint each, replaced atomically
+                    last  best       files that name a checkpoint each, replaced atomically
 
-Saving writes every file into `step-00000100.tmp-<process id>-<random>` beside the target, each one flushed to the disk,
-`manifest.json` (size and SHA-256 of every file) last; reads all of it back; renames the directory; then moves `last`.
-Older ones go afterwards (`prune`), so that a kill, a full disk or a power cut at any moment leaves the one before.
-A step that is saved again gets a name of its own (`step-00000100-2`): nothing is removed before its successor is there.
+Saving writes every file into `step-00000100.tmp-<process id>-<random>` beside the target and flushes it to the disk. The
+last one is `manifest.json`, with the size and SHA-256 of every file. Then all is read back, the directory is renamed, and
+`last` is moved. Older checkpoints are removed afterwards (`prune`), so a kill, a full disk or a power cut leaves one.
+A step that is saved again gets a name of its own (`step-00000100-2`): nothing is removed before its successor exists.
 
 Loading checks first and reads second. Tensors are in safetensors files, all else in JSON: nothing in a checkpoint is
-code or names any, and no size in it is believed before the file of that size is seen. Neither format notices a flipped
-bit of its own, hence the hashes. The hashes tell damage, not malice: whoever can write a checkpoint can write its manifest.
+code or names code, and no size in it is used before a file of that size was found. Neither format notices a flipped bit,
+hence the hashes. Hashes tell damage, not malice: whoever can write a checkpoint can write its manifest.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved: `tensors["model"]["embedding.weight"]`, `documents["training"]["epoch"]`."""
+    """Holds what was saved: `tensors["model"]["embedding.weight"]`, `documents["training"]["epoch"]`."""
 
     path: Path
     step: int
@@ -73,7 +73,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The list of a checkpoint's files. `ordinal` counts the saves of a run: the highest is the newest, whatever its step."""
+    """Lists the files of a checkpoint. `ordinal` counts the saves of a run: the highest is the newest, whatever its step."""
 
     step: int
     ordinal: int
@@ -81,11 +81,11 @@ class Manifest:
 
 
 class NewerSchemaError(CheckpointError):
-    """A checkpoint that a newer lmtrain wrote: nothing is wrong with it."""
+    """Is raised for a checkpoint that a newer lmtrain wrote; nothing is wrong with it."""
 
 
 class RemovedError(CheckpointError):
-    """A checkpoint that was there when it was looked for, and that the run which trains has removed since."""
+    """Is raised for a checkpoint that was found, and that the run which trains has removed since."""
 
 
 Migration = Callable[[Checkpoint], Checkpoint]
@@ -101,8 +101,8 @@ def save_checkpoint(
 ) -> Path:
     """Saves `tensors` as `<name>.safetensors` and `documents` as `<name>.json`, makes it `last`, returns its directory.
 
-    ResourceError, with the system's words, when it cannot be written or does not read back as written; only the
-    unfinished directory is removed then, and every earlier checkpoint is as it was.
+    Raises ResourceError, with the system's words, if it cannot be written or does not read back as written. Then only the
+    unfinished directory is removed, and every earlier checkpoint stays as it was.
     """
     folder = run_dir / "checkpoints"
     try:
@@ -115,7 +115,7 @@ def save_checkpoint(
             target = _free_name(folder, step)
             os.rename(temporary, target)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)  # what is left of it goes at the next start
+            shutil.rmtree(temporary, ignore_errors=True)  # the next start removes what is left of it
             raise
         sync_directory(folder)
         mark(run_dir, "last", target)
@@ -137,7 +137,7 @@ def save_checkpoint(
 
 
 def mark(run_dir: Path, pointer: Pointer, path: Path) -> None:
-    """Makes `last` or `best` of `run_dir` name the checkpoint `path`; ResourceError where that cannot be written."""
+    """Makes `last` or `best` of `run_dir` name the checkpoint `path`. Raises ResourceError if that cannot be written."""
     assert path.parent == run_dir / "checkpoints", f"{path} is not a checkpoint of {run_dir}"
     try:
         write_atomically(path.parent / pointer, path.name + "\n")
@@ -152,9 +152,9 @@ def mark(run_dir: Path, pointer: Pointer, path: Path) -> None:
 def prune(run_dir: Path, keep: int, spared_step: int | None = None) -> None:
     """Removes all checkpoints but the `keep` newest, `best`, `last`, and one of `spared_step`.
 
-    While a run trains, `keep` is two at the least: one checkpoint is no protection while the next one is being written. What
-    cannot be removed is a warning. A step that was saved twice counts once. Each goes by a rename first, so that a
-    kill leaves no half of one behind.
+    While a run trains, `keep` is at least two: one checkpoint is no protection while the next one is being written. A warning
+    names what cannot be removed. A step that was saved twice counts once. Each directory is renamed before it is removed, so
+    a kill leaves no half of one behind.
     """
     folder = run_dir / "checkpoints"
     readable, unreadable = _newest_first(run_dir)
@@ -208,7 +208,7 @@ def _write(
 
 
 def _free_name(folder: Path, step: int) -> Path:
-    """`step-00000100`, or with the first free number behind it."""
+    """Returns `step-00000100`, with the first free number after it if that name is taken."""
     path, number = folder / f"step-{step:08d}", 1
     while path.exists():
         number += 1
@@ -217,7 +217,7 @@ def _free_name(folder: Path, step: int) -> Path:
 
 
 def _fingerprint(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of all that a manifest says, except of this number itself."""
+    """Returns the SHA-256 of all that a manifest says, except of this number itself."""
     rest = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -226,11 +226,11 @@ def _fingerprint(manifest: Mapping[str, Any]) -> str:
 
 
 def load_checkpoint(path: Path, names: Collection[str] | None = None, where_there: Collection[str] = ()) -> Checkpoint:
-    """The checkpoint in directory `path` (see `find_checkpoint`), verified before any of it is used.
+    """Returns the checkpoint in directory `path` (see `find_checkpoint`), verified before any of it is used.
 
-    With `names`, for example {"model", "tokenizer"}, only the files of these names are hashed and read, and those of the names
-    `where_there` that there are; of the others the presence and the size are checked. CheckpointError names the file, what was
-    expected and what was found.
+    With `names`, for example {"model", "tokenizer"}, only the files of these names are hashed and read, and those files of the
+    names `where_there` that exist; of the others, presence and size are checked. Raises CheckpointError, which names the file,
+    what was expected and what was found.
     """
     tensors: dict[str, dict[str, Tensor]] = {}
     documents: dict[str, Any] = {}
@@ -251,7 +251,7 @@ def load_checkpoint(path: Path, names: Collection[str] | None = None, where_ther
 
 
 def load_document(path: Path, name: str) -> Any:
-    """The document `<name>.json` of the checkpoint in directory `path`, verified; None where it has none."""
+    """Returns the document `<name>.json` of the checkpoint in directory `path`, verified; None if it has none."""
     manifest, file = _read_manifest(path)[0], path / f"{name}.json"
     if file.name not in manifest.files:
         return None
@@ -266,15 +266,15 @@ def load_document(path: Path, name: str) -> Any:
 
 
 def verify_checkpoint(path: Path) -> Manifest:
-    """Reads and hashes every file of the checkpoint in directory `path`; CheckpointError says what is wrong with which."""
+    """Reads and hashes every file of the checkpoint in `path`. Raises CheckpointError, which says what is wrong with which."""
     with _verified(path, None) as (manifest, _, _):
         return manifest
 
 
 def newest_valid_checkpoint(run_dir: Path) -> Path:
-    """The checkpoint to resume from: the newest that verifies. Each damaged one before it is a warning.
+    """Returns the checkpoint to resume from: the newest one that verifies. A warning names each damaged one that is newer.
 
-    One that a newer lmtrain wrote is not damaged, and raises: going on from an older one would fork the run unasked.
+    A checkpoint that a newer lmtrain wrote is not damaged, and raises: to go on from an older one would fork the run unasked.
     """
     readable, unreadable = _newest_first(run_dir)
     for _, error in unreadable:
@@ -297,14 +297,14 @@ def newest_valid_checkpoint(run_dir: Path) -> Path:
 
 
 def scheduled_checkpoint(run_dir: Path, step: int | None) -> Path:
-    """The newest checkpoint of `step`; `last` where there is none. CheckpointError where there is none at all."""
+    """Returns the newest checkpoint of `step`, else `last`. Raises CheckpointError if there is none at all."""
     of_step = [path for path, manifest in _newest_first(run_dir)[0] if manifest.step == step]
     return of_step[0] if of_step else find_checkpoint(run_dir, "last")
 
 
 @contextmanager
 def believing(path: Path) -> Iterator[None]:
-    """Within it, what a checkpoint's documents say is taken for what it should be; where it is not, that is a CheckpointError.
+    """Turns an UnfitError within it into a CheckpointError: what a document says is used as if it were right.
 
     The hashes say that a checkpoint is as it was written, not that we wrote it.
     """
@@ -332,9 +332,9 @@ def _foreign(path: Path, problem: str) -> CheckpointError:
 def _verified(
     path: Path, names: Collection[str] | None, where_there: Collection[str] = ()
 ) -> Iterator[tuple[Manifest, int, dict[str, BufferedReader]]]:
-    """The manifest, its schema and the chosen files, open, once all are there, are of their size, and these have their hash.
+    """Returns the manifest, its schema and the chosen files, open. All have their size; the chosen ones have their hash.
 
-    All is opened before anything of it is read, which may take long: what is removed meanwhile can still be read.
+    All are opened before any is read, because reading may take long: a file that is removed meanwhile can still be read.
     """
     with ExitStack() as stack:
         try:
@@ -374,7 +374,7 @@ def _check_size(path: Path, size_bytes: int) -> None:
 
 
 def _read_manifest(path: Path) -> tuple[Manifest, int]:
-    """The manifest in checkpoint directory `path` and its schema, checked for itself; the files are not looked at."""
+    """Returns the manifest in checkpoint directory `path` and its schema. It is checked by itself, without the files."""
     file = path / "manifest.json"
     try:
         if not file.is_file():
@@ -410,7 +410,7 @@ def _iter_records(file: Path, entries: Mapping[str, Any]) -> Iterator[tuple[str,
 
 
 def _chosen(path: Path, manifest: Manifest, names: Collection[str] | None, where_there: Collection[str]) -> list[str]:
-    """The files that `names` (None: all) means, and some more `where_there`; CheckpointError where a name has none."""
+    """Returns the files of `names` (None: all), and those of `where_there` that exist. CheckpointError if one is missing."""
     if names is None:
         return list(manifest.files)
     stems = {file.partition(".")[0] for file in manifest.files}
@@ -436,10 +436,10 @@ def _damaged(file: Path, problem: str) -> CheckpointError:
 
 
 def find_checkpoint(path: str | Path, prefer: Pointer = "best") -> Path:
-    """The checkpoint directory that `path` means: one itself (wherever it lies), the `best` or `last` of a run directory, or
-    what such a file names.
+    """Returns the checkpoint directory that `path` means: one itself, the `best` or `last` of a run directory, or what such a
+    file names.
 
-    Without a `best`, the `last`. CheckpointError says what is there instead. Nothing is verified yet.
+    If there is no `best`, `last` is taken. Raises CheckpointError, which says what is found instead. Nothing is verified yet.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
         raise CheckpointError(
@@ -454,7 +454,7 @@ def find_checkpoint(path: str | Path, prefer: Pointer = "best") -> Path:
 
 
 def read_named(path: str | Path, prefer: Pointer, read: Callable[[Path], T]) -> T:
-    """What `read` makes of the checkpoint that `path` means; where training removes it first, of the one that it means then."""
+    """Returns what `read` makes of the checkpoint that `path` means. If training removes it first, the next one is read."""
     for _ in range(MAX_MOVES):
         found = find_checkpoint(path, prefer)
         try:
@@ -486,7 +486,7 @@ def _find(path: Path, prefer: Pointer) -> Path:
 
 
 def _named_by(file: Path) -> Path | None:
-    """The checkpoint beside the pointer `file` that it names; None where it is no pointer."""
+    """Returns the checkpoint that the pointer `file` names, beside it; None if it is no pointer."""
     name = _read_pointer(file)
     while name and not (file.parent / name / "manifest.json").exists():
         before, name = name, _read_pointer(file)
@@ -500,7 +500,7 @@ def _named_by(file: Path) -> Path | None:
 
 
 def _check_directory(path: Path) -> None:
-    """CheckpointError unless `path` is a directory; says what is near it."""
+    """Raises CheckpointError unless `path` is a directory, and says what is near it."""
     if path.is_dir():
         return
     if path.exists():
@@ -521,7 +521,7 @@ def _check_directory(path: Path) -> None:
 
 
 def _read_pointer(path: Path) -> str | None:
-    """The name in the file `last` or `best`, if it is one of a checkpoint directory."""
+    """Returns the name in the file `last` or `best`, if it is that of a checkpoint directory."""
     try:
         with open(path, "rb") as file:
             name = file.read(64).decode(errors="replace").strip()
@@ -533,7 +533,7 @@ def _read_pointer(path: Path) -> str | None:
 def _newest_first(
     run_dir: Path,
 ) -> tuple[list[tuple[Path, Manifest]], list[tuple[Path, CheckpointError]]]:
-    """The checkpoints of a run whose manifest is readable, in the order of their saving backwards; and the others."""
+    """Returns the checkpoints of a run whose manifest is readable, the last saved first; and the others."""
     readable: list[tuple[Path, Manifest]] = []
     unreadable: list[tuple[Path, CheckpointError]] = []
     for path in _entries(run_dir / "checkpoints"):
@@ -556,13 +556,13 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def _listing(directory: Path) -> str:
-    """What a directory holds, in a few words."""
+    """Says what a directory holds, in a few words."""
     names = [one_line(entry.name) + "/" * entry.is_dir() for entry in _entries(directory) if not entry.name.startswith(".")]
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(names[:8]) + more if names else "nothing"
 
 
 def _runs_below(path: Path) -> str:
-    """Run directories in `path`, which may be the directory of all runs."""
+    """Lists the run directories in `path`, which may be the directory of all runs."""
     runs = [str(entry) for entry in _entries(path) if (entry / "checkpoints").is_dir()]
     return f" Runs there: {', '.join(runs[-4:])}." if runs else ""

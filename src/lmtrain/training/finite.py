@@ -1,14 +1,14 @@
-"""Numbers that go wrong: what is done when a loss, a gradient or a weight is not finite.
+"""What is done when a loss, a gradient or a weight is not finite.
 
-The loop looks at the loss and at the gradient's norm before each update; weights are looked at before they become `last`
-or `best`, and before one samples from them. What happens then is `trainer.on_nonfinite`:
+The loop checks the loss and the gradient's norm before each update. Weights are checked before they become `last` or `best`,
+and before one samples from them. `trainer.on_nonfinite` says what happens then:
 
     stop      saves all there is in `crash/` of the run, and ends with exit code 5
     skip      leaves the batch out: neither weights nor the carried state change
-    rollback  goes back to the newest scheduled checkpoint, with half the learning rate from there on; to the best one, which
-              has been validated, where training then comes no further
+    rollback  goes back to the newest scheduled checkpoint, with half the learning rate from there on. If training then comes
+              no further, it goes back to the best one, which has been validated
 
-A validation that is not a number is a model that has diverged: there is nothing to skip then.
+If a validation is not a number, the model has diverged, and there is nothing to skip.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ MAX_ROLLBACKS = 10  # without coming any further; the learning rate is then a th
 
 @dataclass
 class Nonfinite:
-    """What is done about numbers that are not finite.
+    """Does what `policy` says about numbers that are not finite.
 
     policy       stop, skip or rollback
-    save_crash   keeps the state and the chunk that spoilt it for inspection; returns where
-    load         puts the last scheduled (or the best) checkpoint into the state; raises CheckpointError where there is none
+    save_crash   keeps the state and the batch that it could not take, to be looked at; returns where
+    load         puts the last scheduled (or the best) checkpoint into the state; raises CheckpointError if there is none
     remedy       what to type instead, by the settings of the run
     """
 
@@ -84,7 +84,7 @@ class Nonfinite:
             self.load(state, "last" if trouble.count == 1 else "best")
         except CheckpointError as error:
             self.stop(state, problem, batch, f" Going back is not possible: {error}")
-        state.trouble = trouble  # not that of the time to which the state went back
+        state.trouble = trouble  # not the one of the checkpoint
         state.learner.rate_scale = min(scale, state.learner.rate_scale) / 2
         log.warning(
             "%s Going back to step %d, from where the learning rate is multiplied by %g.",
@@ -93,5 +93,5 @@ class Nonfinite:
 
 
 def nonfinite_names(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of those floating-point tensors that hold a NaN or an infinity."""
+    """Returns the names of those floating-point tensors that hold a NaN or an infinity."""
     return [name for name, tensor in tensors.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]

@@ -1,23 +1,23 @@
-"""`trainer.check_gradients=N`: the gradients of a training, compared with differences of its loss.
+"""`trainer.check_gradients=N` compares the gradients of a training with differences of its loss.
 
     slope(v)   (L(w + h v) - L(w - h v)) / 2h for single entries v of every parameter w, and for one random direction through
-               all entries of it; against the gradient by backpropagation, v . dL/dw
-    L          what the learner makes smaller on the batch that comes next: the mean loss and all penalties (weight decay is
-               the optimiser's), from the carried state; a sampled softmax with the same samples every time
-    exact      of a copy of the model in float64, without dropout (zoneout takes expectations); its recurrences run through
-               the functions of the backend eager, which `verify` compares with the compiled ones
+               all its entries. It is compared with the gradient by backpropagation, v . dL/dw
+    L          what the learner minimises on the next batch: the mean loss and all penalties (weight decay belongs to the
+               optimiser), from the carried state. A sampled softmax uses the same samples every time
+    exact      a copy of the model computes in float64, without dropout (zoneout takes expectations). Its recurrences run
+               through the functions of the backend eager, which `verify` compares with the compiled ones
 
-Half of the entries are drawn from those with a gradient other than 0, as of a table of words only some rows are in a batch; the
-others from all. Parameters that are frozen are left out.
+Half of the entries are drawn from those with a gradient other than 0, as a batch has only some rows of a table of words; the
+others are drawn from all. Frozen parameters are left out.
 
-Where that is not near enough, the slope is extrapolated from h and h / 2 (Richardson 1911), exact up to h^4. The error is
+If the two are not close enough, the slope is extrapolated from h and h / 2 (Richardson 1911), exact up to h^4. The error is
 
     |gradient - slope| / (max(|gradient|, |slope|) + r / ALLOWED)       r = ROUNDING |L| / h, what rounding may do to a slope
 
-so a small gradient raises no false alarm. Where the slopes for h and h / 2 differ, a kink lies between (a ReLU, a margin, l1):
-h is made smaller, and the gradient may also be that on one side of it. Where many kinks lie at the very weights, as at
-weights of 0, no side of them need be the gradient: before an alarm is raised, all is looked at again with weights moved by
-normal numbers of deviation NEARBY.
+so a small gradient raises no false alarm. If the slopes for h and h / 2 differ, there is a kink between them (a ReLU, a margin,
+l1): h is made smaller, and the gradient may also be that on one side of the kink. If many kinks are at the weights themselves,
+as at weights of 0, the gradient may be that of no side. So before an alarm is raised, everything is checked again with weights
+moved by normal numbers of deviation NEARBY.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ SMOOTH = 1e-5  # largest relative difference of two slopes between which there i
 
 
 class GradientError(UserError):
-    """A gradient that is not that of the loss: a bug of ours, or of who changed it."""
+    """Is raised for a gradient that is not that of the loss: a bug in lmtrain, or in a change to it."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One slope. `where` is the entry's index, counted from 0, or "a random direction"."""
+    """One slope beside its gradient. `where` is the entry's index, counted from 0, or "a random direction"."""
 
     tensor: str
     where: str
@@ -70,14 +70,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found: the largest difference, and how much was looked at. `worst` is None for a loss that is not finite."""
+    """What a check found: the largest difference, and how much was checked. `worst` is None if the loss is not finite."""
 
     worst: Difference | None
     num_tensors: int
     num_slopes: int
 
     def format(self, step: int) -> str:
-        """In one line."""
+        """Says it in one line."""
         if self.worst is None:
             return f"Gradients before step {step + 1} are not checked: the loss is not finite."
         return (
@@ -86,7 +86,7 @@ class Checked:
         )
 
     def raise_if_wrong(self, step: int) -> None:
-        """Raises GradientError where a gradient is wrong."""
+        """Raises GradientError if a gradient is wrong."""
         if self.worst is not None and not self.worst.error <= ALLOWED:
             raise GradientError(
                 f"The gradient of {self.worst} is wrong before step {step + 1}: the relative difference is "
@@ -108,18 +108,18 @@ class ExactCopy:
         learner.freeze(self.model, batch.epoch)
         for module in self.model.modules():
             if getattr(module, "estimates", False):
-                module.train()  # a head, whose loss is another one in evaluation
+                module.train()  # a head whose loss is another one in evaluation
             if hasattr(module, "backend"):
                 vars(module)["backend"] = "eager"
 
     def loss(self) -> Tensor:
-        """What the learner makes smaller."""
+        """Returns what the learner minimises."""
         generator = torch.Generator(self._device).manual_seed(0)  # the same samples every time
         return self._learner.objective(self.model, self.batch, generator)
 
     @torch.no_grad()
     def move(self, step: int) -> None:
-        """Moves every weight that is learnt a little, to where no kink is."""
+        """Moves every weight that is learnt a little, away from kinks."""
         random = random_of("move", step)
         for weight in self.model.parameters():
             if weight.requires_grad:
@@ -127,7 +127,7 @@ class ExactCopy:
                 weight.add_(numbers.view(weight.shape), alpha=NEARBY)
 
     def gradients(self) -> dict[str, Tensor]:
-        """By backpropagation, of every parameter that is learnt; 0 where the loss does not depend on it."""
+        """Returns the gradient of every parameter that is learnt, by backpropagation; 0 if the loss does not depend on it."""
         learnt = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         made = torch.autograd.grad(self.loss(), list(learnt.values()), allow_unused=True)
         return {
@@ -208,7 +208,7 @@ def _iter_differences(
 
 
 def _entries(d_flat: Tensor, num_entries: int, random: Any) -> list[int]:
-    """Which entries are looked at, each once."""
+    """Draws the entries that are checked, each at most once."""
     if len(d_flat) <= num_entries:
         return list(range(len(d_flat)))
     used = d_flat.nonzero()[:, 0].cpu().numpy()
@@ -223,7 +223,7 @@ def _entries(d_flat: Tensor, num_entries: int, random: Any) -> list[int]:
 def _compare(
     name: str, where: str, gradient: float, loss_at: Callable[[float], float], loss: float, typical: float = 0.0
 ) -> Difference:
-    """The gradient beside the slope of `loss_at`, of which `loss` is the value at 0."""
+    """Compares the gradient with the slope of `loss_at`, whose value at 0 is `loss`."""
     best = Difference(name, where, gradient, math.nan, math.inf)
     for h in STEPS:
         far = loss_at(-h), loss_at(h)

@@ -1,13 +1,13 @@
-"""`trainer.watch_gradients=true`: what becomes of gradients in a model while it is trained, recorded at each evaluation.
+"""`trainer.watch_gradients=true` records at each evaluation how gradients and units of a model behave while it is trained.
 
     watch/gradient_by_lag/K        |dJ/d(state K steps back)| of a recurrent model over that of lag 0; J is the loss of the last
-                                   token of the chunk that comes next, the state all of h and c; the mean over the streams
-    watch/LAYER/GATE_low, _high    share of a gate's values below 0.1 and above 0.9 (Karpathy, Johnson and Fei-Fei 2015)
-    watch/LAYER/saturated          share of the values of tanh units above 0.9 in size, of hard_tanh of size 1
-    watch/LAYER/dead               share of the units of a ReLU that are 0 for every item of the batch
+                                   token of the next chunk, the state is all of h and c; the mean over the streams
+    watch/LAYER/GATE_low, _high    fraction of a gate's values below 0.1 and above 0.9 (Karpathy, Johnson and Fei-Fei 2015)
+    watch/LAYER/saturated          fraction of the values of tanh units above 0.9 in size, of hard_tanh of size 1
+    watch/LAYER/dead               fraction of the units of a ReLU that are 0 for every item of the batch
 
 LAYER is layer.0, layer.1, ... of recurrent cells, and hidden.0, hidden.1, ... of other hidden layers, from the input upwards.
-Everything is computed on the batch that comes next, in float64, without dropout (see `ExactCopy`).
+Everything is computed on the next batch, in float64, without dropout (see `ExactCopy`).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from lmtrain.training.session import GradientWatch
 LOW, HIGH = 0.1, 0.9
 SIGMOID, TANH, RELU = {"sigmoid"}, {"tanh", "hard_tanh"}, {"relu"}
 
-Gates = dict[str, tuple[str, Tensor]]  # by name the non-linearity, and its values [T, B, H]
-Calls = list[tuple[str, Tensor]]  # the name of a non-linearity, and what it gave
+Gates = dict[str, tuple[str, Tensor]]  # name -> its non-linearity, and its values [T, B, H]
+Calls = list[tuple[str, Tensor]]  # the name of a non-linearity, and its output
 
 
 def gradient_watch(learner: Learner) -> GradientWatch | None:
@@ -44,35 +44,35 @@ def gradient_watch(learner: Learner) -> GradientWatch | None:
 
 
 def watch_gradients(learner: GradientLearner, batch: Any) -> dict[str, float]:
-    """Numbers by tag. Nothing of the learner changes."""
+    """Returns the numbers by tag. Nothing of the learner changes."""
     exact = ExactCopy(learner, batch)
     cells = [module for module in exact.model.modules() if isinstance(module, RecurrentLayer)]
     with torch.no_grad(), recorded(cells) as (gates, calls):
         exact.loss()
     numbers = _gradients_by_lag(learner, exact) if cells and isinstance(learner, SequenceLearner) else {}
-    for number, parts in enumerate(gates):  # of a chunk whose state is carried from its midst there are two
+    for number, parts in enumerate(gates):  # a chunk whose state is carried from its middle has two parts
         for name, (function, _) in parts[0].items():
-            numbers |= _shares(f"watch/layer.{number}", name, function, torch.cat([part[name][1] for part in parts]))
+            numbers |= _fractions(f"watch/layer.{number}", name, function, torch.cat([part[name][1] for part in parts]))
     num_layers = len(getattr(exact.model, "weights", ())) or len(calls)  # a tagger's corrupted windows are further rows
     for number, (function, y) in enumerate(calls[:num_layers]):
         values = torch.cat([y, *(more for _, more in calls[number + num_layers :: num_layers])])
-        numbers |= _shares(f"watch/hidden.{number}", "", function, values)
+        numbers |= _fractions(f"watch/hidden.{number}", "", function, values)
     return numbers
 
 
-def _shares(layer: str, gate: str, function: str, y: Tensor) -> dict[str, float]:
-    """What is recorded of the values [..., H] of the units of a layer, or of one of its gates."""
+def _fractions(layer: str, gate: str, function: str, y: Tensor) -> dict[str, float]:
+    """Returns what is recorded of the values [..., H] of the units of a layer, or of one of its gates."""
     prefix = f"{layer}/{gate}_" if gate else f"{layer}/"
     if function in SIGMOID:
-        return {f"{prefix}low": _share(y < LOW), f"{prefix}high": _share(y > HIGH)}
+        return {f"{prefix}low": _fraction(y < LOW), f"{prefix}high": _fraction(y > HIGH)}
     if function in TANH:
-        return {f"{prefix}saturated": _share(y.abs() >= (1 if function == "hard_tanh" else HIGH))}
+        return {f"{prefix}saturated": _fraction(y.abs() >= (1 if function == "hard_tanh" else HIGH))}
     if function in RELU:
-        return {f"{prefix}dead": _share((y == 0).flatten(0, -2).all(0))}
+        return {f"{prefix}dead": _fraction((y == 0).flatten(0, -2).all(0))}
     return {}
 
 
-def _share(of: Tensor) -> float:
+def _fraction(of: Tensor) -> float:
     return float(of.double().mean())
 
 
@@ -81,9 +81,9 @@ def _share(of: Tensor) -> float:
 
 @contextmanager
 def recorded(cells: list[RecurrentLayer]) -> Iterator[tuple[list[list[Gates]], Calls]]:
-    """What gates (by cell, call and name) and non-linearities of hidden layers give while it is open, in their order.
+    """Collects what gates (by cell, call and name) and non-linearities of hidden layers compute within it, in their order.
 
-    The cells are of a copy, which nobody else uses.
+    The cells belong to a copy, which nobody else uses.
     """
     gates: list[list[Gates]] = [[] for _ in cells]
     calls: Calls = []
@@ -115,7 +115,7 @@ def recorded(cells: list[RecurrentLayer]) -> Iterator[tuple[list[list[Gates]], C
 
 
 def _gradients_by_lag(learner: SequenceLearner, exact: ExactCopy) -> dict[str, float]:
-    """Of the loss of the chunk's last token, over the state one step before it and further back."""
+    """Returns the gradients of the loss of the chunk's last token, over the state one step before it and further back."""
     model, chunk = cast(NeuralLanguageModel, exact.model), exact.batch
     state, _ = learner.carried(chunk)
     wide = tuple(x.double() if x.is_floating_point() else x for x in state)

@@ -1,12 +1,12 @@
-"""A whole training step as one recorded piece of work: on a GPU a CUDA graph, which starts hundreds of kernels in one launch.
+"""A whole training step, recorded once and replayed: on a GPU a CUDA graph, which starts hundreds of kernels in one launch.
 
     eager    the first steps, and every chunk of another shape: `SequenceLearner`, kernel by kernel
-    record   once: forward, backward, clipping, update and the state to carry, over buffers that stay where they are
-    replay   copies a chunk into these buffers and plays the record; the host learns three numbers, in one transfer
+    record   is done once: forward, backward, clipping, update and the state to carry, over buffers that keep their place
+    replay   copies a chunk into these buffers and plays the record; the host gets three numbers, in one transfer
 
-What the host decides in an eager step is decided on the device here: where the loss or the gradient is not finite, the update
+What the host decides in an eager step is decided on the device here: if the loss or the gradient is not finite, the update
 is left out (`found_inf` of PyTorch's fused optimisers) and the carried state stays. The learning rate is a tensor. The random
-generator is registered with the graph, so each replay draws what an eager step would have drawn and moves it as far. So a
+generator is registered with the graph, so each replay draws what an eager step would have drawn. So a
 replayed step computes what the eager one does, with the same kernels in the same order, and a run that is resumed (and is
 eager again for its first steps) goes on as if it had not been interrupted.
 """
@@ -33,7 +33,9 @@ from lmtrain.training.schedule import Progress
 
 log = logging.getLogger("lmtrain")
 
-EAGER_STEPS = 3  # of a shape before it is recorded: libraries, compiled kernels and the optimiser's memory are there then
+EAGER_STEPS = (
+    3  # eager ones of a shape: then libraries, compiled kernels and the optimiser's memory exist
+)
 
 Shape = tuple[torch.Size, torch.Size, int | None]  # of inputs and targets, and after how many inputs the state is carried
 
@@ -52,7 +54,7 @@ class GraphedLearner(SequenceLearner):
         self._make_capturable()
 
     def shared(self, group: Group, batch_size: int) -> SequenceLearner:  # type: ignore[override]
-        """Several processes exchange their gradients in the midst of a step, which is not recorded."""
+        """Returns an eager learner: several processes exchange their gradients within a step, which cannot be recorded."""
         if group.size == 1:
             return self
         log.info("Steps are not recorded as a CUDA graph: several processes train together.")
@@ -71,7 +73,7 @@ class GraphedLearner(SequenceLearner):
             if self._seen[shape] < EAGER_STEPS:
                 # Copies begin where a record's buffers would: kernels are compiled for the alignment of their arguments.
                 report = super()._learn_chunk(inputs_TB.clone(), targets_TB.clone(), carry_after, rate)
-                self._seen[shape] += report.is_finite  # a step that is left out makes no memory for the optimiser
+                self._seen[shape] += report.is_finite  # a step without an update makes no memory for the optimiser
                 return report
             self._recorded = self._record_step(inputs_TB, targets_TB, carry_after)
         if self._recorded.shape != shape:
@@ -90,14 +92,14 @@ class GraphedLearner(SequenceLearner):
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            raise ResourceError(  # the generator and the weights may be half a step on: nothing is to be computed with them
+            raise ResourceError(  # the generator and the weights may be in the middle of a step, and unfit for use
                 f"The step cannot be recorded as a CUDA graph: {str(error).partition(chr(10))[0]}.",
                 "",
                 "Type trainer.cuda_graph=off; steps are then computed kernel by kernel.",
             ) from error
 
     def _make_capturable(self) -> None:
-        """The rate as a tensor and the number of steps on the device, in eager steps too: their arithmetic is the same."""
+        """Makes the rate a tensor and keeps the number of steps on the device, in eager steps too, for the same arithmetic."""
         device = next(self.model.parameters()).device
         for group in self.optimizer.param_groups:
             group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)
@@ -106,7 +108,7 @@ class GraphedLearner(SequenceLearner):
 
 
 class RecordedStep:
-    """One step over buffers that stay: inputs, targets, carried state, and the three numbers that the host wants to know."""
+    """One step over buffers that keep their place: inputs, targets, carried state, and the three numbers for the host."""
 
     def __init__(self, learner: GraphedLearner, inputs_TB: Tensor, targets_TB: Tensor, carry_after: int | None) -> None:
         self.shape = inputs_TB.shape, targets_TB.shape, carry_after
@@ -125,7 +127,7 @@ class RecordedStep:
         self._play = learner.record(work, learner.generator)
 
     def play(self, inputs_TB: Tensor, targets_TB: Tensor, state: State) -> list[float]:
-        """Learns from a chunk; `state` is that before it, unless it lies in the buffers already. Returns the numbers."""
+        """Learns from a chunk and returns the numbers. `state` is the one before it, unless the buffers have it already."""
         self.inputs_TB.copy_(inputs_TB)
         self.targets_TB.copy_(targets_TB)
         for buffer, tensor in zip(self.state, state, strict=True):
@@ -137,7 +139,7 @@ class RecordedStep:
 
 
 def update_where(is_finite: Tensor, optimizer: Optimizer) -> None:
-    """The optimiser's step, which its fused kernel leaves out where `is_finite` is not true."""
+    """Takes the optimiser's step, which its fused kernel leaves out if `is_finite` is not true."""
     vars(optimizer)["found_inf"] = 1.0 - is_finite.float()
     try:
         optimizer.step()
@@ -146,12 +148,12 @@ def update_where(is_finite: Tensor, optimizer: Optimizer) -> None:
 
 
 def graphed(learner: SequenceLearner) -> GraphedLearner:
-    """The same learner, recording."""
+    """Returns the same learner, but one that records."""
     return GraphedLearner(**{f.name: getattr(learner, f.name) for f in fields(learner)})
 
 
 def why_no_graph(learner: SequenceLearner) -> str | None:
-    """Why the learner's step cannot be recorded and replayed, a clause without a full stop; None where it can."""
+    """Says why the learner's step cannot be recorded and replayed, as a clause without a full stop; None if it can."""
     optimizer, head = learner.optimizer, learner.model.head
     if not isinstance(optimizer, (Adam, SGD)) or not all(group.get("fused") for group in optimizer.param_groups):
         return f"{type(optimizer).__name__} has no fused kernel that can leave out an update"

@@ -1,4 +1,4 @@
-"""What a killed process left half done in its run directory, and whether the disk has room for what this one will write."""
+"""Removes what a killed process left half done in its run directory, and checks that the disk has room for this one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEMPORARY = re.compile(rf"(?:{WRITTEN})\.(?:tmp-\d{{1,10}}-[0-9a-f]{{8}}|\d{{1,1
 
 
 def remove_temporaries(directory: Path) -> None:
-    """Removes what was left half done of a run's files in `directory`; what cannot be removed is a warning.
+    """Removes what was left half done of a run's files in `directory`. A warning names what cannot be removed.
 
     Only for the process that holds the run's lock, and only while it is writing nothing.
     """
@@ -29,7 +29,7 @@ def remove_temporaries(directory: Path) -> None:
 
 
 def check_free_space(directory: Path, num_bytes: int) -> None:
-    """ResourceError unless the file system of `directory` has `num_bytes` free (quotas are not seen)."""
+    """Raises ResourceError unless the file system of `directory` has `num_bytes` free (quotas are not seen)."""
     free_bytes = shutil.disk_usage(directory).free
     if free_bytes < num_bytes:
         raise ResourceError(

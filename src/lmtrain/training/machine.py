@@ -1,4 +1,4 @@
-"""This machine: its memory and how it is handed out, and how long this process has run on it."""
+"""The machine: its memory, how it is allocated, and how long this process has run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NEVER, _MAX_MMAP_THRESHOLD = 1 << 30, 32 << 20  # mallopt(3): the threshold fol
 
 
 def memory_bytes() -> int:
-    """The most memory that this process can have: all of the machine, or what its container or `ulimit -v` leaves of it."""
+    """Returns the most memory that this process can have: that of the machine, of its container, or of `ulimit -v`."""
     most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if address_space != resource.RLIM_INFINITY:
@@ -32,11 +32,11 @@ def memory_bytes() -> int:
 
 
 def keep_freed_memory(keep: bool = True) -> None:
-    """Has this process keep the memory that tensors free, for those of the next step (Linux with glibc; elsewhere nothing).
+    """Keeps the memory that tensors free for those of the next step (on Linux with glibc; elsewhere it does nothing).
 
     Every step makes tensors of the same sizes. By default glibc gives large ones back to the system at once, which clears
-    each page again when it is next touched: 5 to 16 % of a step on a CPU. The process holds on to the most that it ever
-    needed, evaluation included. `keep=False` gives all of it back, and from then on does what glibc by itself comes to.
+    each page again when it is next used. That takes 5 to 16 % of a step on a CPU. The process keeps the most that it ever
+    needed, evaluation included. `keep=False` gives all of it back, and from then on glibc's defaults hold.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -51,16 +51,16 @@ def keep_freed_memory(keep: bool = True) -> None:
 
 
 class RunningTime:
-    """A clock that stands still while this process is stopped: by SIGSTOP or Ctrl-Z, or in a container that is frozen.
+    """A clock that does not run while this process is stopped: by SIGSTOP or Ctrl-Z, or in a container that is frozen.
 
-    While its block is open, a thread looks at the time every TICK_SECONDS. Where it did not for more than GAP_SECONDS, the
-    process was stopped; unless the thread only waited for Python's lock, which another held in one long call: then it woke
-    every few milliseconds to ask for it, and the system has counted that. A suspended machine needs no care: there
-    `time.monotonic` stands still by itself.
+    Within its block, a thread looks at the time every TICK_SECONDS. If it did not do so for more than GAP_SECONDS, the process
+    was stopped, unless the thread only waited for Python's lock, which another held in one long call. Then it woke every few
+    milliseconds to ask for the lock, and the system has counted that. A suspended machine needs no care: there
+    `time.monotonic` does not run.
     """
 
     TICK_SECONDS, GAP_SECONDS = 0.1, 1.0
-    WAKES_PER_SECOND = 20  # of a thread that waits for Python's lock there are 200
+    WAKES_PER_SECOND = 20  # a thread that waits for Python's lock wakes 200 times
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -69,13 +69,13 @@ class RunningTime:
         self._seen_at, self._stopped_seconds = time.monotonic(), 0.0
 
     def __call__(self) -> float:
-        """Seconds since some moment."""
+        """Returns seconds since some fixed moment."""
         for _ in range(50):
             with self._lock:
                 now = time.monotonic()
                 if now - self._seen_at < self.GAP_SECONDS or not self._thread.is_alive():
                     return now - self._stopped_seconds
-            time.sleep(0.01)  # the process goes on just now, and the thread has not yet looked
+            time.sleep(0.01)  # the process goes on at this moment, and the thread has not looked yet
         return now - self._stopped_seconds
 
     def __enter__(self) -> RunningTime:
@@ -98,5 +98,5 @@ class RunningTime:
 
 
 def _wakes_of_this_thread() -> float:
-    """How often it has slept and gone on; infinitely often where the system does not tell."""
+    """Returns how often this thread has slept and gone on; infinity if the system does not say."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw if sys.platform.startswith("linux") else math.inf

@@ -1,4 +1,4 @@
-"""What a process ran on, for `run.json`: enough to run it again, and nothing secret (environment variables by a list)."""
+"""Facts for `run.json` about what a process ran on: enough to run it again, and no secrets (variables by a list)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GIT_SECONDS = 5
 
 
 def session_facts(command_line: Sequence[str]) -> dict[str, Any]:
-    """Program, machine and circumstances of this process, JSON-able. Asks no GPU: see `device_facts`."""
+    """Returns facts about the program, the machine and this process, JSON-able. It asks no GPU: see `device_facts`."""
     return {
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command_line": list(command_line),
@@ -54,7 +54,7 @@ def session_facts(command_line: Sequence[str]) -> dict[str, Any]:
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:
-    """Name, memory and driver of the device a run trains on."""
+    """Returns name, memory and driver of the device on which a run trains."""
     if device.type != "cuda":
         return {"device": device.type}
     properties = torch.cuda.get_device_properties(device)
@@ -68,9 +68,9 @@ def device_facts(device: torch.device) -> dict[str, Any]:
 
 
 def git_facts(directory: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that `directory` belongs to, and the SHA-256 of what differs from it; None without one.
+    """Returns the commit of the checkout that `directory` is in, and the SHA-256 of what differs from it; None without one.
 
-    A package that is installed inside somebody's checkout, but not tracked there, has none.
+    A package that is installed inside somebody's checkout, but not tracked there, has no commit.
     """
     if _git(directory, "ls-files", "--error-unmatch", ".") is None:
         return None
@@ -84,7 +84,7 @@ def git_facts(directory: Path) -> dict[str, Any] | None:
 
 
 def _git(directory: Path, *arguments: str) -> bytes | None:
-    """What git says; None where it is missing, fails or takes too long."""
+    """Returns what git says; None if it is missing, fails or takes too long."""
     try:
         done = subprocess.run(
             ["git", "-C", str(directory), *arguments],
@@ -106,7 +106,7 @@ def _version(package: str) -> str | None:
 
 
 def processor_name() -> str:
-    """What the processor calls itself."""
+    """Returns the name that the processor gives itself."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

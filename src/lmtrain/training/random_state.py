@@ -1,4 +1,4 @@
-"""The states of random generators as JSON: hexadecimal text, so that a resumed run draws what the first one would have."""
+"""Saves the states of random generators as hexadecimal text, so that a resumed run draws what the first one would have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger("lmtrain")
 
 
 def random_document(generators: Mapping[str, Generator]) -> dict[str, Any]:
-    """The states of `generators`, by name, as JSON holds them."""
+    """Returns the states of `generators` by name, JSON-able."""
     return {
         name: {"device": generator.device.type, "state": generator.get_state().numpy().tobytes().hex()}
         for name, generator in generators.items()
@@ -25,12 +25,12 @@ def random_document(generators: Mapping[str, Generator]) -> dict[str, Any]:
 
 
 def expected_random(generators: Mapping[str, Generator]) -> dict[str, Any]:
-    """What `random_document` gives of such generators, on whatever device they were."""
+    """Returns what `random_document` returns for such generators, on whatever device they were."""
     return {name: _State() for name in generators}
 
 
 def load_random_document(document: Any, generators: Mapping[str, Generator]) -> None:
-    """Puts `generators` into the states in `document`; UnfitError where it is not one of these generators.
+    """Puts `generators` into the states in `document`. Raises UnfitError if it is not one of these generators.
 
     A state of another kind of device cannot be taken over: the generator keeps its seed then, with a warning.
     """
@@ -49,8 +49,8 @@ def load_random_document(document: Any, generators: Mapping[str, Generator]) -> 
 class _State(Leaf):
     """The device and the state of one generator.
 
-    PyTorch looks at the size of a state and at each of its indices, but not at what they come to together: from
-    `left` = `next` = 624, a Mersenne twister reads 623 words beyond its table. So that is looked at here.
+    PyTorch looks at the size of a state and at each of its indices, but not at what they mean together: from
+    `left` = `next` = 624, a Mersenne twister reads 623 words beyond its table. So that is checked here.
     """
 
     def problem(self, value: Any) -> str:
@@ -71,7 +71,7 @@ CPU = np.dtype({
     "offsets": [8, 12, 16, 24, 5016, 5040, 5048, 5052],
     "itemsize": 5056,
 })  # fmt: skip
-"""PyTorch's state of a Mersenne twister (CPUGeneratorImplState): its seed, where it stands in its words, and the second one
+"""PyTorch's state of a Mersenne twister (CPUGeneratorImplState): its seed, its place in its words, and the second one
 of two normal deviates that were drawn at once."""
 
 
@@ -81,7 +81,7 @@ def _cpu_problem(state: bytes) -> str:
     own = np.frombuffer(state, CPU)[0]
     left, after = int(own["left"]), int(own["next"])
     if (left, after) != (1, 0) and not (1 <= left <= 624 and left + after == 625):
-        return f"has a state that stands at word {after} with {left} left of 624"
+        return f"has a state that is at word {after} with {left} left of 624"
     if own["seeded"] != 1 or (own["words"] >> 32).any():
         return "has a state that was never seeded, or words of more than 32 bits"
     is_told = own["has_normal"] in (0, 1) and own["has_float_normal"] in (0, 1)
@@ -91,7 +91,7 @@ def _cpu_problem(state: bytes) -> str:
 
 
 def _cuda_problem(state: bytes) -> str:
-    """A state of Philox: its seed, and how far it is, which PyTorch moves by fours."""
+    """Says what is wrong with a state of Philox: its seed, and its offset, which PyTorch moves by fours."""
     if len(state) != 16:
         return f"has a state of {len(state)} bytes instead of 16"
     return "" if int.from_bytes(state[8:], "little") % 4 == 0 else "has a state whose offset is no multiple of 4"

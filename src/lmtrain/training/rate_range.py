@@ -1,8 +1,8 @@
-"""The learning-rate range test (Smith 2017): let the rate rise geometrically, watch the loss, choose from the curve.
+"""The learning-rate range test (Smith 2017): the rate rises geometrically, and one chooses from the curve of the loss.
 
 `schedule=range_test` trains with rates from `schedule.low` to `schedule.high`; afterwards `range_test.svg` in the run
-directory shows the loss over the rate, and two rates are named: where the smoothed loss falls fastest (a good peak for a
-schedule that warms up), and where it is lowest (about the largest that still trains).
+directory shows the loss over the rate, and two rates are named: the one where the smoothed loss falls fastest (a good peak for
+a schedule that warms up), and the one where it is lowest (about the largest that still trains).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WIDTH, HEIGHT, MARGIN = 720, 420, 60
 
 
 def read_curve(metrics: Path) -> Curve:
-    """Rates and losses of a run's `metrics.jsonl`; none where it could not be written."""
+    """Returns rates and losses from a run's `metrics.jsonl`; none if it could not be written."""
     try:
         records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
@@ -28,7 +28,7 @@ def read_curve(metrics: Path) -> Curve:
 
 
 def smooth(curve: Curve, weight: float = 0.8) -> Curve:
-    """Exponentially weighted losses, corrected for their start."""
+    """Returns exponentially weighted losses, corrected for their start."""
     smoothed, total, norm = [], 0.0, 0.0
     for rate, nats in curve:
         total, norm = weight * total + (1 - weight) * nats, weight * norm + (1 - weight)
@@ -37,7 +37,7 @@ def smooth(curve: Curve, weight: float = 0.8) -> Curve:
 
 
 def suggest(curve: Curve) -> tuple[float, float]:
-    """(rate of the steepest fall of the smoothed loss per decade, rate of the lowest smoothed loss); needs two points."""
+    """Returns the rate of the steepest fall of the smoothed loss per decade, and that of its minimum. It needs two points."""
     points = smooth(curve)
     lowest = min(range(len(points)), key=lambda i: points[i][1])
     slopes = [(points[i + 1][1] - points[i][1]) / math.log(points[i + 1][0] / points[i][0]) for i in range(max(1, lowest))]
@@ -46,7 +46,7 @@ def suggest(curve: Curve) -> tuple[float, float]:
 
 
 def draw_svg(curve: Curve) -> str:
-    """The loss (grey) and the smoothed loss (blue) over the rate (logarithmic), losses above the first one cut off."""
+    """Draws the loss (grey) and the smoothed loss (blue) over the logarithm of the rate. Losses above the first are cut off."""
     points = smooth(curve)
     top = max(nats for _, nats in points[: max(2, len(points) // 4)]) * 1.1
     bottom = min(nats for _, nats in points) * 0.95

@@ -1,12 +1,12 @@
-"""One run, one directory: locked while a process trains in it, and with a record of every process that did.
+"""The directory of a run. It is locked while a process trains in it, and keeps a record of every process that did.
 
     RUN/  settings.json  run.json  metrics.jsonl  lmtrain.log  tensorboard/  checkpoints/  crash/  start/  run.lock
 
-`run.lock` is held while a process trains here and says which (see run_lock.py); nothing waits for it.
+`run.lock` is held while a process trains here and says which one (see run_lock.py). Nobody waits for the lock.
 `run.json` holds one record for each process: what it ran on, from when to when, and why it ended.
 
-What of these is something else than it should be (a directory, a link to nowhere, text that is damaged) is renamed, not
-removed: nothing is computed from it.
+If one of these names is taken by something else (a directory, a broken link, damaged text), that is renamed, not removed;
+nothing is computed from it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MAX_SESSIONS = 1000
 
 @dataclass
 class RunDirectory:
-    """The places in a run directory, and this process's record in its `run.json`."""
+    """Knows the places in a run directory, and this process's record in its `run.json`."""
 
     path: Path
     session: dict[str, Any] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     def note(self, **facts: Any) -> None:
-        """Adds JSON-able `facts` to this process's record and writes `run.json`; where that cannot be done, says so."""
+        """Adds JSON-able `facts` to this process's record and writes `run.json`. If that cannot be done, a warning says so."""
         to_json(facts)  # so that what cannot be written is refused before it is part of the record
         self.session |= facts
         try:
@@ -87,13 +87,13 @@ class RunDirectory:
         write_atomically(self.settings, text)
 
     def know_settings(self) -> None:
-        """Reads the `settings.json` that stays as it is."""
+        """Reads `settings.json`, which stays as it is."""
         self._settings_text = self.settings.read_text(encoding="utf-8")
 
     def make_again_if_removed(self) -> None:
-        """Before something is saved: where the directory was removed while the run trains, it is made again, and said.
+        """Makes the directory again, with a warning, if it was removed while the run trains. Called before a save.
 
-        ResourceError where another run is there by now, or where it cannot be made.
+        Raises ResourceError if another run is there by now, or if it cannot be made.
         """
         if self._lock is None or self._lock.is_in_place():
             return
@@ -123,7 +123,7 @@ class RunDirectory:
         write_atomically(self.record, _as_can_be_read([*sessions, self.session]).decode())
 
     def earlier(self, fact: str) -> Any:
-        """What the newest of the processes before this one noted as `fact`; None where none did."""
+        """Returns what the newest of the processes before this one noted as `fact`; None if none did."""
         others = [session for session in _sessions(self.record) if session.get("id") != self.session.get("id")]
         return next((session[fact] for session in reversed(others) if fact in session), None)
 
@@ -132,10 +132,10 @@ class RunDirectory:
 def open_run_directory(path: Path, command_line: Sequence[str] | None = None, *, new: bool = False) -> Iterator[RunDirectory]:
     """Makes `path` if need be, locks it, clears what a killed process left half done, and records this process.
 
-    All that is written before any work is done, so a directory that cannot be written is known at once: SettingsError,
-    or ResourceError for a full disk. SettingsError also where another process trains here, and, for a `new` run, where
-    there are checkpoints of another one, which would be removed as this one's own older ones are, or files of the same
-    names that no run wrote.
+    All of that is written before any work is done, so a directory that cannot be written is noticed at once. Raises
+    SettingsError, or ResourceError for a full disk. SettingsError is also raised if another process trains here and, for a
+    `new` run, if the directory has checkpoints of another run (they would be removed as this one's own older ones are) or
+    files of the same names that no run wrote.
     """
     run = RunDirectory(path)
     if new:
@@ -168,7 +168,7 @@ def open_run_directory(path: Path, command_line: Sequence[str] | None = None, *,
 
 
 def _clear_the_way(run: RunDirectory, new: bool) -> None:
-    """Renames what stands where a run writes files and is none; in a run that goes on, also where it fills directories."""
+    """Renames what is in the place of a run's files and is no file; in a run that goes on, also in that of its directories."""
     files = (run.record, run.metrics, run.log, run.path / "range_test.svg", run.checkpoints / "last", run.checkpoints / "best")
     for file in files:
         _set_aside_unless(stat.S_ISREG, file, os.stat)
@@ -180,7 +180,7 @@ def _set_aside_unless(is_right: Callable[[int], bool], path: Path, look: Callabl
     try:
         if is_right(look(path).st_mode):
             return
-    except OSError:  # a link to nowhere, or in a circle
+    except OSError:  # a broken link, or one to itself
         if not os.path.lexists(path):
             return
     set_aside(path, "it is no file" if is_right is stat.S_ISREG else "it is no directory")
@@ -195,7 +195,7 @@ def _recorded_end(run: RunDirectory) -> Iterator[None]:
         yield
     except BaseException as error:
         reason = f"{type(error).__name__}: {str(error)[:2000]}"
-        if isinstance(error, Exception):  # the final test, say, behind a training that was finished
+        if isinstance(error, Exception):  # for example the final test, after a training that was finished
             run.session["exit_reason"] = None
         raise
     finally:
@@ -207,7 +207,7 @@ def _recorded_end(run: RunDirectory) -> Iterator[None]:
 
 
 def _as_can_be_read(sessions: list[dict[str, Any]]) -> bytes:
-    """`run.json`, without the older half of its sessions as often as it would be too long to be read back."""
+    """Returns `run.json`. The older half of its sessions is dropped for as long as it would be too long to be read back."""
     while True:
         try:
             return to_json({"sessions": sessions})
@@ -218,7 +218,7 @@ def _as_can_be_read(sessions: list[dict[str, Any]]) -> bytes:
 
 
 def _sessions(path: Path) -> list[dict[str, Any]]:
-    """The records in `run.json`; one that is damaged is set aside with a warning, as nothing is computed from it."""
+    """Returns the records in `run.json`. A damaged file is renamed, with a warning, as nothing is computed from it."""
     try:
         with open(path, "rb") as file:
             document = parse_json(file.read(MAX_BYTES + 1))

@@ -1,7 +1,7 @@
-"""Where a new run may begin, and what one that was refused takes away again: only what its own process made.
+"""The places where a new run may begin. A run that was refused removes only what its own process made.
 
 A run may begin in a new or an empty directory, beside files of other names, and in what a killed process left before its
-first checkpoint. It may not where a file of one of its names stands that no run of ours wrote, nor where checkpoints are.
+first checkpoint. It may not begin beside checkpoints, or beside a file of one of its names that no run wrote.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ONLY_ADDED_TO = ("tensorboard", "crash", "start")
 
 
 def refuse_what_is_not_ours(path: Path) -> None:
-    """SettingsError where a new run in `path` would overwrite, or mix with, what it did not write."""
+    """Raises SettingsError if a new run in `path` would overwrite, or mix with, what it did not write."""
     if (path / "checkpoints").is_dir() and not _is_empty(path / "checkpoints"):
         raise SettingsError(
             f"{path} holds the checkpoints of another run.",
@@ -42,7 +42,7 @@ def refuse_what_is_not_ours(path: Path) -> None:
 
 
 def is_from_hydra(file: Path) -> bool:
-    """Whether Hydra wrote `file`, a hydra.yaml or multirun.yaml, for this program."""
+    """Tells whether Hydra wrote `file`, a hydra.yaml or multirun.yaml, for this program."""
     import yaml
 
     try:
@@ -55,7 +55,7 @@ def is_from_hydra(file: Path) -> bool:
 
 
 def _not_ours(path: Path) -> list[str]:
-    """The names of a run that something else has in `path`: all of them, unless a run of ours was begun there."""
+    """Returns the names in `path` that a run would use and that no run wrote; none if a run was begun there."""
     present = [name for name in (*AT_THE_START, *LATER) if name != ".hydra" and not _is_empty(path / name)]
     ours = {name for name in present if name in RECOGNISED and RECOGNISED[name](path / name)}
     if HYDRA[0] in ours:
@@ -66,7 +66,7 @@ def _not_ours(path: Path) -> list[str]:
 
 
 def _is_empty(path: Path) -> bool:
-    """Whether there is nothing at `path` to be lost."""
+    """Tells whether there is nothing at `path` that could be lost."""
     try:
         return not any(path.iterdir()) if path.is_dir() else path.stat().st_size == 0 and path.is_file()
     except OSError:
@@ -98,21 +98,21 @@ RECOGNISED: Mapping[str, Callable[[Path], bool]] = {
 
 @dataclass(frozen=True)
 class Place:
-    """A directory as it was before this process wrote in it."""
+    """Remembers a directory as it was before this process wrote in it."""
 
     path: Path
-    made: tuple[Path, ...]  # by this process: it and the directories above it
-    before: frozenset[str]  # the names of a run that were there
+    made: tuple[Path, ...]  # by this process: the directory and those above it
+    before: frozenset[str]  # the names of a run that existed
 
     @classmethod
     def of(cls, path: Path, *, there_before: Collection[Path] | None) -> Place:
-        """`there_before`: which of it and those above it were there; None where that is not known."""
+        """`there_before` says which of the directory and those above it existed; None if that is not known."""
         made = [] if there_before is None else itertools.takewhile(lambda p: p not in there_before, (path, *path.parents))
         names = (*AT_THE_START, *LATER, *ONLY_ADDED_TO)
         return cls(path, tuple(made), frozenset(name for name in names if os.path.lexists(path / name)))
 
     def leave(self) -> None:
-        """Removes what this process made, if no work was done and nobody is at work; what others put there stays."""
+        """Removes what this process made, if no work was done and nobody works there. What others wrote stays."""
         try:
             lock = RunLock(self.path / "run.lock")
         except (OSError, UserError):

@@ -1,7 +1,7 @@
-"""What came of a run, as its directory tells: of one that has ended, that was killed, or that trains at the moment.
+"""The outcome of a run, read from its directory, whether it has ended, was killed, or trains at the moment.
 
-`run.json` holds the results of each process of a run: who was trained (from its start), how good it is (at its end). Where a
-process was killed, or an earlier version trained, the last records in `metrics.jsonl` tell how far it came. Nothing is imported
+`run.json` holds the results of each process of a run: who was trained (from its start), how good it is (at its end). If a
+process was killed, or an earlier version trained, the last records in `metrics.jsonl` say how far it came. Nothing is imported
 that takes time, and nothing is written.
 """
 
@@ -24,16 +24,16 @@ MAX_METRICS = 1 << 30  # bytes of metrics.jsonl that are read
 
 
 class NoRecordError(Exception):
-    """What stands there is no record of a run; says why."""
+    """Is raised where no record of a run is found; it says why."""
 
 
 @dataclass(frozen=True)
 class Result:
     """How good a model is on one split.
 
-    value               by what the task judges (`RunRecord.measure`); None where it is not finite
-    bits_per_character  None where words are not spelt
-    facts               all that the numbers depend on
+    value               the number by which the task judges (`RunRecord.measure`); None if it is not finite
+    bits_per_character  None if words are not spelt
+    facts               everything that the numbers depend on
     """
 
     value: float | None
@@ -77,7 +77,7 @@ class RunRecord:
         return self.settings.get(SEED)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, for programs."""
+        """Returns everything, for programs."""
         results = {
             name: None
             if result is None
@@ -92,7 +92,7 @@ class RunRecord:
 
 
 def find_runs(directories: Sequence[Path], unreadable: Callable[[OSError], None]) -> list[Path]:
-    """The directories of runs at or below `directories`, each once, by name; links to directories are not followed."""
+    """Finds the directories of runs at or below `directories`, each once, by name. Links to directories are not followed."""
     found: dict[Path, Path] = {}
     for start in directories:
         for folder, below, files in os.walk(start, onerror=unreadable):
@@ -105,14 +105,14 @@ def find_runs(directories: Sequence[Path], unreadable: Callable[[OSError], None]
 
 
 def is_run(files: Sequence[str], directories: Sequence[str]) -> bool:
-    """Whether a directory that holds these looks like a run."""
+    """Tells whether a directory that holds these looks like a run."""
     return "run.json" in files or ("settings.json" in files and "checkpoints" in directories)
 
 
 def read_run(path: Path) -> RunRecord:
-    """What came of the run at `path`. Raises NoRecordError where its files are damaged or of something else."""
+    """Reads the record of the run at `path`. Raises NoRecordError if its files are damaged or belong to something else."""
     settings, sessions = _read_settings(path), read_sessions(path)
-    results: dict[str, Any] = {}  # of the newest process that knew them
+    results: dict[str, Any] = {}  # from the newest process that noted them
     for session in sessions:
         results |= _mapping(session.get("results"))
     last = _newest(path, sessions)
@@ -127,14 +127,14 @@ def read_run(path: Path) -> RunRecord:
 
 
 def _newest(path: Path, sessions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The process that counts: the one that trains, else the newest that began to. One that was refused changes nothing."""
+    """Returns the process that counts: the one that trains, else the newest that began to. A refused one changes nothing."""
     if not isinstance(sessions[-1].get("exit_reason"), str) and is_held(path / "run.lock"):
         return sessions[-1]
     return next((session for session in reversed(sessions) if "results" in session), sessions[-1])
 
 
 def _described(results: Mapping[str, Any]) -> dict[str, Any]:
-    """What a process writes when it begins, as far as it is there and of the right kind."""
+    """Returns what a process writes when it begins, as far as it exists and is of the right kind."""
     kinds = {"task": str, "items": str, "measure": str, "vocabulary": str, "higher_is_better": bool}
     return {name: results[name] for name, kind in kinds.items() if isinstance(results.get(name), kind)}
 
@@ -147,7 +147,7 @@ def _read_settings(path: Path) -> Mapping[str, Any]:
 
 
 def read_sessions(path: Path) -> list[Mapping[str, Any]]:
-    """What each process of the run at `path` noted. Raises NoRecordError where that cannot be read."""
+    """Returns what each process of the run at `path` noted. Raises NoRecordError if that cannot be read."""
     document = _read_json(path / "run.json")
     sessions = document.get("sessions") if isinstance(document, Mapping) else None
     if not isinstance(sessions, list) or not sessions or not all(isinstance(session, Mapping) for session in sessions):
@@ -169,7 +169,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _ended(path: Path, session: Mapping[str, Any]) -> tuple[str, str]:
-    """The status of a run and how it ended, in words."""
+    """Returns the status of a run, and how it ended in words."""
     reason = session.get("exit_reason")
     if not isinstance(reason, str):
         return ("running", "running") if is_held(path / "run.lock") else ("killed", "killed")
@@ -184,7 +184,7 @@ def _ended(path: Path, session: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock file at `path`; nothing is changed."""
+    """Tells whether a process holds the lock file at `path`. Nothing is changed."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -193,7 +193,7 @@ def is_held(path: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # a file system without locks: the file is there only while somebody trains, or was killed
+    except OSError:  # a file system without locks: the file exists only while somebody trains, or was killed
         return False
     finally:
         os.close(descriptor)
@@ -204,7 +204,7 @@ def is_held(path: Path) -> bool:
 
 
 def _from_results(results: Mapping[str, Any], session: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers that a process wrote when it ended."""
+    """Returns the numbers that a process wrote when it ended."""
     test = results.get("test")
     return {
         "num_steps": _whole(results.get("num_steps")), "num_items": _whole(results.get("num_items")),
@@ -216,7 +216,7 @@ def _from_results(results: Mapping[str, Any], session: Mapping[str, Any]) -> dic
 
 
 def _result(document: Mapping[str, Any]) -> Result | None:
-    """None where a run had no validation that was finite."""
+    """Returns None if no validation of the run was finite."""
     value = _number(document.get("value"))
     if value is None and not document.get("num_tokens"):
         return None
@@ -224,13 +224,13 @@ def _result(document: Mapping[str, Any]) -> Result | None:
 
 
 def _bits(document: Mapping[str, Any]) -> float | None:
-    """None where the text has words that the tokenizer does not spell."""
+    """Returns None if the text has words that the tokenizer does not spell."""
     is_spelt = not document.get("num_unk") or _number(document.get("spelling_nats")) is not None
     return None if not is_spelt else _number(document.get("bits_per_character"))
 
 
 def _from_metrics(path: Path, results: Mapping[str, Any], session: Mapping[str, Any]) -> dict[str, Any]:
-    """How far a run came by its last records: of one that was killed, or of an earlier version."""
+    """Says by its last records how far a run came that was killed, or that an earlier version trained."""
     described = _described(results)
     items, measure = described.get("items", "tokens"), described.get("measure", "nats_per_token")
     sign = -1 if described.get("higher_is_better") else 1
@@ -254,7 +254,7 @@ def _from_metrics(path: Path, results: Mapping[str, Any], session: Mapping[str, 
 
 
 def iter_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The records in `metrics.jsonl`; what is none is left out, as a killed process leaves half a line."""
+    """Yields the records in `metrics.jsonl`. Other lines are skipped, because a killed process leaves half a line."""
     try:
         if not path.is_file() or path.stat().st_size > MAX_METRICS:
             return

@@ -6,7 +6,7 @@
         /      `._               /    `.                         `---         /        `-._
 
 A schedule that is pure resumes exactly because there is nothing to resume; `Plateau` alone remembers (the best validation
-loss and how often it cut), in three numbers. Shares of the run (`fraction`) may come from steps, epochs or elapsed time.
+loss and how often it cut), in three numbers. The fraction of the run that is over may come from steps, epochs or elapsed time.
 
 Sources: cosine, Loshchilov and Hutter 2017; one cycle, Smith 2018, in the Adam variant of Gugger and Howard 2018; step,
 Zaremba et al. 2014; plateau, PyTorch's word_language_model; range test, Smith 2017.
@@ -28,7 +28,7 @@ class Progress:
 
     step      steps taken before this one
     epoch     epochs of data consumed, with its fraction
-    fraction  share of the run that is over, 0 to 1; where the run has no limit, 0
+    fraction  how much of the run is over, 0 to 1; 0 if the run has no limit
     """
 
     step: int
@@ -45,10 +45,10 @@ def fraction_done(
     num_epochs: float | None = None,
     max_seconds: float | None = None,
 ) -> float:
-    """The share of the run that is over: by whichever of its limits is nearest; 0 without one.
+    """Returns the fraction of the run that is over, by the nearest of its limits; 0 without one.
 
-    A step lies at its middle, (step + 1/2) / num_steps, so neither the first of a warm-up nor the last of a decay has
-    rate 0. Under `max_seconds` the share depends on the machine's speed, and with it the run's exact numbers.
+    A step counts at its middle, (step + 1/2) / num_steps, so neither the first of a warm-up nor the last of a decay has
+    rate 0. Under `max_seconds` the fraction depends on the machine's speed, and with it the run's exact numbers.
     """
     shares = [
         (step + 0.5) / num_steps if num_steps else 0.0,
@@ -63,21 +63,21 @@ class Schedule(ABC):
 
     @abstractmethod
     def rate(self, progress: Progress) -> float:
-        """The multiplier, at least 0 (at most 1, but for `RangeTest`)."""
+        """Returns the multiplier, at least 0 (at most 1, except for `RangeTest`)."""
 
     def beta1(self, progress: Progress) -> float | None:
-        """Adam's beta1 for this step; None leaves it as it is set."""
+        """Returns Adam's beta1 for this step; None leaves it as it is set."""
         return None
 
     def after_evaluation(self, cost: float) -> None:  # noqa: B027 (most schedules do not listen)
         """Tells the schedule what validation said: lower is better."""
 
     def document(self) -> dict[str, Any]:
-        """What a resumed run needs, JSON-able."""
+        """Returns what a resumed run needs, JSON-able."""
         return {}
 
     def expected_document(self, num_steps: int, best_cost: float | None) -> dict[str, Any]:
-        """What `document()` returns after `num_steps` steps, of whose validations the best (and finite) was `best_cost`."""
+        """Returns what `document()` returns after `num_steps` steps, if the best finite validation was `best_cost`."""
         return {}
 
     def load(self, document: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Linear from 0 to 1 over the share `warmup`, then final + (1 - final) (1 + cos(pi x)) / 2 over x in 0..1."""
+    """Linear from 0 to 1 over the fraction `warmup`, then final + (1 - final) (1 + cos(pi x)) / 2 over x in 0..1."""
 
     warmup: float = 0.0
     final: float = 0.0
@@ -108,7 +108,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """Linear from 0 to 1 over the share `warmup`, then linear to `final`."""
+    """Linear from 0 to 1 over the fraction `warmup`, then linear to `final`."""
 
     warmup: float = 0.0
     final: float = 0.0
@@ -121,7 +121,7 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Step(Schedule):
-    """rate = factor ** (number of cuts so far): the first at epoch `after` (0: `every`), then one each `every` epochs.
+    """rate = factor ** (number of cuts so far): the first at epoch `after` (0: `every`), then one per `every` epochs.
 
     Halving every k epochs is Step(0.5, k); Zaremba's small model is Step(0.5, 1, after=4): epochs 0 to 3 at full rate.
     """
@@ -168,7 +168,7 @@ class Plateau(Schedule):
             self.best, self.stale = cost, 0
             return
         self.stale += 1
-        if self.stale >= self.patience:  # more than that where a resumed run was given less patience
+        if self.stale >= self.patience:  # more than that if a resumed run was given less patience
             self.cuts, self.stale = self.cuts + 1, 0
 
     def document(self) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class Plateau(Schedule):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Up from 1/div to 1 over the share `up`, level over `flat`, back to 1/div over `down`, then a cosine to 0.
+    """Up from 1/div to 1 over the fraction `up`, level over `flat`, back to 1/div over `down`, then a cosine to 0.
 
     Adam's beta1 moves against the rate: high -> low, low, low -> high, high. Gugger's 90 epochs on WikiText-2 had phases
     of 7.5, 37.5, 37.5, 7.5 epochs, div 10, beta1 between 0.8 and 0.7.
@@ -207,7 +207,7 @@ class OneCycle(Schedule):
         return _line(self.beta1_high, self.beta1_low, self._height(progress.fraction) or 0.0)
 
     def _height(self, fraction: float) -> float | None:
-        """0 at the foot, 1 on the plateau; None behind the hill."""
+        """Returns 0 at the foot, 1 on the plateau, and None after the hill."""
         top, edge, foot = self.up, self.up + self.flat, self.up + self.flat + self.down
         if fraction < top:
             return _position(fraction, 0.0, top)
@@ -228,7 +228,7 @@ class RangeTest(Schedule):
 
 
 def _position(fraction: float, start: float, end: float) -> float:
-    """Where `fraction` lies between `start` (0) and `end` (1); 1 where there is nothing between them."""
+    """Returns the place of `fraction` between `start` (0) and `end` (1); 1 if they are equal."""
     return min((fraction - start) / (end - start), 1.0) if end > start else 1.0
 
 

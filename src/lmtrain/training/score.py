@@ -1,8 +1,8 @@
-"""How good a model is by validation, and the words in which a task speaks of that.
+"""The score of a model, and the words in which a task speaks of it.
 
 Whatever is learnt, one number tells whether a model is better than another. Language models have nats per token, where less
-is better; taggers and classifiers have shares of what is right, where more is. What schedules and averages are told is a
-*cost*: the number itself where less is better, else 1 minus it.
+is better; taggers and classifiers have the fraction that is right, where more is better. Schedules and averages are told a
+*cost*: the number itself if less is better, else 1 minus it.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from typing import Any, Protocol
 
 
 class Score(Protocol):
-    """What an evaluation gives."""
+    """The result of an evaluation."""
 
     @property
     def value(self) -> float:
-        """The number by which models are compared; NaN where the model has diverged."""
+        """The number by which models are compared; NaN if the model has diverged."""
 
     def numbers(self) -> Mapping[str, float | None]:
-        """What is recorded at each evaluation, by names that become the tags `val/NAME`."""
+        """Returns what is recorded at each evaluation, by names that become the tags `val/NAME`."""
 
     def line(self, mark: str = "") -> str:
-        """The score in the log: one line, with `mark` behind the number."""
+        """Returns the score as one line for the log, with `mark` after the number."""
 
     def format(self) -> str:
-        """The score with everything that it depends on, as lines to read."""
+        """Returns the score with everything that it depends on, as lines to read."""
 
     def to_json(self) -> dict[str, Any]:
-        """The same for programs."""
+        """Returns the same for programs."""
 
 
 @dataclass(frozen=True)
 class Wording:
     """The words of a task.
 
-    items   what the loss is a sum over; a record counts them as `train/ITEMS` and `perf/ITEMS_per_second`
+    items   what the loss sums over; a record counts them as `train/ITEMS` and `perf/ITEMS_per_second`
     loss    the mean loss: the tag `train/LOSS`
-    value   what validation is judged by: the tag `val/best_VALUE`
+    value   the measure of validation: the tag `val/best_VALUE`
     higher_is_better  whether a model with a larger value is the better one; the value then lies between 0 and 1
     """
 
@@ -48,7 +48,7 @@ class Wording:
     higher_is_better: bool = False
 
     def cost(self, value: float) -> float:
-        """What becomes less as the model becomes better."""
+        """Returns the number that falls as the model becomes better."""
         return 1 - value if self.higher_is_better else value
 
 

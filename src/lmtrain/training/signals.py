@@ -1,10 +1,10 @@
-"""Signals become requests that the loop answers between two steps; outside of it they end what is done as Ctrl-C does.
+"""Signals become requests that the loop answers between two steps. Outside of the loop they end the process as Ctrl-C does.
 
     SIGINT, SIGTERM, SIGHUP   finish the step, save, end with 128 + the signal's number (130, 143, 129)
     the same once more        end at once
     SIGUSR1                   save and go on
 
-Where several processes train together, a signal to one of them is answered by all, behind the same step.
+Where several processes train together, all of them answer a signal to one of them, after the same step.
 
 A signal that the parent process told us to ignore (`nohup`) stays ignored.
 """
@@ -28,31 +28,31 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """What signals have asked for so far; nothing at first."""
+    """Knows what signals have asked for so far; nothing at first."""
 
     def __init__(self, group: Group = ALONE) -> None:
         self._group = group
-        self._own: signal.Signals | None = None  # that this process got
-        self._signal: signal.Signals | None = None  # that is answered
+        self._own: signal.Signals | None = None  # the one that this process got
+        self._signal: signal.Signals | None = None  # the one that is answered
         self._own_save_request = self._save_requested = False
 
     @property
     def requested(self) -> bool:
-        """Whether training shall save and end."""
+        """Tells whether training shall save and end."""
         return self._signal is not None
 
     @property
     def reason(self) -> str:
-        """The signal's name, such as SIGTERM; empty where none came."""
+        """Returns the signal's name, such as SIGTERM; empty if none came."""
         return self._signal.name if self._signal else ""
 
     @property
     def exit_code(self) -> int:
-        """What the process shall end with: 128 + the signal's number, 0 where none came."""
+        """Returns the exit code of the process: 128 + the signal's number, 0 if none came."""
         return 128 + self._signal if self._signal else 0
 
     def share(self) -> None:
-        """Makes signals to any process of the group those of all; they call this together, behind each step."""
+        """Passes the signals to any process of the group on to all of them. They call this together, after each step."""
         if self._group.size > 1:
             number, wants_save = self._group.most(self._own or 0, self._own_save_request)
             self._own_save_request = False
@@ -63,7 +63,7 @@ class Stop:
                     log.info("%s: this step is finished and saved by all processes.", self.reason)
 
     def take_save_request(self) -> bool:
-        """Whether a checkpoint was asked for since the last call."""
+        """Tells whether a checkpoint was asked for since the last call."""
         taken, self._save_requested = self._save_requested, False
         return taken
 
@@ -91,9 +91,9 @@ class Stop:
 
 @contextmanager
 def catch_signals(group: Group = ALONE) -> Iterator[Stop]:
-    """While open, signals are noted in the `Stop` that this yields; afterwards they do what they did before.
+    """Notes signals in the `Stop` that it yields. Afterwards they do what they did before.
 
-    Only the main thread may install handlers; elsewhere nothing is caught, which the log says.
+    Only the main thread may install handlers. In other threads nothing is caught, and the log says so.
     """
     stop = Stop(group)
     before = {}

@@ -1,4 +1,4 @@
-"""What the other processes see of a run that several train together: nothing. The first one records and shows it."""
+"""The records of the other processes of a run that several train together. They have none: the first one records and shows."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Silent(Telemetry):
         """Opens nothing."""
 
     def rewind(self, step: int, is_evaluated: bool = True) -> None:
-        """Nothing was recorded."""
+        """Drops nothing: nothing was recorded."""
 
     def __enter__(self) -> Telemetry:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """Nothing is open."""
+        """Closes nothing."""
 
     def end_bar(self) -> None:
-        """There is none."""
+        """Ends nothing: there is no bar."""
 
     def progress(self, state: TrainState, report: StepReport, fraction: float) -> None:
         """Shows nothing."""

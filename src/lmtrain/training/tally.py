@@ -1,4 +1,4 @@
-"""The learner of models that only count: one pass over the data, no gradients."""
+"""The learner of models that only count, in one pass over the data and without gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lmtrain.training.schedule import Progress
 
 
 class Countable(Protocol):
-    """What a `TallyLearner` asks of its model, besides being a module whose buffers are its counts."""
+    """The model of a `TallyLearner`, a module whose buffers are its counts."""
 
     def count(self, batch: Any) -> None:
         """Adds a batch to the counts."""
@@ -41,7 +41,7 @@ class TallyLearner(Learner):
         yield self.model
 
     def after_evaluation(self, cost: float) -> None:
-        """Counting depends on nothing that validation could say."""
+        """Does nothing: counting does not depend on validation."""
 
     def tensors(self) -> Tensors:
         return {"model": {name: counts.clone() for name, counts in self.model.state_dict().items()}, "training": {}}
