@@ -1,7 +1,7 @@
-"""`python -m lmtrain arpa SOURCE --output TARGET`: n-gram models to and from ARPA files, as KenLM and SRILM write them.
+"""`python -m lmtrain arpa SOURCE --output TARGET` converts n-gram models to and from ARPA files, as KenLM and SRILM write them.
 
-From a run directory to a file, from a file (also one packed by gzip, bzip2 or xz) to a directory that `evaluate`, `score`,
-`sample` and `mix` take. Characters and subwords are written so that blanks survive (the space as <0x20>); such a file is read
+It makes a file from a run directory, and from a file (also one packed by gzip, bzip2 or xz) a directory that `evaluate`,
+`score`, `sample` and `mix` take. Characters and subwords are written so that spaces survive (as <0x20>). Such a file is read
 with --like RUN, which says how text becomes those tokens.
 """
 

@@ -1,9 +1,9 @@
-"""`python -m lmtrain compare RUN_A RUN_B [FILE]`: where one language model beats another, and how sure that is.
+"""`python -m lmtrain compare RUN_A RUN_B [FILE]` shows where one language model beats another, and how sure that is.
 
 Models of one vocabulary are compared token by token: by how often a token occurs in training text, by its place in the line and
 in the sentence, by token, and the twenty that differ most in their context. Models of other tokens are compared line by line,
-per character and byte, where neither has unknown words that it does not spell. The difference has an interval by a paired
-bootstrap over lines. Without a FILE the test text that was saved with a model is taken.
+per character and byte, if neither has unknown words that it does not spell. The difference has an interval by a paired
+bootstrap over lines. Without a FILE, the test text that was saved with a model is taken.
 """
 
 from __future__ import annotations

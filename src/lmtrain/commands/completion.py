@@ -1,8 +1,8 @@
-"""`python -m lmtrain completion`: what the TAB key offers in bash: commands, options, settings with their values, and runs.
+"""`python -m lmtrain completion` makes the TAB key of bash offer commands, options, settings with their values, and runs.
 
     python -m lmtrain completion >> ~/.bashrc
 
-It completes `lmtrain` and `python -m lmtrain`. What it offers is what is then accepted: the settings and their values come from
+It completes `lmtrain` and `python -m lmtrain`. Everything that it offers is accepted: the settings and their values come from
 the classes that check them, the options from the commands themselves. Nothing heavy is imported.
 """
 
@@ -49,7 +49,7 @@ complete -o default -F _lmtrain lmtrain python python3
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the script for bash; with `--line`, what may stand at its end."""
+    """Prints the script for bash; with `--line`, what the line may end with."""
     parser = Parser("completion", __doc__)
     parser.add_argument("--line", metavar="LINE", help="the command line as far as it is typed; used by the script")
     options = parser.parse_args(arguments)
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
 
 
 def offers(line: str) -> list[str]:
-    """The words that may stand where `line` ends, each whole."""
+    """Returns the whole words that may complete `line`."""
     typed = re.split(r"\s+", re.sub(r"^\s*(python\S*\s+-m\s+lmtrain|\S*lmtrain)\s", "", line))
     *before, word = typed
     commands = import_module("lmtrain.__main__").COMMANDS  # by name, as it stands above commands
@@ -83,7 +83,7 @@ def offers(line: str) -> list[str]:
 
 
 def _help(command: str) -> str:
-    """What the command says of itself."""
+    """Returns the command's own help."""
     said = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
         import_module("lmtrain.__main__")._dispatch([command, "--help"])
@@ -96,13 +96,13 @@ def _options(command: str) -> list[str]:
 
 
 def _choices(command: str, option: str) -> list[str]:
-    """The values of an option that has a few."""
+    """Returns the values of an option that has a few."""
     found = re.search(rf"{re.escape(option)} \{{([^}}]*)\}}", re.sub(r"\s+", " ", _help(command)))
     return found[1].split(",") if found else []
 
 
 def _paths(word: str) -> list[str]:
-    """Directories and files that go on with `word`; a run, or a checkpoint in it, is whole, others have a slash behind them."""
+    """Returns directories and files that begin with `word`. Runs and checkpoints are complete; others end with a slash."""
     head, slash, _ = word.rpartition("/")
     with contextlib.suppress(OSError):
         return [
@@ -117,7 +117,7 @@ def _paths(word: str) -> list[str]:
 
 
 def _settings(word: str) -> list[str]:
-    """Settings as `name=`, or behind `=` their values; of a list of values for a sweep, the last one."""
+    """Returns settings as `name=`, or after `=` their values; of a list of values for a sweep, the last one is completed."""
     name, is_given, value = word.partition("=")
     groups = dict(iter_groups())
     if not is_given:
@@ -142,7 +142,7 @@ PATHS = ("resume", "data.path", "data.train", "data.valid", "data.test", "model.
 
 
 def _hints() -> dict[str, list[Any]]:
-    """The types of every setting, of whichever kind of group it is."""
+    """Returns the types of every setting, whatever the kind of its group."""
     found: dict[str, list[Any]] = {}
     for group, hint in config.GROUPS.items():
         for kind in config.KINDS.get(hint, (hint,)):
@@ -154,7 +154,7 @@ def _hints() -> dict[str, list[Any]]:
 
 
 def _values(hint: Any) -> list[str]:
-    """The values of a setting that has a few."""
+    """Returns the values of a setting that has a few."""
     if isinstance(hint, types.UnionType):
         return [text for part in typing.get_args(hint) for text in _values(part)]
     if hint is type(None):

@@ -1,7 +1,7 @@
-"""Whether a held-out text is in the training text of a model: what `mix` and `evaluate` print and warn of.
+"""How much of a held-out text is in the training text of a model: what `mix` and `evaluate` print and warn of.
 
-A share of 1 % of the lines is suspicious. But texts repeat themselves a little of their own accord, so twice the share that
-the model's other held-out texts show is added to the 1 %, though no more than 5 %; of several parts, that which shows least.
+A fraction of 1 % of the lines is suspicious. But texts repeat themselves a little by nature, so twice the fraction of the
+model's other held-out texts is added to the 1 %, though no more than 5 %. Of several parts, the one with the least counts.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ MAX_NATURAL = 0.05
 
 
 class Part(NamedTuple):
-    """A model that is no mixture: its name in messages, and the hashes of its training lines where they were kept."""
+    """A model that is no mixture: its name in messages, and the hashes of its training lines, if they were kept."""
 
     name: str
     train: Hashes | None
 
 
 def name_parts(name: str, train: Sequence[Hashes | None]) -> list[Part]:
-    """The parts of the model `name`: itself, or those of a mixture by number."""
+    """Returns the parts of the model `name`: itself, or those of a mixture by number."""
     if len(train) == 1:
         return [Part(name, train[0])]
     return [Part(f"part {number} of {name}", hashes) for number, hashes in enumerate(train, 1)]
 
 
 class Finding(NamedTuple):
-    """How much of one text is in the training text of each part; None where that cannot be told."""
+    """How much of one text is in the training text of each part; None if that is not known."""
 
     text: str
     overlaps: list[tuple[str, Overlap | None]]
-    limit: float  # the share from which on it is suspicious
+    limit: float  # the fraction from which on it is suspicious
 
     def format(self) -> str:
-        """In one line: all that is known."""
+        """Says in one line what is known."""
         known = [(name, overlap) for name, overlap in self.overlaps if overlap is not None]
         unknown = ", ".join(name for name, overlap in self.overlaps if overlap is None)
         sentences = []
@@ -56,7 +56,7 @@ class Finding(NamedTuple):
         return " ".join(sentences)
 
     def warn(self, consequence: str, remedy: str) -> None:
-        """One warning for each part in whose training text there is too much of the text."""
+        """Warns of each part in whose training text there is too much of the text."""
         for name, overlap in self.overlaps:
             if overlap is not None and overlap.share >= self.limit:
                 print(

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from lmtrain.inference.sample import SampleSettings
     from lmtrain.saved import Trained
 
-OF_DRAWING = ("temperature", "top_k", "top_p", "min_p", "seed")  # what a beam does not read
+OF_DRAWING = ("temperature", "top_k", "top_p", "min_p", "seed")  # options that a beam does not read
 MAX_BEAM = 4096
 
 
 def add_decoding_options(parser: argparse.ArgumentParser) -> None:
-    """The likeliest texts instead of drawn ones, what texts must not have, and what they share with the training text."""
+    """Adds options for beams, for what texts must not have, and for what they have in common with the training text."""
     group = parser.add_argument_group("decoding")
     group.add_argument(
         "--beam", type=whole(1, MAX_BEAM),
@@ -46,7 +46,7 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_decoding_options(options: argparse.Namespace) -> None:
-    """Raises SettingsError for options that do not go together."""
+    """Raises SettingsError for options that exclude each other."""
     if options.beam is None:
         if options.length_power is not None:
             raise SettingsError(
@@ -67,10 +67,10 @@ def check_decoding_options(options: argparse.Namespace) -> None:
 
 
 def read_words(options: argparse.Namespace) -> tuple[str, ...] | None:
-    """The words of `--words`; DataError where there is none."""
+    """Returns the words of `--words`. Raises DataError if there is none."""
     if options.words is None:
         return None
-    data = "".join(read_text(options.words)).encode()  # bytes are split at the blanks of `vocabulary`, and at no others
+    data = "".join(read_text(options.words)).encode()  # bytes are split at the white space of `vocabulary` alone
     words = tuple(dict.fromkeys(word.decode() for word in data.split()))
     if not words:
         raise DataError(
@@ -80,7 +80,7 @@ def read_words(options: argparse.Namespace) -> tuple[str, ...] | None:
 
 
 def print_beams(options: argparse.Namespace, trained: Trained, prompt: str, settings: SampleSettings) -> list[str]:
-    """A row for each of the best continuations; returns them."""
+    """Prints a row for each of the best continuations, and returns them."""
     from lmtrain.inference.beam import beam_search
 
     found = beam_search(
@@ -100,7 +100,7 @@ def print_beams(options: argparse.Namespace, trained: Trained, prompt: str, sett
 
 
 def open_training(name: str, trained: Trained) -> Any:
-    """The ids of a training text: of a run, or of a file that the model's tokenizer reads."""
+    """Returns the ids of a training text: of a run, or of a file that the model's tokenizer reads."""
     from lmtrain.data.corpus import encode_file
     from lmtrain.tasks.opening import task_at, training_corpus
     from lmtrain.training.checkpoint import read_named
@@ -123,7 +123,7 @@ def open_training(name: str, trained: Trained) -> Any:
 
 
 def print_novelty(texts: Sequence[str], tokenizer: Tokenizer, training: Any, *, as_json: bool) -> None:
-    """A line for each text, on standard error; as JSON a last line."""
+    """Prints a line for each text to standard error; as JSON a last line."""
     from lmtrain.inference.novelty import novelty_of
 
     found = novelty_of(texts, tokenizer, training)

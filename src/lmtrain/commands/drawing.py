@@ -1,4 +1,4 @@
-"""Drawings that commands write: a new file, whole or not at all."""
+"""The drawings of commands, each in a new file, which appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lmtrain.shell import expanded, one_line
 
 
 def new_drawing(option: str, path: str) -> Path:
-    """Where `option` writes its drawing. Raises SettingsError where something is already."""
+    """Returns where `option` writes its drawing. Raises SettingsError if something is there already."""
     if not path:
         raise SettingsError(
             f"{option} names no file.", "It takes the file to write.", f"Type for example  {option} graph.svg  ."
@@ -24,10 +24,10 @@ def new_drawing(option: str, path: str) -> Path:
 
 
 def write_drawing(option: str, path: Path, svg: str) -> None:
-    """Writes it. Raises SettingsError where that cannot be done."""
+    """Writes the drawing. Raises SettingsError if that cannot be done."""
     try:
         with unfinished_file(path) as file:
-            new_drawing(option, str(path))  # somebody may have made it meanwhile
+            new_drawing(option, str(path))  # somebody may have made it in the meantime
             file.write(svg.encode("utf-8", "xmlcharrefreplace"))
     except OSError as error:
         raise SettingsError(

@@ -1,6 +1,6 @@
-"""`python -m lmtrain evaluate RUN`: the exact perplexity of a text, with its bill.
+"""`python -m lmtrain evaluate RUN` computes the exact perplexity of a text, with the counts behind it.
 
-By default of the test split that was saved with the model, so the corpus is not needed; `--text FILE` takes another one.
+By default the text is the test split that was saved with the model, so the corpus is not needed. `--text FILE` takes another.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @as_typed(num_streams="--streams ")
 def main(arguments: list[str]) -> None:
-    """Prints the bill."""
+    """Prints the evaluation."""
     parser = Parser("evaluate", __doc__, JSON_NULLS)
     add_model_options(parser)
     source = parser.add_mutually_exclusive_group()
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
     )  # fmt: skip
     source.add_argument("--text", metavar="FILE", help="a text of your own instead")
     parser.add_argument("--streams", type=whole(1), default=1, help="more are faster and slightly pessimistic (default: 1)")
-    parser.add_argument("--json", action="store_true", help="the bill as JSON; null stands for infinity, see below")
+    parser.add_argument("--json", action="store_true", help="the evaluation as JSON; null stands for infinity, see below")
     add_speed_options(parser)
     add_method_options(parser)
     options = parse(parser, arguments)

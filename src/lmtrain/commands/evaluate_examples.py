@@ -1,4 +1,4 @@
-"""`python -m lmtrain evaluate RUN` of a tagger or a classifier: its score on a split that was saved with it, or on a file."""
+"""`python -m lmtrain evaluate RUN` scores a tagger or a classifier on a split that was saved with it, or on a file."""
 
 from __future__ import annotations
 

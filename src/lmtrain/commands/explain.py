@@ -1,9 +1,10 @@
-"""`python -m lmtrain explain EXPRESSION name=value ...`: an expression run forward and backward, gate by gate.
+"""`python -m lmtrain explain EXPRESSION name=value ...` runs an expression forward and backward, gate by gate.
 
-For every node its value, the upstream gradient, every local gradient and every downstream gradient, and the sums at branches.
-Or a lesson of the lectures by its name, with its sizes as name=value: chain, softmax (C=3 y=1), window, collapse, elman, gru,
-lstm. Expressions hold numbers, names, + - * / ** @ .T, max, min, exp, log, sigmoid, tanh, relu, softmax and sum; a value is a
-number, a vector [1,2] or a matrix [[1,2],[3,4]]; definitions come before it: "a = x + y; a * a".
+It prints for every node its value, the upstream gradient, every local gradient and every downstream gradient, and the sums
+at branches. Or it shows a lesson of the lectures by its name, with its sizes as name=value: chain, softmax (C=3 y=1), window,
+collapse, elman, gru, lstm. Expressions hold numbers, names, + - * / ** @ .T, max, min, exp, log, sigmoid, tanh, relu, softmax
+and sum. A value is a number, a vector [1,2] or a matrix [[1,2],[3,4]]. Definitions come before the expression:
+"a = x + y; a * a".
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def main(arguments: list[str]) -> None:
 
 
 def parse_expression(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """The options; an expression may begin with a minus."""
+    """Reads the options. An expression may begin with a minus."""
     known = parser._option_string_actions
     is_signed = [re.match(r"-(?!-[a-z]|-?$)", word) and word not in known for word in arguments]
     signed = [f" {word}" if signs else word for word, signs in zip(arguments, is_signed, strict=True)]
@@ -70,7 +71,7 @@ def parse_expression(parser: argparse.ArgumentParser, arguments: list[str]) -> a
 
 
 def step(text: str) -> float:
-    """The `type=` of --nudge: a number that is not 0."""
+    """Reads the value of --nudge, a number that is not 0."""
     try:
         value = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""`python -m lmtrain export RUN --output DIR`: a language model as files that need nothing of lmtrain.
+"""`python -m lmtrain export RUN --output DIR` writes a language model as files that do not need lmtrain.
 
 `--format torch` writes plain weights and `model.py`, a script that scores and samples with PyTorch alone; `safetensors` writes
 the weights under the names of torch.nn; `onnx` writes graphs for onnxruntime. Each comes with `card.md`, which says what the

@@ -1,4 +1,4 @@
-"""`python -m lmtrain --help`: what one can type, and what the groups of settings offer. Imports nothing heavy."""
+"""`python -m lmtrain --help` lists what one can type, and what the groups of settings offer. It imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Use a trained model (each has its own --help; RUN is a run, a checkpoint or a mi
   python -m lmtrain sample RUN --prompt "Once upon"            writes text
   python -m lmtrain score RUN FILE                             log-probability of every line ("-": standard input)
   python -m lmtrain rescore FILE --weights 0.7 0               best of n-best lists that  score --nbest  has scored
-  python -m lmtrain evaluate RUN                               exact test perplexity with its bill (any task: its score)
+  python -m lmtrain evaluate RUN                               exact test perplexity with its counts (any task: its score)
   python -m lmtrain compare RUN RUN [FILE]                     where one model beats another, and how sure that is
   python -m lmtrain predict RUN FILE                           a tagger's tags, a classifier's labels
   python -m lmtrain mix RUN RUN ... --output DIR               interpolates models, weights fitted on validation
@@ -52,6 +52,6 @@ def main(arguments: list[str]) -> None:
 
 
 def iter_groups() -> list[tuple[str, list[str]]]:
-    """Every group of settings with its options, as they lie in `conf/`."""
+    """Yields every group of settings with its options, as they are in `conf/`."""
     directories = sorted(path for path in conf_directory().iterdir() if path.is_dir())
     return [(path.name, sorted(option.stem for option in path.glob("*.yaml"))) for path in directories]

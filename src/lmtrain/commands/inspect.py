@@ -1,8 +1,8 @@
-"""`python -m lmtrain inspect data=... [key=value ...]`: what data look like before anything is learnt from them.
+"""`python -m lmtrain inspect data=... [key=value ...]` shows what data look like before anything is learnt from them.
 
-Tokens, types, hapaxes, the growth of the vocabulary, lengths of lines, the most frequent words, unknown words, what splits
-share, and the n-grams that training never sees; of tags, how often each occurs and which entities are shared. The settings are
-those of training, and no run is made.
+It shows tokens, types, hapaxes, the growth of the vocabulary, lengths of lines, the most frequent words, unknown words, what
+splits share, and the n-grams that training never sees; of tags, how often each occurs and which entities are
+shared. The settings are those of training, and no run is made.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EXAMPLES = """examples:
 
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
-    """The options of the command."""
+    """Returns the options of the command."""
     parser = Parser("inspect", __doc__, EXAMPLES)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings, as training takes them")
@@ -59,7 +59,7 @@ def show(settings: config.Config, options: argparse.Namespace) -> None:
 
 
 def _show_description(task: Task, options: argparse.Namespace) -> None:
-    """Of data of which no more is known than what training says."""
+    """Shows data of which no more is known than what training says."""
     if options.svg is not None:
         raise SettingsError(
             "--svg was given for data of which there is nothing to draw.", "Texts and tagged sentences have Zipf's plot.",

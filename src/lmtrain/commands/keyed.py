@@ -1,4 +1,4 @@
-"""Lines that begin with keys or scores, as `score` takes them and `rescore` reads them back."""
+"""Lines that begin with keys or scores: `score` takes them, and `rescore` reads them back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOG_NAMES = {"e": "log_prob", "10": "log10_prob"}
 
 
 def add_format_option(parser: Any) -> None:
-    """How columns are separated."""
+    """Adds the option that says how columns are separated."""
     parser.add_argument(
         "--format", choices=("plain", "kaldi"),
         help='plain: a tab behind each column, lines of one utterance have one id; kaldi: a space, ids end with "-1", "-2" ... '
@@ -26,7 +26,7 @@ def add_format_option(parser: Any) -> None:
 
 
 def add_keyed_options(parser: argparse.ArgumentParser) -> None:
-    """What stands before the text of a line."""
+    """Adds the options about what is before the text of a line."""
     group = parser.add_argument_group("lines that begin with something else than text")
     kinds = group.add_mutually_exclusive_group()
     kinds.add_argument("--key-column", action="store_true", help="the first column is a key: given back, not scored")
@@ -44,7 +44,7 @@ def add_keyed_options(parser: argparse.ArgumentParser) -> None:
 
 
 def choose_columns(options: argparse.Namespace) -> tuple[str, ...]:
-    """The names of the columns before the text, none where there are none. SettingsError where options do not fit."""
+    """Returns the names of the columns before the text, if there are any. Raises SettingsError for options that do not fit."""
     for name in ("columns", "log_base"):
         if getattr(options, name) is not None and not options.nbest:
             option = f"--{name.replace('_', '-')}"
@@ -76,18 +76,18 @@ def choose_columns(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 class Table:
-    """The rows of an n-best list that has been scored: its columns, then what the language model says, then the text."""
+    """Writes the rows of an n-best list that was scored: its columns, then what the language model says, then the text."""
 
     def __init__(self, columns: tuple[str, ...], base: str, *, parts: bool = False) -> None:
         self._score, self._parts = "score" in columns, parts
         self._base, self._log = base, math.log(10) if base == "10" else 1.0
 
     def header(self) -> str:
-        """The names of the columns, separated by tabs."""
+        """Returns the names of the columns, separated by tabs."""
         return "\t".join(columns_of(LOG_NAMES[self._base], score=self._score, parts=self._parts))
 
     def row(self, keyed: Keyed, line: ScoredLine, parts: tuple[float, float] | None = None) -> str:
-        """A line under `header`; the score as it stood. `parts`: the log-probabilities by each of two models."""
+        """Returns a line under `header`, with the score as it was. `parts` are the log-probabilities by each of two models."""
         from lmtrain.inference.evaluate import number_text
 
         score = [keyed.columns["score"]] if self._score else []
@@ -95,7 +95,7 @@ class Table:
         return "\t".join([keyed.columns["id"], *score, *log_probs, str(num_words(keyed)), str(line.num_unk), keyed.text])
 
     def to_json(self, keyed: Keyed, line: ScoredLine, parts: tuple[float, float] | None = None) -> dict[str, Any]:
-        """The same by name, with the tokens where the line has them."""
+        """Returns the same by name, with the tokens if the line has them."""
         from lmtrain.inference.score import finite_or_none, line_to_json
 
         values = line_to_json(line)
@@ -112,12 +112,12 @@ class Table:
 
 
 def columns_of(log: str, *, score: bool, parts: bool) -> list[str]:
-    """The names of the columns of a scored n-best list; `log` is that of the log-probabilities, `parts`: by two models, too."""
+    """Returns the names of the columns of a scored n-best list. `log` names the log-probabilities; `parts` adds two models'."""
     return ["id", *["score"] * score, log, *[f"{log}_1", f"{log}_2"] * parts, "words", "unknown", "text"]
 
 
 def num_words(keyed: Keyed) -> int:
-    """How many words the text has, whatever its tokens are."""
+    """Returns how many words the text has, whatever its tokens are."""
     from lmtrain.data.vocabulary import split_words
 
     return len(split_words(keyed.text))

@@ -1,6 +1,6 @@
-"""`python -m lmtrain mix RUN RUN ... --output DIR`: interpolates models; the weights are fitted on validation.
+"""`python -m lmtrain mix RUN RUN ... --output DIR` interpolates models. The weights are fitted on validation.
 
-The mixture is a directory like any other model's: `evaluate`, `score` and `sample` take it, and it needs none of its parts.
+The mixture is a directory like that of any model: `evaluate`, `score` and `sample` take it, and it does not need its parts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the commands that use a trained model have in common: naming it, opening it, reading text."""
+"""The options and helpers of all commands that use a trained model: naming it, opening it, reading text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ JSON_NULLS = (
 
 
 class Parser(argparse.ArgumentParser):
-    """The arguments of one command. What is wrong with them is a SettingsError, a paragraph like any other."""
+    """Parses the arguments of one command. It raises a SettingsError for wrong ones, a paragraph like any other."""
 
     def __init__(self, command: str, description: str | None, epilog: str | None = None) -> None:
         super().__init__(
@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Values by the last word of their option: `--dynamic-rate RATE`."""
+    """Names values by the last word of their option: `--dynamic-rate RATE`."""
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         return action.dest.rpartition("_")[2].upper()
@@ -73,16 +73,16 @@ def _did_you_mean(word: str, allowed: list[str]) -> str | None:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """RUN, and which of its checkpoints."""
+    """Adds RUN, and the option for its checkpoint."""
     parser.add_argument("run", metavar="RUN", help="a run directory, a checkpoint directory or a mixture")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="of a run directory (default: best)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
 
 
 def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """The options; SettingsError for one that belongs to another which is missing: `--cache-theta` without `--cache`.
+    """Returns the options. Raises SettingsError for one that needs another, such as `--cache-theta` without `--cache`.
 
-    From here on warnings go to standard error, each beginning as errors do.
+    From here on warnings are printed to standard error, and begin as errors do.
     """
     from lmtrain.errors import SettingsError, check_address_space
 
@@ -102,7 +102,7 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
 
 
 def open_model(options: argparse.Namespace) -> Trained:
-    """The language model that the options name."""
+    """Returns the language model that the options name."""
     from lmtrain.saved import load_trained
 
     _check_device(options)
@@ -110,7 +110,7 @@ def open_model(options: argparse.Namespace) -> Trained:
 
 
 def open_any(options: argparse.Namespace) -> Any:
-    """The model of any task that the options name."""
+    """Returns the model of any task that the options name."""
     from lmtrain.tasks.opening import open_saved
 
     _check_device(options)
@@ -118,7 +118,7 @@ def open_any(options: argparse.Namespace) -> Any:
 
 
 def _announced(saved: Any) -> Any:
-    """The same; of a backward model it is said that it is one."""
+    """Returns the same, and says so if the model is a backward one."""
     if getattr(getattr(saved, "tokenizer", None), "reverse", False):
         logging.getLogger("lmtrain").warning(
             "This is a backward model: it reads each line from its last token to its first, and predicts each token from those "
@@ -137,7 +137,7 @@ def _check_device(options: argparse.Namespace) -> None:
 
 
 def whole(least: int, most: int = 1 << 31) -> Callable[[str], int]:
-    """The `type=` of an option that takes whole numbers from `least` to `most`."""
+    """Is the `type=` of an option that takes whole numbers from `least` to `most`."""
 
     def parse(text: str) -> int:
         if not text.isascii() or not text.isdigit() or len(text) > 20 or not least <= int(text) <= most:
@@ -148,7 +148,7 @@ def whole(least: int, most: int = 1 << 31) -> Callable[[str], int]:
 
 
 def finite(text: str) -> float:
-    """The `type=` of an option that takes any finite number."""
+    """Is the `type=` of an option that takes any finite number."""
     try:
         value = float(text)
     except ValueError:
@@ -159,7 +159,7 @@ def finite(text: str) -> float:
 
 
 def unescaped(text: str) -> str:
-    r"""The `type=` of an option that takes text in which \n, \t and \\ stand for a line's end, a tab and a backslash."""
+    r"""Is the `type=` of an option that takes text in which \n, \t and \\ stand for a line's end, a tab and a backslash."""
     meanings = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
     pieces = re.findall(r"\\.?|[^\\]+", text, re.DOTALL)
     for piece in pieces:
@@ -169,7 +169,7 @@ def unescaped(text: str) -> str:
 
 
 def add_speed_options(parser: argparse.ArgumentParser) -> None:
-    """In which numbers is computed, and by how many threads; `computing` does it."""
+    """Adds the precision and the number of threads, which `computing` applies."""
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16"), default="float32", help="of products (default: %(default)s)"
     )
@@ -178,7 +178,7 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def computing(options: argparse.Namespace) -> Iterator[None]:
-    """Within it the model computes as the options say."""
+    """Makes the model compute as the options say."""
     import torch
 
     if options.threads is not None:
@@ -188,10 +188,10 @@ def computing(options: argparse.Namespace) -> Iterator[None]:
 
 
 def read_text(path: str, *, at_once: bool = False) -> Iterator[str]:
-    """A text in blocks, "-" for standard input. Raises DataError for what is not UTF-8 text.
+    """Yields a text in blocks; "-" is standard input. Raises DataError for what is not UTF-8 text.
 
-    A file is read to its end first, so that it is refused before anything is done with it. `at_once`: of standard input a
-    block is what is there, as soon as anything is.
+    A file is read to its end first, so that it is refused before anything is done with it. With `at_once`, a block of standard
+    input is whatever has arrived.
     """
     from lmtrain.data.files import STANDARD_INPUT
     from lmtrain.data.text import iter_decoded, iter_text, scan
@@ -208,7 +208,7 @@ def read_text(path: str, *, at_once: bool = False) -> Iterator[str]:
 
 
 def iter_lines(path: str) -> Iterator[str]:
-    """The lines of a text, without their ends; each as soon as it comes, where it comes from standard input ("-")."""
+    """Yields the lines of a text without their ends; those of standard input ("-") as soon as they come."""
     from lmtrain.data.files import STANDARD_INPUT
     from lmtrain.data.text import iter_decoded
 
@@ -225,7 +225,7 @@ def iter_lines(path: str) -> Iterator[str]:
 
 
 def add_method_options(parser: argparse.ArgumentParser) -> None:
-    """How a text is predicted: fixed weights, or adapting while it reads."""
+    """Adds the options for the method: fixed weights, or adaptation while reading."""
     group = parser.add_argument_group("adapting while reading (reported by name, never as the static number)")
     group.add_argument("--temperature", type=float, default=1.0, help="divides the log-probabilities (default: 1)")
     group.add_argument("--dynamic", choices=("sgd", "rms"), help="dynamic evaluation (Krause et al. 2018)")
@@ -236,7 +236,7 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
         "--cache", type=whole(1), metavar="WINDOW", help="continuous cache (Grave et al. 2017) of so many tokens"
     )
     group.add_argument("--cache-theta", type=float, help="its sharpness (default: 0.66)")
-    group.add_argument("--cache-weight", type=float, help="its share (default: 0.13)")
+    group.add_argument("--cache-weight", type=float, help="its weight (default: 0.13)")
 
 
 @as_typed(
@@ -244,7 +244,7 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     decay="--dynamic-decay ", segment_length="--dynamic-segment ",
 )  # fmt: skip
 def choose_method(options: argparse.Namespace, trained: Trained) -> Method:
-    """The method that the options name. `rms` takes its statistics from the start of the training text."""
+    """Returns the method that the options name. `rms` takes its statistics from the start of the training text."""
     from lmtrain.errors import SettingsError
     from lmtrain.inference.dynamic import Adaptive, Cache, Dynamic, gradient_rms, neural_models
     from lmtrain.inference.evaluate import Static
@@ -272,5 +272,5 @@ def choose_method(options: argparse.Namespace, trained: Trained) -> Method:
 
 
 def _given(**values: Any) -> dict[str, Any]:
-    """Those that were typed; the others are left to their defaults."""
+    """Returns those that were typed; the others keep their defaults."""
     return {name: value for name, value in values.items() if value is not None}

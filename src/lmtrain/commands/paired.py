@@ -1,4 +1,4 @@
-"""`score --with RUN`: every line by two models, and by their mixture over lines. A forward and a backward model, say."""
+"""`score --with RUN` scores every line by two models, such as a forward and a backward one, and by their mixture over lines."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lmtrain.errors import SettingsError, as_typed
 if TYPE_CHECKING:
     from lmtrain.inference.score import ScoredLine
 
-COLUMNS = ("_1", "_2")  # behind the name of the logarithm: what each of the models says
+COLUMNS = ("_1", "_2")  # after the name of the logarithm: what each of the models says
 
 
 def add_pair_options(parser: argparse.ArgumentParser) -> None:
-    """The second model, and its share."""
+    """Adds the options for the second model and its weight."""
     group = parser.add_argument_group("two models, mixed line by line (forward and backward, say)")
     group.add_argument(
         "--with", dest="other", metavar="RUN",
@@ -29,13 +29,13 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
 
 @as_typed(other_weight="--other-weight ")
 def check_pair_options(options: argparse.Namespace) -> None:
-    """Raises SettingsError for options that do not go together."""
+    """Raises SettingsError for options that exclude each other."""
     from lmtrain.inference.pair import check_weight
 
     if options.other is None:
         if options.other_weight is not None:
             raise SettingsError(
-                "--other-weight was given without --with.", "It is the share of a second model.", "Type --with RUN."
+                "--other-weight was given without --with.", "It is the weight of a second model.", "Type --with RUN."
             )
         return
     if options.other_weight is not None:
@@ -58,7 +58,7 @@ def check_pair_options(options: argparse.Namespace) -> None:
 
 
 class Second:
-    """What the second model says of the lines of a file, 8 bytes for each."""
+    """Holds what the second model says about the lines of a file, 8 bytes per line."""
 
     def __init__(self, options: argparse.Namespace, columns: tuple[str, ...]) -> None:
         from lmtrain.inference.batch import BATCH_TOKENS
@@ -81,7 +81,7 @@ class Second:
             )  # fmt: skip
 
     def mix(self, line: ScoredLine) -> tuple[ScoredLine, tuple[float, float]]:
-        """A line as the mixture scores it, and what each of the models says."""
+        """Returns a line as the mixture scores it, and what each of the models says."""
         from lmtrain.inference.pair import mixed
 
         first, second = -line.total_nats, self._log_probs[line.number - 1]
@@ -89,7 +89,7 @@ class Second:
 
 
 class Sums:
-    """What all lines together have, by each model and by the mixture."""
+    """Adds up all lines, by each model and by the mixture."""
 
     def __init__(self) -> None:
         self.nats = [0.0, 0.0, 0.0]
@@ -102,14 +102,14 @@ class Sums:
             self.nats[place] += nats
 
     def format(self) -> str:
-        """A line to read."""
+        """Returns a line to read."""
         each = [f"{nats / max(1, self.num_lines):.4f}" for nats in self.nats]
         return (
             f"nats per line: {each[0]} mixed, {each[1]} by the first model, {each[2]} by the second ({self.num_lines:,} lines)"
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The sums by name."""
+        """Returns the sums by name."""
         names = ("mixed_nats", "first_nats", "second_nats")
         values = {name: nats if math.isfinite(nats) else None for name, nats in zip(names, self.nats, strict=True)}
         return values | {"num_lines": self.num_lines}

@@ -1,10 +1,10 @@
-"""`python -m lmtrain predict RUN FILE`: what a trained tagger makes of sentences, and a classifier of texts.
+"""`python -m lmtrain predict RUN FILE` tags sentences with a trained tagger, and labels texts with a trained classifier.
 
-Of a tagger (task=tag) the file has a token per line, the first of its columns, and a blank line between sentences; every line
-comes back as it was, with a tab and its tag behind it. With `--sentences` each line is a sentence, with blanks between tokens.
+For a tagger (task=tag) the file has a token per line, in its first column, and a blank line between sentences. Every line is
+printed as it was, followed by a tab and its tag. With `--sentences` each line is a sentence, with spaces between tokens.
 
-Of a classifier (task=classify) every line is a text, without a label. It comes back behind its label, the label's probability
-and tabs; with `--probabilities` those of the other labels stand before the text, too.
+For a classifier (task=classify) every line is a text without a label. It is printed after its label and the label's
+probability, with tabs between; with `--probabilities`, those of the other labels come before the text, too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lmtrain.tasks.tag_saved import Tagger
 
 SENTENCES = 256  # that are tagged at once
-MAX_COLUMNS = 2  # of a sentence of one word, beyond which it looks like a sentence of several
+MAX_COLUMNS = 2  # of a sentence of one word; with more it looks like a sentence of several
 
 
 def main(arguments: list[str]) -> None:
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _lines(options: argparse.Namespace, settings: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of the file, in the encoding that was typed or else in that of the run's data, which is said."""
+    """Returns the lines of the file, in the encoding that was typed, or else in that of the run's data, which it says."""
     from lmtrain.data.examples import is_utf8, read_lines
 
     encoding = options.encoding or (settings.get("data") or {}).get("encoding") or "utf-8"
@@ -90,7 +90,7 @@ def _lines(options: argparse.Namespace, settings: Mapping[str, Any]) -> Iterator
 
 
 def _decoded_input(encoding: str) -> Iterator[str]:
-    """The lines of standard input, each as soon as it comes."""
+    """Yields the lines of standard input, each as soon as it comes."""
     try:
         for line in io.TextIOWrapper(sys.stdin.buffer, encoding, newline="\n"):
             yield line.removesuffix("\n").removesuffix("\r")
@@ -102,7 +102,7 @@ def _decoded_input(encoding: str) -> Iterator[str]:
 
 
 def _told_if_empty(lines: Iterator[str], file: str) -> Iterator[str]:
-    """The lines; where there are none, that is said."""
+    """Yields the lines, and says so if there are none."""
     is_empty = True
     for line in lines:
         is_empty = False
@@ -128,7 +128,7 @@ def label_lines(classifier: Classifier, lines: Iterable[str], options: argparse.
 
 
 def _blocks(lines: Iterable[str]) -> Iterator[list[str | None]]:
-    """The lines of each sentence, behind which the line that ends it stands; None where the file ends."""
+    """Yields the lines of each sentence and the line that ends it; None at the end of the file."""
     block: list[str | None] = []
     for line in lines:
         block.append(line)
@@ -175,7 +175,7 @@ def _answers(
 
 
 def _warn_of_sentences(block: list[str | None]) -> None:
-    """Where a sentence of one line has several words, it is hardly a word with its columns."""
+    """Warns if a sentence of one line has several words, because it is then hardly a word with its columns."""
     words = (block[0] or "").split(" ")
     if sum(line is not None for line in block) == 1 and len(words) > MAX_COLUMNS and "\t" not in words[0]:
         advice = "Only the first word of each line is read. Where every line is a sentence, type --sentences."
@@ -183,7 +183,7 @@ def _warn_of_sentences(block: list[str | None]) -> None:
 
 
 def _tokens(block: list[str | None], are_sentences: bool) -> list[str]:
-    """The tokens of a block: the first column of each line but the last, or all of the only line."""
+    """Returns the tokens of a block: the first column of each line but the last, or all of the only line."""
     from lmtrain.data.columns import BLANKS
 
     if are_sentences:

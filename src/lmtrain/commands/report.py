@@ -1,8 +1,8 @@
-"""`python -m lmtrain report RUN ...`: runs side by side on one HTML page that needs neither a server nor a network.
+"""`python -m lmtrain report RUN ...` shows runs side by side on one HTML page that needs neither a server nor a network.
 
-Learning curves, learning rate, gradient norms and speed of all runs in common charts; the table of `runs`; perplexity by the
-frequency of words and by their place in the line; the words that are predicted worst; samples as training went on. RUN is a
-run, or a directory with runs below it.
+The page has learning curves, learning rate, gradient norms and speed of all runs in common charts; the table of `runs`;
+perplexity by the frequency of words and by their place in the line; the words that are predicted worst; and samples as training
+went on. RUN is a run, or a directory with runs below it.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ def main(arguments: list[str]) -> None:
     try:
         with unfinished_file(output) as file:
             file.write(text.encode("utf-8", "backslashreplace"))
-            new_path(options.output)  # somebody may have made it meanwhile
+            new_path(options.output)  # somebody may have made it in the meantime
     except OSError as error:
         raise ResourceError(f"--output {output} cannot be written: {error}.", "", "Give another path.") from error
     print(printable(f"Saved in {shown(output)}: {len(records):,} run{'s' * (len(records) != 1)}. Open it in a browser."))
 
 
 def report(records: Sequence[RunRecord], most_tokens: int = 20_000, device: str = "cpu") -> str:
-    """The page as HTML; of the models of the best runs of each task, `most_tokens` tokens of validation are read."""
+    """Returns the page as HTML. The models of the best runs of each task read `most_tokens` tokens of validation."""
     sections: list[str] = []
     for runs in by_task(records):
         sections += _of_task(runs, most_tokens, device)
@@ -70,7 +70,7 @@ def report(records: Sequence[RunRecord], most_tokens: int = 20_000, device: str 
 
 
 def _of_task(runs: Sequence[RunRecord], most_tokens: int, device: str) -> list[str]:
-    """The sections of the runs of one task; a run has the same colour in all of them, in the order of the table."""
+    """Returns the sections of the runs of one task; a run has the same colour in all of them, in the order of the table."""
     table = table_of_runs(runs, _name)
     places = {row[0]: number for number, row in enumerate(table.rows)}
     runs = sorted(runs, key=lambda run: places[_name(run)])
@@ -88,7 +88,7 @@ def _of_task(runs: Sequence[RunRecord], most_tokens: int, device: str) -> list[s
 
 
 def _results_first(table: Table, at: int) -> str:
-    """The table with its settings, which begin at the column `at`, behind the results: they may be many."""
+    """Returns the table with its settings, which begin at the column `at`, after the results, because they may be many."""
     end = table.columns.index("seed" if at else "runs")
 
     def ordered(row: Sequence[str]) -> list[str]:
@@ -98,7 +98,7 @@ def _results_first(table: Table, at: int) -> str:
 
 
 def _charts(runs: Sequence[RunRecord], names: Sequence[str], records: Sequence[list[dict[str, Any]]]) -> list[str]:
-    """Learning curves, rate, gradient norms, speed."""
+    """Draws learning curves, rate, gradient norms and speed."""
     measure, items = runs[0].measure, runs[0].items
     loss = measure if any(f"train/{measure}" in line for lines in records for line in lines) else _loss_of(records)
 
@@ -129,14 +129,14 @@ def _charts(runs: Sequence[RunRecord], names: Sequence[str], records: Sequence[l
 
 
 def _loss_of(records: Sequence[list[dict[str, Any]]]) -> str:
-    """The name of the loss that these runs train by, as their records have it; empty where there is none."""
+    """Returns the name of the loss that these runs train by, as their records have it; empty if there is none."""
     others = ("train/epoch", "train/perplexity", "train/penalty", "train/tokens", "train/windows", "train/texts")
     tags = [tag for lines in records for line in lines for tag in line if tag.startswith("train/") and tag not in others]
     return next((tag.removeprefix("train/") for tag in tags if "_per_" in tag or "loss" in tag), "")
 
 
 def _words(runs: Sequence[RunRecord], names: Sequence[str], most_tokens: int, device: str) -> list[str]:
-    """What the models make of words of different frequency and place; what cannot be read is said and left out."""
+    """Returns how models predict words of different frequency and place. It says what cannot be read, and leaves it out."""
     from lmtrain.commands.report_words import predict
 
     found: dict[str, Any] = {}
@@ -170,7 +170,7 @@ def _words(runs: Sequence[RunRecord], names: Sequence[str], most_tokens: int, de
 
 
 def _samples(run: RunRecord, name: str) -> list[str]:
-    """What the model wrote as training went on: evenly spaced among the evaluations, the last one with them."""
+    """Returns what the model wrote as training went on: evenly spaced among the evaluations, the last one with them."""
     found = _texts(run.path / "tensorboard", "sample/text_summary")
     if not found:
         return []
@@ -183,7 +183,7 @@ def _samples(run: RunRecord, name: str) -> list[str]:
 
 
 def _texts(directory: Path, tag: str) -> list[tuple[int, str]]:
-    """The texts of a tag by their step, in TensorBoard's files; of one step the newest."""
+    """Returns the texts of a tag by their step, in TensorBoard's files; of one step the newest."""
     if not directory.is_dir():
         return []
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -204,7 +204,7 @@ def _texts(directory: Path, tag: str) -> list[tuple[int, str]]:
 
 
 def plain_text(markdown: str) -> str:
-    """What a run wrote for TensorBoard, as plain text; earlier versions indented it."""
+    """Returns what a run wrote for TensorBoard, as plain text; earlier versions indented it."""
     from lmtrain.training.telemetry import unwrapped  # here: it imports torch
 
     lines = markdown.splitlines()

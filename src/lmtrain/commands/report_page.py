@@ -1,4 +1,4 @@
-"""What `report` draws: charts as SVG, tables, and the page that holds them all. Text in it may be of others, and is escaped.
+"""The parts of a report: charts as SVG, tables, and the page that holds them. Text from elsewhere is escaped.
 
 The page needs nothing besides itself: no script, no style sheet, no font and no picture from elsewhere.
 """
@@ -47,12 +47,12 @@ class Curve:
 
 
 def colour_of(number: int) -> str:
-    """Of the run of this number, from 0."""
+    """Returns the colour of the run of this number, from 0."""
     return COLOURS[number % len(COLOURS)]
 
 
 def page(title: str, sections: Sequence[str]) -> str:
-    """The whole document."""
+    """Returns the whole document."""
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{shown(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>\n<h1>{shown(title)}</h1>\n'
@@ -62,24 +62,24 @@ def page(title: str, sections: Sequence[str]) -> str:
 
 
 def shown(text: str) -> str:
-    """Text of others within the page."""
+    """Escapes text from elsewhere for the page."""
     return escape(printable(text))
 
 
 def heading(words: str, note: str = "") -> str:
-    """The title of a section, and a sentence below it."""
+    """Returns the title of a section, and a sentence below it."""
     return f"<h2>{shown(words)}</h2>" + (f'\n<p class="note">{shown(note)}</p>' if note else "")
 
 
 def legend(names: Sequence[str]) -> str:
-    """Which colour is whose."""
+    """Says which colour is whose."""
     keys = [f'<span class="key"><i style="background:{colour_of(n)}"></i>{shown(name)}</span>' for n, name in enumerate(names)]
     more = len(keys) - MAX_RUNS_NAMED
     return f"<p>{''.join(keys[:MAX_RUNS_NAMED])}{f'and {more} more' if more > 0 else ''}</p>"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
-    """Rows below their headings."""
+    """Lays out rows below their headings."""
     head = "".join(f"<th>{shown(column)}</th>" for column in columns)
     body = "\n".join(f"<tr>{''.join(f'<td>{shown(cell)}</td>' for cell in row)}</tr>" for row in rows)
     below = "".join(f'\n<p class="note">{shown(note)}</p>' for note in notes)
@@ -87,12 +87,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence
 
 
 def beside(parts: Sequence[str]) -> str:
-    """Parts of the page beside each other, as far as there is room."""
+    """Lays out parts of the page beside each other, as far as there is room."""
     return f'<div class="beside">{"".join(parts)}</div>'
 
 
 def chart(curves: Sequence[Curve], x_label: str, y_label: str, *, log: bool = False) -> str:
-    """Curves in one system of axes; empty where there is nothing to draw. `log`: the vertical axis is logarithmic."""
+    """Draws curves in one system of axes; empty if there is nothing to draw. With `log` the vertical axis is logarithmic."""
     curves = [Curve(c.name, _usable(c.points, log), c.colour, c.is_dashed) for c in curves]
     curves = [curve for curve in curves if curve.points]
     if not curves:
@@ -127,7 +127,7 @@ def chart(curves: Sequence[Curve], x_label: str, y_label: str, *, log: bool = Fa
 
 
 def bars(names: Sequence[str], groups: Mapping[str, Sequence[float | None]], y_label: str) -> str:
-    """For each of `names` a bar of each run; None where it has none. The vertical axis is logarithmic."""
+    """Draws for each of `names` a bar per run; None if a run has none. The vertical axis is logarithmic."""
     values = [value for row in groups.values() for value in row if value is not None and 0 < value < math.inf]
     if not values:
         return ""
@@ -160,7 +160,7 @@ def bars(names: Sequence[str], groups: Mapping[str, Sequence[float | None]], y_l
 
 
 def tick(value: float) -> str:
-    """A number beside an axis."""
+    """Returns a number beside an axis."""
     if value and not 1e-3 <= abs(value) < 1e7:
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:,.10g}" if abs(value) < 1000 else f"{value:,.0f}"
@@ -168,7 +168,7 @@ def tick(value: float) -> str:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Where values from `low` to `high` are drawn: from `start` to `end`."""
+    """Maps values from `low` to `high` to places from `start` to `end`."""
 
     low: float
     high: float
@@ -181,7 +181,7 @@ class _Axis:
         return self.start + (self.end - self.start) * ((at - low) / (high - low) if high > low else 0.5)
 
     def ticks(self) -> list[float]:
-        """Round values: about five, or in a logarithm 1, 2 and 5 times the powers of ten, fewer where they are many."""
+        """Returns round values: about five, or for a logarithm 1, 2 and 5 times the powers of ten, fewer if they are many."""
         if self.log and self.high > 1.5 * self.low:
             exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             for factors in ((1, 2, 5), (1, 3), (1,)):
@@ -199,7 +199,7 @@ class _Axis:
 
 
 def _usable(points: Points, log: bool) -> Points:
-    """The points that can be drawn, thinned out evenly where they are many."""
+    """Returns the points that can be drawn, thinned out evenly if they are many."""
     there = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log)]
     every = -(-len(there) // MAX_POINTS)
     return there if every <= 1 else [*there[:-1:every], there[-1]]

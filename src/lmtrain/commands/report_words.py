@@ -1,4 +1,4 @@
-"""How well a model predicts words of different frequency, at different places in a line; and which it predicts worst."""
+"""Measures how well a model predicts words of different frequency and place in a line, and which it predicts worst."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MIN_SEEN = 3  # times; a word that was seen less often tells little
 
 @dataclass(frozen=True)
 class Predicted:
-    """What one model makes of the validation text.
+    """How one model predicts the validation text.
 
-    by_rank, by_place  perplexities by frequency and by place in the line, with names; None where there are no such tokens
+    by_rank, by_place  perplexities by frequency and by place in the line, with names; None if there are no such tokens
     worst              tokens with how often they were seen, their mean surprisal in nats, and their rank by frequency
     """
 
@@ -31,7 +31,7 @@ class Predicted:
 def predict(run: Path, most_tokens: int, device: str) -> Predicted | None:
     """Reads the first `most_tokens` of validation; None for a run that is no language model, or keeps no text.
 
-    Raises a UserError where the run has no checkpoint that can be read.
+    Raises a UserError if the run has no checkpoint that can be read.
     """
     from lmtrain.inference.evaluate import iter_target_log_probs
     from lmtrain.saved import load_trained
@@ -54,7 +54,8 @@ def predict(run: Path, most_tokens: int, device: str) -> Predicted | None:
 
 
 def _ranks(trained: Any, least: int) -> NDArray[np.int64]:
-    """The rank of every token by its frequency, from 1. Learnt vocabularies descend in it; of others the text is asked."""
+    """Returns the rank of every token by its frequency, from 1. Learnt vocabularies descend in it; of others the text is
+    asked."""
     size = max(trained.tokenizer.vocab_size, least)
     start = trained.texts.get("train_start")
     if trained.tokenizer.name in ("char", "word") or start is None:
@@ -66,14 +67,14 @@ def _ranks(trained: Any, least: int) -> NDArray[np.int64]:
 
 
 def _places(ids: NDArray[Any], eos_id: int) -> NDArray[np.int64]:
-    """The place of every token in its line, from 1; what ends a line is in it."""
+    """Returns the place of every token in its line, from 1. The end of a line belongs to it."""
     starts = np.concatenate([[0], np.flatnonzero(ids[:-1] == eos_id) + 1])
     lengths = np.diff([*starts, len(ids)])
     return np.arange(len(ids)) - np.repeat(starts, lengths) + 1
 
 
 def _means(nats: NDArray[np.float64], values: NDArray[np.int64], bounds: tuple[int, ...]) -> dict[str, float | None]:
-    """Perplexities of the tokens whose value is in the ranges that end at `bounds`."""
+    """Returns perplexities of the tokens whose value is in the ranges that end at `bounds`."""
     found: dict[str, float | None] = {}
     for first, last in zip((1, *(bound + 1 for bound in bounds)), (*bounds, None), strict=True):
         name = f"above {bounds[-1]:,}" if last is None else f"{first:,}" if first == last else f"{first:,} to {last:,}"
@@ -86,7 +87,7 @@ def _means(nats: NDArray[np.float64], values: NDArray[np.int64], bounds: tuple[i
 def _worst(
     ids: NDArray[Any], nats: NDArray[np.float64], ranks: NDArray[np.int64], tokenizer: Any
 ) -> list[tuple[str, int, float, int]]:
-    """Tokens with the highest mean surprisal, of those seen often enough, or of all where none is."""
+    """Returns the tokens with the highest mean surprisal, of those seen often enough, or of all if none is."""
     counts, sums = np.bincount(ids), np.bincount(ids, weights=nats)
     seen = np.flatnonzero(counts >= min(MIN_SEEN, counts.max()))
     means = sums[seen] / counts[seen]

@@ -1,10 +1,10 @@
-"""`python -m lmtrain rescore FILE`: the best hypothesis of each n-best list that `score --nbest` has written.
+"""`python -m lmtrain rescore FILE` prints the best hypothesis of each n-best list that `score --nbest` has written.
 
     total = score + lm_weight * log-probability + word_penalty * words        more is better; without scores they count as 0
 
 The weights are given (`--weights LM_WEIGHT WORD_PENALTY`), or found on `--references` as those with the fewest word errors.
-References are lines of an id and a text, separated as the n-best list was. Of equal totals the first hypothesis stands, and
-it is said how often that happened. The result, a line per id, goes to standard output, all else to standard error.
+References are lines of an id and a text, separated as the n-best list was. Of equal totals the first hypothesis is taken, and
+a message says how often that happened. The result, a line per id, is printed to standard output, all else to standard error.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _rescore(options: argparse.Namespace) -> None:
 
 
 def _read_lists(options: argparse.Namespace) -> dict[str, list[Hypothesis]]:
-    """The hypotheses of every id, in the order of the file."""
+    """Returns the hypotheses of every id, in the order of the file."""
     from lmtrain.inference.rescore import Hypothesis
 
     both = (False, True)
@@ -128,7 +128,7 @@ def _read_lists(options: argparse.Namespace) -> dict[str, list[Hypothesis]]:
 
 
 def _utterance(key: str, number: int, options: argparse.Namespace) -> str:
-    """The id that the hypotheses of one list share."""
+    """Returns the id that the hypotheses of one list share."""
     if options.format != "kaldi":
         return key
     if not (found := re.fullmatch(r"(.+)-[0-9]+", key)):
@@ -141,7 +141,7 @@ def _utterance(key: str, number: int, options: argparse.Namespace) -> str:
 
 
 def _read_references(options: argparse.Namespace, keys: set[str]) -> dict[str, str]:
-    """What was said in each list. DataError where lists and references are not of the same ids."""
+    """Returns what was said in each list. Raises DataError if lists and references do not have the same ids."""
     references: dict[str, str] = {}
     for number, line in _lines(options.references):
         key, found, text = line.partition(" " if options.format == "kaldi" else "\t")
@@ -164,7 +164,7 @@ def _read_references(options: argparse.Namespace, keys: set[str]) -> dict[str, s
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
-    """The lines of a text file with their numbers, from 1; "-" is standard input."""
+    """Returns the lines of a text file with their numbers, from 1; "-" is standard input."""
     held, number = "", 0
     for block in read_text(path):
         *lines, held = (held + block).split("\n")

@@ -1,4 +1,4 @@
-"""What a run writes of itself into run.json: which it is, from its beginning, and how good it is, at its end.
+"""The facts that a run notes in run.json: what it is, at its beginning, and how good it is, at its end.
 
 `lmtrain.training.run_record` reads it, for the tables of `python -m lmtrain runs` and of sweeps.
 """
@@ -23,8 +23,8 @@ from lmtrain.training.state import TrainState
 
 
 def note_beginning(run: RunDirectory, task: Task, model: Any, group: Group) -> None:
-    """Notes who is trained, in which words it is spoken of, by which settings (those that differ from the defaults), and
-    with what it is computed."""
+    """Notes which model is trained, in which words the task speaks of it, which settings differ from the defaults, and with
+    what it is computed."""
     wording, settings = task.wording, task.settings
     results = {
         "task": config.task_of(settings.data, settings.model), "model": config.model_name(settings.model),
@@ -40,7 +40,7 @@ def note_beginning(run: RunDirectory, task: Task, model: Any, group: Group) -> N
 
 
 def note_end(run: RunDirectory, task: Task, state: TrainState, items_per_second: float) -> None:
-    """Notes, however training ended, how long it was and its best validation with all that this depends on."""
+    """Notes how long training was, and its best validation with everything that this depends on, however it ended."""
     best = None if state.best_value is None else task.reached(state.best_value)
     valid: dict[str, Any] = {} if best is None else {"value": best.value, "bits_per_character": best.bits_per_character}
     results = {
@@ -59,16 +59,16 @@ def note_outcome(run: RunDirectory, task: Task, state: TrainState, reason: str) 
 
 
 def describe_test(score: Score) -> dict[str, Any]:
-    """The final score; its value is null where it is infinite."""
+    """Returns the final score; its value is null if it is infinite."""
     return {**score.to_json(), "value": score.value if math.isfinite(score.value) else None}
 
 
 def hyper_parameters(settings: config.Config) -> Mapping[str, Any]:
-    """The hyper-parameters that TensorBoard shows: what differs from the defaults, the model, and the seed."""
+    """Returns the hyper-parameters that TensorBoard shows: what differs from the defaults, the model, and the seed."""
     mapping = config_to_json(settings)
     return {"model": config.model_name(settings.model), "seed": settings.trainer.seed} | differing_settings(mapping)
 
 
 def num_parameters(model: torch.nn.Module) -> int:
-    """How many numbers the model learns by gradients."""
+    """Returns how many numbers the model learns by gradients."""
     return sum(parameter.numel() for parameter in model.parameters())

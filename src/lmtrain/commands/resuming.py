@@ -1,4 +1,4 @@
-"""Going on with a run: which settings may change, whether a checkpoint is this run's, and what is said where things differ."""
+"""Going on with a run: which settings may change, whether a checkpoint belongs to it, and what is said about differences."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ log = logging.getLogger("lmtrain")
 
 
 def changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Config:
-    """The settings of a run with `changes`; refuses those that would make it another run, warns of those that alter it."""
+    """Returns the settings of a run with `changes`. It refuses those that would make another run, and warns of others."""
     try:
         mapping = reading.with_new_names(parse_json((directory / "settings.json").read_bytes()))
     except (OSError, ValueError) as error:
@@ -49,9 +49,9 @@ def changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Conf
             "Restore the file; every checkpoint holds the same settings in its training.json.",
         ) from None
     if isinstance(mapping, dict) and isinstance(mapping.get("trainer"), dict):
-        mapping["trainer"].setdefault("evaluation_tokens", 0)  # earlier versions read all: a run keeps its numbers
+        mapping["trainer"].setdefault("evaluation_tokens", 0)  # earlier versions read everything, and a run keeps its numbers
     old = reading.read_config(mapping)
-    mapping = comparing.config_to_json(old)  # with the settings that an earlier version did not have
+    mapping = comparing.config_to_json(old)  # with settings that an earlier version did not have
     for key, value in changes.items():
         node = mapping
         *parents, name = key.split(".")
@@ -91,7 +91,7 @@ def go_on(state: TrainState, path: Path, task: Task, run: RunDirectory, group: G
 
 
 def load_state(state: TrainState, path: Path, task: Task, group: Group = ALONE) -> config.Config:
-    """Everything of a checkpoint into `state`; the data must be those it was trained on. Returns the settings then."""
+    """Loads everything of a checkpoint into `state`; the data must be the same. Returns the settings of that time."""
     checkpoint = group.led(lambda: load_checkpoint(path, ("model", "training", *task.compared), ("subword",)))
     with believing(path):
         before = _check_documents(checkpoint, task)
@@ -103,7 +103,7 @@ def load_state(state: TrainState, path: Path, task: Task, group: Group = ALONE) 
 
 
 def _check_documents(checkpoint: Checkpoint, task: Task) -> config.Config:
-    """The settings with which a checkpoint was saved, once all but the state is what the run of `task` writes."""
+    """Returns the settings with which a checkpoint was saved. Everything but its state is compared with the run of `task`."""
     training = checkpoint.documents.get("training")
     fingerprint = training.get("corpus") if isinstance(training, dict) else None
     if isinstance(fingerprint, str) and re.fullmatch("[0-9a-f]{64}", fingerprint) and fingerprint != task.fingerprint:
@@ -132,19 +132,19 @@ def _read_saved(settings: Any) -> config.Config:
 
 
 def _check_same(saved: Any, own: Any) -> None:
-    """UnfitError where a setting that cannot change while a run goes on is another one."""
+    """Raises UnfitError if a setting has changed that cannot change when a run goes on."""
     for key, then, now, rule in comparing.iter_changes(saved, own):
         is_same = rule is not config.Resume.refused
         agree(is_same, f"settings.{key}", f"is {printable(repr(then), 100)}", f"{now!r}, as the run has it")
 
 
 def earlier_checkpoint(run: Path, state: TrainState, which: Literal["last", "best"]) -> Path:
-    """The checkpoint to go back to: one that a signal asked for does not count, or a run would depend on its signals."""
+    """Returns the checkpoint to go back to. Those that a signal asked for do not count: a run must not depend on signals."""
     return find_checkpoint(run, "best") if which == "best" else scheduled_checkpoint(run, state.saved_step)
 
 
 def _say_stretched(before: config.Config, now: config.Config, state: TrainState, epoch: float) -> None:
-    """Says where another limit moves a schedule that goes by the share of the run: the rate may jump up again."""
+    """Warns if another limit moves a schedule that goes by the fraction of the run: the rate may jump up again."""
     base = now.optimizer.learning_rate
     schedule = build_schedule(now.schedule, base)
     old, new = (base * schedule.rate(build_limits(settings).progress(state, epoch)) for settings in (before, now))
@@ -156,7 +156,7 @@ def _say_stretched(before: config.Config, now: config.Config, state: TrainState,
 
 
 def note_arithmetic(run: RunDirectory, learner: Learner, task: Task, group: Group, *, is_resumed: bool) -> dict[str, Any]:
-    """What this process computes with; warns where a resumed run was computed otherwise. Counts depend on none of it."""
+    """Returns what this process computes with, and warns if a resumed run was computed otherwise. Counts need none."""
     if not learner.has_gradients:
         return {}
     earlier = group.led(lambda: run.earlier("arithmetic")) if is_resumed else None

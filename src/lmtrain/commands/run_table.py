@@ -1,7 +1,7 @@
-"""Runs side by side: the table of a task, best first, and the means and standard deviations over seeds.
+"""Tables of runs: those of a task, best first, and the means and standard deviations over seeds.
 
-A language model is compared in nats per token with others of its vocabulary. Where vocabularies differ, bits per character do,
-of models that spell every token; another one is compared with none, stands last, and that is said.
+A language model is compared in nats per token with others of its vocabulary. If vocabularies differ, models that spell every
+token are compared in bits per character; another model is compared with none and comes last, and a remark says so.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Measure:
     higher_is_better: bool = False
 
     def order(self, result: Result | None) -> tuple[bool, float]:
-        """What a better result makes smaller; results without the number come last."""
+        """Returns what is smaller for a better result; results without the number come last."""
         value = None if result is None else self.of(result)
         return value is None, 0.0 if value is None else -value if self.higher_is_better else value
 
@@ -51,7 +51,7 @@ BITS = Measure("bits/char", lambda result: result.bits_per_character, "{:.4f}".f
 
 
 def by_task(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
-    """The runs of each task, and of each measure, apart."""
+    """Returns the runs of each task, and of each measure, apart."""
     kinds: dict[tuple[str, str], list[RunRecord]] = {}
     for record in records:
         kinds.setdefault((record.task, record.measure), []).append(record)
@@ -59,7 +59,7 @@ def by_task(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
 
 
 def measures_of(records: Sequence[RunRecord]) -> list[Measure]:
-    """By what runs of one task are compared; the first tells the order."""
+    """Returns the measures by which runs of one task are compared; the first one gives the order."""
     first = records[0]
     if first.task != "language":
         name = first.measure.replace("_", " ")
@@ -68,7 +68,7 @@ def measures_of(records: Sequence[RunRecord]) -> list[Measure]:
 
 
 def table_of_runs(records: Sequence[RunRecord], name: Callable[[RunRecord], str]) -> Table:
-    """All runs of one task, best first; `name` gives how a run is called."""
+    """Returns the table of all runs of one task, best first. `name` names a run."""
     measures, settings = measures_of(records), varying(records)
     ordered = sorted(records, key=lambda record: (*measures[0].order(record.valid), str(record.path)))
     columns = ["run", *settings, "seed", *_headings(measures), "parameters", ordered[0].items, "seconds",
@@ -87,9 +87,9 @@ def table_of_runs(records: Sequence[RunRecord], name: Callable[[RunRecord], str]
 
 
 def table_of_groups(records: Sequence[RunRecord], keys: Sequence[str] | None) -> Table | None:
-    """Mean ± standard deviation over the runs that differ in nothing but the seed, or that agree in the settings `keys`.
+    """Returns mean ± standard deviation over the runs that differ in the seed alone, or that agree in the settings `keys`.
 
-    Only runs that have ended well count. None where there is no group of several runs and none was asked for.
+    Only runs that have ended well count. None if there is no group of several runs and none was asked for.
     """
     counted = [record for record in records if record.status == ENDED_WELL and record.valid is not None]
     groups = group(counted, keys)
@@ -115,7 +115,7 @@ def table_of_groups(records: Sequence[RunRecord], keys: Sequence[str] | None) ->
 
 
 def group(records: Sequence[RunRecord], keys: Sequence[str] | None) -> list[list[RunRecord]]:
-    """The runs that agree in the settings `keys`; without them in all but the seed."""
+    """Groups the runs that agree in the settings `keys`, or without keys in all but the seed."""
     groups: dict[str, list[RunRecord]] = {}
     for record in records:
         names = sorted({*record.settings} - {SEED}) if keys is None else keys
@@ -124,19 +124,19 @@ def group(records: Sequence[RunRecord], keys: Sequence[str] | None) -> list[list
 
 
 def varying(records: Sequence[RunRecord]) -> list[str]:
-    """The settings, but for the seed, in which these runs differ from each other."""
+    """Returns the settings, but for the seed, in which these runs differ from each other."""
     keys = dict.fromkeys(key for record in records for key in record.differing)
     several = [key for key in keys if len({repr(value_of(record, key)) for record in records}) > 1]
     return [key for key in several if key != "trainer.chunk_length" or "tokenizer" not in several]
 
 
 def value_of(record: RunRecord, key: str) -> Any:
-    """A setting of a run; where its version had none of this name, the default; None where its model has none."""
+    """Returns a setting of a run: the default if its version had none of this name, None if its model has none."""
     return record.settings[key] if key in record.settings else default_settings(record.settings).get(key)
 
 
 def spread(values: Sequence[float | None], write: Callable[[float], str]) -> str:
-    """Mean ± standard deviation (of a sample: over n - 1), of those that there are, which is said."""
+    """Returns mean ± standard deviation (of a sample: over n - 1) of the numbers that exist, and says how many they are."""
     there = [value for value in values if value is not None]
     if not there:
         return NOTHING
@@ -147,7 +147,7 @@ def spread(values: Sequence[float | None], write: Callable[[float], str]) -> str
 
 
 def notes_on(records: Sequence[RunRecord], measures: Sequence[Measure]) -> list[str]:
-    """What limits the comparison."""
+    """Says what limits the comparison."""
     notes = []
     if measures[0] is BITS:
         notes.append("Vocabularies differ: compare bits per character.")
@@ -165,7 +165,7 @@ def notes_on(records: Sequence[RunRecord], measures: Sequence[Measure]) -> list[
 
 
 def iter_failures(records: Sequence[RunRecord], name: Callable[[RunRecord], str]) -> Iterator[str]:
-    """A line for each run that failed."""
+    """Yields a line for each run that failed."""
     for record in records:
         if record.status == "failed":
             at = f" (step {record.num_steps})" if record.num_steps else ""
@@ -182,14 +182,14 @@ def _numbers(record: RunRecord, measures: Sequence[Measure]) -> list[str]:
 
 
 def mean_order(runs: Sequence[RunRecord], measure: Measure) -> tuple[bool, float]:
-    """What a better group makes smaller: the mean of `measure` on validation."""
+    """Returns what is smaller for a better group: the mean of `measure` on validation."""
     orders = [measure.order(run.valid) for run in runs]
     known = [value for is_lacking, value in orders if not is_lacking]
     return not known, statistics.fmean(known) if known else 0.0
 
 
 def _vocabulary(record: RunRecord) -> object:
-    """What tells vocabularies apart; of runs of earlier versions, the settings by which they were learnt."""
+    """Returns what distinguishes vocabularies; for runs of earlier versions, the settings by which they were learnt."""
     return record.vocabulary or repr(
         [(k, v) for k, v in sorted(record.settings.items()) if k.split(".")[0] in ("tokenizer", "data")]
     )

@@ -1,6 +1,6 @@
-"""`python -m lmtrain runs [DIR ...]`: the table of all runs below directories, best first, with the means over seeds.
+"""`python -m lmtrain runs [DIR ...]` prints the table of all runs below directories, best first, with the means over seeds.
 
-Each task has a table of its own. Runs that were killed stand there by their last record; those that failed are listed with
+Each task has a table of its own. Killed runs appear with their last record; failed ones are listed with
 their reason. Without DIR, the runs in outputs/.
 """
 
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
 
 
 def read_runs(directories: Sequence[str]) -> list[RunRecord]:
-    """The runs at and below `directories`; what is no record of a run is said. Raises SettingsError where there is none."""
+    """Returns the runs at and below `directories`, and says what is no run. Raises SettingsError if there is none."""
     paths = [expanded(directory) for directory in directories]
     for path in paths:
         if not path.is_dir():
@@ -106,7 +106,7 @@ def check_settings(names: Sequence[str], records: Sequence[RunRecord]) -> None:
 def format_runs(
     records: Sequence[RunRecord], keys: Sequence[str] | None = None, *, markdown: bool = False, failures: bool = True
 ) -> str:
-    """The tables of all tasks, and below them the runs that failed, unless that is said elsewhere."""
+    """Returns the tables of all tasks, and below them the runs that failed, unless another place says that."""
     write, parts = (as_markdown if markdown else as_text), []
     for runs in by_task(records):
         parts.append(write(table_of_runs(runs, _name)))
@@ -119,7 +119,7 @@ def format_runs(
 
 
 def as_text(table: Table) -> str:
-    """Columns beside each other: the first to the left, numbers to the right."""
+    """Lays out columns beside each other: the first to the left, numbers to the right."""
     rows = [table.columns, *table.rows]
     cells = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(table.columns))]
@@ -135,14 +135,14 @@ def as_text(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """A table as Markdown has it."""
+    """Returns a table as Markdown."""
     rows = [table.columns, ["---"] * len(table.columns), *table.rows]
     lines = ["| " + " | ".join(one_line(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([f"{table.heading}:", "", *lines, *(f"\n{note}" for note in table.notes)])
 
 
 def groups_to_json(records: Sequence[RunRecord], keys: Sequence[str] | None) -> list[dict[str, Any]]:
-    """The groups with the numbers of their runs, in the order of the table."""
+    """Returns the groups with the numbers of their runs, in the order of the table."""
     import statistics
 
     found = []
@@ -167,7 +167,7 @@ def groups_to_json(records: Sequence[RunRecord], keys: Sequence[str] | None) -> 
 
 
 def write_csv(path: Path, records: Sequence[RunRecord]) -> None:
-    """Everything that is known of each run, one per line; settings that are everywhere at their defaults are left out."""
+    """Writes everything that is known of each run, one per line, without settings that are everywhere at their defaults."""
     settings = sorted({key for record in records for key in record.differing})
     rows = []
     for record in records:

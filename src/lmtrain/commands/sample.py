@@ -1,4 +1,4 @@
-"""`python -m lmtrain sample RUN`: writes text. Only text goes to standard output, as soon as it is drawn."""
+"""`python -m lmtrain sample RUN` writes text. Only text is printed to standard output, as soon as it is drawn."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def main(arguments: list[str]) -> None:
 
 
 def _print_samples(texts: Iterator[Iterator[Draw]], prompt: str, as_json: bool, backward: bool, kept: list[str] | None) -> None:
-    """Every token as soon as it is drawn: as text behind the prompt, or as a line of JSON.
+    """Prints every token as soon as it is drawn: as text after the prompt, or as a line of JSON.
 
-    What a `backward` model draws stands before the prompt on its line. What was drawn is `kept`, where a list is given.
+    What a `backward` model draws is before the prompt on its line. What was drawn is appended to the list `kept`.
     """
     above, _, line = prompt.rpartition("\n") if backward else (prompt, "", "")
     before, behind = (above + "\n" * ("\n" in prompt), line) if backward else (prompt, "")

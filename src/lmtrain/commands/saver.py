@@ -1,4 +1,4 @@
-"""Which checkpoints a training keeps, and what is in them."""
+"""The checkpoints that a training keeps, and what is in them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ log = logging.getLogger("lmtrain")
 
 @dataclass
 class Saver:
-    """Keeps checkpoints. A best model that cannot be written is held until it can be: training does not come back to it.
+    """Saves checkpoints. A best model that cannot be written is held in memory until it can be.
 
-    on_disk   what the newest checkpoint holds, and where it is: nothing is saved a second time
+    on_disk   what the newest checkpoint holds, and where it is, so that nothing is saved twice
     """
 
     task: Task
@@ -39,7 +39,7 @@ class Saver:
     on_disk: tuple[Any, Path] | None = None
 
     def __call__(self, state: TrainState, is_best: bool) -> str:
-        """Keeps a checkpoint; what is not finite in the model, if anything: then it is not kept."""
+        """Saves a checkpoint and returns ''. If the model is not finite, returns a sentence that says so instead."""
         self.run.make_again_if_removed()
         if not is_best and self.unsaved_best is None and self._is_on_disk(state):
             return ""
@@ -54,7 +54,7 @@ class Saver:
             path = self._save_best()
             if not is_best:
                 path = save_checkpoint(self.run.path, state.step, tensors, documents)
-                if state.step == state.best_step == state.evaluated_step:  # the one that was best so far holds the same model
+                if state.step == state.best_step == state.evaluated_step:  # the best one so far holds the same model
                     mark(self.run.path, "best", path)
         except ResourceError:
             if is_best:
@@ -68,11 +68,11 @@ class Saver:
         return ""
 
     def remember(self, state: TrainState, path: Path) -> None:
-        """`path` holds the state as it is."""
+        """Notes that `path` holds the state as it is."""
         self.on_disk = self._identity(state), path
 
     def tidy(self, state: TrainState) -> None:
-        """The run has ended well: of its checkpoints those stay that `trainer.keep` asks for."""
+        """Removes the checkpoints that `trainer.keep` does not ask for, after the run has ended well."""
         keep, path = self.task.settings.trainer.keep, self.run.path
         if keep >= MIN_KEPT:
             return
@@ -87,7 +87,7 @@ class Saver:
             log.warning("%s All checkpoints stay.", error)
 
     def crash(self, state: TrainState, batch: Batch | None) -> Path:
-        """The state that could not go on, and the batch that it could not take, in `crash/`: to look at, not to resume."""
+        """Saves in `crash/` the state that could not go on, and the batch that it could not take: to look at, not to resume."""
         self.run.make_again_if_removed()
         tensors, documents = self._contents(state)
         if batch is not None:
@@ -99,13 +99,13 @@ class Saver:
         return self.on_disk is not None and self.on_disk[0] == self._identity(state) and self.on_disk[1].is_dir()
 
     def _identity(self, state: TrainState) -> Any:
-        """What tells two states of a run apart. Time does where it is a limit: a run that goes on must not get it twice."""
+        """Returns what distinguishes two states of a run. Time does if it is a limit, which must not count twice."""
         seconds = state.elapsed_seconds if self.task.settings.trainer.max_seconds is not None else None
         steps = state.step, state.evaluated_step, state.saved_step, state.best_step
         return *steps, state.trouble, state.learner.rate_scale, seconds
 
     def _note_arithmetic(self) -> None:
-        """In `run.json`, with which nothing ends training; from the first checkpoint on, because a run goes on from there."""
+        """Notes the arithmetic in `run.json`, from the first checkpoint on. If that cannot be written, training goes on."""
         if self.run.session.get("arithmetic") != self.arithmetic:
             try:
                 self.run.note(arithmetic=copy.deepcopy(self.arithmetic))
@@ -113,7 +113,7 @@ class Saver:
                 log.warning("%s cannot be written (%s); training goes on.", self.run.record, error)
 
     def _save_best(self) -> Path | None:
-        """Where the best model is now, if it was not on the disk."""
+        """Saves the best model if it is not on the disk yet; returns where."""
         if self.unsaved_best is None:
             return None
         path = save_checkpoint(self.run.path, *self.unsaved_best)
@@ -122,7 +122,7 @@ class Saver:
         return path
 
     def _contents(self, state: TrainState) -> tuple[Tensors, dict[str, Any]]:
-        """The files of a checkpoint."""
+        """Returns the files of a checkpoint."""
         files = self.task.files()
         training = {
             "corpus": self.task.fingerprint, "settings": comparing.config_to_json(self.task.settings),
@@ -133,7 +133,7 @@ class Saver:
 
 @dataclass
 class SharedSaver:
-    """A `Saver` for several processes: all give the states of their columns, the first one writes, all hear how it went."""
+    """A `Saver` for several processes. All give the states of their columns, the first one writes, and all learn the result."""
 
     saver: Saver
     group: Group

@@ -1,14 +1,14 @@
-"""`python -m lmtrain score RUN FILE`: the natural logarithm of every line's probability, then the total with its perplexity.
+"""`python -m lmtrain score RUN FILE` prints the natural logarithm of every line's probability, then the perplexity of all.
 
 A model that was trained with `model.state_policy=carry`, the default, goes on from line to line as in a running text, so
 the number of a line depends on those before it. Lines that are to be compared are scored with `--independent`, many side by
-side. The logarithm is -inf where the probability is zero; `--per-token` shows of which token.
+side. The logarithm is -inf if the probability is zero; `--per-token` shows which token has it.
 
 `--nbest` scores the hypotheses of n-best lists and writes them back in their order, each with its id, its score, its
-log-probability, its words, its unknown words and its text; `rescore` picks the best.
+log-probability, its words, its unknown words and its text. `rescore` picks the best.
 
-`--with RUN` scores every line by a second model, too, and by the mixture of both over lines: the way in which a forward and a
-backward model (data.reverse=true) are mixed.
+`--with RUN` also scores every line by a second model, and by the mixture of both over lines. A forward and a backward model
+(data.reverse=true) are mixed in this way.
 
 `--unit word` says where the model is surprised, and by what; `--html FILE` shows it in colours.
 """
@@ -43,7 +43,7 @@ from lmtrain.terminal import for_terminal
 
 
 def main(arguments: list[str]) -> None:
-    """Prints a row per line (number, natural log-probability, tokens, unknown words), then the bill of all."""
+    """Prints a row per line (number, natural log-probability, tokens, unknown words), then the evaluation of the whole."""
     parser = Parser("score", __doc__, JSON_NULLS)
     add_model_options(parser)
     parser.add_argument("file", metavar="FILE", help='text to score; "-": standard input')
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raises SettingsError for options that do not go together."""
+    """Raises SettingsError for options that exclude each other."""
     if options.independent and (options.dynamic or options.cache):
         raise SettingsError(
             f"{'--nbest' if options.nbest else '--independent'} was given together with --dynamic or --cache.",
@@ -142,7 +142,7 @@ def _score(options: argparse.Namespace, columns: tuple[str, ...]) -> None:
     if options.json:
         total = bill.to_json() | ({} if second is None else {"lines": sums.to_json()})
         print(json.dumps({"total": total}))
-    else:  # below a table it would be taken for a row
+    else:  # below a table it would look like a row
         words = bill.format() if second is None else f"{bill.format()}\n{sums.format()}"
         print(words if options.nbest else f"\n{words}", file=sys.stderr if options.nbest else sys.stdout)
 
@@ -189,7 +189,7 @@ def _show_surprise(options: argparse.Namespace, columns: tuple[str, ...]) -> Non
             end(bill.format())
     if options.json:
         print(json.dumps({"total": bill.to_json()}))
-    else:  # below a table it would be taken for a row
+    else:  # below a table it would look like a row
         print(bill.format(), file=sys.stderr if rows is not None else sys.stdout)
     if options.html:
         print(printable(f"Saved in {options.html}."), file=sys.stderr)

@@ -1,9 +1,9 @@
-"""`python -m lmtrain search SPACE.yaml`: looks for the best settings, by Optuna's tree-structured Parzen estimator.
+"""`python -m lmtrain search SPACE.yaml` looks for the best settings, by Optuna's tree-structured Parzen estimator.
 
 Each trial is a training of its own, in a process of its own and in a directory of its own, so that nothing that goes wrong in
-it ends the search; what it reaches is read from its records. One that is worse at an evaluation than the median of the
-others was at the same one is ended there. Any number of processes may search the same study at the same time: start the
-command several times. A study that is there goes on.
+it ends the search. Its result is read from its records. A trial that is worse at an evaluation than the median of the others
+was at the same one is ended there. Any number of processes may search the same study at the same time: start the command
+several times. A study that exists goes on.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ DRAWN = 20  # points of the space, of which one at least must be settings
 
 
 class TrialError(Exception):
-    """Why a trial has no value."""
+    """Says why a trial has no value."""
 
 
 class RefusedError(TrialError):
-    """Its settings do not go together: that is one trial's matter, and tells nothing of the others."""
+    """Is raised for settings that exclude each other. That concerns one trial, and says nothing about the others."""
 
 
 class PrunedError(Exception):
-    """A trial that was worse at an evaluation than most."""
+    """Is raised for a trial that was worse at an evaluation than most."""
 
 
 def main(arguments: list[str]) -> None:
@@ -104,7 +104,7 @@ def _need_optuna() -> None:
 
 
 class Search:
-    """One process of a search: asks the study for values, trains with them, and tells what came of it."""
+    """One process of a search: it asks the study for values, trains with them, and reports the result."""
 
     def __init__(
         self, space: Space, typed: list[str], directory: Path, name: str, storage: str | None, seed: int | None, prunes: bool
@@ -127,7 +127,7 @@ class Search:
     # ---- before the first trial
 
     def _settings_of(self, values: Mapping[str, Any]) -> config.Config:
-        """The settings of a trial. Raises SettingsError for those that the rules refuse."""
+        """Returns the settings of a trial. Raises SettingsError for those that the rules refuse."""
         return read_config(self._application.check_overrides([*self._space.overrides(values), *self._typed]))
 
     def _check(self) -> None:
@@ -152,7 +152,7 @@ class Search:
         raise SettingsError(f"No trial of this space can be trained. {problem}", "", "")
 
     def _agree(self) -> None:
-        """Remembers in the study what is searched. SettingsError where it searches something else."""
+        """Remembers in the study what is searched. Raises SettingsError if it searches something else."""
         own = json.dumps([self._space.to_json(), self._typed], sort_keys=True)
         theirs = self._study.user_attrs.get("searched")
         if theirs is None:
@@ -197,7 +197,7 @@ class Search:
                 )  # fmt: skip
 
     def _num_trials(self) -> int:
-        """Those that are done or under way. What a dead process was at is told to have failed, and does not count."""
+        """Counts those that are done or under way. A trial of a dead process is marked as failed, and does not count."""
         from optuna.trial import TrialState
 
         number = 0
@@ -211,7 +211,7 @@ class Search:
         return number
 
     def _train(self, trial: Any, values: Mapping[str, Any]) -> tuple[float, str]:
-        """Trains with `values`; the cost that is made small, and how it is said."""
+        """Trains with `values`; returns the cost that the search minimises, and a text that says it."""
         try:
             self._settings_of(values)
         except SettingsProblemsError as error:
@@ -236,9 +236,9 @@ class Search:
         return -value if record.higher_is_better else value, self._written(path, value)
 
     def _follow(self, path: Path, overrides: list[str]) -> Iterator[float]:
-        """Trains in a process of its own and yields the cost of each evaluation as it comes. Raises TrialError."""
+        """Trains in a process of its own, and yields the cost of each evaluation as it comes. Raises TrialError."""
         with tempfile.TemporaryFile() as errors:
-            # In a session of its own: Ctrl-C reaches this process alone, which then ends the training in order, once.
+            # It has a session of its own: Ctrl-C reaches this process alone, which then ends the training in order, once.
             process = subprocess.Popen(
                 [sys.executable, "-m", "lmtrain", *overrides], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 stderr=errors, start_new_session=True,
@@ -260,7 +260,7 @@ class Search:
                 raise TrialError(_said(errors.read()[-20_000:].decode(errors="replace"), process.returncode))
 
     def _costs(self, path: Path) -> list[float]:
-        """The costs of the evaluations so far, by the records of the run."""
+        """Returns the costs of the evaluations so far, by the records of the run."""
         record = _record(path)
         if record is None:
             return []
@@ -273,7 +273,7 @@ class Search:
 
     @property
     def _varies(self) -> bool:
-        """Whether vocabularies may differ between trials."""
+        """Tells whether vocabularies may differ between trials."""
         return any(name.split(".")[0] in ("tokenizer", "data", "experiment", "task") for name in self._space.space)
 
     def _measured(self, value: float | None, record: RunRecord) -> float | None:
@@ -336,7 +336,7 @@ WORDS = {"COMPLETE": "complete", "PRUNED": "ended early", "FAIL": "failed", "RUN
 
 @dataclass
 class _Drawn:
-    """Draws from a space without a study: the ends of every range first, then anything in between."""
+    """Draws from a space without a study: the ends of every range first, then anything between them."""
 
     random: Any
     number: int
@@ -352,7 +352,7 @@ class _Drawn:
 
 
 def _open_study(url: str, name: str, seed: int | None, prunes: bool) -> Any:
-    """The study of this name, new or as it is. Raises SettingsError where the storage cannot be used."""
+    """Returns the study of this name, new or as it is. Raises SettingsError if the storage cannot be used."""
     import optuna
 
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -365,7 +365,7 @@ def _open_study(url: str, name: str, seed: int | None, prunes: bool) -> Any:
         return optuna.create_study(storage=storage, study_name=name, sampler=sampler, pruner=pruner, load_if_exists=True)
     except (KeyboardInterrupt, MemoryError):
         raise
-    except Exception as error:  # of SQLAlchemy, of a driver that is missing, of a file that is no data base
+    except Exception as error:  # from SQLAlchemy, from a missing driver, from a file that is no data base
         raise SettingsError(
             f"The study cannot be opened in --storage {one_line(url)}: {one_line(str(error).partition(chr(10))[0])}.",
             "A storage is a data base that Optuna can use, such as sqlite:///study.db (a file).",
@@ -381,7 +381,7 @@ def _record(path: Path) -> RunRecord | None:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The records in `metrics.jsonl`, without a last one that is not written to its end."""
+    """Returns the records in `metrics.jsonl`, without a last one that is not written to its end."""
     found = []
     with contextlib.suppress(OSError), open(path, "rb") as file:
         for line in file:
@@ -392,7 +392,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a training in order, where it has not ended: it saves and notes how it ended."""
+    """Ends a training in order if it has not ended: it saves, and notes how it ended."""
     while process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
@@ -403,14 +403,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _said(errors: str, code: int) -> str:
-    """Why a training failed, in its own words."""
+    """Says why a training failed, in its own words."""
     _, found, words = errors.rpartition("lmtrain: ")
     last = words if found else (errors.strip().splitlines() or [""])[-1]
     return one_line(last.strip()) or f"it ended with {code}"
 
 
 def _is_dead(process: Any) -> bool:
-    """Whether a process of this machine has ended; of one elsewhere that is not known."""
+    """Tells whether a process of this machine has ended; of one elsewhere that is not known."""
     match process:
         case [str(host), int(number)] if host == socket.gethostname():
             try:

@@ -1,6 +1,6 @@
-"""What `python -m lmtrain search` looks through: a YAML file with the settings of every trial and the space of the others.
+"""The space that `python -m lmtrain search` searches: a YAML file with the settings of every trial and the space of the others.
 
-    settings   what is the same in every trial; may be left out
+    settings   those that are the same in every trial; may be left out
     space      for each other setting a list of values, or {low, high} with step or log
 
 `search --help` shows one. `log: true` draws evenly in the logarithm: as many from 0.001 to 0.01 as from 0.01 to 0.1.
@@ -25,7 +25,7 @@ SCALAR = (str, int, float, bool, type(None))
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included; whole ones where both and `step` are whole."""
+    """Numbers from `low` to `high`, both included; whole ones if both and `step` are whole."""
 
     low: float
     high: float
@@ -37,7 +37,7 @@ class Range:
         return all(isinstance(number, int) for number in (self.low, self.high, *([self.step] if self.step is not None else [])))
 
     def suggest(self, trial: Any, name: str) -> Any:
-        """A value, as Optuna chooses it for this trial."""
+        """Returns a value, as Optuna chooses it for this trial."""
         if self.is_whole:
             return trial.suggest_int(name, self.low, self.high, step=self.step or 1, log=self.log)
         return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
@@ -50,29 +50,29 @@ class Choice:
     values: tuple[Any, ...]
 
     def suggest(self, trial: Any, name: str) -> Any:
-        """A value, as Optuna chooses it for this trial; lists, which it does not take, go by their JSON."""
+        """Returns a value, as Optuna chooses it for this trial; lists, which it does not take, go by their JSON."""
         words = [value if isinstance(value, SCALAR) else json.dumps(value) for value in self.values]
         return self.values[words.index(trial.suggest_categorical(name, words))]
 
 
 @dataclass(frozen=True)
 class Space:
-    """The settings of every trial, and where the others are looked for."""
+    """The settings of every trial, and the ranges in which the others are searched."""
 
     settings: Mapping[str, Any]
     space: Mapping[str, Range | Choice]
 
     def to_json(self) -> dict[str, Any]:
-        """What two processes must have in common to search together."""
+        """Returns what two processes must have in common to search together."""
         return {"settings": dict(self.settings), "space": {name: vars(where) for name, where in self.space.items()}}
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
-        """The command line of a trial."""
+        """Returns the command line of a trial."""
         return [f"{name}={as_override(value)}" for name, value in {**self.settings, **values}.items()]
 
 
 def as_override(value: Any) -> str:
-    """A value as Hydra reads it."""
+    """Returns a value as Hydra reads it."""
     if isinstance(value, list):
         return f"[{','.join(map(as_override, value))}]"
     if isinstance(value, str):
@@ -81,7 +81,7 @@ def as_override(value: Any) -> str:
 
 
 def read_space(path: Path) -> Space:
-    """The space in a file. Raises SettingsError for what is none."""
+    """Returns the space in a file. Raises SettingsError for what is none."""
     document = _read(path)
     if not isinstance(document, dict) or not isinstance(document.get("space"), dict) or not document["space"]:
         raise _wrong(path, "It holds no `space` with settings in it.")
@@ -148,7 +148,7 @@ def _dimension(path: Path, name: Any, where: Any) -> Range | Choice:
 
 
 def _number(value: Any) -> Any:
-    """YAML reads 1e-3, which lacks a point, as text; here it is the number that it was meant to be."""
+    """Reads 1e-3 as the number that was meant, which YAML reads as text for want of a point."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -181,7 +181,7 @@ def _wrong(path: Path, problem: str) -> SettingsError:
 
 
 def experiment(overrides: Sequence[tuple[str, Any]], groups: Sequence[str], heading: Sequence[str], ending: str) -> str:
-    """Settings as a file of `conf/experiment/`: groups are chosen in its list of defaults, the others stand below."""
+    """Returns settings as a file of `conf/experiment/`: groups are chosen in its list of defaults, the others follow."""
     import yaml
 
     chosen = [(name, value) for name, value in overrides if name in groups]

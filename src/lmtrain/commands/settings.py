@@ -1,4 +1,4 @@
-"""`python -m lmtrain settings`: every setting with its default and its meaning; what a plain run uses, and other choices."""
+"""`python -m lmtrain settings` prints every setting with its default and its meaning, for a plain run and other choices."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
 
 
 def options_of(group: str) -> dict[str, Any]:
-    """The settings that each option of a group gives, that of a plain run first.
+    """Returns the settings that each option of a group gives, that of a plain run first.
 
     Read from `conf/` itself: Hydra takes a fifth of a second to compose each.
     """
@@ -41,7 +41,7 @@ def options_of(group: str) -> dict[str, Any]:
 
 
 def _option(group: str, path: Path) -> Any:
-    """The defaults of the dataclass that the file names, `/schema/GROUP/KIND@_here_`, and what it sets itself."""
+    """Returns the defaults of the dataclass that the file names, `/schema/GROUP/KIND@_here_`, and what it sets itself."""
     values, cls = _read(path), config.GROUPS[group]
     kind = values.pop("defaults")[0].partition("@")[0].rpartition("/")[2]
     problems: list[str] = []
@@ -56,7 +56,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _iter_lines(group: str) -> Iterator[str]:
-    """All settings of the first option of each class; of the others that in which they differ from it."""
+    """Yields all settings of the first option of each class; of other options, those that differ."""
     options = options_of(group)
     for cls in dict.fromkeys(type(settings) for settings in options.values()):
         (first, shown), *others = [item for item in options.items() if type(item[1]) is cls]
@@ -76,10 +76,10 @@ def _line(setting: str, field: dataclasses.Field[Any]) -> str:
 
 
 def _has_words(cls: type) -> bool:
-    """Dataclasses without a docstring get their signature as one."""
+    """Tells whether a class has a docstring: dataclasses without one get their signature as theirs."""
     return bool(cls.__doc__) and not (cls.__doc__ or "").startswith(cls.__name__ + "(")
 
 
 def _written(value: object) -> str:
-    """As one types it."""
+    """Returns a value as one types it."""
     return json.dumps(value).strip('"').replace(" ", "")

@@ -1,4 +1,4 @@
-"""The model that a run starts from (`start_from=RUN`), kept in the run's own directory, so that it goes on without RUN.
+"""Keeps the model that a run starts from (`start_from=RUN`) in the run's own directory, so that the run goes on without RUN.
 
 OUTPUT/start/checkpoints/step-...    model, tokenizer and texts as RUN has them; origin.json says where they came from
 """
@@ -15,7 +15,7 @@ DIRECTORY = "start"
 
 
 def kept_start(run: RunDirectory) -> Path | None:
-    """Where an earlier process of the run kept the model that it started from."""
+    """Returns where an earlier process of the run kept the model that it started from; None if it did not."""
     place = run.path / DIRECTORY
     return find_checkpoint(place, "last") if (place / "checkpoints" / "last").exists() else None
 

@@ -1,4 +1,4 @@
-"""What a training says: which model it trains, how good it is in the end, and what to type next."""
+"""The sentences of a training: which model it trains, how good it is in the end, and what to type next."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("lmtrain")
 
 
 def describe_training(task: Task, learner: Learner, path: Path) -> str:
-    """Which model is trained, on what, and where."""
+    """Says which model is trained, on what device, and where."""
     settings = task.settings
     facts, num_threads = [config.model_name(settings.model)], torch.get_num_threads()
     if learner.has_gradients:
@@ -44,7 +44,7 @@ def describe_training(task: Task, learner: Learner, path: Path) -> str:
 
 
 def final_test(run: RunDirectory, task: Task) -> Score | None:
-    """Tests the best checkpoint exactly and shows what the model does, first: it may be long. None where it is not tested."""
+    """Tests the best checkpoint exactly, after showing what the model does, which may be long. None if it is not tested."""
     settings, best = task.settings, task.load(run.path)
     match settings.trainer.final_split:
         case config.FinalSplit.none:
@@ -70,21 +70,21 @@ def final_test(run: RunDirectory, task: Task) -> Score | None:
 
 
 def show_comparison(run: RunDirectory, task: Task) -> None:
-    """Shows the best model beside the simplest there are, some of which are trained for it."""
+    """Shows the best model beside the simplest ones, some of which are trained for it."""
     if (compared := task.comparison(task.load(run.path).model)) is not None:
         run.note(compared=compared.to_json())
         print(f"\nBeside the simplest models there are:\n{_indented(compared.format())}")
 
 
 def next_steps(path: Path, task: Task) -> str:
-    """What one can do with the run, as it can be typed here."""
+    """Lists what one can do with the run, as it can be typed here."""
     directory = quoted_for_shell(shown(path))
     lines = [f"tensorboard --logdir {directory}", *task.next_steps(directory)]
     return f"\nEverything lies in {printable(shown(path))}. Next:\n" + "".join(f"  {line}\n" for line in lines)
 
 
 def how_it_ended(settings: config.Config, reached: Mapping[str, tuple[float, float]], path: Path) -> str:
-    """By which limits training ended (limit, how far it is), and what to type so that it goes on, to twice as far."""
+    """Says by which limits training ended (limit, how far it is), and what to type so that it goes on to twice as far."""
     if list(conflicts.iter_idle(settings, [f"trainer.{name}" for name in reached])):
         return "The text has been counted."
     beyond = {name: done for name, (limit, done) in reached.items() if _is_beyond(name, limit, done)}
@@ -106,7 +106,7 @@ HOW_FAR = {
 
 
 def _is_beyond(name: str, limit: float, done: float) -> bool:
-    """Whether a run is further than one step can have brought it: it was resumed with a limit that lay behind it."""
+    """Tells whether a run is further than its last step can have brought it: then it was resumed with a smaller limit."""
     return done > 1.5 * limit + 1 if name == "max_seconds" else done >= limit + 1
 
 
@@ -115,7 +115,7 @@ def _limit(name: str, limit: float) -> str:
 
 
 def show_range_test(run: RunDirectory) -> None:
-    """Draws the loss over the learning rate and names the two rates that one reads off it."""
+    """Draws the loss over the learning rate, and names the two rates that one reads from it."""
     curve = read_curve(run.metrics)
     if len(curve) < 10:
         log.warning("A range test of %d records shows nothing: set trainer.log_every=1 and more trainer.num_steps.", len(curve))

@@ -1,4 +1,4 @@
-"""`score --unit` and `score --html`: what is printed, and drawn, of every token, word or line."""
+"""`score --unit` and `score --html` print and draw how surprising every token, word or line is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NATS_PER_LEVEL = 1.0
 
 
 def add_surprise_options(parser: argparse.ArgumentParser) -> None:
-    """Which units, in which unit, and where to draw them."""
+    """Adds the options that say which units are shown, in which unit of information, and where they are drawn."""
     group = parser.add_argument_group("where the model is surprised")
     group.add_argument(
         "--unit", choices=("token", "word", "line"),
@@ -35,7 +35,7 @@ def add_surprise_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_surprise_options(options: argparse.Namespace) -> None:
-    """Raises SettingsError for options that do not go together."""
+    """Raises SettingsError for options that exclude each other."""
     asked = "--unit" if options.unit else "--html" if options.html else None
     if asked is None:
         if options.bits:
@@ -55,13 +55,13 @@ def check_surprise_options(options: argparse.Namespace) -> None:
 
 
 class Rows:
-    """Units as rows under `header`, separated by tabs, or as JSON lines. With `key` they begin with that of their line."""
+    """Writes units as rows under `header`, separated by tabs, or as JSON lines. With `key`, that of their line comes first."""
 
     def __init__(self, unit: str, *, bits: bool, keyed: bool) -> None:
         self._unit, self._scale, self._keyed = unit, math.log(2) if bits else 1.0, keyed
 
     def header(self) -> str:
-        """The names of the columns."""
+        """Returns the names of the columns."""
         begins = ["key"] * self._keyed + ["line"]
         if self._unit == "line":
             return "\t".join([*begins, "surprisal", "entropy", "tokens", "unknown"])
@@ -69,7 +69,7 @@ class Rows:
         return "\t".join([*begins, "position", "text", "surprisal", "entropy", "rank", "tokens", "unknown", *instead])
 
     def row(self, found: Unit, key: str | None) -> str:
-        """One unit. Where fewer than three others are possible, columns are empty."""
+        """Returns one unit. If fewer than three others are possible, columns are empty."""
         from lmtrain.inference.evaluate import number_text
 
         numbers = [number_text(value / self._scale, 6) for value in (found.surprisal, found.entropy)]
@@ -83,7 +83,7 @@ class Rows:
         return "\t".join([*begins, *place, *numbers, str(found.rank), *counts, *instead])
 
     def to_json(self, found: Unit, key: str | None) -> str:
-        """The same as a JSON object; null stands for an infinite surprisal."""
+        """Returns the same as a JSON object; null stands for an infinite surprisal."""
         surprisal, entropy = (
             value / self._scale if math.isfinite(value) else None for value in (found.surprisal, found.entropy)
         )
@@ -130,9 +130,9 @@ END = """</main>
 
 @contextmanager
 def page(path: str, title: str, unit: str, has_words: bool) -> Iterator[tuple[Callable[[Unit], None], Callable[[str], None]]]:
-    """An HTML file that appears whole or not at all: what draws the next unit, and what ends the page with the bill.
+    """Opens an HTML file that appears whole or not at all; yields what draws the next unit, and what ends the page.
 
-    `has_words`: a space stands between two units of a line. SettingsError where something is at `path` already, or where it
+    `has_words` puts a space between two units of a line. Raises SettingsError if something is at `path` already, or if it
     cannot be made.
     """
     target = new_path(path, option="--html")
@@ -146,8 +146,8 @@ def page(path: str, title: str, unit: str, has_words: bool) -> Iterator[tuple[Ca
             legend = " ".join(f'<i class="s{level}">&nbsp;{level * NATS_PER_LEVEL:g}&nbsp;</i>' for level in range(LEVELS + 1))
             write(PAGE.format(title=escape(printable(title)), unit=unit, shades=shades, legend=legend))
             yield lambda found: write(_drawn(found, has_words)), lambda bill: write(END.format(bill=_broken(bill)))
-            new_path(path, option="--html")  # somebody may have made it meanwhile
-    except BrokenPipeError:  # of standard output, whose reader went away
+            new_path(path, option="--html")  # somebody may have made it in the meantime
+    except BrokenPipeError:  # the reader of standard output went away
         raise
     except OSError as error:
         raise SettingsError(
@@ -157,7 +157,7 @@ def page(path: str, title: str, unit: str, has_words: bool) -> Iterator[tuple[Ca
 
 
 def _shade(level: int) -> str:
-    """From white to a red on which black can be read."""
+    """Returns a colour from white to a red on which black can be read."""
     share = level / LEVELS
     return f"rgb({255 - int(15 * share)} {255 - int(145 * share)} {255 - int(165 * share)})"
 

@@ -1,4 +1,4 @@
-"""A training by several processes: the first reads the command line, writes and speaks; the others do what it tells them."""
+"""A training by several processes. The first one reads the command line, writes and prints; the others follow it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lmtrain.training.run_directory import RunDirectory, open_run_directory
 
 @dataclass(frozen=True)
 class Job:
-    """One training: its settings (None where a run goes on, with `changes`) and where."""
+    """One training: its settings (None if a run goes on, with `changes`) and its directory."""
 
     settings: Mapping[str, Any] | None
     directory: Path
@@ -28,12 +28,12 @@ class Job:
 
 
 def tell(group: Group, job: Job | None) -> None:
-    """The first process tells the others what comes next; None: nothing more."""
+    """Tells the other processes what comes next; None means that nothing comes."""
     group.led(lambda: job)
 
 
 def follow(group: Group) -> tuple[Path, Reached | None] | None:
-    """What the other processes do: every job that the first one tells. Returns what came of the last one."""
+    """Does every job that the first process tells, and returns the result of the last one. The other processes call this."""
     from lmtrain.commands.train import resume, train
 
     logging.getLogger("lmtrain").disabled = True
@@ -48,7 +48,7 @@ def follow(group: Group) -> tuple[Path, Reached | None] | None:
 
 
 def check_shareable(settings: config.Config, group: Group) -> None:
-    """Raises SettingsError where several processes cannot train this together."""
+    """Raises SettingsError if several processes cannot train this together."""
     trainer, kind = settings.trainer, config.model_name(settings.model)
     if group.size == 1:
         if trainer.distributed is config.Distributed.ddp:
@@ -90,7 +90,7 @@ def check_shareable(settings: config.Config, group: Group) -> None:
 
 
 class Follower(RunDirectory):
-    """The run directory as the other processes have it: they write nothing, and it need not be there for them."""
+    """The run directory of the other processes: they write nothing, and it need not exist for them."""
 
     def note(self, **facts: Any) -> None:
         self.session |= facts
@@ -107,7 +107,7 @@ class Follower(RunDirectory):
 
 @contextmanager
 def opened(path: Path, command_line: list[str], group: Group = ALONE, *, new: bool = False) -> Iterator[RunDirectory]:
-    """`open_run_directory` in the first process."""
+    """Opens the run directory in the first process."""
     if not group.leads:
         yield Follower(path)
         return
@@ -116,13 +116,13 @@ def opened(path: Path, command_line: list[str], group: Group = ALONE, *, new: bo
 
 
 def keep_for_restarts(group: Group, run: RunDirectory) -> None:
-    """From now on, a start of the same processes by torchrun goes on with this run."""
+    """From now on, if torchrun starts the same processes again, they go on with this run."""
     if group.leads:
         remember_directory(group, str(run.path.resolve()))
 
 
 def say_processes(group: Group, task: Task) -> str:
-    """How many there are, and what each has."""
+    """Says how many processes there are, and what each has."""
     total = task.batches.batch_size
     least, most = total // group.size, -(-total // group.size)
     streams = f"{least}" if least == most else f"{least} or {most}"

@@ -1,4 +1,4 @@
-"""`python -m lmtrain`: trains a model in a run directory, or goes on with one; then tests it and says what to do next."""
+"""`python -m lmtrain` trains a model in a run directory, or goes on with one. It then tests the model and says what is next."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ log = logging.getLogger("lmtrain")
 def train(
     settings: config.Config, directory: Path, before: Callable[[], None] = lambda: None, group: Group = ALONE
 ) -> Reached | None:
-    """Trains from the beginning in `directory`; returns the best validation, where there was one.
+    """Trains from the beginning in `directory` and returns the best validation, if there was one.
 
-    Calls `before` once the directory is known to be free and is locked, and nothing has been done.
+    It calls `before` when the directory is known to be free and is locked, and nothing has been done yet.
     """
     check_shareable(settings, group)
     choose_device(settings.trainer)  # before anything is written
@@ -70,12 +70,12 @@ def _settings_text(settings: config.Config) -> str:
 def _prepare(
     settings: config.Config, run: RunDirectory, resumed_from: Path | None, group: Group, *, has_changed: bool = False
 ) -> Reached | None:
-    keep_freed_memory(not isinstance(settings.model, config.COUNTED))  # what is counted takes no steps, and much memory once
+    keep_freed_memory(not isinstance(settings.model, config.COUNTED))  # counting takes no steps, and much memory once
     if settings.trainer.num_threads:
         torch.set_num_threads(settings.trainer.num_threads)
     torch.set_flush_denormal(True)
     started = group.led(lambda: kept_start(run))
-    with group.one_first():  # it leaves the tokens in the cache
+    with group.one_first():  # the first process leaves the tokens in the cache
         task = open_task(settings, choose_device(settings.trainer), started)
     log.info("%s", task.describe())
     for advice in task.iter_advice() if resumed_from is None else ():
@@ -88,7 +88,7 @@ def _prepare(
             raise
         raise task.out_of_memory(error, shown(run.path)) from error
     finally:
-        record_choices({})  # what else this process computes is no part of the run
+        record_choices({})  # what this process computes later does not belong to the run
 
 
 def _train_prepared(
@@ -97,7 +97,7 @@ def _train_prepared(
     settings = task.settings
     training = begin(task, run, resumed_from, group)
     state = training.state
-    if has_changed:  # a run that may not go on so keeps the settings that it has
+    if has_changed:  # only now: a run that may not go on like this keeps its settings
         run.keep_settings(_settings_text(settings))
     training.say_what_is_to_come()
     with training.telemetry() as telemetry:

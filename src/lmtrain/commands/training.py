@@ -1,4 +1,4 @@
-"""One training, as one process has it: the task, the run directory, the state, and what keeps, records and limits them."""
+"""One training as one process has it: the task, the run directory, the state, and what saves, records and limits it."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ log = logging.getLogger("lmtrain")
 
 @dataclass(frozen=True)
 class Training:
-    """A run that is about to be trained, or goes on.
+    """A run that is about to be trained, or that goes on.
 
     group       the processes that train it together
-    saver       keeps its checkpoints, and goes back to them
+    saver       saves its checkpoints, and goes back to them
     is_resumed  whether it goes on from a checkpoint
     """
 
@@ -62,17 +62,17 @@ class Training:
 
     @property
     def epoch(self) -> float:
-        """How many epochs are done."""
+        """Returns how many epochs are done."""
         return epochs_done(self.task.batches, self.state.position)
 
     @property
     def reached(self) -> Reached | None:
-        """The best validation so far, where there was one."""
+        """Returns the best validation so far, if there was one."""
         return None if self.state.best_value is None else self.task.reached(self.state.best_value)
 
     @property
     def is_range_test(self) -> bool:
-        """Whether the learning rate rises until training diverges."""
+        """Tells whether the learning rate rises until training diverges."""
         return isinstance(self.task.settings.schedule, config.RangeTestConfig)
 
     def say_what_is_to_come(self) -> None:
@@ -95,7 +95,7 @@ class Training:
         )  # fmt: skip
 
     def session(self, telemetry: Telemetry, stop: Stop) -> Session:
-        """The run as the loop takes it. Where training may go back, the beginning is saved, so that it always can."""
+        """Returns the run as the loop takes it. If training may go back, the beginning is saved, so that it always can."""
         task, trainer, learner = self.task, self.task.settings.trainer, self.state.learner
         if trainer.on_nonfinite is config.OnNonfinite.rollback and not self.is_resumed:
             self.state.saved_step = self.state.step
@@ -111,7 +111,7 @@ class Training:
         )  # fmt: skip
 
     def record_end(self, telemetry: Telemetry, stop: Stop, reason: str) -> None:
-        """Notes how training ended. After a signal, it says how the run goes on."""
+        """Notes how training ended. After a signal, says how the run goes on."""
         state = self.state
         if self.task.settings.trainer.projector and state.step and not stop.requested:
             with state.learner.evaluated() as model:
@@ -133,18 +133,18 @@ class Training:
         telemetry.record_results(state.step, test=None if score is None else score.value)
         self.saver.tidy(state)
         if score is not None:
-            show_comparison(run, task)  # last: all else is done where a signal comes now
+            show_comparison(run, task)  # last: if a signal comes now, all else is done
         limits = self.limits.reached(state, self.epoch)
         print(next_steps(run.path, task) + how_it_ended(task.settings, limits, run.path))
 
 
 def begin(task: Task, run: RunDirectory, checkpoint: Path | None, group: Group) -> Training:
-    """A training from the beginning, or from where `checkpoint` was saved; the run notes what it is computed with."""
+    """Starts a training from the beginning, or from `checkpoint`, and notes in the run what it is computed with."""
     trainer = task.settings.trainer
     state = TrainState(task.learner().shared(group, task.batches.batch_size), task.wording)
     if checkpoint is not None:
         go_on(state, checkpoint, task, run, group)
-    note_beginning(run, task, state.learner.model, group)  # once it is known that the run goes on: a refused one is as it was
+    note_beginning(run, task, state.learner.model, group)  # after the checkpoint was accepted: a refused run stays as it was
     if group.leads:
         keep_start(run, task)
     arithmetic = note_arithmetic(run, state.learner, task, group, is_resumed=checkpoint is not None)

@@ -1,7 +1,7 @@
-"""`python -m lmtrain verify`: checks every hand-written gradient against central differences, and the recurrences against
-torch.nn, on this machine; and the lectures' check, numeric beside analytic gradients of a scorer of two layers.
+"""`python -m lmtrain verify` checks every hand-written gradient against central differences, and the recurrences against
+torch.nn, on this machine. It also does the lectures' check: numeric beside analytic gradients of a scorer of two layers.
 
-`--through-time` shows instead how far back gradients reach in Elman, GRU and LSTM, `--speed` what a matrix product is worth.
+`--through-time` shows how far back gradients reach in Elman, GRU and LSTM; `--speed` shows what a matrix product is worth.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lmtrain.shell import printable
 
 
 def main(arguments: list[str]) -> None:
-    """Prints a table of tensors and errors; exit code 1 where one fails."""
+    """Prints a table of tensors and errors; the exit code is 1 if one fails."""
     parser = Parser("verify", __doc__)
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
