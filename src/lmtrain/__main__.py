@@ -18,7 +18,7 @@ COMMANDS = {
     "sample": "write text",
     "score": "log-probability of every line of a text",
     "rescore": "best of n-best lists that were scored",
-    "evaluate": "exact perplexity with its bill; the score of a tagger or classifier",
+    "evaluate": "exact perplexity with its counts; the score of a tagger or classifier",
     "compare": "where one model beats another, and how sure that is",
     "predict": "tags sentences, or labels texts",
     "mix": "interpolate models, weights fitted on validation",

@@ -1,8 +1,8 @@
-"""The simplest models there are, beside which a tagger or a classifier stands in the end: those that count, and a linear one.
+"""The simplest models, with which a tagger or a classifier is compared in the end: those that count, and a linear one.
 
-A model that is no better than these has learnt nothing that they do not know. Logistic regression is a task of its own kind,
-with settings that were chosen on the validation splits of WikiGold and MR; it learns by the steps of every training, and
-nothing of it is recorded or kept.
+A model that is no better than these has learnt nothing that they do not know. Logistic regression is a task of its own, with
+settings that were chosen on the validation splits of WikiGold and MR. It learns by the steps of every training, and nothing of
+it is recorded or kept.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ log = logging.getLogger("lmtrain")
 
 THIS = "this model"
 MAX_UPDATES = 10**10
-"""Weights times steps, beyond which logistic regression is trained on request alone; so many take about 20 seconds."""
+"""The most weights times steps with which logistic regression is trained unasked; so many take about 20 seconds."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A model beside others, split by split.
 
-    measure  what is compared, a share from 0 to 1
+    measure  what is compared, a number from 0 to 1
     shares   by the name of a model, the first of which is the one that was trained, and by split
-    notes    sentences on what was left out, and on tests
+    notes    sentences about what was left out, and about tests
     """
 
     measure: str
@@ -39,7 +39,7 @@ class Comparison:
     notes: Sequence[str] = ()
 
     def format(self) -> str:
-        """A table in per cent, and where the model is not better."""
+        """Returns a table in per cent, and where the model is not better."""
         own, *others = self.shares
         splits = list(self.shares[own])
         width = max(map(len, [f"{self.measure}, %", *self.shares])) + 2
@@ -56,19 +56,19 @@ class Comparison:
         return "\n".join([*lines, *self.notes])
 
     def to_json(self) -> dict[str, Any]:
-        """As a dictionary."""
+        """Returns it as a dictionary."""
         return {"measure": self.measure, "shares": {name: dict(row) for name, row in self.shares.items()}}
 
 
 def compared_splits(task: Task) -> list[SplitName]:
-    """Where models are compared: on train and valid, and on test where that is not to stay unseen."""
+    """Returns the splits on which models are compared: train and valid, and test unless it is to stay unseen."""
     final = task.settings.trainer.final_split
     splits: list[SplitName] = ["train", "valid"]
     return [*splits, "test"] if final is config.FinalSplit.test and task.has("test") else splits
 
 
 def logistic_settings(settings: config.Config, model: config.LogisticConfig, num_epochs: int) -> config.Config:
-    """Those of logistic regression on the data of `settings`."""
+    """Returns the settings of logistic regression on the data of `settings`."""
     trainer = replace(settings.trainer, num_epochs=num_epochs, num_steps=None, max_seconds=None, patience=None)
     return replace(
         settings, model=model,
@@ -80,12 +80,13 @@ def logistic_settings(settings: config.Config, model: config.LogisticConfig, num
 
 
 def wants_logistic(settings: config.Config) -> bool:
-    """Whether logistic regression may stand beside the model of `settings`: not where it is that itself."""
+    """Tells whether logistic regression may be compared with the model of `settings`: not if it is that model."""
     return settings.trainer.baselines is not False and not isinstance(settings.model, config.LogisticConfig)
 
 
 def train_beside(settings: config.Config, logistic: Task, num_weights: int) -> tuple[Any, list[str]]:
-    """The model of the task `logistic`, of so many weights, after its last epoch; or None, with a sentence that says why."""
+    """Returns the model of the task `logistic`, of so many weights, after its last epoch; or None, with a sentence that
+    says why."""
     num_steps = logistic.batches.num_batches(0) * int(logistic.settings.trainer.num_epochs or 0)
     if settings.trainer.baselines is None and num_weights * num_steps > MAX_UPDATES:
         reason = f"{num_weights:,} weights and {num_steps:,} steps take long"

@@ -1,4 +1,4 @@
-"""Which task the settings ask for: the kinds of the data and of the model tell. Only its own file is imported."""
+"""Chooses the task that the settings ask for, by the kinds of the data and of the model. Only its own file is imported."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CLASSES = {"language": "Language", "vectors": "WordVectors", "tag": "Tag", "clas
 
 
 def open_task(settings: config.Config, device: torch.device, start: Path | None = None) -> Task:
-    """The task of `settings`, with its data read. Raises DataError for data that cannot be used.
+    """Returns the task of `settings`, with its data read. Raises DataError for data that cannot be used.
 
-    start   where the model to start from is kept, where that is not where `start_from` says
+    start   where the model to start from is kept, if not where `start_from` says
     """
     name = config.task_of(settings.data, settings.model)
     task = getattr(import_module(f"lmtrain.tasks.{name}"), CLASSES[name])

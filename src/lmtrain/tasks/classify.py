@@ -1,7 +1,7 @@
-"""Classification: a label for every text. What is learnt from are texts, shuffled anew in each epoch.
+"""Classification: a label for every text. A model learns from texts, which are shuffled anew in each epoch.
 
-The vocabulary is that of the training split, and the labels are its labels. A model is judged by its accuracy, and stands
-beside the simplest models there are: the most frequent class, and naive Bayes.
+The vocabulary is that of the training split, and the labels are its labels. A model is judged by its accuracy, and compared
+with the simplest models: the most frequent class, and naive Bayes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ WORST = 20  # errors that are shown
 
 
 class Classify(Task):
-    """A classifier of texts; of `splits`, where they have been read already."""
+    """The task of classifying texts, those of `splits` if they have been read already."""
 
     wording = Wording("texts", "nats_per_text", "accuracy", higher_is_better=True)
     compared: ClassVar[tuple[str, ...]] = ("tokenizer", "features")
@@ -120,7 +120,7 @@ class Classify(Task):
         return build_gradient_learner(settings, network, self.device, "embedding.weight")
 
     def _start_vectors(self, table_VE: torch.Tensor, name: str) -> None:
-        """Puts the vectors that were given into the table; a word that has none, and that training lacks, says nothing: 0."""
+        """Puts the vectors that were given into the table; a word that has none, and that training lacks, gets zeros."""
         words = self.indicators.tokenizer.tokens
         counts_V = np.bincount(self._encoded["train"].numbers_M, minlength=len(words))
         with torch.no_grad():
@@ -141,7 +141,7 @@ class Classify(Task):
 
     @cached_property
     def _baselines(self) -> dict[str, dict[str, NDArray[np.int64]]]:
-        """For each split, what the simplest models say: by name the class of each text, or the only one of all texts."""
+        """Returns for each split what the simplest models say: by name the class of each text, or the only one of all texts."""
         return predict_simply(self.splits, self.labels, self.indicators)
 
     def score(self, model: ClassifierNetwork) -> ClassifyScore:
@@ -168,7 +168,7 @@ class Classify(Task):
         return "The worst errors on the validation split (how sure it was, what it is, what it was taken for, the text)"
 
     def comparison(self, model: ClassifierNetwork) -> Comparison:
-        """The model beside the simplest ones, on train, valid and what it is judged by in the end."""
+        """Compares the model with the simplest ones, on train, valid and the split of the final score."""
         return compare_classifiers(self, model)
 
     # ---- what is said, and what is saved
@@ -239,7 +239,7 @@ class Classify(Task):
 
 
 def read_splits(data: config.LabelledConfig) -> dict[str, Labelled]:
-    """The texts of every split. Raises DataError for files that cannot be used."""
+    """Returns the texts of every split. Raises DataError for files that cannot be used."""
     path = expanded(data.path)
     if data.path and path.is_file():
         if not data.folds:

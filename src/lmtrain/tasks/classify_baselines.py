@@ -1,4 +1,4 @@
-"""The classifiers beside which a classifier stands: the most frequent class, naive Bayes, logistic regression on bigrams."""
+"""The classifiers with which a classifier is compared: the most frequent class, naive Bayes, logistic regression on bigrams."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NUM_EPOCHS = 10
 
 
 def compare(task: Classify, model: Any) -> Comparison:
-    """`model` beside them, by accuracy, with McNemar's test against each that reads the texts."""
+    """Compares `model` with them by accuracy, with McNemar's test against each that reads the texts."""
     splits = compared_splits(task)
     logistic, notes = _logistic(task, splits)
     scores = {split: task.final_score(model, split) for split in splits}
@@ -47,7 +47,7 @@ def compare(task: Classify, model: Any) -> Comparison:
 
 
 def _logistic(task: Classify, splits: list[SplitName]) -> tuple[dict[str, dict[str, NDArray[np.int64]]], list[str]]:
-    """For each split, what logistic regression says of each text, by its name; or nothing and why."""
+    """Returns for each split what logistic regression says of each text, by its name; or nothing, and why."""
     if not wants_logistic(task.settings):
         return {}, []
     model = config.LogisticConfig(ngrams=2, lowercase=lowercase_of(task.settings.model))
@@ -60,23 +60,23 @@ def _logistic(task: Classify, splits: list[SplitName]) -> tuple[dict[str, dict[s
 
 
 def classes_of(split: Labelled, labels: tuple[str, ...]) -> NDArray[np.int64]:
-    """The number of each text's label; all of them must be known."""
+    """Returns the number of each text's label; all of them must be known."""
     numbers = {label: number for number, label in enumerate(labels)}
     return np.array([numbers[label] for label in split.labels], np.int64)
 
 
 def lowercase_of(model: config.ModelConfig) -> bool:
-    """Whether a model looks up words in lower case."""
+    """Tells whether a model looks up words in lower case."""
     return bool(getattr(model, "lowercase", False))
 
 
 def ngrams_of(model: config.ModelConfig) -> int:
-    """The longest n-grams that a model reads."""
+    """Returns the longest n-grams that a model reads."""
     return model.ngrams if isinstance(model, config.LogisticConfig) else 1
 
 
 def predict_simply(splits: Splits, labels: tuple[str, ...], indicators: Indicators) -> dict[str, dict[str, NDArray[np.int64]]]:
-    """For each split, what the simplest models say: by name the class of each text, or the only one that they say of all."""
+    """Returns for each split what the simplest models say: by name the class of each text, or the one that they say of all."""
     encoded = {name: encode(split.texts, indicators, reads_words=True) for name, split in splits.items()}
     train = torch.from_numpy(classes_of(splits["train"], labels))
     predicted: dict[str, dict[str, NDArray[np.int64]]] = {name: {} for name in splits}
@@ -92,6 +92,6 @@ def predict_simply(splits: Splits, labels: tuple[str, ...], indicators: Indicato
 
 
 def others(model: config.ModelConfig, baselines: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-    """The baselines without the model itself, where it is one of them."""
+    """Returns the baselines without the model itself, where it is one of them."""
     own = {"frequent": FREQUENT, "naive_bayes": NAIVE_BAYES}.get(model.kind)
     return {name: classes for name, classes in baselines.items() if name != own}

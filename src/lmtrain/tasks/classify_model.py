@@ -27,13 +27,13 @@ TEXTS = 512  # that are scored at once
 
 @dataclass(frozen=True)
 class Encoded:
-    """Texts as a classifier reads them: the numbers [M] of all texts, and where each begins, [N]."""
+    """Texts as a classifier reads them: the numbers [M] of all texts, and the place where each begins, [N]."""
 
     numbers_M: NDArray[np.int64]
     offsets_N: NDArray[np.int64]
 
     def pick(self, which: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Numbers and offsets of some of the texts."""
+        """Returns numbers and offsets of some of the texts."""
         numbers, offsets = pick(self.numbers_M, self.offsets_N, which)
         return torch.from_numpy(numbers), torch.from_numpy(offsets)
 
@@ -51,15 +51,15 @@ class TextModel:
     device: torch.device | str = "cpu"
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """The texts as the network reads them."""
+        """Returns the texts as the network reads them."""
         return encode(texts, self.indicators, self.network.reads_words)
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """The probability [N, C] of each class."""
+        """Returns the probability [N, C] of each class."""
         return self.probabilities_of(self.encode(texts))
 
     def probabilities_of(self, encoded: Encoded) -> NDArray[np.float64]:
-        """The same of texts that are encoded already; long ones are computed beside long ones."""
+        """Returns the same for encoded texts; texts of similar length are computed together."""
         sizes_N = np.diff(np.append(encoded.offsets_N, len(encoded.numbers_M)))
         order_N = np.argsort(sizes_N, kind="stable")
         probabilities_NC = np.empty((len(order_N), len(self.labels)))
@@ -73,14 +73,14 @@ class TextModel:
 
 
 def encode(texts: Sequence[str], indicators: Indicators, reads_words: bool) -> Encoded:
-    """The words of texts, or else the indicators of what is in them."""
+    """Returns the words of texts, or else the indicators of what is in them."""
     return Encoded(*bags(map(indicators.words if reads_words else indicators.of, texts)))
 
 
 def build_classifier(
     settings: config.ModelConfig, indicators: Indicators, num_classes: int, *, seed: int = 0, sparse: bool = False
 ) -> ClassifierNetwork:
-    """A new classifier with freshly drawn weights (from `seed` alone; the global generator stays as it was).
+    """Returns a new classifier with freshly drawn weights (from `seed` alone; the global generator stays as it was).
 
     sparse   gradients of words and indicators name only the rows of a batch
     """
@@ -109,7 +109,7 @@ def build_classifier(
 
 
 def _embedding(settings: config.AveragingConfig | config.EncoderConfig, indicators: Indicators, sparse: bool) -> nn.Embedding:
-    """The table of word vectors; what `model.embeddings` names is put into it when training begins."""
+    """Returns the table of word vectors; what `model.embeddings` names is put into it when training begins."""
     table_VE = torch.empty(indicators.tokenizer.vocab_size, settings.embed_size)
     nn.init.uniform_(table_VE, -settings.init_range, settings.init_range)
     return nn.Embedding(len(table_VE), settings.embed_size, sparse=sparse, _weight=table_VE)

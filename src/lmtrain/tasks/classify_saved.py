@@ -72,11 +72,11 @@ class Classifier:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """All labels, in the order of the classes."""
+        """Returns all labels, in the order of the classes."""
         return self.model.labels
 
     def classify(self, texts: str | Iterable[str]) -> list[Classified]:
-        """The label of each text, with probabilities: one result per text, in their order. A string is one text."""
+        """Returns the label of each text, with probabilities: one result per text, in their order. A string is one text."""
         given = [texts] if isinstance(texts, str) else list(texts)
         return [
             Classified(self.labels[int(row.argmax())], float(row.max()), dict(zip(self.labels, row.tolist(), strict=True)))
@@ -84,25 +84,26 @@ class Classifier:
         ]
 
     def iter_predictions(self, texts: Iterable[str], *, at_once: int = TEXTS) -> Iterator[tuple[str, Classified]]:
-        """Each text with its label, in their order; `at_once` texts are waited for before the first of them is answered."""
+        """Returns each text with its label, in their order; `at_once` texts are waited for before the first of them is
+        answered."""
         remaining = iter(texts)
         while block := list(islice(remaining, at_once)):
             yield from zip(block, self.classify(block), strict=True)
 
     @property
     def vectors(self) -> Vectors:
-        """The words with their vectors. ValueError where the model has none."""
+        """Returns the words with their vectors. Raises ValueError if the model has none."""
         if (vectors := vectors_of(self.model.network, self.model.indicators.tokenizer)) is None:
             raise ValueError(f"{self.path} has no word vectors; model=averaging and model=encoder have them")
         return vectors
 
     @property
     def splits(self) -> list[str]:
-        """The splits that were saved with it: valid, and test where there was one."""
+        """Returns the splits that were saved with it: valid, and test where there was one."""
         return list(self._splits)
 
     def evaluate(self, *splits: str) -> ClassifyScore:
-        """How well it classifies a split that was saved with it, or several together. KeyError where there is none such.
+        """Says how well it classifies a split that was saved with it, or several together. KeyError if there is none.
 
         By default the test split, where there was one, else valid.
         """
@@ -115,7 +116,7 @@ class Classifier:
         return self._judge(texts, np.concatenate([split.targets_N for split in saved]), baselines)
 
     def evaluate_file(self, path: str | Path) -> ClassifyScore:
-        """How well it classifies the texts of a file, which is read as those of its training.
+        """Says how well it classifies the texts of a file, which is read as those of its training.
 
         Raises DataError for a label that training did not have.
         """
@@ -125,7 +126,7 @@ class Classifier:
         return self._judge(labelled.texts, classes_of(labelled, self.labels), {FREQUENT: self._most_frequent})
 
     def evaluate_training(self, settings: config.Config) -> ClassifyScore:
-        """How well it classifies what it was trained on, from where that was then."""
+        """Says how well it classifies what it was trained on, from where that was then."""
         assert isinstance(settings.data, config.LabelledConfig)
         splits = read_splits(settings.data)
         document = load_document(self.path, "training")
@@ -156,12 +157,13 @@ class Classifier:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of the run, as nested dictionaries."""
+        """Returns the settings of the run, as nested dictionaries."""
         return run_settings(self.path, self._settings)
 
 
 def load_classifier(path: str | Path, *, prefer: Literal["best", "last"] = "best", device: str = "cpu") -> Classifier:
-    """The classifier in a run or checkpoint directory. Raises CheckpointError for anything that does not fit together."""
+    """Returns the classifier in a run or checkpoint directory. Raises CheckpointError for anything that does not fit
+    together."""
     checkpoint = open_checkpoint(path, prefer, "classify", ("model", "tokenizer", "features", "texts"))
     documents, tensors = checkpoint.documents, checkpoint.tensors
     with believing(checkpoint.path):
@@ -179,7 +181,7 @@ def load_classifier(path: str | Path, *, prefer: Literal["best", "last"] = "best
 
 
 def read_classifier_settings(document: Any) -> tuple[config.ModelConfig, tuple[str, ...], int]:
-    """The settings of the classifier, its labels, and the most frequent class of training. Raises UnfitError."""
+    """Returns the settings of the classifier, its labels, and the most frequent class of training. Raises UnfitError."""
     compare({"task": "classify", "settings": Anything(), "labels": Anything(), "most_frequent": Anything()}, document)
     settings: config.ModelConfig = read_model_settings(document["settings"], config.TASKS["classify"][1], "a classifier")
     labels = document["labels"]
@@ -190,7 +192,7 @@ def read_classifier_settings(document: Any) -> tuple[config.ModelConfig, tuple[s
 
 
 def read_indicators(tensors: Mapping[str, Tensor], tokenizer: WordTokenizer, settings: config.ModelConfig) -> Indicators:
-    """The words and n-grams that are known. Raises UnfitError."""
+    """Returns the words and n-grams that are known. Raises UnfitError."""
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     return load_indicators(arrays, tokenizer, lowercase=lowercase_of(settings), max_length=ngrams_of(settings))
 
@@ -198,7 +200,7 @@ def read_indicators(tensors: Mapping[str, Tensor], tokenizer: WordTokenizer, set
 def restore_classifier(
     settings: config.ModelConfig, indicators: Indicators, num_classes: int, tensors: Mapping[str, Tensor]
 ) -> ClassifierNetwork:
-    """A classifier with saved weights; its sizes are compared with the tensors before any memory is taken for it."""
+    """Returns a classifier with saved weights; its sizes are compared with the tensors before any memory is taken for it."""
     with torch.device("meta"):
         empty = build_classifier(settings, indicators, num_classes)
     compare(expected_weights(empty), tensors)
@@ -208,7 +210,7 @@ def restore_classifier(
 
 
 def _read_texts(tensors: Mapping[str, Tensor], num_classes: int) -> dict[str, SavedSplit]:
-    """The splits of a checkpoint; UnfitError where they cannot be those of a run."""
+    """Returns the splits of a checkpoint. Raises UnfitError if they cannot be those of a run."""
     with within("texts.safetensors: "):
         splits = ["valid", *["test"] * any(name.startswith("test.") for name in tensors)]
         text = Like((ANY_LENGTH,), torch.uint8, least=0, most=255)

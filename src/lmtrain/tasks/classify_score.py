@@ -1,4 +1,4 @@
-"""How well texts are classified: accuracy, F1 by class, what is taken for what, calibration, and McNemar's test.
+"""Scores of classification: accuracy, F1 by class, confusions, calibration, and McNemar's test.
 
 legend   N texts · C classes
 """
@@ -25,7 +25,7 @@ Classes = NDArray[np.int64]  # [N], or one class for all texts: [1]
 
 
 class Bin(NamedTuple):
-    """Texts whose likeliest class has a probability in one tenth of 0 to 1: their number, its mean, the share of right ones."""
+    """Texts whose likeliest class has a probability in one tenth of 0 to 1: their number, its mean, the fraction right."""
 
     num_texts: int
     mean_probability: float
@@ -55,7 +55,7 @@ class ClassifyScore:
 
     @cached_property
     def predicted(self) -> Classes:
-        """The likeliest class of each text; of equally likely ones the first."""
+        """Returns the likeliest class of each text; of equally likely ones the first."""
         return self.probabilities_NC.argmax(1)
 
     @property
@@ -64,17 +64,17 @@ class ClassifyScore:
 
     @property
     def accuracy(self) -> float:
-        """The share of the texts that are right."""
+        """Returns the fraction of the texts that are right."""
         return float(self.is_right.mean())
 
     @property
     def value(self) -> float:
-        """The accuracy; NaN where probabilities are not numbers."""
+        """Returns the accuracy; NaN if probabilities are not numbers."""
         return self.accuracy if np.isfinite(self.probabilities_NC).all() else math.nan
 
     @cached_property
     def confusion(self) -> NDArray[np.int64]:
-        """How often a class (row) was taken for a class (column)."""
+        """Says how often a class (row) was taken for a class (column)."""
         places = self.targets_N * len(self.labels) + self.predicted
         return np.bincount(places, minlength=len(self.labels) ** 2).reshape(len(self.labels), -1)
 
@@ -87,18 +87,18 @@ class ClassifyScore:
 
     @property
     def macro_f1(self) -> float:
-        """The mean F1 of the classes that there are texts of, or that a text was taken for."""
+        """Returns the mean F1 of the classes that there are texts of, or that a text was taken for."""
         return float(np.mean([counts.f1 for counts in self.classes.values() if counts.num_found or counts.num_there]))
 
     @property
     def nats_per_text(self) -> float:
-        """The mean of -log p of the class that a text is of; infinite where one has probability 0."""
+        """Returns the mean of -log p of the class that a text is of; infinite if one has probability 0."""
         with np.errstate(divide="ignore"):
             return float(-np.log(self.probabilities_NC[np.arange(self.num_texts), self.targets_N]).mean())
 
     @cached_property
     def calibration(self) -> list[Bin | None]:
-        """By tenths of the probability of the likeliest class; None where there are no texts."""
+        """Returns bins by tenths of the probability of the likeliest class; None if there are no texts."""
         confidence_N = np.nan_to_num(self.probabilities_NC.max(1))  # of a model that has diverged it is no number
         tenth_N = np.minimum((confidence_N * BINS).astype(int), BINS - 1)
         found: list[Bin | None] = []
@@ -111,16 +111,16 @@ class ClassifyScore:
 
     @property
     def calibration_error(self) -> float:
-        """The mean distance between probability and accuracy of a bin, by its texts (Naeini et al. 2015)."""
+        """Returns the mean distance between probability and accuracy of a bin, by its texts (Naeini et al. 2015)."""
         distances = [b.num_texts * abs(b.mean_probability - b.accuracy) for b in self.calibration if b is not None]
         return sum(distances) / self.num_texts
 
     def baseline_accuracy(self, name: str) -> float:
-        """The accuracy of a simpler model on the same texts."""
+        """Returns the accuracy of a simpler model on the same texts."""
         return float((self.baselines[name] == self.targets_N).mean())
 
     def mcnemar(self, name: str) -> McNemar:
-        """Against a simpler model on the same texts."""
+        """Returns McNemar's test against a simpler model on the same texts."""
         return mcnemar(self.is_right, self.baselines[name] == self.targets_N)
 
     def numbers(self) -> dict[str, float | None]:
@@ -146,7 +146,7 @@ class ClassifyScore:
         )  # fmt: skip
 
     def compared_with(self, name: str) -> str:
-        """A sentence on a simpler model."""
+        """Returns a sentence on a simpler model."""
         ours, theirs = self.accuracy, self.baseline_accuracy(name)
         test = self.mcnemar(name)
         return (
@@ -156,7 +156,7 @@ class ClassifyScore:
 
     @property
     def _taken(self) -> dict[tuple[str, str], int]:
-        """How often a label was taken for a label."""
+        """Says how often a label was taken for a label."""
         pairs = itertools.product(self.labels, self.labels)
         return dict(zip(pairs, self.confusion.ravel().tolist(), strict=True))
 
@@ -186,7 +186,7 @@ class ClassifyScore:
 
 
 class McNemar(NamedTuple):
-    """On how many texts only the first model is right, on how many only the second, and how likely so large a difference is."""
+    """The number of texts on which only the first model is right, or only the second, and how likely such a difference is."""
 
     num_first: int
     num_second: int
@@ -207,7 +207,7 @@ def mcnemar(is_right_first_N: NDArray[np.bool_], is_right_second_N: NDArray[np.b
 
 
 def worst_errors(score: ClassifyScore, texts: Sequence[str], most: int = 20) -> Iterator[str]:
-    """The texts that the model is surest of and wrong, the worst first: how sure, what they are, what they were taken for."""
+    """Returns the texts about which the model is surest and wrong, the worst first: how sure, their label, what it said."""
     wrong = np.flatnonzero(~score.is_right)
     sure = score.probabilities_NC[wrong, score.predicted[wrong]]
     for place in wrong[np.argsort(-sure, kind="stable")][:most].tolist():

@@ -1,4 +1,4 @@
-"""Two saved language models on one text: which text it is, and how often its tokens occur in training text."""
+"""Compares two saved language models on one text: finds the text, and counts its tokens in training text."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def compare_saved(
     a: Trained, b: Trained, blocks: Iterable[str] | None = None, *, labels: tuple[str, str], split: SplitName = "test",
     independent: bool = False, seed: int = 1, device: str = "cpu",
 ) -> Comparison:  # fmt: skip
-    """`a` and `b` on a text in blocks cut anywhere; without one, on the `split` that was saved with one of them.
+    """Compares `a` and `b` on a text in blocks cut anywhere; without one, on the `split` that was saved with one of them.
 
-    Raises DataError where there is no such text, and what `compare_tokens` and `compare_lines` raise.
+    Raises DataError if there is no such text, and what `compare_tokens` and `compare_lines` raise.
     """
     side_a, side_b = (Side(label, one.model, one.tokenizer) for label, one in zip(labels, (a, b), strict=True))
     if same_tokens(a.tokenizer, b.tokenizer):
@@ -54,7 +54,7 @@ def _saved_ids(both: tuple[Trained, Trained], split: SplitName) -> Ids:
 
 
 def _decoded(both: tuple[Trained, Trained], split: SplitName) -> str:
-    """The saved text of a model that knows every piece of it."""
+    """Returns the saved text of a model that knows every piece of it."""
     for one in both:
         if split in one.texts and not (one.texts[split].ids == one.tokenizer.unk_id).any():
             return one.tokenizer.decode(one.texts[split].ids.tolist())
@@ -65,7 +65,7 @@ def _decoded(both: tuple[Trained, Trained], split: SplitName) -> str:
 
 
 def _counts(trained: Trained, label: str) -> tuple[Ints | None, str]:
-    """How often each token occurs in the training text of a model, or in what is kept of it."""
+    """Says how often each token occurs in the training text of a model, or in what is kept of it."""
     size = trained.tokenizer.vocab_size
     try:
         return training_corpus(trained.path).train.counts(size), f"the training text of {label}"

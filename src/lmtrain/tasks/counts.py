@@ -1,4 +1,4 @@
-"""What taggers and classifiers are judged by alike: precision, recall and F1 of a class, and what is taken for what."""
+"""Numbers by which both taggers and classifiers are judged: precision, recall and F1 of a class, and confusions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lmtrain.shell import one_line
 
-MAX_CLASSES = 12  # of a table of what is taken for what
+MAX_CLASSES = 12  # of a table of confusions
 HEAD = "is \\ taken for"
 
 
@@ -29,7 +29,7 @@ class Counts(NamedTuple):
 
     @property
     def f1(self) -> float:
-        """The harmonic mean of precision and recall; 0 where nothing is right."""
+        """Returns the harmonic mean of precision and recall; 0 if nothing is right."""
         return 2 * self.num_right / (self.num_found + self.num_there) if self.num_right else 0.0
 
     def to_json(self) -> dict[str, float]:
@@ -37,7 +37,7 @@ class Counts(NamedTuple):
 
 
 def iter_classes(head: str, rows: Iterable[tuple[str, Counts]]) -> Iterator[str]:
-    """A table with a line for each class, in per cent; `head` says what the classes are of."""
+    """Returns a table with a line for each class, in per cent; `head` says what the classes are of."""
     named = [(one_line(name), counts) for name, counts in rows]
     width = max(map(len, [head, *(name for name, _ in named)]))
     yield f"{head:<{width}} precision  recall      F1   right   found   there"
@@ -47,7 +47,7 @@ def iter_classes(head: str, rows: Iterable[tuple[str, Counts]]) -> Iterator[str]
 
 
 def iter_confusion(classes: Sequence[str], counts: Mapping[tuple[str, str], int], unit: str) -> Iterator[str]:
-    """How often a class (line) was taken for another (column), by `unit`; of many classes the most frequent mistakes."""
+    """Says how often a class (line) was taken for another (column), by `unit`; of many classes the most frequent mistakes."""
     if len(classes) > MAX_CLASSES:
         mistakes = Counter({pair: count for pair, count in counts.items() if pair[0] != pair[1] and count})
         yield f"most frequent mistakes, by {unit}:"

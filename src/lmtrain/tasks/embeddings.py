@@ -19,7 +19,8 @@ log = logging.getLogger("lmtrain")
 
 
 def given_vectors(settings: config.EmbeddingsConfig, embed_size: int) -> Vectors | None:
-    """The vectors that `model.embeddings` names, of the size that the model takes. SettingsError where they are of another."""
+    """Returns the vectors that `model.embeddings` names, of the size that the model takes. Raises SettingsError if they are
+    of another."""
     if not settings.embeddings:
         return None
     vectors = load_vectors(settings.embeddings)
@@ -36,7 +37,8 @@ def given_vectors(settings: config.EmbeddingsConfig, embed_size: int) -> Vectors
 
 
 def projected(matrix_VE: np.ndarray, size: int) -> np.ndarray:
-    """The matrix on its first `size` principal axes, about its mean, which is added again; the sign of each axis is fixed."""
+    """Projects the matrix on its first `size` principal axes, about its mean, which is added again. The sign of each axis is
+    fixed."""
     wide_VE = matrix_VE.astype(np.float64)
     mean_E = wide_VE.mean(0)
     _, _, axes_EE = np.linalg.svd(wide_VE - mean_E, full_matrices=False)
@@ -48,7 +50,7 @@ def projected(matrix_VE: np.ndarray, size: int) -> np.ndarray:
 def put_vectors(table_VE: Tensor, words: Sequence[str], vectors: Vectors) -> list[bool]:
     """Writes the vector of each word into its row of the table; says which words have one.
 
-    A word that has none is looked up in lower case; where there is none either, its row stays as it was drawn.
+    A word that has none is looked up in lower case. If there is none either, its row stays as it was drawn.
     """
     rows = {word: row for row, word in reversed([*enumerate(vectors.words)])}
     found = [rows.get(word, rows.get(word.lower())) for word in words]
@@ -60,7 +62,7 @@ def put_vectors(table_VE: Tensor, words: Sequence[str], vectors: Vectors) -> lis
 
 
 def say_coverage(name: str, has_vector: Sequence[bool], counts: np.ndarray) -> None:
-    """How many words, and how much of the training text, have a vector."""
+    """Says how many words, and how much of the training text, have a vector."""
     share = counts[np.array(has_vector)].sum() / max(counts.sum(), 1)
     log.info(
         "Vectors of %s: %s of %s words of the vocabulary have one, %.2f %% of the training text; the others are drawn.",

@@ -54,7 +54,7 @@ class Material:
     end       the id of a line's end
     word      the text of an id
     unit      what a token is: word, char, ...;  line: what a line is: line, sentence, text
-    unknown   share of tokens of a split that the vocabulary, learnt from train, does not know; None where nothing is unknown
+    unknown   share of tokens of a split that the vocabulary, learnt from train, does not know; None if nothing is unknown
     examples  lines of train as they are
     """
 
@@ -113,13 +113,13 @@ def material_of_corpus(corpus: Corpus) -> Material:
 
 
 def pairs_of(splits: Iterable[str]) -> list[tuple[str, str]]:
-    """Which splits are looked for in which."""
+    """Says which splits are looked for in which."""
     names = list(splits)
     return [(name, other) for index, name in enumerate(names) for other in names[:index]]
 
 
 def shares_of(name: str, heading: str, counts: Mapping[str, Counter[str]]) -> Section:
-    """How often each tag or label occurs in every split."""
+    """Says how often each tag or label occurs in every split."""
     labels = [label for label, _ in sum(counts.values(), Counter[str]()).most_common()]
     width = max([len(one_line(label)) for label in labels], default=0)
     lines = [" " * width + "".join(f"{split:>18}" for split in counts)]
@@ -148,7 +148,7 @@ class Inspection:
 
     @cached_property
     def frequent(self) -> list[tuple[str, int]]:
-        """The most frequent words of train; of equally frequent ones the first by number."""
+        """Returns the most frequent words of train; of equally frequent ones the first by number."""
         order = np.argsort(-self._counts, kind="stable")[:NUM_FREQUENT]
         return [(self.material.word(int(i)), int(self._counts[i])) for i in order if self._counts[i]]
 

@@ -120,7 +120,7 @@ class Language(Task):
 
     @cached_property
     def _judged(self) -> Split:
-        """What the evaluations during training read of validation: all of it, or blocks."""
+        """Returns what the evaluations during training read of validation: all of it, or blocks."""
         trainer, valid = self.settings.trainer, self.corpus.valid
         between = trainer.evaluate_every * self.batches.batch_size * self.batches.chunk_length or len(self.corpus.train.ids)
         most = default_bound(between) if trainer.evaluation_tokens is None else trainer.evaluation_tokens or len(valid.ids)
@@ -221,7 +221,8 @@ def _check_subword(own: Any, saved: Any) -> None:
 
 
 def part_of(split: Split, ids: NDArray[Any], tokenizer: Tokenizer) -> Split:
-    """A split with some of its ids alone; its characters and bytes are the share that so many tokens have of the whole."""
+    """Returns a split with some of its ids alone; its characters and bytes are those of the whole,
+    in proportion."""
     if len(ids) == len(split.ids):
         return split
     share = len(ids) / len(split.ids)
@@ -232,13 +233,13 @@ def part_of(split: Split, ids: NDArray[Any], tokenizer: Tokenizer) -> Split:
 
 
 def evaluate_split(model: LanguageModel, split: Split, corpus: Corpus, num_streams: int, device: torch.device) -> Evaluation:
-    """How well `model` predicts a split of its corpus."""
+    """Says how well `model` predicts a split of its corpus."""
     with watched("Evaluating", len(split.ids), "tok") as advance:
         return evaluate(model, split, corpus.tokenizer, num_streams=num_streams, device=device, progress=advance)
 
 
 def write_sample(model: LanguageModel, corpus: Corpus, trainer: config.TrainerConfig, device: torch.device) -> str:
-    """A little of the validation text, and how the model goes on."""
+    """Returns a little of the validation text, and how the model goes on."""
     if not trainer.sample_tokens:
         return ""
     prompt = "" if corpus.tokenizer.reverse else prompt_of(corpus)
@@ -256,7 +257,7 @@ def write_sample(model: LanguageModel, corpus: Corpus, trainer: config.TrainerCo
 
 
 def prompt_of(corpus: Corpus) -> str:
-    """The first stretch of the validation text that is known from beginning to end; the longest where all are short."""
+    """Returns the first stretch of the validation text that is known from beginning to end; the longest if all are short."""
     tokenizer, ids = corpus.tokenizer, np.asarray(corpus.valid.ids)
     size = tokenizer.kind.prompt_length
     unknown = [] if tokenizer.unk_id is None else np.flatnonzero(ids == tokenizer.unk_id).tolist()
@@ -266,13 +267,13 @@ def prompt_of(corpus: Corpus) -> str:
 
 
 def prompt_option(text: str) -> str:
-    """An option for `sample`, as it can be typed: up to three words of `text`, whole ones, which a word model knows."""
+    """Returns an option for `sample`, as it can be typed: up to three words of `text`, whole ones, which a word model knows."""
     words = re.search(r"(?<!\S)\w+(?: \w+){0,2}(?!\S)", text)
     return f' --prompt "{words[0]}"' if words else ""
 
 
 def check_cutoffs(settings: config.ModelConfig, vocab_size: int) -> None:
-    """Warns of cutoffs of an adaptive softmax that the vocabulary does not reach; SettingsError where it reaches none."""
+    """Warns of cutoffs of an adaptive softmax that the vocabulary does not reach. Raises SettingsError if it reaches none."""
     if not isinstance(settings, config.NeuralConfig) or settings.head is not config.HeadName.adaptive:
         return
     dropped = [cutoff for cutoff in settings.cutoffs if cutoff >= vocab_size]

@@ -1,4 +1,4 @@
-"""A trained model of any task, from the directory in which it lies."""
+"""Opens a trained model of any task from its directory."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def task_at(path: str | Path, prefer: Literal["best", "last"] = "best") -> str:
-    """The task that the model at `path` was trained for. Raises CheckpointError where there is none."""
+    """Returns the task that the model at `path` was trained for. Raises CheckpointError if there is none."""
     return read_named(path, prefer, lambda found: task_in(found, load_document(found, "model")))
 
 
 def training_settings(path: Path) -> config.Config:
-    """The settings with which the model in a checkpoint was trained. Raises CheckpointError where none were kept."""
+    """Returns the settings with which the model in a checkpoint was trained. Raises CheckpointError if none were kept."""
     document = load_document(path, "training")
     if not isinstance(document, dict) or "settings" not in document:
         raise CheckpointError(
@@ -45,14 +45,14 @@ def training_settings(path: Path) -> config.Config:
 
 
 def training_corpus(path: Path) -> Corpus:
-    """The corpus on which the language model in a checkpoint was trained, from where it was then.
+    """Returns the corpus on which the language model in a checkpoint was trained, from the place where it was then.
 
-    Raises CheckpointError where the text is not the same any more.
+    Raises CheckpointError if the text is not the same any more.
     """
     settings = training_settings(path)
     assert isinstance(settings.data, config.CorpusConfig)
     given = None
-    if settings.start_from:  # it was learnt elsewhere, and lies beside the model
+    if settings.start_from:  # it was learnt elsewhere, and is kept beside the model
         given = read_tokenizer(load_checkpoint(path, ("tokenizer",), ("subword",)))
     corpus = build_corpus(settings.data, settings.tokenizer, given)
     document = load_document(path, "training")
@@ -67,7 +67,7 @@ def training_corpus(path: Path) -> Corpus:
 def open_saved(
     path: str | Path, *, prefer: Literal["best", "last"] = "best", device: str = "cpu"
 ) -> Trained | Tagger | Classifier | TrainedVectors:
-    """The model at `path`; of whatever task."""
+    """Returns the model at `path`, whatever its task is."""
     task = task_at(path, prefer)
     if task == "tag":
         from lmtrain.tasks.tag_saved import load_tagger
@@ -85,7 +85,7 @@ def open_saved(
 
 
 def load_vectors(path: str | Path, *, checkpoint: Literal["best", "last"] = "best", format: str | None = None) -> Vectors:
-    """The word vectors of a run or checkpoint directory of any task, or in a file: what commands that are given RUN|FILE read.
+    """Returns the word vectors in a run or checkpoint directory of any task, or in a file: what RUN|FILE names in commands.
 
     `checkpoint` says which one of a run, `format` that of a file where its content does not tell: see `Vectors.load`. Raises
     CheckpointError for a model without word vectors, and what `lmtrain.load` and `Vectors.load` raise.

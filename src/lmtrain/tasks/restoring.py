@@ -1,4 +1,4 @@
-"""What taggers, classifiers and word vectors have in common when they come back from the disk."""
+"""Reads from the disk what checkpoints of taggers, classifiers and word vectors have in common."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOUNS = {"tag": "A tagger", "classify": "A classifier", "vectors": "A model of w
 def open_checkpoint(
     path: str | Path, prefer: Literal["best", "last"], task: str, names: Sequence[str], optional: Sequence[str] = ()
 ) -> Checkpoint:
-    """The files `names` of a run or checkpoint directory of `task`. Raises CheckpointError for one of another task."""
+    """Returns the files `names` of a run or checkpoint directory of `task`. Raises CheckpointError for one of another task."""
     checkpoint = read_named(path, prefer, lambda found: load_checkpoint(found, names, optional))
     found = task_in(checkpoint.path, checkpoint.documents.get("model"))
     if found != task:
@@ -39,7 +39,7 @@ def open_checkpoint(
 
 
 def read_word_tokenizer(checkpoint: Checkpoint) -> WordTokenizer:
-    """Its tokenizer. Raises UnfitError for one that is not of words."""
+    """Returns the tokenizer of a checkpoint. Raises UnfitError for one that is not of words."""
     tokenizer = read_tokenizer(checkpoint)
     with within("tokenizer.json: "):
         agree(isinstance(tokenizer, WordTokenizer), "name", "is no tokenizer of words", "word")
@@ -48,7 +48,7 @@ def read_word_tokenizer(checkpoint: Checkpoint) -> WordTokenizer:
 
 
 def read_model_settings(value: Any, kinds: tuple[type[Settings], ...], what: str) -> Settings:
-    """The settings of a model of one of these kinds; `what` such a model is ("a tagger"). Raises UnfitError."""
+    """Returns the settings of a model of one of these kinds; `what` such a model is ("a tagger"). Raises UnfitError."""
     problems: list[str] = []
     settings = reading.read_settings(config.ModelConfig, value, "model", problems)
     if not problems and not isinstance(settings, kinds):
@@ -60,19 +60,20 @@ def read_model_settings(value: Any, kinds: tuple[type[Settings], ...], what: str
 
 
 def run_settings(path: Path, model: config.ModelConfig) -> dict[str, Any]:
-    """The settings of the run that made a checkpoint, as nested dictionaries; those of the model, where no others were kept."""
+    """Returns the settings of the run that made a checkpoint, as nested dictionaries; those of the model if no others
+    were kept."""
     document = load_document(path, "training")
     saved = document.get("settings") if isinstance(document, dict) else None
     return dict(saved or {"model": comparing.config_to_json(model)})
 
 
 def text_to_tensor(text: str) -> Tensor:
-    """A text as a checkpoint carries it: its bytes."""
+    """Returns a text as a checkpoint carries it: its bytes."""
     return torch.from_numpy(np.frombuffer(bytearray(text.encode("utf-8", "surrogatepass")), np.uint8))
 
 
 def lines_in(tensor: Tensor, name: str) -> list[str]:
-    """The lines of such a text. Raises UnfitError for what is no text."""
+    """Returns the lines of such a text. Raises UnfitError for what is no text."""
     lines = []
     try:
         lines = tensor.numpy().tobytes().decode("utf-8", "surrogatepass").split("\n")

@@ -1,7 +1,7 @@
-"""`start_from=RUN`: the settings of a run that starts from another one's model.
+"""`start_from=RUN` gives a run the settings of another one's model.
 
-Model and tokenizer are those of RUN. A setting of theirs may be typed where it changes neither what the weights are nor what
-they read (dropout, say); another one is refused by name where it differs. All else (data, optimiser, schedule, trainer) is new.
+Model and tokenizer are those of RUN. One may type a setting of theirs that changes neither the weights nor what they read, such
+as dropout. Another setting is refused by name if it differs. All else (data, optimiser, schedule, trainer) is new.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DRAWN = ("model.init", "model.init_range", "model.unigram_bias", "model.embeddin
 
 
 def with_start(mapping: Mapping[str, Any], typed: Collection[str]) -> Mapping[str, Any]:
-    """The settings `mapping` of a new run with what its `start_from` says of model and tokenizer; as they are without it.
+    """Returns the settings `mapping` of a new run, with those of model and tokenizer from its `start_from`, if it has one.
 
     typed   the names of the settings that were typed, not merely composed
 
@@ -61,7 +61,7 @@ def with_start(mapping: Mapping[str, Any], typed: Collection[str]) -> Mapping[st
 
 
 def _settings_of(run: str) -> config.Config:
-    """The settings with which the model of `run` was trained."""
+    """Returns the settings with which the model of `run` was trained."""
     path = read_named(expanded(run), "best", lambda found: (load_document(found, "model"), found)[1])
     model = load_document(path, "model")
     if not isinstance(load_document(path, "training"), dict):
@@ -87,7 +87,7 @@ def _settings_of(run: str) -> config.Config:
 
 
 def _model(run: str, saved: config.Config, given: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
-    """The settings of the model, with those that were typed and may change."""
+    """Returns the settings of the model, with those that were typed and may change."""
     own: dict[str, Any] = comparing.config_to_json(saved.model)
     rules = dict(_rules(type(saved.model)))
     for name in ("embeddings", "freeze_embeddings", "project_embeddings"):
@@ -109,7 +109,7 @@ def _model(run: str, saved: config.Config, given: Mapping[str, Any], problems: l
 
 
 def _tokenizer(run: str, saved: config.Config, given: Mapping[str, Any], adds: bool, problems: list[str]) -> dict[str, Any]:
-    """The settings of the tokenizer. Bounds of a vocabulary are about what is added to it."""
+    """Returns the settings of the tokenizer. Bounds of a vocabulary are about what is added to it."""
     own: dict[str, Any] = comparing.config_to_json(saved.tokenizer)
     if adds:
         own |= {"vocab_size": 0, "vocabulary": ""}

@@ -1,6 +1,6 @@
 """Starting from another model: its weights, its vocabulary and its settings for a run on other data.
 
-Every task takes the model as `open_saved` opens it. What the run cannot do with it is refused by name.
+Every task takes the model as `open_saved` opens it. A run that cannot use it is refused by name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ SHOWN = 5  # tags or labels that a refusal names
 
 
 def open_start(path: Path, task: str) -> Any:
-    """The model at `path` to start a run of `task` from. SettingsError where it is of another task, or has no weights."""
+    """Returns the model at `path` to start a run of `task` from. Raises SettingsError if it is of another task, or has no
+    weights."""
     found = task_at(path)
     if found != task:
         raise SettingsError(
@@ -49,7 +50,7 @@ def open_start(path: Path, task: str) -> Any:
 
 
 def put_weights(model: NeuralLanguageModel, start: LanguageModel, *, unk_id: int | None, counts_V: Tensor) -> None:
-    """Gives `model` the weights of `start`; where its vocabulary is larger, what the new tokens begin with.
+    """Gives `model` the weights of `start`, and to new tokens of a larger vocabulary their first vectors.
 
     counts_V   how often the training text has each token of `model`
     """
@@ -62,7 +63,7 @@ def put_weights(model: NeuralLanguageModel, start: LanguageModel, *, unk_id: int
 
 
 def with_lines_of(lines: Tensor, start: Trained) -> Tensor:
-    """Hashes of training lines, with those of the model that was started from: it has learnt from them as well."""
+    """Joins hashes of training lines with those of the model that was started from, which has learnt from them as well."""
     (before,) = load_lines(start).train
     if before is None:
         return lines
@@ -70,7 +71,7 @@ def with_lines_of(lines: Tensor, start: Trained) -> Tensor:
 
 
 def check_known(noun: str, found: Collection[str], known: Collection[str]) -> None:
-    """Raises DataError where the training data have a tag or a label that the model to start from does not know."""
+    """Raises DataError if the training data have a tag or a label that the model to start from does not know."""
     new = sorted({*found} - {*known})
     if new:
         listed = ", ".join(map(one_line, new[:SHOWN])) + (f" and {len(new) - SHOWN:,} more" if len(new) > SHOWN else "")

@@ -1,7 +1,7 @@
 """Tagging: a class for every token, from a window of words (Collobert and Weston 2008; Collobert et al. 2011).
 
 The windows of a sentence are filled up with `<eos>`, whose vector a language model has learnt as the border of its lines.
-What is learnt from are windows, shuffled anew in each epoch; max-margin learns from pairs of a window of a class and a
+A model learns from windows, which are shuffled anew in each epoch. Max-margin learns from pairs of a window of a class and a
 corrupted one.
 """
 
@@ -55,11 +55,11 @@ log = logging.getLogger("lmtrain")
 
 SHAPE_SIZE, AFFIX_SIZE = 10, 20  # of the vectors of shapes and affixes
 WORST = 20  # errors that are shown
-MAX_TAGS = 100  # beyond which it is asked whether they are tags, where there are few tokens of each
+MAX_TAGS = 100  # with more, and few tokens of each, a message asks whether they are tags
 
 
 class Tag(Task):
-    """A tagger of sentences; of `splits`, where they have been read already."""
+    """The task of tagging sentences, those of `splits` if they have been read already."""
 
     compared: ClassVar[tuple[str, ...]] = ("tokenizer", "features")
 
@@ -96,7 +96,7 @@ class Tag(Task):
 
     @property
     def _target(self) -> str:
-        """The only class to find; empty: all of them."""
+        """Returns the only class to find; empty: all of them."""
         return self.model.target_class if isinstance(self.model, config.TaggerConfig) else ""
 
     def _outputs(self, train: Sequence[Sentence]) -> Outputs:
@@ -114,7 +114,7 @@ class Tag(Task):
         return Outputs((), (wanted,) if wanted else classes, scheme_of(train))
 
     def _outputs_of(self, start: Tagger, train: Sequence[Sentence]) -> Outputs:
-        """Those of the tagger to start from, which must know every tag of the training data."""
+        """Returns those of the tagger to start from, which must know every tag of the training data."""
         outputs = start.model.outputs
         tags = {tag for sentence in train for tag in sentence.tags}
         if outputs.tags:
@@ -133,7 +133,7 @@ class Tag(Task):
 
     @cached_property
     def _training_arrays(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Features [R, F] of all rows, the places [M] of tokens among them, and the output [M] of each (-1: none)."""
+        """Returns the features [R, F] of all rows, the places [M] of tokens in them, and the output [M] of each (-1: none)."""
         sentences = self.splits["train"].sentences
         rows_RF, centres_M = place([sentence.tokens for sentence in sentences], self.features, self.model.context)
         tags = [tag for sentence in sentences for tag in sentence.tags]
@@ -173,7 +173,7 @@ class Tag(Task):
         return np.asarray(self._training_arrays[0][centres_N[:, None] + offsets_W])
 
     def _corrupted(self, items: NDArray[Any], classes_N: NDArray[Any], position: Position) -> NDArray[Any]:
-        """Windows whose centre is not of the class; or the same windows with a random word of training in their centre."""
+        """Returns windows whose centre is not of the class, or the same windows with a random word in their centre."""
         rows_RF, centres_M, outputs_M = self._training_arrays
         random = random_of("corrupt", self.settings.trainer.seed, position.epoch, position.index)
         drawn = random.randint(0, len(centres_M), len(items))
@@ -206,7 +206,7 @@ class Tag(Task):
         return TagModel(network, self.features, self.outputs, self.model.context, self.device)  # type: ignore[arg-type]
 
     def score(self, model: TaggerNetwork) -> TagScore:
-        """As `final_score` on validation; the thresholds of max-margin scores are chosen there first."""
+        """Returns `final_score` on validation, where the thresholds of max-margin scores are chosen first."""
         sentences = self.splits["valid"].sentences
         wrapped = self._wrap(model)
         scores_MC = wrapped.scores([sentence.tokens for sentence in sentences])
@@ -231,7 +231,7 @@ class Tag(Task):
         return "The worst errors on the validation split (how sure it was, what it is, what it was taken for)"
 
     def comparison(self, model: TaggerNetwork) -> Comparison:
-        """The model beside the simplest ones, on train, valid and what it is judged by in the end."""
+        """Compares the model with the simplest ones, on train, valid and the split of the final score."""
         return compare_taggers(self, model)
 
     @property
@@ -313,7 +313,7 @@ class Tag(Task):
 
 
 def read_splits(data: config.ColumnsConfig) -> dict[str, Columns]:
-    """The sentences of every split. Raises DataError for tags that train lacks, where that is asked for."""
+    """Returns the sentences of every split. Raises DataError for tags that train lacks, if that is asked for."""
     files = find_splits(data.path, {"train": data.train, "valid": data.valid, "test": data.test})
     columns = {"token_column": data.token_column, "tag_column": data.tag_column}
     splits = {name: read_columns(path, **columns, encoding=data.encoding) for name, path in files.items()}
@@ -331,7 +331,7 @@ def read_splits(data: config.ColumnsConfig) -> dict[str, Columns]:
 
 
 def shared_entities(splits: dict[str, Columns]) -> Section:
-    """Of the entities of each split, how many are in train as well: with the same words and the same class."""
+    """Counts the entities of each split that are in train as well, with the same words and the same class."""
     mentions = {
         name: [(s.tokens[e.start : e.end], e.cls) for s in columns.sentences for e in entities(s.tags)]
         for name, columns in splits.items()
@@ -353,7 +353,7 @@ def shared_entities(splits: dict[str, Columns]) -> Section:
 
 
 def build_tagger(settings: config.ModelConfig, features: Features, num_outputs: int) -> TaggerNetwork:
-    """A new network, with weights drawn from PyTorch's global generator."""
+    """Returns a new network, with weights drawn from PyTorch's global generator."""
     match settings:
         case config.LogisticConfig():
             return IndicatorTagger(num_outputs, sizes=features.sizes, context=settings.context)
@@ -368,7 +368,7 @@ def build_tagger(settings: config.ModelConfig, features: Features, num_outputs: 
 
 
 def vectors_in(network: TaggerNetwork, features: Features) -> Vectors | None:
-    """The vectors of words that a tagger has; None for one of indicators."""
+    """Returns the vectors of words that a tagger has; None for one of indicators."""
     if not isinstance(network, WindowTagger):
         return None
     return Vectors(tuple(features.tokenizer.tokens), network.tables[0].detach().cpu().numpy())
@@ -378,7 +378,7 @@ def judge(
     model: TagModel, sentences: Sequence[Sentence], scores_MC: NDArray[np.float64],
     known_entities: frozenset[tuple[str, ...]], judged_by: str,
 ) -> TagScore:  # fmt: skip
-    """How well a model that gave these scores tags the sentences."""
+    """Says how well a model that gave these scores tags the sentences."""
     tagged = model.tags_of(scores_MC, [len(sentence.tokens) for sentence in sentences])
     precision: dict[str, float] = {}
     if classes := model.outputs.classes:
@@ -392,7 +392,7 @@ def judge(
 
 
 def worst_errors(model: TagModel, sentences: Sequence[Sentence], number: int = WORST) -> list[str]:
-    """The tokens that are wrong and of which the model was surest, in their sentences."""
+    """Returns the tokens that are wrong and of which the model was surest, in their sentences."""
     scores_MC = model.scores([sentence.tokens for sentence in sentences])
     tagged = model.tags_of(scores_MC, [len(sentence.tokens) for sentence in sentences])
     sureness = softmax(scores_MC).max(1) if model.outputs.tags else np.abs(scores_MC).max(1)
@@ -418,7 +418,7 @@ def _in_context(sentence: Sentence, position: int, span: int = 6) -> str:
 
 
 def describe_sentences(splits: dict[str, Columns]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Validation and test as a checkpoint carries them, as bytes of text, so that a tagger can be judged without its data."""
+    """Returns validation and test for a checkpoint, as bytes of text, so that a tagger can be judged without its data."""
     tensors: dict[str, Tensor] = {}
     for name in ("valid", "test"):
         if name in splits:

@@ -1,4 +1,4 @@
-"""The taggers beside which a tagger stands: each word's most frequent tag, and logistic regression on windows."""
+"""The taggers with which a tagger is compared: each word's most frequent tag, and logistic regression on windows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Guess = Callable[[Sequence[Sentence]], list[list[str]]]
 
 
 def compare(task: Tag, model: Any) -> Comparison:
-    """`model` beside them, by the F1 of entities, or by accuracy where tags are of no entities."""
+    """Compares `model` with them by the F1 of entities, or by accuracy if the tags mark no entities."""
     measure = "accuracy" if task.wording.value == "accuracy" else "entity_f1"
     splits = compared_splits(task)
     logistic, notes = _logistic(task)
@@ -50,7 +50,7 @@ def _frequent(sentences: Sequence[Sentence]) -> Guess:
 
 
 def _logistic(task: Tag) -> tuple[Guess | None, list[str]]:
-    """Logistic regression over all tags, or nothing and why."""
+    """Returns logistic regression over all tags, or nothing, and why."""
     if not wants_logistic(task.settings):
         return None, []
     settings = logistic_settings(task.settings, config.LogisticConfig(context=task.model.context), NUM_EPOCHS)
@@ -64,7 +64,8 @@ def _logistic(task: Tag) -> tuple[Guess | None, list[str]]:
 
 
 def most_frequent_tags(sentences: Sequence[Sentence]) -> dict[str, str]:
-    """Each word's most frequent tag; that of all tokens under the empty word. Of equally frequent ones the first by name."""
+    """Returns each word's most frequent tag; that of all tokens under the empty word. Of equally frequent ones the first by
+    name."""
     counts: dict[str, Counter[str]] = {"": Counter()}
     for sentence in sentences:
         for token, tag in zip(sentence.tokens, sentence.tags, strict=True):

@@ -40,7 +40,7 @@ class Outputs(NamedTuple):
 
 
 class Tagged(NamedTuple):
-    """The tags of a sentence, and the probability that the tagger gives to each; of max-margin scores there is none."""
+    """The tags of a sentence, and the probability that the tagger gives to each. Max-margin scores have none."""
 
     tags: list[str]
     probabilities: list[float] | None
@@ -57,11 +57,11 @@ class TagModel:
     device: torch.device | str = "cpu"
 
     def tag(self, sentences: Sequence[Sequence[str]]) -> list[Tagged]:
-        """The tags of sentences, which are lists of tokens."""
+        """Returns the tags of sentences, which are lists of tokens."""
         return self.tags_of(self.scores(sentences), list(map(len, sentences)))
 
     def scores(self, sentences: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-        """The scores [M, C] of all tokens."""
+        """Returns the scores [M, C] of all tokens."""
         rows_RF, centres_M = place(sentences, self.features, self.context)
         offsets_W = np.arange(-self.context, self.context + 1)
         parts = [np.empty((0, len(self.outputs.names)))]
@@ -73,7 +73,7 @@ class TagModel:
         return np.concatenate(parts)
 
     def tags_of(self, scores_MC: NDArray[np.float64], lengths: Sequence[int]) -> list[Tagged]:
-        """The tags that go with the scores of sentences of these lengths."""
+        """Returns the tags that go with the scores of sentences of these lengths."""
         if self.outputs.tags:
             best_M = scores_MC.argmax(1)
             names = [self.outputs.tags[number] for number in best_M.tolist()]
@@ -92,14 +92,15 @@ class TagModel:
         return [Tagged(list(tags), list(part) if has else None) for tags, part in zip(cut, shares, strict=True)]
 
     def classes_of(self, tags: Sequence[str]) -> NDArray[np.int64]:
-        """The output of each tag: -1 for a tag that there is none of (softmax), or for what is in no class."""
+        """Returns the output of each tag: -1 for a tag without an output (softmax), or a tag outside the classes."""
         numbers = {name: number for number, name in enumerate(self.outputs.names)}
         names = tags if self.outputs.tags else [split_tag(tag).cls for tag in tags]
         return np.array([numbers.get(name, -1) for name in names], np.int64)
 
 
 def place(sentences: Sequence[Sequence[str]], features: Features, context: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The features of all tokens, [R, F], with `context` rows of the border around each sentence, and the place [M] of each."""
+    """Returns the features of all tokens, [R, F], with `context` rows of the border around each sentence, and the place [M]
+    of each."""
     border = np.tile(features.border(), (context, 1))
     blocks, centres, end = [border], [], context
     for tokens in sentences:
@@ -111,13 +112,13 @@ def place(sentences: Sequence[Sequence[str]], features: Features, context: int) 
 
 
 def softmax(scores_MC: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities."""
+    """Returns probabilities."""
     shifted = np.exp(scores_MC - scores_MC.max(1, keepdims=True))
     return np.asarray(shifted / shifted.sum(1, keepdims=True))
 
 
 def _cut(items: Sequence[Any], lengths: Sequence[int]) -> Iterator[Sequence[Any]]:
-    """The stretches of these lengths."""
+    """Cuts into stretches of these lengths."""
     start = 0
     for length in lengths:
         yield items[start : start + length]

@@ -47,7 +47,7 @@ class Tagger:
         return f"<lmtrain.Tagger {self._settings.kind}, {len(names)} outputs, vocabulary {sizes[0]:,}, {self.path}>"
 
     def tag(self, sentences: str | Iterable[str | Sequence[str]]) -> list[TaggedSentence]:
-        """The tags of sentences. A sentence is a list of tokens, or a text whose tokens stand between white space."""
+        """Returns the tags of sentences. A sentence is a list of tokens, or a text with white space between tokens."""
         given = [sentences] if isinstance(sentences, str) else list(sentences)
         tokens = [sentence.split() if isinstance(sentence, str) else list(sentence) for sentence in given]
         tagged = self.model.tag(tokens)
@@ -58,22 +58,22 @@ class Tagger:
 
     @property
     def vectors(self) -> Vectors:
-        """The words with their vectors. ValueError where there are none, as logistic regression has none."""
+        """Returns the words with their vectors. Raises ValueError if there are none, as logistic regression has none."""
         if (vectors := vectors_in(self.model.network, self.model.features)) is None:
             raise ValueError(f"{self.path} has no word vectors; model=tagger has them")
         return vectors
 
     @property
     def splits(self) -> list[str]:
-        """The splits that were saved with it: valid, and test where there was one."""
+        """Returns the splits that were saved with it: valid, and test where there was one."""
         return list(self._splits)
 
     def evaluate(self, split: str = "test") -> TagScore:
-        """How well it tags a split that was saved with it. KeyError where there is none of this name."""
+        """Says how well it tags a split that was saved with it. Raises KeyError if there is none of this name."""
         return self._judge(self._splits[split])
 
     def evaluate_file(self, path: str | Path) -> TagScore:
-        """How well it tags the sentences of a file in columns, which are read as those of its training."""
+        """Says how well it tags the sentences of a file in columns, which are read as those of its training."""
         data = self._data() or config.ColumnsConfig()
         columns = read_columns(
             expanded(path), token_column=data.token_column, tag_column=data.tag_column, encoding=data.encoding
@@ -81,7 +81,7 @@ class Tagger:
         return self._judge(list(columns.sentences))
 
     def evaluate_training(self, settings: config.Config) -> TagScore:
-        """How well it tags what it was trained on, from where that was then."""
+        """Says how well it tags what it was trained on, from the place where that was then."""
         assert isinstance(settings.data, config.ColumnsConfig)
         return self._judge(list(read_splits(settings.data)["train"].sentences))
 
@@ -96,13 +96,13 @@ class Tagger:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of the run, as nested dictionaries."""
+        """Returns the settings of the run, as nested dictionaries."""
         return run_settings(self.path, self._settings)
 
 
 @dataclass(frozen=True)
 class TaggedSentence:
-    """A sentence with its tags; the probability of each, where the model has probabilities."""
+    """A sentence with its tags, and the probability of each if the model has probabilities."""
 
     tokens: tuple[str, ...]
     tags: tuple[str, ...]
@@ -110,12 +110,12 @@ class TaggedSentence:
 
     @property
     def entities(self) -> list[tuple[str, str]]:
-        """The text and the class of each entity, in their order."""
+        """Returns the text and the class of each entity, in their order."""
         return [(" ".join(self.tokens[entity.start : entity.end]), entity.cls) for entity in entities(self.tags)]
 
 
 def load_tagger(path: str | Path, *, prefer: Literal["best", "last"] = "best", device: str = "cpu") -> Tagger:
-    """The tagger in a run or checkpoint directory. Raises CheckpointError for anything that does not fit together."""
+    """Returns the tagger in a run or checkpoint directory. Raises CheckpointError for anything that does not fit together."""
     checkpoint = open_checkpoint(path, prefer, "tag", ("model", "tokenizer", "features", "texts"))
     documents, tensors = checkpoint.documents, checkpoint.tensors
     with believing(checkpoint.path):
@@ -136,7 +136,7 @@ def load_tagger(path: str | Path, *, prefer: Literal["best", "last"] = "best", d
 
 
 def read_tag_settings(document: Any) -> tuple[config.ModelConfig, Outputs]:
-    """The settings of the tagger, and what its outputs mean. Raises UnfitError."""
+    """Returns the settings of the tagger, and what its outputs mean. Raises UnfitError."""
     expected = {"task": "tag", "settings": Anything(), "tags": Anything(), "classes": Anything(), "scheme": Anything()}
     compare(expected, document)
     settings: config.ModelConfig = read_model_settings(

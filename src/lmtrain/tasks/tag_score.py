@@ -1,4 +1,4 @@
-"""How well tokens are tagged: entities as CoNLL counts them, a table of what is taken for what, and average precision."""
+"""Scores of tagging: entities as CoNLL counts them, a table of confusions, and average precision."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lmtrain.tasks.counts import Counts, iter_classes, iter_confusion
 class TagScore:
     """How well sentences were tagged.
 
-    entities            of each class: right where both ends and the class are
+    entities            of each class: right if both ends and the class are
     unseen              of all classes: entities whose words are no entity of the training split
     num_tokens_right    tags that are right, of `num_tokens`
     confusion           how often a class (first) was taken for a class (second), O among them, by tokens
@@ -39,7 +39,7 @@ class TagScore:
 
     @property
     def total(self) -> Counts:
-        """All classes together."""
+        """Returns all classes together."""
         return Counts(*(sum(column) for column in zip(*self.entities.values(), strict=True))) if self.entities else Counts()
 
     @property
@@ -52,12 +52,12 @@ class TagScore:
 
     @property
     def mean_average_precision(self) -> float:
-        """The mean over the classes."""
+        """Returns the mean over the classes."""
         return float(np.mean([*self.average_precision.values()])) if self.average_precision else 0.0
 
     @property
     def value(self) -> float:
-        """The number by which models are compared; NaN where scores are none."""
+        """Returns the number by which models are compared; NaN if scores are none."""
         if not self.is_finite:
             return float("nan")
         return {
@@ -107,7 +107,7 @@ def score_tags(
     average_precision: dict[str, float] | None = None,
     is_finite: bool = True,
 ) -> TagScore:
-    """Compares predicted tags with those of the sentences. Where `classes` are given, others count as O."""
+    """Compares predicted tags with those of the sentences. If `classes` are given, others count as O."""
     by_class: dict[str, list[int]] = {}
     confusion: Counter[tuple[str, str]] = Counter()
     unseen, num_right, num_unknown = [0, 0, 0], 0, 0
@@ -136,7 +136,7 @@ def score_tags(
 
 
 def average_precision_of(scores: NDArray[Any], is_there: NDArray[np.bool_]) -> float:
-    """sum over thresholds of (recall - recall before) times precision; windows of one score pass together. 0 for none."""
+    """Returns the sum over thresholds of (recall - recall before) times precision. Windows of one score pass together."""
     if not is_there.any():
         return 0.0
     order = np.argsort(-scores, kind="stable")
@@ -147,7 +147,7 @@ def average_precision_of(scores: NDArray[Any], is_there: NDArray[np.bool_]) -> f
 
 
 def best_threshold(scores: NDArray[Any], is_there: NDArray[np.bool_]) -> float:
-    """The threshold above which F1, by tokens, is largest: halfway between two scores. Infinite where nothing is there."""
+    """Returns the threshold above which F1, by tokens, is largest: halfway between two scores. Infinite without windows."""
     if not is_there.any() or not np.isfinite(scores).all():
         return float(np.finfo(np.float32).max)
     order = np.argsort(-scores, kind="stable")

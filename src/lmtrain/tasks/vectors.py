@@ -1,7 +1,7 @@
-"""Word vectors: what is learnt are the vectors of words themselves, from the words around each (skip-gram, CBOW, GloVe).
+"""Word vectors: a model learns the vectors of words from the words around each (skip-gram, CBOW, GloVe).
 
-The text is that of a language model, read by the same tokenizer; an unknown word leaves a gap, and nothing reaches over the end
-of a line. The score is the mean loss on the held-out text; how good vectors are for something, `lmtrain vectors` measures.
+The text is that of a language model, read by the same tokenizer. An unknown word leaves a gap, and no window reaches over the
+end of a line. The score is the mean loss on the held-out text; `lmtrain vectors` measures how useful vectors are.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SHOWN = (20, 50, 100, 200, 500, 1000, 2000, 5000)  # ranks of the words whose ne
 
 
 class WordVectors(Task):
-    """Vectors of the words of a text."""
+    """The task of learning vectors of the words of a text."""
 
     compared: ClassVar[tuple[str, ...]] = ("tokenizer",)
 

@@ -1,8 +1,8 @@
-"""What word vectors are learnt from and judged by: the windows, or the counted pairs, of a text; and the network that learns.
+"""What word vectors are learnt from and judged by, the windows or counted pairs of a text; and the network.
 
-Validation is what training is: the mean loss of the predictions in the held-out text's windows, or the mean weighted error of
-its pairs. Whatever is drawn for it (windows, noise words) is the same at each evaluation and in every run. Counts of pairs are
-compared as if the held-out text were as long as the training text, whose counts the vectors stand for.
+Validation measures what training minimises: the mean loss of the predictions in the held-out text's windows, or the mean
+weighted error of its pairs. Whatever is drawn for it (windows, noise words) is the same at each evaluation and in every run.
+Counts of pairs are compared as if the held-out text were as long as the training text, whose counts the vectors stand for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lmtrain.vectors.svd import count_pairs
 from lmtrain.vectors.text import Text
 
 BATCH = 1024  # centres or pairs that are judged at once
-SEED = 0  # of what is drawn for an evaluation
+SEED = 0  # the seed of what is drawn for an evaluation
 
 PREDICTIONS = Wording("predictions", "nats_per_prediction", "nats_per_prediction")
 PAIRS = Wording("pairs", "error_per_pair", "error_per_pair")
@@ -32,7 +32,7 @@ PAIRS = Wording("pairs", "error_per_pair", "error_per_pair")
 
 @dataclass(frozen=True)
 class VectorScore:
-    """The loss over a held-out text. There is no perplexity: what is predicted is told from drawn words, not from all."""
+    """The loss over a held-out text. There is no perplexity: a word is told from drawn words, not from all."""
 
     total: float
     num_items: int
@@ -40,7 +40,7 @@ class VectorScore:
 
     @property
     def value(self) -> float:
-        """The mean loss of a prediction (nats) or of a pair (weighted squared error of log counts)."""
+        """Returns the mean loss of a prediction (nats) or of a pair (weighted squared error of log counts)."""
         return self.total / self.num_items
 
     def numbers(self) -> Mapping[str, float | None]:
@@ -62,7 +62,7 @@ def wording_of(settings: config.WordVectorsConfig) -> Wording:
 
 
 def build_vectors(settings: config.ModelConfig, num_words: int, seed: int = 0) -> nn.Module:
-    """A new network, with vectors drawn from `seed`."""
+    """Returns a new network, with vectors drawn from `seed`."""
     generator = Generator("cpu").manual_seed(seed)
     with torch.device("cpu"):
         match settings:
@@ -74,7 +74,8 @@ def build_vectors(settings: config.ModelConfig, num_words: int, seed: int = 0) -
 
 
 def make_batches(settings: config.WordVectorsConfig, text: Text, *, batch_size: int, seed: int, scale: float = 1.0) -> Shuffled:
-    """What is learnt from `text`; the training text is `scale` times as long. DataError where no two words stand together."""
+    """Returns what is learnt from `text`; the training text is `scale` times as long. Raises DataError if no two words
+    stand together."""
     match settings:
         case config.NegativeSamplingConfig():
             return window_batches(
@@ -87,13 +88,13 @@ def make_batches(settings: config.WordVectorsConfig, text: Text, *, batch_size: 
 
 
 def held_out(settings: config.WordVectorsConfig, text: Text) -> Shuffled:
-    """What a network is judged by, of a text whose `counts` are those of the training text."""
+    """Returns the batches by which a network is judged; `counts` are those of the training text."""
     num_words = int((text.ids >= 0).sum())
     return make_batches(settings, text, batch_size=BATCH, seed=SEED, scale=int(text.counts.sum()) / max(num_words, 1))
 
 
 def judge(network: nn.Module, batches: Shuffled, wording: Wording, device: torch.device | str) -> VectorScore:
-    """The loss of `network` over one epoch of `batches`."""
+    """Returns the loss of `network` over one epoch of `batches`."""
     total, num_items = 0.0, 0
     generator = Generator("cpu")  # nothing is drawn from it
     with evaluating(network):

@@ -46,24 +46,24 @@ class TrainedVectors:
 
     @property
     def vectors(self) -> Vectors:
-        """The words with their vectors, the most frequent first; of GloVe the sum of both vectors of each."""
+        """Returns the words with their vectors, the most frequent first; of GloVe the sum of both vectors of each."""
         return vectors_in(self.network, words_of(self.tokenizer))
 
     @property
     def splits(self) -> list[str]:
-        """The splits that were saved with them: valid, and test where there was one."""
+        """Returns the splits that were saved with them: valid, and test where there was one."""
         return list(self._texts)
 
     def evaluate(self, split: str = "test") -> VectorScore:
-        """The loss on a split that was saved with them. KeyError where there is none of this name."""
+        """Returns the loss on a split that was saved with them. Raises KeyError if there is none of this name."""
         return self._judge(self._texts[split])
 
     def evaluate_file(self, path: str | Path) -> VectorScore:
-        """The loss on a text file."""
+        """Returns the loss on a text file."""
         return self._judge(encode_file(expanded(path), self.tokenizer).ids)
 
     def evaluate_training(self, settings: config.Config) -> VectorScore:
-        """The loss on the text that they were trained on, from where that was then."""
+        """Returns the loss on the text that they were trained on, from where that was then."""
         return self._judge(build_corpus(settings.data, settings.tokenizer).train.ids)
 
     def _judge(self, ids: NDArray[Any]) -> VectorScore:
@@ -72,25 +72,26 @@ class TrainedVectors:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of the run, as nested dictionaries."""
+        """Returns the settings of the run, as nested dictionaries."""
         return run_settings(self.path, self._settings)
 
 
 def words_of(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """The words that have a vector: all but the end of a line and the unknown word."""
+    """Returns the words that have a vector: all but the end of a line and the unknown word."""
     special = (tokenizer.eos_id, tokenizer.unk_id)
     return tuple(tokenizer.token_text(token) for token in range(tokenizer.vocab_size) if token not in special)
 
 
 def vectors_in(network: nn.Module, words: Sequence[str]) -> Vectors:
-    """The vectors that a network has learnt."""
+    """Returns the vectors that a network has learnt."""
     table = network.vectors
     assert isinstance(table, Tensor)
     return Vectors(tuple(words), table.float().cpu().numpy())
 
 
 def load_word_vectors(path: str | Path, *, prefer: Literal["best", "last"] = "best", device: str = "cpu") -> TrainedVectors:
-    """The vectors in a run or checkpoint directory of task=vectors. CheckpointError for what does not fit together."""
+    """Returns the vectors in a run or checkpoint directory of task=vectors. Raises CheckpointError for what does not fit
+    together."""
     checkpoint = open_checkpoint(path, prefer, "vectors", ("model", "tokenizer", "texts"), ("subword",))
     with believing(checkpoint.path):
         tokenizer = read_word_tokenizer(checkpoint)
@@ -105,7 +106,7 @@ def load_word_vectors(path: str | Path, *, prefer: Literal["best", "last"] = "be
 
 
 def _restore(settings: config.WordVectorsConfig, num_words: int, weights: Mapping[str, Tensor]) -> nn.Module:
-    """The network; its size is compared with the saved tensors before memory is taken for it."""
+    """Returns the network; its size is compared with the saved tensors before memory is taken for it."""
     table = next((tensor for tensor in weights.values() if tensor.dim() == 2), torch.empty(0, 0))
     size = (num_words, settings.embed_size)
     agree(tuple(table.shape) == size, "the table", f"has shape {tuple(table.shape)}", f"{size}, as words and settings have it")
@@ -115,7 +116,7 @@ def _restore(settings: config.WordVectorsConfig, num_words: int, weights: Mappin
 
 
 def read_vector_settings(document: Any) -> config.WordVectorsConfig:
-    """The settings that model.json holds. Raises UnfitError."""
+    """Returns the settings that model.json holds. Raises UnfitError."""
     compare({"task": "vectors", "settings": Anything()}, document)
     return read_model_settings(document["settings"], (config.WordVectorsConfig,), "one of word vectors alone")
 

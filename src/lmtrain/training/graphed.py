@@ -33,9 +33,7 @@ from lmtrain.training.schedule import Progress
 
 log = logging.getLogger("lmtrain")
 
-EAGER_STEPS = (
-    3  # eager ones of a shape: then libraries, compiled kernels and the optimiser's memory exist
-)
+EAGER_STEPS = 3  # eager ones of a shape: then libraries, compiled kernels and the optimiser's memory exist
 
 Shape = tuple[torch.Size, torch.Size, int | None]  # of inputs and targets, and after how many inputs the state is carried
 
