@@ -43,6 +43,7 @@ from lmtrain.models.dropout import weight_drop, zoneout_weights
 from lmtrain.ops import backends
 from lmtrain.ops.elman import NONLINEARITIES, elman
 from lmtrain.ops.gru import gru
+from lmtrain.ops.linear import linear
 from lmtrain.ops.lstm import lstm
 
 __all__ = ["GRU", "LSTM", "RNN"]
@@ -141,9 +142,9 @@ class _Layers(nn.RNNBase):
         weight_ih, weight_hh, bias_ih, bias_hh, norm_ih, norm_hh = weights
         bias = None if bias_ih is None else self.input_bias(bias_ih, bias_hh)
         if norm_ih is None:
-            projected_TBZ = F.linear(x_TBD, weight_ih, bias)
+            projected_TBZ = linear(x_TBD, weight_ih, bias, backend=self.backend)
         else:
-            projected_TBZ = F.layer_norm(F.linear(x_TBD, weight_ih), norm_ih.shape, norm_ih)
+            projected_TBZ = F.layer_norm(linear(x_TBD, weight_ih, backend=self.backend), norm_ih.shape, norm_ih)
             projected_TBZ = (projected_TBZ if bias is None else projected_TBZ + bias).to(_dtypes(weight_ih)[0])
         device, shape = x_TBD.device, (*x_TBD.shape[:2], self.hidden_size)
         generator = _torchs_generator(device) if self.training and (self.weight_drop or self.zoneout) else None

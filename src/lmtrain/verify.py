@@ -29,6 +29,7 @@ from lmtrain.ops.bags import average
 from lmtrain.ops.elman import NONLINEARITIES, elman
 from lmtrain.ops.glove import glove_loss
 from lmtrain.ops.gru import gru
+from lmtrain.ops.linear import LinearFunction
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
 from lmtrain.ops.lookup import lookup
 from lmtrain.ops.lstm import lstm
@@ -76,7 +77,13 @@ def iter_checks() -> Iterator[Check]:
     generator = Generator().manual_seed(1)
     plain, resets, everything = (list(_recurrences(generator, options)) for options in ("", " with resets", " with everything"))
     output_layer = _output_layer(generator)
-    others = [output_layer, _sampled_output_layer(generator), _direct_output_layer(generator), _lookup(generator)]
+    others = [
+        output_layer,
+        _sampled_output_layer(generator),
+        _direct_output_layer(generator),
+        _lookup(generator),
+        _linear(generator),
+    ]
     others += [*_word_vectors(generator), *_window_classifiers(generator), _average(generator)]
     for subject in [*plain, *everything, *others, *_activations(generator)]:
         yield from _check_differences(subject)
@@ -198,6 +205,13 @@ def _lookup(generator: Generator) -> Subject:
     ids_TB = torch.tensor([[0, 2, 2], [3, 0, 2]])
     table_VZ = torch.randn(4, H, generator=generator, dtype=torch.float64)
     return Subject("lookup", "lookup", lambda inputs, _: {"y": lookup(inputs["table_VZ"], ids_TB)}, {"table_VZ": table_VZ})
+
+
+def _linear(generator: Generator) -> Subject:
+    """The linear layer in front of a recurrence."""
+    randn = partial(torch.randn, generator=generator, dtype=torch.float64)
+    inputs = {"x_NE": randn(B, E), "weight_ZE": randn(H, E), "bias_Z": randn(H)}
+    return Subject("linear", "linear", lambda inputs, _: {"y": LinearFunction.apply(*inputs.values())}, inputs)
 
 
 def _word_vectors(generator: Generator) -> Iterator[Subject]:

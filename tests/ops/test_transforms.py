@@ -16,6 +16,7 @@ from lmtrain.ops.bags import average
 from lmtrain.ops.elman import elman
 from lmtrain.ops.glove import glove_loss
 from lmtrain.ops.gru import gru
+from lmtrain.ops.linear import LinearFunction
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
 from lmtrain.ops.lookup import lookup
 from lmtrain.ops.lstm import lstm
@@ -44,6 +45,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     **{f"elman {b}": (lambda *x, b=b: elman(*x, backend=b)[0], (of(N, T, B, H), of(N, B, H), of(N, H, H))) for b in BACKENDS},
     **{f"linear_cross_entropy {b}": (lambda f, w, y, b=b: linear_cross_entropy(f, w, BIAS, y, backend=b),
                                      (of(N, 3, D), of(N, V, D), ids(N, 3))) for b in BACKENDS[:2]},
+    "linear": (lambda *x: LinearFunction.apply(*x), (of(N, 3, D), of(N, V, D), of(N, V))),
     "sampled_cross_entropy": (lambda f, w, y: sampled_cross_entropy(f, w, BIAS, y, torch.tensor([0, 2]), LOG_EXPECTED),
                               (of(N, 3, D), of(N, V, D), ids(N, 3))),
     "softmax_loss": (softmax_loss, (of(N, 3, V), ids(N, 3))),

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
 from lmtrain.models.base import NeuralLanguageModel, Reader, State, keep_mask
@@ -30,6 +29,7 @@ from lmtrain.ops import native
 from lmtrain.ops.backends import Call
 from lmtrain.ops.elman import NONLINEARITIES, elman
 from lmtrain.ops.gru import gru
+from lmtrain.ops.linear import linear
 from lmtrain.ops.lookup import lookup
 from lmtrain.ops.lstm import lstm
 from lmtrain.ops.native.step import Network, Stage
@@ -94,8 +94,8 @@ class RecurrentLayer(nn.Module):
     def project(self, inputs: Tensor) -> Tensor:
         """What inputs (any leading axes) add to the gates before their activations, [..., Z]."""
         if self.norm_input is None:
-            return F.linear(inputs, self.weight_input_ZE, self.bias_Z)
-        normed: Tensor = self.norm_input(F.linear(inputs, self.weight_input_ZE))
+            return linear(inputs, self.weight_input_ZE, self.bias_Z, backend=self.backend)
+        normed: Tensor = self.norm_input(linear(inputs, self.weight_input_ZE, backend=self.backend))
         return normed + self.bias_Z
 
     def run(

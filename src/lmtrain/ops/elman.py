@@ -150,7 +150,7 @@ class ElmanFunction(Looped):
         d_projected_TBH, d_h0_BH = kernels(ctx.backend, "elman").backward_elman(
             d_states_TBH, states_TBH, candidates_TBH, h0_BH, weight_HH, keep_TB, zoneout_TBH, norm, ctx.nonlinearity
         )
-        d_weight_HH, d_gain_H = weight_gradients(d_projected_TBH, previous_TBH, norm, ctx.needs_input_grad[2])
+        d_weight_HH, d_gain_H = weight_gradients(d_projected_TBH, previous_TBH, norm, ctx.needs_input_grad[2], ctx.backend)
         return d_projected_TBH, d_h0_BH, d_weight_HH, None, None, d_gain_H, None, None, None
 
 

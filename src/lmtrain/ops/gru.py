@@ -147,7 +147,7 @@ class GRUFunction(Looped):
         )
         d_q_TBH = d_gates_TBY[..., 3 * H :]
         d_term_TBZ = torch.cat([d_gates_TBY[..., : 2 * H], d_q_TBH], dim=-1)
-        d_weight_ZH, d_gain_Z = weight_gradients(d_term_TBZ, previous_TBH, norm, ctx.needs_input_grad[2])
+        d_weight_ZH, d_gain_Z = weight_gradients(d_term_TBZ, previous_TBH, norm, ctx.needs_input_grad[2], ctx.backend)
         d_bias_H = d_q_TBH.sum((0, 1), dtype=candidate_bias_H.dtype)
         return d_gates_TBY[..., : 3 * H], d_h0_BH, d_weight_ZH, d_bias_H, None, None, d_gain_Z, None, None
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from lmtrain.ops.native.products import matmul
+
 
 def lookup(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
     """Returns the rows [T, B, Z] of `table_VZ` for int64 `ids_TB`. Raises IndexError for an id outside the table (on a CPU)."""
@@ -44,8 +46,9 @@ class Lookup(torch.autograd.Function):
         (ids_TB,), (d_TBZ,) = ctx.saved_tensors, d_outputs
         zeros_NV, places_N1 = d_TBZ.new_zeros(ids_TB.numel(), ctx.num_rows), ids_TB.reshape(-1, 1)
         in_place = not torch.is_grad_enabled()  # otherwise torch.func may have made a batch of ids, but not of zeros
-        onehot_NV = zeros_NV.scatter_(1, places_N1, 1) if in_place else zeros_NV.scatter(1, places_N1, 1)
-        return onehot_NV.T @ d_TBZ.flatten(0, 1), None
+        if in_place:
+            return matmul(zeros_NV.scatter_(1, places_N1, 1).T, d_TBZ.flatten(0, 1)), None
+        return zeros_NV.scatter(1, places_N1, 1).T @ d_TBZ.flatten(0, 1), None
 
     @staticmethod
     def jvp(ctx: Any, *d_inputs: Tensor) -> Tensor:

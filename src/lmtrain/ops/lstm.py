@@ -147,7 +147,7 @@ class LSTMFunction(Looped):
             d_states_TBH, d_c_BH, states_TBH, cells_TBH, gates_TBZ, h0_BH, c0_BH, weight_ZH, keep_TB, zoneout_TBH,
             cell_zoneout_TBH, norm,
         )  # fmt: skip
-        d_weight_ZH, d_gain_Z = weight_gradients(d_projected_TBZ, previous_TBH, norm, ctx.needs_input_grad[3])
+        d_weight_ZH, d_gain_Z = weight_gradients(d_projected_TBZ, previous_TBH, norm, ctx.needs_input_grad[3], ctx.backend)
         return d_projected_TBZ, d_h0_BH, d_c0_BH, d_weight_ZH, None, None, None, d_gain_Z, None, None
 
 

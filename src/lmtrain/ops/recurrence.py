@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from lmtrain.ops.backends import Call, choose
+from lmtrain.ops.native import products
 from lmtrain.ops.shapes import Sizes, check_dtype, check_shape
 
 EPSILON = 1e-5
@@ -177,14 +178,17 @@ def previous_states(h0_BH: Tensor, states_TBH: Tensor, keep_TB: Tensor | None) -
 
 
 def weight_gradients(
-    d_term_TBZ: Tensor, previous_TBH: Tensor, norm: Norm | None, needs_weight: bool
+    d_term_TBZ: Tensor, previous_TBH: Tensor, norm: Norm | None, needs_weight: bool, backend: str = "eager"
 ) -> tuple[Tensor | None, Tensor | None]:
     """Returns the gradients of the recurrent weight [Z, H] (None if not needed) and of the gain [Z] (None without one)."""
     d_gain_Z = None if norm is None else (d_term_TBZ * norm.x_TBZ).sum((0, 1))
     if not needs_weight:
         return None, d_gain_Z
     d_product_TBZ = d_term_TBZ if norm is None else norm.backward(d_term_TBZ)
-    return d_product_TBZ.flatten(0, 1).T @ previous_TBH.flatten(0, 1), d_gain_Z
+    d_product_NZ, previous_NH = d_product_TBZ.flatten(0, 1), previous_TBH.flatten(0, 1)
+    if backend == "native":
+        return products.matmul(d_product_NZ.T, previous_NH), d_gain_Z
+    return d_product_NZ.T @ previous_NH, d_gain_Z
 
 
 def mark_saved(ctx: Any, inputs: Sequence[Tensor | None], *made: Tensor | None) -> None:

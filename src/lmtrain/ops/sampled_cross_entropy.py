@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear, pad
 
+from lmtrain.ops.native.products import matmul
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
 from lmtrain.ops.transforms import Looped
@@ -153,16 +154,16 @@ def _run(
     added_K = pad((bias_V[samples_K] - log_expected_K).to(wide_dtype), (0, padding), value=-math.inf)
     logits_NJ = wide_ND.new_empty(len(targets_N), 1 + len(added_K))
     torch.add(torch.linalg.vecdot(wide_ND, target_ND), bias_V[targets_N], out=logits_NJ[:, 0])
-    torch.add(features_ND @ sample_KD.T, added_K, out=logits_NJ[:, 1:])
+    torch.add(matmul(features_ND, sample_KD.T), added_K, out=logits_NJ[:, 1:])
     _forget_targets(logits_NJ, samples_K, targets_N)
     log_p_NJ = logits_NJ.log_softmax(1)
     total = -log_p_NJ[:, 0].sum(dtype=torch.float64).to(wide_dtype)
     d_logits_NJ = log_p_NJ.exp_()
     d_target_N = d_logits_NJ[:, 0].sub_(1)
     d_logits_NK = d_logits_NJ[:, 1:].to(compute_dtype)
-    d_features_ND = torch.addcmul((d_logits_NK @ sample_KD).to(wide_dtype), d_target_N[:, None], target_ND)
+    d_features_ND = torch.addcmul(matmul(d_logits_NK, sample_KD).to(wide_dtype), d_target_N[:, None], target_ND)
     d_rows_RD = wide_ND.new_empty(num_samples + len(targets_N), features_ND.shape[1])
-    d_rows_RD[:num_samples] = (d_logits_NK.T @ features_ND)[:num_samples]
+    d_rows_RD[:num_samples] = matmul(d_logits_NK.T, features_ND)[:num_samples]
     torch.mul(wide_ND, d_target_N[:, None], out=d_rows_RD[num_samples:])
     return total, d_features_ND, d_rows_RD, torch.cat([d_logits_NJ[:, 1 : num_samples + 1].sum(0), d_target_N])
 

@@ -108,13 +108,10 @@ INLINE long packed_at(long columns, long words, long k, long column) {
     return column / width * width * words + k * width + column % width;
 }
 
-// One block of `columns` columns (16, 32, 48 or 64). C, of that stride, is written, or added to.
+// One block of `columns` columns (16, 32, 48 or 64). C, rows c_stride apart, is written, or added to.
 template <class Word>
-void multiply(long rows, const uint32_t* a, long a_stride, const uint32_t* packed, long words, long columns, float* c,
-              bool add = false) {
-#ifdef LMTRAIN_AMX
-    if (Word::PER_WORD == 2 && tiles_granted()) return multiply_tiles(rows, a, a_stride, packed, words, columns, c, add);
-#endif
+void multiply_into(float* c, long c_stride, long rows, const uint32_t* a, long a_stride, const uint32_t* packed, long words,
+                   long columns, bool add) {
     const long width = panel_width(columns), vectors = width / LANES;
     const long slice = 24576 / 4 / width;
     for (long k = 0; k < words; k += slice) {
@@ -126,9 +123,19 @@ void multiply(long rows, const uint32_t* a, long a_stride, const uint32_t* packe
                        : vectors == 2 ? panel<Word, 2>
                        : vectors == 3 ? panel<Word, 3>
                                       : panel<Word, 4>;
-            run(rows, a + k, a_stride, w, n, c + column, columns, first);
+            run(rows, a + k, a_stride, w, n, c + column, c_stride, first);
         }
     }
+}
+
+// The same with a C of that stride, and by tiles where there are any.
+template <class Word>
+void multiply(long rows, const uint32_t* a, long a_stride, const uint32_t* packed, long words, long columns, float* c,
+              bool add = false) {
+#ifdef LMTRAIN_AMX
+    if (Word::PER_WORD == 2 && tiles_granted()) return multiply_tiles(rows, a, a_stride, packed, words, columns, c, add);
+#endif
+    multiply_into<Word>(c, columns, rows, a, a_stride, packed, words, columns, add);
 }
 
 }  // namespace lmtrain
