@@ -8,9 +8,16 @@ Every contestant starts from the same weights and sees the same batch. First los
 contestants take turns, so that a machine that slows down slows all of them: a step to warm up, a step that is timed. Ours
 keep the memory that tensors free, as in our training; the others have it as glibc gives it. `dropin650` is the plain way
 itself, with `lmtrain.nn.LSTM` in the place of `torch.nn.LSTM` and nothing else of ours. A row gives the median time
-of a step, the ratio to the plain float32 way (`torch.nn` modules, `cross_entropy`, `torch.optim.Adam` as one would write
-it), that to the same way in the row's own precision ("alike"), and the fraction of the fastest matrix product that the same
-run measured. What could not be measured is "-" here and null in the file. `scripts/README.md` has the table and how to read it.
+of a step and how many times as fast it is as `torch.nn`: in float32 (`ratio`: `torch.nn` modules, `cross_entropy`,
+`torch.optim.Adam` as one would write it), in the row's own precision (`alike`), under autocast (`auto`), and both once more
+with `torch.nn` under our memory setting, where freed blocks are kept (`kept`, `auto,k`; for rows that keep them too). `peak`
+is the fraction of the fastest square product that the same run measured. What could not be measured is "-" here and null in
+the file.
+`scripts/README.md` has the table and how to read it.
+
+On a CPU, a second table has the parts of a step of ours, each timed alone, beside a **limit** (`benchmarks/roofline.py`): the
+least time that its products need, each at the best rate measured for its own shape, or its bytes, at the bandwidth measured for
+the cache in which they lie. `whole` is the step beside the sum of these limits.
 
 `ngram3` and `ngram5` score the test text of DATA with an n-gram model of its training text, against KenLM's reader on the same
 ARPA file (`pip install kenlm`); the ratio is to that. Without kenlm or without a text they are left out.
@@ -23,17 +30,18 @@ microseconds per step and layer, forward and backward. Memory is what PyTorch al
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
-import statistics
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.machine import Machine
 from benchmarks.measuring import (
     Contestant,
     LeftOutError,
@@ -43,12 +51,15 @@ from benchmarks.measuring import (
     float32_products,
     peak_gflops,
     peak_megabytes,
-    ratio,
     seconds_of,
+    with_memory_kept,
 )  # fmt: skip
 from benchmarks.ngrams import make_ngram_scorers
 from benchmarks.pieces import make_generators, make_heads, make_recurrences
 from benchmarks.presets import CPU_PRESETS, GPU_PRESETS, PRESETS, Preset
+from benchmarks.roofline import Limit, compared, limits_of, work_of
+from benchmarks.roofline import table as roofline_table
+from benchmarks.rows import Row, make_row, medians_of, print_head, print_row
 from benchmarks.steps import make_dropins, make_steps
 from benchmarks.using import make_samplers, make_scorers
 from lmtrain.errors import UserError
@@ -64,24 +75,6 @@ MAKERS: dict[str, Callable[[Preset, torch.device], Iterator[Contestant]]] = {
     "ngram": make_ngram_scorers,
 }
 CALLS_TO_WARM_UP = 5
-
-
-@dataclass
-class Row:
-    """What is known of a contestant; None where it was not measured."""
-
-    preset: str
-    backend: str
-    precision: str
-    milliseconds_per_step: float
-    tokens_per_second: float | None
-    ratio: float | None
-    ratio_alike: float | None
-    gflops: float | None
-    fraction_of_peak: float | None
-    peak_megabytes: float
-    agrees: bool | None
-    parts: dict[str, float]
 
 
 def main() -> None:
@@ -135,6 +128,8 @@ def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
     """Compares, times and prints one preset. A contestant that cannot run here (no memory, no kernel) is left out, with why."""
     torch.manual_seed(0)
     contestants = list(MAKERS[preset.part](preset, device))
+    if device.type == "cpu":
+        contestants = [each for contestant in contestants for each in (contestant, *with_memory_kept(contestant))]
     plain = contestants[0]
     with float32_products(plain.precision, device):
         expected = plain.probe() if plain.probe else {}
@@ -149,25 +144,46 @@ def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
             with as_it_runs(contestant, device):
                 contestant.run()  # its caches and its memory
                 contestant.seconds.append(seconds_of(contestant.run, device))
-    medians = {c.name: statistics.median(c.seconds) for c in contestants}
-    _print_head(preset, peak)
+    medians = medians_of(contestants)
+    print_head(preset, peak)
     rows = []
     for contestant in contestants:
         with as_it_runs(contestant, device):
             megabytes = peak_megabytes(contestant.run, device)
             parts = contestant.parts() if contestant.parts else {}
-        seconds = medians[contestant.name]
-        alike = medians.get(f"torch.nn {contestant.precision}")  # None where torch.nn cannot run in that precision
-        gflops = ratio(preset.flops / 1e9, seconds) if preset.flops else None
-        row = Row(
-            preset.name, contestant.backend, contestant.precision, 1e3 * seconds,
-            ratio(contestant.num_tokens or preset.num_tokens, seconds),
-            ratio(medians[plain.name], seconds), ratio(alike, seconds), gflops, ratio(gflops, peak.get(contestant.precision)),
-            megabytes, agreements[contestant.name], parts,
-        )  # fmt: skip
-        _print_row(row)
+        row = make_row(preset, contestant, plain, medians, peak, agreements[contestant.name], megabytes)
+        row.parts = parts
+        print_row(row)
         rows.append(row)
+    if device.type == "cpu":
+        try:
+            _add_rooflines(preset, contestants, rows, device)
+        except LeftOutError as error:
+            print(f"There is no roofline: {error}.")
     return rows
+
+
+def _add_rooflines(preset: Preset, contestants: list[Contestant], rows: list[Row], device: torch.device) -> None:
+    """What each row could reach at best; prints the parts of those whose parts can be measured."""
+    limits: dict[str, dict[str, Limit]] = {}
+    for contestant, row in zip(contestants, rows, strict=True):
+        if not work_of(preset, contestant.precision):
+            continue
+        if contestant.precision not in limits:
+            limits[contestant.precision] = limits_of(preset, contestant.precision, machine())
+        with as_it_runs(contestant, device):
+            measured = contestant.roofline_parts() if contestant.roofline_parts else {}
+        row.roofline = compared(measured, limits[contestant.precision], 1e3 * min(contestant.seconds))
+        if measured or preset.part in ("head", "generate", "score", "samples"):
+            print(roofline_table(f"{contestant.name}: each part alone, and its limit", row.roofline), flush=True)
+
+
+@functools.cache
+def machine() -> Machine:
+    """This machine, measured once."""
+    made = Machine()
+    print(made.description())
+    return made
 
 
 def _of_each(contestants: list[Contestant], work: Callable[[Contestant], Any]) -> dict[str, Any]:
@@ -187,34 +203,6 @@ def _warm_up(contestant: Contestant, device: torch.device) -> None:
     with as_it_runs(contestant, device):
         for _ in range(CALLS_TO_WARM_UP):
             contestant.run()
-
-
-def _print_head(preset: Preset, peak: dict[str, float | None]) -> None:
-    if preset.part == "ngram":
-        print(f"\n{preset.name}: Kneser-Ney of order {preset.order}, the test text of {preset.data}")
-    else:
-        print(f"\n{preset.name}: {preset.part}, {preset.cell} {preset.num_layers}x{preset.hidden_size}, B={preset.batch_size}, "
-              f"T={preset.chunk_length}, V={preset.vocab_size}; matrix products reach "
-              + ", ".join(f"{_written(peak[name], '.0f')} GFLOP/s in {name}" for name in sorted(peak)))  # fmt: skip
-    print(
-        f"{'backend':30}{'precision':>10}{'ms':>9}{'tokens/s':>11}{'ratio':>7}{'alike':>7}{'GFLOP/s':>9}{'peak':>6}{'MB':>7}"
-        "  agrees  parts (ms; recurrences on a GPU: microseconds per step)"
-    )
-
-
-def _print_row(row: Row) -> None:
-    numbers = (
-        (row.milliseconds_per_step, 9, ".2f"), (row.tokens_per_second, 11, ",.0f"), (row.ratio, 7, ".2f"),
-        (row.ratio_alike, 7, ".2f"), (row.gflops, 9, ".0f"), (row.fraction_of_peak, 6, ".0%"), (row.peak_megabytes, 7, ".0f"),
-    )  # fmt: skip
-    shown = "".join(f"{_written(number, form):>{width}}" for number, width, form in numbers)
-    agrees_word = {True: "yes", False: "NO", None: "-"}[row.agrees]
-    parts = " ".join(f"{name} {value:.1f}" for name, value in row.parts.items())
-    print(f"{row.backend:30}{row.precision:>10}{shown}  {agrees_word:6}  {parts}", flush=True)
-
-
-def _written(number: float | None, form: str) -> str:
-    return "-" if number is None else format(number, form)
 
 
 if __name__ == "__main__":

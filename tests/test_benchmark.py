@@ -21,10 +21,11 @@ PARTS = ["step", "dropin", "recurrence", "head", "generate", "score", "samples"]
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The script as a module, without the large matrix products."""
+    """The script as a module, without the large matrix products and the measurements behind a roofline."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     module = importlib.import_module("benchmark")
     monkeypatch.setattr(module, "peak_gflops", lambda precision, device: 1.0)
+    monkeypatch.setattr(module, "work_of", lambda preset, precision: {})
     yield module
     for name in [name for name in sys.modules if name.split(".")[0] in ("benchmark", "benchmarks")]:
         del sys.modules[name]
@@ -60,7 +61,10 @@ def test_the_drop_in_is_timed_beside_what_it_replaces(benchmark: ModuleType) -> 
     assert benchmark.PRESETS["dropin650"].part == "dropin"
     rows = benchmark.run_preset(tiny(benchmark, "dropin", tied=False), 1, CPU)
     assert [(row.backend, row.precision) for row in rows] == [
-        (library, precision) for library in ("torch.nn", "lmtrain.nn") for precision in ("float32", "bfloat16")
+        (f"{library}{kept}", precision)
+        for library in ("torch.nn", "lmtrain.nn")
+        for precision in ("float32", "bfloat16")
+        for kept in ("", ", memory kept")
     ]
 
 
@@ -142,7 +146,9 @@ def test_a_contestant_that_fails_is_left_out_and_spoils_no_number(
         benchmark.Contestant("torch.nn", "bfloat16", fail, fail if when == "compared" else fine),
         benchmark.Contestant("lmtrain native", "bfloat16", fine, fine),
     ])  # fmt: skip
-    assert [(row.backend, row.ratio_alike is None) for row in rows] == [("torch.nn", False), ("lmtrain native", True)]
+    assert [(row.backend, row.ratio_alike is None) for row in rows] == [
+        ("torch.nn", False), ("torch.nn, memory kept", False), ("lmtrain native", True),
+    ]  # fmt: skip
     shown = capsys.readouterr().out
     assert "torch.nn bfloat16 cannot run here: no kernel\n" in shown
     assert "nan" not in shown
@@ -153,11 +159,25 @@ def test_a_time_of_nothing_is_no_ratio(
 ) -> None:
     monkeypatch.setattr(benchmark, "seconds_of", lambda work, device: 0.0)
     monkeypatch.setattr(benchmark, "peak_gflops", lambda precision, device: None)
-    (row,) = rows_of(benchmark, monkeypatch, [benchmark.Contestant("torch.nn", "float32", int)])
+    row, _ = rows_of(benchmark, monkeypatch, [benchmark.Contestant("torch.nn", "float32", int)])
     assert (row.ratio, row.ratio_alike, row.tokens_per_second, row.gflops, row.fraction_of_peak) == (None,) * 5
     shown = capsys.readouterr().out
     assert "nan" not in shown
     assert "inf" not in shown
+
+
+def test_without_a_roofline_the_rows_are_there_and_the_reason_is_said(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> Any:
+        raise benchmark.LeftOutError("the native backend is missing: no compiler")
+
+    monkeypatch.setattr(benchmark, "machine", missing)
+    monkeypatch.setattr(benchmark, "work_of", lambda preset, precision: {"head": None})
+    rows = benchmark.run_preset(tiny(benchmark, "head"), 1, CPU)
+    assert rows
+    assert {len(row.roofline) for row in rows} == {0}
+    assert "There is no roofline: the native backend is missing: no compiler." in capsys.readouterr().out
 
 
 def test_a_preset_that_fails_is_named_and_the_others_are_written(
@@ -173,7 +193,8 @@ def test_a_preset_that_fails_is_named_and_the_others_are_written(
     assert rows
     assert set(rows[0]) == {
         "preset", "backend", "precision", "milliseconds_per_step", "tokens_per_second", "ratio", "ratio_alike", "gflops",
-        "fraction_of_peak", "peak_megabytes", "agrees", "parts",
+        "fraction_of_peak", "peak_megabytes", "agrees", "parts", "ratio_autocast", "ratio_kept", "ratio_autocast_kept",
+        "roofline",
     }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ TOLERANCE = {  # of the loss and of the gradient, relative
     "float32": (1e-5, 1e-3), "float64": (1e-5, 1e-3), "tf32": (1e-3, 1e-2), "bfloat16": (1e-2, 6e-2), "float16": (1e-2, 6e-2),
 }  # fmt: skip
 SLOW_GFLOPS = 10  # bfloat16 without instructions for it
+PLAIN_BACKENDS = ("torch.nn", "lmtrain.nn")
 PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "tf32", "bfloat16")}
 
 
@@ -28,7 +29,11 @@ class LeftOutError(Exception):
 
 @dataclass
 class Contestant:
-    """Something that does the work once per call; `probe` returns loss and gradients by name, for comparison."""
+    """Something that does the work once per call; `probe` returns loss and gradients by name, for comparison.
+
+    `parts` are told of as they are; `roofline_parts` (milliseconds) have a limit in `roofline.py`. `kept`: the memory that
+    tensors free is kept, as ours always keeps it.
+    """
 
     backend: str
     precision: str
@@ -37,10 +42,23 @@ class Contestant:
     parts: Callable[[], dict[str, float]] | None = None
     seconds: list[float] = field(default_factory=list)
     num_tokens: int | None = None  # of one call; None: the preset's
+    roofline_parts: Callable[[], dict[str, float]] | None = None
+    kept: bool = False
 
     @property
     def name(self) -> str:
         return f"{self.backend} {self.precision}"
+
+    @property
+    def keeps_memory(self) -> bool:
+        return self.kept or self.backend.split()[0] == "lmtrain"  # not with lmtrain.nn: a foreign script does not
+
+
+def with_memory_kept(contestant: Contestant) -> list[Contestant]:
+    """The same contestant under our memory setting: for the modules of `torch.nn`, and ours in their place."""
+    if contestant.backend not in PLAIN_BACKENDS:
+        return []
+    return [replace(contestant, backend=f"{contestant.backend}, memory kept", kept=True, seconds=[])]
 
 
 # ---- precisions
@@ -63,7 +81,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 @contextmanager
 def as_it_runs(contestant: Contestant, device: torch.device) -> Iterator[None]:
     """What holds for the whole process: the kind of products in float32, and whether freed memory is kept."""
-    keep_freed_memory(contestant.backend.split()[0] == "lmtrain")  # not with lmtrain.nn: a foreign script does not
+    keep_freed_memory(contestant.keeps_memory)
     with float32_products(contestant.precision, device):
         yield
 

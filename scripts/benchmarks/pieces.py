@@ -13,6 +13,7 @@ from torch import Tensor
 
 from benchmarks.measuring import PRECISIONS, Contestant, autocast, dtype_of, gradient, least_seconds, plain_precisions
 from benchmarks.models import Way, draw_tokens, our_model, plain_model, ways
+from benchmarks.parts import recurrence_parts
 from benchmarks.presets import Preset
 from lmtrain.inference.sample import SampleSettings, sample
 from lmtrain.ops.cuda_graph import PLAIN_CALLS, record_cuda_graph
@@ -27,6 +28,7 @@ class Recurrence:
 
     forward: Callable[[Tensor], Tensor]
     weights: dict[str, Tensor]
+    parts: Callable[[Tensor, str], dict[str, float]] | None = None  # of given inputs and a precision, as roofline.py names them
 
 
 def make_recurrences(preset: Preset, device: torch.device) -> Iterator[Contestant]:
@@ -54,7 +56,10 @@ def _our_layers(model: Any, batch_size: int) -> Recurrence:
             used += len(after)
         return x
 
-    return Recurrence(forward, dict(model.layers.named_parameters()))
+    def parts(x: Tensor, precision: str) -> dict[str, float]:
+        return recurrence_parts(model.layers, x, initial[1:], lambda: autocast(precision, x.device))
+
+    return Recurrence(forward, dict(model.layers.named_parameters()), parts)
 
 
 def _recurrence(
@@ -87,7 +92,14 @@ def _recurrence(
         steps = preset.chunk_length * preset.num_layers
         return {"forward": 1e6 * half / steps, "backward": 1e6 * (whole - half) / steps}
 
-    return Contestant(name, precision, run, probe, parts if inputs.is_cuda else None)
+    def roofline_parts() -> dict[str, float]:
+        assert layers.parts is not None
+        return layers.parts(inputs, precision)
+
+    return Contestant(
+        name, precision, run, probe, parts if inputs.is_cuda else None,
+        roofline_parts=roofline_parts if way.backend == "native" else None,
+    )  # fmt: skip
 
 
 class _Recorded:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from lmtrain.models.recurrent import CELLS
 
 WIKITEXT2, PTB, WIKITEXT103 = 33_278, 10_000, 267_735  # vocabularies
+NUM_SAMPLES = 512  # of the sampled softmax
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,26 @@ class Preset:
         return self.batch_size * self.chunk_length
 
     @property
+    def num_parameters(self) -> int:
+        """Weights of our whole model. The candidate of a GRU has a bias of its own for the recurrent product."""
+        layers = sum(
+            self.num_gates * hidden * (size + hidden + 1) + hidden * (self.cell == "gru") for size, hidden in self.layer_sizes
+        )
+        tables = self.vocab_size * (self.layer_sizes[0][0] + (0 if self.tied else self.layer_sizes[-1][1]))
+        return tables + self.vocab_size + layers
+
+    @property
+    def projects_words(self) -> bool:
+        """Whether our model multiplies the first layer's input weight with its small vocabulary, and not with every token."""
+        return self.part == "step" and 2 * self.vocab_size <= min(self.num_tokens, 4 * self.layer_sizes[0][0])
+
+    @property
     def flops(self) -> float:
         """Floating-point operations of the matrix products of one training step: two per weight and token, times three."""
         if self.part == "ngram":
             return 0
         recurrence = sum(2 * self.num_gates * hidden * (size + hidden) for size, hidden in self.layer_sizes)
-        outputs = {"sampled": 512}.get(self.head, self.vocab_size)
+        outputs = {"sampled": NUM_SAMPLES}.get(self.head, self.vocab_size)
         head = 2 * self.layer_sizes[-1][1] * outputs
         passes = 1 if self.part in ("generate", "score", "samples") else 3
         return passes * self.num_tokens * (recurrence * (self.part != "head") + head * (self.part != "recurrence"))
