@@ -64,18 +64,21 @@ void benchmark_products(int bfloat16, long times, long M, long K, long N, const 
     else products(times, M, K, N, left, (const float*)right, by_rows, first, threads);
 }
 
-// Reads `count` floats `times` times; with `update` it also writes each back. Every thread has its own share. Returns a sum.
+// Reads `count` floats `times` times; with `update` it also writes each back. Every thread has a share of its own and runs through
+// eight stretches of it side by side, because a core that follows one stream cannot fetch from memory as fast as it could.
 double benchmark_passes(float* memory, long count, long times, int update, long threads) {
     double total = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : total)
     {
         const Share mine = share(count / (8 * LANES), omp_get_thread_num(), omp_get_num_threads());
+        const long stretch = (mine.last - mine.first) * LANES;
+        float* own = memory + mine.first * 8 * LANES;
         F sums[8] = {};
         for (long time = 0; time < times; time++)
-            for (long i = mine.first; i < mine.last; i++)
+            for (long i = 0; i < stretch; i += LANES)
 #pragma GCC unroll 8
                 for (int j = 0; j < 8; j++) {
-                    float* at = memory + (i * 8 + j) * LANES;
+                    float* at = own + j * stretch + i;
                     F value = load(at);
                     if (update) store(at, value + broadcast(1.0f));
                     else sums[j] += value;

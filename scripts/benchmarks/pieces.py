@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.measuring import PRECISIONS, Contestant, autocast, dtype_of, gradient, least_seconds, plain_precisions
 from benchmarks.models import Way, draw_tokens, our_model, plain_model, ways
-from benchmarks.parts import recurrence_parts
+from benchmarks.parts import least_of, recurrence_parts
 from benchmarks.presets import Preset
 from lmtrain.inference.sample import SampleSettings, sample
 from lmtrain.ops.cuda_graph import PLAIN_CALLS, record_cuda_graph
@@ -57,7 +57,7 @@ def _our_layers(model: Any, batch_size: int) -> Recurrence:
         return x
 
     def parts(x: Tensor, precision: str) -> dict[str, float]:
-        return recurrence_parts(model.layers, x, initial[1:], lambda: autocast(precision, x.device))
+        return least_of(lambda: recurrence_parts(model.layers, x, initial[1:], lambda: autocast(precision, x.device)))
 
     return Recurrence(forward, dict(model.layers.named_parameters()), parts)
 

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 import lmtrain.nn
 from benchmarks.measuring import PRECISIONS, Contestant, autocast, gradient, least_seconds, plain_precisions
 from benchmarks.models import PlainModel, Way, draw_tokens, our_model, plain_model, ways
-from benchmarks.parts import step_parts
+from benchmarks.parts import least_of, step_parts
 from benchmarks.presets import Preset
 from lmtrain.data.stream import Chunk
 from lmtrain.training.averaging import LastWeights
@@ -117,7 +117,7 @@ def _our_step(preset: Preset, way: Way, precision: str, tokens_TB: Tensor, devic
             return {} if way.graph else _parts(learner, chunk, preset, device)
 
     def roofline_parts() -> dict[str, float]:
-        return step_parts(learner, chunk, step)
+        return least_of(lambda: step_parts(learner, chunk, step))
 
     name = f"lmtrain {way}" + ("" if preset.head == "full" else f", {preset.head}")
     return Contestant(
