@@ -9,7 +9,6 @@ import sys
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,7 +28,6 @@ NAMES = [
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
 README, RESULTS = READMES["README.md"], READMES["scripts/README.md"]
 register_schemas()
-REPRODUCE = runpy.run_path(str(ROOT / "scripts" / "reproduce.py"))
 
 
 # ---- commands
@@ -245,47 +243,13 @@ def table(text: str, heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:end]]
 
 
-def rows() -> list[list[str]]:
-    return table(RESULTS, "## Results on Brown")[: len(REPRODUCE["ROWS"])]
-
-
-def test_the_results_are_those_that_reproduce_makes() -> None:
-    told = [tuple(None if cell == "-" else float(cell.strip("*")) for cell in row[1:3]) for row in rows()]
-    assert told == [(valid, test) for _, _, valid, test in REPRODUCE["ROWS"]]
-
-
 def test_the_results_of_the_readme_are_some_of_them() -> None:
-    told = table(README, "## Results")
+    """`tests/test_reproduce.py` has the other tables."""
+    told, rows = table(README, "## Results"), table(RESULTS, "## Results on Brown")
     assert len(told) >= 5
     for model, *numbers in told:
-        (row,) = [row for row in rows() if row[1:3] == numbers]
+        (row,) = [row for row in rows if row[1:3] == numbers]
         assert model.split(",")[0].strip("*") in row[0] or "Kneser-Ney" in row[0]
-
-
-@pytest.mark.parametrize(("row", "made"), list(zip(rows(), REPRODUCE["ROWS"], strict=True)), ids=lambda value: str(value[0]))
-def test_the_command_of_a_result_is_the_one_that_reproduce_runs(row: list[str], made: Any) -> None:
-    name, method, *_ = made
-    command = re.search(r"`(.*?)`", row[3])
-    assert command
-    words = command[1].split()
-    if name in REPRODUCE["MIXTURES"] and not method:
-        assert len(words) - words.index("mix") - 3 == len(REPRODUCE["MIXTURES"][name])
-    elif method:
-        assert words[0] == "evaluate"
-        assert words[2:] == method.split()
-        assert words[1] == ("MIX" if name in REPRODUCE["MIXTURES"] else name)
-    elif row[3].startswith("the same with"):
-        assert set(words) <= set(REPRODUCE["TRAININGS"][name].split())
-    else:
-        assert sorted(words) == sorted([*REPRODUCE["TRAININGS"][name].split(), "data.path=DATA"])
-
-
-def test_what_reproduce_runs_composes() -> None:
-    for settings in REPRODUCE["TRAININGS"].values():
-        assert reading.read_config(check_overrides([*settings.split(), "data.path=DATA"]))
-    trained = {*REPRODUCE["TRAININGS"], *REPRODUCE["MIXTURES"]}
-    assert {name for name, *_ in REPRODUCE["ROWS"]} == trained
-    assert {part for parts in REPRODUCE["MIXTURES"].values() for part in parts} <= set(REPRODUCE["TRAININGS"])
 
 
 # ---- speed
