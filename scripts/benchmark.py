@@ -57,7 +57,7 @@ from benchmarks.measuring import (
 from benchmarks.ngrams import make_ngram_scorers
 from benchmarks.pieces import make_generators, make_heads, make_recurrences
 from benchmarks.presets import CPU_PRESETS, GPU_PRESETS, PRESETS, Preset
-from benchmarks.roofline import Limit, compared, limits_of, work_of
+from benchmarks.roofline import Limit, compared, limits_of, markdown, work_of
 from benchmarks.roofline import table as roofline_table
 from benchmarks.rows import Row, make_row, medians_of, print_head, print_row
 from benchmarks.steps import make_dropins, make_steps
@@ -79,6 +79,9 @@ CALLS_TO_WARM_UP = 5
 
 def main() -> None:
     options = _parse()
+    if options.table:
+        print(markdown([row for file in options.table for row in json.loads(Path(file).read_text())]))
+        return
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
@@ -111,6 +114,8 @@ def _parse() -> argparse.Namespace:
                         help=f"all, or some of {', '.join(PRESETS)}")  # fmt: skip
     parser.add_argument("--repeat", type=int, default=15, help="timed turns of every contestant (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="also write the rows there")
+    parser.add_argument("--table", nargs="+", metavar="FILE",
+                        help="only print the parts and limits that --json wrote there, as a table for a README")  # fmt: skip
     parser.add_argument("--data", metavar="DIR", default="", help="train.txt and test.txt, for ngram3 and ngram5")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0, help="of the CPU (default: PyTorch's own choice)")

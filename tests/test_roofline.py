@@ -44,8 +44,8 @@ class Slow:
     def seconds(self, product: Any, precision: str) -> float:
         return float(product.flops)
 
-    def level(self, set_bytes: int) -> str:
-        return "L2" if set_bytes <= 100 else "memory"
+    def shares(self, set_bytes: int) -> dict[str, float]:
+        return {"L2": 1.0} if set_bytes <= 100 else {"L2": 0.5, "memory": 0.5}
 
     def bytes_per_second(self, level: str, updates: bool) -> float:
         return {"L2": 1.0, "memory": 0.1}[level] * (2 if updates else 1)
@@ -135,7 +135,7 @@ def test_a_limit_is_the_longer_of_both_times_and_says_which(scripts: Any) -> Non
         ((roofline.Traffic(100, 100, False),), 240e3, "products"),
         ((roofline.Traffic(300, 100, False),), 300e3, "L2"),
         ((roofline.Traffic(300, 100, True),), 240e3, "products"),  # two bytes a second
-        ((roofline.Traffic(30, 101, False), roofline.Traffic(100, 100, False)), 400e3, "memory"),
+        ((roofline.Traffic(40, 101, False), roofline.Traffic(100, 100, False)), 320e3, "memory"),  # 20 x 1 + 20 x 10 + 100
     ):
         limit = roofline.limit(roofline.Work((product,), traffic), "float32", Slow())
         assert (limit.milliseconds, limit.bound) == (pytest.approx(milliseconds), bound)
@@ -154,7 +154,7 @@ def test_what_was_reached_is_told_of_each_part_of_the_rest_and_of_the_whole(scri
     assert json.dumps([asdict(part) for part in reached.values()], allow_nan=False)
 
 
-def test_sets_lie_in_the_nearest_cache_that_holds_them(scripts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_sets_lie_in_the_nearest_caches_that_hold_them(scripts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     told = [
         ("1", "Data", "48K"),
         ("1", "Instruction", "32K"),
@@ -171,15 +171,15 @@ def test_sets_lie_in_the_nearest_cache_that_holds_them(scripts: Any, monkeypatch
     assert scripts.machine.cache_bytes(2) == {"L2": 2 << 20, "L3": 32 << 20}
     machine = scripts.machine.Machine.__new__(scripts.machine.Machine)
     machine.cache_bytes = scripts.machine.cache_bytes(2)
-    assert [machine.level(size) for size in (1, 2 << 20, (2 << 20) + 1, 32 << 20, 33 << 20)] == [
-        "L2",
-        "L2",
-        "L3",
-        "L3",
-        "memory",
-    ]
+    megabyte = 1 << 20
+    assert machine.shares(1) == machine.shares(2 * megabyte) == {"L2": 1.0}
+    assert machine.shares(4 * megabyte) == {"L2": 0.5, "L3": 0.5}
+    assert machine.shares(32 * megabyte) == {"L2": 2 / 32, "L3": 30 / 32}
+    assert machine.shares(64 * megabyte) == {"L2": 2 / 64, "L3": 30 / 64, "memory": 0.5}
     monkeypatch.setattr(scripts.machine, "CACHES", tmp_path / "none")
     assert scripts.machine.cache_bytes(2) == {}
+    machine.cache_bytes = {}
+    assert machine.shares(5) == {"memory": 1.0}
 
 
 def machine_of(scripts: Any) -> Any:
@@ -263,4 +263,39 @@ def test_ratios_are_to_three_ways_of_torch(scripts: Any) -> None:
         (4.0, 3.0, 2.0, 1.5, 3.0),
         (3.0, 2.25, None, None, 2.25),  # as a foreign script: freed memory is not kept
         (2.0, 1.5, 1.0, 0.75, 2.0),
+    ]
+
+
+def test_the_table_for_a_readme_has_the_parts_of_ours_in_both_precisions(
+    scripts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def row(
+        backend: str, precision: str, milliseconds: float, **parts: tuple[float | None, float, float | None]
+    ) -> dict[str, Any]:
+        roofline = {name: dict(zip(("milliseconds", "limit_milliseconds", "fraction"), values, strict=True)) | {"bound": "L3"}
+                    for name, values in parts.items()}  # fmt: skip
+        return {
+            "preset": "p",
+            "backend": backend,
+            "precision": precision,
+            "milliseconds_per_step": milliseconds,
+            "roofline": roofline,
+        }
+
+    rows = [
+        row("torch.nn", "float32", 9.0, whole=(9.0, 1.0, 0.1)),
+        row("lmtrain eager", "bfloat16", 3.0, whole=(3.0, 1.0, 0.3)),
+        row("lmtrain native", "bfloat16", 4.0, head=(2.0, 1.0, 0.5), rest=(2.0, 0.0, None), whole=(4.0, 1.0, 0.25)),
+        row("lmtrain one by one", "float32", 8.0, whole=(8.0, 2.0, 0.25)),
+        row("lmtrain", "float32", 5.0, whole=(5.0, 2.0, 0.4)),
+    ]
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(rows))
+    benchmark: ModuleType = importlib.import_module("benchmark")
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--table", str(file)])
+    benchmark.main()
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| `p` | head | 2.00 | 1.00 | 50% | L3 | - | - | - | - |",
+        "| `p` | rest | 2.00 | 0.00 | - | L3 | - | - | - | - |",
+        "| `p` | whole | 4.00 | 1.00 | 25% | L3 | 5.00 | 2.00 | 40% | L3 |",
     ]

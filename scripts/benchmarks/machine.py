@@ -61,9 +61,13 @@ class Machine:
         self.seconds = functools.cache(self._measure_product)
         self.bytes_per_second = functools.cache(self._measure_bandwidth)
 
-    def level(self, working_set_bytes: int) -> str:
-        """The nearest level that holds a set of bytes; the threads share the set."""
-        return next((name for name, size in self.cache_bytes.items() if working_set_bytes <= size), "memory")
+    def shares(self, set_bytes: int) -> dict[str, float]:
+        """Which share of a set of bytes each level can hold at best, the nearest first; the threads share the set."""
+        found, held = {}, 0
+        for name, size in self.cache_bytes.items():
+            found[name] = (min(size, set_bytes) - held) / set_bytes
+            held = min(size, set_bytes)
+        return {name: share for name, share in (found | {"memory": 1 - held / set_bytes}).items() if share}
 
     def description(self) -> str:
         """The bandwidths, in words."""
