@@ -57,7 +57,8 @@ from benchmarks.measuring import (
 from benchmarks.ngrams import make_ngram_scorers
 from benchmarks.pieces import make_generators, make_heads, make_recurrences
 from benchmarks.presets import CPU_PRESETS, GPU_PRESETS, PRESETS, Preset
-from benchmarks.roofline import Limit, compared, limits_of, markdown, work_of
+from benchmarks.readme import tables
+from benchmarks.roofline import Limit, compared, limits_of, work_of
 from benchmarks.roofline import table as roofline_table
 from benchmarks.rows import Row, make_row, medians_of, print_head, print_row
 from benchmarks.steps import make_dropins, make_steps
@@ -80,7 +81,7 @@ CALLS_TO_WARM_UP = 5
 def main() -> None:
     options = _parse()
     if options.table:
-        print(markdown([row for file in options.table for row in json.loads(Path(file).read_text())]))
+        print(tables([row for file in options.table for row in json.loads(Path(file).read_text())]))
         return
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -115,7 +116,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=15, help="timed turns of every contestant (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="also write the rows there")
     parser.add_argument("--table", nargs="+", metavar="FILE",
-                        help="only print the parts and limits that --json wrote there, as a table for a README")  # fmt: skip
+                        help="only print what --json wrote there, as tables for a README")  # fmt: skip
     parser.add_argument("--data", metavar="DIR", default="", help="train.txt and test.txt, for ngram3 and ngram5")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0, help="of the CPU (default: PyTorch's own choice)")

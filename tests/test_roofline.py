@@ -266,35 +266,35 @@ def test_ratios_are_to_three_ways_of_torch(scripts: Any) -> None:
     ]
 
 
-def test_the_table_for_a_readme_has_the_parts_of_ours_in_both_precisions(
+def told(
+    backend: str, precision: str, milliseconds: float, **parts: tuple[float | None, float, float | None]
+) -> dict[str, Any]:
+    """A row as `--json` writes it, as far as a README needs it."""
+    names = ("milliseconds", "limit_milliseconds", "fraction")
+    roofline = {part: dict(zip(names, values, strict=True)) | {"bound": "L3"} for part, values in parts.items()}
+    ratios = dict.fromkeys(("ratio", "ratio_autocast", "ratio_kept"), 9 / milliseconds) | {"ratio_autocast_kept": None}
+    named = {"preset": "p", "backend": backend, "precision": precision, "milliseconds_per_step": milliseconds}
+    return {**named, **ratios, "roofline": roofline}
+
+
+def test_the_tables_for_a_readme_have_ratios_and_the_parts_of_ours(
     scripts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def row(
-        backend: str, precision: str, milliseconds: float, **parts: tuple[float | None, float, float | None]
-    ) -> dict[str, Any]:
-        roofline = {name: dict(zip(("milliseconds", "limit_milliseconds", "fraction"), values, strict=True)) | {"bound": "L3"}
-                    for name, values in parts.items()}  # fmt: skip
-        return {
-            "preset": "p",
-            "backend": backend,
-            "precision": precision,
-            "milliseconds_per_step": milliseconds,
-            "roofline": roofline,
-        }
-
-    rows = [
-        row("torch.nn", "float32", 9.0, whole=(9.0, 1.0, 0.1)),
-        row("lmtrain eager", "bfloat16", 3.0, whole=(3.0, 1.0, 0.3)),
-        row("lmtrain native", "bfloat16", 4.0, head=(2.0, 1.0, 0.5), rest=(2.0, 0.0, None), whole=(4.0, 1.0, 0.25)),
-        row("lmtrain one by one", "float32", 8.0, whole=(8.0, 2.0, 0.25)),
-        row("lmtrain", "float32", 5.0, whole=(5.0, 2.0, 0.4)),
-    ]
     file = tmp_path / "rows.json"
-    file.write_text(json.dumps(rows))
+    file.write_text(json.dumps([
+        told("torch.nn", "float32", 9.0, whole=(9.0, 1.0, 0.1)),
+        told("lmtrain eager", "bfloat16", 3.0, whole=(3.0, 1.0, 0.3)),
+        told("lmtrain native", "bfloat16", 4.0, head=(2.0, 1.0, 0.5), rest=(2.0, 0.0, None), whole=(4.0, 1.0, 0.25)),
+        told("lmtrain one by one", "float32", 8.0, whole=(8.0, 2.0, 0.25)),
+        told("lmtrain", "float32", 5.0, whole=(5.0, 2.0, 0.4)),
+    ]))  # fmt: skip
     benchmark: ModuleType = importlib.import_module("benchmark")
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "--table", str(file)])
     benchmark.main()
-    assert capsys.readouterr().out.splitlines()[2:] == [
+    lines = capsys.readouterr().out.splitlines()
+    assert len({line.count("|") for line in lines[:3]}) == len({line.count("|") for line in lines[4:]}) == 1
+    assert lines[2] == "| `p` | 9 | 2.25 | 2.25 | 2.25 | - | 1.80 | 1.80 | 1.80 | - |"
+    assert lines[6:] == [
         "| `p` | head | 2.00 | 1.00 | 50% | L3 | - | - | - | - |",
         "| `p` | rest | 2.00 | 0.00 | - | L3 | - | - | - | - |",
         "| `p` | whole | 4.00 | 1.00 | 25% | L3 | 5.00 | 2.00 | 40% | L3 |",

@@ -20,13 +20,11 @@ Non-linearities, softmax and sums are counted as nothing, so no limit can be rea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from benchmarks.machine import Machine, Product
 from benchmarks.measuring import ratio
 from benchmarks.presets import NUM_SAMPLES, Preset
 
-PRECISIONS = ("bfloat16", "float32")
 FLOAT32 = 4  # bytes of weights, their gradients and moments, and of cells
 SAVED = {"elman": 0, "gru": 4, "lstm": 4}  # gates that are saved for the backward pass, each as wide as the products
 GRADIENTS = {"elman": 1, "gru": 4, "lstm": 4}  # of gates, behind the backward pass
@@ -233,32 +231,3 @@ def table(title: str, reached: dict[str, Reached]) -> str:
         ]
         lines.append(f"    {name:12}{shown[0]:>9}{shown[1]:>9}{shown[2]:>9}  {part.bound}")
     return "\n".join(lines)
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table of a README from rows of `--json`: every part of ours in both precisions, milliseconds and their limit."""
-    ours = [row for row in rows if row.get("roofline") and row["backend"].startswith("lmtrain")]
-    presets = dict.fromkeys(row["preset"] for row in ours)
-    ours.sort(key=lambda row: ("rest" in row["roofline"], -row["milliseconds_per_step"]))  # last: with parts, or the fastest
-    best = {(row["preset"], row["precision"]): row["roofline"] for row in ours}
-    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    for preset in presets:
-        for precision in PRECISIONS:
-            for part, reached in best.get((preset, precision), {}).items():
-                found.setdefault((preset, part), {})[precision] = reached
-    titles = ["preset", "part"]
-    for precision in PRECISIONS:
-        titles += [f"{precision}, ms", "limit", "reached", "bound by"]
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    for (preset, part), by_precision in found.items():
-        cells = [cell for precision in PRECISIONS for cell in _cells(by_precision.get(precision))]
-        lines.append(f"| `{preset}` | {part} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _cells(reached: dict[str, Any] | None) -> list[str]:
-    if reached is None:
-        return ["-"] * 4
-    forms = {"milliseconds": ".2f", "limit_milliseconds": ".2f", "fraction": ".0%"}
-    shown = ["-" if reached[name] is None else format(reached[name], form) for name, form in forms.items()]
-    return [*shown, reached["bound"]]
