@@ -31,7 +31,7 @@ KINDS: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 VALUES: dict[str, list[Any]] = {
     "model.embed_size": [1, 3, 4, 6], "model.hidden_size": [1, 3, 4, 6], "model.num_layers": [1, 1, 2, 3],
-    "model.embeddings": [""], "model.freeze_embeddings": [0.0, 2.0, None],
+    "model.embeddings": ["", "", "svd"], "model.freeze_embeddings": [0.0, 2.0, None],
     "model.cutoffs": [[2000, 10000], [3], [2, 5], [5, 2], [1], []], "model.num_samples": [1, 3, 600],
     "model.maxent_order": [0, 0, 0, 1, 2, 3, 8], "model.maxent_table": [1024, 1025, 5000],
     "model.hidden_sizes": [[], [], [3], [4, 2], [1, 6, 1]], "model.projection_size": [0, 0, 1, 4],
@@ -147,6 +147,10 @@ def rules(read: config.Config) -> Iterator[str]:
         if model.project and not model.tie_weights:
             yield "an adaptive softmax projects for tied weights alone"
         yield "cutoffs?"  # whether one of them lies within the vocabulary is known with the text
+    if model.embeddings == "svd":
+        if model.tie_weights and model.freeze_embeddings != 0:
+            yield "frozen vectors would freeze the output"
+        yield "svd?"  # vectors have fewer numbers than the text has tokens
     if model.maxent_order == 1 or (model.maxent_order and model.head.name != "full"):
         yield "hashed n-grams begin with bigrams, and need a full softmax"
     if model.maxent_order and (model.activation_penalty or model.temporal_penalty):
@@ -311,7 +315,7 @@ def test_every_setting_is_drawn() -> None:
         names = {f"{group}.{spec.name}" for cls in kinds for spec in dataclasses.fields(cls)}
         assert names <= set(seen)
     fixed = {
-        "data.kind", "data.cache_dir", "model.embeddings", "trainer.num_steps", "trainer.max_seconds", "trainer.num_threads",
+        "data.kind", "data.cache_dir", "trainer.num_steps", "trainer.max_seconds", "trainer.num_threads",
     }  # fmt: skip
     assert {key for key, values in seen.items() if len(values) < 2} == fixed
 

@@ -11,6 +11,8 @@ import torch
 import lmtrain
 from lmtrain.tasks.embeddings import projected, put_vectors
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
+from lmtrain.vectors.svd import train_svd
+from lmtrain.vectors.text import read_words
 
 WORDS = ("the", "cat", "rome", "sat", "zebra", "<eos>")
 LANGUAGE = [
@@ -123,3 +125,40 @@ def test_of_two_rows_of_one_word_the_first_counts() -> None:
     vectors = lmtrain.Vectors(("a", "b"), np.float32([[1, 2], [3, 4]]))
     assert put_vectors(table, ["A", "c", "b"], vectors) == [True, False, True]
     assert table.tolist() == [[1, 2], [0, 0], [3, 4]]
+
+
+def test_a_language_model_starts_from_vectors_of_its_own_text(place: Path, same: Callable[[str, str], bool]) -> None:
+    own = [*LANGUAGE, "model.embed_size=3", "model.embeddings=svd", "trainer.num_threads=1"]
+    lmtrain.train(*own, "hydra.run.dir=frozen", "model.freeze_embeddings=null")
+    lmtrain.train(*own[:-2], "trainer.num_threads=1", "hydra.run.dir=drawn", "trainer.num_epochs=0.1")
+    table, drawn = table_of("frozen", "embedding.weight"), table_of("drawn", "embedding.weight")
+    text = read_words("text.txt", min_count=1)
+    vectors = train_svd(text, size=3)
+    own_rows, svd_rows = np.array([table[word] for word in text.words]), vectors.matrix
+    scale = np.sqrt(np.square(svd_rows).mean() / np.square(own_rows).mean())
+    np.testing.assert_allclose(own_rows * scale, svd_rows, rtol=1e-5, atol=1e-6)
+    assert table["<eos>"] == pytest.approx(drawn["<eos>"], abs=0.05), "it has no neighbours in its line, and stays as drawn"
+
+
+def test_a_run_from_vectors_of_its_text_goes_on_bit_for_bit_and_makes_them_once(
+    place: Path, same: Callable[[str, str], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = [*LANGUAGE, "model.embed_size=3", "model.embeddings=svd", "trainer.num_threads=1", "schedule=constant"]
+    lmtrain.train(*own, "hydra.run.dir=whole")
+    lmtrain.train(*own, "hydra.run.dir=parts", "trainer.num_epochs=1.5")
+    monkeypatch.setattr("lmtrain.tasks.embeddings.train_svd", lambda *given, **named: pytest.fail("made again"))
+    lmtrain.train("resume=parts", "trainer.num_epochs=4")
+    assert same("whole", "parts")
+
+
+def test_a_text_with_too_few_tokens_for_vectors_is_refused(place: Path) -> None:
+    svd = ["model.embeddings=svd"]
+    with pytest.raises(
+        lmtrain.SettingsError, match=r"9 numbers \(model\.embed_size\) for 9 tokens.*Leave model\.embeddings out"
+    ):
+        lmtrain.train(*LANGUAGE, *svd, "model.embed_size=9")
+    Path("text.txt").write_text("".join(f"{word}\n" for word in "abcdefgh" * 9), encoding="utf-8")
+    with pytest.raises(lmtrain.DataError, match=r"too little in the training text.*Leave model\.embeddings out"):
+        lmtrain.train(*LANGUAGE, *svd, "model.embed_size=3")
+    with pytest.raises(lmtrain.SettingsError, match=r"is for language models.*--method svd"):
+        lmtrain.train(*TAGGER, *svd)

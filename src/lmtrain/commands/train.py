@@ -95,6 +95,7 @@ def _train_prepared(
     task: Task, run: RunDirectory, resumed_from: Path | None, has_changed: bool, group: Group
 ) -> Reached | None:
     settings = task.settings
+    task.begins = resumed_from is None
     training = begin(task, run, resumed_from, group)
     state = training.state
     if has_changed:  # only now: a run that may not go on like this keeps its settings

@@ -6,6 +6,8 @@ from lmtrain.choices import *
 from lmtrain.config.declaring import FRACTION, SIZE, Settings, fixed, free, kept, noted
 from lmtrain.rules import MAX_ORDER, MAX_TABLE_SIZE
 
+FROM_TEXT = "svd"  # as model.embeddings: vectors made of the training text; a run or a file of this name is ./svd
+
 
 class ModelConfig(Settings):
     """A model of any task."""
@@ -26,7 +28,7 @@ class EmbeddingsConfig(ModelConfig):
 
     embed_size: int = kept(100, "Size of the vector of a token or word.", **SIZE)
     init_range: float = noted(0.1, "Half width of the uniform distribution that vectors are drawn from.", above=0, most=10)
-    embeddings: str = free("", "Word vectors to start from: a run, or a file of vectors; empty: drawn.")
+    embeddings: str = free("", "Word vectors to start from: a run, a file, or svd (made of the training text); empty: drawn.")
     freeze_embeddings: float | None = noted(
         0.0, "Epochs before the vectors that were given are trained as well; null: never.", least=0
     )

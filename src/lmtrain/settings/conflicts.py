@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from lmtrain import rules
 from lmtrain.config import (
     COUNTED,
+    FROM_TEXT,
     KINDS,
     TASKS,
     Averaging,
@@ -79,6 +80,11 @@ def _of_task(config: Config) -> Iterator[str]:
     if task != "language":
         if not kinds.KINDS[config.tokenizer.name.name].has_words:
             yield f"task={task} reads words. Type tokenizer=word."
+        if getattr(model, "embeddings", "") == FROM_TEXT:
+            yield (
+                f"model.embeddings={FROM_TEXT} is for language models, which read a running text. Make vectors of a text with  "
+                "python -m lmtrain vectors train TEXT --method svd --output FILE  and type model.embeddings=FILE."
+            )
         if config.trainer.precision is Precision.bfloat16:
             yield f"trainer.precision=bfloat16 is for language models; task={task} computes in float32. Leave it out."
     if isinstance(model, TaggerConfig) and model.target_class and model.objective is Objective.softmax:
@@ -241,6 +247,7 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
     has_beta1 = "beta1" in OPTIONS[optimizer.name.name] or optimizer.momentum > 0
     drops = any(getattr(model, name, None) for name in ("dropout", "input_dropout", "hidden_dropout", "output_dropout"))
     num_layers = len(getattr(model, "hidden_sizes", [])) or getattr(model, "num_layers", 0)
+    embeddings = getattr(model, "embeddings", "")
     is_cut = isinstance(data, TextConfig) and not has_splits(data.path)
     is_language = isinstance(model, LanguageConfig)
     return {
@@ -260,8 +267,8 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         "model.num_layers": (not getattr(model, "hidden_sizes", None), "an empty model.hidden_sizes"),
         "model.hidden_dropout": (num_layers > 1, "two layers or more"),
         "model.locked_dropout": (drops, "a model.dropout above 0"),
-        "model.freeze_embeddings": (bool(getattr(model, "embeddings", "")), "model.embeddings=RUN|FILE"),
-        "model.project_embeddings": (bool(getattr(model, "embeddings", "")), "model.embeddings=RUN|FILE"),
+        "model.freeze_embeddings": (bool(embeddings), "model.embeddings=RUN|FILE"),
+        "model.project_embeddings": (embeddings not in ("", FROM_TEXT), "model.embeddings=RUN|FILE"),
         "model.noise_power": (getattr(model, "num_negatives", 1) > 0, "model.num_negatives above 0"),
         "model.corrupt": (getattr(model, "objective", None) is Objective.max_margin, "model.objective=max_margin"),
         "model.add_k": (getattr(model, "smoothing", None) is Smoothing.add_k, "model.smoothing=add_k"),

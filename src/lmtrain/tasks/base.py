@@ -81,6 +81,7 @@ class Task(ABC):
     settings, device  of the run
     fingerprint       of the data: a run goes on only with the data that it was started with
     start             the model that the weights come from, as `open_saved` opens it; None if they are drawn
+    begins            whether the run starts now; if it goes on, a checkpoint replaces the weights of the learner at once
     """
 
     wording: Wording
@@ -88,6 +89,7 @@ class Task(ABC):
     device: torch.device
     fingerprint: str
     start: Any = None
+    begins: bool = True
 
     @property
     @abstractmethod

@@ -1,27 +1,69 @@
-"""Word vectors that a model starts from: those of a run, or of a file that any program wrote."""
+"""Word vectors that a model starts from: those of a run, of a file that any program wrote, or of the training text itself.
+
+`model.embeddings=svd` stands for the last of these. They are the truncated singular value decomposition of how often two tokens
+of the training text are near each other (`vectors.svd`, with its defaults). Such vectors take seconds to make, and a model
+that starts from them is as good after two epochs as another one is after three (see scripts/README.md).
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import lmtrain.config as config
-from lmtrain.errors import SettingsError
+from lmtrain.data.tokenizer import Tokenizer
+from lmtrain.errors import DataError, SettingsError
 from lmtrain.shell import one_line
 from lmtrain.tasks.opening import load_vectors
+from lmtrain.vectors.svd import train_svd
 from lmtrain.vectors.table import Vectors
+from lmtrain.vectors.text import as_text
 
 log = logging.getLogger("lmtrain")
 
 
+def vectors_of_text(ids: NDArray[Any], tokenizer: Tokenizer, *, like_VE: Tensor) -> Vectors:
+    """The vectors of the tokens of a text, as long as the rows of `like_VE` [V, E] and with the same mean square.
+
+    <eos> and <unk> have none, nor has a token that no other one is near. The same text gives the same vectors on every run.
+    Raises SettingsError where there are too few tokens for vectors of E numbers, ResourceError without SciPy.
+    """
+    text, size = as_text(ids, tokenizer), like_VE.shape[1]
+    if size >= len(text.words):
+        raise SettingsError(
+            f"model.embeddings={config.FROM_TEXT} cannot make vectors of {size} numbers (model.embed_size) for "
+            f"{len(text.words):,} tokens.",
+            "Such vectors have fewer numbers than the training text has different tokens.",
+            "Leave model.embeddings out, or make model.embed_size smaller.",
+        )
+    started = time.monotonic()
+    try:
+        vectors = train_svd(text, size=size)
+    except DataError as error:
+        raise DataError(
+            f"model.embeddings={config.FROM_TEXT} finds too little in the training text: {error.given}", error.allowed,
+            "Leave model.embeddings out, or give a longer text.",
+        ) from None  # fmt: skip
+    log.info("The vectors to start from were made of the training text in %.0f s.", time.monotonic() - started)
+    rows = np.flatnonzero(vectors.matrix.any(1))
+    matrix = vectors.matrix[rows]
+    matrix *= like_VE.square().mean().sqrt().item() / np.sqrt(np.square(matrix).mean())
+    return Vectors(tuple(vectors.words[row] for row in rows), matrix)
+
+
 def given_vectors(settings: config.EmbeddingsConfig, embed_size: int) -> Vectors | None:
-    """Returns the vectors that `model.embeddings` names, of the size that the model takes. Raises SettingsError if they are
-    of another."""
-    if not settings.embeddings:
+    """Returns the vectors that `model.embeddings` names, of the size that the model takes; None if it names no run and no file.
+
+    Raises SettingsError if they are of another size.
+    """
+    if settings.embeddings in ("", config.FROM_TEXT):
         return None
     vectors = load_vectors(settings.embeddings)
     size = vectors.matrix.shape[1]

@@ -48,7 +48,7 @@ from lmtrain.saved import (
     vectors_of,
 )
 from lmtrain.tasks.base import Files, Loaded, Reached, SplitName, Task
-from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage
+from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage, vectors_of_text
 from lmtrain.tasks.inspection import Material, material_of_corpus
 from lmtrain.tasks.starting import put_weights, with_lines_of
 from lmtrain.training.checkpoint import Checkpoint
@@ -107,16 +107,24 @@ class Language(Task):
             settings.model, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, seed=trainer.seed,
             sparse_embeddings=sparse or settings.optimizer.name is config.OptimizerName.sparse_adam,
         )  # fmt: skip
-        if self._given is not None and isinstance(model, NeuralLanguageModel):
-            assert isinstance(settings.model, config.NeuralConfig)
-            words = [tokenizer.token_text(token) for token in range(tokenizer.vocab_size)]
-            has = put_vectors(model.embedding.weight, words, self._given)
-            say_coverage(settings.model.embeddings, has, self.corpus.train.counts(tokenizer.vocab_size))
+        if self.begins and isinstance(model, NeuralLanguageModel):
+            self._start_vectors(model.embedding.weight)
         if self.start is not None:
             assert isinstance(model, NeuralLanguageModel), "counts are no start"
             counts = self.corpus.train.counts(tokenizer.vocab_size)
             put_weights(model, self.start.model, unk_id=tokenizer.unk_id, counts_V=torch.from_numpy(counts))
         return build_learner(settings, model, self.corpus, self.device)
+
+    def _start_vectors(self, table_VE: torch.Tensor) -> None:
+        """Puts the vectors that `model.embeddings` asks for into the table."""
+        assert isinstance(self.settings.model, config.NeuralConfig)
+        name, train, tokenizer = self.settings.model.embeddings, self.corpus.train, self.corpus.tokenizer
+        vectors = self._given
+        if name == config.FROM_TEXT:
+            vectors = vectors_of_text(train.ids, tokenizer, like_VE=table_VE)
+        if vectors is not None:
+            words = [tokenizer.token_text(token) for token in range(tokenizer.vocab_size)]
+            say_coverage(name, put_vectors(table_VE, words, vectors), train.counts(tokenizer.vocab_size))
 
     @cached_property
     def _judged(self) -> Split:
