@@ -29,5 +29,5 @@ def test_a_text_of_a_few_megabytes_takes_less_than_150_megabytes() -> None:
 @pytest.mark.parametrize("shards", ["1", "8"])
 def test_200_megabytes_take_less_than_500(shards: str) -> None:
     found = rows("--megabytes", "200", "--shards", shards)
-    assert set(found) == {"char", "byte", "word", "bpe"}
+    assert set(found) == {"char", "byte", "word", "bpe", "unigram"}
     assert max(found.values()) < 500

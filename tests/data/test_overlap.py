@@ -17,7 +17,7 @@ WORDS = [letter + word for word in ("the", "of", "and", "in", "that", "at") for 
 def hashes(blocks: Iterable[str] | str) -> Hashes:
     lines = LineHashes()
     for block in [blocks] if isinstance(blocks, str) else blocks:
-        lines.add(block)
+        lines.add(block.encode())
     return lines.finish()
 
 
@@ -114,12 +114,12 @@ def test_samples_of_long_texts_are_compared_with_each_other(monkeypatch):
 def test_a_line_without_end_is_not_held_in_memory():
     lines = LineHashes()
     for _ in range(50):
-        lines.add("a" * 100_000)
+        lines.add(b"a" * 100_000)
         assert len(lines._rest) <= overlap.MAX_PIECE
 
 
 def test_marked_lines_are_counted():
     lines = LineHashes()
-    lines.add("<s> a b </s>\n\n  <s>c</s> \n<bos> d\ne <eos>\nf\n")
+    lines.add(b"<s> a b </s>\n\n  <s>c</s> \n<bos> d\ne <eos>\nf\n")
     lines.finish()
     assert (lines.num_filled, lines.num_marked) == (5, 3)

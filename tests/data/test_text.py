@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lmtrain.data import text
 from lmtrain.data.files import STANDARD_INPUT, missing
-from lmtrain.data.text import iter_checked, iter_decoded, iter_passage, iter_text, scan
+from lmtrain.data.text import iter_blocks, iter_checked, iter_decoded, iter_text, scan
 from lmtrain.errors import DataError
 
 fixed = settings(derandomize=True, deadline=None, database=None)
@@ -42,7 +42,7 @@ def test_text_is_the_same_whatever_the_size_of_blocks(tmp_path_factory, content,
         assert read(path) == expected
         facts = scan(path)
         assert (facts.num_chars, facts.num_bytes) == (len(expected), len(expected.encode()))
-        assert "".join(iter_passage(facts, 2, 5)) == expected[2:5]
+        assert [block.data for block in iter_blocks(path)] == [block.encode() for block in iter_text(path)]
 
 
 def test_windows_line_ends_and_a_byte_order_mark_change_nothing(file):
@@ -211,9 +211,8 @@ def test_a_text_that_changes_between_two_readings_is_refused_whatever_its_size_a
     assert "".join(iter_checked(facts)) == "a b c", "the time alone tells nothing"
     path.write_bytes(b"a b d")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    for reading in (iter_checked(facts), iter_passage(facts, 0, 2)):
-        with pytest.raises(DataError, match="was changed while it was being read"):
-            list(reading)
+    with pytest.raises(DataError, match="was changed while it was being read"):
+        list(iter_checked(facts))
 
 
 def test_what_is_no_text_gets_no_advice_on_encodings(tmp_path: Path) -> None:

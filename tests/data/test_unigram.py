@@ -46,12 +46,10 @@ def test_the_library_alone_learns_other_scores_each_time() -> None:
     counts = subword.Counter(piece for text in TEXTS for piece in PIECES.findall(text))
     made = []
     for _ in range(2):
-        untrained = subword._library_tokenizer(tokenizers, tokenizers.models.Unigram())
         trainer = tokenizers.trainers.UnigramTrainer(
             vocab_size=400, initial_alphabet=sorted(subword.BYTE_OF), show_progress=False, unk_token=None
         )
-        untrained.train_from_iterator(counts.elements(), trainer)
-        made.append(json.loads(untrained.to_str())["model"]["vocab"])
+        made.append(subword._trained(tokenizers, tokenizers.models.Unigram(), trainer, counts)["model"]["vocab"])
     assert made[0] != made[1]
     assert {token for token, _ in made[0]} == {token for token, _ in made[1]}
     assert subword._settled(dict(made[0])) == subword._settled(dict(made[1]))

@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,15 +31,16 @@ from lmtrain.data.encoded import EncodedText
 from lmtrain.data.files import check_file, listing
 from lmtrain.data.growth import grown_tokenizer
 from lmtrain.data.kinds import KINDS, Kind
+from lmtrain.data.numbers import Numbered, count_tokens, numbered, write_numbered
 from lmtrain.data.overlap import Hashes
-from lmtrain.data.parts import Part, Passage, Reading, Tally, count_parts, tokenise_all, write_parts
+from lmtrain.data.parts import Parts, Reading, check_size, tokenise_all, write_passages
+from lmtrain.data.passages import Passage, Tally, cut, read_passages, whole
 from lmtrain.data.shuffled import shuffled
 from lmtrain.data.sources import NAMES, Sources, find_sources
-from lmtrain.data.text import TextFacts, iter_checked, iter_passage, scan
+from lmtrain.data.text import TextFacts, scan
 from lmtrain.data.token_cache import SIZES, CachedSplit, CacheWriter, hash_json, ids_dtype, read_cache, write_cache
 from lmtrain.data.tokenizer import FORMAT as TOKENIZER_FORMAT
 from lmtrain.data.tokenizer import Tokenizer, learn_from_counts, learn_tokenizer
-from lmtrain.data.vocabulary import WHITESPACE
 from lmtrain.data.workers import Call, run_all
 from lmtrain.errors import DataError
 from lmtrain.progress import watched
@@ -49,7 +49,6 @@ from lmtrain.shell import expanded
 log = logging.getLogger("lmtrain")
 
 FORMAT = 3  # of the cache; a change makes what was cached stale
-WINDOW = 1 << 16  # characters before and after a cut among which a line end is looked for
 BLOCK = 1 << 20  # ids that are counted at a time
 
 
@@ -137,7 +136,7 @@ def load_corpus(
     base = Path(cache_dir) / hash_json(recipe)[:32]
     corpus = _open_cache(base, recipe)
     if corpus is None:
-        splits = _cut(texts[0], kind, fractions) if fractions else [whole(facts) for facts in texts]
+        splits = cut(texts[0], kind, fractions) if fractions else [whole(facts) for facts in texts]
         ways: dict[str, Any] = {
             "min_count": min_count, "vocab_size": vocab_size, "vocabulary": vocabulary, "separators": separators,
             "spelled": spelled,
@@ -160,7 +159,17 @@ class Recipe:
     given: Tokenizer | None  # which is taken instead, with what it lacks as `add` says
     add: bool | None
 
-    def learn(self, blocks: Iterator[str]) -> Tokenizer:
+    @property
+    def is_counted(self) -> bool:
+        """Whether counts of the tokens of the training text are enough to learn it."""
+        return self.given is None and self.kind.name in ("char", "word")
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the training text adds nothing to it."""
+        return self.given is None and self.ways["vocabulary"] is not None and not self.ways["spelled"]
+
+    def learn(self, blocks: Iterable[str]) -> Tokenizer:
         if self.given is not None:
             sizes = {name: self.ways[name] for name in ("min_count", "vocab_size")}
             return grown_tokenizer(self.given, blocks, add=self.add, **sizes)
@@ -168,43 +177,60 @@ class Recipe:
             self.kind.name, blocks, subword=self.subword, normalize=self.normalize, reverse=self.reverse, **self.ways
         )
 
+    def learn_from(self, training: Iterable[Numbered]) -> Tokenizer:
+        """The tokenizer of characters or words that these passages have together."""
+        if self.is_fixed:
+            return self.learn(())
+        learnt = learn_from_counts(self.kind.name, count_tokens(training), **self.ways)
+        learnt.normalize, learnt.reverse = self.normalize, self.reverse
+        return learnt
+
+    def reading(self, learnt: Tokenizer | None) -> Reading:
+        return Reading(self.kind, self.normalize, self.reverse, self.ways["separators"], learnt)
+
 
 def _write(base: Path, recipe: Any, splits: list[list[Passage]], how: Recipe, workers: int) -> None:
-    """Tokenises the splits into the cache: in one pass where each is a passage of one file, else shard by shard."""
+    """Tokenises the splits into the cache: in one reading where each is a passage of one file, else shard by shard."""
     files = [str(passage.facts.path) for split in splits for passage in split]
     log.info("Writing %s.ids (%s): %s", base, how.kind.name, listing(list(dict.fromkeys(files)), 20))
-    if max(map(len, splits)) == 1:
-        single = how.learn(splits[0][0].blocks(how.kind, "Learning the vocabulary of"))
-        write_cache(base, recipe, single, lambda cache: _write_splits(cache, [split[0] for split in splits], single))
+    if max(map(len, splits)) > 1:
+        _write_shards(base, recipe, splits, how, workers)
         return
-    own = how.given is None and how.kind.name in (
-        "char",
-        "word",
-    )  # whose vocabularies are lists of tokens that are there to be counted
-    train = (block for passage in splits[0] for block in passage.blocks(how.kind, "Learning the vocabulary of"))
-    learnt = None if own else how.learn(train)
-    reading = Reading(how.kind, how.normalize, how.reverse, how.ways["separators"], learnt)
-    found = iter(tokenise_all([passage for split in splits for passage in split], reading, base.parent, workers))
-    parts = [[next(found) for _ in split] for split in splits]
-    tokenizer = learnt or _merged(parts[0], how)
+    passages = [split[0] for split in splits]
+    if how.is_counted and not how.is_fixed:
+        with numbered(passages, how.reading(None).numbering(), base.parent) as found:
+            _write_numbered(base, recipe, passages, found, how.learn_from(found[:1]))
+        return
+    tokenizer = how.learn(_training_text(passages[:1], how.kind))
+    write_cache(base, recipe, tokenizer, lambda cache: write_passages(cache, NAMES, passages, tokenizer))
+
+
+def _write_shards(base: Path, recipe: Any, splits: list[list[Passage]], how: Recipe, workers: int) -> None:
+    learnt = None if how.is_counted else how.learn(_training_text(splits[0], how.kind))
+    passages = [passage for split in splits for passage in split]
+    parts = iter(tokenise_all(passages, how.reading(learnt), base.parent, workers))
+    found = [Parts([next(parts) for _ in split]) for split in splits]
+    firsts = [split[0] for split in splits]
+    _write_numbered(base, recipe, firsts, found, learnt or how.learn_from(found[0]))
+
+
+def _write_numbered(
+    base: Path, recipe: Any, firsts: list[Passage], found: Sequence[Numbered | Parts], tokenizer: Tokenizer
+) -> None:
+    """Writes splits of which each is a passage by numbers, or many; `firsts` are the first passages of each."""
 
     def fill(cache: CacheWriter) -> None:
-        for name, passages, shards in zip(NAMES, splits, parts, strict=False):
-            written = write_parts(cache, shards, tokenizer)
-            _check_size(name, passages[0], written.sizes["num_tokens"])
+        for name, first, numbers in zip(NAMES, firsts, found, strict=False):
+            written = write_numbered(cache, numbers, tokenizer)
+            check_size(name, first, written.sizes["num_tokens"])
             cache.end_split(name, written)
 
     write_cache(base, recipe, tokenizer, fill)
 
 
-def _merged(parts: list[Part], how: Recipe) -> Tokenizer:
-    """The tokenizer of characters or words that these parts have together."""
-    ways = dict(how.ways)
-    if ways["vocabulary"] is not None and not ways["spelled"]:
-        return how.learn(iter(()))
-    learnt = learn_from_counts(how.kind.name, count_parts(parts), **ways)
-    learnt.normalize, learnt.reverse = how.normalize, how.reverse
-    return learnt
+def _training_text(passages: list[Passage], kind: Kind) -> Iterator[str]:
+    for _, blocks in read_passages(passages, kind, "Learning the vocabulary of"):
+        yield from (block.text for block in blocks)
 
 
 def _scan_all(sources: Sources, field: str, kind: Kind, workers: int) -> list[list[TextFacts]]:
@@ -236,8 +262,9 @@ def encode_file(path: str | Path, tokenizer: Tokenizer) -> Split:
     if not facts.num_chars:
         raise DataError(f"{facts.path} is empty.", "At least one token is needed.", "Give a file with some text.")
     _warn_of_eos(facts, tokenizer.kind)
-    passage, dtype, tally = Passage(facts, 0, facts.num_chars), ids_dtype(tokenizer), Tally()
-    ids = np.concatenate([block.astype(dtype) for block in tally.encode(passage, tokenizer)])
+    dtype, tally = ids_dtype(tokenizer), Tally()
+    ((_, blocks),) = read_passages(whole([facts]), tokenizer.kind)
+    ids = np.concatenate([block.astype(dtype) for block in tally.encode(blocks, tokenizer)])
     return _split(tally.cached(ids))
 
 
@@ -290,83 +317,7 @@ def _check_facts(facts: list[TextFacts], kind: Kind, num_splits: int = 1) -> Non
             log.warning("%s and %s are the same text: results on one say nothing about the other.", other.path, fact.path)
 
 
-def whole(facts: list[TextFacts]) -> list[Passage]:
-    """The passages of a split that consists of these files."""
-    return [Passage(fact, 0, fact.num_chars, number < len(facts)) for number, fact in enumerate(facts, 1)]
-
-
-def _cut(facts: list[TextFacts], kind: Kind, fractions: list[str]) -> list[list[Passage]]:
-    """The passages of each split of one text, which may be in several files."""
-    valid, test = map(Fraction, fractions)
-    sizes = [fact.num_bytes if kind.cut_at == "byte" else fact.num_chars for fact in facts]
-    cuts = []
-    for share in (1 - valid - test, 1 - test):
-        place, number = int(sum(sizes) * share), 0
-        while number < len(facts) - 1 and place >= sizes[number]:
-            place, number = place - sizes[number], number + 1
-        if kind.cut_at == "byte":
-            place = _char_at_byte(facts[number], place)
-        elif kind.cut_at == "line" and share < 1:
-            place = _line_end_near(facts[number], place)
-        cuts.append((number, place))
-    ends = [*cuts, (len(facts) - 1, facts[-1].num_chars)] if test else cuts
-    splits, begin = [], (0, 0)
-    for end in ends:
-        split = []
-        for number in range(begin[0], end[0] + 1):
-            start = begin[1] if number == begin[0] else 0
-            stop = end[1] if number == end[0] else facts[number].num_chars
-            if stop > start or len(facts) == 1:
-                split.append(Passage(facts[number], start, stop))
-        splits.append([replace(passage, ends_line=passage is not split[-1]) for passage in split])
-        begin = end
-    return splits
-
-
-def _char_at_byte(fact: TextFacts, place: int) -> int:
-    """How many whole characters the first `place` bytes of the text hold."""
-    num_chars = num_bytes = 0
-    for block in iter_checked(fact):
-        data = block.encode()
-        if num_bytes < place:
-            num_chars += len(data[: place - num_bytes].decode("utf-8", "ignore"))
-        num_bytes += len(data)
-    return num_chars
-
-
-def _line_end_near(fact: TextFacts, place: int) -> int:
-    """The place behind the nearest "\\n", else behind the nearest whitespace, else `place`."""
-    start = max(place - WINDOW, 0)
-    window = "".join(iter_passage(fact, start, place + WINDOW))
-    for marks in ("\n", WHITESPACE):
-        before = [window.rfind(mark, 0, place - start) for mark in marks]
-        after = [window.find(mark, place - start) for mark in marks]
-        ends = [start + found + 1 for found in before + after if found >= 0]
-        if ends:
-            return min(ends, key=lambda end: abs(end - place))
-    return place
-
-
 # ---- the cache
-
-
-def _write_splits(cache: CacheWriter, passages: list[Passage], tokenizer: Tokenizer) -> None:
-    for name, passage in zip(NAMES, passages, strict=False):
-        tally = Tally()
-        for ids in tally.encode(passage, tokenizer):
-            cache.write_ids(ids)
-        _check_size(name, passage, tally.num_tokens)
-        cache.end_split(name, tally.cached(np.empty(0)))
-
-
-def _check_size(split: str, passage: Passage, num_tokens: int) -> None:
-    if num_tokens < 2:
-        whole = passage.facts.path.stem == split
-        raise DataError(
-            f"The {split} split of {passage.facts.path} has {num_tokens} token{'s' * (num_tokens != 1)}.",
-            "Every split needs at least 2.",
-            "Give more text." if whole else "Give more text, or other shares: data.valid_fraction and data.test_fraction.",
-        )
 
 
 def _open_cache(base: Path, recipe: Any) -> Corpus | None:

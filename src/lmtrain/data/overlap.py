@@ -25,12 +25,12 @@ SHORT = 32
 LONG = 1024
 MAX_PIECE = 4096  # bytes: a long line is cut here if its characters do not say where
 CUT_BITS = 7  # a long line is cut after one byte in 2^7
-AT_A_TIME = 1 << 14  # characters; their sums fit into a processor's cache
+AT_A_TIME = 1 << 16  # bytes; their sums fit into a processor's cache
 FRESH = 1 << 12  # at least so many hashes are collected before they are sorted
 
 STARTS, ENDS = (b"<s>", b"<bos>", b"<sos>"), (b"</s>", b"<eos>")  # marks of a line
 NEWLINE, SPACE = ord("\n"), ord(" ")
-SPACED = np.array([SPACE if byte in b"\t\v\f\r" else byte for byte in range(256)], np.uint8)
+SPACED = bytes(SPACE if byte in b"\t\v\f\r" else byte for byte in range(256))
 WINDOW = np.array([2654435761, 2246822519, 3266489917, 668265263, 374761393, 3432918353, 461845907, 1274126177], np.uint32)
 
 Hashes = NDArray[np.int64]  # ascending, none twice, none negative
@@ -65,7 +65,9 @@ class LineHashes:
         self._rest = b""  # what is not yet hashed: it begins a line, or a piece of a long line
         self._rest_is_long = False
         self._powers = self._inverse = np.empty(0, np.uint64)
+        self._sums = np.empty(0, np.uint64)
         self._fresh: list[Hashes] = []
+        self._num_fresh = 0
         self._kept: Hashes = np.empty(0, np.int64)
 
     @property
@@ -73,10 +75,10 @@ class LineHashes:
         """The number of lines that are marked, as by <s> ... </s>."""
         return max(self._num_starts, self._num_ends)
 
-    def add(self, block: str) -> None:
-        """Adds the next block of the text."""
+    def add(self, block: bytes) -> None:
+        """Adds the next block of the text, in UTF-8."""
         for start in range(0, len(block), AT_A_TIME):
-            self._add(block[start : start + AT_A_TIME].encode())
+            self._add(block[start : start + AT_A_TIME])
 
     def finish(self) -> Hashes:
         """Returns the hashes, once all blocks have been added."""
@@ -87,7 +89,7 @@ class LineHashes:
 
     def _add(self, data: bytes) -> None:
         num_counted = self._rest.count(b"\n")
-        text = _tidy(np.frombuffer(self._rest + data, np.uint8), begins_line=not self._rest_is_long)
+        text = _tidy(self._rest + data, begins_line=not self._rest_is_long)
         line_ends = np.flatnonzero(text == NEWLINE)
         line_starts = np.append(0, line_ends + 1)
         self._count_marks(text, line_starts[num_counted:-1], line_ends[num_counted:])
@@ -113,25 +115,44 @@ class LineHashes:
     def _hash(self, text: Bytes, starts: Places, ends: Places) -> None:
         if len(self._powers) < len(text):
             self._powers, self._inverse = _powers(RATIO, len(text)), _powers(pow(RATIO, -1, 1 << 64), len(text))
-        sums = np.append(np.uint64(0), np.cumsum(TABLE[text] * self._powers[: len(text)]))
-        hashes = _mix((sums[ends] - sums[starts]) * self._inverse[starts])
-        self._fresh.append((hashes >> np.uint64(1)).astype(np.int64))
-        if sum(map(len, self._fresh)) >= max(FRESH, len(self._kept)):
+            self._sums = np.zeros(len(text) + 1, np.uint64)
+        sums = self._sums[: len(text) + 1]  # of which the first stays 0
+        np.take(TABLE, text, out=sums[1:], mode="clip")
+        sums[1:] *= self._powers[: len(text)]
+        np.cumsum(sums[1:], out=sums[1:])
+        hashes = _mix((sums[ends] - sums[starts]) * self._inverse[starts]) >> np.uint64(1)
+        if len(self._kept) >= MAX_HASHES:
+            hashes = hashes[hashes < np.uint64(self._kept[-1])]
+        self._fresh.append(hashes.astype(np.int64))
+        self._num_fresh += len(hashes)
+        if self._num_fresh >= max(FRESH, len(self._kept)):
             self._sort()
 
     def _sort(self) -> None:
-        self._kept = np.unique(np.concatenate([self._kept, *self._fresh]))[:MAX_HASHES]
+        self._kept = merged([self._kept, *self._fresh])
         self._fresh.clear()
+        self._num_fresh = 0
 
 
-def _tidy(text: Bytes, *, begins_line: bool) -> Bytes:
-    """Removes blank lines and leaves single spaces between words; the next block decides about a space at the very end."""
-    text = SPACED[text]
-    before = np.append(np.uint8(NEWLINE if begins_line else 0), text[:-1])
-    text = text[(text != SPACE) | ((before != SPACE) & (before != NEWLINE))]
-    text = text[(text != SPACE) | (np.append(text[1:], np.uint8(0)) != NEWLINE)]
-    before = np.append(np.uint8(NEWLINE if begins_line else 0), text[:-1])
-    return text[(text != NEWLINE) | (before != NEWLINE)]
+def _tidy(data: bytes, *, begins_line: bool) -> Bytes:
+    """The text without blank lines, with single spaces between words.
+
+    So of each run of blanks one byte is left: a line's end where the run has any, else a space; none where it begins a line.
+    The next block decides about a space at the end.
+    """
+    text = np.frombuffer(data.translate(SPACED), np.uint8)
+    is_end = text == NEWLINE
+    is_blank = (text == SPACE) | is_end
+    goes_on = np.zeros(len(text), bool)
+    np.logical_and(is_blank[1:], is_blank[:-1], out=goes_on[1:])
+    goes_on[:1] |= is_blank[:1] & begins_line
+    if not goes_on.any():
+        return text
+    runs = np.flatnonzero(is_blank & ~goes_on)
+    ends = np.unique(np.searchsorted(runs, np.flatnonzero(is_end), side="right") - 1)
+    text = text.copy()
+    text[runs[ends[ends >= 0]]] = NEWLINE
+    return text[~goes_on]
 
 
 def _cuts(line: Bytes) -> Places:
@@ -152,7 +173,10 @@ def _cuts(line: Bytes) -> Places:
 
 def merged(samples: list[Hashes]) -> Hashes:
     """The hashes of the texts of these `samples` together."""
-    return np.unique(np.concatenate([np.empty(0, np.int64), *samples]))[:MAX_HASHES]
+    hashes = np.sort(np.concatenate([np.empty(0, np.int64), *samples]))
+    is_new = np.ones(len(hashes), bool)
+    np.not_equal(hashes[1:], hashes[:-1], out=is_new[1:])
+    return hashes[is_new][:MAX_HASHES]
 
 
 class Overlap(NamedTuple):

@@ -9,9 +9,9 @@ all shards; where it changes, all of them are redone. Memory holds the vocabular
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,67 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.data.kinds import Kind
-from lmtrain.data.overlap import LineHashes, merged
-from lmtrain.data.text import TextFacts, iter_passage
-from lmtrain.data.token_cache import PART, SIZES, CachedSplit, CacheWriter, hash_json, read_cache, write_cache
+from lmtrain.data.numbers import Numbered, Numbering, count_tokens, numbered, write_numbered
+from lmtrain.data.passages import Passage, Tally, read_passages
+from lmtrain.data.token_cache import PART, CachedSplit, CacheWriter, hash_json, read_cache, write_cache
 from lmtrain.data.tokenizer import FORMAT as TOKENIZER_FORMAT
-from lmtrain.data.tokenizer import Ids, Tokenizer, learn_tokenizer
-from lmtrain.data.vocabulary import UNK
+from lmtrain.data.tokenizer import Tokenizer, learn_from_counts
 from lmtrain.data.workers import Call, run_all
+from lmtrain.errors import DataError
 
 FORMAT = 1  # of a part; a change makes what was cached stale
 BLOCK = 1 << 20  # ids that are renumbered at a time
-
-
-@dataclass(frozen=True)
-class Passage:
-    """The characters `start` to `end` of a file: the text of one split."""
-
-    facts: TextFacts
-    start: int
-    end: int
-    ends_line: bool = False  # whether another file follows, so that a last line ends for every tokenizer
-
-    def blocks(self, kind: Kind, what: str = "Tokenising") -> Iterator[str]:
-        """The text, with which `what` is done, with "\\n" at its end where a last line must end."""
-        block = ""
-        for block in iter_passage(self.facts, self.start, self.end, what):
-            yield block
-        if (kind.ends_last_line or self.ends_line) and block and not block.endswith("\n"):
-            yield "\n"
-
-
-class Tally:
-    """Encodes a passage and keeps its sizes, its hash and those of its lines on the way."""
-
-    def __init__(self) -> None:
-        self.num_tokens = self.num_chars = self.num_bytes = self.num_lines = self.num_unk = self.spelling_micronats = 0
-        self._digest, self._lines = hashlib.sha256(), LineHashes()
-
-    def encode(self, passage: Passage, tokenizer: Tokenizer) -> Iterator[Ids]:
-        for ids, micronats in tokenizer.encode_spelt(self._measured(tokenizer.read(passage.blocks(tokenizer.kind)))):
-            self.spelling_micronats += micronats
-            self.num_tokens += len(ids)
-            self.num_unk += 0 if tokenizer.unk_id is None else int(np.count_nonzero(ids == tokenizer.unk_id))
-            yield ids
-
-    def _measured(self, blocks: Iterator[str]) -> Iterator[str]:
-        block = "\n"
-        for block in blocks:
-            data = block.encode()
-            self._digest.update(data)
-            self._lines.add(block)
-            self.num_chars += len(block)
-            self.num_bytes += len(data)
-            self.num_lines += block.count("\n")
-            yield block
-        self.num_lines += not block.endswith("\n")
-
-    def cached(self, ids: NDArray[Any]) -> CachedSplit:
-        """The whole passage, whose ids are `ids`."""
-        lines = self._lines.finish()
-        sizes = {name: getattr(self if hasattr(self, name) else self._lines, name) for name in SIZES}
-        return CachedSplit(ids, lines, sizes, self._digest.hexdigest())
 
 
 @dataclass(frozen=True)
@@ -91,6 +40,9 @@ class Reading:
     reverse: bool
     separators: str
     tokenizer: Tokenizer | None
+
+    def numbering(self) -> Numbering:
+        return Numbering(self.kind, self.normalize, self.reverse, self.separators)
 
     def key(self) -> list[Any]:
         own = [self.kind.name, self.normalize, self.reverse, self.separators]
@@ -137,58 +89,56 @@ def _is_usable(part: Part) -> bool:
 def tokenise_part(part: Part, passage: Passage, reading: Reading) -> None:
     """Writes one passage to the cache."""
     tokenizer = reading.tokenizer
-    if tokenizer is None:
+    if tokenizer is not None:
+        write_cache(part.base, part.recipe, tokenizer, lambda cache: write_passages(cache, [PART], [passage], tokenizer))
+        return
+    with numbered([passage], reading.numbering(), part.base.parent) as found:
         ways: dict[str, Any] = {"separators": reading.separators} if reading.kind.has_words else {}
-        blocks = passage.blocks(reading.kind, "Counting")
-        tokenizer = learn_tokenizer(reading.kind.name, blocks, normalize=reading.normalize, reverse=reading.reverse, **ways)
+        own = learn_from_counts(reading.kind.name, count_tokens(found), **ways)
+        own.normalize, own.reverse = reading.normalize, reading.reverse
+        write_cache(part.base, part.recipe, own, lambda cache: cache.end_split(PART, write_numbered(cache, found[0], own)))
 
-    def fill(cache: CacheWriter) -> None:
+
+def write_passages(cache: CacheWriter, names: Iterable[str], passages: Sequence[Passage], tokenizer: Tokenizer) -> None:
+    """Writes the ids of passages, each as the split of its name."""
+    for name, (passage, blocks) in zip(names, read_passages(passages, tokenizer.kind), strict=False):
         tally = Tally()
-        for ids in tally.encode(passage, tokenizer):
+        for ids in tally.encode(blocks, tokenizer):
             cache.write_ids(ids)
-        cache.end_split(PART, tally.cached(np.empty(0)))
+        if name != PART:
+            check_size(name, passage, tally.num_tokens)
+        cache.end_split(name, tally.cached())
 
-    write_cache(part.base, part.recipe, tokenizer, fill)
+
+def check_size(split: str, passage: Passage, num_tokens: int) -> None:
+    """Raises DataError for a split that is too small to train or to be judged by."""
+    if num_tokens < 2:
+        whole = passage.facts.path.stem == split
+        raise DataError(
+            f"The {split} split of {passage.facts.path} has {num_tokens} token{'s' * (num_tokens != 1)}.",
+            "Every split needs at least 2.",
+            "Give more text." if whole else "Give more text, or other shares: data.valid_fraction and data.test_fraction.",
+        )
 
 
-def count_parts(parts: Sequence[Part]) -> dict[str, int]:
-    """How often each character or word occurs in these parts together."""
-    counts: dict[str, int] = {}
-    for part in parts:
-        tokenizer, split = part.open()
-        for token, count in zip(tokenizer.tokens, _counts(split, tokenizer).tolist(), strict=True):
-            if count:
-                counts[token] = counts.get(token, 0) + count
-    return counts
+class Parts:
+    """Parts that are read one after the other, as often as they are asked for; no more than one is in memory."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[Numbered]:
+        for part in self._parts:
+            tokenizer, split = part.open()
+            yield Numbered(split, _counts(split, tokenizer), tokenizer.tokens.__getitem__, partial(_blocks, split.ids))
 
 
 def _counts(split: CachedSplit, tokenizer: Tokenizer) -> NDArray[np.int64]:
     totals = np.zeros(tokenizer.vocab_size, np.int64)
-    for start in range(0, len(split.ids), BLOCK):
-        totals += np.bincount(split.ids[start : start + BLOCK], minlength=len(totals))
+    for block in _blocks(split.ids):
+        totals += np.bincount(block, minlength=len(totals))
     return totals
 
 
-def write_parts(cache: CacheWriter, parts: Sequence[Part], tokenizer: Tokenizer) -> CachedSplit:
-    """Writes the ids of all parts, one after the other, and returns what they are together."""
-    found: list[tuple[CachedSplit, int, int]] = []
-    numbers = {token: number for number, token in enumerate(tokenizer.tokens)}
-    for part in parts:
-        own, split = part.open()
-        table = np.arange(own.vocab_size, dtype=np.int32)
-        num_unk = micronats = 0
-        if numbers:
-            unk = numbers[UNK]
-            table[:] = [numbers.get(token, unk) for token in own.tokens]
-            counts = _counts(split, own)
-            num_unk = int(counts[table == unk].sum())
-            if tokenizer.rare is not None:
-                unknown = [int(number) for number in np.flatnonzero((table == unk) & (counts > 0))]
-                micronats = sum(tokenizer.spelling_of(own.tokens[number]) * int(counts[number]) for number in unknown)
-        for start in range(0, len(split.ids), BLOCK):
-            cache.write_ids(table[split.ids[start : start + BLOCK]])
-        found.append((split, num_unk, micronats))
-    sizes = {name: sum(split.sizes[name] for split, _, _ in found) for name in SIZES}
-    sizes |= {"num_unk": sum(num for _, num, _ in found), "spelling_micronats": sum(cost for _, _, cost in found)}
-    sha256 = hash_json([split.sha256 for split, _, _ in found])
-    return CachedSplit(np.empty(0), merged([split.lines for split, _, _ in found]), sizes, sha256)
+def _blocks(ids: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    return (ids[start : start + BLOCK] for start in range(0, len(ids), BLOCK))

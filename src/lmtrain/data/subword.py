@@ -24,6 +24,7 @@ Sources: Sennrich et al. 2016 (BPE); Radford et al. 2019 (on bytes); Kudo 2018 (
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections import Counter
@@ -47,6 +48,7 @@ MAX_VOCAB = 1 << 20
 MAX_LINE = 1 << 20  # characters of a line that is encoded by itself
 MAX_PIECES = 1 << 18  # whose ids are kept: about 50 MB
 BATCH = 1 << 14  # texts that the library encodes in one call
+AT_A_TIME = 64  # times that a piece is repeated in one text, from which the library learns
 AT_ONCE = 1 << 20  # pieces that a text is looked up by at a time
 
 BLANK = r" \t\n\v\f\r"
@@ -101,14 +103,12 @@ def whole_pieces(blocks: Iterable[str]) -> Iterator[list[str]]:
 def learn_bpe(blocks: Iterable[str], *, vocab_size: int, min_count: int) -> dict[str, Any]:
     """The library's document of a BPE with at most `vocab_size` tokens; pairs seen fewer than `min_count` times stay apart."""
     tokenizers = library("tokenizer=bpe")
-    made = _library_tokenizer(tokenizers, tokenizers.models.BPE())
-    counts: Counter[str] = Counter()
+    counts = _count(blocks)
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocab_size, min_frequency=min_count, initial_alphabet=sorted(BYTE_OF), show_progress=False
     )
-    made.train_from_iterator(_counted(blocks, counts), trainer)
-    document: dict[str, Any] = json.loads(made.to_str())
-    _sort_by_frequency(document, made, counts)
+    document = _trained(tokenizers, tokenizers.models.BPE(), trainer, counts)
+    _sort_by_frequency(tokenizers, document, counts)
     check_size(document)
     return document
 
@@ -119,9 +119,7 @@ def learn_unigram(blocks: Iterable[str], *, vocab_size: int) -> dict[str, Any]:
     Raises SettingsError where the library does not learn the same tokens twice.
     """
     tokenizers = library("tokenizer=unigram")
-    counts: Counter[str] = Counter()
-    for _ in _counted(blocks, counts):
-        pass
+    counts = _count(blocks)
     if not counts:
         raise DataError("The training text is empty.", "Subwords are learnt from some text.", "Give another text.")
     first, second = (_trained_unigram(tokenizers, counts, vocab_size) for _ in range(2))
@@ -135,17 +133,40 @@ def learn_unigram(blocks: Iterable[str], *, vocab_size: int) -> dict[str, Any]:
 
 
 def _trained_unigram(tokenizers: Any, counts: Counter[str], vocab_size: int) -> dict[str, Any]:
-    made = _library_tokenizer(tokenizers, tokenizers.models.Unigram())
     trainer = tokenizers.trainers.UnigramTrainer(
         vocab_size=vocab_size, initial_alphabet=sorted(BYTE_OF), show_progress=False, unk_token=None
     )
-    made.train_from_iterator((piece for piece, count in counts.items() for piece in [piece] * count), trainer)
-    document: dict[str, Any] = json.loads(made.to_str())
-    scores = dict(map(tuple, document["model"]["vocab"]))
-    document["model"]["vocab"] = _settled(scores)
-    settled = tokenizers.Tokenizer.from_str(json.dumps(document))
-    _sort_by_frequency(document, settled, counts)
+    document = _trained(tokenizers, tokenizers.models.Unigram(), trainer, counts)
+    document["model"]["vocab"] = _settled(dict(map(tuple, document["model"]["vocab"])))
+    _sort_by_frequency(tokenizers, document, counts)
     return document
+
+
+def _trained(tokenizers: Any, model: Any, trainer: Any, counts: Counter[str]) -> dict[str, Any]:
+    """The document of a model of these pieces, which a character that is in none of them separates while it learns."""
+    made = tokenizers.Tokenizer(model)
+    present = set[str]().union(*counts)
+    between = next(char for char in map(chr, range(0xE000, 0x110000)) if char not in present)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.CharDelimiterSplit(between),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    made.decoder = tokenizers.decoders.ByteLevel()
+    made.train_from_iterator(_repeated(counts, between), trainer)
+    document: dict[str, Any] = json.loads(made.to_str())
+    document["pre_tokenizer"] = PRE_TOKENIZER
+    return document
+
+
+def _repeated(counts: Mapping[str, int], between: str) -> Iterator[str]:
+    """Each piece as often as it occurs, in short texts: the library notes about 100 bytes per byte, of hundreds of texts."""
+    for piece, count in counts.items():
+        text = between.join([piece] * AT_A_TIME)
+        yield from itertools.repeat(text, count // AT_A_TIME)
+        if rest := count % AT_A_TIME:
+            yield between.join([piece] * rest)
 
 
 def _settled(scores: Mapping[str, float]) -> list[list[Any]]:
@@ -158,21 +179,9 @@ def _settled(scores: Mapping[str, float]) -> list[list[Any]]:
     return [[token, settled[token]] for token in sorted(settled, key=lambda token: (-settled[token], token))]
 
 
-def _library_tokenizer(tokenizers: Any, model: Any) -> Any:
-    """An untrained tokenizer that cuts a text into our pieces."""
-    made = tokenizers.Tokenizer(model)
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [
-            tokenizers.pre_tokenizers.Split(tokenizers.Regex(PIECE), "isolated"),
-            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    made.decoder = tokenizers.decoders.ByteLevel()
-    return made
-
-
-def _counted(blocks: Iterable[str], counts: Counter[str]) -> Iterator[str]:
-    """The same text in blocks of whole pieces, which are counted."""
+def _count(blocks: Iterable[str]) -> Counter[str]:
+    """How often each piece of a text occurs."""
+    counts: Counter[str] = Counter()
     for pieces in whole_pieces(blocks):
         counts.update(pieces)
         if len(counts) > MAX_TYPES:
@@ -181,11 +190,12 @@ def _counted(blocks: Iterable[str], counts: Counter[str]) -> Iterator[str]:
                 f"Allowed are at most {MAX_TYPES:,}.",
                 "Type tokenizer=char or tokenizer=byte, or split the text into smaller units first.",
             )
-        yield "".join(pieces)
+    return counts
 
 
-def _sort_by_frequency(document: dict[str, Any], made: Any, counts: Counter[str]) -> None:
+def _sort_by_frequency(tokenizers: Any, document: dict[str, Any], counts: Counter[str]) -> None:
     """Numbers the tokens by how often they occur, equal ones as they were."""
+    made = tokenizers.Tokenizer.from_str(json.dumps(document))
     pieces = list(counts)
     totals = np.zeros(made.get_vocab_size(), np.int64)
     for piece, ids in zip(pieces, _iter_encoded(made, pieces), strict=True):

@@ -68,7 +68,7 @@ class CacheWriter:
 
     def write_ids(self, ids: NDArray[Any]) -> None:
         """Writes the next ids of the current split."""
-        self._write(ids.astype(self._dtype))
+        self._write(ids.astype(self._dtype, copy=False))
 
     def end_split(self, name: str, split: CachedSplit) -> None:
         """Says which split the ids since the last call belong to. The ids in `split` are ignored."""
@@ -92,7 +92,7 @@ class CacheWriter:
         }
 
     def _write(self, array: NDArray[Any]) -> None:
-        data = array.tobytes()
+        data = np.ascontiguousarray(array).data
         self._digest.update(data)
         self._file.write(data)
 
@@ -193,7 +193,7 @@ def _check_split(ids: NDArray[Any], lines: Hashes, sizes: Mapping[str, Any], tok
 def _check_sha256(contents: NDArray[np.uint8], sha256: str) -> None:
     digest = hashlib.sha256()
     for block in _blocks(contents):
-        digest.update(block.tobytes())
+        digest.update(block.data)
     if digest.hexdigest() != sha256:
         raise ValueError("the ids do not have their checksum")
 

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from lmtrain.data.characters import WAYS, iter_normalized, normalized, spaced
 from lmtrain.data.decoders import BytesDecoder, Decoder, TextDecoder, WordDecoder, checked
 from lmtrain.data.kinds import BYTE, CHAR, FILE, KINDS, WORD, Kind, mistakes
+from lmtrain.data.lookup import WordLookup
 from lmtrain.data.spelling import Spelling, choose_words
 from lmtrain.data.subword import Subwords, canonical, learn_bpe, learn_unigram, sha256_of
 from lmtrain.data.token_lists import PACKED, is_way, read_tokens, unpacked
@@ -340,10 +341,10 @@ class WordTokenizer(Tokenizer):
         self.vocab_size = len(tokens)
         self.eos_id, self.unk_id = tokens.index(EOS), tokens.index(UNK)
         self._ids = _WithDefault(self.unk_id, {token.encode(): token_id for token_id, token in enumerate(tokens)})
+        self._lookup = WordLookup(self._ids)
 
     def _encode(self, text: str) -> Ids:
-        words = split_words(spaced(text, self.separators))
-        return np.fromiter(map(self._ids.__getitem__, words), np.int32, len(words))
+        return self._lookup.of(utf8(spaced(text, self.separators)))
 
     def _encode_blocks(self, blocks: Iterable[str]) -> Iterator[Ids]:
         return map(self._encode, self._whole(blocks))

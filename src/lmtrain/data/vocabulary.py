@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -96,18 +96,24 @@ def count_words(blocks: Iterable[str]) -> dict[str, int]:
     counts: Counter[bytes] = Counter()
     for block in whole_words(blocks):
         counts.update(split_words(block))
-        if len(counts) - (EOS.encode() in counts) - (UNK.encode() in counts) > MAX_TYPES:
-            raise DataError(
-                f"The training text has more than {MAX_TYPES:,} different words.",
-                f"Allowed are at most {MAX_TYPES:,}, however many of them min_count leaves out.",
-                "Type tokenizer=char or tokenizer=byte, or split the text into smaller units first.",
-            )
+        check_types(counts)
     return {word.decode(): count for word, count in counts.items()}
 
 
-def split_words(text: str) -> list[bytes]:
-    """The words of `text` as UTF-8, with `<eos>` for every "\\n". A literal `<eos>` in the text is the same token."""
-    return utf8(text).replace(b"\n", b" <eos> ").split()  # bytes.split knows exactly the six whitespace characters
+def check_types(words: Collection[bytes]) -> None:
+    """Raises DataError for more than MAX_TYPES different words."""
+    if len(words) > MAX_TYPES and len(words) - (EOS.encode() in words) - (UNK.encode() in words) > MAX_TYPES:
+        raise DataError(
+            f"The training text has more than {MAX_TYPES:,} different words.",
+            f"Allowed are at most {MAX_TYPES:,}, however many of them min_count leaves out.",
+            "Type tokenizer=char or tokenizer=byte, or split the text into smaller units first.",
+        )
+
+
+def split_words(text: str | bytes) -> list[bytes]:
+    """The words of `text` (or of its UTF-8) as UTF-8; every "\\n" is `<eos>`, as a literal `<eos>` in the text is."""
+    data = utf8(text) if isinstance(text, str) else text
+    return data.replace(b"\n", b" <eos> ").split()  # bytes.split knows exactly the six whitespace characters
 
 
 def whole_words(blocks: Iterable[str]) -> Iterator[str]:
@@ -160,19 +166,17 @@ def _endless(word: str) -> DataError:
 
 def code_points(text: str) -> NDArray[np.uint32]:
     """The Unicode code points of `text`."""
-    _check_encodable(text)
-    return np.frombuffer(text.encode("utf-32-le"), "<u4")
+    return np.frombuffer(_encoded(text, "utf-32-le"), "<u4")
 
 
 def utf8(text: str) -> bytes:
     """`text` as UTF-8; DataError where it holds half a surrogate pair, as arguments from a broken terminal do."""
-    _check_encodable(text)
-    return text.encode("utf-8")
+    return _encoded(text, "utf-8")
 
 
-def _check_encodable(text: str) -> None:
+def _encoded(text: str, encoding: str) -> bytes:
     try:
-        text.encode("utf-8")
+        return text.encode(encoding)
     except UnicodeEncodeError as error:
         raise DataError(
             f"The text holds U+{ord(text[error.start]):04X}, half a surrogate pair, at character {error.start}.",
