@@ -68,8 +68,8 @@ struct CrossEntropy {
         c.first = first, c.rows = rows, c.team = team, c.added = added;
         c.panels = panels_of(rows);
         c.columns = c.panels.tiles * 16;
-        c.words = round_up(c.columns, 32) / PER_WORD;
-        c.d_words = round_up(D, 32) / PER_WORD;
+        c.words = padded_depth<Word>(c.columns) / PER_WORD;
+        c.d_words = padded_depth<Word>(D) / PER_WORD;
         const long blocks = (V + BLOCK - 1) / BLOCK;
         c.step = std::clamp((512l << 10) / (2 * c.columns * (long)sizeof(Element)) / BLOCK, 1l, 8l) * BLOCK;
         c.packed_by_token = scratch<uint32_t>(0, c.columns * c.d_words);
@@ -121,7 +121,7 @@ struct CrossEntropy {
             copy_weight_rows(left, c.d_words * PER_WORD, v0, words_of_vocabulary);
             for (long p = 0; p < c.panels.count(); p++) {
                 const long first = c.panels.first(p), width = c.panels.width(p);
-                multiply<Word>(round_up(words_of_vocabulary, Word::ROWS), (const uint32_t*)left, c.d_words,
+                multiply<Word>(padded_rows<Word>(words_of_vocabulary), (const uint32_t*)left, c.d_words,
                                c.packed_by_token + first * c.d_words, c.d_words, width, z);
                 take_target_logits(c, block, first, width, z);
                 S* e = c.e ? c.e + first * V + v0 * width : nullptr;
@@ -134,7 +134,7 @@ struct CrossEntropy {
 
     // Rows v0 ... of the weight as the left operand, zero beyond D and in the rows that fill up a tile.
     void copy_weight_rows(Element* left, long stride, long v0, long count) const {
-        for (long v = 0; v < round_up(count, Word::ROWS); v++)
+        for (long v = 0; v < padded_rows<Word>(count); v++)
             for (long d = 0; d < stride; d += LANES)
                 store_operand<S>(left + v * stride + d,
                                  v < count && d < D ? load(weight + (v0 + v) * D + d, D - d) : F{}, stride - d);
@@ -204,7 +204,7 @@ struct CrossEntropy {
             if (!mine_features) continue;
             turn_weight(turned, step_words, v0, count);
             for (long p = 0; p < c.panels.count(); p++)
-                multiply<Word>(D16, turned, step_words, right + c.panels.first(p) * step_words, step_words,
+                multiply<Word>(padded_rows<Word>(D), turned, step_words, right + c.panels.first(p) * step_words, step_words,
                                c.panels.width(p), mine_features + c.panels.first(p) * D16, true);
         }
     }
@@ -282,7 +282,7 @@ struct CrossEntropy {
             const long rows = std::min(BLOCK, count - v);
             for (long p = 0; p < across.count(); p++) {
                 const long first = across.first(p), width = across.width(p);
-                multiply<Word>(round_up(rows, Word::ROWS), (const uint32_t*)left + v * c.words, c.words,
+                multiply<Word>(padded_rows<Word>(rows), (const uint32_t*)left + v * c.words, c.words,
                                c.packed_by_feature + first * c.words, c.words, width, z);
                 for (long row = 0; row < rows; row++) {
                     float* to = d_weight + (v0 + v + row) * D + first;

@@ -47,7 +47,7 @@ inline void product_part(Share rows, Share columns, long K, const Matrix& a, con
         for (long k = 0; k < K; k += PRODUCT_DEPTH) {
             const long depth = std::min(PRODUCT_DEPTH, K - k);
             const bool begins = k == 0;
-            uint32_t* packed_b = scratch<uint32_t>(0, panels.tiles * 16 * round_up(depth, LANES));
+            uint32_t* packed_b = scratch<uint32_t>(0, panels.tiles * 16 * depth);
             uint32_t* packed_a = scratch<uint32_t>(1, PRODUCT_ROWS * depth);
             float* edge = scratch<float>(2, PRODUCT_ROWS * 64);  // of the columns that fill the last panel
             for (long p = 0; p < panels.count(); p++)

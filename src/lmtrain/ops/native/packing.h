@@ -104,7 +104,7 @@ INLINE U words_along(const S* from, long k_left) {
     }
 }
 
-// Writes `words` (a multiple of LANES) words x LANES columns, rows of the result to_stride apart. Column j holds
+// Writes `words` words x LANES columns, rows of the result to_stride apart. Column j holds
 // from[k * k_stride + j * column_stride]; zeros from k_count and column_count on. One of the strides is 1.
 template <class Word, class S>
 void pack(uint32_t* to, long to_stride, long words, const S* from, long k_stride, long column_stride, long k_count,
@@ -124,7 +124,8 @@ void pack(uint32_t* to, long to_stride, long words, const S* from, long k_stride
         for (int j = 0; j < LANES; j++)
             square[j] = j < column_count ? words_along<Word>(from + j * column_stride + k, k_count - k) : U{};
         transpose(square);
-        for (int i = 0; i < LANES; i++) memcpy(to + (word + i) * to_stride, &square[i], sizeof square[i]);
+        for (long i = 0; i < std::min<long>(LANES, words - word); i++)
+            memcpy(to + (word + i) * to_stride, &square[i], sizeof square[i]);
     }
 }
 

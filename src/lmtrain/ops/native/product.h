@@ -33,10 +33,9 @@ constexpr int PANEL_VECTORS = 2;  // 6 x 2 = 12 of 16
 constexpr int MAX_ROWS = 8;
 constexpr int rows_in_registers(int vectors) { return LANES == 16 && vectors < 4 ? 8 : 6; }
 
-// ROWS: what the rows of A are rounded up to in cross_entropy.h, for the sake of tiles.
 struct Single {
     typedef float Element;
-    static constexpr int PER_WORD = 1, ROWS = 1;
+    static constexpr int PER_WORD = 1;
     INLINE F fma(F c, const uint32_t* a, F w) {
         float x;
         memcpy(&x, a, 4);
@@ -48,12 +47,27 @@ struct Single {
 #define LMTRAIN_PAIRS 1
 struct Pair {
     typedef bf16 Element;
-    static constexpr int PER_WORD = 2, ROWS = 16;
+    static constexpr int PER_WORD = 2;
     INLINE F fma(F c, const uint32_t* a, F w) {
         return (F)_mm512_dpbf16_ps((__m512)c, (__m512bh)_mm512_set1_epi32(*a), (__m512bh)(__m512)w);
     }
 };
 #endif
+
+// Tiles take K in groups of 32 elements and A in groups of 16 rows; elsewhere padding would be multiplied for nothing (an
+// eighth of all work with 200 units).
+template <class Word>
+INLINE bool by_tiles() {
+#ifdef LMTRAIN_AMX
+    return Word::PER_WORD == 2 && tiles_granted();
+#else
+    return false;
+#endif
+}
+template <class Word>
+INLINE long padded_depth(long elements) { return round_up(elements, by_tiles<Word>() ? 32 : Word::PER_WORD); }
+template <class Word>
+INLINE long padded_rows(long rows) { return round_up(rows, by_tiles<Word>() ? 16 : 1); }
 
 // R rows x V vectors of C, from `words` words of K. At each word a cache line is fetched, `fetch_step` bytes on from the last.
 template <class Word, int R, int V>
@@ -113,7 +127,7 @@ template <class Word>
 void multiply_into(float* c, long c_stride, long rows, const uint32_t* a, long a_stride, const uint32_t* packed, long words,
                    long columns, bool add) {
     const long width = panel_width(columns), vectors = width / LANES;
-    const long slice = 24576 / 4 / width;
+    const long most = 24576 / 4 / width, slices = (words + most - 1) / most, slice = (words + slices - 1) / slices;
     for (long k = 0; k < words; k += slice) {
         const long n = std::min(slice, words - k);
         const bool first = k == 0 && !add;
@@ -133,7 +147,7 @@ template <class Word>
 void multiply(long rows, const uint32_t* a, long a_stride, const uint32_t* packed, long words, long columns, float* c,
               bool add = false) {
 #ifdef LMTRAIN_AMX
-    if (Word::PER_WORD == 2 && tiles_granted()) return multiply_tiles(rows, a, a_stride, packed, words, columns, c, add);
+    if (by_tiles<Word>()) return multiply_tiles(rows, a, a_stride, packed, words, columns, c, add);
 #endif
     multiply_into<Word>(c, columns, rows, a, a_stride, packed, words, columns, add);
 }

@@ -35,9 +35,10 @@ struct Recurrent {
     bool backward;
     long threads = rows * gates * hidden * hidden < (1l << 18) ? 1 : allowed_threads;  // below, meeting costs more
     bool by_rows = threads > 1 && rows >= 8 * threads && 4 * gates * hidden * hidden / Word::PER_WORD <= BY_ROWS_BYTES;
-    long padded = round_up(hidden, 32);                    // one group of K
-    long inputs = backward ? gates * padded : padded;      // all of K, in elements
-    long words = inputs / Word::PER_WORD;
+    long padded = padded_depth<Word>(hidden);              // one group of K
+    long depth = backward ? gates * padded : padded;       // all of K, in elements
+    long words = depth / Word::PER_WORD;
+    long inputs = round_up(depth, 32);                     // elements from one row of the operand to the next
     long outputs = backward ? 1 : gates;                   // groups of columns
     long tiles = (hidden + 15) / 16;
     uint32_t* packed = scratch<uint32_t>(0, tiles * 16 * outputs * words);
@@ -81,7 +82,7 @@ struct Recurrent {
 
     // sums[row, column] of one block for `rows` rows of the operand
     void multiply_block(const Block& block, const Element* operand, long rows, float* sums) const {
-        multiply<Word>(rows, (const uint32_t*)operand, words, at(block), words, block.columns, sums);
+        multiply<Word>(rows, (const uint32_t*)operand, inputs / Word::PER_WORD, at(block), words, block.columns, sums);
     }
 
   private:
