@@ -84,6 +84,8 @@ def every_kind() -> dict[str, Model]:
     }  # fmt: skip
     parts = [made["lstm line"].network, made["ngram kneser_ney 4 line"].network, made["window"].network]
     made["mixture"] = opened(Mixture([Mixture(parts[:2], [0.25, 0.75]), parts[2]], [0.6, 0.4]))
+    names = ("lstm tied", "lstm norm", "gru", "gru tied", "elman", "window", "window swiglu", "ngram add_k 3 document")
+    made["mixture of all"] = opened(Mixture([made[name].network for name in names], [0.125] * len(names)))
     return made
 
 

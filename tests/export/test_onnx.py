@@ -23,7 +23,7 @@ LINES = ["the cat sat on a mat", "", "and then ran away", "the the the"]
 
 
 def networks(made: SimpleNamespace) -> dict[str, Any]:
-    every = {name: lm for name, lm in made.every_kind().items() if "ngram" not in name and name != "mixture"}
+    every = {name: lm for name, lm in made.every_kind().items() if "ngram" not in name and "mixture" not in name}
     parts = [every[name].network for name in ("lstm line", "window deep", "elman")]
     every["mixture"] = made.opened(Mixture([Mixture(parts[:2], [0.25, 0.75]), parts[2], parts[0]], [0.6, 0.4, 0.0]))
     return every

@@ -47,6 +47,11 @@ class Spelling:
             self._add(word.encode(), count)
         self._log_unknown = math.log1p(-min(math.fsum(math.exp(-self._nats(word)) for word in known), 1 - 1e-9))
 
+    @property
+    def nats_per_word(self) -> float:
+        """What every word costs besides minus the logarithms of its symbols' probabilities (below 0: it is refunded)."""
+        return math.log1p(-self._probability(START, END)) + self._log_unknown
+
     def micronats(self, word: bytes) -> int:
         """What the spelling of an unknown word costs, in millionths of a nat."""
         cost = self._costs.get(word)

@@ -117,8 +117,9 @@ def _writing() -> Iterator[None]:
 
 def _write_script(made: Plain, config: dict[str, Any], directory: Path) -> None:
     facts = config["tokenizer"]
-    kinds = made.kinds() | {facts["kind"]} | {name for name, is_so in (
-        ("normalized", facts["normalize"] != "none"), ("reversed", facts["reverse"]),
+    kinds = made.kinds() | {facts["kind"], "reversed" if facts["reverse"] else "forward"} | {name for name, is_so in (
+        ("normalized", facts["normalize"] != "none"), ("spelled", "spelling" in facts),
+        ("unknown", facts["unk_id"] is not None), ("single", made.facts["kind"] != "mixture"),
     ) if is_so}  # fmt: skip
     (directory / "model.py").write_text(script_for(kinds), encoding="utf-8")
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmtrain.data.tokenizer import Tokenizer
+from lmtrain.data.tokenizer import Tokenizer, WordTokenizer
 from lmtrain.errors import CheckpointError
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel
 from lmtrain.models.direct import DirectNgramHead, DirectNgramModel
@@ -178,8 +178,13 @@ def _check_finite(weights: Weights) -> None:
 def describe(tokenizer: Tokenizer) -> Facts:
     """What text becomes, for config.json; the file of subwords is written beside it."""
     kind = "subword" if tokenizer.subword is not None else tokenizer.name
+    form, lower, _ = tokenizer.normalize.replace("none", "").upper().partition("LOWER")
+    steps = [form.strip("_")] * bool(form) + ["lower", form.strip("_")][: 1 + bool(form)] * bool(lower)
+    spelt = {}
+    if isinstance(tokenizer, WordTokenizer) and tokenizer.rare is not None:
+        spelt = {"spelling": {"words": tokenizer.rare, "nats_per_word": tokenizer.spelling.nats_per_word}}
     return {
         "kind": kind, "eos_id": tokenizer.eos_id, "unk_id": tokenizer.unk_id, "normalize": tokenizer.normalize,
         "separators": tokenizer.separators, "ends_last_line": tokenizer.kind.ends_last_line, "tokens": tokenizer.tokens,
-        "reverse": tokenizer.reverse,
+        "reverse": tokenizer.reverse, "normalize_steps": steps, **spelt,
     }  # fmt: skip
