@@ -14,7 +14,8 @@ import pytest
 
 from lmtrain import config
 from lmtrain.__main__ import COMMANDS, main
-from lmtrain.application import _overrides, check_overrides, register_schemas
+from lmtrain.application import check_overrides, register_schemas
+from lmtrain.application.command import overrides_of
 from lmtrain.settings import reading
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +66,7 @@ def test_the_readmes_have_commands() -> None:
 @pytest.mark.parametrize("words", SETTINGS)
 def test_every_training_composes(words: str) -> None:
     typed = shlex.split(words.replace("--cfg job", ""))
-    overrides = [word for word in _overrides(typed) if not word.startswith(("resume=", "start_from"))]
+    overrides = [word for word in overrides_of(typed) if not word.startswith(("resume=", "start_from"))]
     assert reading.read_config(check_overrides(overrides))
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import lmtrain.config as config
-from lmtrain.application import Sources, _compose, check_overrides, register_schemas
+from lmtrain.application import Sources, check_overrides, register_schemas
+from lmtrain.application.composing import compose
 from lmtrain.commands.settings import main, options_of
 from lmtrain.errors import SettingsError
 from lmtrain.settings import comparing, conflicts, quoting, reading
@@ -239,7 +240,7 @@ def test_every_experiment_ends_with_what_it_reaches_as_the_readme_says(experimen
     ],
 )
 def test_what_is_listed_of_a_choice_is_what_typing_it_gives(choices: dict[str, str]) -> None:
-    composed = _compose(Sources(), tuple(f"{group}={name}" for group, name in choices.items()))
+    composed = compose(Sources(), tuple(f"{group}={name}" for group, name in choices.items()))
     for group in config.GROUPS:
         options = options_of(group)
         name = choices.get(group, next(iter(options)))

@@ -10,15 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmtrain.application import (
-    Sources,
-    _initialised,
-    _parse,
-    _resumed_run,
-    _with_path_as_meant,
-    check_overrides,
-    register_schemas,
-)
+from lmtrain.application import Sources, check_overrides, register_schemas
+from lmtrain.application.composing import initialised
+from lmtrain.application.overrides import as_meant, resumed_run
 from lmtrain.settings.quoting import typed
 from lmtrain.shell import OBEYED, expanded, printable, quoted_for_shell, shown
 
@@ -43,13 +37,13 @@ def read_by_the_shell(word: str, shell: str = "sh") -> str:
 def read_by_the_settings(argument: str) -> Path:
     """The path that a training takes from an argument of its command line."""
     register_schemas()
-    override = _with_path_as_meant(*_parse([argument]), argument)
+    (override,) = as_meant([argument])
     key = override.partition("=")[0]
     value: Any
     if key == "resume":
-        value = _resumed_run([override])
+        value = resumed_run([override])
     elif key == "hydra.run.dir":
-        with _initialised(Sources()) as started:
+        with initialised(Sources()) as started:
             value = started.compose_config("config", [override], run_mode=None, with_log_configuration=False).hydra.run.dir
     else:
         value = check_overrides(["data=text", "data.path=x", override])["data"][key.partition(".")[2]]

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import lmtrain.application as application
+from lmtrain.application import jobs, register_schemas
+from lmtrain.application.checking import varies_vocabulary
 from lmtrain.commands.train import Reached
 
 TINY = [
@@ -121,20 +122,20 @@ def test_neither_do_the_records_and_tensorboard_hold_them(
     ],
 )  # fmt: skip
 def test_it_is_known_beforehand_whether_vocabularies_vary(overrides: list[str], varies: bool) -> None:
-    application.register_schemas()
+    register_schemas()
     base = [] if any(override.startswith(("data=", "experiment=")) for override in overrides) else ["data=text"]
     given = [*base, *[o for o in overrides if not o.endswith("=null")]]
-    assert application._varies_vocabulary(given, []) is varies
+    assert varies_vocabulary(given) is varies
 
 
 def test_a_search_never_prefers_a_model_that_does_not_spell(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     searches = SimpleNamespace(sweeper={"_target_": "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"})
-    monkeypatch.setattr(application.HydraConfig, "get", lambda: searches)
-    assert application._searched(SPELT, varies=False) == 1.5
-    assert application._searched(UNSPELT, varies=False) == 5.0, "of one vocabulary they compare"
-    assert application._searched(SPELT, varies=True) == 2.5
+    monkeypatch.setattr(jobs.HydraConfig, "get", lambda: searches)
+    assert jobs.searched(SPELT, varies=False) == 1.5
+    assert jobs.searched(UNSPELT, varies=False) == 5.0, "of one vocabulary they compare"
+    assert jobs.searched(SPELT, varies=True) == 2.5
     assert capsys.readouterr().err == ""
-    assert application._searched(UNSPELT, varies=True) == math.inf
+    assert jobs.searched(UNSPELT, varies=True) == math.inf
     assert (
         "does not spell 7 <unk> of validation: it counts as infinitely bad. Search with tokenizer=byte"
         in capsys.readouterr().err

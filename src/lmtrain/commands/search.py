@@ -311,7 +311,7 @@ class Search:
         written = self._written(Path(run), abs(best.value))
         directory = quoted_for_shell(shown(self._directory))
         command = f"python -m lmtrain --config-dir {directory} experiment=best"
-        typed = [(item.key_or_group, item.value()) for item in self._application._parse(self._typed)]
+        typed = [(item.key_or_group, item.value()) for item in self._application.parse(self._typed)]
         settings = [*self._space.settings.items(), *typed, *values.items()]
         text = experiment(
             settings, self._application.GROUPS,

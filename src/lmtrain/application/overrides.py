@@ -1,0 +1,149 @@
+"""What was typed as `key=value`: parsed by Hydra, read as it was meant, and which run it goes on with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import lmtrain.config as config
+from lmtrain.errors import SettingsError
+from lmtrain.settings import quoting, reading
+from lmtrain.shell import expanded, quoted_for_shell
+
+GROUPS = (*config.GROUPS, "task", "experiment")
+
+PATHS = (
+    "data.path",
+    "data.train",
+    "data.valid",
+    "data.test",
+    "model.embeddings",
+    "data.cache_dir",
+    "tokenizer.path",
+    "tokenizer.vocabulary",
+    "resume",
+    "start_from",
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+)
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """The overrides as Hydra reads them. Raises SettingsError for all that cannot be read."""
+    parser, parsed, problems = OverridesParser.create(), [], []
+    for override in overrides:
+        try:
+            parsed.extend(parser.parse_overrides([override]))
+        except HydraException:
+            problems.append(_unreadable(override))
+    reading.raise_problems(problems)
+    return parsed
+
+
+def _unreadable(override: str) -> str:
+    """Why Hydra does not take `override` for key=value, and what to type instead."""
+    key, equal, value = override.partition("=")
+    if not equal:
+        return (
+            f"{override!r} is not key=value. Is it part of a value with blanks? Quote such a value: "
+            f"{quoting.typed('data.path', 'my text.txt')}"
+        )
+    if not re.fullmatch(r"[+~]*[\w/@$-]+(\.[\w/@$-]+)*", key, re.ASCII):
+        return f"{override!r} does not begin with the name of a setting. See  python -m lmtrain settings"
+    line = (
+        quoted_for_shell(f"{key}={quoting.in_quotation_marks(value)}")
+        if key.startswith("hydra.")
+        else quoting.typed(key, value)
+    )
+    return (
+        f"{override!r} cannot be read as key=value. Quote a value of other characters than letters from a to z, digits and "
+        f"_ - . / : twice, once for the shell and once for the settings: {line}"
+    )
+
+
+def as_meant(overrides: Sequence[str]) -> list[str]:
+    """The overrides, in which what sets a path is one: `resume=123` names a run and no number.
+
+    `hydra.run.dir=~/runs` is in the home directory: behind `=` the shell leaves `~` to us. Where we open the file ourselves, it
+    is replaced there.
+    """
+    return [_with_path(item, override) for item, override in zip(parse(overrides), overrides, strict=True)]
+
+
+def _with_path(item: Override, override: str) -> str:
+    if item.key_or_group not in PATHS or item.is_sweep_override() or item.is_delete():
+        return override
+    key, _, text = override.partition("=")
+    value = item.value()
+    if isinstance(value, int | float):
+        return f"{key}={quoting.quoted(text.strip())}"
+    if isinstance(value, str) and value.startswith("~") and item.is_hydra_override():
+        name, slash, rest = value.partition("/")
+        return f"{key}={quoting.in_quotation_marks(quoting.escaped(str(expanded(name))) + slash + rest)}"
+    return override
+
+
+def keys_of(overrides: Iterable[str]) -> list[str]:
+    """The names of the settings and groups that overrides set."""
+    return [override.partition("=")[0].lstrip("+") for override in overrides]
+
+
+def of_hydra(words: Iterable[str]) -> list[str]:
+    """Those of the overrides that set something of Hydra's."""
+    return [word for word in words if word.lstrip("+").startswith(("hydra.", "hydra/"))]
+
+
+def resolve(settings: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """`settings` with every `${...}` replaced. Only what was typed here is resolved, never what a checkpoint says."""
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(settings), resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        problem = f"The settings cannot be resolved: {str(error).partition(chr(10))[0].rstrip('.')}."
+        reading.raise_problems([*problems, problem])
+    return cast(dict[str, Any], resolved)
+
+
+def resolved_value(item: Override) -> Any:
+    """The value of an override that is none of a sweep, with every `${...}` in it replaced."""
+    return resolve({"value": item.value()}, [])["value"]
+
+
+# ---- a run that goes on
+
+
+def resumed_run(overrides: Sequence[str]) -> str | None:
+    """The run that `resume=` names. Raises SettingsError where it names several."""
+    items = [item for item in parse(overrides) if item.key_or_group == "resume"]
+    if any(item.is_sweep_override() for item in items):
+        raise SettingsError(
+            f"{items[-1].input_line} names several runs.",
+            "One run goes on at a time.",
+            "Type resume=RUN for each of them; a path with commas is quoted twice: 'resume=\"a, b\"'.",
+        )
+    named = resolved_value(items[-1]) if items else None
+    return named if isinstance(named, str) and named else None
+
+
+def given_values(overrides: Sequence[str]) -> dict[str, Any]:
+    """`key: value` of the overrides given beside `resume=`; whole groups cannot be exchanged then.
+
+    They are compared with the settings of the run, not with the defaults: see `lmtrain.commands.resuming`.
+    """
+    values: dict[str, Any] = {}
+    for item in parse(overrides):
+        if item.key_or_group in GROUPS or item.is_delete() or item.package is not None or item.is_sweep_override():
+            raise SettingsError(
+                f"{item.input_line} was given together with resume=.",
+                "A resumed run keeps its groups of settings; single values may be set.",
+                f"Type for example {item.key_or_group}.NAME=VALUE, or leave it out.",
+            )
+        if item.key_or_group != "resume" and not item.is_hydra_override():
+            values[item.key_or_group] = resolved_value(item)
+    return values
