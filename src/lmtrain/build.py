@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,15 @@ def sparse_gradients(num_tokens: int, vocab_size: int, device: torch.device) -> 
 def _build_neural(settings: config.NeuralConfig, vocab_size: int, eos_id: int, sparse: bool) -> NeuralLanguageModel:
     embedding = _embedding(vocab_size, settings.embed_size, sparse)
     nn.init.uniform_(embedding.weight, -settings.init_range, settings.init_range)
+    dropouts = {
+        "input_dropout": settings.input_dropout, "hidden_dropout": settings.hidden_dropout,
+        "output_dropout": settings.output_dropout,
+    }  # fmt: skip
     common: dict[str, Any] = {
         "embedding": embedding,
         "eos_id": eos_id,
         "state_policy": settings.state_policy,
-        "input_dropout": _or(settings.input_dropout, settings.dropout),
-        "hidden_dropout": _or(settings.hidden_dropout, settings.dropout),
-        "output_dropout": _or(settings.output_dropout, settings.dropout),
+        **{name: settings.dropout if share is None else share for name, share in dropouts.items()},
         "embedding_dropout": settings.embedding_dropout,
         "locked_dropout": settings.locked_dropout,
         "activation_penalty": settings.activation_penalty,
@@ -143,28 +146,20 @@ def _build_recurrent_layers(settings: config.RecurrentConfig) -> list[RecurrentL
 
 
 def _build_head(settings: config.NeuralConfig, input_size: int, embedding: nn.Embedding, sparse: bool) -> Head:
-    vocab_size = embedding.num_embeddings
-    weight = embedding.weight
-    assert isinstance(weight, nn.Parameter)
-    tied = weight if settings.tie_weights else None
-    projection_size = settings.embed_size if settings.project else 0
+    sizes = input_size, embedding.num_embeddings
+    weight = embedding.weight if settings.tie_weights else None
+    tied: dict[str, Any] = {"tied_weight": weight, "init_range": settings.init_range}
+    projected = tied | {"projection_size": settings.embed_size if settings.project else 0}
     match settings.head:
         case config.HeadName.full:
-            return FullSoftmax(input_size, vocab_size, tied_weight=tied, projection_size=projection_size,
-                               init_range=settings.init_range)  # fmt: skip
+            return FullSoftmax(*sizes, **projected)
         case config.HeadName.sampled:
-            return SampledSoftmax(input_size, vocab_size, tied_weight=tied, projection_size=projection_size,
-                                  num_samples=settings.num_samples, proposal=settings.proposal.name,
-                                  init_range=settings.init_range, sparse=sparse)  # fmt: skip
+            samples, proposal = settings.num_samples, settings.proposal.name
+            return SampledSoftmax(*sizes, num_samples=samples, proposal=proposal, sparse=sparse, **projected)
         case config.HeadName.adaptive:
-            cutoffs = [cutoff for cutoff in settings.cutoffs if cutoff < vocab_size]  # see `check_cutoffs` of tasks/language
-            return AdaptiveSoftmax(input_size, vocab_size, cutoffs=cutoffs, div_value=settings.div_value, tied_weight=tied,
-                                   init_range=settings.init_range)  # fmt: skip
+            cutoffs = [cutoff for cutoff in settings.cutoffs if cutoff < sizes[1]]  # see `check_cutoffs` of tasks/language
+            return AdaptiveSoftmax(*sizes, cutoffs=cutoffs, div_value=settings.div_value, **tied)
     raise AssertionError(settings.head)
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
 
 
 # ---- data
@@ -292,8 +287,7 @@ def _gradient_parts(settings: config.Config, model: nn.Module, device: torch.dev
     return {
         "optimizer": make_optimizer(
             optimizer.name.name, group_parameters(model.named_parameters(), optimizer.weight_decay),
-            learning_rate=optimizer.learning_rate, momentum=optimizer.momentum, nesterov=optimizer.nesterov,
-            beta1=optimizer.beta1, beta2=optimizer.beta2, alpha=optimizer.alpha, epsilon=optimizer.epsilon,
+            learning_rate=optimizer.learning_rate, **asdict(optimizer.options),
         ),
         "schedule": build_schedule(settings.schedule, optimizer.learning_rate),
         "averaging": build_averaging(optimizer, model),
@@ -325,26 +319,20 @@ def _graphed(learner: SequenceLearner, choice: config.CudaGraph, device: torch.d
     return learner
 
 
+SCHEDULES: dict[type[config.ScheduleConfig], type[Schedule]] = {
+    config.ConstantConfig: Constant, config.CosineConfig: Cosine, config.LinearConfig: Linear, config.StepConfig: Step,
+    config.ExponentialConfig: Exponential, config.PlateauConfig: Plateau, config.OneCycleConfig: OneCycle,
+    config.RangeTestConfig: RangeTest,
+}  # fmt: skip
+"""A schedule takes its settings by their names."""
+
+
 def build_schedule(settings: config.ScheduleConfig, learning_rate: float) -> Schedule:
     """The learning rate's way through the run, as multiples of `learning_rate`."""
-    match settings:
-        case config.ConstantConfig():
-            return Constant()
-        case config.CosineConfig():
-            return Cosine(settings.warmup, settings.final)
-        case config.LinearConfig():
-            return Linear(settings.warmup, settings.final)
-        case config.StepConfig():
-            return Step(settings.factor, settings.every, settings.after)
-        case config.ExponentialConfig():
-            return Exponential(settings.factor)
-        case config.PlateauConfig():
-            return Plateau(settings.factor, settings.patience)
-        case config.OneCycleConfig():
-            return OneCycle(settings.up, settings.flat, settings.down, settings.div, settings.beta1_low, settings.beta1_high)
-        case config.RangeTestConfig():
-            return RangeTest(settings.low / learning_rate, settings.high / learning_rate)
-    raise AssertionError(f"no schedule for {type(settings).__name__}")
+    values = {name: value for name, value in asdict(settings).items() if name != "kind"}
+    if isinstance(settings, config.RangeTestConfig):  # whose rates are rates, and no multiples
+        values = {name: rate / learning_rate for name, rate in values.items()}
+    return SCHEDULES[type(settings)](**values)
 
 
 def build_averaging(settings: config.OptimizerConfig, model: nn.Module) -> Averaging:

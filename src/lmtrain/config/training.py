@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from lmtrain.choices import *
 from lmtrain.config.declaring import FRACTION, Settings, fixed, free, kept, noted
 from lmtrain.rules import OptimizerOptions
@@ -21,6 +23,11 @@ class OptimizerConfig(Settings):
     averaging: Averaging = kept(Averaging.none, "Weights used for evaluation: nt_asgd, ema, or none.")
     ema_decay: float = noted(0.999, "EMA: weight of the past.", **FRACTION)
     patience: int = noted(5, "NT-ASGD: evaluations without improvement before averaging starts.", least=1)
+
+    @property
+    def options(self) -> OptimizerOptions:
+        """Those of the settings that some optimisers read and others do not."""
+        return OptimizerOptions(**{spec.name: getattr(self, spec.name) for spec in fields(OptimizerOptions)})
 
 
 # ---- schedules

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import fields
 from importlib.util import find_spec
 
 from lmtrain import rules
@@ -46,7 +46,7 @@ from lmtrain.data import kinds
 from lmtrain.data.characters import character_of
 from lmtrain.data.sources import has_splits
 from lmtrain.errors import UserError, as_typed
-from lmtrain.rules import OPTIONS, OptimizerOptions
+from lmtrain.rules import OPTIONS
 
 
 def iter_conflicts(config: Config) -> Iterator[str]:
@@ -180,9 +180,8 @@ def _of_tokenizer(tokenizer: TokenizerConfig) -> Iterator[str]:
 
 
 def _of_optimizer(optimizer: OptimizerConfig, tie_weights: bool) -> Iterator[str]:
-    options = OptimizerOptions(**{name: getattr(optimizer, name) for name in asdict(OptimizerOptions())})
     mistakes = rules.of_optimizer(
-        optimizer.name.name, optimizer.learning_rate, options, weight_decay=optimizer.weight_decay, l1=optimizer.l1,
+        optimizer.name.name, optimizer.learning_rate, optimizer.options, weight_decay=optimizer.weight_decay, l1=optimizer.l1,
         tie_weights=tie_weights,
     )  # fmt: skip
     names = {f.name: f"optimizer.{f.name}=" for f in fields(optimizer)}
