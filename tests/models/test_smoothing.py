@@ -9,7 +9,7 @@ from lmtrain.models.base import StatePolicy
 from lmtrain.models.ngram_counts import count_ngrams
 from lmtrain.models.smoothing import (
     FALLBACK_DISCOUNTS,
-    Method,
+    SmoothingRule,
     add_k_method,
     discounts,
     estimate,
@@ -22,7 +22,7 @@ from lmtrain.models.smoothing import (
 TEXT = np.array([1, 2, 0, 1, 2, 0, 2, 0])
 
 
-def probabilities(method: Method) -> tuple[list[list[float]], list[list[float]]]:
+def probabilities(method: SmoothingRule) -> tuple[list[list[float]], list[list[float]]]:
     """p of the unigrams </s>, 1, 2 and of the four bigrams; the rests of <s>, 1 and 2."""
     orders = count_ngrams(TEXT, order=2, vocab_size=3, eos_id=0, policy=StatePolicy.line)
     log_probs, log_rests = estimate(orders, vocab_size=3, method=method)
