@@ -1,9 +1,9 @@
 """The lock of a run directory: `run.lock`, held by `flock` for as long as a process trains there.
 
-The kernel holds it and releases it however the process ends, so it is right between containers and after `kill -9`. What the
-file says (process, host, since when) is for a message only. Nobody waits for it: who does not get it is refused.
+The kernel holds the lock and releases it however the process ends, so it is right between containers and after `kill -9`. The
+text of the file (process, host, since when) is for a message only. Nobody waits for the lock: a second process is refused.
 
-A file system that has no `flock` cannot keep two processes apart; then the file only tells who trains here, which is said.
+A file system without `flock` cannot keep two processes apart. Then the file only tells who trains here, and a warning says so.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from lmtrain.files.unfinished import ATTEMPTS, is_at, lock
 
 log = logging.getLogger("lmtrain")
 
-MAX_BYTES = 4096  # of the text that is read
+MAX_BYTES = 4096  # of the text, which are read
 
 
 class RunLock:
-    """Held from the moment it is made until `release`. Raises SettingsError where another process holds it, or OSError."""
+    """Held from the moment it is made until `release`. Raises SettingsError if another process holds it, or OSError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -53,11 +53,11 @@ class RunLock:
             log.warning("%s was left by a process that is dead (%s); it is taken over.", self.path, _holder(self._found))
 
     def is_in_place(self) -> bool:
-        """Whether another process that looks at `run.lock` finds this lock."""
+        """Tells whether another process that looks at `run.lock` finds this lock."""
         return is_at(self.path, self._descriptor)
 
     def release(self) -> None:
-        """Removes the file, unless it is another one by now, and gives up the lock; nothing in a forked child."""
+        """Removes the file, unless it is another one by now, and gives up the lock. In a forked child it does nothing."""
         if self._descriptor in _held:
             try:
                 if self.is_in_place() and (self.is_exclusive or os.pread(self._descriptor, MAX_BYTES, 0) == self._text):
@@ -89,7 +89,7 @@ def _close_all() -> None:
 
 
 def _acquire(path: Path) -> tuple[int, bool]:
-    """The open file, locked, and whether that keeps others out."""
+    """Returns the open file, locked, and whether that keeps others out."""
     for attempt in range(ATTEMPTS):
         descriptor, is_writable = _open(path)
         got = lock(descriptor)
@@ -101,7 +101,7 @@ def _acquire(path: Path) -> tuple[int, bool]:
         if is_at(path, descriptor) or is_last:
             if is_writable or is_last:
                 return descriptor, bool(got) and not is_last
-            path.unlink()  # left by a dead process of somebody else: we make another
+            path.unlink()  # a dead process of somebody else left it: we make another
         os.close(descriptor)  # else its holder removed it between our opening and our locking it
     raise AssertionError("the last attempt returns or raises")
 

@@ -1,7 +1,7 @@
-"""JSON read with suspicion: what is written here is plain, and nothing else is accepted back.
+"""Strict JSON: what is written here is plain, and nothing else is read back.
 
-Refused: too many bytes (before a single one is parsed), deep nesting, a key given twice, NaN and infinities (also as
-1e999), text that is not UTF-8. Parsing yields dict, list, str, int, float, bool and None; it names and calls nothing.
+It refuses too many bytes (before a single one is parsed), deep nesting, a key given twice, NaN and infinities (also as
+1e999), and text that is not UTF-8. Parsing yields dict, list, str, int, float, bool and None; it names and calls nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ MAX_DEPTH = 32
 
 
 def to_json(document: Any) -> bytes:
-    """`document` as the bytes that `parse_json` reads back; ValueError for NaN, infinities, or more than is read back."""
+    """Returns `document` as the bytes that `parse_json` reads back. Raises ValueError for NaN, infinities, or more than is read
+    back."""
     _check_depth(document)
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
     data = text.encode(errors="backslashreplace")  # \udce4, as JSON escapes it, for the byte 0xE4 in the name of a file
@@ -26,7 +27,7 @@ def to_json(document: Any) -> bytes:
 
 
 def parse_json(data: bytes, parse_int: Callable[[str], int] | None = None) -> Any:
-    """The document in `data`; ValueError says in words why there is none.
+    """Returns the document in `data`; ValueError says in words why there is none.
 
     `parse_int` makes a number of the digits of each whole number, and may refuse them with a ValueError.
     """

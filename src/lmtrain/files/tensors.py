@@ -1,12 +1,12 @@
 """Tensors in safetensors files, written and read without a second copy of them in memory.
 
     8 bytes            how long the header is, little-endian
-    header             JSON: {"weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}, blanks at its end
+    header             JSON: {"weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}, spaces at its end
     data               the tensors one after the other, from where the header ends
 
-The library of that name would hold the file and all its tensors at once; a table of n-grams may fill half of the memory. What
-is written here are its bytes, and the tests compare. Every claim of a header is checked before anything is allocated: no
-gaps, no overlaps, nothing outside the file, sizes that shapes and types come to. What the library refuses is refused here.
+The library of that name would hold the file and all its tensors at once, and a table of n-grams may fill half of the memory.
+This file writes the same bytes, which the tests compare. Every claim of a header is checked before anything is allocated: no
+gaps, no overlaps, nothing outside the file, sizes that fit shapes and types. What the library refuses is refused here.
 Files are written through Python (so a full disk is an OSError, and modes follow the umask), read no further than the manifest
 allows, and hold only types that we write.
 """
@@ -28,14 +28,14 @@ NAMES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "F16": torch.float16,
     "BF16": torch.bfloat16, "I32": torch.int32, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64,
 }  # fmt: skip
-"""What we write, in the library's order: the last ones come first in a file, so that every tensor is aligned."""
+"""The types that we write, in the library's order: the last ones come first in a file, so that every tensor is aligned."""
 FOREIGN = {"U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64}
 DTYPES = tuple(NAMES.values())
 MAX_DIMENSIONS = 64  # PyTorch's own limit
 
 
 def iter_pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """The file that holds `tensors`, in pieces to be written one after the other.
+    """Returns the file that holds `tensors`, in pieces to be written one after the other.
 
     Tensors may lie on any device and be non-contiguous. Two names for one memory are refused: whoever reads them back
     would get two tensors, so the caller decides which name is kept.
@@ -63,7 +63,7 @@ def iter_pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
 
 
 def read_tensors(file: BufferedReader, size_bytes: int) -> dict[str, Tensor]:
-    """The tensors in `file`, which holds `size_bytes` from its present position on; ValueError says what is wrong with it.
+    """Returns the tensors in `file`, which holds `size_bytes` from its present position on. Raises ValueError for a wrong one.
 
     Allocates no more than `size_bytes` for them, whatever the header asks for.
     """
@@ -85,7 +85,7 @@ def read_tensors(file: BufferedReader, size_bytes: int) -> dict[str, Tensor]:
 
 
 class _Entry(NamedTuple):
-    """What a header says of a tensor; they are sorted by where they begin."""
+    """What a header says about a tensor. Entries are sorted by their beginning."""
 
     begin: int
     end: int
@@ -99,7 +99,7 @@ class _Entry(NamedTuple):
 
 
 def _read_header(file: BufferedReader, size_bytes: int) -> tuple[list[_Entry], int]:
-    """The tensors of a file in the order of their data, and how many bytes have been read."""
+    """Returns the tensors of a file in the order of their data, and how many bytes have been read."""
     head = file.read(min(8, size_bytes))
     length = int.from_bytes(head, "little")
     text = file.read(length) if len(head) == 8 and length <= min(size_bytes - 8, MAX_BYTES) else b""
@@ -141,23 +141,23 @@ def _entry(name: str, claim: Any) -> _Entry:
 
 
 def _check_metadata(claim: Any) -> None:
-    """ValueError for what is neither nothing nor names with one text each."""
+    """Raises ValueError unless there is nothing, or names with one text each."""
     if claim is not None and not (isinstance(claim, dict) and all(map(_is_text, (*claim, *claim.values())))):
         raise ValueError(f"__metadata__ is {str(claim)[:80]}")
 
 
 def _is_text(value: Any) -> bool:
-    """Whether it is a string that UTF-8 can hold: JSON's escapes can also write one half of a surrogate pair."""
+    """Tells whether it is a string that UTF-8 can hold: JSON's escapes can also write one half of a surrogate pair."""
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _natural(digits: str) -> int:
-    """The number that a header gives; those with a sign are refused, also -0."""
+    """Returns the number that a header gives; those with a sign are refused, also -0."""
     if digits.startswith("-"):
         raise ValueError(f"{digits[:80]} has a sign")
     return int(digits)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a tensor in one piece."""
+    """Returns the memory of a tensor in one piece."""
     return tensor.reshape(-1).view(torch.uint8).numpy().data

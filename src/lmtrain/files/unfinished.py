@@ -40,7 +40,7 @@ def lock(descriptor: int) -> bool | None:
 
 
 def is_at(path: Path, descriptor: int) -> bool:
-    """Whether `path` still names the open file."""
+    """Tells whether `path` still names the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -49,7 +49,7 @@ def is_at(path: Path, descriptor: int) -> bool:
 
 @contextmanager
 def unfinished_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which becomes `path` at the end of the block and vanishes where that ends with an exception."""
+    """Opens a file to write, which becomes `path` at the end of the block, and is removed if that ends with an exception."""
     remove_unfinished(path.parent, re.escape(_beginning(path)))
     temporary, descriptor = _begin(path, is_directory=False)
     try:
@@ -67,7 +67,7 @@ def unfinished_file(path: Path) -> Iterator[BinaryIO]:
 def write_atomically(path: Path, text: str) -> None:
     """Gives `path` the content `text`: a reader, or a crash at any moment, sees all of the old text or all of the new.
 
-    A rename replaces what stands there, even a device file. So ResourceError where it is not a regular file.
+    A rename replaces whatever is there, even a device file. So it raises ResourceError if that is not a regular file.
     """
     if path.exists() and not path.is_file():
         raise ResourceError(f"{path} is not a regular file.", "Only regular files are replaced.", "Give another path.")
@@ -77,7 +77,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def unfinished_directory(path: Path) -> Iterator[Path]:
-    """A directory to fill and then to rename to `path`; at the end of the block it vanishes where it was not renamed."""
+    """Makes a directory to fill and then to rename to `path`. At the end of the block it is removed if it was not renamed."""
     remove_unfinished(path.parent, re.escape(_beginning(path)))
     temporary, descriptor = _begin(path, is_directory=True)
     try:
@@ -107,7 +107,7 @@ def _remove_unless_held(path: Path) -> None:
 
 
 def _begin(path: Path, *, is_directory: bool) -> tuple[Path, int]:
-    """A new file or directory beside `path` that is open and locked."""
+    """Returns a new file or directory beside `path` that is open and locked."""
     flags = os.O_RDONLY | os.O_DIRECTORY if is_directory else os.O_RDWR | os.O_CREAT | os.O_EXCL
     for _ in range(ATTEMPTS):
         temporary = path.with_name(f"{_beginning(path)}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -118,7 +118,7 @@ def _begin(path: Path, *, is_directory: bool) -> tuple[Path, int]:
             if lock(descriptor) is not False and is_at(temporary, descriptor):
                 return temporary, descriptor
             os.close(descriptor)
-        # Another process took it for abandoned in the moment before it was locked.
+        # Another process thought that it was abandoned, in the moment before it was locked.
     raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path))
 
 
