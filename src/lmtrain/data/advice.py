@@ -33,7 +33,7 @@ NAMES = {"valid": "validation", "test": "test"}
 
 
 def iter_advice(corpus: Corpus) -> Iterator[str]:
-    """What makes the numbers of this corpus mean little, and what to type instead: a line for each."""
+    """Yields what makes the numbers of this corpus mean little, and what to type instead: a line for each."""
     endless = list(_endless_words(corpus)) if corpus.tokenizer.kind.has_words else []
     yield from endless or _unknown(corpus)
     yield from _marked_lines(corpus)

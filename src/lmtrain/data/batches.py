@@ -1,9 +1,9 @@
-"""What is learnt from, a batch per step: where a run stands in its data, and what the loop asks of a batch.
+"""The data that a model learns from, a batch per step: the position of a run in its data, and what the loop needs of a batch.
 
 Batches are a function of the position alone, and a position is two whole numbers; so a run goes on exactly where it was.
 
     Stream     the columns of a text, read chunk by chunk (`lmtrain.data.stream`)
-    Shuffled   examples that stand for themselves, in another order in each epoch
+    Shuffled   independent examples, in another order in each epoch
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lmtrain.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands in its data: before batch `index` (from 0) of `epoch` (from 0)."""
+    """The position of a run in its data: before batch `index` (from 0) of `epoch` (from 0)."""
 
     epoch: int = 0
     index: int = 0
@@ -43,13 +43,13 @@ class Batch(Protocol):
     def index(self) -> int: ...
     @property
     def num_items(self) -> int:
-        """How many tokens, windows or texts the loss is a sum over."""
+        """Returns how many tokens, windows or texts the loss is a sum over."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it by name: what is kept of a batch that spoilt a model."""
+        """Returns all of it by name: what is kept of a batch that spoilt a model."""
 
     def to(self, device: torch.device) -> Self:
-        """The same on another device."""
+        """Returns the same on another device."""
 
 
 class Batches(ABC):
@@ -64,7 +64,7 @@ class Batches(ABC):
 
     @abstractmethod
     def batch(self, position: Position) -> Batch:
-        """The batch at `position`. Raises CheckpointError where the epoch has no such batch."""
+        """Returns the batch at `position`. Raises CheckpointError if the epoch has no such batch."""
 
     @abstractmethod
     def num_batches(self, epoch: int) -> int:
@@ -72,22 +72,22 @@ class Batches(ABC):
 
     @abstractmethod
     def done_before(self, position: Position) -> tuple[range, range]:
-        """How many batches, and how many items, may lie before `position`."""
+        """Says how many batches, and how many items, may lie before `position`."""
 
     def next(self, position: Position) -> Position:
-        """The position after `position`, in the next epoch where this one ends."""
+        """Returns the position after `position`, in the next epoch where this one ends."""
         if position.index + 1 < self.num_batches(position.epoch):
             return Position(position.epoch, position.index + 1)
         return Position(position.epoch + 1, 0)
 
     def previous(self, position: Position) -> Position:
-        """The position before `position`, which is not the first."""
+        """Returns the position before `position`, which is not the first."""
         if position.index:
             return Position(position.epoch, position.index - 1)
         return Position(position.epoch - 1, self.num_batches(position.epoch - 1) - 1)
 
     def check(self, position: Position) -> None:
-        """Raises CheckpointError where there is no batch at `position`."""
+        """Raises CheckpointError if there is no batch at `position`."""
         num_batches = self.num_batches(position.epoch)
         if not 0 <= position.index < num_batches:
             raise CheckpointError(
@@ -130,7 +130,7 @@ class Shuffled(Batches):
 
 
 def random_of(purpose: str, *numbers: int) -> np.random.RandomState:
-    """A generator that depends on nothing but the purpose and the numbers (a seed, an epoch, the index of a batch).
+    """Returns a generator that depends on nothing but the purpose and the numbers (a seed, an epoch, the index of a batch).
 
     The legacy generator, because numpy promises that its numbers stay the same (NEP 19).
     """

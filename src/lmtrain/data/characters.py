@@ -37,7 +37,7 @@ def normalized(text: str, form: str) -> str:
 
 
 def iter_normalized(blocks: Iterable[str], form: str) -> Iterator[str]:
-    """The same of a text in blocks that are cut anywhere, also within a character and its accents."""
+    """Yields the same of a text in blocks that are cut anywhere, also within a character and its accents."""
     if form == "none":
         yield from blocks
         return
@@ -57,7 +57,7 @@ def iter_normalized(blocks: Iterable[str], form: str) -> Iterator[str]:
 
 
 def character_of(typed: str) -> str:
-    """A character as one types it: itself, or by its number as U+00A0. ValueError for anything else."""
+    """Reads a character as one types it: itself, or by its number as U+00A0. Raises ValueError for anything else."""
     if re.fullmatch(r"[Uu]\+[0-9A-Fa-f]{4,6}", typed):
         code = int(typed[2:], 16)
         typed = chr(code) if code < 0x110000 else ""

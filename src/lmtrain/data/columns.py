@@ -1,10 +1,10 @@
 """Sentences with a tag for every token, as CoNLL's shared tasks write them: a token per line, in columns.
 
     U.N.      I-ORG          The token is the first column and the tag the last, unless other columns are named. Columns are
-    official  O              separated by tabs where a file has any, else by blanks. A line of white space ends a sentence, and
+    official  O              separated by tabs if a file has any, else by spaces. A line of white space ends a sentence, and
     Ekeus     I-PER          so does a line that begins with -DOCSTART-.
 
-A tag is O for what is in no entity, else a class, which may stand behind a mark of its place in the entity: `I-` and `B-` for
+A tag is O for what is in no entity, else a class, after an optional mark of its place in the entity: `I-` and `B-` for
 inside and beginning (IO, BIO and the older IOB1), `E-` and `S-` (or `L-` and `U-`) for the last token and the only one.
 """
 
@@ -47,7 +47,8 @@ class Columns:
 
 
 def read_columns(path: Path, *, token_column: int = 1, tag_column: int = -1, encoding: str = "utf-8") -> Columns:
-    """The sentences of a file. Raises DataError, with the line, for what is no token with a tag, and for a file without any."""
+    """Returns the sentences of a file. Raises DataError, with the line, for what is no token with a tag, and for a file
+    without any."""
     lines, digest = read_lines(path, encoding)
     sentences = parse_columns(lines, str(path), token_column=token_column, tag_column=tag_column)
     if not sentences:
@@ -60,7 +61,7 @@ def read_columns(path: Path, *, token_column: int = 1, tag_column: int = -1, enc
 
 
 def parse_columns(lines: Sequence[str], name: str, *, token_column: int = 1, tag_column: int = -1) -> list[Sentence]:
-    """The sentences in the lines of the file `name`."""
+    """Returns the sentences in the lines of the file `name`."""
     separator = re.compile("\t" if any("\t" in line.strip(BLANKS) for line in lines) else f"[{BLANKS}]+")
     sentences: list[Sentence] = []
     rows: list[tuple[str, str]] = []
@@ -82,7 +83,7 @@ def parse_columns(lines: Sequence[str], name: str, *, token_column: int = 1, tag
 
 
 def _field(fields: list[str], column: int, name: str, line: int, what: str) -> str:
-    """The field of a column, counted from 1, or from the end where it is negative."""
+    """Returns the field of a column, counted from 1, or from the end where it is negative."""
     index = column - 1 if column > 0 else column
     field = fields[index] if -len(fields) <= index < len(fields) and column else ""
     if field and (len(fields) > 1):
@@ -106,7 +107,7 @@ class Tag(NamedTuple):
 
 
 def split_tag(tag: str) -> Tag:
-    """The parts of a tag; L and U are E and S by other names."""
+    """Returns the parts of a tag; L and U are E and S by other names."""
     match = MARKED.fullmatch(tag)
     return Tag({"L": "E", "U": "S", "M": "I"}.get(match[1], match[1]), match[2]) if match else Tag("", tag)
 
@@ -120,7 +121,7 @@ class Entity(NamedTuple):
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:
-    """The entities of a sentence, by the rule of CoNLL's script conlleval (Tjong Kim Sang 2002).
+    """Returns the entities of a sentence, by the rule of CoNLL's script conlleval (Tjong Kim Sang 2002).
 
     One begins at B or S, behind E or S, behind O, and where the class changes; so I after O opens an entity, too. Without
     marks, a stretch of tokens of one class is one.
@@ -162,7 +163,7 @@ class Scheme(NamedTuple):
 
 
 def scheme_of(sentences: Iterable[Sentence]) -> Scheme:
-    """Which scheme sentences are tagged by."""
+    """Says which scheme sentences are tagged by."""
     marks: set[str] = set()
     opens_inside = has_plain = False
     for sentence in sentences:

@@ -63,7 +63,7 @@ class Split(EncodedText):
     lines: Hashes  # of (a sample of) its lines: see `overlap`
 
     def counts(self, vocab_size: int) -> NDArray[np.int64]:
-        """How often each id occurs, [V]."""
+        """Counts how often each id occurs, [V]."""
         totals = np.zeros(vocab_size, np.int64)
         with watched("Counting tokens", len(self.ids), "tok") as advance:
             for start in range(0, len(self.ids), BLOCK):
@@ -107,7 +107,7 @@ def load_corpus(
     workers: int = 0,
     cache_dir: str | Path,
 ) -> Corpus:
-    """The corpus at `path` (see `sources`), from the cache or else into it.
+    """Returns the corpus at `path` (see `sources`), from the cache or else into it.
 
     `split` says how a text without splits of its own is cut: in its order, or shuffled from `split_seed` (see `shuffled`).
     `field` is that of the text in the records of a .jsonl; so many `workers` (processes; 0: one per core) read shards.
@@ -161,12 +161,12 @@ class Recipe:
 
     @property
     def is_counted(self) -> bool:
-        """Whether counts of the tokens of the training text are enough to learn it."""
+        """Tells whether counts of the tokens of the training text are enough to learn it."""
         return self.given is None and self.kind.name in ("char", "word")
 
     @property
     def is_fixed(self) -> bool:
-        """Whether the training text adds nothing to it."""
+        """Tells whether the training text adds nothing to it."""
         return self.given is None and self.ways["vocabulary"] is not None and not self.ways["spelled"]
 
     def learn(self, blocks: Iterable[str]) -> Tokenizer:
@@ -178,7 +178,7 @@ class Recipe:
         )
 
     def learn_from(self, training: Iterable[Numbered]) -> Tokenizer:
-        """The tokenizer of characters or words that these passages have together."""
+        """Returns the tokenizer of characters or words that these passages have together."""
         if self.is_fixed:
             return self.learn(())
         learnt = learn_from_counts(self.kind.name, count_tokens(training), **self.ways)
@@ -254,7 +254,7 @@ def _scan_all(sources: Sources, field: str, kind: Kind, workers: int) -> list[li
 
 
 def encode_file(path: str | Path, tokenizer: Tokenizer) -> Split:
-    """A whole text file by a tokenizer that exists already, in memory; nothing is cached.
+    """Returns a whole text file by a tokenizer that exists already, in memory; nothing is cached.
 
     Any text will do that has a token, blank lines too. Raises DataError for an empty one.
     """
@@ -274,7 +274,7 @@ def _split(cached: CachedSplit) -> Split:
 
 
 def describe(corpus: Corpus) -> str:
-    """The facts to look at before a run: tokens, lines, characters, types and unknown tokens of every split."""
+    """Returns the facts to look at before a run: tokens, lines, characters, types and unknown tokens of every split."""
     tokenizer = corpus.tokenizer
     lines = [f"{'split':<6}{'tokens':>14}{'lines':>12}{'characters':>14}{'types':>11}{'<unk>':>9}"]
     for name in NAMES:
@@ -321,7 +321,7 @@ def _check_facts(facts: list[TextFacts], kind: Kind, num_splits: int = 1) -> Non
 
 
 def _open_cache(base: Path, recipe: Any) -> Corpus | None:
-    """The corpus in the cache; None, with a line in the log unless it is simply absent, where it cannot be used."""
+    """Returns the corpus in the cache; None, with a line in the log unless it is simply absent, where it cannot be used."""
     try:
         tokenizer, cached = read_cache(base, recipe)
     except (FileNotFoundError, NotADirectoryError):

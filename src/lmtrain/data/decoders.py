@@ -1,4 +1,4 @@
-"""Token ids to text, one by one: what each adds to the text, in whole characters."""
+"""Decodes token ids one by one, into what each adds to the text in whole characters."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Decoder(Protocol):
     """Turns ids into text one by one."""
 
     def push(self, token_id: int) -> str:
-        """What `token_id` adds to the text; only whole characters, so it may be empty (byte, bpe)."""
+        """Returns what `token_id` adds to the text; only whole characters, so it may be empty (byte, bpe)."""
 
     def flush(self) -> str:
-        """What is left at the end: U+FFFD for a character that was never completed (byte, bpe), else nothing."""
+        """Returns what is left at the end: U+FFFD for a character that was never completed (byte, bpe), else nothing."""
 
 
 class TextDecoder:
@@ -46,11 +46,11 @@ class BytesDecoder:
 
 
 class WordDecoder:
-    """A space between two words of a line, none at its ends, and none where there is one already: behind the text `before`."""
+    """Writes a space between two words of a line, none at its ends, and none if the text `before` ends with one."""
 
     def __init__(self, tokens: Sequence[str], eos_id: int, separators: str, before: str) -> None:
         self._tokens, self._eos_id = tokens, eos_id
-        self._behind_word = before[-1:] not in WHITESPACE + separators  # "" is in it: nothing stands before the first word
+        self._behind_word = before[-1:] not in WHITESPACE + separators  # "" is in it: nothing is before the first word
 
     def push(self, token_id: int) -> str:
         space = " " if self._behind_word else ""
@@ -62,6 +62,6 @@ class WordDecoder:
 
 
 def checked(token_id: int, vocab_size: int) -> int:
-    """`token_id`, which must be one of the vocabulary."""
+    """Returns `token_id`, which must be one of the vocabulary."""
     assert 0 <= token_id < vocab_size, f"token id {token_id} is outside 0 .. {vocab_size - 1}"
     return token_id

@@ -1,4 +1,4 @@
-"""Files of examples with their answers: which file is which split, and their lines in the encoding that was given."""
+"""Files of examples with their answers: finds the file of each split, and reads lines in the encoding that was given."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lmtrain.errors import DataError
 from lmtrain.shell import expanded, one_line
 
 NAMES = {"train": "train", "valid": "valid|dev", "test": "test"}
-"""What the name of a split's file has in it, in whatever case."""
+"""What the name of a split's file contains, in any case."""
 
 
 def find_splits(path: str, files: dict[str, str]) -> dict[str, Path]:
-    """The file of each split: those that `files` names, or the one in the directory `path` whose name says which it is.
+    """Returns the file of each split: those that `files` names, or the one in the directory `path` whose name says which it is.
 
-    There may be no test split. Raises DataError where a split is missing or where several files could be it.
+    There may be no test split. Raises DataError if a split is missing or where several files could be it.
     """
     if not path:
         return {split: expanded(file) for split, file in files.items() if file}
@@ -44,9 +44,9 @@ def find_splits(path: str, files: dict[str, str]) -> dict[str, Path]:
 
 
 def read_lines(path: Path, encoding: str = "utf-8", *, typed: str = "data.encoding=") -> tuple[list[str], str]:
-    r"""The lines of a file, without their ends, and the SHA-256 of its bytes. Only "\n" (or "\r\n") ends a line.
+    r"""Returns the lines of a file, without their ends, and the SHA-256 of its bytes. Only "\n" (or "\r\n") ends a line.
 
-    `typed` is what stands before the encoding where a user types it.
+    `typed` is what a user types before the encoding.
 
     Raises DataError for a file that cannot be read, or that is of another encoding.
     """
@@ -77,5 +77,5 @@ def read_lines(path: Path, encoding: str = "utf-8", *, typed: str = "data.encodi
 
 
 def is_utf8(encoding: str) -> bool:
-    """Whether an encoding is UTF-8, by whatever name. Raises LookupError for one that is unknown."""
+    """Tells whether an encoding is UTF-8, by whatever name. Raises LookupError for one that is unknown."""
     return codecs.lookup(encoding).name == "utf-8"

@@ -1,4 +1,4 @@
-"""What a tagger knows of a word: itself, its shape, its prefixes and suffixes, each as a number; 0 is what training lacks.
+"""The features of a word for a tagger: itself, its shape, its prefixes and suffixes, each a number; 0 is what training lacks.
 
 word     Ekeus       looked up in the vocabulary (in lower case, where that is set)
 shape    Xx          capitals are X, small letters x, digits d, other letters a; a run of equal signs is one
@@ -23,14 +23,14 @@ from lmtrain.data.tokenizer import WordTokenizer
 from lmtrain.data.vocabulary import EOS, MAX_WORD, UNK, WHITESPACE, learn_tokens
 from lmtrain.errors import UnfitError
 
-FEWEST = 2  # times that a shape or an affix is seen, or it is what training lacks
+FEWEST = 2  # times that a shape or an affix must be seen to be known
 MAX_AFFIXES = 10  # lists: prefixes and suffixes of up to five letters
-BORDER = ""  # the feature of what lies beyond a sentence
+BORDER = ""  # the feature of what is beyond a sentence
 
 
 @lru_cache(maxsize=1 << 16)
 def shape_of(word: str) -> str:
-    """The shape of a word, such as Xx, d-x or X."""
+    """Returns the shape of a word, such as Xx, d-x or X."""
     signs = "".join(_sign(character) for character in word[:100])
     return re.sub(r"(.)\1+", r"\1", signs, flags=re.DOTALL)
 
@@ -50,7 +50,7 @@ def _sign(character: str) -> str:
 class Features:
     """The features of words, as training has them.
 
-    tokenizer  the words, with `<unk>` for those that are not known and `<eos>` for what lies beyond a sentence
+    tokenizer  the words, with `<unk>` for those that are not known and `<eos>` for what is beyond a sentence
     lowercase  whether words are looked up in lower case
     shapes     the shapes, where they are features; the first is what training lacks, the second the border
     affixes    for each length the prefixes, then for each length the suffixes; likewise
@@ -70,16 +70,16 @@ class Features:
 
     @property
     def sizes(self) -> list[int]:
-        """How many there are of each."""
+        """Says how many there are of each."""
         return [self.tokenizer.vocab_size, *map(len, self._numbers)]
 
     def of(self, tokens: Iterable[str]) -> NDArray[np.int64]:
-        """The features [T, F] of words."""
+        """Returns the features [T, F] of words."""
         rows = [self._row(token) for token in tokens]
         return np.array(rows, np.int64).reshape(len(rows), len(self.sizes))
 
     def border(self) -> NDArray[np.int64]:
-        """The features [F] of what lies beyond a sentence."""
+        """Returns the features [F] of what is beyond a sentence."""
         return np.array([self.tokenizer.eos_id, *(numbers[BORDER] for numbers in self._numbers)], np.int64)
 
     def _row(self, token: str) -> list[int]:
@@ -99,7 +99,7 @@ def learn_features(
     sentences: Sequence[Sentence], *, lowercase: bool, shapes: bool, affixes: int, min_count: int = 1, vocab_size: int = 0,
     more: Iterable[str] = (),
 ) -> Features:  # fmt: skip
-    """The features that sentences have. `more` are words that are known besides, because there are vectors of them."""
+    """Returns the features that sentences have. `more` are words that are known besides, because there are vectors of them."""
     tokens = [token for sentence in sentences for token in sentence.tokens]
     words = Counter(token.lower() if lowercase else token for token in tokens)
     counts = {word: count for word, count in words.items() if _can_be_word(word)} | {EOS: len(sentences)}
@@ -115,7 +115,7 @@ def learn_features(
 
 
 def read_features(document: Any, tokenizer: WordTokenizer) -> Features:
-    """The features in a document of `to_json`. Raises UnfitError for anything that it cannot have given."""
+    """Returns the features in a document of `to_json`. Raises UnfitError for anything that it cannot have given."""
     match document:
         case {"lowercase": bool(lowercase), "shapes": list(shapes), "affixes": list(affixes), **rest} if not rest:
             pass
@@ -134,7 +134,7 @@ UNKNOWN = "\0"  # no word has it: features of number 0 are found by no name
 
 
 def _seen(names: Iterable[str]) -> tuple[str, ...]:
-    """What was seen often enough, the most frequent first, behind what training lacks and the border."""
+    """Returns what was seen often enough, the most frequent first, behind what training lacks and the border."""
     counts = Counter(names)
     kept = sorted((name for name, count in counts.items() if count >= FEWEST and name not in (BORDER, UNKNOWN)),
                   key=lambda name: (-counts[name], name))  # fmt: skip

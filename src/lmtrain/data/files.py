@@ -1,4 +1,4 @@
-"""Paths: whether there is a regular file that can be read, and what is said where there is none."""
+"""Paths: checks that there is a regular file that can be read, and says what is there instead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STANDARD_INPUT = Path("standard input")  # its name in errors
 
 
 def check_file(path: Path) -> int:
-    """The size of the regular file `path` in bytes. Raises DataError where it is none."""
+    """Returns the size of the regular file `path` in bytes. Raises DataError if it is none."""
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,7 +1,7 @@
-"""A tokenizer for a text that it was not learnt from: what the text adds to its vocabulary, behind all that it has.
+"""A tokenizer for a text that it was not learnt from: what the text adds to its vocabulary, after all that it has.
 
 tokens   <eos> the <unk> cat          ids 0 to 3 mean what they meant
-text     the dog sat, the dog ran     dog, ran and sat come behind them, the most frequent first, equal ones by name
+text     the dog sat, the dog ran     dog, ran and sat follow them, the most frequent first, equal ones by name
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SHOWN = 5  # new tokens that a refusal names
 def grown_tokenizer(
     tokenizer: Tokenizer, blocks: Iterable[str], *, add: bool | None, min_count: int = 1, vocab_size: int = 0
 ) -> Tokenizer:
-    """The tokenizer for a text, given in blocks cut anywhere, that may hold tokens which `tokenizer` does not know.
+    """Returns the tokenizer for a text, given in blocks cut anywhere, that may hold tokens which `tokenizer` does not know.
 
     add          True: those seen at least `min_count` times get ids behind the others; False: they stay `<unk>`, and the text
                  is not read; None: they are refused (DataError says how many there are)

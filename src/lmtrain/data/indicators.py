@@ -41,16 +41,16 @@ class Indicators:
 
     @property
     def size(self) -> int:
-        """How many words and n-grams are known."""
+        """Returns how many words and n-grams are known."""
         return self.tokenizer.vocab_size + sum(map(len, self.keys))
 
     def words(self, text: str) -> Numbers:
-        """The ids of the words of a text, in their order."""
+        """Returns the ids of the words of a text, in their order."""
         text = text.replace("\n", " ")  # of a text that is no line of a file; else it would hold `<eos>`
         return self.tokenizer.encode(text.lower() if self.lowercase else text).astype(np.int64)
 
     def of(self, text: str) -> Numbers:
-        """The numbers of the words and n-grams that are in a text, each once, ascending."""
+        """Returns the numbers of the words and n-grams that are in a text, each once, ascending."""
         ids = self.words(text)
         found, start, numbers = [np.unique(ids)], self.tokenizer.vocab_size, ids
         for length, keys in enumerate(self.keys, 2):
@@ -60,7 +60,7 @@ class Indicators:
         return np.concatenate(found)
 
     def arrays(self) -> dict[str, Numbers]:
-        """The keys by name, as a checkpoint keeps them."""
+        """Returns the keys by name, as a checkpoint keeps them."""
         return {f"keys_{length}": keys for length, keys in enumerate(self.keys, 2)}
 
 
@@ -68,8 +68,10 @@ def learn_indicators(
     texts: Sequence[str], *, max_length: int = 1, lowercase: bool = False, min_count: int = 1, vocab_size: int = 0,
     more: Iterable[str] = (),
 ) -> Indicators:  # fmt: skip
-    """The words and n-grams up to `max_length` of the training texts; those that are seen fewer than `min_count` times are not
-    known. `vocab_size` bounds the words; `more` are words that are known besides, because there are vectors of them."""
+    """Returns the words and n-grams up to `max_length` of the training texts that are seen `min_count` times or more.
+
+    `vocab_size` bounds the words; `more` are words that are known besides, because there are vectors of them.
+    """
     lines = (f"{text.lower() if lowercase else text}\n" for text in texts)
     tokenizer = learn_tokenizer("word", lines, min_count=min_count, vocab_size=vocab_size)
     assert isinstance(tokenizer, WordTokenizer)
@@ -92,7 +94,7 @@ def learn_indicators(
 def load_indicators(
     arrays: Mapping[str, NDArray[Any]], tokenizer: WordTokenizer, *, lowercase: bool, max_length: int
 ) -> Indicators:
-    """The known words and n-grams from what `arrays` gave. Raises UnfitError for what it cannot have given."""
+    """Returns the known words and n-grams from what `arrays` gave. Raises UnfitError for what it cannot have given."""
     names = [f"keys_{length}" for length in range(2, max_length + 1)]
     if sorted(arrays) != sorted(names):
         raise UnfitError("it", f"holds {sorted(arrays)!r:.80}", ", ".join(names) or "nothing")
@@ -110,13 +112,13 @@ def load_indicators(
 
 
 def bags(rows: Iterable[Numbers]) -> tuple[Numbers, Numbers]:
-    """All numbers behind each other, [M], and where each row begins, [N]."""
+    """Returns all numbers behind each other, [M], and where each row begins, [N]."""
     parts = [np.empty(0, np.int64), *rows]
     return np.concatenate(parts), np.cumsum([0, *map(len, parts[1:])])[:-1]
 
 
 def pick(numbers_M: Numbers, offsets_N: Numbers, which: NDArray[Any]) -> tuple[Numbers, Numbers]:
-    """The same of the rows in `which`."""
+    """Returns the same of the rows in `which`."""
     starts, ends = offsets_N[which], np.append(offsets_N[1:], len(numbers_M))[which]
     sizes = ends - starts
     offsets = np.cumsum(np.append(0, sizes))[:-1]
@@ -125,7 +127,7 @@ def pick(numbers_M: Numbers, offsets_N: Numbers, which: NDArray[Any]) -> tuple[N
 
 
 def _places(keys: Numbers, wanted: Numbers) -> Numbers:
-    """The place of each wanted key among the keys, -1 where it is not there."""
+    """Returns the place of each wanted key among the keys, -1 where it is not there."""
     if not len(keys):
         return np.full(len(wanted), -1)
     places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)

@@ -1,7 +1,7 @@
-"""What the kinds of tokenizers are, so that nobody asks for their names, and what goes with each: without NumPy.
+"""The kinds of tokenizers as plain facts, so that nobody asks for their names, and what goes with each. Without NumPy.
 
 char   a Unicode code point                byte   a byte of UTF-8
-word   what stands between whitespace      bpe, unigram   a piece of a word, learnt (`subword`); file   the same, from a file
+word   what is between whitespace          bpe, unigram   a piece of a word, learnt (`subword`); file   the same, from a file
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Kind:
 
     unit             what tokens are made of: characters or bytes
     is_unit          whether every token is exactly one of them
-    cut_at           where a text may be cut into splits: behind any character, behind any whole character by its bytes, or
+    cut_at           where a text may be cut into splits: after any character, after any whole character by its bytes, or
                      at line ends
     ends_last_line   whether a last line that does not end gets its "\\n", so that every line has its `<eos>`
     reads_eos        whether the literal `<eos>` in a text is the end of a line
@@ -50,7 +50,7 @@ class Kind:
     prompt_length: int = 60
 
     def fits(self, num_tokens: int, num_chars: int, num_bytes: int) -> bool:
-        """Whether a text of so many characters and bytes can have so many tokens."""
+        """Tells whether a text of so many characters and bytes can have so many tokens."""
         num_units = num_chars if self.unit == "char" else num_bytes
         return num_tokens == num_units if self.is_unit else num_tokens <= num_units
 
@@ -77,7 +77,7 @@ KINDS = {kind.name: kind for kind in (CHAR, BYTE, WORD, BPE, UNIGRAM, FILE)}
 def mistakes(
     kind: Kind, *, min_count: int = 1, vocab_size: int = 0, has_list: bool = False, describes_words: bool = False
 ) -> Iterator[SettingsError]:
-    """Whether a tokenizer of this kind can be had so.
+    """Tells whether a tokenizer of this kind can be had so.
 
     min_count, vocab_size   what bounds its vocabulary
     has_list                whether its vocabulary is given as a list of words

@@ -1,14 +1,14 @@
-r"""Texts with a label each, a line per text: the label, then a tab or a space, then the text.
+r"""Texts with labels. A line per text has the label, then a tab or a space, then the text.
 
-    1 the film is a delight        A label may have spaces in it where most lines of the file have a tab; else it ends at the
+    1 the film is a delight        A label may have spaces in it if most lines of the file have a tab; else it ends at the
     0\tnot a film for anybody      first space or tab. Only "\n" ends a line. Blank lines are left out.
 
-A file of comma-separated values is read as well, where its first line names the columns label and text, among others or not:
+A file of comma-separated values is read as well, if its first line names the columns label and text, among others or not:
 
     label,text
     1,"the film is a delight, and long"
 
-A text may be empty, where its line ends behind the separator; a line without any separator is refused.
+A text is empty if its line ends after the separator. A line without any separator is refused.
 """
 
 from __future__ import annotations
@@ -43,21 +43,22 @@ class Labelled:
 
     @property
     def num_empty(self) -> int:
-        """How many texts have no word."""
+        """Returns how many texts have no word."""
         return sum(map(is_empty, self.texts))
 
     def pick(self, numbers: Sequence[int]) -> Labelled:
-        """The texts of these numbers."""
+        """Returns the texts of these numbers."""
         return Labelled(tuple(self.labels[i] for i in numbers), tuple(self.texts[i] for i in numbers))
 
 
 def is_empty(text: str) -> bool:
-    """Whether a text has no word."""
+    """Tells whether a text has no word."""
     return not text.strip(WHITESPACE)
 
 
 def read_labelled(path: Path, encoding: str = "utf-8") -> Labelled:
-    """The texts of a file. Raises DataError, with the line, for what is no label with a text, and for a file without any."""
+    """Returns the texts of a file. Raises DataError, with the line, for what is no label with a text, and for a file
+    without any."""
     labelled = parse_labelled(read_lines(path, encoding)[0], str(path))
     if not len(labelled):
         raise DataError(
@@ -69,7 +70,7 @@ def read_labelled(path: Path, encoding: str = "utf-8") -> Labelled:
 
 
 def parse_labelled(lines: Sequence[str], name: str) -> Labelled:
-    """The texts in the lines of the file `name`."""
+    """Returns the texts in the lines of the file `name`."""
     if (header := _header(lines, name)) is not None:
         return _parse_csv(lines, header, name)
     filled = [(number, line) for number, line in enumerate(lines, 1) if not is_empty(line)]
@@ -79,7 +80,8 @@ def parse_labelled(lines: Sequence[str], name: str) -> Labelled:
 
 
 def _header(lines: Sequence[str], name: str) -> list[str] | None:
-    """The names of the columns of comma-separated values; None for another file. DataError for a .csv with other columns."""
+    """Returns the names of the columns of comma-separated values; None for another file. Raises DataError for a .csv with
+    other columns."""
     first = next((line for line in lines if not is_empty(line)), "")
     try:
         fields = [field.strip(WHITESPACE).lower() for field in next(csv.reader([first[:MAX_HEADER]]), [])]
@@ -97,7 +99,7 @@ def _header(lines: Sequence[str], name: str) -> list[str] | None:
 
 
 def _parse_csv(lines: Sequence[str], header: Sequence[str], name: str) -> Labelled:
-    """The texts of comma-separated values; a line's end within quotation marks becomes a space."""
+    """Returns the texts of comma-separated values; a line's end within quotation marks becomes a space."""
     label, text = header.index("label"), header.index("text")
     rows: list[tuple[str, str]] = []
     reader = csv.reader((f"{line}\n" for line in lines), strict=True)
@@ -138,7 +140,7 @@ def _split(line: str, name: str, number: int, has_tabs: bool) -> tuple[str, str]
 
 
 def cut_folds(splits: Splits, num_folds: int, fold: int) -> dict[str, Labelled]:
-    """All texts together in train, valid and test for cross-validation: fold number `fold` (from 1) is the test.
+    """Returns all texts together in train, valid and test for cross-validation: fold number `fold` (from 1) is the test.
 
     The texts of each label are dealt out to the folds in turn, in their order, so that labels are as frequent in each. The fold
     behind the test (behind the last one the first) validates.
@@ -164,7 +166,8 @@ def cut_folds(splits: Splits, num_folds: int, fold: int) -> dict[str, Labelled]:
 
 
 def labels_of(splits: Splits) -> tuple[str, ...]:
-    """The labels of the training split, in order. Raises DataError where another split has others, or one cannot be learnt."""
+    """Returns the labels of the training split, in order. Raises DataError if another split has others, or one cannot be
+    learnt."""
     train = splits["train"]
     found = sorted(set(train.labels))
     if len(found) < 2:
@@ -186,7 +189,7 @@ def labels_of(splits: Splits) -> tuple[str, ...]:
 
 
 def check_labels(split: Labelled, known: Sequence[str], name: str) -> None:
-    """Raises DataError where a label is none of those in training."""
+    """Raises DataError if a label is none of those in training."""
     unknown = sorted(set(split.labels) - set(known))
     if unknown:
         some = ", ".join(repr(one_line(label)) for label in unknown[:5]) + ", ..." * (len(unknown) > 5)
@@ -210,7 +213,7 @@ def fingerprint(splits: Splits) -> str:
 
 
 def describe(splits: Splits, labels: Sequence[str]) -> list[str]:
-    """How many texts each split has, and how they are labelled, as lines."""
+    """Says how many texts each split has, and how they are labelled, as lines."""
     counts = {name: Counter(split.labels) for name, split in splits.items()}
     lines = [f"{'split':<6}{'texts':>10}{'empty':>8}  texts by label"]
     for name, split in splits.items():
@@ -220,7 +223,7 @@ def describe(splits: Splits, labels: Sequence[str]) -> list[str]:
 
 
 def iter_advice(splits: Splits) -> Iterator[str]:
-    """What looks wrong: texts that are in training, too, and texts without a word."""
+    """Yields what looks wrong: texts that are in training, too, and texts without a word."""
     train = set(splits["train"].texts)
     for name, split in splits.items():
         if split.num_empty:

@@ -22,7 +22,7 @@ from lmtrain.data.vocabulary import EOS, split_words
 
 SHORT = 16  # bytes
 FEW = 1 << 12  # bytes of a text that is looked up word by word
-FEWEST_BITS, MOST_BITS = 12, 20  # there are 2 to this power of slots, of 20 bytes each
+FEWEST_BITS, MAX_BITS = 12, 20  # there are 2 to this power of slots, of 20 bytes each
 
 NEWLINE, SPACE, TAB = ord("\n"), ord(" "), ord("\t")
 NUM_OTHERS = 4  # whitespace besides the space is a tab and the four bytes behind it
@@ -48,7 +48,7 @@ class WordLookup:
         self._found = np.full(1 << bits, -1, np.int32)  # its number; -1: the slot is free
 
     def of(self, data: bytes) -> Numbers:
-        """The numbers of the words of a text in UTF-8 and of its line ends, as `split_words` gives them."""
+        """Returns the numbers of the words of a text in UTF-8 and of its line ends, as `split_words` gives them."""
         if len(data) <= FEW or b"\0" in data:
             return self._by_dict(split_words(data))
         text = np.frombuffer(data, np.uint8)
@@ -70,7 +70,7 @@ class WordLookup:
         return np.fromiter(map(self._numbers.__getitem__, words), np.int32, len(words))
 
     def _of_words(self, data: bytes, starts: Places, ends: Places) -> Numbers:
-        """The numbers of the words at these places."""
+        """Returns the numbers of the words at these places."""
         lengths = ends - starts
         at = np.ndarray((len(data) + 8,), "<u8", data + bytes(SHORT), strides=(1,))  # eight bytes from each place on
         first = at[starts] & LOW_BYTES[np.minimum(lengths, 8)]
@@ -98,7 +98,7 @@ class WordLookup:
         chosen = free[which]
         self._first[taken], self._second[taken], self._found[taken] = first[chosen], second[chosen], found[chosen]
         self._num_held += len(taken)
-        if 4 * self._num_held > len(self._found) and self._bits < MOST_BITS:
+        if 4 * self._num_held > len(self._found) and self._bits < MAX_BITS:
             used = np.flatnonzero(self._found >= 0)
             held = self._first[used], self._second[used], self._found[used]
             self._num_held = 0

@@ -43,12 +43,12 @@ class Numbered:
     blocks: Callable[[], Iterator[Numbers]]
 
     def tokens(self) -> dict[int, str]:
-        """The tokens of the numbers that occur."""
+        """Returns the tokens of the numbers that occur."""
         return {number: self.name(number) for number in np.flatnonzero(self.counts).tolist()}
 
 
 def count_tokens(passages: Iterable[Numbered]) -> dict[str, int]:
-    """How often each character or word occurs in these passages together."""
+    """Says how often each character or word occurs in these passages together."""
     totals: dict[str, int] = {}
     for passage in passages:
         for number, token in passage.tokens().items():
@@ -68,7 +68,7 @@ def write_numbered(cache: CacheWriter, found: Numbered | Iterable[Numbered], tok
 
 
 def _write(cache: CacheWriter, passage: Numbered, tokenizer: Tokenizer, ids: dict[str, int]) -> CachedSplit:
-    """The same of one passage. Tokenizers without a list of tokens have numbered it themselves."""
+    """Returns the same of one passage. Tokenizers without a list of tokens have numbered it themselves."""
     if not ids:
         for block in passage.blocks():
             cache.write_ids(block)
@@ -136,11 +136,11 @@ class Numbering:
         self._units: _Words | _Chars = _Words(separators) if kind.has_words else _Chars()
 
     def read(self, blocks: Iterable[str]) -> Iterator[str]:
-        """The text in the form in which it is to be read."""
+        """Returns the text in the form in which it is to be read."""
         return iter_normalized(blocks, self.normalize)
 
     def encode_spelt(self, blocks: Iterable[str]) -> Iterator[tuple[Numbers, int]]:
-        """The numbers of one text that comes in blocks cut anywhere; nothing costs anything."""
+        """Returns the numbers of one text that comes in blocks cut anywhere; nothing costs anything."""
         numbers = ((found, 0) for found in self._units.numbers(blocks))
         return reversed_blocks(numbers, self._units.end) if self.reverse else numbers
 
@@ -156,7 +156,8 @@ class Numbering:
 
 @contextmanager
 def numbered(passages: Sequence[Passage], numbering: Numbering, directory: Path) -> Iterator[list[Numbered]]:
-    """Yields the passages by numbers, which are kept in `directory` meanwhile. ResourceError where it has no room for them."""
+    """Yields the passages by numbers, which are kept in `directory` meanwhile. Raises ResourceError if it has no room for
+    them."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory) as file:

@@ -72,7 +72,7 @@ class LineHashes:
 
     @property
     def num_marked(self) -> int:
-        """The number of lines that are marked, as by <s> ... </s>."""
+        """Returns the number of lines that are marked, as by <s> ... </s>."""
         return max(self._num_starts, self._num_ends)
 
     def add(self, block: bytes) -> None:
@@ -135,7 +135,7 @@ class LineHashes:
 
 
 def _tidy(data: bytes, *, begins_line: bool) -> Bytes:
-    """The text without blank lines, with single spaces between words.
+    """Returns the text without blank lines, with single spaces between words.
 
     So of each run of blanks one byte is left: a line's end where the run has any, else a space; none where it begins a line.
     The next block decides about a space at the end.
@@ -172,7 +172,7 @@ def _cuts(line: Bytes) -> Places:
 
 
 def merged(samples: list[Hashes]) -> Hashes:
-    """The hashes of the texts of these `samples` together."""
+    """Returns the hashes of the texts of these `samples` together."""
     hashes = np.sort(np.concatenate([np.empty(0, np.int64), *samples]))
     is_new = np.ones(len(hashes), bool)
     np.not_equal(hashes[1:], hashes[:-1], out=is_new[1:])

@@ -30,7 +30,7 @@ def _open_zstandard(path: Path, mode: str) -> Any:
 
 
 class _Zstandard:
-    """A file of any number of frames; EOFError where the last one is not whole, which the library takes for an end."""
+    """A file of any number of frames. Raises EOFError if the last one is not whole, which the library takes for an end."""
 
     def __init__(self, path: Path, library: Any) -> None:
         self._library, self._file = library, open(path, "rb")  # noqa: SIM115  # closed by __exit__
@@ -73,7 +73,7 @@ PACKED = (  # what a packed file begins with, how it is read, what unpacks it
 
 @contextmanager
 def open_unpacked(path: Path) -> Iterator[tuple[BinaryIO, str | None]]:
-    """A regular file as it reads unpacked, and the name of its packer; None where it is not packed.
+    """A regular file as it reads unpacked, and the name of its packer; None if it is not packed.
 
     A packed file should be read to its end (`read_to_end`), where packers write a checksum. Raises DataError for what is
     missing, no regular file, not readable, or damaged; also while the file is read within the block.

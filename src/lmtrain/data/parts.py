@@ -62,7 +62,7 @@ class Part:
 
 
 def tokenise_all(passages: Sequence[Passage], reading: Reading, cache_dir: Path, workers: int) -> list[Part]:
-    """Each passage in the cache; those that are not yet there are tokenised in so many processes."""
+    """Returns each passage in the cache; those that are not yet there are tokenised in so many processes."""
     parts: list[Part] = []
     calls: dict[Path, Call] = {}
     for passage in passages:

@@ -34,7 +34,7 @@ class Passage:
 
 
 def whole(facts: Sequence[TextFacts]) -> list[Passage]:
-    """The passages of a split that consists of these files."""
+    """Returns the passages of a split that consists of these files."""
     return [Passage(fact, 0, fact.num_chars, number < len(facts)) for number, fact in enumerate(facts, 1)]
 
 
@@ -42,7 +42,7 @@ def whole(facts: Sequence[TextFacts]) -> list[Passage]:
 
 
 def cut(facts: Sequence[TextFacts], kind: Kind, fractions: Sequence[str]) -> list[list[Passage]]:
-    """The passages of each split of one text, which may be in several files."""
+    """Returns the passages of each split of one text, which may be in several files."""
     valid, test = map(Fraction, fractions)
     sizes = [fact.num_bytes if kind.cut_at == "byte" else fact.num_chars for fact in facts]
     cuts = []
@@ -89,7 +89,7 @@ def _cuts_near(fact: TextFacts, places: list[int], kind: Kind) -> list[int]:
 
 
 def _chars_in(fact: TextFacts, places: list[int]) -> list[int]:
-    """How many whole characters the first `place` bytes of the text hold."""
+    """Says how many whole characters the first `place` bytes of the text hold."""
     found, num_bytes = [0 for _ in places], 0
     for block in iter_checked_blocks(fact):
         for number, place in enumerate(places):
@@ -102,7 +102,8 @@ def _chars_in(fact: TextFacts, places: list[int]) -> list[int]:
 
 
 def _line_end_near(place: int, window: str, start: int) -> int:
-    """The place behind the nearest "\\n" in the window, which begins at `start`, else behind whitespace, else `place`."""
+    """Returns the place behind the nearest "\\n" in the window, which begins at `start`, else behind whitespace, else
+    `place`."""
     for marks in ("\n", WHITESPACE):
         before = [window.rfind(mark, 0, place - start) for mark in marks]
         after = [window.find(mark, place - start) for mark in marks]
@@ -118,7 +119,7 @@ def _line_end_near(place: int, window: str, start: int) -> int:
 def read_passages(
     passages: Iterable[Passage], kind: Kind, what: str = "Tokenising"
 ) -> Iterator[tuple[Passage, Iterator[Block]]]:
-    """Each passage with its text, with which `what` is done. A text must be read to its end before the next is asked for.
+    """Yields each passage with its text, with which `what` is done. A text must be read to its end before the next one.
 
     Passages that follow each other in one file are read in one go. A text has "\\n" at its end where its last line must end.
     """
@@ -138,7 +139,8 @@ class _Reading:
         self._position = 0  # of its beginning
 
     def between(self, start: int, end: int, *, to_end: bool) -> Iterator[Block]:
-        """The text from `start` to `end`; `to_end`: what is behind is read as well, which checks that the text is the same."""
+        """Yields the text from `start` to `end`; `to_end`: what is behind is read as well, which checks that the text is
+        the same."""
         while to_end or self._position < end:
             if self._held is None and (found := next(self._blocks, None)) is not None:
                 self._held = found
@@ -205,7 +207,7 @@ class Tally:
         self.num_lines += not ends_line
 
     def cached(self, ids: NDArray[Any] | None = None) -> CachedSplit:
-        """The whole passage, whose ids are `ids`, or are kept elsewhere."""
+        """Returns the whole passage, whose ids are `ids`, or are kept elsewhere."""
         lines = self._lines.finish()
         sizes = {name: getattr(self if hasattr(self, name) else self._lines, name) for name in SIZES}
         return CachedSplit(np.empty(0) if ids is None else ids, lines, sizes, self._digest.hexdigest())

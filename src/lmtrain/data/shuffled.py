@@ -34,7 +34,7 @@ MAX_BUCKETS = 512  # files that are open at a time
 
 
 def shuffled(facts: Sequence[TextFacts], units: Units, seed: int, fractions: Sequence[str], cache_dir: Path) -> Sources:
-    """The files of the splits of one text, written if they are not there."""
+    """Returns the files of the splits of one text, written if they are not there."""
     recipe = [FORMAT, units, seed, list(fractions), [[fact.sha256, bool(IS_JSONL.search(fact.path.name))] for fact in facts]]
     name = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:32]
     directory = cache_dir / f"shuffled-{name}"
@@ -46,7 +46,7 @@ def shuffled(facts: Sequence[TextFacts], units: Units, seed: int, fractions: Seq
 
 
 def iter_units(facts: TextFacts, units: Units) -> Iterator[str]:
-    """The lines or documents of a file, each with the line end, or the blank line, behind it."""
+    """Yields the lines or documents of a file, each with the line end, or the blank line, behind it."""
     if units == "shuffled_documents" and IS_JSONL.search(facts.path.name):
         yield from (text if text.endswith("\n") else text + "\n" for text in iter_records(facts.path, facts.field))
         return
@@ -154,7 +154,7 @@ def _deal(
 
 
 def _is_whole(directory: Path, names: Sequence[str]) -> bool:
-    """Whether all files are there and have their checksums."""
+    """Tells whether all files are there and have their checksums."""
     try:
         checksums = json.loads((directory / "sha256.json").read_bytes())
         for name in names:

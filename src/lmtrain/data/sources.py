@@ -28,7 +28,8 @@ Sources = list[list[Path]]  # the files of one text, or those of train, valid an
 
 
 def find_sources(path: str | Path) -> Sources:
-    """The files at `path`: one list where they have to be cut into splits, else three. DataError where none are there."""
+    """Returns the files at `path`: one list where they have to be cut into splits, else three. Raises DataError if none are
+    there."""
     if not str(path).strip():
         raise DataError("No text was given.", "data=text needs a file or a directory.", "Type data.path=PATH.")
     given = [line.strip() for line in str(path).split("\n") if line.strip()]
@@ -41,7 +42,7 @@ def find_sources(path: str | Path) -> Sources:
 
 
 def has_splits(path: str) -> bool:
-    """Whether `path` has train, valid and test of its own; also of a directory in which no text can be found."""
+    """Tells whether `path` has train, valid and test of its own; also of a directory in which no text can be found."""
     try:
         return len(find_sources(path)) > 1
     except DataError:
@@ -98,7 +99,7 @@ def _entries(path: Path) -> list[str]:
 
 
 def _shards(path: Path) -> list[Path]:
-    """The texts in a directory; hidden files and others are left out."""
+    """Returns the texts in a directory; hidden files and others are left out."""
     named = [path / name for name in _entries(path) if name.endswith(SUFFIXES) and not name.startswith(".")]
     return sorted((file for file in named if not file.is_dir()), key=sort_key)
 

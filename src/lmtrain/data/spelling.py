@@ -26,7 +26,7 @@ START = b" " * (ORDER - 1)  # no word has blanks
 
 
 def choose_words(counts: Mapping[str, int]) -> dict[str, int]:
-    """The words to learn spelling from, of all that are unknown: the most frequent ones, as many as are kept."""
+    """Returns the words to learn spelling from, of all that are unknown: the most frequent ones, as many as are kept."""
     chosen: dict[str, int] = {}
     num_chars = 0
     for word in sorted(counts, key=lambda word: (-counts[word], word))[:MAX_WORDS]:
@@ -49,11 +49,12 @@ class Spelling:
 
     @property
     def nats_per_word(self) -> float:
-        """What every word costs besides minus the logarithms of its symbols' probabilities (below 0: it is refunded)."""
+        """Returns what every word costs besides minus the logarithms of its symbols' probabilities (below 0: it is
+        refunded)."""
         return math.log1p(-self._probability(START, END)) + self._log_unknown
 
     def micronats(self, word: bytes) -> int:
-        """What the spelling of an unknown word costs, in millionths of a nat."""
+        """Returns what the spelling of an unknown word costs, in millionths of a nat."""
         cost = self._costs.get(word)
         if cost is None:
             if len(self._costs) >= MAX_COSTS:

@@ -24,21 +24,21 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(ids: Ids, end: int) -> Sizes:
-    """The sizes of a text; a last line that is not ended counts as one."""
+    """Returns the sizes of a text; a last line that is not ended counts as one."""
     counts = counts_of(ids, end)
     num_lines = int((ids == end).sum()) + int(len(ids) > 0 and ids[-1] != end)
     return Sizes(num_lines, int(counts.sum()), int((counts > 0).sum()), int((counts == 1).sum()))
 
 
 def counts_of(ids: Ids, end: int) -> NDArray[np.int64]:
-    """How often each id occurs; 0 of line ends."""
+    """Counts how often each id occurs; 0 of line ends."""
     counts = np.bincount(ids, minlength=end + 1)
     counts[end] = 0
     return counts
 
 
 def growth(ids: Ids, end: int) -> list[tuple[int, int]]:
-    """The type-token curve: (tokens read, types among them) at 10, 20, 50, 100, 200, ... tokens and at the end."""
+    """Returns the type-token curve: (tokens read, types among them) at 10, 20, 50, 100, 200, ... tokens and at the end."""
     words = ids[ids != end]
     _, first = np.unique(words, return_index=True)
     places = [digit * 10**power for power in range(1, 12) for digit in (1, 2, 5)]
@@ -58,7 +58,7 @@ class Lengths(NamedTuple):
 
 
 def lengths_of(ids: Ids, end: int) -> Lengths:
-    """The lengths of the lines of a text, without their ends."""
+    """Returns the lengths of the lines of a text, without their ends."""
     ends = np.flatnonzero(np.append(ids, end) == end)
     lengths = np.diff(ends, prepend=-1) - 1
     if len(lengths) > 1 and len(ids) and ids[-1] == end:

@@ -77,7 +77,7 @@ class Chunk:
 
 
 def num_tokens_needed(batch_size: int, chunk_length: int) -> int:
-    """The fewest ids of which a stream can be made: a chunk and one id more for every column."""
+    """Returns the fewest ids of which a stream can be made: a chunk and one id more for every column."""
     return batch_size * (chunk_length + 1)
 
 
@@ -89,7 +89,7 @@ class Stream(Batches):
     Random chunk lengths (Merity 2017, section 5) are drawn from N(T, 5) or, one time in twenty, N(T/2, 5), and are at least
     5 (or T, where that is less): scale the learning rate by len(chunk.inputs_TB) / chunk_length.
 
-    Raises DataError where the split has fewer than `num_tokens_needed` ids.
+    Raises DataError if the split has fewer than `num_tokens_needed` ids.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Stream(Batches):
         )
 
     def _sizes_of_epochs(self) -> tuple[range, range]:
-        """How many chunks, and how many tokens, an epoch can have, whatever is drawn for it."""
+        """Says how many chunks, and how many tokens, an epoch can have, whatever is drawn for it."""
         least, most = ((len(self._ids) - offset) // self.batch_size for offset in (self._largest_offset(), 0))
         if not self.random_chunk_length and not self.keep_tail:
             least, most = (length // self.chunk_length * self.chunk_length for length in (least, most))

@@ -74,7 +74,7 @@ PRE_TOKENIZER: dict[str, Any] = {
 
 
 def library(needed_by: str, error: type[UserError] = SettingsError) -> Any:
-    """The package `tokenizers`; an `error` that says how to install it where it is missing."""
+    """Returns the package `tokenizers`; an `error` that says how to install it where it is missing."""
     try:
         import tokenizers
     except ImportError as missing:
@@ -90,7 +90,7 @@ def library(needed_by: str, error: type[UserError] = SettingsError) -> Any:
 
 
 def whole_pieces(blocks: Iterable[str]) -> Iterator[list[str]]:
-    """The pieces of a text that comes in blocks cut anywhere."""
+    """Yields the pieces of a text that comes in blocks cut anywhere."""
     rest: list[str] = []
     for block in blocks:
         pieces = PIECES.findall("".join([*rest, block]))
@@ -101,7 +101,8 @@ def whole_pieces(blocks: Iterable[str]) -> Iterator[list[str]]:
 
 
 def learn_bpe(blocks: Iterable[str], *, vocab_size: int, min_count: int) -> dict[str, Any]:
-    """The library's document of a BPE with at most `vocab_size` tokens; pairs seen fewer than `min_count` times stay apart."""
+    """Returns the library's document of a BPE with at most `vocab_size` tokens; pairs seen fewer than `min_count` times
+    stay apart."""
     tokenizers = library("tokenizer=bpe")
     counts = _count(blocks)
     trainer = tokenizers.trainers.BpeTrainer(
@@ -114,9 +115,9 @@ def learn_bpe(blocks: Iterable[str], *, vocab_size: int, min_count: int) -> dict
 
 
 def learn_unigram(blocks: Iterable[str], *, vocab_size: int) -> dict[str, Any]:
-    """The library's document of a unigram model with at most `vocab_size` tokens, the same for the same text.
+    """Returns the library's document of a unigram model with at most `vocab_size` tokens, the same for the same text.
 
-    Raises SettingsError where the library does not learn the same tokens twice.
+    Raises SettingsError if the library does not learn the same tokens twice.
     """
     tokenizers = library("tokenizer=unigram")
     counts = _count(blocks)
@@ -143,7 +144,7 @@ def _trained_unigram(tokenizers: Any, counts: Counter[str], vocab_size: int) -> 
 
 
 def _trained(tokenizers: Any, model: Any, trainer: Any, counts: Counter[str]) -> dict[str, Any]:
-    """The document of a model of these pieces, which a character that is in none of them separates while it learns."""
+    """Returns the document of a model of these pieces, which a character that is in none of them separates while it learns."""
     made = tokenizers.Tokenizer(model)
     present = set[str]().union(*counts)
     between = next(char for char in map(chr, range(0xE000, 0x110000)) if char not in present)
@@ -161,7 +162,8 @@ def _trained(tokenizers: Any, model: Any, trainer: Any, counts: Counter[str]) ->
 
 
 def _repeated(counts: Mapping[str, int], between: str) -> Iterator[str]:
-    """Each piece as often as it occurs, in short texts: the library notes about 100 bytes per byte, of hundreds of texts."""
+    """Yields each piece as often as it occurs, in short texts: the library notes about 100 bytes per byte, of hundreds of
+    texts."""
     for piece, count in counts.items():
         text = between.join([piece] * AT_A_TIME)
         yield from itertools.repeat(text, count // AT_A_TIME)
@@ -180,7 +182,7 @@ def _settled(scores: Mapping[str, float]) -> list[list[Any]]:
 
 
 def _count(blocks: Iterable[str]) -> Counter[str]:
-    """How often each piece of a text occurs."""
+    """Says how often each piece of a text occurs."""
     counts: Counter[str] = Counter()
     for pieces in whole_pieces(blocks):
         counts.update(pieces)
@@ -210,7 +212,7 @@ def _sort_by_frequency(tokenizers: Any, document: dict[str, Any], counts: Counte
 
 
 def read_library_file(path: str | Path) -> dict[str, Any]:
-    """The document in a file of the library, as `tokenizer=file` takes it. DataError says what is wrong with it."""
+    """Returns the document in a file of the library, as `tokenizer=file` takes it. DataError says what is wrong with it."""
     path = expanded(path)
     remedy = "Give the tokenizer.json of a byte-level BPE (as of GPT-2 or Llama 3), or type tokenizer=bpe to learn one."
     try:
@@ -240,7 +242,7 @@ def check_size(document: Mapping[str, Any]) -> None:
 
 
 def canonical(document: Any) -> bytes:
-    """A document as bytes that do not depend on how it was laid out; half a surrogate pair stays an escape."""
+    """Returns a document as bytes that do not depend on how it was laid out; half a surrogate pair stays an escape."""
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -253,7 +255,8 @@ def sha256_of(document: Any) -> str:
 
 
 class Subwords:
-    """What the library's `document` says: text to ids, and the bytes of every id. UnfitError for what is no such document."""
+    """What the library's `document` says: text to ids, and the bytes of every id. Raises UnfitError for what is no such
+    document."""
 
     def __init__(self, document: Any, error: type[UserError] = SettingsError) -> None:
         check_document(document)
@@ -266,13 +269,13 @@ class Subwords:
         self._check_round_trip()
 
     def encode(self, text: str) -> Ids:
-        """The ids of `text`, in which nothing is half a surrogate pair."""
+        """Returns the ids of `text`, in which nothing is half a surrogate pair."""
         if self._lookup is None:
             return self._encode_lines(text)
         return self._lookup.ids_of(PIECES.findall(text))
 
     def encode_blocks(self, blocks: Iterable[str]) -> Iterator[Ids]:
-        """The ids of one text that comes in blocks cut anywhere."""
+        """Returns the ids of one text that comes in blocks cut anywhere."""
         if self._lookup is None:
             return map(self._encode_lines, whole_lines(blocks, _check_line))
         return map(self._lookup.ids_of, whole_pieces(blocks))
@@ -310,14 +313,15 @@ PROBES = (
 
 
 def _iter_encoded(library: Any, texts: Sequence[str]) -> Iterator[list[int]]:
-    """The ids of each text, as the library encodes it; a few at a time, because it notes more about each than its ids."""
+    """Yields the ids of each text, as the library encodes it; a few at a time, because it notes more about each than its
+    ids."""
     for start in range(0, len(texts), BATCH):
         for encoding in library.encode_batch_fast(list(texts[start : start + BATCH]), add_special_tokens=False):
             yield encoding.ids
 
 
 def is_plain(document: Mapping[str, Any]) -> bool:
-    """Whether pieces are all that the library cuts, so that they can be encoded one by one."""
+    """Tells whether pieces are all that the library cuts, so that they can be encoded one by one."""
     model = document["model"]
     return document.get("normalizer") is None and not document.get("added_tokens") and model.get("type") in ("BPE", "Unigram")
 
@@ -335,7 +339,7 @@ class _Lookup:
         self._ends = np.zeros(1, np.int64)  # where each piece's end; entry 0 stands before the first
 
     def ids_of(self, pieces: list[str]) -> Ids:
-        """The ids of a text that has been cut into `pieces`."""
+        """Returns the ids of a text that has been cut into `pieces`."""
         parts = [self._ids_of(pieces[start : start + AT_ONCE]) for start in range(0, len(pieces), AT_ONCE)]
         return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int32), *parts])
 
@@ -382,7 +386,7 @@ def _check_line(size: int) -> None:
 
 
 def _alphabet() -> dict[str, int]:
-    """The character by which byte-level files write each byte: itself where it is seen, else one from U+0100 on."""
+    """Returns the character by which byte-level files write each byte: itself where it is seen, else one from U+0100 on."""
     seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in seen]
     return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(others)}
@@ -411,7 +415,7 @@ def check_document(document: Any) -> None:
 
 
 def _opened(document: Mapping[str, Any], tokenizers: Any) -> Any:
-    """The library's tokenizer; UnfitError with its own words, also where it panics, which is no Exception."""
+    """Returns the library's tokenizer; UnfitError with its own words, also where it panics, which is no Exception."""
     try:
         made = tokenizers.Tokenizer.from_str(json.dumps(document))
         made.no_padding()
@@ -425,7 +429,7 @@ def _opened(document: Mapping[str, Any], tokenizers: Any) -> Any:
 
 
 def _bytes_of(document: Mapping[str, Any], symbols: Sequence[str | None]) -> list[bytes]:
-    """What each token writes."""
+    """Returns what each token writes."""
     added = {token.get("content") for token in document.get("added_tokens") or ()}
     written = []
     for number, symbol in enumerate(symbols):

@@ -57,7 +57,7 @@ class Block(NamedTuple):
         return Block(text, text.encode())
 
     def between(self, start: int, end: int) -> Block | None:
-        """The characters `start` to `end` (exclusive); None where there are none."""
+        """Returns the characters `start` to `end` (exclusive); None if there are none."""
         if start == 0 and end >= len(self.text):
             return self
         return Block.of(text) if (text := self.text[start:end]) else None
@@ -104,7 +104,7 @@ def iter_blocks(path: Path, field: str = "text") -> Iterator[Block]:
 
 
 def iter_records(path: Path, field: str) -> Iterator[str]:
-    """The texts of the records of a .jsonl, one by one."""
+    """Yields the texts of the records of a .jsonl, one by one."""
     for number, line in enumerate(_lines((block.text for block in _iter_file(path)), path), 1):
         if line.strip():
             yield _text_of(line, path, number, field).replace("\r\n", "\n")
@@ -142,7 +142,7 @@ def _lines(blocks: Iterator[str], path: Path) -> Iterator[str]:
 
 
 def _text_of(line: str, path: Path, number: int, field: str) -> str:
-    """The text of one record. DataError names the line and what the record has instead."""
+    """Returns the text of one record. DataError names the line and what the record has instead."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -170,7 +170,8 @@ def _text_of(line: str, path: Path, number: int, field: str) -> str:
 
 
 def iter_decoded(file: BufferedIOBase, path: Path, *, at_once: bool = False) -> Iterator[str]:
-    """The same of an open file or pipe; `path` is its name in errors. `at_once`: what is there, without waiting for a block."""
+    """Returns the same of an open file or pipe; `path` is its name in errors. `at_once`: what is there, without waiting for
+    a block."""
     return (block.text for block in _iter_decoded(file, path, at_once=at_once))
 
 
@@ -209,7 +210,7 @@ def _iter_decoded(file: BufferedIOBase, path: Path, *, at_once: bool = False) ->
 
 
 def iter_checked(facts: TextFacts, what: str = "Reading") -> Iterator[str]:
-    """The text of `iter_checked_blocks`."""
+    """Returns the text of `iter_checked_blocks`."""
     return (block.text for block in iter_checked_blocks(facts, what))
 
 
@@ -261,7 +262,7 @@ def scan(path: Path, field: str = "text") -> TextFacts:
 
 
 def _has_controls(data: bytes) -> bool:
-    """Whether there are control characters, carriage returns or form feeds; that takes less time than counting them."""
+    """Tells whether there are control characters, carriage returns or form feeds; that takes less time than counting them."""
     seen = np.frombuffer(data, np.uint8)
     num_usual = np.count_nonzero(seen == ord("\n")) + np.count_nonzero(seen == ord("\t"))
     return bool(np.count_nonzero(seen < ord(" ")) + np.count_nonzero(seen == 127) > num_usual)
@@ -283,12 +284,12 @@ def check_beginning(path: Path, beginning: bytes) -> None:
 
 
 def is_binary(data: bytes) -> bool:
-    """Whether so many of the bytes are control characters (NUL and the like) that this is hardly text in any encoding."""
+    """Tells whether so many of the bytes are control characters (NUL and the like) that this is hardly text in any encoding."""
     return len(data) - len(data.translate(None, CONTROL)) > len(data) / 50
 
 
 def _invalid(path: Path, data: bytes, place: int, offset: int, line: int) -> DataError:
-    """The error for the byte `data[place]`, which lies at `offset` of the file."""
+    """Returns the error for the byte `data[place]`, which lies at `offset` of the file."""
     found = f"{path} is not UTF-8: byte 0x{data[place]:02X} at offset {offset:,}, in line {line:,}."
     if is_binary(data):
         return DataError(

@@ -1,4 +1,4 @@
-"""Tokens, and ways of reading, as a saved tokenizer says them; UnfitError for what none can have."""
+"""Tokens, and ways of reading, as a saved tokenizer says them. Raises UnfitError for what none can have."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IS_WORD = re.compile(f"[^{WHITESPACE}\ud800-\udfff]+")  # without blanks and hal
 
 
 def is_way(name: str, value: object, kind: Kind) -> bool:
-    """Whether a saved tokenizer can say of the way in which it reads a text that `name` is `value`."""
+    """Tells whether a saved tokenizer can say of the way in which it reads a text that `name` is `value`."""
     if name == "rare":
         return kind.has_words and _are_rare(value)
     if name == "reverse":
@@ -35,7 +35,7 @@ def is_way(name: str, value: object, kind: Kind) -> bool:
 
 
 def _are_rare(words: object) -> bool:
-    """Whether these are words with counts, no more than are kept, in their order."""
+    """Tells whether these are words with counts, no more than are kept, in their order."""
     if not isinstance(words, dict) or len(words) > MAX_WORDS or sum(map(len, words)) > MAX_CHARS:
         return False
     fits = all(_is_piece(word, "word") and type(count) is int and 0 < count < 1 << 53 for word, count in words.items())
@@ -43,7 +43,7 @@ def _are_rare(words: object) -> bool:
 
 
 def unpacked(arrays: Mapping[str, NDArray[Any]]) -> list[str]:
-    """The tokens in `arrays`, where they are such as `pack` makes."""
+    """Returns the tokens in `arrays`, where they are such as `pack` makes."""
     match arrays:
         case {"bytes": np.ndarray() as data, "ends": np.ndarray() as ends, **rest} if not rest:
             pass

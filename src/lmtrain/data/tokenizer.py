@@ -73,20 +73,21 @@ class Tokenizer(ABC):
 
     @property
     def name(self) -> str:
-        """What one types behind `tokenizer=` for it."""
+        """Returns what one types behind `tokenizer=` for it."""
         return self.kind.name
 
     def encode(self, text: str) -> Ids:
-        """The ids of `text`, int32. Raises DataError for half a surrogate pair."""
+        """Returns the ids of `text`, int32. Raises DataError for half a surrogate pair."""
         ids = self._encode(normalized(text, self.normalize))
         return reversed_lines(ids, self.eos_id) if self.reverse else ids
 
     def encode_blocks(self, blocks: Iterable[str]) -> Iterator[Ids]:
-        """The ids of one text that comes in blocks cut anywhere."""
+        """Returns the ids of one text that comes in blocks cut anywhere."""
         return (ids for ids, _ in self.encode_spelt(blocks))
 
     def encode_spelt(self, blocks: Iterable[str]) -> Iterator[tuple[Ids, int]]:
-        """The same, each with what the spelling of its unknown words costs, in millionths of a nat (0 where none is spelt)."""
+        """Returns the same, each with what the spelling of its unknown words costs, in millionths of a nat (0 where none is
+        spelt)."""
         spelt = self._encode_spelt(blocks)
         return reversed_blocks(spelt, self.eos_id) if self.reverse else spelt
 
@@ -94,18 +95,19 @@ class Tokenizer(ABC):
         return ((ids, 0) for ids in self._encode_blocks(self.read(blocks)))
 
     def spelling_of(self, text: str) -> int:
-        """What the spelling of the unknown words of a text of whole words costs, in millionths of a nat."""
+        """Returns what the spelling of the unknown words of a text of whole words costs, in millionths of a nat."""
         return sum(micronats for _, micronats in self.encode_spelt([text]))
 
     def whole(self, blocks: Iterable[str]) -> Iterator[str]:
-        """The same text in blocks that can be encoded one by one: cut between tokens, of a backward model between lines."""
+        """Returns the same text in blocks that can be encoded one by one: cut between tokens, of a backward model between
+        lines."""
         return whole_lines(blocks) if self.reverse else self._whole(blocks)
 
     def _whole(self, blocks: Iterable[str]) -> Iterator[str]:
         return iter(blocks)
 
     def pieces(self, text: str) -> list[str]:
-        """How each token of a text that was cut by `whole` stands in it. Only where tokens may be unknown."""
+        """Says how each token of a text that was cut by `whole` stands in it. Only where tokens may be unknown."""
         pieces = self._pieces(text)
         if not self.reverse:
             return pieces
@@ -116,7 +118,7 @@ class Tokenizer(ABC):
         return [*text]
 
     def read(self, blocks: Iterable[str]) -> Iterator[str]:
-        """The text as this tokenizer reads it, in the normalisation form that it was learnt in."""
+        """Returns the text as this tokenizer reads it, in the normalisation form that it was learnt in."""
         return iter_normalized(blocks, self.normalize)
 
     @abstractmethod
@@ -126,7 +128,7 @@ class Tokenizer(ABC):
         return map(self._encode, blocks)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`, in the order in which it is read."""
+        """Returns the text of `ids`, in the order in which it is read."""
         decoder = self.make_decoder()
         if self.reverse:
             ids = reversed_lines(np.array([*ids], np.int32), self.eos_id)
@@ -134,38 +136,39 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def token_bytes(self) -> list[bytes]:
-        """What every token writes."""
+        """Returns what every token writes."""
 
     @cached_property
     def _words(self) -> WordCounter:
         return WordCounter(self.token_bytes(), backward=self.reverse)
 
     def count_words(self, ids: NDArray[Any], before: int | None = None) -> int:
-        """How many words begin in `ids`, ends of lines counted, which follow the token `before` (by default a line's end)."""
+        """Returns how many words begin in `ids`, ends of lines counted, which follow the token `before` (by default a line's
+        end)."""
         return self._words.count(ids, self.eos_id if before is None else before)
 
     @abstractmethod
     def make_decoder(self, before: str = "") -> Decoder:
-        """A decoder of what comes behind the text `before`."""
+        """Returns a decoder of what comes behind the text `before`."""
 
     @abstractmethod
     def token_text(self, token_id: int) -> str:
-        """How one token is written on its own: `<eos>` (word) or "\\n" (char, byte), `<unk>`, `<0xE2>` (byte)."""
+        """Says how one token is written on its own: `<eos>` (word) or "\\n" (char, byte), `<unk>`, `<0xE2>` (byte)."""
 
     def symbol(self, token_id: int) -> str:
-        """The same without blanks and control characters, different for each token: for files that blanks separate."""
+        """Returns the same without blanks and control characters, different for each token: for files that blanks separate."""
         text = self.token_text(token_id)
         return text if len(text) > 1 or (text.isprintable() and text != " ") else f"<0x{ord(text):02X}>"
 
     def unknown_pieces(self, text: str) -> list[str]:
-        """The different pieces of `text` that become `<unk>`, in order of appearance; a literal `<unk>` is none."""
+        """Returns the different pieces of `text` that become `<unk>`, in order of appearance; a literal `<unk>` is none."""
         return self._unknown_pieces(normalized(text, self.normalize))
 
     @abstractmethod
     def _unknown_pieces(self, text: str) -> list[str]: ...
 
     def to_json(self) -> dict[str, Any]:
-        """All that `load_tokenizer` needs."""
+        """Returns all that `load_tokenizer` needs."""
         return {**self._facts(FORMAT), "tokens": self.tokens}
 
     def _facts(self, written: int) -> dict[str, Any]:
@@ -174,7 +177,7 @@ class Tokenizer(ABC):
         return facts | {name: way for name, way in ways.items() if way not in ("none", "", None, False)}
 
     def pack(self) -> tuple[dict[str, Any], Arrays]:
-        """The same as a document without the tokens, whatever their number, and arrays with them."""
+        """Returns the same as a document without the tokens, whatever their number, and arrays with them."""
         texts = [token.encode() for token in self.tokens]
         ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
         arrays: Arrays = {"bytes": np.frombuffer(bytearray(b"".join(texts)), np.uint8), "ends": ends}
@@ -204,7 +207,7 @@ def learn_tokenizer(
     normalize: str = "none",
     reverse: bool = False,
 ) -> Tokenizer:
-    """The tokenizer `name` ("char", "byte", "word", "bpe", "unigram", "file") for a text, given in blocks cut anywhere.
+    """Returns the tokenizer `name` ("char", "byte", "word", "bpe", "unigram", "file") for a text, given in blocks cut anywhere.
 
     Pieces seen fewer than `min_count` times become `<unk>`; of `bpe`, pairs that were seen so seldom stay apart; `unigram`
     reads no `min_count`. `vocab_size` bounds the vocabulary (0: no bound, but not for subwords). `byte` and `file` have a fixed
@@ -256,7 +259,7 @@ def learn_from_counts(
     name: str, counts: Mapping[str, int], *, min_count: int = 1, vocab_size: int = 0, vocabulary: Sequence[str] | None = None,
     separators: str = "", spelled: bool = False,
 ) -> Tokenizer:  # fmt: skip
-    """The tokenizer "char" or "word" of a text in which each piece occurs so often; the rest as `learn_tokenizer`."""
+    """Returns the tokenizer "char" or "word" of a text in which each piece occurs so often; the rest as `learn_tokenizer`."""
     if name == "char":
         return CharTokenizer(learn_tokens(counts, eos="\n", min_count=min_count, vocab_size=vocab_size))
     tokens = vocabulary or learn_tokens(counts, eos=EOS, min_count=min_count, vocab_size=vocab_size)
@@ -370,7 +373,7 @@ class WordTokenizer(Tokenizer):
 
     @cached_property
     def spelling(self) -> Spelling:
-        """What unknown words cost, `<unk>` itself among them. Only where `rare` says from what it is learnt."""
+        """Returns what unknown words cost, `<unk>` itself among them. Only where `rare` says from what it is learnt."""
         assert self.rare is not None
         return Spelling(self.rare, (token.encode() for token in self.tokens if token != UNK))
 
@@ -444,7 +447,7 @@ class SubwordTokenizer(Tokenizer):
 
 
 def reversed_lines(ids: Ids, eos_id: int) -> Ids:
-    """The same with the tokens of each line turned round; the end of a line stays behind it."""
+    """Returns the same with the tokens of each line turned round; the end of a line stays behind it."""
     return ids[_reversed_places(ids, eos_id)]
 
 
@@ -460,7 +463,7 @@ def _reversed_places(ids: Ids, eos_id: int) -> NDArray[np.int64]:
 
 
 def reversed_blocks(spelt: Iterable[tuple[Ids, int]], eos_id: int) -> Iterator[tuple[Ids, int]]:
-    """The same for a text that comes in pieces: whole lines of it, turned round. A line is held until its end comes."""
+    """Yields the same for a text that comes in pieces: whole lines of it, turned round. A line is held until its end comes."""
     held: list[Ids] = []
     total = 0
     for ids, micronats in spelt:
@@ -492,7 +495,7 @@ class _WithDefault(dict[bytes, int]):
 def load_tokenizer(
     document: object, arrays: Mapping[str, NDArray[Any]] | None = None, subwords: Subwords | None = None
 ) -> Tokenizer:
-    """The tokenizer that `save`, `pack` or `to_json` wrote; `subwords` are those of the document beside it.
+    """Returns the tokenizer that `save`, `pack` or `to_json` wrote; `subwords` are those of the document beside it.
 
     Raises UnfitError for anything that they cannot have written.
     """

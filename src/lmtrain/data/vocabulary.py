@@ -33,9 +33,9 @@ WORD = re.compile(f"[^{WHITESPACE}]*")
 
 
 def learn_tokens(counts: Mapping[str, int], *, eos: str, min_count: int, vocab_size: int) -> list[str]:
-    """The vocabulary in the order of its ids: every piece seen at least `min_count` times, `eos` and `<unk>`.
+    """Returns the vocabulary in the order of its ids: every piece seen at least `min_count` times, `eos` and `<unk>`.
 
-    `vocab_size` bounds the whole vocabulary, `eos` and `<unk>` included; 0 is no bound. Raises SettingsError where it leaves
+    `vocab_size` bounds the whole vocabulary, `eos` and `<unk>` included; 0 is no bound. Raises SettingsError if it leaves
     no room for anything else.
     """
     refuse(kinds.mistakes(kinds.WORD, vocab_size=vocab_size))  # of characters as well
@@ -52,7 +52,7 @@ def learn_tokens(counts: Mapping[str, int], *, eos: str, min_count: int, vocab_s
 
 
 def read_word_list(path: str | Path) -> list[str]:
-    """The tokens of a fixed vocabulary: `<eos>`, `<unk>` and the words of a file, one per line, in its order.
+    """Returns the tokens of a fixed vocabulary: `<eos>`, `<unk>` and the words of a file, one per line, in its order.
 
     Raises DataError, with the first lines that are wrong, for blank lines, words twice, blanks within a word and the two names.
     """
@@ -83,7 +83,7 @@ def read_word_list(path: str | Path) -> list[str]:
 
 
 def count_chars(blocks: Iterable[str]) -> dict[str, int]:
-    """How often each character occurs."""
+    """Counts how often each character occurs."""
     totals = np.zeros(0x110000, np.int64)
     for block in blocks:
         counts = np.bincount(code_points(block))
@@ -92,7 +92,7 @@ def count_chars(blocks: Iterable[str]) -> dict[str, int]:
 
 
 def count_words(blocks: Iterable[str]) -> dict[str, int]:
-    """How often each word occurs; `<eos>` counts line ends. Raises DataError beyond MAX_TYPES different words."""
+    """Counts how often each word occurs; `<eos>` counts line ends. Raises DataError beyond MAX_TYPES different words."""
     counts: Counter[bytes] = Counter()
     for block in whole_words(blocks):
         counts.update(split_words(block))
@@ -111,13 +111,13 @@ def check_types(words: Collection[bytes]) -> None:
 
 
 def split_words(text: str | bytes) -> list[bytes]:
-    """The words of `text` (or of its UTF-8) as UTF-8; every "\\n" is `<eos>`, as a literal `<eos>` in the text is."""
+    """Returns the words of `text` (or of its UTF-8) as UTF-8; every "\\n" is `<eos>`, as a literal `<eos>` in the text is."""
     data = utf8(text) if isinstance(text, str) else text
     return data.replace(b"\n", b" <eos> ").split()  # bytes.split knows exactly the six whitespace characters
 
 
 def whole_words(blocks: Iterable[str]) -> Iterator[str]:
-    """The same text in blocks that end behind whitespace, so that no word is cut; the last one may end anywhere.
+    """Yields the same text in blocks that end behind whitespace, so that no word is cut; the last one may end anywhere.
 
     Raises DataError for a word of more than MAX_WORD characters.
     """
@@ -140,7 +140,7 @@ def whole_words(blocks: Iterable[str]) -> Iterator[str]:
 
 
 def whole_lines(blocks: Iterable[str], check: Callable[[int], None] = lambda _: None) -> Iterator[str]:
-    """The same text in blocks that end behind a line's end; the last one may end anywhere.
+    """Yields the same text in blocks that end behind a line's end; the last one may end anywhere.
 
     A line is held as a whole: `check` is called with the characters of one that has not ended yet, and may refuse it.
     """
@@ -165,12 +165,12 @@ def _endless(word: str) -> DataError:
 
 
 def code_points(text: str) -> NDArray[np.uint32]:
-    """The Unicode code points of `text`."""
+    """Returns the Unicode code points of `text`."""
     return np.frombuffer(_encoded(text, "utf-32-le"), "<u4")
 
 
 def utf8(text: str) -> bytes:
-    """`text` as UTF-8; DataError where it holds half a surrogate pair, as arguments from a broken terminal do."""
+    """`text` as UTF-8. Raises DataError if it holds half a surrogate pair, as arguments from a broken terminal do."""
     return _encoded(text, "utf-8")
 
 

@@ -28,7 +28,7 @@ class WordCounter:
             self._begins, self._ends = self._ends, self._begins
 
     def count(self, ids: NDArray[np.integer], before: int) -> int:
-        """The words that begin in `ids`, which follow the token `before`."""
+        """Returns the words that begin in `ids`, which follow the token `before`."""
         total = 0
         for start in range(0, len(ids), AT_ONCE):
             part = np.concatenate([[before if start == 0 else ids[start - 1]], ids[start : start + AT_ONCE]]).astype(np.int64)

@@ -37,7 +37,7 @@ class Call:
 
 
 def run_all(calls: Sequence[Call], what: str, workers: int) -> list[Any]:
-    """What each call returns, in their order. The first error ends all of them. `workers`: processes at most."""
+    """Returns what each call returns, in their order. The first error ends all of them. `workers`: processes at most."""
     total = sum(call.size for call in calls)
     workers = min(workers, len(calls))
     if workers < 2 or total < WORTHWHILE:

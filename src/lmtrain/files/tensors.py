@@ -35,7 +35,7 @@ MAX_DIMENSIONS = 64  # PyTorch's own limit
 
 
 def iter_pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """Returns the file that holds `tensors`, in pieces to be written one after the other.
+    """Yields the file that holds `tensors`, in pieces to be written one after the other.
 
     Tensors may lie on any device and be non-contiguous. Two names for one memory are refused: whoever reads them back
     would get two tensors, so the caller decides which name is kept.

@@ -30,10 +30,10 @@ log = logging.getLogger("lmtrain")
 
 
 def vectors_of_text(ids: NDArray[Any], tokenizer: Tokenizer, *, like_VE: Tensor) -> Vectors:
-    """The vectors of the tokens of a text, as long as the rows of `like_VE` [V, E] and with the same mean square.
+    """Returns the vectors of the tokens of a text, as long as the rows of `like_VE` [V, E] and with the same mean square.
 
     <eos> and <unk> have none, nor has a token that no other one is near. The same text gives the same vectors on every run.
-    Raises SettingsError where there are too few tokens for vectors of E numbers, ResourceError without SciPy.
+    Raises SettingsError if there are too few tokens for vectors of E numbers, ResourceError without SciPy.
     """
     text, size = as_text(ids, tokenizer), like_VE.shape[1]
     if size >= len(text.words):
