@@ -78,7 +78,7 @@ def test_what_is_built_beside_the_model_names_settings(tmp_path: Path) -> None:
         build_corpus(settings.data, settings.tokenizer)
     settings.optimizer.learning_rate = 30
     model = build_model(settings.model, vocab_size=corpus.tokenizer.vocab_size, eos_id=0)
-    with pytest.raises(SettingsError, match=r"^optimizer\.learning_rate=30 is absurd.*Type optimizer\.learning_rate=0"):
+    with pytest.raises(SettingsError, match=r"^optimizer\.learning_rate=30 is too large.*Type optimizer\.learning_rate=0"):
         build_learner(settings, model, corpus, torch.device("cpu"))
 
 

@@ -68,7 +68,7 @@ def test_the_defaults_of_optimisers_stand_once() -> None:
 BOTH_DOORS: dict[str, tuple[dict[str, dict[str, object]], Callable[[], object], str]] = {
     "rate": (
         {"optimizer": {"learning_rate": 30.0}}, lambda: make_optimizer("adam", [], learning_rate=30),
-        r"is absurd for adam\. It divides",
+        r"is too large for adam\. It divides",
     ),
     "ignored": (
         {"optimizer": {"momentum": 0.5}}, lambda: make_optimizer("adam", [], learning_rate=0.1, momentum=0.5),

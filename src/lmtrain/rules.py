@@ -41,7 +41,7 @@ OPTIONS = {
 """Which options each optimiser reads; another one that is not at its default is refused."""
 
 LARGEST_RATE = {"rmsprop": 1.0, "adam": 1.0, "adamw": 1.0, "sparse_adam": 1.0, "adagrad": 10.0}
-"""Optimisers that divide each gradient by its own size move every weight by about the rate: larger ones are absurd."""
+"""Optimisers that divide each gradient by its own size move every weight by about the rate, so larger ones are refused."""
 
 
 def of_optimizer(
@@ -56,7 +56,7 @@ def of_optimizer(
         return
     if learning_rate > (largest := LARGEST_RATE.get(name, inf)):
         yield SettingsError(
-            f"learning_rate={learning_rate:g} is absurd for {name}.",
+            f"learning_rate={learning_rate:g} is too large for {name}.",
             f"It divides each gradient by its own size, so a step moves every weight by about the rate; allowed is at most "
             f"{largest:g}, and only sgd takes such rates.",
             f"Type learning_rate={0.1 if name == 'adagrad' else 0.003:g}.",

@@ -210,10 +210,10 @@ def test_set_rate_reaches_every_group_and_beta1_is_adams_or_the_momentum():
 
 
 @pytest.mark.parametrize(("name", "rate"), [("adam", 30), ("adamw", 1.5), ("sparse_adam", 2), ("rmsprop", 20), ("adagrad", 20)])
-def test_a_rate_that_is_absurd_for_its_optimiser_is_refused_with_the_reason(name, rate):
+def test_a_rate_that_is_too_large_for_its_optimiser_is_refused_with_the_reason(name, rate):
     with pytest.raises(SettingsError) as error:
         make_optimizer(name, group_parameters(Tiny().named_parameters()), learning_rate=rate)
-    assert f"learning_rate={rate} is absurd for {name}" in error.value.given
+    assert f"learning_rate={rate} is too large for {name}" in error.value.given
     assert "divides each gradient by its own size" in error.value.allowed
     assert error.value.remedy.startswith("Type learning_rate=0.")
 

@@ -52,7 +52,7 @@ def _unreadable(override: str) -> str:
     key, equal, value = override.partition("=")
     if not equal:
         return (
-            f"{override!r} is not key=value. Is it part of a value with blanks? Quote such a value: "
+            f"{override!r} is not key=value. Is it part of a value that contains spaces? Quote such a value: "
             f"{quoting.typed('data.path', 'my text.txt')}"
         )
     if not re.fullmatch(r"[+~]*[\w/@$-]+(\.[\w/@$-]+)*", key, re.ASCII):

@@ -83,7 +83,7 @@ def check_shareable(settings: config.Config, group: Group) -> None:
         )
     if trainer.cuda_graph is config.CudaGraph.on:
         raise SettingsError(
-            f"trainer.cuda_graph=on cannot be done: {several}, which exchange their gradients in the midst of each step.",
+            f"trainer.cuda_graph=on cannot be done: {several}, which exchange their gradients within each step.",
             "A step that is recorded is one piece of work for one GPU.",
             "Type trainer.cuda_graph=auto.",
         )

@@ -27,7 +27,7 @@ def read_assignments(words: Iterable[str]) -> dict[str, Array]:
             raise ExpressionError(
                 f'"{printable(one_line(word.strip()), 80)}" gives no value to a name.',
                 "Behind the expression stand names with their values.",
-                "Type for example  x=1  or  W=[[1,2],[3,4]]  ; an expression with blanks in it needs quotation marks.",
+                "Type for example  x=1  or  W=[[1,2],[3,4]]  ; an expression that contains spaces needs quotation marks.",
             )
         if name in FUNCTIONS:
             raise ExpressionError(

@@ -49,8 +49,8 @@ class WordList:
         self._forbidden: dict[bytes, Tensor] = {}
         if not self._words or any(bytes([blank]) in word for word in self._words for blank in BLANKS):
             raise SettingsError(
-                "The list has no word that the model can write, or one with blanks in it.",
-                "Words stand between blanks.",
+                "The list has no word that the model can write, or one that contains spaces.",
+                "Words are separated by spaces.",
                 "Give words that the model knows, one per line.",
             )
         if bool(self.forbidden(b"")[torch.arange(len(self._writes)) != self._eos_id].all()):

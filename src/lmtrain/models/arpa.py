@@ -115,7 +115,7 @@ def _check_tokens(tokens: Sequence[str], eos_id: int) -> None:
         if token in seen or text.split() != [text] or text.decode() != token:
             raise DataError(
                 f"The token {token!r} (id {number}) cannot stand in an ARPA file.",
-                f"Allowed are distinct texts without blanks, other than {EOS}.",
+                f"Allowed are distinct texts without spaces, other than {EOS}.",
                 "Write the model of a word tokenizer, or give other texts for its tokens.",
             )
         seen.add(token)
@@ -473,7 +473,7 @@ def _iter_rows(lines: _Lines, order: int, numbers: list[int]) -> Iterator[tuple[
             lines.warn("a probability just above one is read as one.")
         log_rest = _nats(lines, fields[-1]) if len(fields) == order + 2 else 0.0
         if log_rest > -LOG_ZERO * LOG_10:
-            lines.refuse("has an absurd back-off weight", f"Allowed is at most {-LOG_ZERO:g}.")
+            lines.refuse("has a back-off weight that is too large", f"Allowed is at most {-LOG_ZERO:g}.")
         if log_rest and order == len(numbers):
             lines.refuse(f"has a back-off weight in the highest order, {order}", "There it can only be 0 or left out.")
         yield min(log_prob, 0.0), fields[1 : order + 1], log_rest

@@ -51,7 +51,7 @@ def make_optimizer(
 ) -> Optimizer:
     """The optimiser `name` over groups from `group_parameters`.
 
-    Raises SettingsError where the rate is absurd for the optimiser, where it does not read an option that is not at its
+    Raises SettingsError where the rate is too large for the optimiser, where it does not read an option that is not at its
     default, and where options exclude each other (`rules.of_optimizer`).
     """
     options = OptimizerOptions(momentum=momentum, nesterov=nesterov, beta1=beta1, beta2=beta2, alpha=alpha, epsilon=epsilon)

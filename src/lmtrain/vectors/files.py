@@ -323,6 +323,6 @@ def _check(vectors: Vectors, format: str) -> None:
         if not whole or cut or (number == 0 and format == "glove" and word.startswith("\ufeff")):
             raise DataError(
                 f"The word {one_line(repr(word[:60]))} (number {number + 1}) cannot stand in a file of {format}.",
-                "There a word is text without blanks and line ends." if whole else "A word is text that UTF-8 can write.",
+                "There a word is text without spaces and line ends." if whole else "A word is text that UTF-8 can write.",
                 "Type --format npz, which holds every text." if cut and whole else "Give another text for it.",
             )
