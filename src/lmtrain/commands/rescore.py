@@ -164,7 +164,7 @@ def _read_references(options: argparse.Namespace, keys: set[str]) -> dict[str, s
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
-    """Returns the lines of a text file with their numbers, from 1; "-" is standard input."""
+    """Yields the lines of a text file with their numbers, from 1; "-" is standard input."""
     held, number = "", 0
     for block in read_text(path):
         *lines, held = (held + block).split("\n")

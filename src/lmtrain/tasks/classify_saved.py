@@ -84,7 +84,7 @@ class Classifier:
         ]
 
     def iter_predictions(self, texts: Iterable[str], *, at_once: int = TEXTS) -> Iterator[tuple[str, Classified]]:
-        """Returns each text with its label, in their order; `at_once` texts are waited for before the first of them is
+        """Yields each text with its label, in their order; `at_once` texts are waited for before the first of them is
         answered."""
         remaining = iter(texts)
         while block := list(islice(remaining, at_once)):

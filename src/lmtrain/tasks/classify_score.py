@@ -74,7 +74,7 @@ class ClassifyScore:
 
     @cached_property
     def confusion(self) -> NDArray[np.int64]:
-        """Says how often a class (row) was taken for a class (column)."""
+        """Counts how often a class (row) was taken for a class (column)."""
         places = self.targets_N * len(self.labels) + self.predicted
         return np.bincount(places, minlength=len(self.labels) ** 2).reshape(len(self.labels), -1)
 
@@ -207,7 +207,7 @@ def mcnemar(is_right_first_N: NDArray[np.bool_], is_right_second_N: NDArray[np.b
 
 
 def worst_errors(score: ClassifyScore, texts: Sequence[str], most: int = 20) -> Iterator[str]:
-    """Returns the texts about which the model is surest and wrong, the worst first: how sure, their label, what it said."""
+    """Yields the texts about which the model is surest and wrong, the worst first: how sure, their label, what it said."""
     wrong = np.flatnonzero(~score.is_right)
     sure = score.probabilities_NC[wrong, score.predicted[wrong]]
     for place in wrong[np.argsort(-sure, kind="stable")][:most].tolist():

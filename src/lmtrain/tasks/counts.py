@@ -37,7 +37,7 @@ class Counts(NamedTuple):
 
 
 def iter_classes(head: str, rows: Iterable[tuple[str, Counts]]) -> Iterator[str]:
-    """Returns a table with a line for each class, in per cent; `head` says what the classes are of."""
+    """Yields a table with a line for each class, in per cent; `head` says what the classes are of."""
     named = [(one_line(name), counts) for name, counts in rows]
     width = max(map(len, [head, *(name for name, _ in named)]))
     yield f"{head:<{width}} precision  recall      F1   right   found   there"

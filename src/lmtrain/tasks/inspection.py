@@ -119,7 +119,7 @@ def pairs_of(splits: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def shares_of(name: str, heading: str, counts: Mapping[str, Counter[str]]) -> Section:
-    """Says how often each tag or label occurs in every split."""
+    """Counts how often each tag or label occurs in every split."""
     labels = [label for label, _ in sum(counts.values(), Counter[str]()).most_common()]
     width = max([len(one_line(label)) for label in labels], default=0)
     lines = [" " * width + "".join(f"{split:>18}" for split in counts)]
