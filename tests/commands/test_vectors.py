@@ -158,7 +158,7 @@ def test_how_far_words_moved_between_two_checkpoints(files: Path, call: Call) ->
         (["analogies", "nowhere", "text.txt"], 3, r"stands in no section"),
         (["similarity", "royal.vec", "questions.txt"], 3, r"is no pair with a score"),
         (["export", "royal.vec", "--output", "text.txt"], 2, r"--output text\.txt is there already"),
-        (["export", "royal.vec", "--output", "no/where"], 2, r"lies in no, which is no directory"),
+        (["export", "royal.vec", "--output", "no/where"], 2, r"is in no, which is no directory"),
         (["export", "royal.vec", "--output", "new", "--format", "csv"], 2, r"invalid choice"),
         (["export", "royal.vec"], 2, r"required: --output"),
         (["plot", "royal.vec", "man", "king", "--output", "words.png"], 2, r"does not end in \.svg.*Type --output words\.svg"),

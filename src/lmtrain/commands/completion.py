@@ -60,7 +60,7 @@ def offers(line: str) -> list[str]:
     """Returns the whole words that may complete `line`."""
     typed = re.split(r"\s+", re.sub(r"^\s*(python\S*\s+-m\s+lmtrain|\S*lmtrain)\s", "", line))
     *before, word = typed
-    commands = import_module("lmtrain.__main__").COMMANDS  # by name, as it stands above commands
+    commands = import_module("lmtrain.__main__").COMMANDS  # by name, because it is above commands
     command = before[0] if before and before[0] in commands else None
     found: Iterator[str] | list[str]
     if command is None or command == "inspect":

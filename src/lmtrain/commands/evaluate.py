@@ -69,14 +69,14 @@ def main(arguments: list[str]) -> None:
     bar = tqdm(total=len(text.ids), unit="tok", unit_scale=True, disable=None, leave=False, file=sys.stderr)
     with computing(options), bar:
         method = choose_method(options, trained)
-        bill = evaluate(
+        result = evaluate(
             trained.model, text, tokenizer, num_streams=options.streams, method=method, device=options.device,
             progress=bar.update,
         )  # fmt: skip
-    check_numbers(bill.total_nats, method)
+    check_numbers(result.total_nats, method)
     if options.split == "train" and not options.text:
-        document = {"checkpoint": str(trained.path), "text": "train"} | bill.to_json()
-        print(json.dumps(document) if options.json else f"{printable(f'train of {trained.path}')}:\n{bill.format()}")
+        document = {"checkpoint": str(trained.path), "text": "train"} | result.to_json()
+        print(json.dumps(document) if options.json else f"{printable(f'train of {trained.path}')}:\n{result.format()}")
         return
     name = options.text or f"the {options.split} text"
     others = [hashes for other, hashes in saved.held_out.items() if options.text or other != options.split]
@@ -85,9 +85,11 @@ def main(arguments: list[str]) -> None:
     if options.json:  # which says it in numbers
         shares = [overlap and overlap.share for _, overlap in finding.overlaps]
         document = {"checkpoint": str(trained.path), "text": options.text or options.split}
-        print(json.dumps(document | bill.to_json() | {"lines_in_training": shares}))
+        print(json.dumps(document | result.to_json() | {"lines_in_training": shares}))
         return
-    print(f"{printable(f'{options.text or options.split} of {trained.path}')}:\n{bill.format()}\n{printable(finding.format())}")
+    print(
+        f"{printable(f'{options.text or options.split} of {trained.path}')}:\n{result.format()}\n{printable(finding.format())}"
+    )
     finding.warn("the numbers are better than those of unseen text", "Type --text FILE with a text that it was not trained on.")
 
 

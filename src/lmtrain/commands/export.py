@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> None:
         sizes = {name: (directory / name).stat().st_size for name in written.files}
     for name, size in sizes.items():
         print(printable(f"{name:<20}{size:>16,} bytes"))
-    for name, bill in written.judged.items():
-        print(f"\n{name}:\n{bill.format()}")
+    for name, result in written.judged.items():
+        print(f"\n{name}:\n{result.format()}")
     for line in written.measured:
         print(printable(line))
     file = Path(options.output) / ("model.py" if options.format == "torch" else "card.md")

@@ -74,7 +74,7 @@ class Second:
         text = read_text(options.file)
         lines = KeyedLines(text, columns, options.format or "plain") if columns else text
         with computing(options):
-            self.bill = score_text(
+            self.result = score_text(
                 trained.model, trained.tokenizer, lines, on_line=lambda line: self._log_probs.append(-line.total_nats),
                 method=Static(options.temperature), independent=True, batch_tokens=options.batch_tokens or BATCH_TOKENS,
                 unknown_cost=options.unknown_cost, device=options.device,

@@ -148,7 +148,7 @@ def _read_references(options: argparse.Namespace, keys: set[str]) -> dict[str, s
         if not key or not (found or options.format == "kaldi") or key in references:  # with a space it may say nothing
             raise DataError(
                 f"Line {number:,} of {one_line(options.references)} is {one_line(line[:60])!r}.",
-                f"A reference is an id, a {'space' if options.format == 'kaldi' else 'tab'} and a text; each id stands once.",
+                f"A reference is an id, a {'space' if options.format == 'kaldi' else 'tab'} and a text; each id appears once.",
                 "Correct that line.",
             )
         references[key] = text

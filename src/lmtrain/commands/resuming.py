@@ -110,7 +110,7 @@ def _check_documents(checkpoint: Checkpoint, task: Task) -> config.Config:
         raise CheckpointError(
             f"The text has changed since {checkpoint.path} was saved (fingerprint {task.fingerprint[:12]} instead of "
             f"{fingerprint[:12]}).",
-            "A run goes on only on the very text it was started with.",
+            "A run goes on only with the text that it was started with.",
             "Restore the text, set data.path to where it is now, or start a new run.",
         )
     with within("training.json: "):

@@ -74,7 +74,7 @@ def read_runs(directories: Sequence[str]) -> list[RunRecord]:
         if not path.is_dir():
             raise SettingsError(
                 f"{one_line(str(path))} is {'no directory' if path.exists() else 'not there'}.",
-                "Runs lie in directories: a training writes one under outputs/.", "Give a directory that exists.",
+                "Runs are in directories: a training writes one under outputs/.", "Give a directory that exists.",
             )  # fmt: skip
     records = []
     for path in find_runs(paths, lambda error: warn(f"{error.filename} cannot be read ({error.strerror}); it is left out.")):

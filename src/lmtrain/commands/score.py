@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     add_model_options(parser)
     parser.add_argument("file", metavar="FILE", help='text to score; "-": standard input')
     parser.add_argument(
-        "--independent", action="store_true", help="every line by itself, whatever stands before it (filtering, comparing)"
+        "--independent", action="store_true", help="every line by itself, whatever comes before it (filtering, comparing)"
     )
     parser.add_argument("--per-token", action="store_true", help="also every token's log-probability")
     parser.add_argument("--json", action="store_true", help="JSON lines; the last one is the total")
@@ -133,17 +133,17 @@ def _score(options: argparse.Namespace, columns: tuple[str, ...]) -> None:
     if options.independent:
         trained.model.forget_at(StatePolicy.line)
     with computing(options):
-        bill = score_text(
+        result = score_text(
             trained.model, trained.tokenizer, text if keyed is None else keyed, on_line=show, per_token=options.per_token,
             method=choose_method(options, trained), independent=options.independent,
             batch_tokens=options.batch_tokens or BATCH_TOKENS, at_once=options.flush, unknown_cost=options.unknown_cost,
             device=options.device,
         )  # fmt: skip
     if options.json:
-        total = bill.to_json() | ({} if second is None else {"lines": sums.to_json()})
+        total = result.to_json() | ({} if second is None else {"lines": sums.to_json()})
         print(json.dumps({"total": total}))
     else:  # below a table it would look like a row
-        words = bill.format() if second is None else f"{bill.format()}\n{sums.format()}"
+        words = result.format() if second is None else f"{result.format()}\n{sums.format()}"
         print(words if options.nbest else f"\n{words}", file=sys.stderr if options.nbest else sys.stdout)
 
 
@@ -181,15 +181,15 @@ def _show_surprise(options: argparse.Namespace, columns: tuple[str, ...]) -> Non
     has_words = trained.tokenizer.kind.has_words or unit == "word"
     drawing = page(options.html, title, unit, has_words) if options.html else nullcontext((None, None))
     with drawing as (draw, end), computing(options):
-        bill = score_units(
+        result = score_units(
             trained.model, trained.tokenizer, text if keyed is None else keyed, unit, show, method=Static(options.temperature),
             unknown_cost=options.unknown_cost, at_once=options.flush, device=options.device,
         )  # fmt: skip
         if end is not None:
-            end(bill.format())
+            end(result.format())
     if options.json:
-        print(json.dumps({"total": bill.to_json()}))
+        print(json.dumps({"total": result.to_json()}))
     else:  # below a table it would look like a row
-        print(bill.format(), file=sys.stderr if rows is not None else sys.stdout)
+        print(result.format(), file=sys.stderr if rows is not None else sys.stdout)
     if options.html:
         print(printable(f"Saved in {options.html}."), file=sys.stderr)

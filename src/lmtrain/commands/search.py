@@ -110,7 +110,7 @@ class Search:
         self, space: Space, typed: list[str], directory: Path, name: str, storage: str | None, seed: int | None, prunes: bool
     ) -> None:
         self._space, self._typed, self._directory = space, typed, directory
-        self._application: Any = import_module("lmtrain.application")  # by name, as it stands above commands
+        self._application: Any = import_module("lmtrain.application")  # by name, because it is above commands
         self._application.register_schemas()
         self._check()
         try:
@@ -118,7 +118,7 @@ class Search:
         except OSError as error:
             raise SettingsError(
                 f"--directory {one_line(str(directory))} cannot be used: {error.strerror}.",
-                "The runs of the trials lie in it.", "Give a directory that you may write in.",
+                "The runs of the trials are kept in it.", "Give a directory that you may write in.",
             ) from error  # fmt: skip
         url = storage or f"sqlite:///{directory / 'study.db'}"
         self._study = _open_study(url, name, seed, prunes)

@@ -95,7 +95,7 @@ def read_space(path: Path) -> Space:
         if not _is_value(value):
             raise _wrong(path, f"settings: {one_line(str(name))} is {_shown(value)}, which is no value of a setting.")
     if both := [name for name in settings if name in document["space"]]:
-        raise _wrong(path, f"{one_line(', '.join(both))} stands both in `settings` and in `space`.")
+        raise _wrong(path, f"{one_line(', '.join(both))} is both in `settings` and in `space`.")
     return Space(settings, {name: _dimension(path, name, where) for name, where in document["space"].items()})
 
 

@@ -80,7 +80,7 @@ def next_steps(path: Path, task: Task) -> str:
     """Lists what one can do with the run, as it can be typed here."""
     directory = quoted_for_shell(shown(path))
     lines = [f"tensorboard --logdir {directory}", *task.next_steps(directory)]
-    return f"\nEverything lies in {printable(shown(path))}. Next:\n" + "".join(f"  {line}\n" for line in lines)
+    return f"\nEverything is in {printable(shown(path))}. Next:\n" + "".join(f"  {line}\n" for line in lines)
 
 
 def how_it_ended(settings: config.Config, reached: Mapping[str, tuple[float, float]], path: Path) -> str:

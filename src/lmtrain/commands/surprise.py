@@ -123,7 +123,7 @@ model expected instead.</p>
 <p>{legend} nats or more</p>
 <main>"""
 END = """</main>
-<p>{bill}</p>
+<p>{result}</p>
 </body></html>
 """
 
@@ -145,7 +145,7 @@ def page(path: str, title: str, unit: str, has_words: bool) -> Iterator[tuple[Ca
             shades = "\n".join(f".s{level} {{ background: {_shade(level)} }}" for level in range(LEVELS + 1))
             legend = " ".join(f'<i class="s{level}">&nbsp;{level * NATS_PER_LEVEL:g}&nbsp;</i>' for level in range(LEVELS + 1))
             write(PAGE.format(title=escape(printable(title)), unit=unit, shades=shades, legend=legend))
-            yield lambda found: write(_drawn(found, has_words)), lambda bill: write(END.format(bill=_broken(bill)))
+            yield lambda found: write(_drawn(found, has_words)), lambda result: write(END.format(result=_broken(result)))
             new_path(path, option="--html")  # somebody may have made it in the meantime
     except BrokenPipeError:  # the reader of standard output went away
         raise
@@ -174,5 +174,5 @@ def _drawn(found: Unit, has_words: bool) -> str:
     return f'<i class="s{level}" title="{about}">{shown}</i>{behind}'
 
 
-def _broken(bill: str) -> str:
-    return escape(printable(bill)).replace("\n", "<br>")
+def _broken(result: str) -> str:
+    return escape(printable(result)).replace("\n", "<br>")

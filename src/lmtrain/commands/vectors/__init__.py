@@ -1,9 +1,9 @@
-"""`python -m lmtrain vectors ...`: word vectors of a run or of a file, measured, looked at, written and trained.
+"""`python -m lmtrain vectors ...` measures, shows, writes and trains word vectors, those of a run or of a file.
 
 {overview}
 
-RUN|FILE is a run or checkpoint directory, or a file of vectors: word2vec as text or binary, GloVe's text, or npz; its content
-tells which. Each of these has its own help:  python -m lmtrain vectors analogies --help
+RUN|FILE is a run or checkpoint directory, or a file of vectors: word2vec as text or binary, GloVe's text, or npz, which its
+content tells. Each of these has its own help:  python -m lmtrain vectors analogies --help
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COMMANDS = {
     "senses": ("senses", "RUN|FILE WORD --data TEXT", "clusters the windows around a word, or finds its atoms"),
     "moved": ("looks", "RUN|FILE RUN|FILE", "how far each word moved between two vectors of it"),
 }
-"""Each with the file that holds it, what it takes, and what it does."""
+"""Each command with the file that holds it, what it takes, and what it does."""
 
 
 def main(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""`vectors export`: word vectors of a run, or of a file, as a file that other programs read."""
+"""`vectors export` writes word vectors of a run, or of a file, as a file that other programs read."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from lmtrain.shell import printable
 
 
 def export(arguments: list[str]) -> None:
-    """`python -m lmtrain vectors export RUN|FILE --format FORMAT --output FILE`: writes the vectors for other programs.
+    """`python -m lmtrain vectors export RUN|FILE --format FORMAT --output FILE` writes the vectors for other programs.
 
-    What is read again is the same, bit by bit. word2vec and glove are text; npz holds the arrays words and matrix.
+    Read again, they are the same bit by bit. word2vec and glove are text; npz holds the arrays words and matrix.
     """
     parser = Parser("vectors export", export.__doc__)
     parser.add_argument("vectors", metavar="RUN|FILE", help="a run or checkpoint directory, or a file of vectors")

@@ -1,4 +1,4 @@
-"""`vectors neighbours`, `analogy`, `plot` and `moved`: word vectors looked at by hand."""
+"""`vectors neighbours`, `analogy`, `plot` and `moved` show word vectors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NUMBER = "how many words are shown (default: 10)"
 
 
 def neighbours(arguments: list[str]) -> None:
-    """`python -m lmtrain vectors neighbours RUN|FILE WORD...`: the words of the largest cosine with each word."""
+    """`python -m lmtrain vectors neighbours RUN|FILE WORD...` prints the words of the largest cosine with each word."""
     parser = vectors_parser("neighbours", neighbours.__doc__)
     parser.add_argument("words", metavar="WORD", nargs="+", help="words to look up, as the vectors write them")
     parser.add_argument("--number", type=whole(1), default=10, help=NUMBER)
@@ -22,7 +22,7 @@ def neighbours(arguments: list[str]) -> None:
     from lmtrain.vectors.table import ranking_to_json
 
     vectors = open_vectors(options)
-    vectors.rows(options.words)  # which names all that are missing at once
+    vectors.rows(options.words)  # this names all missing words at once
     found = {word: vectors.neighbours(word, options.number) for word in options.words}
     if options.json:
         print_json({word: ranking_to_json(near) for word, near in found.items()})
@@ -32,7 +32,7 @@ def neighbours(arguments: list[str]) -> None:
 
 
 def analogy(arguments: list[str]) -> None:
-    """`python -m lmtrain vectors analogy RUN|FILE A B C`: the words that are to C as B is to A, for example man woman king."""
+    """`python -m lmtrain vectors analogy RUN|FILE A B C` prints the words that are to C as B is to A (man woman king)."""
     parser = vectors_parser("analogy", analogy.__doc__)
     parser.add_argument("words", metavar="A B C", nargs="*", help="three words: A is to B as C is to ...?")
     add_method(parser)
@@ -59,7 +59,7 @@ def analogy(arguments: list[str]) -> None:
 
 
 def plot(arguments: list[str]) -> None:
-    """`python -m lmtrain vectors plot RUN|FILE WORD... --output FILE.svg`: words on the two principal axes of their vectors.
+    """`python -m lmtrain vectors plot RUN|FILE WORD... --output FILE.svg` draws words on two principal axes.
 
     A WORD written man:woman is a pair: both words, joined by a line.
     """
@@ -88,10 +88,10 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def moved(arguments: list[str]) -> None:
-    """`python -m lmtrain vectors moved RUN|FILE RUN|FILE`: how far each word moved, by the cosine of its two vectors.
+    """`python -m lmtrain vectors moved RUN|FILE RUN|FILE` shows how far each word moved, by the cosine of its two vectors.
 
-    For example from the first checkpoint of a run to its best one, or from vectors to what a training made of them. Words
-    that never moved are counted: training did not meet them.
+    For example from the first checkpoint of a run to its best one, or from vectors to those that a training made from them.
+    Words that never moved are counted: training did not meet them.
     """
     parser = Parser("vectors moved", moved.__doc__)
     parser.add_argument("before", metavar="BEFORE", help="a run or checkpoint directory, or a file of vectors")

@@ -1,4 +1,4 @@
-"""`vectors analogies` and `vectors similarity`: how good word vectors are, with the coverage beside every figure."""
+"""`vectors analogies` and `vectors similarity` measure how good word vectors are, with the coverage beside every figure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEEP_CASE = "look words up as they are written; else in lower case where the vec
 
 
 def analogies(arguments: list[str]) -> None:
-    """`python -m lmtrain vectors analogies RUN|FILE QUESTIONS`: accuracy on analogies by section, and in all.
+    """`python -m lmtrain vectors analogies RUN|FILE QUESTIONS` prints the accuracy on analogies by section, and in all.
 
     QUESTIONS is a file such as Google's questions-words.txt: sections, ": name", and lines of four words. The answer to a : b
     :: c : ? is the word nearest to b - a + c, these three left out. Questions with a word that has no vector are not asked:
@@ -40,11 +40,11 @@ def analogies(arguments: list[str]) -> None:
 
 
 def similarity(arguments: list[str]) -> None:
-    """`python -m lmtrain vectors similarity RUN|FILE PAIRS`: Spearman's correlation of cosines with human judgements.
+    """`python -m lmtrain vectors similarity RUN|FILE PAIRS` prints Spearman's correlation of cosines with human judgements.
 
     PAIRS is a file such as WordSim-353 or SimLex-999: word, word, score, separated by tabs or commas; comments, a header and
     a number of the row are recognised. Equal values share their average rank. Pairs with a word that has no vector are left
-    out; how many were compared stands beside the figure. Below stand the ten pairs whose ranks are furthest apart.
+    out, and the number of compared ones is beside the figure. Below are the ten pairs whose ranks are furthest apart.
     """
     parser = vectors_parser("similarity", similarity.__doc__)
     parser.add_argument("pairs", metavar="PAIRS", help="a file of pairs of words with scores")
@@ -64,7 +64,7 @@ def similarity(arguments: list[str]) -> None:
 
 
 def add_method(parser: object) -> None:
-    """`--method`."""
+    """Adds `--method`."""
     assert hasattr(parser, "add_argument")
     parser.add_argument(
         "--method", choices=("add", "mul"), default="add", help="cosine with b - a + c, or 3CosMul (default: add)"

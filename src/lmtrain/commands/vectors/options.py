@@ -1,4 +1,4 @@
-"""What the commands for word vectors have in common: naming the vectors, opening them, where results go."""
+"""The options and helpers of all commands for word vectors: naming them, opening them, writing results."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from lmtrain.vectors.table import Vectors
 
-FORMATS = ("word2vec", "word2vec-binary", "glove", "npz")  # as lmtrain.vectors.files has them, which takes NumPy to import
+FORMATS = ("word2vec", "word2vec-binary", "glove", "npz")  # as in lmtrain.vectors.files, which imports NumPy
 
 
 def vectors_parser(command: str, description: str | None) -> Parser:
-    """A parser of a command that is given vectors."""
+    """Returns a parser of a command that is given vectors."""
     parser = Parser(f"vectors {command}", description)
     parser.add_argument("vectors", metavar="RUN|FILE", help="a run or checkpoint directory, or a file of vectors")
     add_source_options(parser)
@@ -26,18 +26,18 @@ def vectors_parser(command: str, description: str | None) -> Parser:
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """How RUN|FILE is read."""
+    """Adds the options that say how RUN|FILE is read."""
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="of a run directory (default: best)")
     parser.add_argument("--format", choices=FORMATS, help="of a file whose content is taken for another format")
 
 
 def open_vectors(options: argparse.Namespace, path: str | None = None) -> Vectors:
-    """The vectors that the options name, or those at `path`."""
+    """Returns the vectors that the options name, or those at `path`."""
     return read_vectors(path or options.vectors, options.checkpoint, options.format)
 
 
 def read_vectors(path: str, checkpoint: Literal["best", "last"], format: str | None) -> Vectors:
-    """As `lmtrain.load_vectors`; for a file PyTorch, which takes seconds to import, is left out."""
+    """Returns what `lmtrain.load_vectors` does; for a file, PyTorch is not imported, which takes seconds."""
     if not expanded(path).is_dir():
         from lmtrain.vectors.table import Vectors
 
@@ -48,7 +48,7 @@ def read_vectors(path: str, checkpoint: Literal["best", "last"], format: str | N
 
 
 def new_file(path: str, suffixes: tuple[str, ...] = ()) -> Path:
-    """A file to write, checked before any work is done; SettingsError where it cannot be made or has another suffix."""
+    """Checks a file to write before any work is done. Raises SettingsError if it cannot be made or has another suffix."""
     import os
 
     file = new_path(path)
@@ -61,7 +61,7 @@ def new_file(path: str, suffixes: tuple[str, ...] = ()) -> Path:
         )  # fmt: skip
     if not file.parent.is_dir():
         raise SettingsError(
-            f"--output {path} lies in {file.parent}, which is no directory.", "It must lie in a directory that exists.",
+            f"--output {path} is in {file.parent}, which is no directory.", "It must be in a directory that exists.",
             f"Type  mkdir -p {file.parent}  first, or give another path.",
         )  # fmt: skip
     if not os.access(file.parent, os.W_OK):
@@ -73,12 +73,12 @@ def new_file(path: str, suffixes: tuple[str, ...] = ()) -> Path:
 
 
 def add_json(parser: argparse.ArgumentParser, what: str = "the result") -> None:
-    """`--json`."""
+    """Adds `--json`."""
     parser.add_argument("--json", action="store_true", help=f"{what} as JSON")
 
 
 def print_json(document: Any) -> None:
-    """One JSON document; there is neither nan nor infinity in it."""
+    """Prints one JSON document; there is neither nan nor infinity in it."""
     import json
 
     print(json.dumps(document, ensure_ascii=False, allow_nan=False))

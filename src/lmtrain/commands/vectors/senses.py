@@ -1,4 +1,4 @@
-"""`vectors senses`: the senses of a word, by the windows around it or as atoms; and two tests of these on words made of two."""
+"""`vectors senses` finds the senses of a word, by the windows around it or as atoms, and tests that on words made of two."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ AS_TYPED = {"number": "--num-atoms ", "sparsity": "--sparsity ", "size": "--size
 
 @as_typed(**AS_TYPED)
 def senses(arguments: list[str]) -> None:
-    """`python -m lmtrain vectors senses RUN|FILE WORD --data TEXT`: the senses of a word.
+    """`python -m lmtrain vectors senses RUN|FILE WORD --data TEXT` prints the senses of a word.
 
-    --method cluster (default) clusters the windows around WORD in TEXT and shows of each cluster its share, the words that tell
+    --method cluster (default) clusters the windows around WORD in TEXT and shows of each cluster its size, the words that tell
     it from the others, and two windows. --method atoms needs no TEXT: it learns directions of which every vector is a sum of
     a few, and shows those of WORD.
 
@@ -75,7 +75,7 @@ def _parser() -> Parser:
 
 
 def _check_retrain(options: argparse.Namespace) -> None:
-    """SettingsError for --retrain beside what it does not go with, and for --output without it."""
+    """Raises SettingsError for --retrain beside what excludes it, and for --output without it."""
     others = {"--check-superposition": options.check_superposition, "--pseudo-word": options.pseudo_word,
               "--method atoms": options.method == "atoms"}  # fmt: skip
     given = [name for name, value in others.items() if value]
@@ -99,7 +99,7 @@ def _number_of_senses(text: str) -> int | None:
 
 
 def _need(options: argparse.Namespace, *names: str) -> None:
-    """SettingsError where one of the arguments `names` is missing."""
+    """Raises SettingsError if one of the arguments `names` is missing."""
     shown = {"vectors": "RUN|FILE", "word": "WORD", "data": "--data TEXT"}
     missing = [shown[name] for name in names if getattr(options, name) is None]
     if missing:
@@ -110,7 +110,7 @@ def _need(options: argparse.Namespace, *names: str) -> None:
 
 
 def _read(options: argparse.Namespace) -> tuple[Vectors, Text]:
-    """The vectors, and the whole text, in lower case where the vectors have no capitals."""
+    """Returns the vectors, and the whole text, in lower case if the vectors have no capitals."""
     from lmtrain.vectors.text import read_words
 
     vectors = open_vectors(options)

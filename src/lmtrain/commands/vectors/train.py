@@ -1,4 +1,4 @@
-"""`vectors train`: word vectors from a text."""
+"""`vectors train` learns word vectors from a text."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ TRAINED = ("skipgram", "cbow", "glove")
 
 @as_typed(size="--size ", min_count="--min-count ", window="--window ")
 def train(arguments: list[str]) -> None:
-    """`python -m lmtrain vectors train TEXT --method METHOD --output FILE`: vectors from words that stand together in a text.
+    """`python -m lmtrain vectors train TEXT --method METHOD --output FILE` learns vectors from words that are neighbours.
 
-    TEXT is a text file, or a directory with train, valid and test, of which the training split alone is learnt from.
+    TEXT is a text file, or a directory with train, valid and test, of which only the training split is used.
 
-    svd is the truncated singular value decomposition of the matrix that counts how often two words stand within a window of
+    svd is the truncated singular value decomposition of the matrix that counts how often two words occur within a window of
     each other, in one line. The same text gives the same file on every run.
 
     skipgram, cbow and glove are trained as every model is, in a run directory, from which training can go on (task=vectors). A
-    text file is cut into training, validation and test text first. Written are the vectors of the last checkpoint: they measure
-    better than those of the least loss on the validation text. Every other setting can be given behind --set.
+    text file is cut into training, validation and test text first. The vectors of the last checkpoint are written: they measure
+    better than those of the least loss on the validation text. Every other setting can be given after --set.
     """
     parser = Parser("vectors train", train.__doc__)
     parser.add_argument("text", metavar="TEXT", help="a text file, or a directory with train, valid and test")
@@ -60,7 +60,7 @@ def train(arguments: list[str]) -> None:
 
 
 def _check_options(parser: Parser, options: argparse.Namespace) -> None:
-    """SettingsError for an option that the method does not read."""
+    """Raises SettingsError for an option that the method does not read."""
     is_svd = options.method == "svd"
     names = ("epochs", "seed", "run", "set") if is_svd else ("counts", "weighting", "smoothing", "shift", "power")
     given = [f"--{name}" for name in names if getattr(options, name) != parser.get_default(name)]
@@ -73,7 +73,7 @@ def _check_options(parser: Parser, options: argparse.Namespace) -> None:
 
 
 def _decomposed(options: argparse.Namespace) -> Vectors:
-    """Vectors by singular value decomposition."""
+    """Returns vectors by singular value decomposition."""
     from lmtrain.vectors.svd import train_svd
     from lmtrain.vectors.text import read_words
 
@@ -87,7 +87,7 @@ def _decomposed(options: argparse.Namespace) -> Vectors:
 
 
 def _learnt(options: argparse.Namespace) -> Vectors:
-    """Vectors as a training like any other leaves them in the end."""
+    """Returns the vectors that a training, like any other, has in the end."""
     from lmtrain.tasks.opening import load_vectors
 
     settings = {
@@ -101,7 +101,7 @@ def _learnt(options: argparse.Namespace) -> Vectors:
         f"{name}={quoted(value) if isinstance(value, str) else str(value).lower()}"
         for name, value in settings.items() if value is not None
     ]  # fmt: skip
-    run_module = import_module("lmtrain.run")  # by name, as it stands above commands
+    run_module = import_module("lmtrain.run")  # by name, because it is above commands
     try:
         run = run_module.train(*of_method.split(), *overrides, *(options.set or []))
     except KeyboardInterrupt:
@@ -111,14 +111,14 @@ def _learnt(options: argparse.Namespace) -> Vectors:
 
 
 def add_text_options(parser: argparse._ActionsContainer) -> None:
-    """Which words of a text are read."""
+    """Adds the options that say which words of a text are read."""
     parser.add_argument("--min-count", type=whole(1), default=5, help="rarer words get no vector (default: 5)")
     parser.add_argument("--max-words", type=whole(1), metavar="N", help="only the N most frequent words get one")
     parser.add_argument("--lowercase", action="store_true", help="read the text in lower case")
 
 
 def add_svd_options(parser: argparse._ActionsContainer) -> None:
-    """How pairs are counted, weighed and decomposed."""
+    """Adds the options that say how pairs are counted, weighted and decomposed."""
     parser.add_argument("--size", type=whole(1), default=100, help="numbers of a vector (default: 100)")
     parser.add_argument(
         "--counts", choices=("raw", "sqrt", "log", "ppmi"), default="ppmi",
@@ -135,12 +135,12 @@ def add_svd_options(parser: argparse._ActionsContainer) -> None:
 
 
 def svd_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of `add_svd_options` as `train_svd` takes them."""
+    """Returns the options of `add_svd_options` as `train_svd` takes them."""
     return {name: getattr(options, name) for name in ("size", "counts", "window", "weighting", "smoothing", "shift", "power")}
 
 
 def number(least: float, most: float = 1000) -> Callable[[str], float]:
-    """The `type=` of an option that takes numbers from `least` to `most`."""
+    """Is the `type=` of an option that takes numbers from `least` to `most`."""
 
     def parse_number(text: str) -> float:
         try:
