@@ -35,7 +35,7 @@ from lmtrain.models.base import LanguageModel, evaluating
 from lmtrain.saved import Trained, vectors_of
 from lmtrain.targets import new_directory
 from lmtrain.tasks.comparing import SplitName, compare_saved
-from lmtrain.tasks.opening import open_saved, training_corpus
+from lmtrain.tasks.opening import open_saved, text_field, training_corpus
 from lmtrain.training.checkpoint import load_document
 from lmtrain.vectors.table import Vectors
 
@@ -166,7 +166,8 @@ class Model:
         with self._computing(precision):
             if not isinstance(text, str | os.PathLike):
                 return score_text(self.network, self.tokenizer, text, device=self.device)
-            return evaluate(self.network, encode_file(Path(text), self.tokenizer), self.tokenizer, device=self.device)
+            encoded = encode_file(Path(text), self.tokenizer, text_field(self.path))
+            return evaluate(self.network, encoded, self.tokenizer, device=self.device)
 
     def sample(
         self,
@@ -252,7 +253,7 @@ class Model:
         >>> lm.novelty("the cat a", "text.txt")[0].num_copied
         2
         """
-        ids = encode_file(Path(training), self.tokenizer).ids
+        ids = encode_file(Path(training), self.tokenizer, text_field(self.path)).ids
         return novelty_of([texts] if isinstance(texts, str) else texts, self.tokenizer, ids)
 
     def next(self, prompt: str = "", *, top: int = 5) -> list[tuple[str, float]]:
@@ -305,7 +306,7 @@ class Model:
         """
         if other.device != self.device:
             raise ValueError(f"one model is on {self.device}, the other on {other.device}; expected the same device")
-        blocks = iter_text(Path(text)) if isinstance(text, str | os.PathLike) else text
+        blocks = iter_text(Path(text), text_field(self.path)) if isinstance(text, str | os.PathLike) else text
         with self._computing(precision):
             return compare_saved(
                 self._trained, other._trained, blocks, labels=(str(self.path), str(other.path)), split=split,

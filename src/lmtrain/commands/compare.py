@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from lmtrain.commands.options import Parser, add_speed_options, computing, open_model, parse, read_text, whole
+from lmtrain.commands.options import Parser, add_speed_options, computing, field_of, open_model, parse, read_text, whole
 from lmtrain.errors import SettingsError
 from lmtrain.terminal import for_terminal
 
@@ -42,8 +42,9 @@ def main(arguments: list[str]) -> None:
     from lmtrain.inference.comparison_text import tsv
     from lmtrain.tasks.comparing import compare_saved
 
-    blocks = read_text(options.file) if options.file else None
-    a, b = (open_model(argparse.Namespace(**vars(options) | {"run": run})) for run in (options.run_a, options.run_b))
+    first, second = (argparse.Namespace(**vars(options) | {"run": run}) for run in (options.run_a, options.run_b))
+    blocks = read_text(options.file, field=field_of(first, options.file)) if options.file else None
+    a, b = open_model(first), open_model(second)
     with computing(options):
         found = compare_saved(
             a, b, blocks, labels=(options.run_a, options.run_b), split=options.split or "test",

@@ -102,12 +102,12 @@ def print_beams(options: argparse.Namespace, trained: Trained, prompt: str, sett
 def open_training(name: str, trained: Trained) -> Any:
     """Returns the ids of a training text: of a run, or of a file that the model's tokenizer reads."""
     from lmtrain.data.corpus import encode_file
-    from lmtrain.tasks.opening import task_at, training_corpus
+    from lmtrain.tasks.opening import task_at, text_field, training_corpus
     from lmtrain.training.checkpoint import read_named
 
     path = expanded(name)
     if not path.is_dir():
-        return encode_file(path, trained.tokenizer).ids
+        return encode_file(path, trained.tokenizer, text_field(trained.path)).ids
     if task_at(path) != "language":
         raise SettingsError(f"--novelty {name} is no language model.", "It has no text.", "Give the text: --novelty FILE.")
     try:

@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
     from lmtrain.data.corpus import encode_file
     from lmtrain.inference.evaluate import check_numbers, evaluate
     from lmtrain.saved import load_lines
-    from lmtrain.tasks.opening import task_at, training_corpus
+    from lmtrain.tasks.opening import task_at, text_field, training_corpus
 
     if task_at(options.run, options.checkpoint) != "language":
         evaluate_examples(options)
@@ -63,7 +63,10 @@ def main(arguments: list[str]) -> None:
     saved = load_lines(trained)
     text: EncodedText
     if options.text or options.split == "train":
-        text = split = encode_file(options.text, tokenizer) if options.text else training_corpus(trained.path).train
+        if options.text:
+            text = split = encode_file(options.text, tokenizer, text_field(trained.path))
+        else:
+            text = split = training_corpus(trained.path).train
     else:
         text = _saved_text(trained, options.split)
     bar = tqdm(total=len(text.ids), unit="tok", unit_scale=True, disable=None, leave=False, file=sys.stderr)

@@ -187,11 +187,20 @@ def computing(options: argparse.Namespace) -> Iterator[None]:
         yield
 
 
-def read_text(path: str, *, at_once: bool = False) -> Iterator[str]:
-    """Yields a text in blocks; "-" is standard input. Raises DataError for what is not UTF-8 text.
+def field_of(options: argparse.Namespace, file: str | None) -> str:
+    """Which field of the records in `file` is their text: that on which the model was trained that the options name."""
+    from lmtrain.data.text import IS_JSONL
+    from lmtrain.tasks.opening import text_field
+    from lmtrain.training.checkpoint import read_named
+
+    return read_named(options.run, options.checkpoint, text_field) if file and IS_JSONL.search(file) else "text"
+
+
+def read_text(path: str, *, at_once: bool = False, field: str = "text") -> Iterator[str]:
+    """Yields a text in blocks; "-" is standard input. Of a .jsonl it reads what its records have as `field`.
 
     A file is read to its end first, so that it is refused before anything is done with it. With `at_once`, a block of standard
-    input is whatever has arrived.
+    input is whatever has arrived. Raises DataError for what is not UTF-8 text.
     """
     from lmtrain.data.files import STANDARD_INPUT
     from lmtrain.data.text import iter_decoded, iter_text, scan
@@ -204,7 +213,7 @@ def read_text(path: str, *, at_once: bool = False) -> Iterator[str]:
                 "Standard input is closed.", '"-" means the text that is piped into this command.', "Pipe one, or give a file."
             )
         return iter_decoded(cast(BufferedIOBase, sys.stdin.buffer), STANDARD_INPUT, at_once=at_once)
-    return iter_text(scan(expanded(path)).path)
+    return iter_text(scan(expanded(path), field).path, field)
 
 
 def iter_lines(path: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ import math
 from array import array
 from typing import TYPE_CHECKING, Any
 
-from lmtrain.commands.options import computing, finite, open_model, read_text
+from lmtrain.commands.options import computing, field_of, finite, open_model, read_text
 from lmtrain.errors import SettingsError, as_typed
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Second:
         self._log_probs = array("d")
         trained = open_model(argparse.Namespace(**{**vars(options), "run": options.other}))
         trained.model.forget_at(StatePolicy.line)
-        text = read_text(options.file)
+        text = read_text(options.file, field=field_of(options, options.file))
         lines = KeyedLines(text, columns, options.format or "plain") if columns else text
         with computing(options):
             self.result = score_text(

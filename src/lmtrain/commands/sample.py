@@ -20,6 +20,7 @@ from lmtrain.commands.options import (
     add_model_options,
     add_speed_options,
     computing,
+    field_of,
     open_model,
     parse,
     read_text,
@@ -73,7 +74,7 @@ def main(arguments: list[str]) -> None:
     )  # fmt: skip
     prompt = options.prompt or ""
     if options.prompt_file is not None:
-        prompt = "".join(read_text(options.prompt_file))
+        prompt = "".join(read_text(options.prompt_file, field=field_of(options, options.prompt_file)))
     trained = open_model(options)
     unknown = trained.tokenizer.unknown_pieces(prompt) if options.strict else []
     if unknown:

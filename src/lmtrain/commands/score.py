@@ -29,6 +29,7 @@ from lmtrain.commands.options import (
     add_speed_options,
     choose_method,
     computing,
+    field_of,
     finite,
     open_model,
     parse,
@@ -106,7 +107,7 @@ def _score(options: argparse.Namespace, columns: tuple[str, ...]) -> None:
     from lmtrain.inference.score import HEADER, ScoredLine, finite_or_none, format_line, line_to_json, score_text
     from lmtrain.models.base import StatePolicy
 
-    text = read_text(options.file, at_once=options.flush)
+    text = read_text(options.file, at_once=options.flush, field=field_of(options, options.file))
     keyed = KeyedLines(text, columns, options.format or "plain", keep_text=options.nbest) if columns else None
     table = Table(columns, options.log_base or "e", parts=options.other is not None) if options.nbest else None
     second, sums = Second(options, columns) if options.other else None, Sums()
@@ -153,7 +154,7 @@ def _show_surprise(options: argparse.Namespace, columns: tuple[str, ...]) -> Non
     from lmtrain.inference.surprise import Unit, UnitName, score_units
     from lmtrain.models.base import StatePolicy
 
-    text = read_text(options.file, at_once=options.flush)
+    text = read_text(options.file, at_once=options.flush, field=field_of(options, options.file))
     keyed = KeyedLines(text, columns, options.format or "plain") if columns else None
     rows = Rows(options.unit, bits=options.bits, keyed=keyed is not None) if options.unit else None
     unit: UnitName = options.unit or "token"

@@ -253,12 +253,14 @@ def _scan_all(sources: Sources, field: str, kind: Kind, workers: int) -> list[li
     return texts
 
 
-def encode_file(path: str | Path, tokenizer: Tokenizer) -> Split:
+def encode_file(path: str | Path, tokenizer: Tokenizer, field: str = "text") -> Split:
     """Returns a whole text file by a tokenizer that exists already, in memory; nothing is cached.
+
+    `field` names the text in the records of a .jsonl.
 
     Any text will do that has a token, blank lines too. Raises DataError for an empty one.
     """
-    facts = scan(expanded(path))
+    facts = scan(expanded(path), field)
     if not facts.num_chars:
         raise DataError(f"{facts.path} is empty.", "At least one token is needed.", "Give a file with some text.")
     _warn_of_eos(facts, tokenizer.kind)

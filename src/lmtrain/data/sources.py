@@ -23,6 +23,7 @@ NAMES = ("train", "valid", "test")
 ENDINGS = (".txt", ".tokens", ".jsonl")
 PACKERS = ("", ".gz", ".bz2", ".xz", ".zst")
 SUFFIXES = tuple(ending + packer for packer in PACKERS for ending in ENDINGS)
+RECORDS = tuple(f".jsonl{packer}" for packer in PACKERS)
 
 Sources = list[list[Path]]  # the files of one text, or those of train, valid and test
 
@@ -47,6 +48,14 @@ def has_splits(path: str) -> bool:
         return len(find_sources(path)) > 1
     except DataError:
         return expanded(path).is_dir()
+
+
+def has_records(path: str) -> bool:
+    """Whether any file at `path` holds records whose text is in a field; also where no text can be found."""
+    try:
+        return any(file.name.endswith(RECORDS) for files in find_sources(path) for file in files)
+    except DataError:
+        return True
 
 
 def sort_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:

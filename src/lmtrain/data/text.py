@@ -23,7 +23,7 @@ from lmtrain.data.files import check_file, listing, typed, unreadable
 from lmtrain.data.packed import open_unpacked
 from lmtrain.errors import DataError
 from lmtrain.progress import amount, watched
-from lmtrain.shell import one_line
+from lmtrain.shell import one_line, quoted_for_shell
 
 log = logging.getLogger("lmtrain")
 
@@ -165,7 +165,11 @@ def _text_of(line: str, path: Path, number: int, field: str) -> str:
     else:
         found = f"has no {field!r}" if field not in record else f"has {one_line(str(record[field])[:40])} as {field!r}, no text"
         found += f"; it has {listing(list(map(str, record)))}"
-        remedy = "Type data.field=NAME with the name of the field that holds the text."
+        renamed = f"jq -c {quoted_for_shell(f'{{{json.dumps(field)}: .NAME}}')} {typed(path)} > renamed.jsonl"
+        remedy = (
+            "Type data.field=NAME to train on another field. A trained model reads the one that it was trained on: for it, type"
+            f"  {renamed}  and give that."
+        )
     raise DataError(f"{path}, line {number:,}, {found}.", "Each record needs its text in the same field.", remedy)
 
 

@@ -44,7 +44,7 @@ from lmtrain.config import (
 )
 from lmtrain.data import kinds
 from lmtrain.data.characters import character_of
-from lmtrain.data.sources import has_splits
+from lmtrain.data.sources import has_records, has_splits
 from lmtrain.errors import UserError, as_typed
 from lmtrain.rules import OPTIONS
 
@@ -276,6 +276,7 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         "data.fold": (getattr(data, "folds", 0) > 0, "data.folds above 0"),
         "data.valid_fraction": (is_cut, "a single text, data=text data.path=FILE"),
         "data.test_fraction": (is_cut, "a single text, data=text data.path=FILE"),
+        "data.field": (isinstance(data, TextConfig) and has_records(data.path), "a text in .jsonl files"),
         "data.split": (is_cut, "a text without splits of its own"),
         "data.split_seed": (
             getattr(getattr(data, "split", None), "name", "contiguous") != "contiguous",

@@ -44,6 +44,14 @@ def training_settings(path: Path) -> config.Config:
             raise UnfitError("settings", f"cannot be used: {'; '.join(error.problems)[:1000]}", "those of a run") from error
 
 
+def text_field(path: Path) -> str:
+    """Which field of a record of a .jsonl is its text for the model in a checkpoint: that of its training, if a run says it."""
+    document = load_document(path, "training")
+    data = document["settings"].get("data") if isinstance(document, dict) and "settings" in document else None
+    field = data.get("field") if isinstance(data, dict) else None
+    return field if isinstance(field, str) else config.TextConfig().field
+
+
 def training_corpus(path: Path) -> Corpus:
     """Returns the corpus on which the language model in a checkpoint was trained, from the place where it was then.
 

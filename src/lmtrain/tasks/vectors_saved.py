@@ -17,6 +17,7 @@ from lmtrain.data.corpus import encode_file
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.expected import ANY_LENGTH, MAX_COUNT, Anything, Like, agree, compare, within
 from lmtrain.shell import expanded
+from lmtrain.tasks.opening import text_field
 from lmtrain.tasks.restoring import open_checkpoint, read_model_settings, read_word_tokenizer, run_settings
 from lmtrain.tasks.vectors_model import VectorScore, build_vectors, held_out, judge, wording_of
 from lmtrain.training.checkpoint import believing
@@ -60,7 +61,7 @@ class TrainedVectors:
 
     def evaluate_file(self, path: str | Path) -> VectorScore:
         """Returns the loss on a text file."""
-        return self._judge(encode_file(expanded(path), self.tokenizer).ids)
+        return self._judge(encode_file(expanded(path), self.tokenizer, text_field(self.path)).ids)
 
     def evaluate_training(self, settings: config.Config) -> VectorScore:
         """Returns the loss on the text that they were trained on, from where that was then."""
