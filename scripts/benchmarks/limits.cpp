@@ -8,12 +8,12 @@ using namespace lmtrain;
 // `times` products of left [M, K] with right [K, N], which lies as [N, K]: packed once, then used as a time loop uses it. Threads
 // own columns and meet after every product, or own rows and meet once. Sums stay where the kernel leaves them.
 //
-// left has round_up(M, 16) + 16 rows of round_up(K, 32) elements, in the element type of the product, zero beyond M and K.
+// left has round_up(M, 16) + 16 rows of benchmark_depth elements, in the element type of the product, zero beyond M and K.
 template <class S>
 static void products(long times, long M, long K, long N, const void* left, const S* right, bool by_rows, float* first,
                      long threads) {
     typedef typename WordOf<S>::type Word;
-    const long words = round_up(K, 32) / Word::PER_WORD;
+    const long words = padded_depth<Word>(K) / Word::PER_WORD;
     const Panels all = panels_of(N);
     const long sums_size = (round_up(M, 16) + 16) * 64;
     uint32_t* packed = scratch<uint32_t>(0, all.tiles * 16 * words);
@@ -55,6 +55,11 @@ extern "C" {
 // Bytes of an element of the left operand.
 long benchmark_element_bytes(int bfloat16) {
     return bfloat16 ? sizeof(WordOf<bf16>::type::Element) : sizeof(float);
+}
+
+// Elements of a row of the left operand, of which K count.
+long benchmark_depth(int bfloat16, long K) {
+    return bfloat16 ? padded_depth<WordOf<bf16>::type>(K) : padded_depth<WordOf<float>::type>(K);
 }
 
 // `first` [M, N] gets the first product, unless it is null (which is what is timed).

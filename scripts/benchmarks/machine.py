@@ -1,8 +1,9 @@
 """What this machine can do at best, measured in this process: matrix products of a given shape, and bytes by where they lie.
 
-A product is measured in the ways that are open to us, and the fastest counts: `torch.mm`, and the product of our native
-backend alone, without a cell around it (`limits.cpp`, compiled here with that backend's flags). Bytes are read, or read and
-written back, in sets that fill half of the cores' second-level caches, half of the third-level cache, or neither.
+A product is measured in the ways that are open to us, and the fastest counts: `torch.mm`, our `products.product` for one in
+float32, and the native kernel alone, with nothing around it (`limits.cpp`, compiled here with that backend's flags). Bytes
+are read, or read and written back, in sets that fill half of the cores' second-level caches, half of the third-level one, or
+neither.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measuring import LeftOutError, dtype_of, least_seconds
-from lmtrain.ops.native import build
+from lmtrain.ops.native import build, products
 
 CPU = torch.device("cpu")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -80,7 +81,11 @@ class Machine:
 
     def ways(self, product: Product, precision: str) -> dict[str, float]:
         """Seconds of all `times`, by the way in which it is computed."""
-        found = {"torch": product.times * _least(_torch_product(product, precision))}
+        left, right = laid_out(product, precision)
+        out = torch.empty(product.rows, product.columns, dtype=left.dtype)
+        found = {"torch": product.times * _least(lambda: torch.mm(left, right, out=out))}
+        if precision == "float32" and product.times == 1:
+            found["product"] = _least(lambda: products.product(left, right))
         turned = Product(product.columns, product.inner, product.rows)  # the other operand may be the one that is packed
         for one in [product] if product.times > 1 else [product, turned]:
             for by_rows in (False, True)[: 1 + (self.threads > 1)]:
@@ -96,7 +101,8 @@ class Machine:
         bfloat16 = precision == "bfloat16"
         element = torch.float32 if self._library.benchmark_element_bytes(bfloat16) == 4 else torch.bfloat16
         left, right = operands(product, precision)
-        padded = torch.zeros((M + 15) // 16 * 16 + 16, (K + 31) // 32 * 32, dtype=element)
+        depth = self._library.benchmark_depth(bfloat16, ctypes.c_long(K))
+        padded = torch.zeros((M + 15) // 16 * 16 + 16, depth, dtype=element)
         padded[:M, :K] = left
 
         def run() -> None:
@@ -112,8 +118,8 @@ class Machine:
 
     def _measure_bandwidth(self, level: str, updates: bool) -> float:
         """Bytes per second; those that are updated count twice, because they are read and written."""
-        sizes = list(self.cache_bytes.values())
-        size = self.cache_bytes[level] // 2 if level in self.cache_bytes else 4 * max([1 << 25, *sizes])
+        nearer = sum(size for name, size in self.cache_bytes.items() if name < level)  # "L2" < "L3" < "memory"
+        size = max(self.cache_bytes[level] // 2, nearer) if level in self.cache_bytes else 4 * max(1 << 25, nearer)
         memory = torch.zeros(size // 4)
         times = max(1, ENOUGH_BYTES // size)
 
@@ -130,6 +136,16 @@ def operands(product: Product, precision: str) -> tuple[torch.Tensor, torch.Tens
     generator = torch.Generator().manual_seed(0)
     shapes = (product.rows, product.inner), (product.columns, product.inner)
     left, right = (torch.randn(*shape, generator=generator).to(dtype_of(precision)) for shape in shapes)
+    return left, right
+
+
+def laid_out(product: Product, precision: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Left [rows, inner] and right [inner, columns] as they lie where the product is made."""
+    shapes = (product.rows, product.inner), (product.inner, product.columns)
+    left, right = (
+        torch.randn(*shape).to(dtype_of(precision)) if kind == "n" else torch.randn(*shape[::-1]).to(dtype_of(precision)).T
+        for shape, kind in zip(shapes, product.layout, strict=True)
+    )
     return left, right
 
 
@@ -163,20 +179,10 @@ def compiled() -> ctypes.CDLL:
         if ended.returncode:
             raise LeftOutError(f"{SOURCE.name} cannot be compiled: {ended.stderr.strip()[:300]}")
         library = ctypes.CDLL(made)
-    library.benchmark_element_bytes.restype = ctypes.c_long
+    library.benchmark_element_bytes.restype = library.benchmark_depth.restype = ctypes.c_long
     library.benchmark_products.restype = None
     library.benchmark_passes.restype = ctypes.c_double
     return library
-
-
-def _torch_product(product: Product, precision: str) -> Callable[[], object]:
-    shapes = (product.rows, product.inner), (product.inner, product.columns)
-    left, right = (
-        torch.randn(*shape).to(dtype_of(precision)) if kind == "n" else torch.randn(*shape[::-1]).to(dtype_of(precision)).T
-        for shape, kind in zip(shapes, product.layout, strict=True)
-    )
-    out = torch.empty(product.rows, product.columns, dtype=left.dtype)
-    return lambda: torch.mm(left, right, out=out)
 
 
 def _least(run: Callable[[], object]) -> float:

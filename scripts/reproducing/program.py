@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lmtrain.errors import UserError
 from lmtrain.training.provenance import processor_name
-from reproducing.results import Result, add_result, load_results, measured
+from reproducing.results import Number, Result, add_result, load_results, measured
 from reproducing.running import FailedError
 from reproducing.tables import Place, Row, Table, rendered, write_tables
 
@@ -117,22 +117,28 @@ def _make(row: Row, seed: int, place: Place, tables: Sequence[Table]) -> None:
     made = row.make(place, seed)
     cores = os.cpu_count() or 1
     seconds = None if made.seconds is None else round(made.seconds, 1)
+    numbers = {name: _rounded(value) for name, value in made.numbers.items()}
     result = Result(
-        row.name, [seed], dict(made.numbers), None, f"{processor_name()}, {cores} core{'s' * (cores > 1)}",
+        row.name, [seed], numbers, None, f"{processor_name()}, {cores} core{'s' * (cores > 1)}",
         datetime.now(UTC).date().isoformat(), version(ROOT), row.command, seconds,
     )  # fmt: skip
     results = add_result(RESULTS, result)
     write_tables(ROOT, tables, results)
-    shown = ", ".join(f"{name} {value}" for name, value in made.numbers.items())
+    shown = ", ".join(f"{name} {value}" for name, value in numbers.items())
     print(f"{row.name}, seed {seed}: {shown}", flush=True)
 
 
+def _rounded(value: Number) -> Number:
+    """More digits than a table shows, and than two machines agree in."""
+    return [round(each, 6) for each in value] if isinstance(value, list) else value if value is None else round(value, 6)
+
+
 def version(root: Path) -> str | None:
-    """The commit of the checkout, and whether the program differs from it. Tables change with every row and do not count."""
-    command = ["git", "-C", str(root)]
+    """The last commit that changed the program, and whether the checkout differs from it. Tables are no part of the program."""
+    command, program = ["git", "-C", str(root)], ["--", "src", "conf", ":!*.md"]
     try:
-        commit = subprocess.run([*command, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        differs = subprocess.run([*command, "diff", "--quiet", "HEAD", "--", "src", "conf", ":!*.md"], capture_output=True)
+        commit = subprocess.run([*command, "log", "-1", "--format=%H", *program], capture_output=True, text=True, check=True)
+        differs = subprocess.run([*command, "diff", "--quiet", "HEAD", *program], capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit.stdout.strip() + (" with changes" if differs.returncode else "")
+    return commit.stdout.strip()[:12] + (" with changes" if differs.returncode else "") or None
