@@ -307,7 +307,7 @@ def test_the_seed_alone_decides_the_samples():
 
 
 def test_an_unknown_proposal_is_refused():
-    with pytest.raises(ValueError, match='must be "log_uniform" or "unigram"'):
+    with pytest.raises(ValueError, match='proposal is "zipf"; it must be one of log_uniform, unigram'):
         sampled(proposal="zipf")
 
 
