@@ -1,12 +1,12 @@
-"""What one step of training is. The loop feeds batches and carries on; only a learner knows what learning means.
+"""One step of training. The loop gives batches to a learner; only the learner knows how to learn from them.
 
     GradientLearner   forward, backward, clip, update; the model says what its loss on a batch is
     SequenceLearner   the same by truncated backpropagation through time (Werbos 1990; Williams and Peng 1990): forward from
                       the carried state, backward within the chunk, clip, update, detach
-    CountLearner      counts n-grams; one pass over the text
+    CountLearner      counts n-grams in one pass over the text
 
-`tensors()` and `document()` are all that must survive a crash: weights, optimiser, averages, schedule, generator and the
-carried state itself.
+`tensors()` and `document()` return everything that must survive a crash: weights, optimiser, averages, schedule, generator and
+the carried state itself.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Tensors = dict[str, dict[str, Tensor]]  # file name -> tensor name -> tensor
 
 
 class StepReport(NamedTuple):
-    """What a step tells. `loss` is None where a learner does not know it (counting); `seconds` are the loop's to add."""
+    """The numbers of a step. `loss` is None if a learner does not know it (counting). The loop adds `seconds`."""
 
     num_items: int
     loss: float | None = None  # total over the items of the batch
@@ -53,7 +53,7 @@ class StepReport(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What a saved state says of itself, and its run of the data, when its learner is looked at."""
+    """Facts about a saved state, with which the state of its learner is compared."""
 
     num_steps: int
     num_items: int
@@ -66,7 +66,7 @@ class Learner(ABC):
     """A model and the way in which it learns.
 
     rate_scale   multiplies the learning rate; each rollback halves it
-    can_diverge  whether numbers of the model that are not finite are a fault (an n-gram's log 0 is none)
+    can_diverge  whether it is a fault if numbers of the model are not finite (the log 0 of an n-gram is no fault)
     has_gradients  whether it learns by gradients of a loss
     """
 
@@ -77,51 +77,51 @@ class Learner(ABC):
 
     @abstractmethod
     def step(self, batch: Any, progress: Progress) -> StepReport:
-        """Learns from one batch; where the report is not finite, nothing has been updated and no state carried on."""
+        """Learns from one batch. If the report is not finite, nothing has been updated and no state is carried on."""
 
     @abstractmethod
     def evaluated(self) -> AbstractContextManager[Any]:
-        """The model as it should be evaluated (averaged weights, no dropout); training goes on as before afterwards."""
+        """Opens the model as it should be evaluated (averaged weights, no dropout). Afterwards training goes on as before."""
 
     @abstractmethod
     def after_evaluation(self, cost: float) -> None:
-        """Tells schedules and averages what validation said: lower is better."""
+        """Tells schedules and averages the cost of a validation: lower is better."""
 
     @abstractmethod
     def tensors(self) -> Tensors:
-        """`model`: what inference needs. `training`: the rest."""
+        """Returns the tensors to save: `model` is what inference needs, `training` is the rest."""
 
     @abstractmethod
     def document(self) -> dict[str, Any]:
-        """The JSON-able rest of what must survive."""
+        """Returns the JSON-able rest of what must survive."""
 
     @abstractmethod
     def expected(self, names: Collection[str], known: Known) -> tuple[dict[str, dict[str, Like]], dict[str, Any]]:
-        """What `tensors()` and `document()` of another process give, where those of `training` have these names."""
+        """Returns what `tensors()` and `document()` of another process return, if `training` has tensors of these names."""
 
     @abstractmethod
     def load(self, tensors: Tensors, document: Mapping[str, Any]) -> None:
         """Goes on from `tensors()` and `document()` of another process, which are as `expected`."""
 
     def shared(self, group: Group, batch_size: int) -> Learner:
-        """The same, but as one of the processes that learn together from batches of so many columns."""
+        """Returns the learner as one of the processes that learn together from batches of so many columns."""
         assert group.size == 1, f"{type(self).__name__} learns in one process"
         return self
 
     def own(self, batch: Any) -> Any:
-        """Of a batch what this process learns from."""
+        """Returns the part of a batch from which this process learns."""
         return batch
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Within it, `tensors()` gives what all processes together have; they open it at the same time."""
+        """Makes `tensors()` return what all processes have together. They open it at the same time."""
         return nullcontext()
 
 
 class Trainable(Protocol):
-    """What a `GradientLearner` asks of its model, besides being a module."""
+    """The model of a `GradientLearner`, which is a module."""
 
     def loss(self, batch: Any, generator: Generator) -> tuple[Tensor, Tensor]:
-        """The loss summed over the items of a batch, and the penalty to add to its mean; both are scalars."""
+        """Returns the loss summed over the items of a batch, and the penalty to add to its mean; both are scalars."""
 
 
 @dataclass
@@ -133,7 +133,7 @@ class GradientLearner(Learner):
     l1               weight of the sum of absolute matrix entries in the loss
     autocast         opens the precision under which the forward pass runs
     frozen           parameters by name that stay as they are before an epoch (from 0; infinity: always)
-    group, columns   the processes that learn together, and the columns of this one; None where it has all
+    group, columns   the processes that learn together, and the columns of this one; None if it has all
     """
 
     model: torch.nn.Module
@@ -163,28 +163,28 @@ class GradientLearner(Learner):
             model.get_parameter(name).requires_grad_(epoch >= first)
 
     def objective(self, model: torch.nn.Module, batch: Any, generator: Generator) -> Tensor:
-        """What a step makes smaller: the mean loss of the batch and all penalties, as `model` has it, a copy of the learner's.
+        """Returns what a step minimises: the mean loss of the batch and all penalties. `model` is a copy of the learner's.
 
-        Carried states are those with which the step would begin. Nothing of the learner changes.
+        The carried states are those with which the step would begin. Nothing of the learner changes.
         """
         loss, penalty = cast(Trainable, model).loss(batch, generator)
         return loss / batch.num_items + self._penalised(model, penalty)
 
     def _rate_of(self, batch: Any) -> float:
-        """What multiplies the learning rate of one batch."""
+        """Returns the factor of the learning rate for one batch."""
         return 1.0
 
     def _learn(self, batch: Any, rate: float) -> StepReport:
-        """Gradients, their norm looked at, and the update."""
+        """Computes gradients, checks their norm, and updates the weights."""
         with self.autocast():
             loss, penalty = cast(Trainable, self.model).loss(batch, self.generator)
         loss, penalty, grad_norm = self._backward(loss, penalty, batch.num_items)
         return self._updated(self._report(batch.num_items, loss.item(), penalty.item(), grad_norm.item(), rate))
 
     def _backward(self, loss: Tensor, penalty: Tensor, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of the mean loss over `num_items` and of the penalties, which are means over columns.
+        """Computes the gradients of the mean loss over `num_items` and of the penalties, which are means over columns.
 
-        Returns the total loss and penalty, and the gradient's norm (clipped after that): each of all processes.
+        Returns the total loss, the penalty and the norm of the gradient before clipping, each of all processes together.
         """
         penalty = self._penalised(self.model, penalty)
         if self.columns is not None:
@@ -201,7 +201,7 @@ class GradientLearner(Learner):
         return penalty + self.l1 * torch.stack([weight.abs().sum() for weight in matrices]).sum()
 
     def _updated(self, report: StepReport) -> StepReport:
-        """The report; where it is finite, behind the update."""
+        """Updates the weights if the report is finite; returns the report."""
         if report.is_finite:
             self.optimizer.step()
             self.averaging.update()
@@ -281,15 +281,15 @@ class GradientLearner(Learner):
 class SequenceLearner(GradientLearner):
     """Truncated backpropagation through time over the carried state of a language model.
 
-    overlap      steps before a chunk that gradients reach back in addition (k2 - k1): BPTT(k2; k1) of Williams and Peng
-    full_length  chunk length that the learning rate is meant for; the rate of other lengths is scaled (Merity 2017)
+    overlap      further steps before a chunk to which gradients reach back (k2 - k1): BPTT(k2; k1) of Williams and Peng
+    full_length  the chunk length for which the learning rate is meant; the rate of other lengths is scaled (Merity 2017)
     """
 
     model: NeuralLanguageModel
     overlap: int = 0
     full_length: int | None = None
     state: State = ()
-    earlier_TB: Tensor | None = field(default=None, repr=False)  # tokens behind `state` that the next backward pass repeats
+    earlier_TB: Tensor | None = field(default=None, repr=False)  # tokens after `state` that the next backward pass repeats
 
     def shared(self, group: Group, batch_size: int) -> Self:
         if group.size > 1:
@@ -342,13 +342,13 @@ class SequenceLearner(GradientLearner):
         loss, penalty, grad_norm, state = self._gradients(inputs_TB, targets_TB, self.state, carry_after)
         report = self._updated(self._report(self._num_items(targets_TB), loss.item(), penalty.item(), grad_norm.item(), rate))
         if report.is_finite:
-            self.state = detach(state)  # else that before the chunk is carried on: it was finite
+            self.state = detach(state)  # else the one before the chunk is carried on, which was finite
         return report
 
     def _gradients(
         self, inputs_TB: Tensor, targets_TB: Tensor, state: State, carry_after: int | None
     ) -> tuple[Tensor, Tensor, Tensor, State]:
-        """Forward and backward: total nats, penalty, norm of the gradient (clipped after that), the state to carry."""
+        """Runs forward and backward; returns total nats, penalty, the gradient's norm before clipping, the state to carry."""
         with self.autocast():
             nats, penalty, state = self.model.training_loss(
                 inputs_TB, targets_TB, state, self.generator, carry_after=carry_after
@@ -357,7 +357,7 @@ class SequenceLearner(GradientLearner):
         return nats.detach(), penalty, grad_norm, state
 
     def _num_items(self, targets_TB: Tensor) -> int:
-        """Tokens of the step in all processes."""
+        """Returns the number of tokens of the step in all processes."""
         return targets_TB.numel() if self.columns is None else len(targets_TB) * self.columns.total
 
     def tensors(self) -> Tensors:
@@ -387,15 +387,15 @@ class SequenceLearner(GradientLearner):
         names = self._state_names() if "0" not in carried else map(str, range(len(carried)))
         state = tuple(carried[name].to(device) for name in names) if carried else ()
         earlier_TB = training["earlier"].to(device) if "earlier" in training else None
-        if self.columns is not None:  # a checkpoint holds those of all processes
+        if self.columns is not None:  # a checkpoint has those of all processes
             state = tuple(self.columns.of(tensor, 0).clone() for tensor in state)
             earlier_TB = None if earlier_TB is None else self.columns.of(earlier_TB, 1).clone()
         self.state, self.earlier_TB = state, earlier_TB
 
     def _expected_state(self, batch_size: int, *, is_numbered: bool) -> dict[str, Like]:
-        """As the model's own before any token, on whatever device: its integers are ids of tokens.
+        """Returns what a saved state looks like: as the initial one, on any device. Its integers are ids of tokens.
 
-        Its tensors have names; checkpoints of earlier versions have numbers in their place (`is_numbered`).
+        Its tensors have names; checkpoints of earlier versions have numbers instead (`is_numbered`).
         """
         likes = [
             Like.of(tensor) if tensor.is_floating_point() else self._ids(*tensor.shape)
@@ -408,15 +408,15 @@ class SequenceLearner(GradientLearner):
         return Like(shape, torch.int64, least=0, most=self.model.vocab_size - 1)
 
     def carried(self, chunk: Chunk) -> tuple[State, Tensor | None]:
-        """The state with which a step on `chunk` begins, and the tokens behind it that the backward pass repeats."""
+        """Returns the state with which a step on `chunk` begins, and the tokens after it that the backward pass repeats."""
         if chunk.starts_epoch or not self.state:
             return self.model.initial_state(chunk.inputs_TB.shape[1]), None
         return self.state, self.earlier_TB
 
     def _with_overlap(self, chunk: Chunk, earlier_TB: Tensor | None) -> tuple[Tensor, int | None]:
-        """The chunk's inputs behind those that gradients reach back over, and after how many of them the state is carried.
+        """Returns the chunk's inputs after those to which gradients reach back, and how many inputs precede the carried state.
 
-        The carried state lies before the last `overlap` inputs; near the start of an epoch, where there are fewer, before all.
+        The carried state is the one before the last `overlap` inputs; near the start of an epoch, with fewer, before all.
         """
         if not self.overlap:
             return chunk.inputs_TB, None
@@ -426,7 +426,7 @@ class SequenceLearner(GradientLearner):
 
 @dataclass
 class CountLearner(Learner):
-    """Counts n-grams chunk by chunk; the model estimates when it is first asked."""
+    """Counts n-grams chunk by chunk. The model estimates when it is first asked."""
 
     model: NgramModel
     can_diverge = has_gradients = False
@@ -441,11 +441,11 @@ class CountLearner(Learner):
     @contextmanager
     def _evaluated(self) -> Iterator[NgramModel]:
         self.model.finish()
-        keep_freed_memory(False)  # what counting took beside its results
+        keep_freed_memory(False)  # gives back what counting took besides its results
         yield self.model
 
     def after_evaluation(self, cost: float) -> None:
-        """Counting depends on nothing that validation could say."""
+        """Does nothing: counting does not depend on validation."""
 
     def tensors(self) -> Tensors:
         model = self.model.tensors()
@@ -456,7 +456,7 @@ class CountLearner(Learner):
 
     def expected(self, names: Collection[str], known: Known) -> tuple[dict[str, dict[str, Like]], dict[str, Any]]:
         counted = {"counted_ids": Like((known.num_items,), torch.int32, least=0, most=self.model.vocab_size - 1)}
-        if "counted_ids" in names:  # the table has been estimated from them
+        if "counted_ids" in names:  # the table was estimated from them
             return {"model": self.model.expected_table(), "training": counted}, {}
         return {"model": counted, "training": {}}, {}
 
@@ -467,7 +467,7 @@ class CountLearner(Learner):
 
 @dataclass(frozen=True)
 class _Halved(Leaf):
-    """What multiplies the learning rate: 1, halved by each rollback."""
+    """The factor of the learning rate: 1, halved by each rollback."""
 
     def problem(self, value: Any) -> str:
         is_one = type(value) in (int, float) and 0 < value <= 1 and math.frexp(value)[0] == 0.5
@@ -478,7 +478,7 @@ class _Halved(Leaf):
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copies `weights` into `model`. Raises UnfitError where they are of another model."""
+    """Copies `weights` into `model`. Raises UnfitError if they are of another model."""
     compare(expected_weights(model), weights)
     own = model.state_dict()
     with torch.no_grad():
@@ -487,7 +487,7 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def expected_weights(model: torch.nn.Module) -> dict[str, Like]:
-    """What a saved model of this kind consists of; a tensor that it shares is stored under the first of its names."""
+    """Returns what a saved model of this kind consists of. A shared tensor is stored under the first of its names."""
     ranges = {
         f"{prefix}{'.' * bool(prefix)}{name}": bounds
         for prefix, module in model.named_modules()
@@ -497,7 +497,7 @@ def expected_weights(model: torch.nn.Module) -> dict[str, Like]:
 
 
 def shared_once(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, a shared one (a head tied to the embedding) under its first name only."""
+    """Returns parameters and buffers by name, a shared one (a head tied to the embedding) under its first name only."""
     names = {id(tensor): name for name, tensor in reversed([*model.named_parameters(remove_duplicate=False)])}
     shared = {name for name, tensor in model.named_parameters(remove_duplicate=False) if names[id(tensor)] != name}
     return {name: tensor for name, tensor in model.state_dict().items() if name not in shared}

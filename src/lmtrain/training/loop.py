@@ -1,4 +1,4 @@
-"""The loop: the order in which everything happens. What each of these is, says `lmtrain.training.session`."""
+"""The loop of training: the order in which everything happens. `lmtrain.training.session` says what each thing is."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def fit(run: Session) -> str:
             if run.stop.take_save_request():
                 run.save(is_scheduled=False)
         run.finish()
-        if run.share >= 1:  # else numbers that were not finite made training go back
+        if run.share >= 1:  # else numbers that are not finite made training go back
             return run.why_it_ended
 
 
 def steps(state: TrainState, batches: Batches, limits: Limits, group: Group = ALONE) -> Iterator[StepReport]:
     """Learns from batch after batch until a limit is reached; `state` moves on before each report is yielded.
 
-    Time that the process is stopped does not count; what is done between two steps does.
+    Time while the process is stopped does not count; what is done between two steps does.
     """
     with RunningTime() as clock:
         started_at = clock() - state.elapsed_seconds

@@ -24,7 +24,7 @@ from lmtrain.rules import OptimizerOptions, of_optimizer
 
 
 def group_parameters(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float = 0.0) -> list[dict[str, Any]]:
-    """At most two groups: matrices, which decay, and the rest (biases, gains of norms), which do not; without frozen ones."""
+    """Returns at most two groups: matrices, which decay, and biases and gains, which do not. Frozen ones are left out."""
     decayed: list[tuple[str, nn.Parameter]] = []
     rest: list[tuple[str, nn.Parameter]] = []
     for name, parameter in named_parameters:
@@ -49,7 +49,7 @@ def make_optimizer(
     alpha: float = OptimizerOptions.alpha,
     epsilon: float = OptimizerOptions.epsilon,
 ) -> Optimizer:
-    """The optimiser `name` over groups from `group_parameters`.
+    """Returns the optimiser `name` over groups from `group_parameters`.
 
     Raises SettingsError where the rate is too large for the optimiser, where it does not read an option that is not at its
     default, and where options exclude each other (`rules.of_optimizer`).
@@ -76,8 +76,8 @@ def make_optimizer(
 
 
 def _begin_momentum(optimizer: Optimizer, *_: object) -> None:
-    """Momentum begins at zero where a parameter's first gradient comes later than that of others (a cluster of rare words),
-    or where a resumed run turns it on; PyTorch's kernels take it from all parameters or from none."""
+    """Begins momentum at zero if a parameter's first gradient comes later than that of others (a cluster of rare words), or
+    if a resumed run turns it on. PyTorch's kernels take momentum from all parameters or from none."""
     for group in optimizer.param_groups:
         for parameter in group["params"] if group.get("momentum") else ():
             state = optimizer.state[parameter]
@@ -87,11 +87,11 @@ def _begin_momentum(optimizer: Optimizer, *_: object) -> None:
 
 
 class SpreadGradients:
-    """Shows an optimiser that moves every row dense gradients in place of sparse ones, which it gives back after the step.
+    """Lets a dense optimiser step on sparse gradients: they are written into a reused dense table, and restored afterwards.
 
-    A table of 17,000 words of which a chunk reads 2,700: making, summing and scaling a dense gradient costs more than the
-    rest of the output layer. So gradients are sparse up to here, and lie for the time of a step in a table of zeros that is
-    kept from step to step; afterwards only the rows written are zeroed again.
+    If a table has 17,000 words and a chunk reads 2,700 of them, making, summing and scaling a dense gradient costs more than
+    the rest of the output layer. So gradients are sparse up to here. During a step they are in a table of zeros that is kept
+    from step to step; afterwards only the rows that were written are zeroed.
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class SpreadGradients:
         self._sparse: list[tuple[nn.Parameter, Tensor]] = []
 
     def attach(self, optimizer: Optimizer) -> None:
-        """From now on at every step of this optimiser."""
+        """Does so from now on at every step of this optimiser."""
         optimizer.register_step_pre_hook(self._spread)
         optimizer.register_step_post_hook(self._gather)
 
@@ -121,11 +121,11 @@ class SpreadGradients:
 
 
 class SparseAdam(Adam):
-    """Adam that, for a sparse gradient, updates only the rows in it; dense gradients are updated as by Adam.
+    """Adam that updates only the rows of a sparse gradient. Dense gradients are updated as by Adam.
 
-    The moments of other rows rest until the row is seen again, as in PyTorch's SparseAdam, which takes nothing else. Where
-    that adds epsilon to the root of the second moment before its bias is corrected, here it is added afterwards, as Adam
-    does: PyTorch's epsilon acts as one larger by 1 / sqrt(1 - beta2^t), 32 times at the first step. At least one gradient
+    The moments of other rows stay until the row is seen again, as in PyTorch's SparseAdam, which takes no dense gradients.
+    PyTorch adds epsilon to the root of the second moment before its bias is corrected; here it is added afterwards, as Adam
+    does. So PyTorch's epsilon acts as one larger by 1 / sqrt(1 - beta2^t), 32 times at the first step. At least one gradient
     must be sparse: `nn.Embedding(sparse=True)`, not tied to the output layer.
     """
 
@@ -179,9 +179,9 @@ def set_rate(optimizer: Optimizer, learning_rate: float, beta1: float | None = N
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """The L2 norm of all gradients together, which are then scaled down to `max_norm` if it is larger (0: never).
+    """Returns the L2 norm of all gradients together, which are then scaled down to `max_norm` if it is larger (0: never).
 
-    Sparse gradients count and are scaled like dense ones. A scalar on the parameters' device, without synchronising.
+    Sparse gradients are treated like dense ones. The norm is a scalar on the parameters' device, without synchronising.
     """
     grads = []
     for parameter in parameters:
@@ -202,7 +202,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
 
 
 def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimiser's memory: tensors named "<parameter>.<moment>", and a JSON-able document with the rest.
+    """Returns the optimiser's memory: tensors named "<parameter>.<moment>", and a JSON-able document with the rest.
 
     The tensors are the optimiser's own, not copies.
     """
@@ -218,9 +218,9 @@ def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str
 
 
 def expected_optimizer(optimizer: Optimizer, names: Collection[str], num_steps: int) -> tuple[dict[str, Like], dict[str, Any]]:
-    """What `optimizer_tensors` gives of such an optimiser after `num_steps` steps at the most: tensors and document.
+    """Returns what `optimizer_tensors` returns for such an optimiser after at most `num_steps` steps: tensors and document.
 
-    `names` are those of the tensors that there are. A parameter without a gradient so far (a cluster of rare words that was
+    `names` are those of the tensors that exist. A parameter without a gradient so far (a cluster of rare words that was
     never visited) has no moments; one that has some has all of them. A momentum may have been set, or not, when the run began.
     """
     tensors: dict[str, Like] = {}
@@ -235,7 +235,7 @@ def expected_optimizer(optimizer: Optimizer, names: Collection[str], num_steps: 
 
 
 def _moments(optimizer: str, parameter: Tensor, num_steps: int) -> dict[str, Like]:
-    """The moments of one parameter by name; one shape for all of them but the number of steps, on which kernels rely."""
+    """Returns the moments of one parameter by name. All but the number of steps have one shape, on which kernels rely."""
     mean, square = Like.of(parameter), Like.of(parameter, least=0)
     first = 0 if optimizer == "Adagrad" else 1  # it makes its memory before the first step
     count = {"step": Like((), least=first, most=num_steps, whole=True)}
@@ -252,7 +252,7 @@ def _moments(optimizer: str, parameter: Tensor, num_steps: int) -> dict[str, Lik
 def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
     """Puts back what `optimizer_tensors` returned, exactly; settings such as momentum stay as they are.
 
-    Raises UnfitError where the memory is another optimiser's, another model's or nobody's.
+    Raises UnfitError if the memory belongs to another optimiser or another model, or to none.
     """
     expected_tensors, expected_document = expected_optimizer(optimizer, tensors.keys(), MAX_COUNT)
     compare(expected_document, document)
@@ -265,7 +265,7 @@ def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], document: d
 
 
 def _iter_named(optimizer: Optimizer) -> Iterable[tuple[str, nn.Parameter]]:
-    """Parameters with their names, in the order in which PyTorch numbers them."""
+    """Yields parameters with their names, in the order in which PyTorch numbers them."""
     for group in optimizer.param_groups:
         yield from zip(group["param_names"], group["params"], strict=True)
 
@@ -274,6 +274,6 @@ def _iter_named(optimizer: Optimizer) -> Iterable[tuple[str, nn.Parameter]]:
 
 
 def _fused(name: str, groups: list[dict[str, Any]]) -> bool:
-    """Whether PyTorch has one kernel for the whole step: Adagrad's exists for the CPU only, RMSprop's not at all."""
+    """Tells whether PyTorch has one kernel for the whole step: Adagrad's exists for the CPU only, RMSprop's not at all."""
     devices = {parameter.device.type for group in groups for _, parameter in group["params"]}
     return devices <= ({"cpu"} if name == "adagrad" else {"cpu", "cuda"})
