@@ -13,6 +13,7 @@ import numpy as np
 
 from lmtrain.data.corpus import Corpus, Split
 from lmtrain.data.overlap import find_overlap
+from lmtrain.data.shards import iter_shard_advice
 from lmtrain.data.vocabulary import EOS, UNK
 
 MAX_UNKNOWN = 0.5  # of the words of a split: from here on, nearly everything is unknown
@@ -40,6 +41,7 @@ def iter_advice(corpus: Corpus) -> Iterator[str]:
     yield from _shared_lines(corpus)
     yield from _one_line(corpus)
     yield from _sorted_lines(corpus)
+    yield from iter_shard_advice(corpus.shards)
 
 
 def _held_out(corpus: Corpus) -> dict[str, Split]:

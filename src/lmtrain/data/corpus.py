@@ -82,6 +82,7 @@ class Corpus:
     valid: Split
     test: Split | None
     fingerprint: str  # SHA-256 over the texts of the splits
+    shards: tuple[TextFacts, ...] = ()  # of a text that is in several files and is cut in its order
     is_learnt: bool = True  # whether the vocabulary is that of the training split, and not one that was given
 
 
@@ -144,7 +145,8 @@ def load_corpus(
         _write(base, recipe, splits, Recipe(kind, subword, normalize, reverse, ways, given, add), workers)
         corpus = _open_cache(base, recipe)
         assert corpus is not None
-    return replace(corpus, is_learnt=kind.is_learnt and vocabulary is None and given is None)
+    shards = tuple(texts[0]) if fractions and len(texts[0]) > 1 else ()
+    return replace(corpus, shards=shards, is_learnt=kind.is_learnt and vocabulary is None and given is None)
 
 
 @dataclass(frozen=True)

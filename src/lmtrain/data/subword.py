@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from lmtrain.data.files import check_file, unreadable
 from lmtrain.data.vocabulary import MAX_TYPES, whole_lines
 from lmtrain.errors import DataError, SettingsError, UnfitError, UserError
+from lmtrain.progress import Advance, watched
 from lmtrain.shell import expanded
 
 Ids = NDArray[np.int32]
@@ -155,13 +156,14 @@ def _trained(tokenizers: Any, model: Any, trainer: Any, counts: Counter[str]) ->
         ]
     )
     made.decoder = tokenizers.decoders.ByteLevel()
-    made.train_from_iterator(_repeated(counts, between), trainer)
+    with watched("Learning subwords", counts.total(), " pieces") as advance:
+        made.train_from_iterator(_repeated(counts, between, advance), trainer)
     document: dict[str, Any] = json.loads(made.to_str())
     document["pre_tokenizer"] = PRE_TOKENIZER
     return document
 
 
-def _repeated(counts: Mapping[str, int], between: str) -> Iterator[str]:
+def _repeated(counts: Mapping[str, int], between: str, advance: Advance) -> Iterator[str]:
     """Yields each piece as often as it occurs, in short texts: the library notes about 100 bytes per byte, of hundreds of
     texts."""
     for piece, count in counts.items():
@@ -169,6 +171,7 @@ def _repeated(counts: Mapping[str, int], between: str) -> Iterator[str]:
         yield from itertools.repeat(text, count // AT_A_TIME)
         if rest := count % AT_A_TIME:
             yield between.join([piece] * rest)
+        advance(count)
 
 
 def _settled(scores: Mapping[str, float]) -> list[list[Any]]:
