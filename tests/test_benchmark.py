@@ -43,7 +43,8 @@ def test_every_part_has_contestants_that_agree(part: str, benchmark: ModuleType,
             for precision in ("float32", "bfloat16")} <= names  # fmt: skip
     assert all(row.agrees is (None if part in ("generate", "samples") else True) for row in rows)
     assert rows[0].ratio == rows[0].ratio_alike == 1
-    assert all(row.ratio > 0 and row.ratio_alike > 0 and row.tokens_per_second > 0 for row in rows)
+    assert all(row.ratio > 0 and row.tokens_per_second > 0 for row in rows)
+    assert all(row.ratio_alike is None if row.precision == "int8" else row.ratio_alike > 0 for row in rows)
     assert "nan" not in capsys.readouterr().out
 
 

@@ -88,6 +88,9 @@ def test_samples_are_those_of_the_command_and_repeat(lm: lmtrain.Model, call: Ca
     assert shown == "\n---\n".join("the " + text for text in texts) + "\n"
     assert texts == lm.sample("the ", max_tokens=9, num_samples=2, seed=5)
     assert lm.sample("the ", max_tokens=9, seed=6) == texts[1:], "whether it is drawn alone or among others"
+    assert len(lm.sample("the ", max_tokens=9, precision="int8")) == 1
+    with pytest.raises(ValueError, match="expected 'float32', 'bfloat16' or 'int8'"):
+        lm.sample(precision="int4")  # type: ignore[arg-type]
     assert lm.sample("the ", stop=" ", temperature=0.0)[0].count(" ") == 0
 
 

@@ -193,12 +193,15 @@ def make_generators(preset: Preset, device: torch.device) -> Iterator[Contestant
         tokenizer: Any = Numbers(preset.vocab_size)
         with autocast(precision, device):
             if precision not in endless:
-                endless[precision] = sample(ours, tokenizer, "", settings, num_samples=10**9, side_by_side=1, device=device)
+                endless[precision] = sample(
+                    ours, tokenizer, "", settings, num_samples=10**9, side_by_side=1, device=device, int8=precision == "int8"
+                )
             for _ in next(endless[precision]):
                 pass
 
-    for name, work in (("torch.nn", write), ("lmtrain", write_ours)):
-        for precision in ("float32", "bfloat16"):
+    in_8_bits = ("int8",) if device.type == "cpu" else ()
+    for name, work, others in (("torch.nn", write, ()), ("lmtrain", write_ours, in_8_bits)):
+        for precision in ("float32", "bfloat16", *others):
             yield Contestant(name, precision, partial(work, precision))
 
 

@@ -40,6 +40,7 @@ from lmtrain.training.checkpoint import load_document
 from lmtrain.vectors.table import Vectors
 
 Precision = Literal["float32", "bfloat16"]
+SamplePrecision = Literal["float32", "bfloat16", "int8"]
 CHUNK = 256  # tokens whose distributions are computed at once
 
 
@@ -148,9 +149,10 @@ class Model:
         return units
 
     @contextmanager
-    def _computing(self, precision: str) -> Iterator[None]:
-        if precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision={precision!r}; expected 'float32' or 'bfloat16'")
+    def _computing(self, precision: str, *others: str) -> Iterator[None]:
+        allowed = ("float32", "bfloat16", *others)
+        if precision not in allowed:
+            raise ValueError(f"precision={precision!r}; expected {', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}")
         with torch.autocast(self.device, torch.bfloat16, enabled=precision == "bfloat16"):
             yield
 
@@ -184,7 +186,7 @@ class Model:
         no_repeat_ngram: int | None = None,
         words: Sequence[str] | None = None,
         seed: int = 1,
-        precision: Precision = "float32",
+        precision: SamplePrecision = "float32",
     ) -> list[str]:
         r"""`num_samples` continuations of `prompt`, which they do not repeat. The same seed gives the same texts.
 
@@ -196,7 +198,7 @@ class Model:
         allow_unk            lets the unknown token be drawn, too
         no_repeat_ngram      no so many tokens in a row occur twice, those of the prompt counted
         words                only these words are written
-        precision            of products: "float32" or "bfloat16"
+        precision            of products: "float32" or "bfloat16"; or "int8": weights of 8 bits, for recurrent models on a CPU
 
         >>> lm.sample("the cat", stop="\n", temperature=0)
         [' a']
@@ -206,10 +208,11 @@ class Model:
             stop=(stop,) if isinstance(stop, str) else tuple(stop), allow_unk=allow_unk, no_repeat_ngram=no_repeat_ngram,
             words=words, statistics=False,
         )  # fmt: skip
-        with self._computing(precision):
+        with self._computing(precision, "int8"):
             samples = sample(
-                self.network, self.tokenizer, prompt, settings, num_samples=num_samples, seed=seed, device=self.device
-            )
+                self.network, self.tokenizer, prompt, settings, num_samples=num_samples, seed=seed, device=self.device,
+                int8=precision == "int8",
+            )  # fmt: skip
             return ["".join(draw.text for draw in draws) for draws in samples]
 
     def beam(

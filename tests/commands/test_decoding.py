@@ -47,6 +47,7 @@ def test_samples_obey_a_list_of_words_and_say_what_is_copied(place: Path, call: 
     [
         (["--beam", "0"], 2, "'0' is not a whole number from 1"),
         (["--beam", "3", "--temperature", "0.5"], 2, "--temperature was given together with --beam"),
+        (["--beam", "3", "--precision", "int8"], 2, "--precision int8 was given together with --beam"),
         (["--beam", "3", "--seed", "7"], 2, "--seed was given together with --beam"),
         (["--length-power", "1"], 2, "--length-power was given without --beam"),
         (["--beam", "3", "--length-power", "-1"], 2, "--length-power is -1"),

@@ -9,6 +9,7 @@ from torch import Tensor
 import lmtrain.config as config
 from lmtrain.build import build_model
 from lmtrain.data.tokenizer import CharTokenizer
+from lmtrain.errors import ResourceError
 from lmtrain.inference.sample import SampleSettings, sample_text
 from lmtrain.models.base import LanguageModel, StatePolicy
 from lmtrain.models.mixture import Mixture
@@ -65,13 +66,13 @@ def ids_of(vocab_size: int, generator: torch.Generator, length: int = 40) -> lis
     return torch.where(torch.rand(length, generator=generator) < 0.3, EOS, ids).tolist()
 
 
-def read(model: LanguageModel, ids: list[int], prompt: int = 0) -> Tensor:
+def read(model: LanguageModel, ids: list[int], prompt: int = 0, int8: bool = False) -> Tensor:
     """Log-probabilities behind each token after the first `prompt` ones, which are read as a chunk."""
     state = model.initial_state(1)
     if prompt:
         with torch.no_grad():
             _, state = model.log_probs(torch.tensor(ids[:prompt])[:, None], state)
-    reader = model.reader_factory()(state)
+    reader = model.reader_factory(int8=int8)(state)
     return torch.stack([reader([token], [0])[0].clone() for token in ids[prompt:]])
 
 
@@ -105,6 +106,53 @@ def test_native_step_in_bfloat16_errs_no_more_than_twice_what_the_model_errs(
     exact = expected(model.double(), ids)
     assert (got - exact).norm() <= 2 * (rounded - exact).norm()
     assert (got - exact).norm() >= 1e-5 * exact.norm()  # or it was not bfloat16
+
+
+def rounded_to_8_bits(model: RecurrentLanguageModel) -> RecurrentLanguageModel:
+    """Every row of every weight but the embedding's becomes multiples of a 127th of its largest number."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and not name.startswith("embedding"):
+                step_Z1 = parameter.abs().amax(1, keepdim=True) / 127
+                parameter.copy_((parameter / step_Z1).round() * step_Z1)
+    return model
+
+
+@pytest.mark.parametrize("isa", ["native", "avx2", pytest.param("portable", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shape", ["tiny", "odd", "uneven layers", "projection after the cells", "sampled softmax"])
+@pytest.mark.parametrize("cell", ["elman tanh", "gru", "lstm"])
+def test_int8_weights_are_those_rounded_row_by_row(
+    cell: str, shape: str, isa: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMTRAIN_NATIVE_ISA", isa)
+    vocab_size, settings = SHAPES[shape]
+    model = make_model(vocab_size, **CELLS[cell], **settings)
+    ids = ids_of(vocab_size, generator)
+    got, plain = read(model, ids, int8=True), read(model, ids)
+    want = expected(rounded_to_8_bits(model).double(), ids)
+    assert (got - want).norm() <= 1e-5 * want.norm()
+    if shape != "tiny":  # whose rows of one weight are exact
+        assert (got - plain).norm() >= 1e-4 * plain.norm()
+
+
+def test_a_row_of_zeros_stays_zero_in_int8_and_one_that_is_not_a_number_says_so(generator: torch.Generator) -> None:
+    model = make_model(37, embed_size=5, hidden_size=9, num_layers=1)
+    with torch.no_grad():
+        model.head.weight_VE[4] = 0
+    log_probs_NV = read(model, ids_of(37, generator), int8=True)
+    assert not log_probs_NV.isnan().any()
+    with torch.no_grad():
+        model.head.weight_VE[4, 2] = torch.nan
+    assert read(model, [1], int8=True).isnan().all()
+
+
+def test_models_without_a_native_step_refuse_int8() -> None:
+    for settings in ({"layer_norm": True}, {"zoneout": 0.1}):
+        model = make_model(37, embed_size=5, hidden_size=9, num_layers=1, **settings)
+        with pytest.raises(ResourceError, match="precision=int8 was given for a model"):
+            model.reader_factory(int8=True)
+        with pytest.raises(ResourceError, match="precision=int8"):
+            Mixture([make_model(37, embed_size=5, hidden_size=9), model], [0.5, 0.5]).reader_factory(int8=True)
 
 
 @pytest.mark.parametrize("isa", ["avx2", *(pytest.param(isa, marks=pytest.mark.slow) for isa in ("avx512", "portable"))])

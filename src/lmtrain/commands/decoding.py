@@ -57,6 +57,11 @@ def check_decoding_options(options: argparse.Namespace) -> None:
         raise SettingsError(
             f"--length-power is {options.length_power:g}.", "Allowed are numbers of at least 0.", "Leave it out (1)."
         )
+    if options.precision == "int8":
+        raise SettingsError(
+            "--precision int8 was given together with --beam.", "A beam computes in float32 or bfloat16.",
+            "Type --precision bfloat16.",
+        )  # fmt: skip
     for name in OF_DRAWING:
         if getattr(options, name) is not None:
             option = f"--{name.replace('_', '-')}"

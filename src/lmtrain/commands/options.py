@@ -168,10 +168,10 @@ def unescaped(text: str) -> str:
     return "".join(meanings.get(piece, piece) for piece in pieces)
 
 
-def add_speed_options(parser: argparse.ArgumentParser) -> None:
+def add_speed_options(parser: argparse.ArgumentParser, *others: str) -> None:
     """Adds the precision and the number of threads, which `computing` applies."""
     parser.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="of products (default: %(default)s)"
+        "--precision", choices=("float32", "bfloat16", *others), default="float32", help="of products (default: %(default)s)"
     )
     parser.add_argument("--threads", type=whole(1, 1024), help="of PyTorch and the native kernels (default: as many as cores)")
 

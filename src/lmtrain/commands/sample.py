@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> None:
     )  # fmt: skip
     parser.add_argument("--allow-unk", action="store_true", help="may also draw <unk>")
     add_decoding_options(parser)
-    add_speed_options(parser)
+    add_speed_options(parser, "int8")
     parser.add_argument("--strict", action="store_true", help="refuse a prompt that holds unknown text")
     parser.add_argument("--json", action="store_true", help="a JSON line per token: text, nats, rank, entropy")
     options = parse(parser, arguments)
@@ -91,6 +91,7 @@ def main(arguments: list[str]) -> None:
             texts = sample(
                 trained.model, trained.tokenizer, prompt, settings, seed=1 if options.seed is None else options.seed,
                 num_samples=1 if options.num_samples is None else options.num_samples, device=options.device,
+                int8=options.precision == "int8",
             )  # fmt: skip
             kept = None if training is None else list[str]()
             _print_samples(texts, prompt, options.json, trained.tokenizer.reverse, kept)

@@ -113,13 +113,14 @@ def sample(
     side_by_side: int = BATCH,
     seed: int = 1,
     device: torch.device | str = "cpu",
+    int8: bool = False,
 ) -> Iterator[Iterator[Draw]]:
     """Continuations of `prompt`, each drawn while it is iterated over; their joined texts do not repeat the prompt.
 
     Text number i is drawn with seed + i, and `side_by_side` of them at once. An empty prompt is the start of a line. A backward
     model writes what stands before the prompt on its line, or a line where the prompt is empty. Unknown
-    pieces of it become `<unk>` with a warning. Raises DataError where the tokenizer has none, CheckpointError where the
-    model's probabilities are not numbers.
+    pieces of it become `<unk>` with a warning. `int8` has the texts written with weights of 8 bits (`LanguageModel.reader_factory`).
+    Raises DataError where the tokenizer has none, CheckpointError where the model's probabilities are not numbers.
     """
     _check(num_samples >= 1, "num_samples", num_samples, "whole numbers of at least 1", "3")
     if settings.top_k is not None and settings.top_k > model.vocab_size:
@@ -127,7 +128,7 @@ def sample(
     ids = np.concatenate([[tokenizer.eos_id], encode_prompt(tokenizer, prompt)])
     log_probs_V, state = read(model, ids, model.initial_state(1), device)
     constraint = make_constraint(tokenizer, prompt, ids, settings)
-    make_reader = model.reader_factory(device)
+    make_reader = model.reader_factory(device, int8=int8)
     excluded = None if settings.allow_unk else tokenizer.unk_id
 
     def start(numbers: range) -> Iterator[tuple[int, Draw, bool]]:

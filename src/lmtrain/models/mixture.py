@@ -85,9 +85,9 @@ class Mixture(LanguageModel):
     def advance(self, tokens_TB: Tensor, state: State) -> State:
         return tuple(tensor for model, part in self._parts(state) for tensor in model.advance(tokens_TB, part))
 
-    def reader_factory(self, device: torch.device | str = "cpu") -> Callable[[State], Reader]:
+    def reader_factory(self, device: torch.device | str = "cpu", *, int8: bool = False) -> Callable[[State], Reader]:
         """Every model reads in its own fastest way."""
-        makers = [model.reader_factory(device) for model in self.models]
+        makers = [model.reader_factory(device, int8=int8) for model in self.models]
 
         def reader(state: State) -> Reader:
             each = [make_reader(part) for make_reader, (_, part) in zip(makers, self._parts(state), strict=True)]

@@ -352,12 +352,15 @@ class RecurrentLanguageModel(NeuralLanguageModel):
         is_small = 2 * self.vocab_size <= tokens_TB.numel() and self.vocab_size <= 2 * self.embedding.embedding_dim
         return is_small and not is_noisy and not first.residual and not self.embedding.sparse
 
-    def reader_factory(self, device: torch.device | str = "cpu") -> Callable[[State], Reader]:
-        """One C++ call for a token of all texts where the native backend can: in float32 or, within an autocast, bfloat16."""
-        network = self._network()
-        return super().reader_factory(device) if network is None else lambda state: self._native_reader(network, state)
+    def reader_factory(self, device: torch.device | str = "cpu", *, int8: bool = False) -> Callable[[State], Reader]:
+        """One C++ call for a token of all texts where the native backend can: in float32 or, within an autocast, bfloat16;
+        or with int8 weights."""
+        network = self._network(int8)
+        return (
+            super().reader_factory(device, int8=int8) if network is None else lambda state: self._native_reader(network, state)
+        )
 
-    def _network(self) -> Network | None:
+    def _network(self, int8: bool = False) -> Network | None:
         """The whole model for the native step, or None where a part of it is not made for that."""
         weight_VE = self.embedding.weight
         kind = weight_VE.device.type
@@ -366,7 +369,7 @@ class RecurrentLanguageModel(NeuralLanguageModel):
         stages = [stage for part in parts if part is not None for stage in part]
         if None in parts or weight_VE.dtype != torch.float32 or native.why_not(Call("step", kind, dtype, {})):
             return None
-        return Network(weight_VE, stages, dtype)
+        return Network(weight_VE, stages, torch.int8 if int8 else dtype)
 
     def _native_reader(self, network: Network, state: State) -> Reader:
         previous_B, *layer_states = state

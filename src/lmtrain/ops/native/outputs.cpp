@@ -10,9 +10,11 @@ using namespace lmtrain;
 extern "C" {
 
 // One token of each of `texts`, whose states lie in the slots named: the log-probabilities of the next one, [texts, V].
-void lmtrain_step(int bfloat16, const Stage* stages, long count, long texts, const long* slots, const long* tokens,
+// `weights`: 0 for float32, 1 for bfloat16, 2 for int8.
+void lmtrain_step(int weights, const Stage* stages, long count, long texts, const long* slots, const long* tokens,
                   const float* embedding, float* log_probs, long threads) {
-    with_type(bfloat16, [&](auto type) {
+    if (weights == 2) return step<int8>(stages, count, texts, slots, tokens, embedding, log_probs, threads);
+    with_type(weights, [&](auto type) {
         step<decltype(type)>(stages, count, texts, slots, tokens, embedding, log_probs, threads);
     });
 }

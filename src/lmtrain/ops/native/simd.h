@@ -3,6 +3,7 @@
 //
 //   LANES   floats in one vector        load / store      with a lane count n: lanes beyond n read as 0, are not written
 //   bf16    storage type, 16 bits       load / store of bf16 widen and round (to nearest even, NaN stays NaN)
+//   int8    a whole number from -127 to 127, of a weight that is that number times its row's scale; only read
 //   gate16  a number in [0, 1] in steps of 1/65535; load_signed / store_signed: in [-1, 1]
 //
 // sigmoid and tanh are accurate to about 2e-7 relative (tanh also near 0) and finite for every finite argument.
@@ -41,6 +42,10 @@ struct bf16 {
 // gate of 0.998 would round to 1 and never learn).
 struct gate16 {
     uint16_t bits;
+};
+
+struct int8 {
+    int8_t value;
 };
 
 INLINE F broadcast(float x) { return x - F{}; }
@@ -104,11 +109,25 @@ INLINE void store(bf16* p, F v) {
     memcpy(p, &w, sizeof w);
 }
 
+INLINE F load(const int8* p) {
+#ifdef LMTRAIN_AVX512
+    return (F)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#else
+    typedef int8_t I8 __attribute__((vector_size(LANES)));
+    I8 v;
+    memcpy(&v, p, sizeof v);
+    return __builtin_convertvector(v, F);
+#endif
+}
+
 #ifdef LMTRAIN_AVX512
 INLINE __mmask16 lanes(long n) { return n >= LANES ? 0xffff : (__mmask16)((1u << n) - 1); }
 INLINE F load(const float* p, long n) { return (F)_mm512_maskz_loadu_ps(lanes(n), p); }
 INLINE void store(float* p, F v, long n) { _mm512_mask_storeu_ps(p, lanes(n), (__m512)v); }
 INLINE F load(const bf16* p, long n) { return widen((U16)_mm256_maskz_loadu_epi16(lanes(n), p)); }
+INLINE F load(const int8* p, long n) {
+    return (F)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(lanes(n), p)));
+}
 INLINE void store(bf16* p, F v, long n) { _mm256_mask_storeu_epi16(p, lanes(n), (__m256i)narrow(v)); }
 #else
 template <class S>
@@ -148,6 +167,8 @@ template <>
 inline F as_stored<float>(F x) { return x; }
 template <>
 inline F as_stored<bf16>(F x) { return widen(narrow(x)); }
+template <>
+inline F as_stored<int8>(F x) { return x; }  // only weights are rounded
 
 // ---- functions
 

@@ -19,11 +19,13 @@ namespace lmtrain {
 
 enum Kind { LINEAR, ELMAN_TANH, ELMAN_RELU, ELMAN_SIGMOID, ELMAN_IDENTITY, GRU, LSTM };
 
-// Weights [gates * units, inputs] and [gates * units, units] are of the storage type; a bias may be null. `h` and `c`
+// Weights [gates * units, inputs] and [gates * units, units] are of the storage type, and int8 ones times the scale of their
+// row; a bias may be null. `h` and `c`
 // [slots, units] are the states, replaced at each step. Laid out as `_Stage` in step.py.
 struct Stage {
     long kind, inputs, units;
     const void *weight_input, *weight_recurrent;
+    const float *scale_input, *scale_recurrent;
     const float *bias, *candidate_bias;
     float *h, *c;
 };
@@ -42,9 +44,13 @@ INLINE void stage_outputs(const Stage& stage, long u, long count, const long* sl
         const long row = gate * H + u;
         F* sums = stage.kind == LINEAR ? outputs : input[gate];
         dot_rows_of((const S*)stage.weight_input + row * stage.inputs, stage.inputs, n, x, stride, count, sums);
+        if constexpr (std::is_same_v<S, int8>)
+            for (long i = 0; i < count; i++) sums[i] = sums[i] * load(stage.scale_input + row, n);
         for (long i = 0; stage.bias && i < count; i++) sums[i] = sums[i] + load(stage.bias + row, n);
-        if (stage.kind != LINEAR)
-            dot_rows_of((const S*)stage.weight_recurrent + row * H, H, n, h, stride, count, recurrent[gate]);
+        if (stage.kind == LINEAR) continue;
+        dot_rows_of((const S*)stage.weight_recurrent + row * H, H, n, h, stride, count, recurrent[gate]);
+        if constexpr (std::is_same_v<S, int8>)
+            for (long i = 0; i < count; i++) recurrent[gate][i] = recurrent[gate][i] * load(stage.scale_recurrent + row, n);
     }
     for (long i = 0; stage.kind != LINEAR && i < count; i++) {
         float* state = stage.h + slots[i] * H + u;

@@ -7,6 +7,9 @@ made: half as much to read at each token, on which alone the speed of a large vo
 bfloat16, sums, biases, cells and logits float32, and states are rounded to bfloat16, as in the recurrences. While a
 network is in use, weights must not change: it may see them as they were or as they are.
 
+With int8 weights there is half as much to read again. Every row of a weight has a scale s of its own, the weight is s q
+with the whole number q from -127 to 127 that is nearest, and all else is float32: W x = s (q x).
+
     legend   B texts · E inputs of a stage · H its units · Z gates x H · V vocabulary
 """
 
@@ -22,6 +25,7 @@ from torch import Tensor
 from lmtrain.ops.native.build import library
 from lmtrain.ops.shapes import Sizes, check_dtype, check_shape
 
+WEIGHTS = (torch.float32, torch.bfloat16, torch.int8)  # in the order of their numbers in `lmtrain_step`
 KINDS = ("linear", "elman tanh", "elman relu", "elman sigmoid", "elman identity", "gru", "lstm")  # the order of Kind in step.h
 SMALL = 1 << 18  # weights; below, threads that wait for each other cost more than they save
 
@@ -41,17 +45,24 @@ class Stage(NamedTuple):
         return {"linear": 0, "lstm": 2}.get(self.kind, 1)
 
 
+class Scales(NamedTuple):
+    """What the whole numbers of a stage's int8 weights are multiplied by, row by row; None for other weights."""
+
+    input_Z: Tensor | None = None
+    recurrent_Z: Tensor | None = None
+
+
 class Network:
     """Stages behind an embedding matrix (float32, [V, E]); the last one is linear and makes the logits.
 
-    dtype  of the products: float32 or bfloat16
+    dtype  of the products: float32 or bfloat16; or int8 for weights that are stored so, and products in float32
 
     Raises ValueError where stages do not fit together: C++ trusts their sizes.
     """
 
     def __init__(self, embedding_VE: Tensor, stages: Sequence[Stage], dtype: torch.dtype) -> None:
-        if dtype not in (torch.float32, torch.bfloat16):
-            raise ValueError(f"the native step computes in float32 and bfloat16, not in {dtype}.")
+        if dtype not in WEIGHTS:
+            raise ValueError(f"the native step computes in float32, bfloat16 and int8, not in {dtype}.")
         check_dtype("embedding_VE", embedding_VE, torch.float32)
         inputs = check_shape("embedding_VE", embedding_VE, "V E")["E"]
         if not stages or stages[-1].kind != "linear":
@@ -59,7 +70,8 @@ class Network:
         for index, stage in enumerate(stages):
             inputs = _check_stage(index, stage, inputs)
         self.embedding_VE = embedding_VE.detach().contiguous()
-        self.stages = [_prepared(stage, dtype) for stage in stages]
+        prepared = [_prepared(stage, dtype) for stage in stages]
+        self.stages, self.scales = [stage for stage, _ in prepared], [scales for _, scales in prepared]
         self.dtype = dtype
 
     def streams(self, states: Sequence[Tensor]) -> Streams:
@@ -77,7 +89,10 @@ class Streams:
             raise ValueError(f"{len(states)} states; the network has {sum(stage.num_states for stage in network.stages)}.")
         left, self._sizes = iter(self._states), Sizes()
         self._stages = (_Stage * len(network.stages))(
-            *(_laid_out(stage, [next(left) for _ in range(stage.num_states)], self._sizes) for stage in network.stages)
+            *(
+                _laid_out(stage, scales, [next(left) for _ in range(stage.num_states)], self._sizes)
+                for stage, scales in zip(network.stages, network.scales, strict=True)
+            )
         )
         self._log_probs_BV = torch.empty(0, len(network.stages[-1].weight_input_ZE), dtype=torch.float32, device="cpu")
         weights = sum(stage.weight_input_ZE.numel() for stage in network.stages)
@@ -107,7 +122,7 @@ class Streams:
             self._log_probs_BV = self._log_probs_BV.new_empty(count, self._log_probs_BV.shape[1])
         longs = ctypes.c_long * count
         self._step(
-            self._network.dtype == torch.bfloat16, self._stages, len(self._stages), count, longs(*texts), longs(*tokens),
+            WEIGHTS.index(self._network.dtype), self._stages, len(self._stages), count, longs(*texts), longs(*tokens),
             embedding_VE.data_ptr(), self._log_probs_BV.data_ptr(), self._threads,
         )  # fmt: skip
         return self._log_probs_BV[:count]
@@ -118,12 +133,15 @@ class Streams:
             state[text].zero_()
 
 
+_POINTERS = ("weight_input", "weight_recurrent", "scale_input", "scale_recurrent", "bias", "candidate_bias", "h", "c")
+
+
 class _Stage(ctypes.Structure):
     """`Stage` of step.h."""
 
     _fields_ = (
         [(name, ctypes.c_long) for name in ("kind", "inputs", "units")]
-        + [(name, ctypes.c_void_p) for name in ("weight_input", "weight_recurrent", "bias", "candidate_bias", "h", "c")]
+        + [(name, ctypes.c_void_p) for name in _POINTERS]
     )  # fmt: skip
 
 
@@ -150,19 +168,36 @@ def _check_stage(index: int, stage: Stage, inputs: int) -> int:
     return units
 
 
-def _prepared(stage: Stage, dtype: torch.dtype) -> Stage:
-    """The stage with its weights of this type and its biases float32, each in one piece."""
+def _prepared(stage: Stage, dtype: torch.dtype) -> tuple[Stage, Scales]:
+    """The stage with its weights of this type and its biases float32, each in one piece; and the scales of int8 weights."""
 
     def of(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         return None if tensor is None else tensor.detach().to(dtype).contiguous()
 
-    return Stage(
-        stage.kind, stage.weight_input_ZE.detach().to(dtype).contiguous(), of(stage.bias_Z, torch.float32),
-        of(stage.weight_recurrent_ZH, dtype), of(stage.candidate_bias_H, torch.float32),
+    scales = Scales()
+    weight_ZE, recurrent_ZH = stage.weight_input_ZE.detach(), stage.weight_recurrent_ZH
+    if dtype is torch.int8:
+        weight_ZE, input_Z = _whole_numbers(weight_ZE)
+        recurrent_ZH, recurrent_Z = (None, None) if recurrent_ZH is None else _whole_numbers(recurrent_ZH.detach())
+        scales = Scales(input_Z, recurrent_Z)
+    prepared = Stage(
+        stage.kind, weight_ZE.to(dtype).contiguous(), of(stage.bias_Z, torch.float32), of(recurrent_ZH, dtype),
+        of(stage.candidate_bias_H, torch.float32),
     )  # fmt: skip
+    return prepared, scales
 
 
-def _laid_out(stage: Stage, states: Sequence[Tensor], sizes: Sizes) -> _Stage:
+def _whole_numbers(weight_ZE: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest whole numbers from -127 to 127, and what each row of them is to be multiplied by.
+
+    A row that holds a number that is none stays without meaning: its scale is no number either.
+    """
+    weight_ZE = weight_ZE.float()
+    scale_Z = weight_ZE.abs().amax(1) / 127
+    return (weight_ZE / scale_Z.clamp(min=torch.finfo().tiny)[:, None]).round().nan_to_num(0, 127, -127), scale_Z.contiguous()
+
+
+def _laid_out(stage: Stage, scales: Scales, states: Sequence[Tensor], sizes: Sizes) -> _Stage:
     """Sizes and addresses of a prepared stage and of its states; `sizes` holds the number of texts."""
     outputs, inputs = stage.weight_input_ZE.shape
     units = outputs if stage.weight_recurrent_ZH is None else stage.weight_recurrent_ZH.shape[1]
@@ -172,5 +207,8 @@ def _laid_out(stage: Stage, states: Sequence[Tensor], sizes: Sizes) -> _Stage:
         if state.device.type != "cpu":
             raise ValueError(f"the states of the texts are on {state.device}; expected a CPU.")
     h, c = [*states, None, None][:2]
-    tensors = (stage.weight_input_ZE, stage.weight_recurrent_ZH, stage.bias_Z, stage.candidate_bias_H, h, c)
+    tensors = (
+        stage.weight_input_ZE, stage.weight_recurrent_ZH, scales.input_Z, scales.recurrent_Z, stage.bias_Z,
+        stage.candidate_bias_H, h, c,
+    )  # fmt: skip
     return _Stage(KINDS.index(stage.kind), inputs, units, *(None if x is None else x.data_ptr() for x in tensors))
