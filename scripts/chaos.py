@@ -283,7 +283,9 @@ def compare(ours: Path, theirs: Path) -> None:
         for name, tensor in first.tensors[file].items():
             if not tensor.equal(second.tensors[file][name]):
                 raise LossError(f"{file}.safetensors: {name} differs")
-    states = [{**c.documents["training"]["state"], "elapsed_seconds": None} for c in (first, second)]
+    states = [
+        {**c.documents["training"]["state"], "elapsed_seconds": None, "evaluation_seconds": None} for c in (first, second)
+    ]
     if states[0] != states[1]:
         raise LossError(f"the rest of the state differs: {[key for key in states[0] if states[0][key] != states[1].get(key)]}")
     if records(ours) != records(theirs):

@@ -62,7 +62,9 @@ RUNS |= {
     "naive Bayes": [*CLASSIFIERS, "model=naive_bayes"],
 }
 SAVED = Path(__file__).parents[1] / "fixtures" / "saved"
-NEW = ("state.saved_step", "state.trouble", "state.num_stale")  # older checkpoints lack them
+NEW = (  # older checkpoints lack them
+    "state.saved_step", "state.trouble", "state.num_stale", "state.evaluation_seconds", "state.includes_evaluation",
+)  # fmt: skip
 QUICK = {"lstm": 40, "gru": 40, "ngram": 20, "mixture": 40}  # of so many values one is tried in the ordinary suite
 QUICK |= {"bpe": 199} if "bpe" in RUNS else {}
 QUICK |= {"classifier": 80, "indicators": 80, "naive Bayes": 80}

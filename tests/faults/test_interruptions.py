@@ -88,7 +88,7 @@ def decided(run: Path) -> dict[str, Any]:
     """Everything that training has come to but the time it took, and the step of the best checkpoint."""
     last, best = (load_checkpoint(find_checkpoint(run, which)) for which in ("last", "best"))
     state = last.documents["training"]["state"]
-    return {**state, "elapsed_seconds": None, "step of best": best.step}
+    return {**state, "elapsed_seconds": None, "evaluation_seconds": None, "step of best": best.step}
 
 
 @pytest.fixture

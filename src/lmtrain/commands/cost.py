@@ -86,7 +86,7 @@ def _work(task: Task, limits: Limits, cadence: Cadence, state: TrainState) -> st
     if steps is None:
         every = f"every {_steps(cadence.evaluate_every)}" if cadence.evaluate_every else f"every epoch ({_steps(per_epoch)})"
         seconds = (limits.max_seconds or 0) - state.elapsed_seconds
-        return f"Cost: {_duration(seconds)} of training; an evaluation{of_so_many} {every}{_final_test(task)}."
+        return f"Cost: {duration(seconds)} of training; an evaluation{of_so_many} {every}{_final_test(task)}."
     items_per_epoch = batches.done_before(Position(epoch=1))[1][-1]
     num_items = round(steps / per_epoch * items_per_epoch)
     between = cadence.evaluate_every or per_epoch
@@ -117,7 +117,7 @@ def _time(task: Task, limits: Limits, state: TrainState) -> str:
     steps = limits.steps_to_come(state, task.batches)
     if steps is not None and steps <= FIRST_STEPS:
         return "Time: so few steps are soon done."
-    most = f", but {_duration(limits.max_seconds - state.elapsed_seconds)} at most" if limits.max_seconds is not None else ""
+    most = f", but {duration(limits.max_seconds - state.elapsed_seconds)} at most" if limits.max_seconds is not None else ""
     return f"Time: known after {FIRST_STEPS} steps{most}."
 
 
@@ -130,14 +130,23 @@ def describe_time(limits: Limits, state: TrainState, batches: Any, seconds_per_s
         assert left is not None, "something ends a run"
         steps, seconds = int(left / seconds_per_step) if seconds_per_step else 0, left
     each = f"{seconds_per_step:.2g} s each"
-    return f"Time: about {_duration(seconds)} for the {_steps(steps or 0)} to come ({each}), without evaluations."
+    return f"Time: about {duration(seconds)} for the {_steps(steps or 0)} to come ({each}), without evaluations."
 
 
 def _steps(number: int) -> str:
     return f"{number:,} step{'s' * (number != 1)}"
 
 
-def _duration(seconds: float) -> str:
+def describe_spent(state: TrainState) -> str:
+    """What training took, and what evaluations added to it, or, in a run that an earlier version began, had of it."""
+    apart = f"{duration(state.evaluation_seconds)} of evaluation, samples and saving"
+    if state.includes_evaluation:
+        return f"The run took {duration(state.elapsed_seconds)}, at least {apart} among them."
+    return f"The run took {duration(state.elapsed_seconds)} of training and {apart}."
+
+
+def duration(seconds: float) -> str:
+    """A time to read."""
     if seconds < 100:
         number = f"{max(seconds, 0):.3g}"
         return f"{number} second{'s' * (number != '1')}"

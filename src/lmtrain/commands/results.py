@@ -45,6 +45,7 @@ def note_end(run: RunDirectory, task: Task, state: TrainState, items_per_second:
     valid: dict[str, Any] = {} if best is None else {"value": best.value, "bits_per_character": best.bits_per_character}
     results = {
         "num_steps": state.step, "num_items": state.num_items, "seconds": round(state.elapsed_seconds, 3),
+        "evaluation_seconds": round(state.evaluation_seconds, 3),
         "items_per_second": round(items_per_second, 1) or None, "best_step": state.best_step,
         "valid": {**valid, **task.judged_on()} if valid else {}, "test": None,
     }  # fmt: skip

@@ -88,6 +88,8 @@ def go_on(state: TrainState, path: Path, task: Task, run: RunDirectory, group: G
     if group.leads and state.step == (state.best_step or 0):  # a kill may have come before it was marked
         mark(run.path, "best", path)
     _say_stretched(before, task.settings, state, epochs_done(task.batches, state.position))
+    if state.includes_evaluation and task.settings.trainer.max_seconds is not None:
+        log.info("An earlier version began this run: its trainer.max_seconds limits the time of its evaluations, too.")
 
 
 def load_state(state: TrainState, path: Path, task: Task, group: Group = ALONE) -> config.Config:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import lmtrain.config as config
 from lmtrain.build import build_limits
-from lmtrain.commands.cost import checkpoint_bytes, describe_cost, describe_time, iter_warm_up_advice, num_checkpoints
+from lmtrain.commands.cost import (
+    checkpoint_bytes,
+    describe_cost,
+    describe_spent,
+    describe_time,
+    iter_warm_up_advice,
+    num_checkpoints,
+)
 from lmtrain.commands.results import note_beginning, note_outcome
 from lmtrain.commands.resuming import go_on, note_arithmetic
 from lmtrain.commands.saver import Saver, SharedSaver
@@ -120,6 +127,7 @@ class Training:
         telemetry.end_bar()
         telemetry.record_results(state.step, valid=state.best_value, tokens_per_second=telemetry.items_per_second or None)
         note_outcome(self.run, self.task, state, reason)
+        log.info("%s", describe_spent(state))
         if stop.requested:
             say_resume(self.run, stop, state)
 

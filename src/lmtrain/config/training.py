@@ -113,7 +113,9 @@ class TrainerConfig(Settings):
     random_offset: bool = kept(True, "Each epoch starts at another offset.")
     num_steps: int | None = free(None, "Steps to train; null: no limit.", least=0)
     num_epochs: float | None = free(None, "Epochs to train; null: no limit.", least=0)
-    max_seconds: float | None = free(75.0, "Seconds to train; null: no limit.", least=0)
+    max_seconds: float | None = free(
+        75.0, "Seconds of training, without evaluations, samples and saving; null: no limit.", least=0,
+    )  # fmt: skip
     patience: int | None = free(
         None, "Ends training after so many evaluations in a row without improvement; null: never.", least=1
     )

@@ -40,12 +40,13 @@ def fit(run: Session) -> str:
 def steps(state: TrainState, batches: Batches, limits: Limits, group: Group = ALONE) -> Iterator[StepReport]:
     """Learns from batch after batch until a limit is reached; `state` moves on before each report is yielded.
 
-    Time while the process is stopped does not count; what is done between two steps does.
+    Time while the process is stopped does not count, and what is done apart from training between two steps is subtracted.
     """
     with RunningTime() as clock:
-        started_at = clock() - state.elapsed_seconds
+        started_at = clock() - state.running_seconds
         while True:
-            state.elapsed_seconds = group.seconds(clock() - started_at)
+            state.running_seconds = clock() - started_at
+            state.elapsed_seconds = group.seconds(state.elapsed_seconds)
             epoch = epochs_done(batches, state.position)
             if limits.share(state, epoch) >= 1:
                 return
@@ -56,5 +57,5 @@ def steps(state: TrainState, batches: Batches, limits: Limits, group: Group = AL
             state.position = batches.next(state.position)
             state.step += 1
             state.num_items += report.num_items
-            state.elapsed_seconds = clock() - started_at  # a signal may end the run before the next step
+            state.running_seconds = clock() - started_at  # a signal may end the run before the next step
             yield report

@@ -48,6 +48,7 @@ class RunRecord:
     status    finished, stopped (by a signal; it can go on), failed, killed or running
     reason    how it ended, in words
     settings  all of them by name; `differing` are those that differ from the defaults
+    seconds   of training; `evaluation_seconds` of what came beside it (evaluations, samples, saving)
     items     what `num_items` counts: tokens, windows, texts
     measure   what validation and test are judged by, such as nats_per_token
     """
@@ -63,6 +64,7 @@ class RunRecord:
     items: str = "tokens"
     num_items: int | None = None
     seconds: float | None = None
+    evaluation_seconds: float | None = None
     items_per_second: float | None = None
     measure: str = "nats_per_token"
     higher_is_better: bool = False
@@ -208,7 +210,8 @@ def _from_results(results: Mapping[str, Any], session: Mapping[str, Any]) -> dic
     test = results.get("test")
     return {
         "num_steps": _whole(results.get("num_steps")), "num_items": _whole(results.get("num_items")),
-        "seconds": _number(results.get("seconds")), "items_per_second": _number(results.get("items_per_second")),
+        "seconds": _number(results.get("seconds")), "evaluation_seconds": _number(results.get("evaluation_seconds")),
+        "items_per_second": _number(results.get("items_per_second")),
         "best_step": _whole(results.get("best_step")), "valid": _result(results["valid"]),
         "test": _result(test) if isinstance(test, Mapping) and "final" in session else None,
         "test_split": session.get("final_split") if isinstance(session.get("final_split"), str) else None,

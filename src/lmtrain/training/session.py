@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import ResourceError
 from lmtrain.training.learner import StepReport
 from lmtrain.training.limits import Cadence, Limits, epochs_done
+from lmtrain.training.machine import RunningTime
 from lmtrain.training.score import TOKENS, Score
 from lmtrain.training.signals import Stop
 from lmtrain.training.state import Interval, TrainState
@@ -131,7 +133,8 @@ class Session:
     def check_gradients(self) -> None:
         """Checks the gradients of the batch that comes next, where that is asked for."""
         if self.check is not None:
-            self.check(self.state, self.batches.batch(self.state.position))
+            with self._apart():
+                self.check(self.state, self.batches.batch(self.state.position))
 
     def finish(self) -> None:
         """Evaluates and saves the last state, unless that was done."""
@@ -150,8 +153,9 @@ class Session:
         with state.learner.evaluated() as model:
             if not state.learner.has_gradients:  # what was counted is estimated here, which is part of training
                 state.elapsed_seconds += time.monotonic() - began_at
-            score = self.group.led(lambda: self.score(model))
-            text = self.show(model) if self.group.leads and math.isfinite(score.value) else ""
+            with self._apart():
+                score = self.group.led(lambda: self.score(model))
+                text = self.show(model) if self.group.leads and math.isfinite(score.value) else ""
         state.evaluated_step = state.step
         if math.isnan(score.value):
             self.go_back(f"Validation at step {state.step} is not a number.", None)
@@ -162,9 +166,20 @@ class Session:
         if is_best:
             state.best_value, state.best_step = score.value, state.step
         state.learner.after_evaluation(cost)
-        watched = {} if self.watch is None else self.watch(state, self.batches.batch(state.position))
+        with self._apart():
+            watched = {} if self.watch is None else self.watch(state, self.batches.batch(state.position))
         self.telemetry.record_evaluation(state, score, text, is_best, watched)
         return is_best
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Counts the time of its block as one that is not spent on training."""
+        with RunningTime() as clock:
+            began_at = clock()
+            try:
+                yield
+            finally:
+                self.state.evaluation_seconds += clock() - began_at
 
     def save(self, is_best: bool = False, *, is_scheduled: bool = True, is_final: bool = False) -> None:
         """Saves a checkpoint. A full disk costs this checkpoint, not the run, unless it is the final one.
@@ -175,7 +190,8 @@ class Session:
         if is_scheduled:
             self.state.saved_step = self.state.step
         try:
-            problem = self.keep(self.state, is_best)
+            with self._apart():
+                problem = self.keep(self.state, is_best)
         except ResourceError as error:
             self.state.saved_step = before
             if is_final:
@@ -187,11 +203,13 @@ class Session:
 
     def go_back(self, problem: str, batch: Batch | None) -> bool:
         """Asks what shall be done about numbers that are not finite; True where the state is an earlier one now."""
-        step = self.state.step
-        self.on_nonfinite(self.state, problem, batch)
-        if self.state.step != step:
-            self.telemetry.rewind(self.state.step, is_evaluated=self.state.evaluated_step == self.state.step)
-        return self.state.step != step
+        state, step = self.state, self.state.step
+        spent = state.elapsed_seconds, state.evaluation_seconds
+        self.on_nonfinite(state, problem, batch)
+        state.elapsed_seconds, state.evaluation_seconds = spent  # or a run that goes back again and again would not end
+        if state.step != step:
+            self.telemetry.rewind(state.step, is_evaluated=state.evaluated_step == state.step)
+        return state.step != step
 
 
 def _describe_nonfinite(report: StepReport, state: TrainState, batches: Batches) -> tuple[str, Batch]:

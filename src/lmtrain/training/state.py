@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lmtrain.data.batches import Batches, Position
-from lmtrain.expected import MIN_NATS, Anything, Number, Whole, agree, compare, within
+from lmtrain.expected import MIN_NATS, Anything, Flag, Number, Whole, agree, compare, within
 from lmtrain.training.learner import Known, Learner, StepReport, Tensors
 from lmtrain.training.score import TOKENS, Wording
 
@@ -83,8 +83,11 @@ class Spikes:
         )
 
 
-ADDED: dict[str, Any] = {"saved_step": None, "trouble": asdict(Trouble()), "num_stale": 0}
-"""What the documents of older checkpoints lack."""
+ADDED: dict[str, Any] = {"saved_step": None, "trouble": asdict(Trouble())}
+"""What the documents of the oldest checkpoints lack."""
+
+ADDED_LATER: dict[str, Any] = {"num_stale": 0, "evaluation_seconds": 0.0, "includes_evaluation": True}
+"""What those of younger ones lack, too. Then `elapsed_seconds` held all that happened between the first step and the last."""
 
 EARLIER_NAMES = {"num_tokens": "num_items", "nats": "loss", "best_nats": "best_value"}
 """What they call otherwise."""
@@ -95,16 +98,22 @@ def _renamed(document: Any) -> Any:
     if not isinstance(document, dict):
         return document
     if "best_nats" not in document:
-        return {"num_stale": 0} | document
+        return ADDED_LATER | document
     named = {EARLIER_NAMES.get(name, name): value for name, value in document.items()}
     if isinstance(interval := named.get("interval"), dict):
         named["interval"] = {EARLIER_NAMES.get(name, name): value for name, value in interval.items()}
-    return ADDED | named
+    return ADDED | ADDED_LATER | named
 
 
 @dataclass
 class TrainState:
-    """All that must survive a crash: what was learnt, where in the data, how long, and the best so far."""
+    """All that must survive a crash: what was learnt, where in the data, how long, and the best so far.
+
+    elapsed_seconds      time of training: what limits and schedules go by
+    evaluation_seconds   what evaluations, samples, checks and checkpoints have taken beside it
+    includes_evaluation  whether elapsed_seconds hold those, too, as they do in runs that an earlier version began: such a
+                         run keeps the meaning of its limit
+    """
 
     learner: Learner
     wording: Wording = TOKENS
@@ -112,6 +121,8 @@ class TrainState:
     step: int = 0
     num_items: int = 0  # tokens, windows or texts
     elapsed_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    includes_evaluation: bool = False
     best_value: float | None = None  # of the validations that were finite
     best_step: int | None = None
     evaluated_step: int | None = None
@@ -120,6 +131,15 @@ class TrainState:
     trouble: Trouble = Trouble()
     interval: Interval = field(default_factory=Interval)
     spikes: Spikes = Spikes()
+
+    @property
+    def running_seconds(self) -> float:
+        """From the first step to the last, as far as a clock that runs there counts it."""
+        return self.elapsed_seconds if self.includes_evaluation else self.elapsed_seconds + self.evaluation_seconds
+
+    @running_seconds.setter
+    def running_seconds(self, seconds: float) -> None:
+        self.elapsed_seconds = seconds if self.includes_evaluation else max(seconds - self.evaluation_seconds, 0.0)
 
     @property
     def best_cost(self) -> float:
@@ -135,6 +155,8 @@ class TrainState:
             "step": self.step,
             "num_items": self.num_items,
             "elapsed_seconds": self.elapsed_seconds,
+            "evaluation_seconds": self.evaluation_seconds,
+            "includes_evaluation": self.includes_evaluation,
             "best_value": self.best_value,
             "best_step": self.best_step,
             "evaluated_step": self.evaluated_step,
@@ -164,6 +186,8 @@ class TrainState:
         self.position = Position(**document["position"])
         self.step, self.num_items = document["step"], document["num_items"]
         self.elapsed_seconds = float(document["elapsed_seconds"])
+        self.evaluation_seconds = float(document["evaluation_seconds"])
+        self.includes_evaluation = document["includes_evaluation"]
         self.best_value, self.best_step = document["best_value"], document["best_step"]
         self.evaluated_step, self.num_stale = document["evaluated_step"], document["num_stale"]
         self.saved_step, self.trouble = document["saved_step"], Trouble(**document["trouble"])
@@ -205,6 +229,8 @@ class TrainState:
             "step": Whole(),
             "num_items": Whole(),
             "elapsed_seconds": Number(0, MAX_SECONDS),
+            "evaluation_seconds": Number(0, MAX_SECONDS),
+            "includes_evaluation": Flag(),
             "best_value": best,
             "best_step": Whole(most=step, null=True),
             "evaluated_step": Whole(most=step, null=True),
