@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lmtrain.application import jobs, register_schemas
 from lmtrain.application.checking import varies_vocabulary
 from lmtrain.commands.train import Reached
+from lmtrain.training.run_record import find_curves
 
 TINY = [
     "model.state_policy=carry", "trainer.batch_size=4", "trainer.chunk_length=10", "trainer.num_steps=3",
@@ -107,7 +108,7 @@ def test_neither_do_the_records_and_tensorboard_hold_them(
     records = [json.loads(line) for line in Path("unspelt/metrics.jsonl").read_text().splitlines()]
     assert any("val/nats_per_token" in record for record in records)
     assert any("val/bits_per_character" in record for record in records) is is_there
-    tensorboard = EventAccumulator("unspelt/tensorboard")
+    tensorboard = EventAccumulator(str(find_curves(Path("unspelt/tensorboard"))))
     tensorboard.Reload()
     assert ("val/bits_per_character" in tensorboard.Tags()["scalars"]) is is_there
 

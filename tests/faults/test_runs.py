@@ -19,6 +19,7 @@ from lmtrain.data.batches import Position
 from lmtrain.inference.evaluate import Evaluation
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint, verify_checkpoint
 from lmtrain.training.run_directory import open_run_directory
+from lmtrain.training.run_record import find_curves
 from lmtrain.training.telemetry import Telemetry
 
 Call = Callable[..., Any]
@@ -250,7 +251,7 @@ def recorded(run: Path) -> list[int]:
 
 
 def events_of(run: Path) -> EventAccumulator:
-    events = EventAccumulator(str(run / "tensorboard"))
+    events = EventAccumulator(str(find_curves(run / "tensorboard")))
     events.Reload()
     return events
 

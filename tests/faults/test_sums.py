@@ -211,7 +211,9 @@ def test_a_training_whose_validation_is_impossible_writes_no_nan_and_says_which_
 def tensorboard_scalars(run: Path) -> list[tuple[str, float]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(next(run.rglob("events.out.tfevents.*")).parent))
+    from lmtrain.training.run_record import find_curves
+
+    events = EventAccumulator(str(find_curves(run / "tensorboard")))
     events.Reload()
     return [(tag, event.value) for tag in events.Tags()["scalars"] for event in events.Scalars(tag)]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import lmtrain.training.telemetry as telemetry
+import lmtrain.training.bar as bar
 
 SAMPLE = [sys.executable, "-m", "lmtrain", "sample", "run", "--max-tokens"]
 
@@ -52,7 +52,8 @@ def test_characters_that_the_terminal_lacks_are_written_as_escapes(place: Path) 
 def test_without_a_terminal_there_are_plain_lines_and_no_bar(
     place: Path, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(telemetry, "PLAIN_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(bar, "FIRST_LINES_SECONDS", 0.0)
+    monkeypatch.setattr(bar, "LINE_SECONDS", 0.0)
     ended = call("TRAIN", "hydra.run.dir=plain")
     lines = ended.err.splitlines()
     assert len(lines) == 6, "one for every step"

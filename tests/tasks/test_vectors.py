@@ -19,6 +19,7 @@ from lmtrain.data.tokenizer import learn_tokenizer
 from lmtrain.errors import CheckpointError, DataError, SettingsError
 from lmtrain.models.word_vectors import GloveVectors
 from lmtrain.tasks.vectors_model import PAIRS, judge
+from lmtrain.training.run_record import find_curves
 from lmtrain.vectors.batches import pair_batches, window_batches
 from lmtrain.vectors.svd import count_pairs
 from lmtrain.vectors.text import BREAK, GAP, Text, as_text
@@ -237,7 +238,8 @@ def test_how_many_predictions_lie_before_a_position_is_bounded() -> None:
 def projected(run: str) -> tuple[list[str], np.ndarray]:
     from google.protobuf import text_format
 
-    directory = Path(run) / "tensorboard"
+    directory = find_curves(Path(run) / "tensorboard")
+    assert directory is not None
     config = text_format.Parse((directory / "projector_config.pbtxt").read_text(), ProjectorConfig())
     (embedding,) = config.embeddings
     words = (directory / embedding.metadata_path).read_text(encoding="utf-8").split("\n")[:-1]
@@ -247,7 +249,7 @@ def projected(run: str) -> tuple[list[str], np.ndarray]:
 def test_the_projector_shows_the_first_words_of_any_task_and_can_be_left_out(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmtrain.training.telemetry.PROJECTED", 5)
+    monkeypatch.setattr("lmtrain.training.board.PROJECTED", 5)
     common = ["trainer.num_steps=2", "model.embed_size=3", "trainer.num_threads=1"]
     lmtrain.train("data=text", "data.path=data", "tokenizer=char", "hydra.run.dir=chars", *common, "trainer.chunk_length=5",
                   "trainer.batch_size=2", "model.hidden_size=4", "trainer.sample_tokens=0")  # fmt: skip
@@ -255,7 +257,7 @@ def test_the_projector_shows_the_first_words_of_any_task_and_can_be_left_out(
     assert (len(words), matrix.shape) == (5, (5, 3))
     assert "' '" in words, "what cannot be seen is written as Python writes it"
     lmtrain.train("task=vectors", *TINY, "trainer.projector=false", "hydra.run.dir=without", "trainer.num_epochs=1")
-    assert not Path("without/tensorboard/projector_config.pbtxt").exists()
+    assert not list(Path("without/tensorboard").rglob("projector_config.pbtxt"))
 
 
 def test_taggers_have_vectors_and_logistic_regression_has_none(data: Path, call: Call) -> None:

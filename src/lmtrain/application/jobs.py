@@ -59,7 +59,7 @@ def call_hydra(changes: Mapping[str, Any], swept: Set[str], varies: bool) -> Non
         typed = HydraConfig.get().overrides.task
         jobs.append(" ".join(override for override, key in zip(typed, keys_of(typed), strict=True) if key in swept))
         try:
-            best = train(composed, changes)
+            best = train(composed, changes, swept)
         except Exception as error:
             if isinstance(error, UserError) and HydraConfig.get().mode is not RunMode.MULTIRUN:
                 raise RefusedError from error  # past Hydra, which has words of its own; in a sweep the other jobs go on
@@ -84,7 +84,7 @@ def call_hydra(changes: Mapping[str, Any], swept: Set[str], varies: bool) -> Non
             print(printable(f"\n{len(failures)} of {len(jobs)} jobs failed:\n" + "\n".join(failures)), file=sys.stderr)
 
 
-def train(composed: DictConfig, changes: Mapping[str, Any]) -> Reached | None:
+def train(composed: DictConfig, changes: Mapping[str, Any], swept: Set[str] = frozenset()) -> Reached | None:
     """One job, which Hydra has composed: trains, or goes on with a run with `changes`. Returns the best that it reached."""
     check_address_space()
     from lmtrain.commands import train as training  # here: it imports torch
@@ -103,7 +103,13 @@ def train(composed: DictConfig, changes: Mapping[str, Any]) -> Reached | None:
         refuse_what_is_not_ours(directory)
         started = with_start(settings, keys_of(HydraConfig.get().overrides.task))
         tell(group, Job(started, directory, {}))
-        return training.train(reading.read_config(started), directory, lambda: write_as_hydra_would(composed, directory), group)
+        return training.train(
+            reading.read_config(started),
+            directory,
+            lambda: write_as_hydra_would(composed, directory),
+            group,
+            sorted(swept) or None,
+        )
     except UserError:
         if not settings["resume"]:
             place.leave()  # a run that was refused before it began (its text, its device, its size) leaves nothing behind

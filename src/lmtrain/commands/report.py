@@ -22,7 +22,8 @@ from lmtrain.errors import ResourceError, UserError, check_address_space
 from lmtrain.files.unfinished import unfinished_file
 from lmtrain.shell import printable, shown
 from lmtrain.terminal import warn
-from lmtrain.training.run_record import RunRecord, iter_records
+from lmtrain.training.markdown import unwrapped
+from lmtrain.training.run_record import RunRecord, find_curves, iter_records
 
 EPILOG = """examples:
   report outputs/RUN                      one run, in report.html
@@ -171,7 +172,8 @@ def _words(runs: Sequence[RunRecord], names: Sequence[str], most_tokens: int, de
 
 def _samples(run: RunRecord, name: str) -> list[str]:
     """Returns what the model wrote as training went on: evenly spaced among the evaluations, the last one with them."""
-    found = _texts(run.path / "tensorboard", "sample/text_summary")
+    place = find_curves(run.path / "tensorboard")
+    found = [] if place is None else _texts(place, "sample/text_summary")
     if not found:
         return []
     chosen = [found[round(n * (len(found) - 1) / max(MAX_SAMPLES - 1, 1))] for n in range(min(MAX_SAMPLES, len(found)))]
@@ -184,8 +186,6 @@ def _samples(run: RunRecord, name: str) -> list[str]:
 
 def _texts(directory: Path, tag: str) -> list[tuple[int, str]]:
     """Returns the texts of a tag by their step, in TensorBoard's files; of one step the newest."""
-    if not directory.is_dir():
-        return []
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util import tensor_util
 
@@ -205,8 +205,6 @@ def _texts(directory: Path, tag: str) -> list[tuple[int, str]]:
 
 def plain_text(markdown: str) -> str:
     """Returns what a run wrote for TensorBoard, as plain text; earlier versions indented it."""
-    from lmtrain.training.telemetry import unwrapped  # here: it imports torch
-
     lines = markdown.splitlines()
     if lines and all(line.startswith("    ") for line in lines):
         return "\n".join(line.removeprefix("    ") for line in lines)

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import torch
 import lmtrain.config as config
 from lmtrain.distributed.group import Group
 from lmtrain.settings.comparing import config_to_json
-from lmtrain.settings.defaults import differing_settings
+from lmtrain.settings.defaults import SEED, differing_settings, flat_settings
 from lmtrain.tasks.base import Task
 from lmtrain.training.provenance import device_facts
 from lmtrain.training.run_directory import RunDirectory
@@ -64,10 +65,38 @@ def describe_test(score: Score) -> dict[str, Any]:
     return {**score.to_json(), "value": score.value if math.isfinite(score.value) else None}
 
 
-def hyper_parameters(settings: config.Config) -> Mapping[str, Any]:
-    """Returns the hyper-parameters that TensorBoard shows: what differs from the defaults, the model, and the seed."""
-    mapping = config_to_json(settings)
-    return {"model": config.model_name(settings.model), "seed": settings.trainer.seed} | differing_settings(mapping)
+def hyper_parameters(settings: config.Config, varied: Collection[str] | None) -> Mapping[str, Any]:
+    """Returns the hyper-parameters that TensorBoard shows: the model, the seed, and what else tells this run from others.
+
+    Of a sweep these are the settings that are `varied`; of a single run (None) those that differ from the defaults.
+    TensorBoard ticks the first five of what differs between the runs that it shows, by name: capitals come first.
+    """
+    named = {"Model": config.model_name(settings.model), "Seed": settings.trainer.seed}
+    if varied is None:
+        others = differing_settings(config_to_json(settings))
+    else:
+        flat = flat_settings(config_to_json(settings))
+        others = {key: flat[key] for key in varied if key in flat}
+    return named | {key: value for key, value in others.items() if key not in ("model", SEED)}
+
+
+def run_name(settings: config.Config, varied: Collection[str] | None) -> str:
+    """Returns what TensorBoard calls the run: `gru-650-seed1`; in a sweep, with the settings that it varies."""
+    model = settings.model
+    size = next((getattr(model, name) for name in SIZES if getattr(model, name, None)), None)
+    sizes = size if isinstance(size, list) else [] if size is None else [size]
+    flat = flat_settings(config_to_json(settings))
+    others = [f"{key.rpartition('.')[2]}={flat[key]}" for key in varied or () if key in flat and key not in IN_NAMES]
+    words = [config.model_name(model), *map(str, sizes), *others]
+    name = re.sub(r"[^\w.,=+-]", "_", "-".join(words), flags=re.ASCII)[:MAX_LETTERS]
+    return f"{name}-seed{settings.trainer.seed}"
+
+
+SIZES = ("hidden_sizes", "hidden_size", "order", "embed_size")
+"""What says best how large a model is."""
+
+IN_NAMES = ("model", SEED, *(f"model.{name}" for name in SIZES))
+MAX_LETTERS = 100
 
 
 def num_parameters(model: torch.nn.Module) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 import lmtrain.config as config
 from lmtrain.build import choose_device
-from lmtrain.commands.results import hyper_parameters, note_end
+from lmtrain.commands.results import hyper_parameters, note_end, run_name
 from lmtrain.commands.resuming import changed_settings
 from lmtrain.commands.starting import kept_start
 from lmtrain.commands.together import check_shareable, keep_for_restarts, opened
@@ -35,11 +35,13 @@ log = logging.getLogger("lmtrain")
 
 
 def train(
-    settings: config.Config, directory: Path, before: Callable[[], None] = lambda: None, group: Group = ALONE
-) -> Reached | None:
+    settings: config.Config, directory: Path, before: Callable[[], None] = lambda: None, group: Group = ALONE,
+    varied: Collection[str] | None = None,
+) -> Reached | None:  # fmt: skip
     """Trains from the beginning in `directory` and returns the best validation, if there was one.
 
-    It calls `before` when the directory is known to be free and is locked, and nothing has been done yet.
+    It calls `before` when the directory is known to be free and is locked, and nothing has been done yet. `varied` are the
+    settings that differ between the runs of a sweep.
     """
     check_shareable(settings, group)
     choose_device(settings.trainer)  # before anything is written
@@ -47,7 +49,7 @@ def train(
         before()
         run.keep_settings(_settings_text(settings))
         keep_for_restarts(group, run)
-        return _prepare(settings, run, None, group)
+        return _prepare(settings, run, None, group, varied=varied)
 
 
 def resume(directory: Path, changes: Mapping[str, Any], group: Group = ALONE) -> Reached | None:
@@ -68,8 +70,9 @@ def _settings_text(settings: config.Config) -> str:
 
 
 def _prepare(
-    settings: config.Config, run: RunDirectory, resumed_from: Path | None, group: Group, *, has_changed: bool = False
-) -> Reached | None:
+    settings: config.Config, run: RunDirectory, resumed_from: Path | None, group: Group, *, has_changed: bool = False,
+    varied: Collection[str] | None = None,
+) -> Reached | None:  # fmt: skip
     keep_freed_memory(not isinstance(settings.model, config.COUNTED))  # counting takes no steps, and much memory once
     if settings.trainer.num_threads:
         torch.set_num_threads(settings.trainer.num_threads)
@@ -82,7 +85,7 @@ def _prepare(
         log.warning("%s", advice)
     task.check()
     try:
-        return _train_prepared(task, run, resumed_from, has_changed, group)
+        return _train_prepared(task, run, resumed_from, has_changed, group, varied)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -92,7 +95,7 @@ def _prepare(
 
 
 def _train_prepared(
-    task: Task, run: RunDirectory, resumed_from: Path | None, has_changed: bool, group: Group
+    task: Task, run: RunDirectory, resumed_from: Path | None, has_changed: bool, group: Group, varied: Collection[str] | None
 ) -> Reached | None:
     settings = task.settings
     task.begins = resumed_from is None
@@ -101,8 +104,8 @@ def _train_prepared(
     if has_changed:  # only now: a run that may not go on like this keeps its settings
         run.keep_settings(_settings_text(settings))
     training.say_what_is_to_come()
-    with training.telemetry() as telemetry:
-        telemetry.record_settings(comparing.config_to_json(settings), hyper_parameters(settings), state.step)
+    with training.telemetry(run_name(settings, varied)) as telemetry:
+        telemetry.record_settings(comparing.config_to_json(settings), hyper_parameters(settings, varied), state.step)
         with catch_signals(group) as stop:
             session = training.session(telemetry, stop)
             try:

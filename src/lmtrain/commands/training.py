@@ -92,13 +92,14 @@ class Training:
         if self.is_resumed and (limits := self.limits.reached(self.state, self.epoch)):
             log.warning("Nothing is left to train: %s", how_it_ended(settings, limits, self.run.path))
 
-    def telemetry(self) -> Telemetry:
-        """Opens the records of the run. Only the first process has any."""
+    def telemetry(self, name: str) -> Telemetry:
+        """Opens the records of the run, which TensorBoard calls `name`. Only the first process has any."""
         if not self.group.leads:
             return Silent()
         return Telemetry(
             self.run.path, resume_step=self.state.step, resume_fraction=self.limits.share(self.state, self.epoch),
             is_evaluated=self.state.evaluated_step == self.state.step, wording=self.task.wording,
+            name=name,
         )  # fmt: skip
 
     def session(self, telemetry: Telemetry, stop: Stop) -> Session:

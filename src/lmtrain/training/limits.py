@@ -66,6 +66,25 @@ class Limits:
         return Progress(step=state.step, epoch=epoch, fraction=fraction)
 
 
+class Forecast:
+    """When the run will end, evaluations and all, by what this process has done since its first step.
+
+    That step is left out: it may have compiled kernels. Until there is another, a limit of time tells the most.
+    """
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None  # the share that was done, and the time
+
+    def left(self, state: TrainState, share: float, max_seconds: float | None) -> float:
+        """About how many seconds are left when `share` is done; infinite where that is not known."""
+        seconds = state.running_seconds
+        if self._first is None or share <= self._first[0]:  # in a step that went back, as well
+            self._first = share, seconds
+            return math.inf if max_seconds is None else max(max_seconds - state.elapsed_seconds, 0.0)
+        done, began_at = self._first
+        return (seconds - began_at) * (1 - share) / (share - done)
+
+
 @dataclass(frozen=True)
 class Cadence:
     """Steps between two records, evaluations and checkpoints; 0: every epoch, and with every evaluation."""

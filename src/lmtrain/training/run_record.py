@@ -128,6 +128,14 @@ def read_run(path: Path) -> RunRecord:
     )  # fmt: skip
 
 
+def find_curves(tensorboard: Path) -> Path | None:
+    """Where in the directory of that name of a run its curves are; None where there are none. Raises OSError."""
+    for place in (tensorboard, *sorted(tensorboard.iterdir() if tensorboard.is_dir() else ())):
+        if place.is_dir() and any(place.glob("events*")):
+            return place
+    return None
+
+
 def _newest(path: Path, sessions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Returns the process that counts: the one that trains, else the newest that began to. A refused one changes nothing."""
     if not isinstance(sessions[-1].get("exit_reason"), str) and is_held(path / "run.lock"):

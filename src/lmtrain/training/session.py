@@ -18,7 +18,7 @@ from lmtrain.data.batches import Batch, Batches
 from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import ResourceError
 from lmtrain.training.learner import StepReport
-from lmtrain.training.limits import Cadence, Limits, epochs_done
+from lmtrain.training.limits import Cadence, Forecast, Limits, epochs_done
 from lmtrain.training.machine import RunningTime
 from lmtrain.training.score import TOKENS, Score
 from lmtrain.training.signals import Stop
@@ -76,6 +76,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self._first_steps: list[float] = []  # how long they took
+        self._forecast = Forecast()
 
     @property
     def share(self) -> float:
@@ -108,14 +109,14 @@ class Session:
             _report_spike(report, state)
         elif self.go_back(*_describe_nonfinite(report, state, self.batches)):
             return False
-        self.telemetry.progress(state, report, self.share)
-        self._forecast(report.seconds)
+        self.telemetry.progress(state, report, self.share, self._forecast.left(state, self.share, self.limits.max_seconds))
+        self._say_time(report.seconds)
         if state.step % self.cadence.log_every == 0:
             self.telemetry.record_training(state, report)
             state.interval = Interval()
         return True
 
-    def _forecast(self, seconds: float) -> None:
+    def _say_time(self, seconds: float) -> None:
         """Once, when ten steps of this process are known: the first may have compiled kernels and does not count."""
         if self.describe_time is not None and len(self._first_steps) < FIRST_STEPS:
             self._first_steps.append(seconds)

@@ -33,7 +33,7 @@ class Silent(Telemetry):
     def end_bar(self) -> None:
         """Ends nothing: there is no bar."""
 
-    def progress(self, state: TrainState, report: StepReport, fraction: float) -> None:
+    def progress(self, state: TrainState, report: StepReport, fraction: float, left: float) -> None:
         """Shows nothing."""
 
     def record_training(self, state: TrainState, report: StepReport) -> None:

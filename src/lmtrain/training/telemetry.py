@@ -1,8 +1,7 @@
 """What one sees of a run: TensorBoard, `metrics.jsonl` with the same numbers, a progress bar or plain lines, the log.
 
 Tags are `train/…`, `val/…`, `optim/…`, `perf/…`; the step is the number of updates. A resumed run writes on: records behind the
-step it resumes from are dropped, so no step is ever shown twice. A process writes one TensorBoard file and no other, because
-TensorBoard's plain loader leaves a file for good as soon as there is a later one, and with it the curves that still grow.
+step it resumes from are dropped, so no step is ever shown twice.
 
 Failing to write telemetry never ends training: it is said once, and training goes on. `metrics.jsonl` gets what it lacks as
 soon as it can be written again; TensorBoard goes on in the next process.
@@ -10,16 +9,10 @@ soon as it can be written again; TensorBoard goes on in the next process.
 
 from __future__ import annotations
 
-import html
 import json
 import logging
 import math
-import os
-import re
-import shutil
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
@@ -28,27 +21,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lmtrain.files.durable import set_aside
 from lmtrain.files.strict_json import parse_json
 from lmtrain.files.unfinished import is_at, unfinished_file
-from lmtrain.inference.evaluate import number_text, perplexity_of, perplexity_text
+from lmtrain.inference.evaluate import perplexity_of
+from lmtrain.training.bar import Bar
+from lmtrain.training.board import Board
 from lmtrain.training.learner import StepReport
 from lmtrain.training.score import TOKENS, Score, Wording
 from lmtrain.training.state import TrainState
 
 log = logging.getLogger("lmtrain")
 
-PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
 MAX_UNWRITTEN_BYTES = 16 << 20
 MAX_LINE_BYTES = 1 << 20
-PROJECTED = 10_000  # words, of which the projector shows no more at once
-RESULTS = ("valid", "test", "tokens_per_second")
-"""What a run comes to, as TensorBoard's table of hyper-parameters calls it; of other tasks their own items, not tokens."""
 
 
 class Telemetry:
@@ -58,28 +45,19 @@ class Telemetry:
     resume_step  the step a resumed run goes on from, 0 for a new one
     is_evaluated whether the model of that step has been evaluated; else its evaluation is recorded again
     wording      what the task calls its items, its loss and its score
+    name         what TensorBoard calls the run, one word that can name a directory
     """
 
     def __init__(
         self, directory: Path, *, resume_step: int = 0, resume_fraction: float = 0.0, is_evaluated: bool = True,
-        wording: Wording = TOKENS,
+        wording: Wording = TOKENS, name: str = "run",
     ) -> None:  # fmt: skip
-        self._directory, self._wording = directory, wording
+        self._directory, self._wording, self._name = directory, wording, name
         self._broken = False
         self._excepthook, threading.excepthook = threading.excepthook, self._on_thread_error
         self._open(resume_step, is_evaluated)
-        self._is_terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=100.0,
-            initial=round(100 * resume_fraction, 1),
-            disable=not self._is_terminal,
-            dynamic_ncols=True,
-            bar_format="{percentage:3.0f}%{postfix} |{bar}|",
-        )
-        self._redirect = logging_redirect_tqdm()
+        self._bar = Bar(wording, resume_fraction)
         self._rate = _Rate()
-        self._next_line_at = 0.0
-        self._is_first_line = True
 
     def _open(self, resume_step: int, is_evaluated: bool) -> None:
         """Opens the files for the records after `resume_step`; what stands there of later steps goes."""
@@ -88,18 +66,13 @@ class Telemetry:
         self._unwritten = b""
         self._path = path
         self._metrics: FileIO | None = None
-        self._writer: SummaryWriter | None = None
-        directory = os.path.relpath(self._directory / "tensorboard")  # TensorBoard needs UTF-8, but not for where we are
-        self._guard(lambda: self._use_tensorboard(directory, resume_step + 1))
-
-    def _use_tensorboard(self, directory: str, purge_step: int) -> None:
-        self._writer = SummaryWriter(directory, purge_step=purge_step)
+        self._board = Board(self._directory / "tensorboard", self._name, resume_step + 1, self._guard)
 
     def _close(self) -> None:
         self._guard(lambda: self._append(""))
         if self._metrics is not None:
             self._metrics.close()
-        self._to_tensorboard(lambda writer: writer.close())
+        self._board.close()
 
     def rewind(self, step: int, is_evaluated: bool = True) -> None:
         """Training went back to `step`: what was recorded after it is dropped."""
@@ -107,42 +80,22 @@ class Telemetry:
         self._open(step, is_evaluated)
 
     def __enter__(self) -> Telemetry:
-        if self._is_terminal:
-            self._redirect.__enter__()
+        self._bar.begin()
         return self
 
     def end_bar(self) -> None:
         """Training is over; what comes is written below the bar."""
-        if self._is_terminal and not self._bar.disable:
-            self._bar.close()
-            self._redirect.__exit__(None, None, None)
+        self._bar.end()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.end_bar()
         self._close()
         threading.excepthook = self._excepthook
 
-    def progress(self, state: TrainState, report: StepReport, fraction: float) -> None:
-        """Moves the bar; where there is no terminal, a plain line now and then."""
+    def progress(self, state: TrainState, report: StepReport, fraction: float, left: float) -> None:
+        """Shows how far training is, and how many seconds are left (infinite: unknown)."""
         self._rate.add(report)
-        now = time.monotonic()
-        if now < self._next_line_at:
-            return
-        line = self._line(state, report, self._left(state, report, fraction))
-        if self._is_terminal:
-            self._next_line_at = now + 0.2
-            self._bar.set_postfix_str(line, refresh=False)
-            self._bar.update(round(100 * fraction, 1) - self._bar.n)
-        else:
-            self._next_line_at = now + PLAIN_LINE_SECONDS
-            print(f"{100 * fraction:3.0f}% {line}", file=sys.stderr, flush=True)
-
-    def _left(self, state: TrainState, report: StepReport, fraction: float) -> float:
-        """The seconds to come; infinite in the first line of a process: its step tells nothing, as it may compile kernels."""
-        is_first, self._is_first_line = self._is_first_line, False
-        if not fraction or is_first:
-            return math.inf
-        return state.elapsed_seconds * (1 - fraction) / fraction
+        self._bar.show(state.step, report, self._rate.items_per_second(), fraction, left)
 
     def record_training(self, state: TrainState, report: StepReport) -> None:
         """Means since the last record."""
@@ -171,53 +124,27 @@ class Telemetry:
         mark = "  best so far" if is_best else ""
         self.say(f"step {state.step}  epoch {state.position.epoch}  validation: {score.line(mark)}")
         if watched:
-            self._to_tensorboard(lambda writer: _add_histograms(writer, state))
+            self._board.add_histograms(state.learner.model, state.step)
         if text:
-            self._to_tensorboard(lambda writer: writer.add_text("sample", wrapped(text), state.step))
+            self._board.add_text("sample", text, state.step)
 
     def record_settings(self, settings: Mapping[str, Any], chosen: Mapping[str, Any], step: int = 0) -> None:
         """The settings as text; `chosen`, what tells this run from others, as hyper-parameters beside the results.
 
         And a chart in which training and validation can be compared: their losses, where validation is judged by one.
         """
-        flat = {key: value if isinstance(value, int | float) else _encodable(value) for key, value in chosen.items()}
         words = self._wording
-
-        def add(writer: SummaryWriter) -> None:
-            writer.add_text("settings", wrapped(json.dumps(settings, indent=2)), step)
-            # SummaryWriter.add_hparams would open a file of its own, and so does not do
-            for summary in hparams(flat, dict.fromkeys(RESULTS, 0.0)):
-                writer._get_file_writer().add_summary(summary)
-            curves = [f"train/{words.loss}", f"val/{words.value}"]
-            writer.add_custom_scalars({words.value.replace("_", " "): {"train and validation": ["Multiline", curves]}})
-
-        self._to_tensorboard(add)
+        self._board.add_settings(settings, chosen, step)
+        curves = [f"train/{words.loss}", f"val/{words.value}"]
+        self._board.add_chart(words.value.replace("_", " "), "train and validation", curves)
 
     def record_results(self, step: int, **results: float | None) -> None:
-        """Those of RESULTS that are known: beside them TensorBoard shows the hyper-parameters of a run."""
-        assert {*results} <= {*RESULTS}, "TensorBoard would not show it"
-
-        def add(writer: SummaryWriter) -> None:
-            for name, value in results.items():
-                if value is not None and not math.isnan(value):
-                    writer.add_scalar(name, value, step)
-
-        self._to_tensorboard(add)
+        """What the run came to (see `board.RESULTS`), as far as it is known."""
+        self._board.add_results(step, results)
 
     def record_vectors(self, words: Sequence[str], matrix_VE: NDArray[np.float32]) -> None:
-        """The first `PROJECTED` of these words with their vectors, rounded to four digits, for TensorBoard's projector."""
-        if not (len(words) and np.isfinite(matrix_VE).all()):
-            return
-        digits = 3 - math.floor(math.log10(float(np.abs(matrix_VE).max()) or 1.0))
-        rounded_VE = np.round(matrix_VE[:PROJECTED].astype(np.float64), max(digits, 0))
-        labels = [word if word.isprintable() and word.strip() else ascii(word) for word in words[:PROJECTED]]
-        place = self._directory / "tensorboard" / "00000"
-
-        def add(writer: SummaryWriter) -> None:
-            shutil.rmtree(place, ignore_errors=True)  # of an earlier process
-            writer.add_embedding(rounded_VE, [_encodable(label) for label in labels], tag="words", global_step=0)
-
-        self._to_tensorboard(add)
+        """The vectors of the first of these words, for TensorBoard's projector."""
+        self._board.add_vectors(words, matrix_VE)
 
     @property
     def items_per_second(self) -> float:
@@ -228,32 +155,11 @@ class Telemetry:
         """A line on the terminal and in the log file that does not tear the bar."""
         log.info("%s", line)
 
-    def _line(self, state: TrainState, report: StepReport, left: float) -> str:
-        """What matters most comes first: a narrow terminal cuts the rest."""
-        parts = []
-        if report.loss is not None and report.is_finite:
-            mean_loss = report.loss / report.num_items
-            parts.append(f"loss={number_text(mean_loss, 3)}")
-            if self._wording is TOKENS:
-                parts.append(f"ppl={perplexity_text(mean_loss)}")
-        parts += [f"left={_clock(left)}", f"step={state.step}"]
-        if rate := self._rate.items_per_second():
-            parts.append(f"{self._wording.items}/s={rate:,.0f}")
-        if report.loss is not None and report.is_finite:
-            parts.append(f"lr={report.learning_rate:.2g}")
-        return " ".join(parts)
-
     def _record(self, step: int, numbers: Mapping[str, float | None]) -> None:
         """What is not finite is null in `metrics.jsonl`; TensorBoard shows infinities, but nothing that is no number."""
         finite = {name: value if value is not None and math.isfinite(value) else None for name, value in numbers.items()}
         self._guard(lambda: self._append(json.dumps({"step": step, **finite}) + "\n"))
-
-        def add(writer: SummaryWriter) -> None:
-            for name, value in numbers.items():
-                if value is not None and not math.isnan(value):
-                    writer.add_scalar(name, value, step)
-
-        self._to_tensorboard(add)
+        self._board.add_scalars(numbers, step)
 
     def _append(self, line: str) -> None:
         """Writes to `metrics.jsonl` what is not yet written, and `line`. What cannot be written now is kept for next time."""
@@ -274,13 +180,6 @@ class Telemetry:
             self._metrics = None
             self._metrics = self._path.open("ab", buffering=0)
         return self._metrics
-
-    def _to_tensorboard(self, write: Callable[[SummaryWriter], None]) -> None:
-        """Writes to TensorBoard; its writer does not recover from an error, so after the first it is left alone."""
-        if self._writer is not None:
-            writer, self._writer = self._writer, None
-            if self._guard(lambda: write(writer)):
-                self._writer = writer
 
     def _on_thread_error(self, arguments: threading.ExceptHookArgs) -> None:
         """TensorBoard writes in a thread, which hands its errors to us and would print a traceback as well."""
@@ -368,39 +267,3 @@ def _record_in(line: bytes) -> dict[str, Any] | None:
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         return None
     return record if all(value is None or type(value) in (int, float) for value in record.values()) else None
-
-
-def _encodable(value: object) -> str:
-    """As text, with escapes for those bytes of a file's name that are not UTF-8."""
-    return str(value).encode(errors="backslashreplace").decode()
-
-
-def _add_histograms(writer: SummaryWriter, state: TrainState) -> None:
-    """How the weights of every parameter are spread; those that are no numbers are left out."""
-    for name, parameter in state.learner.model.named_parameters():
-        values = parameter.detach().float().cpu().numpy().ravel()
-        if len(values := values[np.isfinite(values)]):
-            writer.add_histogram(f"weights/{name}", values, state.step)
-
-
-def wrapped(text: str) -> str:
-    """Plain text as Markdown that shows it as it is, line by line, and wraps long lines; `unwrapped` is its inverse."""
-    lines = []
-    for line in text.split("\n"):
-        words = line.lstrip(" ")
-        marked = re.sub(r"([\\`*_{}\[\]()#+\-.!])", r"\\\1", html.escape(words, quote=False))
-        marked = marked.replace("~", "&#126;").replace("=", "&#61;")  # of fences, and below headings
-        lines.append("&nbsp;" * (len(line) - len(words)) + marked.replace("  ", " &nbsp;"))
-    return "  \n".join(lines)
-
-
-def unwrapped(markdown: str) -> str:
-    """The plain text that `wrapped` was given."""
-    return re.sub(r"\\(.)", r"\1", html.unescape(markdown.replace("&nbsp;", " ").replace("  \n", "\n")))
-
-
-def _clock(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
