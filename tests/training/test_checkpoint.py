@@ -249,7 +249,7 @@ def test_a_file_that_cannot_be_read_is_a_checkpoint_error(tmp_path, monkeypatch)
     def fail(*_):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(hashlib, "file_digest", fail)
+    monkeypatch.setattr(checkpoint, "_sha256", fail)
     with pytest.raises(CheckpointError, match="Input/output error"):
         load_checkpoint(path)
 

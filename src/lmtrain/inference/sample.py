@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -175,9 +175,14 @@ def sample_text(
     *,
     seed: int = 1,
     device: torch.device | str = "cpu",
+    progress: Callable[[int], object] = lambda number: None,
 ) -> str:
-    """One continuation of `prompt` as a whole; see `sample`."""
-    return "".join(draw.text for draw in next(sample(model, tokenizer, prompt, settings, seed=seed, device=device)))
+    """One continuation of `prompt` as a whole; see `sample`. `progress` is told how many more tokens are drawn."""
+    parts = []
+    for draw in next(sample(model, tokenizer, prompt, settings, seed=seed, device=device)):
+        parts.append(draw.text)
+        progress(1)
+    return "".join(parts)
 
 
 # ---- the verbs

@@ -255,7 +255,10 @@ def write_sample(model: LanguageModel, corpus: Corpus, trainer: config.TrainerCo
     for allow_unk in (False, True):
         settings = dataclasses.replace(settings, allow_unk=allow_unk)
         try:
-            return prompt + sample_text(model, corpus.tokenizer, prompt, settings, seed=trainer.seed, device=device)
+            with watched("Writing a sample", settings.max_tokens, "tok") as advance:
+                return prompt + sample_text(
+                    model, corpus.tokenizer, prompt, settings, seed=trainer.seed, device=device, progress=advance
+                )
         except OnlyUnknownError:
             continue
         except UserError as error:  # no reason to end a training

@@ -24,7 +24,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -46,6 +46,7 @@ from lmtrain.files.durable import (
 from lmtrain.files.strict_json import MAX_BYTES, parse_json, to_json
 from lmtrain.files.tensors import iter_pieces, read_tensors
 from lmtrain.files.unfinished import write_atomically
+from lmtrain.progress import Advance, watched
 from lmtrain.shell import one_line
 from lmtrain.training.left_over import remove_temporaries
 from lmtrain.training.machine import memory_bytes
@@ -57,6 +58,7 @@ DIRECTORY = re.compile(r"step-(\d{8,18})(-\d{1,9})?")
 VERSION = re.compile(r"[0-9][0-9a-z.+]{0,19}")  # as it may be typed into a shell
 FILE = re.compile(r"([a-z][a-z0-9_]{0,63})\.(safetensors|json)")
 Pointer = Literal["last", "best"]
+BLOCK = 1 << 24  # bytes between two looks at how far it is
 MAX_MOVES = 100  # of a pointer, while what it names is being opened
 T = TypeVar("T")
 
@@ -110,7 +112,9 @@ def save_checkpoint(
         ordinal = 1 + max((manifest.ordinal for _, manifest in _newest_first(run_dir)[0]), default=0)
         temporary = temporary_path(folder / f"step-{step:08d}")
         try:
-            _write(temporary, step, ordinal, tensors, documents)
+            size = sum(tensor.nbytes for members in tensors.values() for tensor in members.values())
+            with watched("Saving a checkpoint", size, "B") as advance:
+                _write(temporary, step, ordinal, tensors, documents, advance)
             verify_checkpoint(temporary)
             target = _free_name(folder, step)
             os.rename(temporary, target)
@@ -182,6 +186,7 @@ def _write(
     ordinal: int,
     tensors: Mapping[str, Mapping[str, Tensor]],
     documents: Mapping[str, Any],
+    advance: Advance,
 ) -> None:
     """Writes all files of a checkpoint and puts them on the disk, the manifest last."""
     for name in [f"{stem}.safetensors" for stem in tensors] + [f"{stem}.json" for stem in documents]:
@@ -190,7 +195,7 @@ def _write(
     directory.mkdir()
     files: dict[str, FileRecord] = {}
     for stem, members in tensors.items():
-        files[f"{stem}.safetensors"] = write_durably(directory / f"{stem}.safetensors", iter_pieces(members))
+        files[f"{stem}.safetensors"] = write_durably(directory / f"{stem}.safetensors", _counted(iter_pieces(members), advance))
     for stem, document in documents.items():
         files[f"{stem}.json"] = write_durably(directory / f"{stem}.json", [to_json(document)])
     manifest = {
@@ -205,6 +210,15 @@ def _write(
     manifest["sha256"] = _fingerprint(manifest)
     write_durably(directory / "manifest.json", [to_json(manifest)])
     sync_directory(directory)
+
+
+def _counted(pieces: Iterable[bytes | memoryview], advance: Advance) -> Iterator[bytes | memoryview]:
+    """`pieces`, in blocks whose bytes are counted when they have been written."""
+    for piece in pieces:
+        for begin in range(0, len(piece), BLOCK):
+            block = piece[begin : begin + BLOCK]
+            yield block
+            advance(len(block))
 
 
 def _free_name(folder: Path, step: int) -> Path:
@@ -234,16 +248,20 @@ def load_checkpoint(path: Path, names: Collection[str] | None = None, where_ther
     """
     tensors: dict[str, dict[str, Tensor]] = {}
     documents: dict[str, Any] = {}
-    with _verified(path, names, where_there) as (manifest, schema, files):
+    with (
+        _verified(path, names, where_there) as (manifest, schema, files),
+        watched("Reading a checkpoint", sum(manifest.files[name].size_bytes for name in files), "B") as advance,
+    ):
         for name, file in files.items():
-            stem = name.partition(".")[0]
+            stem, size_bytes = name.partition(".")[0], manifest.files[name].size_bytes
             try:
                 if name.endswith(".json"):
                     documents[stem] = parse_json(file.read(MAX_BYTES + 1))
                 else:
-                    tensors[stem] = read_tensors(file, manifest.files[name].size_bytes)
+                    tensors[stem] = read_tensors(file, size_bytes)
             except (OSError, ValueError) as error:
                 raise _damaged(path / name, f"It cannot be read: {error}.") from error
+            advance(size_bytes)
     checkpoint = Checkpoint(path, manifest.step, tensors, documents)
     for older in range(schema, SCHEMA):
         checkpoint = MIGRATIONS[older](checkpoint)
@@ -353,15 +371,25 @@ def _verified(
                     "Give the directory of the run, or a copy of the checkpoint.",
                 ) from error
             raise error if isinstance(error, CheckpointError) else _damaged(path, f"It cannot be read: {error}.") from error
-        for name, file in files.items():
-            try:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-                file.seek(0)
-            except OSError as error:
-                raise _damaged(path, f"It cannot be read: {error}.") from error
-            if sha256 != manifest.files[name].sha256:
-                raise _damaged(path / name, f"Its SHA-256 is {sha256}, the manifest says {manifest.files[name].sha256}.")
+        with watched("Checking a checkpoint", sum(manifest.files[name].size_bytes for name in files), "B") as advance:
+            for name, file in files.items():
+                try:
+                    sha256 = _sha256(file, advance)
+                    file.seek(0)
+                except OSError as error:
+                    raise _damaged(path, f"It cannot be read: {error}.") from error
+                if sha256 != manifest.files[name].sha256:
+                    raise _damaged(path / name, f"Its SHA-256 is {sha256}, the manifest says {manifest.files[name].sha256}.")
         yield manifest, schema, files
+
+
+def _sha256(file: BufferedReader, advance: Advance) -> str:
+    """Of all of a file."""
+    digest, block = hashlib.sha256(), memoryview(bytearray(1 << 20))
+    while got := file.readinto(block):
+        digest.update(block[:got])
+        advance(got)
+    return digest.hexdigest()
 
 
 def _check_size(path: Path, size_bytes: int) -> None:

@@ -35,6 +35,7 @@ import torch
 
 from lmtrain.ops.backends import warn
 from lmtrain.ops.native.cache import Cache, UnusableCacheError
+from lmtrain.progress import watched
 
 log = logging.getLogger("lmtrain")
 
@@ -127,7 +128,8 @@ def _built(isa: str, cache: Cache, key: str) -> ctypes.CDLL:
         log.info("compiling the native backend for this processor (once, some seconds)")
         started_at = time.monotonic()
         with cache.temporary_folder() as folder:
-            _compile(compiler, isa, cache.way_to(folder))
+            with watched("Compiling kernels for this processor"):
+                _compile(compiler, isa, cache.way_to(folder))
             try:
                 library = _opened(cache.way_to(f"{folder}/native.so"))
             except OSError as error:
