@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import lmtrain.inference.blocks as blocks
+from lmtrain.data.tokenizer import learn_tokenizer
 from lmtrain.inference.blocks import default_bound, evenly_spaced
 from lmtrain.training.run_record import read_run
 
@@ -62,6 +63,31 @@ def test_evaluations_read_so_many_tokens_and_the_final_test_all(place: Path, cal
     assert bills("small") == bills("all") != bills("part"), "small texts are read whole"
 
 
+@pytest.mark.parametrize("name", ["char", "byte", "word"])
+def test_a_part_has_the_characters_bytes_and_lines_that_its_tokens_write(name: str) -> None:
+    """Long words come first, so the same share of the whole would be wrong."""
+    from lmtrain.data.corpus import Split
+    from lmtrain.tasks.language import part_of
+
+    text = "größere überlängliche wörter\n" * 40 + "a b ccccc d e\n" * 30
+    tokenizer = learn_tokenizer(name, [text.replace("ccccc", "z")])
+    ids = tokenizer.encode(text)
+    num_unk = 0 if tokenizer.unk_id is None else int((ids == tokenizer.unk_id).sum())
+    lines = np.zeros(0, np.uint64)
+    whole = Split(
+        ids, len(text), len(text.encode()), 3000, num_lines=70, num_unk=num_unk, num_filled=70, num_marked=0, lines=lines
+    )
+    assert part_of(whole, ids, tokenizer) is whole
+    half = len(tokenizer.encode(text[: text.index("a b")]))
+    long, short = part_of(whole, ids[:half], tokenizer), part_of(whole, ids[half:], tokenizer)
+    assert (long.num_lines, short.num_lines, long.num_filled) == (40, 30, 40)
+    assert (long.num_unk, long.spelling_micronats, short.spelling_micronats) == (0, 0, 3000 if num_unk else 0)
+    at_most = 0 if name != "word" else 20  # there is no blank at the end of a line
+    for field, size in (("num_chars", 40 * 29), ("num_bytes", 40 * 34)):
+        assert abs(getattr(long, field) - size) <= at_most
+        assert getattr(long, field) + getattr(short, field) == pytest.approx(getattr(whole, field), abs=1)
+
+
 def test_every_evaluation_of_a_run_reads_the_same_whenever_it_was_interrupted(place: Path, call: Call) -> None:
     settings = ["trainer.evaluate_every=2", "trainer.evaluation_tokens=50"]
     assert call("TRAIN", *settings, "trainer.num_steps=8", "schedule=constant", "hydra.run.dir=once").code == 0
@@ -96,7 +122,7 @@ def test_an_epoch_lies_between_two_evaluations_where_none_is_asked_for_otherwise
         task.__dict__ |= {
             "settings": SimpleNamespace(trainer=trainer), "batches": SimpleNamespace(batch_size=64, chunk_length=35),
             "corpus": SimpleNamespace(
-                valid=split, train=SimpleNamespace(ids=range(20_000_000)), tokenizer=SimpleNamespace(unk_id=0)
+                valid=split, train=SimpleNamespace(ids=range(20_000_000)), tokenizer=learn_tokenizer("char", ["a\n"])
             ),
         }  # fmt: skip
         assert len(task._judged.ids) == expected

@@ -229,15 +229,29 @@ def _check_subword(own: Any, saved: Any) -> None:
 
 
 def part_of(split: Split, ids: NDArray[Any], tokenizer: Tokenizer) -> Split:
-    """Returns a split with some of its ids alone; its characters and bytes are those of the whole,
-    in proportion."""
+    """Returns a split with some of its ids alone.
+
+    Its characters and bytes are that share of the whole which its tokens write, so they are exact where each token is one; its
+    lines go by their ends, and what the spelling of unknown words costs by how many there are.
+    """
     if len(ids) == len(split.ids):
         return split
-    share = len(ids) / len(split.ids)
-    num_unk = 0 if tokenizer.unk_id is None else int(np.count_nonzero(ids == tokenizer.unk_id))
-    names = ("num_chars", "num_bytes", "num_lines", "num_filled", "spelling_micronats")
-    sizes = {name: round(getattr(split, name) * share) for name in names}
-    return dataclasses.replace(split, ids=ids, num_unk=num_unk, **sizes)
+    counts_V = np.bincount(ids, minlength=tokenizer.vocab_size)
+    whole_V = split.counts(tokenizer.vocab_size)
+    written = tokenizer.token_bytes()
+    lengths_V = np.array([len(text) for text in written])
+    letters_V = np.array([sum(byte & 0xC0 != 0x80 for byte in text) for text in written])  # the others go on with a character
+
+    def share(number: int, weights_V: NDArray[Any]) -> int:
+        part, whole = int(counts_V @ weights_V), int(whole_V @ weights_V)
+        return number * part // whole if whole else 0
+
+    is_end_V, is_unk_V = (np.arange(tokenizer.vocab_size) == token for token in (tokenizer.eos_id, tokenizer.unk_id))
+    return dataclasses.replace(
+        split, ids=ids, num_unk=int(counts_V @ is_unk_V), num_chars=max(share(split.num_chars, letters_V), 1),
+        num_bytes=max(share(split.num_bytes, lengths_V), 1), num_lines=share(split.num_lines, is_end_V),
+        num_filled=share(split.num_filled, is_end_V), spelling_micronats=share(split.spelling_micronats, is_unk_V),
+    )  # fmt: skip
 
 
 def evaluate_split(model: LanguageModel, split: Split, corpus: Corpus, num_streams: int, device: torch.device) -> Evaluation:
