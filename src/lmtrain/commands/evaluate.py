@@ -6,7 +6,6 @@ By default the text is the test split that was saved with the model, so the corp
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING
 
 from lmtrain.commands.contamination import look_for, name_parts
@@ -24,6 +23,7 @@ from lmtrain.commands.options import (
     whole,
 )
 from lmtrain.errors import DataError, as_typed
+from lmtrain.progress import watched
 from lmtrain.shell import printable
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ def main(arguments: list[str]) -> None:
     add_method_options(parser)
     options = parse(parser, arguments)
 
-    from tqdm import tqdm
-
     from lmtrain.data.corpus import encode_file
     from lmtrain.inference.evaluate import check_numbers, evaluate
     from lmtrain.saved import load_lines
@@ -69,12 +67,11 @@ def main(arguments: list[str]) -> None:
             text = split = training_corpus(trained.path).train
     else:
         text = _saved_text(trained, options.split)
-    bar = tqdm(total=len(text.ids), unit="tok", unit_scale=True, disable=None, leave=False, file=sys.stderr)
-    with computing(options), bar:
+    with computing(options), watched("Evaluating", len(text.ids), "tok") as advance:
         method = choose_method(options, trained)
         result = evaluate(
             trained.model, text, tokenizer, num_streams=options.streams, method=method, device=options.device,
-            progress=bar.update,
+            progress=advance,
         )  # fmt: skip
     check_numbers(result.total_nats, method)
     if options.split == "train" and not options.text:

@@ -15,6 +15,7 @@ import lmtrain.config as config
 from lmtrain.commands.drawing import new_drawing, write_drawing
 from lmtrain.commands.options import Parser, parse
 from lmtrain.errors import SettingsError
+from lmtrain.progress import watched
 from lmtrain.shell import printable
 
 if TYPE_CHECKING:
@@ -49,13 +50,16 @@ def show(settings: config.Config, options: argparse.Namespace) -> None:
     if material is None:
         _show_description(task, options)
         return
-    inspection = Inspection(material)
-    if drawing is not None:
-        write_drawing("--svg", drawing, inspection.svg())
+    with watched("Looking at the text"):
+        inspection = Inspection(material)
+        svg = None if drawing is None else inspection.svg()
+        found = json.dumps(inspection.to_json(), allow_nan=False) if options.json else inspection.format()
+    if drawing is not None and svg is not None:
+        write_drawing("--svg", drawing, svg)
     if options.json:
-        print(json.dumps(inspection.to_json(), allow_nan=False))
+        print(found)
         return
-    print("\n\n".join(map(printable, [inspection.format(), *task.iter_advice()])))
+    print("\n\n".join(map(printable, [found, *task.iter_advice()])))
 
 
 def _show_description(task: Task, options: argparse.Namespace) -> None:

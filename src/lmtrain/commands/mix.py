@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from lmtrain.commands.contamination import look_for, name_parts
 from lmtrain.commands.options import Parser, new_directory, parse, whole
 from lmtrain.errors import DataError, SettingsError
-from lmtrain.shell import printable, quoted_for_shell, shown
+from lmtrain.progress import watched
+from lmtrain.shell import one_line, printable, quoted_for_shell, shown
 
 if TYPE_CHECKING:
     from lmtrain.saved import Trained
@@ -72,9 +73,11 @@ def _mix(options: argparse.Namespace, output: Path) -> Path:
     for number, (run, part, log_probs_N) in enumerate(zip(options.runs, parts, log_probs_MN, strict=True), 1):
         print(printable(f"{number} of {len(parts)}: {run} scores {len(text.ids):,} tokens of validation"), file=sys.stderr)
         scores = iter_target_log_probs(part.model, text.ids, eos_id=first.tokenizer.eos_id, num_streams=num_streams)
-        for scored in scores:
-            check_numbers(scored.log_probs, STATIC)
-            log_probs_N[scored.positions] = scored.log_probs
+        with watched(f"Scoring with {one_line(run)}", len(text.ids), "tok") as advance:
+            for scored in scores:
+                check_numbers(scored.log_probs, STATIC)
+                log_probs_N[scored.positions] = scored.log_probs
+                advance(scored.positions.size)
 
     def name_token(place: int) -> str:
         return f"{first.tokenizer.token_text(int(text.ids[place]))!r}, token {place + 1:,} of the validation text,"

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtrain.progress import watched
+from lmtrain.shell import one_line
+
 RANKS = (10, 100, 1000, 10_000)
 PLACES = (1, 2, 3, 5, 10, 20)
 WORST = 20
@@ -45,8 +48,10 @@ def predict(run: Path, most_tokens: int, device: str) -> Predicted | None:
         return None
     ids, tokenizer = np.asarray(split.ids[:most_tokens]), trained.tokenizer
     nats = np.empty(len(ids))
-    for scored in iter_target_log_probs(trained.model, ids, eos_id=tokenizer.eos_id, device=device):
-        nats[scored.positions] = -scored.log_probs
+    with watched(f"Scoring with {one_line(str(run))}", len(ids), "tok") as advance:
+        for scored in iter_target_log_probs(trained.model, ids, eos_id=tokenizer.eos_id, device=device):
+            nats[scored.positions] = -scored.log_probs
+            advance(scored.positions.size)
     ranks = _ranks(trained, int(ids.max()) + 1)[ids]
     return Predicted(
         _means(nats, ranks, RANKS), _means(nats, _places(ids, tokenizer.eos_id), PLACES), _worst(ids, nats, ranks, tokenizer)

@@ -18,7 +18,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
 
 from lmtrain.commands.keyed import Table, add_keyed_options, choose_columns
 from lmtrain.commands.options import (
@@ -39,7 +40,8 @@ from lmtrain.commands.options import (
 from lmtrain.commands.paired import COLUMNS, Second, Sums, add_pair_options, check_pair_options
 from lmtrain.commands.surprise import Rows, add_surprise_options, check_surprise_options, page
 from lmtrain.errors import SettingsError
-from lmtrain.shell import printable
+from lmtrain.progress import watched
+from lmtrain.shell import expanded, one_line, printable
 from lmtrain.terminal import for_terminal
 
 
@@ -107,7 +109,7 @@ def _score(options: argparse.Namespace, columns: tuple[str, ...]) -> None:
     from lmtrain.inference.score import HEADER, ScoredLine, finite_or_none, format_line, line_to_json, score_text
     from lmtrain.models.base import StatePolicy
 
-    text = read_text(options.file, at_once=options.flush, field=field_of(options, options.file))
+    scoring, text = _read(options)
     keyed = KeyedLines(text, columns, options.format or "plain", keep_text=options.nbest) if columns else None
     table = Table(columns, options.log_base or "e", parts=options.other is not None) if options.nbest else None
     second, sums = Second(options, columns) if options.other else None, Sums()
@@ -133,7 +135,7 @@ def _score(options: argparse.Namespace, columns: tuple[str, ...]) -> None:
     trained = open_model(options)
     if options.independent:
         trained.model.forget_at(StatePolicy.line)
-    with computing(options):
+    with computing(options), scoring:
         result = score_text(
             trained.model, trained.tokenizer, text if keyed is None else keyed, on_line=show, per_token=options.per_token,
             method=choose_method(options, trained), independent=options.independent,
@@ -154,7 +156,7 @@ def _show_surprise(options: argparse.Namespace, columns: tuple[str, ...]) -> Non
     from lmtrain.inference.surprise import Unit, UnitName, score_units
     from lmtrain.models.base import StatePolicy
 
-    text = read_text(options.file, at_once=options.flush, field=field_of(options, options.file))
+    scoring, text = _read(options)
     keyed = KeyedLines(text, columns, options.format or "plain") if columns else None
     rows = Rows(options.unit, bits=options.bits, keyed=keyed is not None) if options.unit else None
     unit: UnitName = options.unit or "token"
@@ -181,7 +183,7 @@ def _show_surprise(options: argparse.Namespace, columns: tuple[str, ...]) -> Non
     title = f"{'standard input' if options.file == '-' else options.file}, read by {trained.path}"
     has_words = trained.tokenizer.kind.has_words or unit == "word"
     drawing = page(options.html, title, unit, has_words) if options.html else nullcontext((None, None))
-    with drawing as (draw, end), computing(options):
+    with drawing as (draw, end), computing(options), scoring:
         result = score_units(
             trained.model, trained.tokenizer, text if keyed is None else keyed, unit, show, method=Static(options.temperature),
             unknown_cost=options.unknown_cost, at_once=options.flush, device=options.device,
@@ -194,3 +196,20 @@ def _show_surprise(options: argparse.Namespace, columns: tuple[str, ...]) -> Non
         print(result.format(), file=sys.stderr if rows is not None else sys.stdout)
     if options.html:
         print(printable(f"Saved in {options.html}."), file=sys.stderr)
+
+
+def _read(options: argparse.Namespace) -> tuple[ExitStack, Iterator[str]]:
+    """Returns the text in blocks, and what is open while it is scored: a bar, where results do not show how far that is."""
+    scoring, blocks = ExitStack(), read_text(options.file, at_once=options.flush, field=field_of(options, options.file))
+    if options.file == "-" or sys.stdout.isatty():
+        return scoring, blocks
+    path = expanded(options.file)
+    size = path.stat().st_size if path.is_file() else 0
+
+    def counted() -> Iterator[str]:
+        advance = scoring.enter_context(watched(f"Scoring {one_line(path.name)}", size, "B"))
+        for block in blocks:
+            yield block
+            advance(len(block.encode(errors="replace")))
+
+    return scoring, counted()

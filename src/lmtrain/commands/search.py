@@ -32,6 +32,7 @@ from lmtrain.commands.options import Parser, whole
 from lmtrain.commands.search_space import Space, experiment, read_space
 from lmtrain.errors import ResourceError, SettingsError, UserError
 from lmtrain.files.unfinished import write_atomically
+from lmtrain.progress import watched
 from lmtrain.settings import quoting
 from lmtrain.settings.reading import SettingsProblemsError, read_config
 from lmtrain.shell import expanded, one_line, printable, quoted_for_shell, shown
@@ -237,7 +238,7 @@ class Search:
 
     def _follow(self, path: Path, overrides: list[str]) -> Iterator[float]:
         """Trains in a process of its own, and yields the cost of each evaluation as it comes. Raises TrialError."""
-        with tempfile.TemporaryFile() as errors:
+        with tempfile.TemporaryFile() as errors, watched(path.name.replace("-", " ")):
             # It has a session of its own: Ctrl-C reaches this process alone, which then ends the training in order, once.
             process = subprocess.Popen(
                 [sys.executable, "-m", "lmtrain", *overrides], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,

@@ -27,6 +27,8 @@ from lmtrain.errors import DataError, SettingsError
 from lmtrain.inference.batch import score_batches
 from lmtrain.inference.evaluate import STATIC, check_numbers, iter_target_log_probs
 from lmtrain.models.base import LanguageModel
+from lmtrain.progress import watched
+from lmtrain.shell import one_line
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -217,15 +219,20 @@ def _check_some_left(number: int) -> None:
 
 def _token_nats(side: Side, ids: Ids, independent: bool, device: str) -> Floats:
     eos_id = side.tokenizer.eos_id
-    if independent:
-        lines = np.split(ids, np.flatnonzero(ids == eos_id) + 1)
-        scored = score_batches(side.model, side.tokenizer, filter(len, lines), device=device)
-        return -np.concatenate([log_probs for _, log_probs in scored])
-    nats = np.empty(len(ids))
-    for part in iter_target_log_probs(side.model, np.asarray(ids), eos_id=eos_id, device=device):
-        check_numbers(part.log_probs, STATIC)
-        nats[part.positions] = -part.log_probs
-    return nats
+    with watched(f"Scoring with {one_line(side.label)}", len(ids), "tok") as advance:
+        if independent:
+            lines = np.split(ids, np.flatnonzero(ids == eos_id) + 1)
+            each = []
+            for _, log_probs in score_batches(side.model, side.tokenizer, filter(len, lines), device=device):
+                each.append(log_probs)
+                advance(len(log_probs))
+            return -np.concatenate(each)
+        nats = np.empty(len(ids))
+        for part in iter_target_log_probs(side.model, np.asarray(ids), eos_id=eos_id, device=device):
+            check_numbers(part.log_probs, STATIC)
+            nats[part.positions] = -part.log_probs
+            advance(part.positions.size)
+        return nats
 
 
 def _line_nats(side: Side, lines: Sequence[str], independent: bool, device: str) -> Floats:

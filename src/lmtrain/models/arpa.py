@@ -47,6 +47,7 @@ from lmtrain.files.unfinished import unfinished_file
 from lmtrain.models.backoff import BackoffTable
 from lmtrain.models.base import StatePolicy
 from lmtrain.models.ngram import NgramModel
+from lmtrain.progress import watched
 from lmtrain.rules import MAX_ORDER
 
 log = logging.getLogger("lmtrain")
@@ -95,8 +96,11 @@ def write_arpa(model: NgramModel, tokens: Sequence[str], path: str | Path) -> No
     _check_tokens(tokens, model.eos_id)
     path = Path(path)
     try:
-        with unfinished_file(path) as file:
-            file.writelines(line.encode() for line in _iter_lines(model, tokens))
+        number = sum(map(len, model.table.keys))
+        with unfinished_file(path) as file, watched("Writing n-grams", number, "n-grams") as advance:
+            for line in _iter_lines(model, tokens):
+                file.write(line.encode())
+                advance(1)
     except OSError as error:
         raise ResourceError(
             f"{path} cannot be written: {error.strerror}.",
@@ -455,6 +459,13 @@ def _list_contexts(table: BackoffTable, words_NK: NDArray[np.int64]) -> None:
 
 def _iter_rows(lines: _Lines, order: int, numbers: list[int]) -> Iterator[tuple[float, list[bytes], float]]:
     """log-probability, words, and log of the back-off weight (both in nats) of every n-gram of one order."""
+    with watched(f"Reading n-grams of order {order}", numbers[order - 1], "n-grams") as advance:
+        for row in _iter_checked(lines, order, numbers):
+            yield row
+            advance(1)
+
+
+def _iter_checked(lines: _Lines, order: int, numbers: list[int]) -> Iterator[tuple[float, list[bytes], float]]:
     lines.section(b"\\%d-grams:" % order, numbers, order)
     for listed in range(numbers[order - 1]):
         line = lines.next_filled()

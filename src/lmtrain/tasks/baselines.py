@@ -14,6 +14,7 @@ from typing import Any
 
 import lmtrain.config as config
 from lmtrain.build import build_limits
+from lmtrain.progress import watched
 from lmtrain.tasks.base import SplitName, Task
 from lmtrain.training.loop import steps
 from lmtrain.training.state import TrainState
@@ -93,8 +94,9 @@ def train_beside(settings: config.Config, logistic: Task, num_weights: int) -> t
         return None, [f"Logistic regression is left out: {reason}. With trainer.baselines=true it is trained, too."]
     log.info("Logistic regression is trained beside this model, for comparison (trainer.baselines=false leaves it out).")
     state = TrainState(logistic.learner(), logistic.wording)
-    for _ in steps(state, logistic.batches, build_limits(logistic.settings)):
-        pass
+    with watched("Training logistic regression", num_steps, "steps") as advance:
+        for _ in steps(state, logistic.batches, build_limits(logistic.settings)):
+            advance(1)
     return state.learner.model.eval(), []
 
 

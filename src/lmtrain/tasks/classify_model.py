@@ -21,6 +21,7 @@ from lmtrain.models.classifier import (
     IndicatorClassifier,
 )
 from lmtrain.models.recurrent import CELLS
+from lmtrain.progress import watched
 
 TEXTS = 512  # that are scored at once
 
@@ -63,12 +64,13 @@ class TextModel:
         sizes_N = np.diff(np.append(encoded.offsets_N, len(encoded.numbers_M)))
         order_N = np.argsort(sizes_N, kind="stable")
         probabilities_NC = np.empty((len(order_N), len(self.labels)))
-        with evaluating(self.network):
+        with evaluating(self.network), watched("Classifying", len(order_N), "texts") as advance:
             for start in range(0, len(order_N), TEXTS):
                 which = order_N[start : start + TEXTS]
                 ids_M, offsets_N = (tensor.to(self.device) for tensor in encoded.pick(which))
                 scores_NC = self.network.scores(ids_M, offsets_N)
                 probabilities_NC[which] = scores_NC.double().softmax(-1).cpu().numpy()
+                advance(len(which))
         return probabilities_NC
 
 

@@ -18,6 +18,7 @@ import lmtrain.config as config
 from lmtrain.data.batches import Position, Shuffled
 from lmtrain.models.base import evaluating
 from lmtrain.models.word_vectors import GloveVectors, PredictedVectors
+from lmtrain.progress import watched
 from lmtrain.training.score import Wording
 from lmtrain.vectors.batches import pair_batches, window_batches
 from lmtrain.vectors.svd import count_pairs
@@ -97,9 +98,11 @@ def judge(network: nn.Module, batches: Shuffled, wording: Wording, device: torch
     """Returns the loss of `network` over one epoch of `batches`."""
     total, num_items = 0.0, 0
     generator = Generator("cpu")  # nothing is drawn from it
-    with evaluating(network):
-        for index in range(batches.num_batches(0)):
+    number = batches.num_batches(0)
+    with evaluating(network), watched("Evaluating", number, "batches") as advance:
+        for index in range(number):
             batch = batches.batch(Position(0, index)).to(torch.device(device))
             loss: tuple[Tensor, Tensor] = network.loss(batch, generator)  # type: ignore[operator]
             total, num_items = total + loss[0].double().item(), num_items + batch.num_items
+            advance(1)
     return VectorScore(total, num_items, wording)

@@ -27,6 +27,7 @@ from lmtrain.expected import Leaf, Like, compare, shown, within
 from lmtrain.models.base import NeuralLanguageModel, State, detach
 from lmtrain.models.dropout import ColumnGenerator
 from lmtrain.models.ngram import NgramModel
+from lmtrain.progress import watched
 from lmtrain.training.averaging import Averaging
 from lmtrain.training.machine import keep_freed_memory
 from lmtrain.training.optimizer import clip_gradients, expected_optimizer, load_optimizer, optimizer_tensors, set_rate
@@ -440,7 +441,8 @@ class CountLearner(Learner):
 
     @contextmanager
     def _evaluated(self) -> Iterator[NgramModel]:
-        self.model.finish()
+        with watched("Estimating the probabilities of n-grams"):
+            self.model.finish()
         keep_freed_memory(False)  # gives back what counting took besides its results
         yield self.model
 

@@ -29,6 +29,7 @@ from lmtrain.data.packed import open_unpacked, read_to_end
 from lmtrain.data.text import check_beginning
 from lmtrain.errors import DataError, ResourceError
 from lmtrain.files.unfinished import unfinished_file
+from lmtrain.progress import Advance, watched
 from lmtrain.shell import one_line
 from lmtrain.vectors.binary import iter_binary
 from lmtrain.vectors.table import Vectors
@@ -60,13 +61,13 @@ def read_vectors(path: Path, format: str | None = None) -> Vectors:
         raise DataError(
             f"{path} is a directory.", ALLOWED, f"Give a file; or, of a run, take lmtrain.load_vectors({str(path)!r})."
         )
-    with open_unpacked(path) as (file, packer):
+    with watched(f"Reading {one_line(path.name)}", unit="vectors") as advance, open_unpacked(path) as (file, packer):
         found = format or _recognise(file, path)
         file.seek(0)
         if found == "npz":
             vectors = _read_npz(file, path)
         else:
-            vectors = _collect(_iter_rows(file, path, found), path)
+            vectors = _collect(_counted(_iter_rows(file, path, found), advance), path)
         if packer:
             read_to_end(file)
     if num_zeros := int((~vectors.matrix.any(axis=1)).sum()):
@@ -75,6 +76,12 @@ def read_vectors(path: Path, format: str | None = None) -> Vectors:
             "1 vector is" if num_zeros == 1 else f"{num_zeros:,} vectors are",
         )  # fmt: skip
     return vectors
+
+
+def _counted(rows: Iterator[Row], advance: Advance) -> Iterator[Row]:
+    for row in rows:
+        yield row
+        advance(1)
 
 
 def _recognise(file: BinaryIO, path: Path) -> str:
