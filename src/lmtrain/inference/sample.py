@@ -118,8 +118,8 @@ def sample(
     """Continuations of `prompt`, each drawn while it is iterated over; their joined texts do not repeat the prompt.
 
     Text number i is drawn with seed + i, and `side_by_side` of them at once. An empty prompt is the start of a line. A backward
-    model writes what stands before the prompt on its line, or a line where the prompt is empty. Unknown
-    pieces of it become `<unk>` with a warning. `int8` has the texts written with weights of 8 bits (`LanguageModel.reader_factory`).
+    model writes what stands before the prompt on its line, or a line where the prompt is empty. Unknown pieces of it become
+    `<unk>` with a warning. With `int8`, texts are written with weights of 8 bits (`LanguageModel.reader_factory`).
     Raises DataError where the tokenizer has none, CheckpointError where the model's probabilities are not numbers.
     """
     _check(num_samples >= 1, "num_samples", num_samples, "whole numbers of at least 1", "3")
