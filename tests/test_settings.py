@@ -15,7 +15,7 @@ from lmtrain.application import Sources, check_overrides, register_schemas
 from lmtrain.application.composing import compose
 from lmtrain.commands.settings import main, options_of
 from lmtrain.errors import SettingsError
-from lmtrain.settings import comparing, conflicts, quoting, reading
+from lmtrain.settings import comparing, idle, quoting, reading
 
 register_schemas()
 EXPERIMENTS = sorted(path.stem for path in (config.conf_directory() / "experiment").glob("*.yaml"))
@@ -134,7 +134,7 @@ def test_settings_that_exclude_each_other_are_refused(overrides: list[str], mess
     ],
 )
 def test_a_setting_that_nothing_reads_is_said(overrides: list[str], key: str, need: str) -> None:
-    (note,) = conflicts.iter_idle(reading.read_config(check_overrides(overrides)), [key])
+    (note,) = idle.iter_idle(reading.read_config(check_overrides(overrides)), [key])
     assert note.startswith(f"{key} has no effect here: it needs ")
     assert need in note
 
@@ -148,7 +148,7 @@ def test_a_setting_that_something_reads_is_not() -> None:
         "schedule.beta1_low",
         "optimizer.learning_rate",
     ]
-    assert not list(conflicts.iter_idle(reading.read_config(check_overrides(overrides)), keys))
+    assert not list(idle.iter_idle(reading.read_config(check_overrides(overrides)), keys))
 
 
 @pytest.mark.parametrize(

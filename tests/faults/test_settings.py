@@ -10,7 +10,7 @@ import pytest
 
 import lmtrain.config as config
 from lmtrain.application import check_overrides, register_schemas
-from lmtrain.settings import conflicts, reading
+from lmtrain.settings import idle, reading
 
 register_schemas()
 
@@ -32,7 +32,7 @@ def test_a_setting_without_effect_is_said(settings: list[str], note: str, place:
 
 def test_a_setting_with_effect_is_not_commented() -> None:
     settings = reading.read_config(check_overrides(["model.head=sampled", "model.num_samples=7", "model.forget_bias=2"]))
-    assert list(conflicts.iter_idle(settings, ["model.head", "model.num_samples", "model.forget_bias", "data.path"])) == []
+    assert list(idle.iter_idle(settings, ["model.head", "model.num_samples", "model.forget_bias", "data.path"])) == []
 
 
 def names_of_settings() -> set[str]:
@@ -53,8 +53,8 @@ def names_of_settings() -> set[str]:
 def test_every_setting_that_may_be_idle_exists() -> None:
     """A misspelt key in the tables would never be commented."""
     settings = reading.read_config(check_overrides(["model=ngram"]))
-    assert set(conflicts.needs_of(settings)) | set(conflicts.COUNTING_IGNORES) <= names_of_settings()
-    assert len(list(conflicts.iter_idle(settings, conflicts.COUNTING_IGNORES))) == len(conflicts.COUNTING_IGNORES)
+    assert set(idle.needs_of(settings)) | set(idle.COUNTING_IGNORES) <= names_of_settings()
+    assert len(list(idle.iter_idle(settings, idle.COUNTING_IGNORES))) == len(idle.COUNTING_IGNORES)
 
 
 def test_every_setting_is_read_somewhere() -> None:

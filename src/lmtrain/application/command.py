@@ -13,7 +13,7 @@ from lmtrain.application.checking import check_overrides, refuse_sweep
 from lmtrain.application.composing import Sources, register_schemas
 from lmtrain.application.overrides import as_meant, given_values, keys_of, of_hydra, parse, resumed_run
 from lmtrain.errors import CheckpointError, SettingsError, check_address_space
-from lmtrain.settings import conflicts, quoting, reading
+from lmtrain.settings import idle, quoting, reading
 from lmtrain.shell import expanded
 from lmtrain.terminal import warn
 
@@ -102,7 +102,7 @@ def checked(overrides: Sequence[str], options: Sequence[str]) -> tuple[list[str]
     settings = reading.read_config(check_overrides(overrides, _sources(overrides, options)))
     if not _sweeps(options) and not any("hydra.mode" in override for override in overrides):
         refuse_sweep(overrides)
-    for note in conflicts.iter_idle(settings, keys_of(overrides)):
+    for note in idle.iter_idle(settings, keys_of(overrides)):
         warn(note)
     return overrides, {}
 

@@ -14,7 +14,7 @@ import lmtrain.config as config
 from lmtrain.commands.results import describe_test, num_parameters
 from lmtrain.errors import DivergedError, ResourceError
 from lmtrain.files.unfinished import write_atomically
-from lmtrain.settings import conflicts, quoting
+from lmtrain.settings import idle, quoting
 from lmtrain.shell import printable, quoted_for_shell, shown
 from lmtrain.tasks.base import Task
 from lmtrain.training.learner import Learner
@@ -60,7 +60,7 @@ def final_test(run: RunDirectory, task: Task) -> Score | None:
         raise DivergedError(
             f"The best model of the run ({best.path}) does not give probabilities: it has diverged.",
             "A perplexity needs finite numbers.",
-            conflicts.remedy_for_divergence(settings, quoting.typed("resume", shown(run.path))),
+            idle.remedy_for_divergence(settings, quoting.typed("resume", shown(run.path))),
         )
     text = task.show(best.model) if math.isfinite(score.value) else ""
     if text:
@@ -85,7 +85,7 @@ def next_steps(path: Path, task: Task) -> str:
 
 def how_it_ended(settings: config.Config, reached: Mapping[str, tuple[float, float]], path: Path) -> str:
     """Says by which limits training ended (limit, how far it is), and what to type so that it goes on to twice as far."""
-    if list(conflicts.iter_idle(settings, [f"trainer.{name}" for name in reached])):
+    if list(idle.iter_idle(settings, [f"trainer.{name}" for name in reached])):
         return "The text has been counted."
     beyond = {name: done for name, (limit, done) in reached.items() if _is_beyond(name, limit, done)}
     ended = ", ".join(_limit(name, limit) for name, (limit, _) in reached.items() if name not in beyond)

@@ -31,7 +31,7 @@ from lmtrain.commands.summary import (
 )
 from lmtrain.commands.together import say_processes
 from lmtrain.distributed.group import Group
-from lmtrain.settings import conflicts, quoting
+from lmtrain.settings import idle, quoting
 from lmtrain.shell import shown
 from lmtrain.tasks.base import Reached, Task
 from lmtrain.training.finite import Nonfinite
@@ -108,7 +108,7 @@ class Training:
         if trainer.on_nonfinite is config.OnNonfinite.rollback and not self.is_resumed:
             self.state.saved_step = self.state.step
             self.saver(self.state, True)
-        remedy = conflicts.remedy_for_divergence(task.settings, quoting.typed("resume", shown(self.run.path)))
+        remedy = idle.remedy_for_divergence(task.settings, quoting.typed("resume", shown(self.run.path)))
         return Session(
             self.state, task.batches, self.limits, self.cadence, score=task.score, show=task.show, keep=self.saver,
             telemetry=telemetry, stop=stop, group=self.group,
