@@ -1,4 +1,4 @@
-"""What a run will cost, said before its first step: steps, tokens and evaluations; disk; and time, once ten steps are known."""
+"""The cost of a run, told before its first step: steps, tokens and evaluations; disk; and time, after ten steps."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from lmtrain.training.limits import Cadence, Limits, epochs_done
 from lmtrain.training.session import FIRST_STEPS
 from lmtrain.training.state import TrainState
 
-LONG_WARM_UP = 1000  # steps, within which the rates of most recipes have risen
+LONG_WARM_UP = 1000  # steps after which the rates of most recipes have risen
 MIN_KEPT = 2  # checkpoints while a run trains: one is no protection while the next one is being written
 
 
 def describe_cost(task: Task, limits: Limits, cadence: Cadence, state: TrainState) -> list[str]:
-    """Three lines; none where nothing is left to train.
+    """Returns three lines; none if nothing is left to train.
 
-    Where training ends by time alone, its steps are not known; where n-grams are counted, the size of the table is not.
+    If training ends by time alone, its steps are not known; if n-grams are counted, the size of the table is not.
     """
-    if limits.share(state, epochs_done(task.batches, state.position)) >= 1:
+    if limits.fraction(state, epochs_done(task.batches, state.position)) >= 1:
         return []
     return [_work(task, limits, cadence, state), _disk(task, state), _time(task, limits, state)]
 
 
 def iter_warm_up_advice(settings: config.Config, limits: Limits, batches: Batches, state: TrainState) -> Iterator[str]:
-    """What looks wrong with a rate that rises for a share of a run that is set to be very long.
+    """Says what looks wrong with a rate that rises for a fraction of a run that is set to be very long.
 
-    Where time ends the run as well, the share is one of that time at the most, and no advice is needed.
+    If time ends the run as well, the rise takes a fraction of that time at most, and no advice is needed.
     """
     steps, schedule = limits.steps_to_come(state, batches), settings.schedule
     name = "up" if hasattr(schedule, "up") else "warmup"
@@ -45,7 +45,7 @@ def iter_warm_up_advice(settings: config.Config, limits: Limits, batches: Batche
         limit = min(("num_steps", "num_epochs"), key=lambda limit: _steps_of(limits, limit, per_epoch))
         yield (
             f"The learning rate rises for the first {_steps(round(rising))} ({rising / per_epoch:.3g} epochs): "
-            f"schedule.{name}={share:g} is a share of the run, which trainer.{limit}={getattr(limits, limit):g} makes long. "
+            f"schedule.{name}={share:g} is a fraction of the run, which trainer.{limit}={getattr(limits, limit):g} makes long. "
             f"For a rise of one epoch type schedule.{name}={min(per_epoch / steps, share):.2g}; to let a long run "
             "end by itself use schedule=constant with trainer.patience, or trainer.max_seconds."
         )
@@ -57,12 +57,12 @@ def _steps_of(limits: Limits, name: str, per_epoch: int) -> float:
 
 
 def num_checkpoints(keep: int) -> int:
-    """The most that lie on the disk at a time: the newest ones, the best one, and the one that is being written."""
+    """Returns the most that are on the disk at a time: the newest ones, the best one, and the one that is being written."""
     return max(keep, MIN_KEPT) + 2
 
 
 def checkpoint_bytes(task: Task, model: torch.nn.Module) -> int | None:
-    """About how large a checkpoint is; None where that is known only when the text has been counted."""
+    """Returns about how large a checkpoint is; None if that is known only when the text has been counted."""
     tensors = shared_once(model)
     if not tensors:
         return None
@@ -122,7 +122,7 @@ def _time(task: Task, limits: Limits, state: TrainState) -> str:
 
 
 def describe_time(limits: Limits, state: TrainState, batches: Any, seconds_per_step: float) -> str:
-    """The time to come, by that of the first steps."""
+    """Says the remaining time, by that of the first steps."""
     steps = limits.steps_to_come(state, batches)
     seconds = None if steps is None else steps * seconds_per_step
     left = None if limits.max_seconds is None else limits.max_seconds - state.elapsed_seconds
@@ -138,7 +138,7 @@ def _steps(number: int) -> str:
 
 
 def describe_spent(state: TrainState) -> str:
-    """What training took, and what evaluations added to it, or, in a run that an earlier version began, had of it."""
+    """Returns what training took, and what evaluations added to it, or, in a run that an earlier version began, had of it."""
     apart = f"{duration(state.evaluation_seconds)} of evaluation, samples and saving"
     if state.includes_evaluation:
         return f"The run took {duration(state.elapsed_seconds)}, at least {apart} among them."
@@ -146,7 +146,7 @@ def describe_spent(state: TrainState) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time to read."""
+    """Returns a time to read."""
     if seconds < 100:
         number = f"{max(seconds, 0):.3g}"
         return f"{number} second{'s' * (number != '1')}"
@@ -156,7 +156,7 @@ def duration(seconds: float) -> str:
 
 
 def megabytes(num_bytes: int) -> str:
-    """A size to read, in powers of ten."""
+    """Returns a size to read, in powers of ten."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if num_bytes >= size:
             return f"{num_bytes / size:.3g} {unit}"

@@ -188,7 +188,7 @@ def computing(options: argparse.Namespace) -> Iterator[None]:
 
 
 def field_of(options: argparse.Namespace, file: str | None) -> str:
-    """Which field of the records in `file` is their text: that on which the model was trained that the options name."""
+    """Returns the field of the records in `file` that is their text: the one on which the model was trained."""
     from lmtrain.data.text import IS_JSONL
     from lmtrain.tasks.opening import text_field
     from lmtrain.training.checkpoint import read_named

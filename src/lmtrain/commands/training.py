@@ -97,7 +97,7 @@ class Training:
         if not self.group.leads:
             return Silent()
         return Telemetry(
-            self.run.path, resume_step=self.state.step, resume_fraction=self.limits.share(self.state, self.epoch),
+            self.run.path, resume_step=self.state.step, resume_fraction=self.limits.fraction(self.state, self.epoch),
             is_evaluated=self.state.evaluated_step == self.state.step, wording=self.task.wording,
             name=name,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How far training is: on a terminal a bar, elsewhere, as in a notebook or a file, a line now and then."""
+"""Shows how far training is: on a terminal a bar, elsewhere, as in a notebook or a file, a line now and then."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AROUND = len("100%,  ||") + 1  # a bar of one letter
 
 
 class Bar:
-    """A bar from 0 to 100 % that begins at `fraction`, or such lines."""
+    """Shows a bar from 0 to 100 % that begins at `fraction`, or lines instead."""
 
     def __init__(self, wording: Wording, fraction: float) -> None:
         self._wording = wording
@@ -36,18 +36,18 @@ class Bar:
         self._is_first = True
 
     def begin(self) -> None:
-        """From now on, lines of the log do not tear the bar."""
+        """Keeps lines of the log from breaking the bar from now on."""
         if self._is_terminal:
             self._redirect.__enter__()
 
     def end(self) -> None:
-        """What comes is written below the bar."""
+        """Ends the bar; later output is written below it."""
         if self._is_terminal and not self._bar.disable:
             self._bar.close()
             self._redirect.__exit__(None, None, None)
 
     def show(self, step: int, report: StepReport, rate: float, fraction: float, left: float) -> None:
-        """After a step, where some time has passed since it was last shown. `left`: seconds to come; infinite: unknown."""
+        """Shows the bar after a step, if some time has passed since the last one. `left` is in seconds; infinite if unknown."""
         if (now := time.monotonic()) < self._next_at:
             return
         words = self._words(step, report, rate, left)
@@ -62,7 +62,7 @@ class Bar:
         self._is_first = False
 
     def _words(self, step: int, report: StepReport, rate: float, left: float) -> list[str]:
-        """What matters most comes first."""
+        """Returns the words beside the bar. What matters most comes first."""
         words = []
         is_known = report.loss is not None and report.is_finite
         if is_known:
@@ -82,7 +82,7 @@ class Bar:
 
 
 def _fitting(words: Sequence[str], columns: int) -> list[str]:
-    """As many of `words` as a line with a bar has room for, at least the first."""
+    """Returns as many of `words` as a line with a bar has room for, at least the first."""
     fitting = list(words[:1])
     for word in words[1:]:
         if len(" ".join([*fitting, word])) + AROUND > columns:
@@ -99,6 +99,6 @@ def _columns() -> int:
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds: `1:02:03`, `2:03`."""
+    """Returns hours, minutes and seconds: `1:02:03`, `2:03`."""
     minutes, rest = divmod(math.ceil(seconds), 60)
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,15 +1,15 @@
-"""What TensorBoard shows of a run: two runs of its own, the curves and beside them the results.
+"""Writes what TensorBoard shows of a run, as two runs of its own: the curves, and beside them the results.
 
     RUN/tensorboard/gru-650-seed1/            losses, rates, samples, the settings as text, vectors for the projector
-    RUN/tensorboard/gru-650-seed1/results/    what tells this run from others and what it came to: the tab HPARAMS
+    RUN/tensorboard/gru-650-seed1/results/    what distinguishes this run, and its results: the tab HPARAMS
 
 TensorBoard lists runs by their directories, so these have names that one can read. In HPARAMS every curve of a run with
 hyper-parameters would be a metric. A list of metrics ends that, but with it the hyper-parameters of one run alone are those of
 all. Results that have a run to themselves need no list, and of all runs beside each other TensorBoard ticks what differs.
 
 A process writes one file of curves and no other, because TensorBoard's plain loader leaves a file for good as soon as there is
-a later one, and with it the curves that still grow. Earlier versions wrote it into `tensorboard/` itself; a run of theirs does
-so for ever.
+a later one, and with it the curves that still grow. Earlier versions wrote it into `tensorboard/` itself; their runs keep
+to that.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from torch.utils.tensorboard.summary import hparams
 from lmtrain.training.markdown import wrapped
 from lmtrain.training.run_record import find_curves
 
-PROJECTED = 10_000  # words, of which the projector shows no more at once
+PROJECTED = 10_000  # words; the projector shows no more at once
 RESULTS = ("valid", "test", "tokens_per_second")
-"""What a run comes to, as TensorBoard's table of hyper-parameters calls it; of other tasks their own items, not tokens."""
+"""The results of a run, as TensorBoard's table of hyper-parameters calls them; other tasks have their own items, not tokens."""
 
 
 class Board:
     """Writes for TensorBoard, until something cannot be written: its writer does not recover from an error.
 
     directory   `tensorboard/` of the run
-    name        what the run is to be called, where it has no name yet
-    purge_step  what was written of this step and later ones is not shown
-    attempt     calls what it is given; whether that went well
+    name        the name of the run, if it has none yet
+    purge_step  records of this step and later ones are not shown
+    attempt     calls what it is given, and tells whether that went well
     """
 
     def __init__(self, directory: Path, name: str, purge_step: int, attempt: Callable[[Callable[[], None]], bool]) -> None:
@@ -56,19 +56,19 @@ class Board:
         self._writer = SummaryWriter(_utf8(self._place), purge_step=purge_step)
 
     def close(self) -> None:
-        """Nothing is written any more."""
+        """Closes the files."""
         self._do(lambda writer: writer.close())
 
     def add_scalars(self, numbers: Mapping[str, float | None], step: int) -> None:
-        """Shows infinities, but nothing that is no number."""
+        """Writes numbers, with infinities, but without NaN."""
         self._do(lambda writer: _add_scalars(writer, numbers, step))
 
     def add_text(self, tag: str, text: str, step: int) -> None:
-        """Plain text, which is shown as it is."""
+        """Writes plain text, which is shown as it is."""
         self._do(lambda writer: writer.add_text(tag, wrapped(text), step))
 
     def add_histograms(self, model: nn.Module, step: int) -> None:
-        """How the finite weights of each parameter are spread."""
+        """Writes how the finite weights of each parameter are spread."""
 
         def add(writer: SummaryWriter) -> None:
             for name, parameter in model.named_parameters():
@@ -79,7 +79,7 @@ class Board:
         self._do(add)
 
     def add_settings(self, settings: Mapping[str, Any], chosen: Mapping[str, Any], step: int) -> None:
-        """All settings as text; `chosen`, what tells this run from others, as hyper-parameters, if it is new."""
+        """Writes all settings as text, and `chosen`, which distinguishes this run, as hyper-parameters, if it is new."""
         flat = {key: value if isinstance(value, int | float) else _encodable(value) for key, value in chosen.items()}
         self.add_text("settings", json.dumps(settings, indent=2), step)
 
@@ -91,16 +91,16 @@ class Board:
             self._add_results(begin)
 
     def add_chart(self, title: str, name: str, tags: Sequence[str]) -> None:
-        """Curves of several tags in one chart."""
+        """Puts the curves of several tags into one chart."""
         self._do(lambda writer: writer.add_custom_scalars({title: {name: ["Multiline", list(tags)]}}))
 
     def add_results(self, step: int, results: Mapping[str, float | None]) -> None:
-        """Those of RESULTS that are known: beside them TensorBoard shows the hyper-parameters of a run."""
+        """Writes those of RESULTS that are known. TensorBoard shows the hyper-parameters of a run beside them."""
         assert {*results} <= {*RESULTS}, "TensorBoard would not show it"
         self._add_results(lambda writer: _add_scalars(writer, results, step))
 
     def add_vectors(self, words: Sequence[str], matrix_VE: NDArray[np.float32]) -> None:
-        """The first `PROJECTED` of these words with their vectors, rounded to four digits, for TensorBoard's projector."""
+        """Writes the first `PROJECTED` of these words with their vectors, rounded to four digits, for the projector."""
         if not (len(words) and np.isfinite(matrix_VE).all()):
             return
         digits = 3 - math.floor(math.log10(float(np.abs(matrix_VE).max()) or 1.0))
@@ -114,7 +114,7 @@ class Board:
         self._do(add)
 
     def _add_results(self, write: Callable[[SummaryWriter], None]) -> None:
-        """In a file of their own, which is whole at once."""
+        """Writes them into a file of their own, which is complete at once."""
 
         def add(_: SummaryWriter) -> None:
             with SummaryWriter(_utf8(self._place / "results")) as writer:
@@ -136,10 +136,10 @@ def _add_scalars(writer: SummaryWriter, numbers: Mapping[str, float | None], ste
 
 
 def _utf8(path: Path) -> str:
-    """TensorBoard needs UTF-8, but not for where we are."""
+    """Returns the path from the working directory: TensorBoard needs UTF-8, which the rest of a path need not be."""
     return os.path.relpath(path)
 
 
 def _encodable(value: Any) -> str:
-    """TensorBoard writes UTF-8; a name of a file need not be that."""
+    """Returns text that UTF-8 can hold, as TensorBoard needs it; a file's name may be no UTF-8."""
     return str(value).encode(errors="backslashreplace").decode()

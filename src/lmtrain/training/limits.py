@@ -1,4 +1,4 @@
-"""How far a run is: when it ends, and when it records, evaluates and saves. All of it is told from the state alone."""
+"""How far a run is: when it ends, and when it records, evaluates and saves. All of it depends on the state alone."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Limits:
     max_seconds: float | None = None
     patience: int | None = None
 
-    def share(self, state: TrainState, epoch: float) -> float:
-        """How much of the run is done, from 0 to 1: what the bar shows; training ends at 1.
+    def fraction(self, state: TrainState, epoch: float) -> float:
+        """Returns how much of the run is done, from 0 to 1. The bar shows it, and training ends at 1.
 
-        Evaluations without improvement are no progress: they only end it.
+        Evaluations without improvement are no progress; they only end it.
         """
         if self.is_stale(state):
             return 1.0
@@ -32,11 +32,11 @@ class Limits:
         return min(1.0, max(shares, default=0.0))
 
     def is_stale(self, state: TrainState) -> bool:
-        """Whether the patience has come to its end."""
+        """Tells whether the patience has come to its end."""
         return self.patience is not None and state.num_stale >= self.patience
 
     def steps_to_come(self, state: TrainState, batches: Batches) -> int | None:
-        """About how many steps are left by the limits but time; None where only time, or nothing, ends training."""
+        """Returns about how many steps the limits except time leave; None if only time, or nothing, ends training."""
         left = [] if self.num_steps is None else [self.num_steps - state.step]
         if self.num_epochs is not None:
             epochs = self.num_epochs - epochs_done(batches, state.position)
@@ -44,11 +44,11 @@ class Limits:
         return max(0, min(left)) if left else None
 
     def reached(self, state: TrainState, epoch: float) -> dict[str, tuple[float, float]]:
-        """The limits by which training has ended: of each name the limit, and how far the run is."""
+        """Returns the limits by which training has ended: by name the limit, and how far the run is."""
         return {name: (limit, value) for name, value, limit in self._iter_done(state, epoch) if value >= limit}
 
     def _iter_done(self, state: TrainState, epoch: float) -> Iterator[tuple[str, float, float]]:
-        """Of every limit its name, how far the run is, and the limit itself."""
+        """Yields of every limit its name, how far the run is, and the limit itself."""
         done = {
             "num_steps": state.step, "num_epochs": epoch, "max_seconds": state.elapsed_seconds, "patience": state.num_stale,
         }  # fmt: skip
@@ -58,7 +58,7 @@ class Limits:
                 yield name, value, limit
 
     def progress(self, state: TrainState, epoch: float) -> Progress:
-        """What schedules go by."""
+        """Returns what schedules depend on."""
         fraction = fraction_done(
             step=state.step, epoch=epoch, elapsed_seconds=state.elapsed_seconds,
             num_steps=self.num_steps, num_epochs=self.num_epochs, max_seconds=self.max_seconds,
@@ -76,7 +76,7 @@ class Forecast:
         self._first: tuple[float, float] | None = None  # the share that was done, and the time
 
     def left(self, state: TrainState, share: float, max_seconds: float | None) -> float:
-        """About how many seconds are left when `share` is done; infinite where that is not known."""
+        """About how many seconds are left when `share` is done; infinite if that is not known."""
         seconds = state.running_seconds
         if self._first is None or share <= self._first[0]:  # in a step that went back, as well
             self._first = share, seconds
@@ -94,12 +94,12 @@ class Cadence:
     save_every: int = 0
 
     def owes_evaluation(self, state: TrainState) -> bool:
-        """Whether `state` is to be evaluated before the next step. It is in the state alone, so a resumed run owes it too."""
+        """Tells whether `state` is to be evaluated before the next step. The state alone says so, also in a resumed run."""
         ends_epoch = state.position.index == 0
         is_due = ends_epoch if self.evaluate_every == 0 else state.step % self.evaluate_every == 0
         return is_due and state.step > 0 and state.evaluated_step != state.step
 
 
 def epochs_done(batches: Batches, position: Position) -> float:
-    """How many epochs lie before `position`, with the share of the one it is in."""
+    """Returns how many epochs are before `position`, with the fraction of its own."""
     return position.epoch + position.index / batches.num_batches(position.epoch)

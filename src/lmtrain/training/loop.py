@@ -33,7 +33,7 @@ def fit(run: Session) -> str:
             if run.stop.take_save_request():
                 run.save(is_scheduled=False)
         run.finish()
-        if run.share >= 1:  # else numbers that are not finite made training go back
+        if run.fraction >= 1:  # else numbers that are not finite made training go back
             return run.why_it_ended
 
 
@@ -48,7 +48,7 @@ def steps(state: TrainState, batches: Batches, limits: Limits, group: Group = AL
             state.running_seconds = clock() - started_at
             state.elapsed_seconds = group.seconds(state.elapsed_seconds)
             epoch = epochs_done(batches, state.position)
-            if limits.share(state, epoch) >= 1:
+            if limits.fraction(state, epoch) >= 1:
                 return
             began_at = clock()
             batch = batches.batch(state.position)

@@ -1,4 +1,4 @@
-"""Plain text as Markdown, in which TensorBoard shows texts; and back again."""
+"""Writes plain text as Markdown, in which TensorBoard shows texts, and reads it back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 
 def wrapped(text: str) -> str:
-    """Plain text as Markdown that shows it as it is, line by line, and wraps long lines; `unwrapped` is its inverse."""
+    """Returns plain text as Markdown that shows it as it is, line by line, and wraps long lines; `unwrapped` is its inverse."""
     lines = []
     for line in text.split("\n"):
         words = line.lstrip(" ")
@@ -18,5 +18,5 @@ def wrapped(text: str) -> str:
 
 
 def unwrapped(markdown: str) -> str:
-    """The plain text that `wrapped` was given."""
+    """Returns the plain text that `wrapped` was given."""
     return re.sub(r"\\(.)", r"\1", html.unescape(markdown.replace("&nbsp;", " ").replace("  \n", "\n")))

@@ -1,7 +1,7 @@
-"""A run while it is trained: its state, what it learns from, and all that watches over it.
+"""A run while it is trained: its state, its batches, and the objects that limit, judge, save and record it.
 
-The loop (`lmtrain.training.loop`) says in which order things happen; here is what each of them is. Whatever is decided is
-decided from `state`, which is saved, so a run that was interrupted takes the same way.
+The loop (`lmtrain.training.loop`) says in which order things happen, and this file says what each of them is. Every decision
+depends on `state` alone, which is saved, so an interrupted run takes the same way.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ from lmtrain.training.score import TOKENS, Score
 from lmtrain.training.signals import Stop
 from lmtrain.training.state import Interval, TrainState
 
-if TYPE_CHECKING:  # it imports TensorBoard, and commands that do not train import this file
+if TYPE_CHECKING:  # it imports TensorBoard, and this file is also imported by commands that do not train
     from lmtrain.training.telemetry import Telemetry
 
 log = logging.getLogger("lmtrain")
 
-FIRST_STEPS = 10  # by which the time to come is told
+FIRST_STEPS = 10  # after which the remaining time is told
 
 NonfiniteHandler = Callable[[TrainState, str, Batch | None], None]
-"""Is told of a step, or (batch None) of a validation, whose numbers are not finite. Raises DivergedError, or leaves a state
-from which training can go on: this one, or an earlier one."""
+"""It is told of a step, or (batch None) of a validation, whose numbers are not finite. It raises DivergedError, or leaves a
+state from which training can go on: this one, or an earlier one."""
 
 
 GradientCheck = Callable[[TrainState, Batch], None]
-"""Checks the gradients of the batch that comes next; raises GradientError."""
+"""It checks the gradients of the next batch, and raises GradientError."""
 
 GradientWatch = Callable[[TrainState, Batch], Mapping[str, float]]
-"""What is to be recorded of gradients and units on the batch that comes next, by tag."""
+"""It returns by tag what is recorded of gradients and units on the next batch."""
 
 Save = Callable[[TrainState, bool], str]
-"""Keeps a checkpoint of the state, as the best so far if so; returns why that must not be, else nothing."""
+"""It saves a checkpoint of the state, as the best one if asked. It returns why the state must not be saved, else ''."""
 
 
 @dataclass
 class Session:
     """What one process does with a run.
 
-    batches, limits, cadence  what is learnt from, how long, and how often is recorded, evaluated and saved
+    batches, limits, cadence  the data, when training ends, and how often it records, evaluates and saves
     score, show               judge a model on validation, and show what it does as text (a sample, its worst errors)
     keep                      saves a checkpoint
-    on_nonfinite              says what is to be done about numbers that are not finite
-    describe_time             (seconds per step) -> a line about the time to come
-    check, watch              look at the gradients of the batch that comes next, where that is asked for; they change nothing
-    group                     the processes that train together: the first one judges and shows, all know what it found
+    on_nonfinite              decides what is done about numbers that are not finite
+    describe_time             (seconds per step) -> a line about the remaining time
+    check, watch              look at the gradients of the next batch, if that is asked for; they change nothing
+    group                     the processes that train together: the first one judges and shows, and all know the result
     """
 
     state: TrainState
@@ -79,13 +79,13 @@ class Session:
         self._forecast = Forecast()
 
     @property
-    def share(self) -> float:
-        """How much of the run is done, from 0 to 1."""
-        return self.limits.share(self.state, epochs_done(self.batches, self.state.position))
+    def fraction(self) -> float:
+        """Returns how much of the run is done, from 0 to 1."""
+        return self.limits.fraction(self.state, epochs_done(self.batches, self.state.position))
 
     @property
     def why_it_ended(self) -> str:
-        """For the record: "finished", or that it came no further."""
+        """Returns "finished", or that training came no further."""
         if not self.limits.is_stale(self.state):
             return "finished"
         number, patience = self.state.num_stale, self.limits.patience
@@ -93,23 +93,25 @@ class Session:
 
     @property
     def owes_evaluation(self) -> bool:
-        """Whether the model is to be evaluated before the next step."""
+        """Tells whether the model is to be evaluated before the next step."""
         return self.cadence.owes_evaluation(self.state)
 
     @property
     def owes_checkpoint(self) -> bool:
-        """Whether the cadence asks for a checkpoint after this step."""
+        """Tells whether the cadence asks for a checkpoint after this step."""
         return self.cadence.save_every > 0 and self.state.step % self.cadence.save_every == 0
 
     def accept(self, report: StepReport) -> bool:
-        """Takes note of a step, also in the records; False where its numbers made training go back to an earlier state."""
+        """Adds up and records a step. Returns False if its numbers made training go back to an earlier state."""
         state = self.state
         if report.is_finite:
             state.interval.add(report)
             _report_spike(report, state)
         elif self.go_back(*_describe_nonfinite(report, state, self.batches)):
             return False
-        self.telemetry.progress(state, report, self.share, self._forecast.left(state, self.share, self.limits.max_seconds))
+        self.telemetry.progress(
+            state, report, self.fraction, self._forecast.left(state, self.fraction, self.limits.max_seconds)
+        )
         self._say_time(report.seconds)
         if state.step % self.cadence.log_every == 0:
             self.telemetry.record_training(state, report)
@@ -117,14 +119,14 @@ class Session:
         return True
 
     def _say_time(self, seconds: float) -> None:
-        """Once, when ten steps of this process are known: the first may have compiled kernels and does not count."""
+        """Tells the remaining time once, after ten steps of this process. The first, which compiles kernels, does not count."""
         if self.describe_time is not None and len(self._first_steps) < FIRST_STEPS:
             self._first_steps.append(seconds)
-            if len(self._first_steps) == FIRST_STEPS and self.share < 1:
+            if len(self._first_steps) == FIRST_STEPS and self.fraction < 1:
                 self.telemetry.say(self.describe_time(sum(self._first_steps[1:]) / (FIRST_STEPS - 1)))
 
     def validate(self) -> None:
-        """Evaluates the model, and saves it where it is the best so far or where every evaluation is saved."""
+        """Evaluates the model, and saves it if it is the best so far or if every evaluation is saved."""
         is_best = self._evaluate()
         if is_best or self.cadence.save_every == 0:
             self.save(is_best)
@@ -132,27 +134,27 @@ class Session:
         self.stop.share()
 
     def check_gradients(self) -> None:
-        """Checks the gradients of the batch that comes next, where that is asked for."""
+        """Checks the gradients of the next batch, if that is asked for."""
         if self.check is not None:
             with self._apart():
                 self.check(self.state, self.batches.batch(self.state.position))
 
     def finish(self) -> None:
-        """Evaluates and saves the last state, unless that was done."""
+        """Evaluates and saves the last state, unless that is done."""
         state = self.state
         is_due = state.evaluated_step != state.step
         is_best = is_due and self._evaluate()
-        if self.share >= 1:
+        if self.fraction >= 1:
             self.save(is_best, is_final=True)
         if is_due and state.evaluated_step == state.step:
             self.check_gradients()
 
     def _evaluate(self) -> bool:
-        """Whether validation is the best so far. A model whose validation is not a number has diverged."""
+        """Evaluates; tells whether validation is the best so far. If validation is not a number, the model has diverged."""
         state = self.state
         began_at = time.monotonic()
         with state.learner.evaluated() as model:
-            if not state.learner.has_gradients:  # what was counted is estimated here, which is part of training
+            if not state.learner.has_gradients:  # counts are turned into probabilities here, which is part of training
                 state.elapsed_seconds += time.monotonic() - began_at
             with self._apart():
                 score = self.group.led(lambda: self.score(model))
@@ -203,7 +205,7 @@ class Session:
             self.go_back(problem, None)
 
     def go_back(self, problem: str, batch: Batch | None) -> bool:
-        """Asks what shall be done about numbers that are not finite; True where the state is an earlier one now."""
+        """Asks what is to be done about numbers that are not finite. Returns True if the state is an earlier one now."""
         state, step = self.state, self.state.step
         spent = state.elapsed_seconds, state.evaluation_seconds
         self.on_nonfinite(state, problem, batch)
@@ -214,7 +216,7 @@ class Session:
 
 
 def _describe_nonfinite(report: StepReport, state: TrainState, batches: Batches) -> tuple[str, Batch]:
-    """What went wrong in the step just done, and the batch it was done with."""
+    """Says what went wrong in the last step, and returns its batch."""
     batch = batches.batch(batches.previous(state.position))
     return (
         f"The loss ({report.loss}) or the norm of its gradient ({report.grad_norm}) is not finite at step {state.step} "

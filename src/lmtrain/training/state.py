@@ -1,4 +1,4 @@
-"""What training has come to: all that must survive a crash, and nothing else.
+"""The state of a training: everything that must survive a crash, and nothing else.
 
 TrainState   what was learnt, where in the data, how long, the best so far
 Interval     sums since the last record
@@ -42,7 +42,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Trouble:
-    """When a number was last not finite (0: never), and how many times in a row: see `lmtrain.training.finite`."""
+    """The step at which a number was last not finite (0: never), and how many times in a row: see `lmtrain.training.finite`."""
 
     last_step: int = 0
     count: int = 0
@@ -64,11 +64,11 @@ class Spikes:
     warm_up: int = 100
 
     def is_spike(self, value: float, num_deviations: float = 6.0) -> bool:
-        """Whether `value` lies more than `num_deviations` standard deviations above the mean."""
+        """Tells whether `value` is more than `num_deviations` standard deviations above the mean."""
         return self.count >= self.warm_up and value > self.mean + num_deviations * math.sqrt(self.variance)
 
     def with_value(self, value: float) -> Spikes:
-        """The same with `value` counted in; a value that is not finite is not."""
+        """Returns the same with `value` counted in, unless it is not finite."""
         if not math.isfinite(value):
             return self
         if self.count == 0:
@@ -84,17 +84,17 @@ class Spikes:
 
 
 ADDED: dict[str, Any] = {"saved_step": None, "trouble": asdict(Trouble())}
-"""What the documents of the oldest checkpoints lack."""
+"""The names that documents of the oldest checkpoints lack."""
 
 ADDED_LATER: dict[str, Any] = {"num_stale": 0, "evaluation_seconds": 0.0, "includes_evaluation": True}
-"""What those of younger ones lack, too. Then `elapsed_seconds` held all that happened between the first step and the last."""
+"""The names that those of younger ones lack, too. Then `elapsed_seconds` held everything from the first step to the last."""
 
 EARLIER_NAMES = {"num_tokens": "num_items", "nats": "loss", "best_nats": "best_value"}
-"""What they call otherwise."""
+"""Their names for what has another name today."""
 
 
 def _renamed(document: Any) -> Any:
-    """A document of an older checkpoint as one of today; whatever is no such document stays as it is."""
+    """Returns a document of an older checkpoint as one of today. Anything else stays as it is."""
     if not isinstance(document, dict):
         return document
     if "best_nats" not in document:
@@ -107,7 +107,7 @@ def _renamed(document: Any) -> Any:
 
 @dataclass
 class TrainState:
-    """All that must survive a crash: what was learnt, where in the data, how long, and the best so far.
+    """Everything that must survive a crash: what was learnt, the place in the data, the time, and the best so far.
 
     elapsed_seconds      time of training: what limits and schedules go by
     evaluation_seconds   what evaluations, samples, checks and checkpoints have taken beside it
@@ -127,7 +127,7 @@ class TrainState:
     best_step: int | None = None
     evaluated_step: int | None = None
     num_stale: int = 0  # evaluations since the best one
-    saved_step: int | None = None  # of the last checkpoint that the cadence asked for, not a signal
+    saved_step: int | None = None  # of the last checkpoint that the cadence asked for, and no signal
     trouble: Trouble = Trouble()
     interval: Interval = field(default_factory=Interval)
     spikes: Spikes = Spikes()
@@ -143,7 +143,7 @@ class TrainState:
 
     @property
     def best_cost(self) -> float:
-        """The cost of the best model so far; infinite where there is none."""
+        """Returns the cost of the best model so far; infinite if there is none."""
         return math.inf if self.best_value is None else self.wording.cost(self.best_value)
 
     def tensors(self) -> Tensors:
@@ -171,7 +171,7 @@ class TrainState:
     def load(self, tensors: Tensors, document: Any, batches: Batches) -> None:
         """Goes on from `tensors()` and `document()` of another process, which learnt from `batches`.
 
-        Raises UnfitError, before anything has changed, where no such process can have written them.
+        Raises UnfitError, before anything has changed, if no such process can have written them.
         """
         document = _renamed(document)
         with within("training.json: "):
@@ -195,7 +195,7 @@ class TrainState:
         self.spikes = Spikes(**document["spikes"])
 
     def _check(self, document: Any, batches: Batches) -> Known:
-        """Compares all but the learner, and says what the learner's part must agree with."""
+        """Compares everything but the learner; returns what the learner's part must agree with."""
         given = document if isinstance(document, dict) else {}
         compare(Whole(), given.get("step"), "state.step")
         step = given["step"]
@@ -221,7 +221,7 @@ class TrainState:
         return Known(step, num_items, None if best_value is None else self.wording.cost(best_value), batches.batch_size)
 
     def _expected(self, step: int) -> dict[str, Any]:
-        """What `document` gives after `step` steps, but for the learner."""
+        """Returns what `document` returns after `step` steps, without the learner."""
         up_to_now, any_number, positive = Whole(most=step), Number(), Number(least=0)
         best = Number(0, 1, null=True) if self.wording.higher_is_better else Number(MIN_NATS, null=True)
         return {
@@ -236,7 +236,7 @@ class TrainState:
             "evaluated_step": Whole(most=step, null=True),
             "num_stale": up_to_now,
             "saved_step": Whole(most=step, null=True),
-            "trouble": {"last_step": Whole(), "count": Whole(most=1000)},  # going back makes it a step still to come
+            "trouble": {"last_step": Whole(), "count": Whole(most=1000)},  # after going back, a step that is still to come
             "interval": {
                 "num_steps": up_to_now, "num_items": Whole(), "loss": any_number, "penalty": positive, "grad_norm": positive,
                 "num_clipped": up_to_now,
@@ -249,7 +249,7 @@ class TrainState:
 
 
 def _check_position(position: Position, step: int, num_items: int, batches: Batches) -> None:
-    """A position says, but for the lengths of the epochs before it, how many steps were taken and how many items read."""
+    """Raises UnfitError unless the position, which determines steps and items up to the lengths of epochs, fits them."""
     last = batches.num_batches(position.epoch) - 1
     agree(position.index <= last, "state.position.index", f"is {position.index}", f"0 to {last} in this epoch")
     steps, items = batches.done_before(position)

@@ -1,10 +1,10 @@
-"""What one sees of a run: TensorBoard, `metrics.jsonl` with the same numbers, a progress bar or plain lines, the log.
+"""The records of a run: TensorBoard, `metrics.jsonl` with the same numbers, a progress bar or plain lines, the log.
 
-Tags are `train/…`, `val/…`, `optim/…`, `perf/…`; the step is the number of updates. A resumed run writes on: records behind the
-step it resumes from are dropped, so no step is ever shown twice.
+Tags are `train/…`, `val/…`, `optim/…`, `perf/…`; the step is the number of updates. A resumed run writes on: records after the
+step from which it resumes are dropped, so no step is ever shown twice.
 
-Failing to write telemetry never ends training: it is said once, and training goes on. `metrics.jsonl` gets what it lacks as
-soon as it can be written again; TensorBoard goes on in the next process.
+A failure to write telemetry never ends training: a warning says it once. `metrics.jsonl` gets what it lacks as soon as it can
+be written again; TensorBoard goes on in the next process.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Telemetry:
         self._rate = _Rate()
 
     def _open(self, resume_step: int, is_evaluated: bool) -> None:
-        """Opens the files for the records after `resume_step`; what stands there of later steps goes."""
+        """Opens the metric files and drops records later than `resume_step`."""
         path = self._directory / "metrics.jsonl"
         self._guard(lambda: _drop_records_after(path, resume_step, is_evaluated))
         self._unwritten = b""
@@ -75,7 +75,7 @@ class Telemetry:
         self._board.close()
 
     def rewind(self, step: int, is_evaluated: bool = True) -> None:
-        """Training went back to `step`: what was recorded after it is dropped."""
+        """Drops what was recorded after `step`, to which training went back."""
         self._close()
         self._open(step, is_evaluated)
 
@@ -84,7 +84,7 @@ class Telemetry:
         return self
 
     def end_bar(self) -> None:
-        """Training is over; what comes is written below the bar."""
+        """Ends the bar when training is over. Later output is written below it."""
         self._bar.end()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -98,7 +98,7 @@ class Telemetry:
         self._bar.show(state.step, report, self._rate.items_per_second(), fraction, left)
 
     def record_training(self, state: TrainState, report: StepReport) -> None:
-        """Means since the last record."""
+        """Records means since the last record."""
         interval, words = state.interval, self._wording
         numbers: dict[str, float] = {f"train/{words.items}": state.num_items, "train/epoch": state.position.epoch}
         if interval.num_items and report.loss is not None:
@@ -119,7 +119,7 @@ class Telemetry:
     def record_evaluation(
         self, state: TrainState, score: Score, text: str, is_best: bool, watched: Mapping[str, float] = MappingProxyType({})
     ) -> None:
-        """Validation, what the model does as a text (a sample, or its worst errors), and what was `watched`, by tag."""
+        """Records validation, a text of what the model does (a sample, or its worst errors), and what was `watched`, by tag."""
         self._record(state.step, {f"val/{name}": number for name, number in score.numbers().items()} | dict(watched))
         mark = "  best so far" if is_best else ""
         self.say(f"step {state.step}  epoch {state.position.epoch}  validation: {score.line(mark)}")
@@ -148,15 +148,15 @@ class Telemetry:
 
     @property
     def items_per_second(self) -> float:
-        """The mean over the steps of this process but its first; 0 where there were no others."""
+        """Returns the mean over the steps of this process but its first; 0 if there were no others."""
         return self._rate.overall()
 
     def say(self, line: str) -> None:
-        """A line on the terminal and in the log file that does not tear the bar."""
+        """Writes a line to the terminal and the log file, without breaking the bar."""
         log.info("%s", line)
 
     def _record(self, step: int, numbers: Mapping[str, float | None]) -> None:
-        """What is not finite is null in `metrics.jsonl`; TensorBoard shows infinities, but nothing that is no number."""
+        """Writes a record. What is not finite is null in `metrics.jsonl`; TensorBoard shows infinities, but no NaN."""
         finite = {name: value if value is not None and math.isfinite(value) else None for name, value in numbers.items()}
         self._guard(lambda: self._append(json.dumps({"step": step, **finite}) + "\n"))
         self._board.add_scalars(numbers, step)
@@ -171,7 +171,7 @@ class Telemetry:
                 self._unwritten = self._unwritten[file.write(self._unwritten) :]
 
     def _metrics_file(self) -> FileIO:
-        """`metrics.jsonl`, opened anew where it was removed or could not be opened before."""
+        """Returns `metrics.jsonl`, opened anew if it was removed or could not be opened before."""
         if self._metrics is None or not is_at(self._path, self._metrics.fileno()):
             if self._metrics is not None:
                 self._metrics.close()
@@ -182,12 +182,12 @@ class Telemetry:
         return self._metrics
 
     def _on_thread_error(self, arguments: threading.ExceptHookArgs) -> None:
-        """TensorBoard writes in a thread, which hands its errors to us and would print a traceback as well."""
+        """Takes the errors of the thread in which TensorBoard writes, which would print a traceback as well."""
         if not (type(arguments.thread).__module__.startswith("tensorboard.") and issubclass(arguments.exc_type, OSError)):
             self._excepthook(arguments)
 
     def _guard(self, write: Callable[[], None]) -> bool:
-        """Whether it could be written; a failure is said once."""
+        """Tells whether it could be written. A warning says a failure once."""
         try:
             write()
         except Exception as error:  # TensorBoard has errors of its own, and whatever it is, it must not end a training
@@ -221,18 +221,18 @@ class _Rate:
             self._num_items, self._seconds = 0, 0.0
 
     def items_per_second(self) -> float:
-        """0 as long as it is unknown."""
+        """Returns the rate; 0 as long as it is unknown."""
         return self._last or (self._num_items / self._seconds if self._seconds else 0.0)
 
     def overall(self) -> float:
-        """The mean over all of the process."""
+        """Returns the mean over the whole process."""
         return self._all_items / self._all_seconds if self._all_seconds else 0.0
 
 
 def _drop_records_after(path: Path, step: int, is_evaluated: bool) -> None:
-    """Rewrites `path` without the records of later steps, of an evaluation that is to come, and without a torn last line.
+    """Rewrites `path` without the records of later steps or of an evaluation to come, and without a torn last line.
 
-    A file with anything else in it that is no record is set aside; its records are kept in the new one.
+    A file with anything else in it that is no record is renamed; its records are kept in the new one.
     """
     if not path.is_file():
         return
@@ -259,7 +259,7 @@ def _is_evaluation(record: Mapping[str, Any]) -> bool:
 
 
 def _record_in(line: bytes) -> dict[str, Any] | None:
-    """One line of `metrics.jsonl`: names and numbers, among them a step. None for anything else."""
+    """Returns one line of `metrics.jsonl`: names and numbers, among them a step. None for anything else."""
     try:
         record = parse_json(line)
     except ValueError:
