@@ -3,81 +3,19 @@
 import json
 import os
 import resource
+import runpy
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
-
-SOURCE = Path(__file__).parents[2] / "src"
-SMALL = [
-    "data=text", "data.path=text.txt", "data.cache_dir=cache", "model.embed_size=6", "model.hidden_size=8",
-    "trainer.batch_size=5", "trainer.chunk_length=10", "trainer.num_steps=12", "trainer.max_seconds=null",
-    "trainer.log_every=2", "trainer.sample_tokens=0", "trainer.precision=float32", "trainer.evaluate_every=6",
-    "trainer.final_split=none", "trainer.projector=false", "trainer.device=cpu", "model.dropout=0.3",
-]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    lines = [f"line {n} has {n * n % 17} cats and {n % 5} dogs" for n in range(200)]
-    Path("text.txt").write_text("\n".join(lines) + "\n")
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    return kept | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"} | more
-
-
-def start(size: int, arguments: Sequence[str], limit: Callable[[], None] | None = None) -> list[subprocess.Popen]:
-    """What torchrun starts, without torchrun; `limit` is called in the first process, before it begins."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    if size == 1:
-        common = {}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "lmtrain", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=environment(**common, **(own(rank) if size > 1 else {})), preexec_fn=None if rank else limit,
-        )
-        for rank in range(size)
-    ]  # fmt: skip
-
-
-def own(rank: int) -> dict[str, str]:
-    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "TORCHELASTIC_ERROR_FILE": f"error{rank}.json"}
-
-
-def ended(processes: list[subprocess.Popen]) -> tuple[list[int], list[str]]:
-    """Exit codes, and what was said on standard error."""
-    said = [process.communicate(timeout=60)[1] for process in processes]
-    return [process.returncode for process in processes], said
-
-
-def train(size: int, directory: str, *more: str) -> None:
-    codes, said = ended(start(size, [*SMALL, f"hydra.run.dir={directory}", *more]))
-    assert codes == [0] * size, "".join(said)
-
-
-def tensors(directory: str) -> dict[str, torch.Tensor]:
-    checkpoint = load_checkpoint(find_checkpoint(Path(directory), "last"))
-    files = checkpoint.tensors
-    return {f"{file}.{name}": tensor for file in ("model", "training") for name, tensor in files[file].items()}
-
-
-def losses(directory: str) -> list[float]:
-    records = [json.loads(line) for line in Path(directory, "metrics.jsonl").read_text().splitlines()]
-    return [value for record in records for name, value in record.items() if name.endswith("nats_per_token")]
+HERE = runpy.run_path(str(Path(__file__).with_name("starting.py")))
+SMALL, start, ended, train, tensors = (HERE[name] for name in ("SMALL", "start", "ended", "train", "tensors"))
+environment, losses = HERE["environment"], HERE["losses"]
 
 
 def assert_same_run(one: str, other: str) -> None:
@@ -199,7 +137,7 @@ def test_a_process_that_is_killed_ends_the_others_with_one_message(victim: int) 
     assert [code for rank, code in enumerate(codes) if rank != victim] == [6, 6]
     if victim:  # with the first process the store goes, so that others cannot agree on who speaks
         assert "".join(said).count("lmtrain: ") == 1
-    assert "ended, or cannot be reached" in "".join(said)
+    assert f"Process {victim} of 3 that train together is gone" in "".join(said)
     assert "Traceback" not in "".join(said)
 
 

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lmtrain.application import checking, jobs
@@ -36,6 +37,7 @@ def run(arguments: Sequence[str]) -> None:
         _run(arguments)
         return
     check_address_space()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before it is imported: what it warns of, we say
     from lmtrain.commands.together import follow, tell
     from lmtrain.distributed.launch import joined, remembered_directory
 
@@ -54,7 +56,7 @@ def is_one_of_several() -> bool:
 
 def _going_on(arguments: Sequence[str], directory: str | None) -> Sequence[str]:
     """The command line of a start by torchrun; where an earlier one made a run, the one that goes on with it."""
-    if directory is None:
+    if directory is None or not (Path(directory) / "settings.json").is_file():  # left again
         return arguments
     return [f"resume={quoting.quoted(directory)}", *(o for o in of_hydra(arguments) if not o.startswith("hydra.run.dir"))]
 

@@ -18,6 +18,7 @@ from lmtrain.commands.resuming import changed_settings
 from lmtrain.commands.starting import kept_start
 from lmtrain.commands.together import check_shareable, keep_for_restarts, opened
 from lmtrain.commands.training import begin
+from lmtrain.distributed.failures import SaidError
 from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import DivergedError, is_out_of_memory
 from lmtrain.ops.backends import record_choices
@@ -116,10 +117,9 @@ def _train_prepared(
                 reason = "diverged, as the high rates of a range test do"
             finally:
                 note_end(run, task, state, telemetry.items_per_second)
-        if group.leads:
+        if group.leads:  # the others wait for what it says next
             training.record_end(telemetry, stop, reason)
-        if stop.requested:
-            raise SystemExit(stop.exit_code)
-        if group.leads:
+            if stop.requested:
+                raise SaidError(stop.exit_code)
             training.conclude(telemetry)
         return training.reached

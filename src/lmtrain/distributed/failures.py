@@ -1,8 +1,8 @@
 """What processes tell each other where one of them cannot go on, so that all end together and one of them says why.
 
 A process that fails writes why into the store that all of them share, and ends; its connections close, and so the others notice
-in their next exchange, wherever they are. They then look into the store. Where nothing stands there within a few seconds, the
-process was killed, or its machine is gone.
+at once (`lmtrain.distributed.links`), or in an exchange. They then look into the store. Where nothing stands there within a few
+seconds, the process was killed, or its machine is gone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from torch._C._distributed_c10d import Store
 
 from lmtrain.errors import UserError
+from lmtrain.shell import MAX_MESSAGE, printable
 
 LOOK_SECONDS = 3.0  # for which a process that lost another looks for its last words
 DEFER_SECONDS = 1.0  # for which a process lets the first one speak, where all make the same mistake
@@ -32,6 +33,10 @@ class LostError(UserError):
     """Another process is gone without a word. No ResourceError: training does not go on, as it does where a disk is full."""
 
     exit_code = 6
+
+
+class SaidError(SystemExit):
+    """The end of a process which has said why."""
 
 
 @dataclass
@@ -56,8 +61,8 @@ class Failures:
             return True
         return True
 
-    def of_another(self, rank: int, size: int, problem: str) -> UserError:
-        """Why an exchange failed: what another process told, or that one is gone."""
+    def of_another(self, problem: str) -> UserError:
+        """Why another process ended or an exchange failed: what one told, or else the `problem`, a sentence."""
         told = self._read(LOOK_SECONDS)
         if told is not None:
             with suppress(RuntimeError):
@@ -65,13 +70,7 @@ class Failures:
             ended = EndedError(told[0], "", "")
             ended.exit_code = told[1]
             return ended
-        where = f"process {rank} of {size} (on {socket.gethostname()})"
-        reason = problem.split("] ", 1)[-1].split(" This is typically")[0].split("\n")[0].rstrip(". ")[:200]
-        return LostError(
-            f"A process that trains with this one ended, or cannot be reached: {where} lost it ({reason}).",
-            "All of them end, and nothing more is saved: the checkpoints are as they were.",
-            again(),
-        )
+        return LostError(problem, "All of them end, and nothing more is saved: the checkpoints are as they were.", again())
 
     def leader_is_done(self) -> None:
         """The first process has written and said all that it will."""
@@ -113,12 +112,31 @@ class Failures:
         return str(words), int(exit_code)
 
 
+def gone(rank: int, size: int) -> str:
+    """What is known of a process that ended without a word."""
+    return (
+        f"Process {rank} of {size} that train together is gone: it ended without a word, as one that is killed does, or its "
+        "machine cannot be reached."
+    )
+
+
+def not_exchanged(rank: int, size: int, error: RuntimeError) -> str:
+    """What is known where an exchange failed: the words of PyTorch, shortened."""
+    reason = str(error).split("] ", 1)[-1].split(" This is typically")[0].split("\n")[0].rstrip(". ")[:200]
+    return f"Process {rank} of {size} (on {socket.gethostname()}) cannot exchange anything with the others ({reason})."
+
+
 def again() -> str:
     """What happens next, or what to type."""
     count, most = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
     if count < most:
         return "torchrun starts them again, from the last checkpoint."
     return "Go on from the last checkpoint with resume=RUN; torchrun --max-restarts=3 does so by itself."
+
+
+def say(words: str) -> None:
+    """On standard error, from whatever thread."""
+    os.write(2, f"lmtrain: {printable(words, MAX_MESSAGE)}\n".encode(errors="backslashreplace"))
 
 
 def write_error_file(words: str) -> None:

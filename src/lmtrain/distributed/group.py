@@ -16,19 +16,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lmtrain.distributed.failures import Failures
+from lmtrain.distributed.failures import Failures, not_exchanged
+from lmtrain.distributed.links import Links
 from lmtrain.errors import UserError
 
 T = TypeVar("T")
 
-STEP_TIMEOUT = timedelta(minutes=10)  # for what all processes do at about the same time
-WAIT_TIMEOUT = timedelta(days=7)  # for the others while the first one evaluates, saves or reads: its death ends that at once
+STEP_TIMEOUT = timedelta(minutes=10)  # for what all processes do at about the same time; else they meet before
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,10 @@ class Group:
         """All columns in their order, from the own ones."""
         return tensor
 
+    def everyones(self, own: T) -> list[T]:
+        """What each process gives, in their order."""
+        return [own]
+
     def one_first(self) -> AbstractContextManager[None]:
         """Within it, one process of each machine works before the others do: what it leaves on the disk is there for them."""
         return nullcontext()
@@ -98,13 +102,14 @@ ALONE = Group()
 class Processes(Group):
     """N processes, whose default group `torch.distributed` has been set up.
 
+    links     by which they meet, where some have to wait for others
     failures  what they tell each other where one cannot go on
     """
 
-    def __init__(self, local_rank: int, failures: Failures) -> None:
+    def __init__(self, local_rank: int, links: Links, failures: Failures) -> None:
         self.rank, self.size, self.local_rank = dist.get_rank(), dist.get_world_size(), local_rank
-        self.failures = failures
-        self._patient = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
+        self.links, self.failures = links, failures
+        self._objects = dist.new_group(backend="gloo", timeout=STEP_TIMEOUT)
 
     def led(self, work: Callable[[], T]) -> T:
         answer: list[Any] = [None, None]
@@ -113,23 +118,27 @@ class Processes(Group):
                 answer[0] = work()
             except UserError as error:
                 answer[1] = error
+        self.links.meet()
         with self._together():
-            dist.broadcast_object_list(answer, src=0, group=self._patient)
+            dist.broadcast_object_list(answer, src=0, group=self._objects)
         if answer[1] is not None:
             raise cast(UserError, answer[1])
         return cast(T, answer[0])
 
+    def everyones(self, own: T) -> list[T]:
+        answers: list[Any] = [None] * self.size
+        self.links.meet()
+        with self._together():
+            dist.all_gather_object(answers, own, group=self._objects)
+        return answers
+
     @contextmanager
     def one_first(self) -> Iterator[None]:
         if self.local_rank != 0:
-            self._wait()
+            self.links.meet()
         yield
         if self.local_rank == 0:
-            self._wait()
-
-    def _wait(self) -> None:
-        with self._together():
-            dist.barrier(group=self._patient)
+            self.links.meet()
 
     def seconds(self, own: float) -> float:
         clock = torch.tensor([own], dtype=torch.float64)
@@ -211,10 +220,7 @@ class Processes(Group):
         try:
             yield
         except RuntimeError as error:
-            self._raise_why(error)
-
-    def _raise_why(self, error: RuntimeError) -> NoReturn:
-        raise self.failures.of_another(self.rank, self.size, str(error)) from error
+            raise self.failures.of_another(not_exchanged(self.rank, self.size, error)) from error
 
 
 NONE, DENSE, SPARSE = 0, 1, 2  # + the number of rows

@@ -9,6 +9,7 @@ What must outlive a restart (which directory the run has, and how a start ended)
 from __future__ import annotations
 
 import os
+import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,11 +20,13 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from lmtrain.distributed.failures import EndedError, Failures, write_error_file
+from lmtrain.distributed.failures import EndedError, Failures, SaidError, gone, say, write_error_file
 from lmtrain.distributed.group import ALONE, STEP_TIMEOUT, Group, Processes
-from lmtrain.errors import ResourceError, SettingsError, UserError
+from lmtrain.distributed.links import GoneError, Links, connect
+from lmtrain.errors import ResourceError, SettingsError, UserError, is_out_of_memory
 
 MEET_TIMEOUT = timedelta(minutes=10)
+SOON_SECONDS = 1.0  # within which torchrun's SIGTERM comes before or behind the end of the process that it answers
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 _group: Group = ALONE
@@ -52,71 +55,129 @@ def joined() -> Iterator[Group]:
         yield ALONE
         return
     _check_environment()
+    rank, size = int(os.environ["RANK"]), num_processes()
     store, failures = _meet()
+    links = _linked(store, failures, rank, size)
+    is_in_order = False
     try:
-        dist.init_process_group(
-            _backend(), store=PrefixStore(f"{_start()}/group", store), rank=int(os.environ["RANK"]),
-            world_size=num_processes(), timeout=STEP_TIMEOUT,
-        )  # fmt: skip
-        group = Processes(int(os.environ.get("LOCAL_RANK", "0")), failures)
-    except RuntimeError as error:
-        raise ResourceError(
-            f"The {num_processes()} processes do not reach each other: {str(error).splitlines()[0][:300]}.", "",
-            "See that all of them run, and that MASTER_ADDR and MASTER_PORT (torchrun --rdzv-endpoint) can be reached.",
-        ) from error  # fmt: skip
-    _group = group
-    try:
-        with _ending_together(group):
-            yield group
-    except BaseException:
-        _leave(group)
-        raise
-    else:
-        dist.destroy_process_group()
+        with _ending_together(links, failures, rank, size):
+            _group = _grouped(store, links, failures, rank, size)
+            yield _group
+        is_in_order = True
     finally:
         _group = ALONE
+        if rank == 0 and not is_in_order:
+            failures.leader_is_done()
+        links.close(in_order=is_in_order)
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        if not is_in_order:
+            _linger(failures, rank, size)
 
 
-def _leave(group: Processes) -> None:
-    """Closes the connections, by which the others notice; the first process is the first to end."""
-    if not group.leads:
-        dist.destroy_process_group()
-        group.failures.wait_for_leader()
-        return
-    group.failures.leader_is_done()
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # the store ends with this process
-        dist.destroy_process_group()
-        group.failures.wait_until_heard(group.size - 1)
+def _linger(failures: Failures, rank: int, size: int) -> None:
+    """Behind a failure: the first process is the first to end, but not before the others know why where it keeps the store."""
+    if rank != 0:
+        failures.wait_for_leader()
+    elif os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        failures.wait_until_heard(size - 1)
+
+
+def _linked(store: Store, failures: Failures, rank: int, size: int) -> Links:
+    def give_up(lost: int) -> None:
+        error = failures.of_another(gone(lost, size))
+        if not isinstance(error, EndedError) and failures.tell(str(error), error.exit_code, waits=rank != 0):
+            write_error_file(str(error))
+            say(str(error))
+        os._exit(error.exit_code)
+
+    try:
+        return Links(connect(store, f"{_start()}/links", rank, size, MEET_TIMEOUT.total_seconds()), give_up)
+    except (OSError, RuntimeError) as error:
+        raise _unreachable(size, error) from error
+
+
+def _grouped(store: Store, links: Links, failures: Failures, rank: int, size: int) -> Processes:
+    try:
+        dist.init_process_group(
+            _backend(), store=PrefixStore(f"{_start()}/group", store), rank=rank, world_size=size, timeout=STEP_TIMEOUT
+        )
+        return Processes(int(os.environ.get("LOCAL_RANK", "0")), links, failures)
+    except RuntimeError as error:
+        raise _unreachable(size, error) from error
+
+
+def _unreachable(size: int, error: Exception) -> ResourceError:
+    return ResourceError(
+        f"The {size} processes do not reach each other: {str(error).partition(chr(10))[0][:300]}.", "",
+        "See that all of them run, and that MASTER_ADDR and MASTER_PORT (torchrun --rdzv-endpoint) can be reached.",
+    )  # fmt: skip
 
 
 @contextmanager
-def _ending_together(group: Processes) -> Iterator[None]:
+def _ending_together(links: Links, failures: Failures, rank: int, size: int) -> Iterator[None]:
+    """Tells the others why this process ends, where it does so by an error; or ends as another one told."""
     try:
-        yield
-    except EndedError as error:
-        raise SystemExit(error.exit_code) from None
-    except SystemExit as ended:
-        if ended.code:
-            group.failures.tell("It was told to end.", _code(ended), waits=False)
-        raise
-    except UserError as error:
-        words = str(error) if group.leads else f"Process {group.rank} of {group.size}: {error}"
-        if not group.failures.tell(words, error.exit_code, waits=not group.leads):
-            raise SystemExit(error.exit_code) from None
-        write_error_file(words)
-        if not group.leads:
-            UserError.__init__(error, f"Process {group.rank} of {group.size}: {error.given}", error.allowed, error.remedy)
-        raise
+        try:
+            yield
+        finally:
+            links.end()
     except BaseException as error:
-        words = traceback.format_exception_only(error)[-1].strip()
-        if not group.failures.tell(f"Process {group.rank} of {group.size}: {words}", 1, waits=not group.leads):
-            raise SystemExit(1) from None
+        if isinstance(error, SystemExit) and not error.code:
+            raise
+        ended = _as_said(error, links, failures, rank, size)
+        if isinstance(ended, EndedError):
+            raise SystemExit(ended.exit_code) from None
+        code, words = _exit_code(ended), _words(ended)
+        words = words if rank == 0 else f"Process {rank} of {size}: {words}"
+        if not failures.tell(words, code, waits=rank != 0):
+            raise SystemExit(code) from None
         write_error_file(words)
-        raise
+        if isinstance(ended, UserError) and rank != 0:
+            UserError.__init__(ended, f"Process {rank} of {size}: {ended.given}", ended.allowed, ended.remedy)
+        if isinstance(ended, SystemExit) and code > 128 and not isinstance(ended, SaidError):
+            say(words)
+        if ended is error:
+            raise
+        raise ended from None
 
 
-def _code(ended: SystemExit) -> int:
-    return ended.code if isinstance(ended.code, int) else 1
+def _as_said(error: BaseException, links: Links, failures: Failures, rank: int, size: int) -> BaseException:
+    """`error`, or what lies behind it where another process failed before: torchrun then tells the rest to end."""
+    is_told_to_end = isinstance(error, SystemExit) and _exit_code(error) > 128 and not isinstance(error, SaidError)
+    if isinstance(error, GoneError) or (is_told_to_end and links.is_lost_within(SOON_SECONDS)):
+        assert links.lost is not None
+        return failures.of_another(gone(links.lost, size))
+    if is_out_of_memory(error) and not isinstance(error, UserError):
+        return ResourceError(
+            f"There is not enough memory: {str(error).partition(chr(10))[0] or 'Python could get no more'}.", "",
+            "Close other programs, or take a smaller batch or model.",
+        )  # fmt: skip
+    return error
+
+
+def _exit_code(error: BaseException) -> int:
+    match error:
+        case UserError():
+            return error.exit_code
+        case SystemExit(code=int(code)):
+            return code
+        case KeyboardInterrupt():
+            return 128 + signal.SIGINT
+    return 1
+
+
+def _words(error: BaseException) -> str:
+    match error:
+        case UserError():
+            return str(error)
+        case SystemExit(code=int(code)) if code > 128:
+            return f"{signal.Signals(code - 128).name} ended it, and with it all others."
+        case SystemExit():
+            return "It was told to end."
+        case KeyboardInterrupt():
+            return "interrupted."
+    return traceback.format_exception_only(error)[-1].strip()
 
 
 def _check_environment() -> None:

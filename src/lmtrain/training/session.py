@@ -158,7 +158,7 @@ class Session:
                 state.elapsed_seconds += time.monotonic() - began_at
             with self._apart():
                 score = self.group.led(lambda: self.score(model))
-                text = self.show(model) if self.group.leads and math.isfinite(score.value) else ""
+                text = self.group.led(lambda: self.show(model)) if math.isfinite(score.value) else ""
         state.evaluated_step = state.step
         if math.isnan(score.value):
             self.go_back(f"Validation at step {state.step} is not a number.", None)
