@@ -165,3 +165,17 @@ def test_torchrun_starts_a_killed_process_again_and_the_run_ends_with_the_same_b
 
 def _children(pid: int) -> list[int]:
     return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("policy", ["carry", "line"])
+def test_a_large_validation_is_dealt_out_and_stays_the_number_that_it_is(size: int, policy: str) -> None:
+    Path("text.txt").write_text(Path("text.txt").read_text() * 32)
+    more = ("data.valid_fraction=0.6", f"model.state_policy={policy}", "trainer.evaluation_streams=5")
+    train(1, "one", *more)
+    train(size, "several", *more)
+    torch.testing.assert_close(losses("several"), losses("one"), rtol=1e-5, atol=0)
+    sessions = [json.loads(Path(run, "run.json").read_text())["sessions"][-1] for run in ("one", "several")]
+    assert [session["num_evaluating_processes"] for session in sessions] == [1, size]
+    assert sessions[1]["results"]["evaluation"]["num_tokens"] >= 100_000

@@ -11,6 +11,7 @@ from torch import nn
 
 from lmtrain.data.encoded import EncodedText
 from lmtrain.data.tokenizer import WordTokenizer
+from lmtrain.distributed.group import Group
 from lmtrain.errors import DataError, SettingsError
 from lmtrain.inference.evaluate import Evaluation, Static, evaluate, iter_target_log_probs
 from lmtrain.models.base import LanguageModel, StatePolicy, evaluating
@@ -47,6 +48,35 @@ def test_with_one_stream_the_number_is_the_same_to_the_bit_for_every_chunk_lengt
     table.state_policy = policy
     whole = judged(table, TEXT, chunk_length=len(TEXT))
     assert judged(table, TEXT, chunk_length=chunk_length) == whole
+
+
+class Share(Group):
+    """One of several processes, whose tallies lie in `tallies`."""
+
+    def __init__(self, rank, tallies):
+        self.rank, self.size, self.tallies = rank, len(tallies), tallies
+
+    def everyones(self, own):
+        self.tallies[self.rank] = own
+        if None in self.tallies:
+            raise InterruptedError
+        return self.tallies
+
+
+@pytest.mark.parametrize("num_streams", [1, 2, 3, 5, 11])
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("zero", [False, True])
+def test_streams_that_are_dealt_out_give_what_one_process_gives(table, size, num_streams, zero):
+    if zero:
+        table.log_probs_VVV[:, :, 4] = -math.inf
+    whole, tallies = judged(table, TEXT, num_streams=num_streams).to_json(), [None] * size
+    for rank in range(size - 1):
+        with pytest.raises(InterruptedError):
+            judged(table, TEXT, num_streams=num_streams, group=Share(rank, tallies))
+    shared = judged(table, TEXT, num_streams=num_streams, group=Share(size - 1, tallies)).to_json()
+    assert bool(whole["num_impossible"]) == zero
+    assert shared == {name: pytest.approx(value, rel=1e-14) if isinstance(value, float) else value
+                      for name, value in whole.items()}  # fmt: skip
 
 
 @pytest.mark.parametrize("chunk_length", [1, 2, 100])

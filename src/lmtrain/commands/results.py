@@ -37,6 +37,7 @@ def note_beginning(run: RunDirectory, task: Task, model: Any, group: Group) -> N
     run.note(
         results=results, **device_facts(task.device), num_parameters=num_parameters(model),
         num_threads=torch.get_num_threads(), corpus=task.fingerprint, num_processes=group.size,
+        num_evaluating_processes=task.judges(group),
     )  # fmt: skip
 
 

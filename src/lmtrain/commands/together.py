@@ -126,4 +126,6 @@ def say_processes(group: Group, task: Task) -> str:
     total = task.batches.batch_size
     least, most = total // group.size, -(-total // group.size)
     streams = f"{least}" if least == most else f"{least} or {most}"
-    return f"{group.size} processes train together, with {streams} of the {total} streams each."
+    judges = task.judges(group)
+    validation = "the first one evaluates" if judges == 1 else f"{judges} of them share the streams of each evaluation"
+    return f"{group.size} processes train together, with {streams} of the {total} streams each; {validation}."

@@ -110,8 +110,8 @@ class Training:
             self.saver(self.state, True)
         remedy = idle.remedy_for_divergence(task.settings, quoting.typed("resume", shown(self.run.path)))
         return Session(
-            self.state, task.batches, self.limits, self.cadence, score=task.score, show=task.show, keep=self.saver,
-            telemetry=telemetry, stop=stop, group=self.group,
+            self.state, task.batches, self.limits, self.cadence, score=lambda model: task.judge(model, self.group),
+            show=task.show, keep=self.saver, telemetry=telemetry, stop=stop, group=self.group,
             on_nonfinite=Nonfinite(trainer.on_nonfinite.name, self.saver.crash, self.saver.go_back, remedy),
             describe_time=lambda seconds: describe_time(self.limits, self.state, task.batches, seconds),
             check=gradient_check(learner, trainer.check_gradients),

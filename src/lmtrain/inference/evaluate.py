@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import CheckpointError, DataError, DivergedError, SettingsError
 from lmtrain.models.base import LanguageModel, State, evaluating
 
@@ -241,6 +242,16 @@ class Tally:
         self.num_eos += int((targets == self.tokenizer.eos_id).sum())
         self.num_unk += int(unknown.sum())
 
+    def together(self, group: Group) -> Tally:
+        """What all processes of a group have counted, each of them other tokens of the same text."""
+        whole = Tally(self.tokenizer)
+        for tally in group.everyones({name: value for name, value in vars(self).items() if name != "tokenizer"}):
+            firsts = filter(None, (whole.first_impossible, tally.pop("first_impossible")))
+            whole.first_impossible = min(firsts, default=None)
+            for name, value in tally.items():
+                setattr(whole, name, getattr(whole, name) + value)
+        return whole
+
     def evaluation(
         self, text: HasSizes, *, num_words: int, spelling_nats: float | None, num_streams: int, state_policy: str, method: str
     ) -> Evaluation:
@@ -402,18 +413,27 @@ def iter_target_log_probs(
     chunk_length: int | None = None,
     method: Method = STATIC,
     device: torch.device | str = "cpu",
+    group: Group = ALONE,
 ) -> Generator[Scored, None, None]:
     """Scores every token of `ids` once, chunk by chunk; with one stream in the order of the text.
+
+    The streams are dealt out to the processes of `group`: this one scores those of its own.
 
     The order depends on the lengths alone, so several models can be compared token by token. `chunk_length` (steps of
     each stream) is a matter of speed and memory only; a method that adapts prescribes its own. At most one stream per
     token is used. Raises DataError for a token that the model does not know.
     """
     num_streams = usable_streams(len(ids), num_streams)
-    chunk_length = method.segment_length or chunk_length or max(1, CHUNK_TOKENS // num_streams)
-    previous_B = make_tokens(previous_tokens(ids, num_streams, eos_id), model, device)
+    own = group.columns(num_streams)
+    if own.first == own.last:
+        return
+    chunk_length = method.segment_length or chunk_length or max(1, CHUNK_TOKENS // (own.last - own.first))
+    previous_B = make_tokens(previous_tokens(ids, num_streams, eos_id)[own.first : own.last], model, device)
     with method.scoring(model, previous_B) as score:
         for positions_TB in iter_positions(len(ids), num_streams, chunk_length):
+            positions_TB = positions_TB[:, own.first : own.last]
+            if not positions_TB.size:  # of the last row, which is that of the longer streams
+                return
             targets_TB = ids[positions_TB]
             log_probs_TB = score(make_tokens(targets_TB, model, device))
             yield Scored(positions_TB, targets_TB, log_probs_TB.double().cpu().numpy())
@@ -429,24 +449,25 @@ def evaluate(
     method: Method = STATIC,
     device: torch.device | str = "cpu",
     progress: Callable[[int], object] | None = None,
+    group: Group = ALONE,
 ) -> Evaluation:
     """How well `model` predicts `text`, whose ids are those of `tokenizer`.
 
     `progress` is called after each chunk with the number of tokens in it. The model is put into evaluation mode for
-    each chunk and back. The sums of a model that has diverged are not numbers (`check_numbers`).
-    Errors and the other arguments: `iter_target_log_probs`.
+    each chunk and back. The sums of a model that has diverged are not numbers (`check_numbers`). All processes of `group`
+    call it together, and get the same. Errors and the other arguments: `iter_target_log_probs`.
     """
     tally = Tally(tokenizer)
     chunks = iter_target_log_probs(
         model, text.ids, eos_id=tokenizer.eos_id, num_streams=num_streams, chunk_length=chunk_length, method=method,
-        device=device,
+        device=device, group=group,
     )  # fmt: skip
     with closing(chunks):  # so that weights which the method adapts are restored even where this is interrupted
         for scored in chunks:
             tally.add(scored.targets, scored.log_probs, scored.positions)
             if progress is not None:
-                progress(scored.targets.size)
-    return tally.evaluation(
+                progress(scored.targets.size * group.size)
+    return tally.together(group).evaluation(
         text, num_words=tokenizer.count_words(text.ids),
         spelling_nats=None if tokenizer.rare is None else text.spelling_micronats / 1e6,
         num_streams=min(num_streams, len(text.ids)), state_policy=model.state_policy.value, method=method.label,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 import lmtrain.config as config
 from lmtrain.data.batches import Batches
+from lmtrain.distributed.group import Group
 from lmtrain.errors import ResourceError
 from lmtrain.tasks.inspection import Material
 from lmtrain.training.checkpoint import Checkpoint
@@ -127,6 +128,14 @@ class Task(ABC):
     @abstractmethod
     def score(self, model: Any) -> Score:
         """Says how good `model` is on the validation split."""
+
+    def judge(self, model: Any, group: Group) -> Score:
+        """The same where several processes train together, which all call it: the first one scores, and all of them hear it."""
+        return group.led(lambda: self.score(model))
+
+    def judges(self, group: Group) -> int:
+        """How many processes score the validation split together."""
+        return 1
 
     @abstractmethod
     def final_score(self, model: Any, split: SplitName) -> Score:

@@ -29,6 +29,7 @@ from lmtrain.data.advice import iter_advice
 from lmtrain.data.corpus import Corpus, Split, describe
 from lmtrain.data.stream import Stream
 from lmtrain.data.tokenizer import Tokenizer
+from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import ResourceError, SettingsError, UserError
 from lmtrain.expected import Like, agree, compare, within
 from lmtrain.inference.blocks import default_bound, evenly_spaced
@@ -57,6 +58,8 @@ from lmtrain.training.score import TOKENS
 from lmtrain.vectors.table import Vectors
 
 log = logging.getLogger("lmtrain")
+
+LARGE = 100_000  # tokens of validation, from which on several processes share its streams
 
 
 class Language(Task):
@@ -141,6 +144,15 @@ class Language(Task):
 
     def score(self, model: LanguageModel) -> Evaluation:
         return evaluate_split(model, self._judged, self.corpus, self._num_streams, self.device)
+
+    def judge(self, model: LanguageModel, group: Group) -> Evaluation:
+        if self.judges(group) == 1:
+            return super().judge(model, group)
+        return evaluate_split(model, self._judged, self.corpus, self._num_streams, self.device, group)
+
+    def judges(self, group: Group) -> int:
+        """Streams are independent of each other: as many processes share them, where the text is large."""
+        return min(group.size, self._num_streams) if len(self._judged.ids) >= LARGE else 1
 
     def has(self, split: SplitName) -> bool:
         return getattr(self.corpus, split) is not None
@@ -254,10 +266,12 @@ def part_of(split: Split, ids: NDArray[Any], tokenizer: Tokenizer) -> Split:
     )  # fmt: skip
 
 
-def evaluate_split(model: LanguageModel, split: Split, corpus: Corpus, num_streams: int, device: torch.device) -> Evaluation:
+def evaluate_split(
+    model: LanguageModel, split: Split, corpus: Corpus, num_streams: int, device: torch.device, group: Group = ALONE
+) -> Evaluation:
     """Says how well `model` predicts a split of its corpus."""
     with watched("Evaluating", len(split.ids), "tok") as advance:
-        return evaluate(model, split, corpus.tokenizer, num_streams=num_streams, device=device, progress=advance)
+        return evaluate(model, split, corpus.tokenizer, num_streams=num_streams, device=device, progress=advance, group=group)
 
 
 def write_sample(model: LanguageModel, corpus: Corpus, trainer: config.TrainerConfig, device: torch.device) -> str:

@@ -51,12 +51,13 @@ class Session:
     """What one process does with a run.
 
     batches, limits, cadence  the data, when training ends, and how often it records, evaluates and saves
-    score, show               judge a model on validation, and show what it does as text (a sample, its worst errors)
+    score                     judges a model on validation; every process of the group calls it, and gets the same
+    show                      shows what a model does as text (a sample, its worst errors)
     keep                      saves a checkpoint
     on_nonfinite              decides what is done about numbers that are not finite
     describe_time             (seconds per step) -> a line about the remaining time
     check, watch              look at the gradients of the next batch, if that is asked for; they change nothing
-    group                     the processes that train together: the first one judges and shows, and all know the result
+    group                     the processes that train together
     """
 
     state: TrainState
@@ -157,7 +158,7 @@ class Session:
             if not state.learner.has_gradients:  # counts are turned into probabilities here, which is part of training
                 state.elapsed_seconds += time.monotonic() - began_at
             with self._apart():
-                score = self.group.led(lambda: self.score(model))
+                score = self.score(model)
                 text = self.group.led(lambda: self.show(model)) if math.isfinite(score.value) else ""
         state.evaluated_step = state.step
         if math.isnan(score.value):
