@@ -12,6 +12,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def run_all(calls: Sequence[Call], what: str, workers: int) -> list[Any]:
     lock = threading.Lock()
     errors: list[BaseException] = []
     with watched(what, total, "B") as advance:
-        pool = _Pool(workers)
+        pool, threads = _Pool(), list[threading.Thread]()
 
         def serve(process: subprocess.Popen[bytes]) -> None:
             try:
@@ -62,10 +63,11 @@ def run_all(calls: Sequence[Call], what: str, workers: int) -> list[Any]:
             except BaseException as error:
                 errors.append(error)
 
-        threads = [threading.Thread(target=serve, args=(process,), daemon=True) for process in pool.processes]
         try:
-            for thread in threads:
+            for _ in range(workers):
+                thread = threading.Thread(target=serve, args=(pool.start(),), daemon=True)
                 thread.start()
+                threads.append(thread)
             while any(thread.is_alive() for thread in threads) and not errors:
                 for thread in threads:
                     thread.join(0.2)
@@ -81,15 +83,22 @@ def run_all(calls: Sequence[Call], what: str, workers: int) -> list[Any]:
 
 
 class _Pool:
-    """The processes, which end with this one: their standard input is its end of a pipe."""
+    """The processes, which end with this one: their standard input is its end of a pipe, and they look who their parent is.
 
-    def __init__(self, number: int) -> None:
+    They are no part of the terminal's foreground: Ctrl-C is answered here alone.
+    """
+
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """One more."""
         paths = [str(Path(lmtrain.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "lmtrain.data.workers"]
-        self.processes = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) for _ in range(number)
-        ]
+        command = [sys.executable, "-m", "lmtrain.data.workers", str(os.getpid())]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0)
+        self.processes.append(process)
+        return process
 
     def close(self) -> None:
         for process in self.processes:
@@ -130,8 +139,16 @@ class _Kept(logging.Handler):
         self.messages.append((record.levelno, record.getMessage()))
 
 
+def _end_with(parent: int) -> None:
+    """Ends this process, in the midst of a call, where its parent is another one: that which started it was killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def main() -> None:
     """Serves calls until the standard input ends."""
+    threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing else may write between the answers
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # bars are drawn by whoever asks
