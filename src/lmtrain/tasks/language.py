@@ -54,7 +54,7 @@ from lmtrain.tasks.inspection import Material, material_of_corpus
 from lmtrain.tasks.starting import put_weights, with_lines_of
 from lmtrain.training.checkpoint import Checkpoint
 from lmtrain.training.learner import Learner
-from lmtrain.training.score import TOKENS
+from lmtrain.training.score import TOKENS, Score
 from lmtrain.vectors.table import Vectors
 
 log = logging.getLogger("lmtrain")
@@ -145,7 +145,7 @@ class Language(Task):
     def score(self, model: LanguageModel) -> Evaluation:
         return evaluate_split(model, self._judged, self.corpus, self._num_streams, self.device)
 
-    def judge(self, model: LanguageModel, group: Group) -> Evaluation:
+    def judge(self, model: LanguageModel, group: Group) -> Score:
         if self.judges(group) == 1:
             return super().judge(model, group)
         return evaluate_split(model, self._judged, self.corpus, self._num_streams, self.device, group)
