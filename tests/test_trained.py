@@ -15,6 +15,8 @@ import pytest
 import lmtrain
 import lmtrain.trained
 from lmtrain.errors import CheckpointError, DataError, SettingsError
+from lmtrain.inference.dynamic import Adaptive, Cache, Dynamic
+from lmtrain.inference.evaluate import Static
 
 Call = Callable[..., Any]
 
@@ -94,6 +96,77 @@ def test_samples_are_those_of_the_command_and_repeat(lm: lmtrain.Model, call: Ca
     assert lm.sample("the ", stop=" ", temperature=0.0)[0].count(" ") == 0
 
 
+def test_perplexity_of_a_saved_text_with_streams_and_adapting_is_that_of_the_command(lm: lmtrain.Model, call: Call) -> None:
+    adaptive = Adaptive(dynamic=Dynamic(rate=0.2, decay=0.002), cache=Cache(window=30))
+    for made, typed in (
+        (lm.perplexity(), []),
+        (lm.perplexity(split="valid", num_streams=2, method=Static(1.5)),
+         ["--split", "valid", "--streams", "2", "--temperature", "1.5"]),
+        (lm.perplexity(split="train"), ["--split", "train"]),
+        (lm.perplexity("text.txt", method=adaptive), ["--text", "text.txt", "--dynamic", "sgd", "--dynamic-rate", "0.2",
+                                                      "--cache", "30"]),
+    ):  # fmt: skip
+        shown = json.loads(call("evaluate", "run", *typed, "--json").out)
+        assert made.to_json() == {key: shown[key] for key in made.to_json()}
+    lm._trained.texts.clear()
+    with pytest.raises(DataError, match=r"No test split.*Type text=FILE"):
+        lm.perplexity()
+
+
+def test_surprise_and_temperature_are_those_of_the_command(lm: lmtrain.Model, call: Call) -> None:
+    typed = ["--unit", "word", "--json", "--temperature", "2"]
+    for extra, own in (([], False), (["--independent"], True)):
+        shown = [json.loads(row) for row in call("score", "run", "text.txt", *typed, *extra).out.splitlines()[:-1]]
+        units = lm.surprise(Path("text.txt").read_text(encoding="utf-8"), unit="word", independent=own, temperature=2)
+        assert [(row["text"], row["rank"]) for row in shown] == [(unit.text, unit.rank) for unit in units]
+        assert [row["surprisal"] for row in shown] == pytest.approx([unit.surprisal for unit in units], rel=1e-5)
+    rows = call("score", "run", "text.txt", "--independent", "--temperature", "2", "--json").out.splitlines()[:-1]
+    lines = Path("text.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    found = [line.log_prob for line in lm.score(lines, temperature=2)]
+    assert [json.loads(row)["log_prob"] for row in rows] == pytest.approx(found, rel=1e-5)
+    with pytest.raises(SettingsError, match="temperature is 0"):
+        lm.score("a", temperature=0)
+
+
+def test_lists_are_rescored_as_by_the_two_commands(counted: Path, call: Call) -> None:
+    lists = {"a": [("mat a on", -1.0), ("the cat sat", -2.0)], "b": [("the mat", 0.0), ("", 0.5)]}
+    references = {"a": "the cat sat", "b": "the mat"}
+    lm = lmtrain.load("counted")
+    rows = [f"{key}\t{score}\t{text}\n" for key, own in lists.items() for text, score in own]
+    Path("list").write_text("".join(rows), encoding="utf-8")
+    Path("references").write_text("".join(f"{key}\t{text}\n" for key, text in references.items()), encoding="utf-8")
+    Path("scored").write_text(call("score", "counted", "list", "--nbest", "--unknown-cost", "2").out, encoding="utf-8")
+    for typed, own in ((["--weights", "0.5", "-0.25"], {"weights": (0.5, -0.25)}), ([], {"references": references})):
+        ended = call("rescore", "scored", *typed, *([] if typed else ["--references", "references"]))
+        made = lm.rescore(lists, unknown_cost=2.0, **own)  # type: ignore[arg-type]
+        assert ended.out == "".join(f"{key}\t{best.text}\n" for key, best in made.best.items())
+        assert f"lm_weight {made.weights[0]:.4g}"[:14] in ended.err
+    assert f"word errors {made.errors} of {made.num_words} words" in ended.err
+    assert f"makes {made.errors_of_first}, the best that the lists hold {made.errors_of_best}" in ended.err
+    for given, words in (({}, "no lists"), ({"a": []}, "'a' is empty"), ({"c": [("a", 0.0)]}, "no reference for 'c'")):
+        with pytest.raises(DataError, match=words):
+            lm.rescore(given, references=references)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="Neither weights nor references"):
+        lm.rescore(lists)
+
+
+def test_a_mixture_from_python_is_that_of_the_command(counted: Path, call: Call) -> None:
+    start = ("data=text", "data.path=text.txt", "model=ngram", "model.order=1", "tokenizer=word", "hydra.run.dir=other")
+    assert call(*start).code == 0
+    assert call("mix", "counted", "other", "--output", "typed").code == 0
+    made = lmtrain.mix([lmtrain.load("counted"), "other"], "made")
+    typed = lmtrain.load("typed")
+    assert made.settings["model"]["weights"] == typed.settings["model"]["weights"]
+    assert made.perplexity() == typed.perplexity()
+    for models, directory, words in (
+        ([made], "new", "One model was given"), ([], "new", "No models were given"),
+        ([made, "run"], "new", "another vocabulary"), ([made, typed], "made", "directory=?.*made is there already"),
+    ):  # fmt: skip
+        with pytest.raises(SettingsError, match=words):
+            lmtrain.mix(models, directory)  # type: ignore[arg-type]
+    assert not Path("new").exists()
+
+
 def test_next_words_and_whole_distributions_agree(lm: lmtrain.Model) -> None:
     text = "the cat sat on"
     log_probs = lm.log_probs(text)
@@ -109,6 +182,24 @@ def test_next_words_and_whole_distributions_agree(lm: lmtrain.Model) -> None:
     assert lm.log_probs("").shape == (0, lm.tokenizer.vocab_size)
     with pytest.raises(ValueError, match="top=0"):
         lm.next(top=0)
+
+
+def test_next_words_are_those_of_the_command(lm: lmtrain.Model, call: Call) -> None:
+    rows = [json.loads(row) for row in call("sample", "run", "--prompt", "the ca", "--next", "3", "--json").out.splitlines()]
+    assert [(row["text"], row["probability"]) for row in rows] == lm.next("the ca", top=3)
+    ended = call("sample", "run", "--next", "2")
+    assert (ended.code, ended.out.splitlines()[0], len(ended.out.splitlines())) == (0, "probability\ttoken", 3)
+    for typed in (["--temperature", "0"], ["--beam", "2"], ["--num-samples", "2"], ["--stop", "a"]):
+        ended = call("sample", "run", "--next", "2", *typed)
+        assert (ended.code, f"{typed[0]} was given together with --next" in ended.err) == (2, True)
+
+
+def test_what_is_copied_from_the_text_of_a_run_or_a_file_is_said(lm: lmtrain.Model) -> None:
+    text = Path("text.txt").read_text(encoding="utf-8")[:30]
+    assert lm.novelty(text, "run")[0].num_copied == lm.novelty(text, "text.txt")[0].num_copied
+    Path("text.txt").write_text("another text\n" * 30, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"has changed.*training=FILE"):
+        lm.novelty(text, "run")
 
 
 def test_long_texts_are_read_in_pieces_that_join(lm: lmtrain.Model) -> None:

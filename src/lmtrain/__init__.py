@@ -38,12 +38,13 @@ if TYPE_CHECKING:
     from lmtrain.trained import Model as Model
     from lmtrain.trained import TextScore as TextScore
     from lmtrain.trained import load as load
+    from lmtrain.trained import mix as mix
     from lmtrain.vectors.table import Vectors as Vectors
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    **dict.fromkeys(("Model", "TextScore", "load"), "lmtrain.trained"),
+    **dict.fromkeys(("Model", "TextScore", "load", "mix"), "lmtrain.trained"),
     "Vectors": "lmtrain.vectors.table",
     "load_vectors": "lmtrain.tasks.opening",
     **dict.fromkeys(("Run", "train"), "lmtrain.run"),

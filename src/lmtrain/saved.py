@@ -21,7 +21,7 @@ from lmtrain.data.overlap import MAX_HASHES, Hashes
 from lmtrain.data.subword import Subwords
 from lmtrain.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
 from lmtrain.data.vocabulary import EOS, UNK
-from lmtrain.errors import CheckpointError, SettingsError, UserError
+from lmtrain.errors import CheckpointError, DataError, SettingsError, UserError
 from lmtrain.expected import ANY_LENGTH, Anything, Each, Like, Number, Whole, agree, compare, joined, shown, within
 from lmtrain.files.strict_json import to_json
 from lmtrain.models.arpa import read_arpa, write_arpa
@@ -145,6 +145,17 @@ def load_trained(path: str | Path, *, prefer: Literal["best", "last"] = "best", 
         texts = _read_texts(tensors.get("texts", {}), documents.get("texts"), tokenizer)
     model.to(device).eval()
     return Trained(checkpoint.path, checkpoint.step, model, tokenizer, texts, documents["model"])
+
+
+def saved_text(trained: Trained, split: str) -> EncodedText:
+    """The text that was saved with the model as its `split`. Raises DataError where there is none."""
+    if split not in trained.texts:
+        raise DataError(
+            f"No {split} split was saved with {one_line(str(trained.path))}.",
+            f"Saved are: {', '.join(name for name in trained.texts if name != 'train_start') or 'none'}.",
+            "Type split=valid, or text=FILE." if "valid" in trained.texts else "Type text=FILE.",
+        )
+    return trained.texts[split]
 
 
 def task_in(path: Path, document: Any) -> str:

@@ -19,23 +19,29 @@ import torch
 from numpy.typing import NDArray
 
 from lmtrain.data.corpus import encode_file
+from lmtrain.data.encoded import EncodedText
 from lmtrain.data.text import iter_text
 from lmtrain.data.tokenizer import Tokenizer
+from lmtrain.data.vocabulary import split_words
 from lmtrain.export.files import Exported, Format, Quantized, export_model
 from lmtrain.inference.batch import BATCH_TOKENS
 from lmtrain.inference.beam import Hypothesis, beam_search
 from lmtrain.inference.comparison import Comparison
-from lmtrain.inference.evaluate import Evaluation, evaluate, make_tokens
+from lmtrain.inference.evaluate import STATIC, Evaluation, Method, Static, evaluate, make_tokens
 from lmtrain.inference.novelty import Novelty, novelty_of
-from lmtrain.inference.pair import check_weight, mixed
-from lmtrain.inference.sample import SampleSettings, encode_prompt, read, sample
+from lmtrain.inference.pair import check_weight, fit_share, mixed
+from lmtrain.inference.rescore import Hypothesis as Scored
+from lmtrain.inference.rescore import Rescored, rescore
+from lmtrain.inference.sample import SampleSettings, encode_prompt, next_tokens, sample
 from lmtrain.inference.score import ScoredToken, score_text, score_texts
 from lmtrain.inference.surprise import Unit, UnitName, score_units
 from lmtrain.models.base import LanguageModel, evaluating
-from lmtrain.saved import Trained, vectors_of
+from lmtrain.saved import Trained, load_trained, save_mixture, saved_text, vectors_of
+from lmtrain.shell import one_line
 from lmtrain.targets import new_directory
-from lmtrain.tasks.comparing import SplitName, compare_saved
-from lmtrain.tasks.opening import open_saved, text_field, training_corpus
+from lmtrain.tasks.comparing import SplitName, compare_saved, saved_lines
+from lmtrain.tasks.mixing import fit_mixture
+from lmtrain.tasks.opening import open_saved, text_field, training_corpus, training_ids
 from lmtrain.training.checkpoint import load_document
 from lmtrain.vectors.table import Vectors
 
@@ -97,8 +103,9 @@ class Model:
         precision: Precision = "float32",
         batch_tokens: int = BATCH_TOKENS,
         unknown_cost: float = 0.0,
+        temperature: float = 1.0,
         other: Model | None = None,
-        other_weight: float = 0.5,
+        other_weight: float | Literal["fit"] = 0.5,
     ) -> list[TextScore]:
         """How likely each text is: one result per text, in their order. A string is one text.
 
@@ -106,8 +113,9 @@ class Model:
         and where words are tokens its last line is ended, as `lmtrain score --independent` does. With `per_token` the results
         hold every token with its nats, unknown words as they stood. `precision` of products: "float32" or "bfloat16".
         `unknown_cost`: nats that each unknown word costs besides what the model asks for `<unk>`.
+        `temperature` divides the log-probabilities of all tokens before they are normalised again.
         `other`: a second model, a backward one, say; the numbers are then those of the mixture over texts (`inference.pair`),
-        in which it has the share `other_weight`, and `log_probs` those of each.
+        in which it has the share `other_weight` ("fit": that of `fit_share`), and `log_probs` those of each.
 
         >>> [round(result.log_prob, 1) for result in lm.score(["the cat sat on a mat", "mat a on sat cat the"])]
         [-19.6, -19.3]
@@ -116,27 +124,80 @@ class Model:
             raise ValueError(f"batch_tokens={batch_tokens}; expected at least 1")
         if not math.isfinite(unknown_cost):
             raise ValueError(f"unknown_cost={unknown_cost}; expected a finite number of nats")
+        method = Static(temperature)
+        if other_weight == "fit":
+            other_weight = 0.5 if other is None else self.fit_share(other, precision=precision)
         check_weight(other_weight)
         texts = [texts] if isinstance(texts, str) else texts if other is None else [*texts]
         with self._computing(precision):
             scored = score_texts(
-                self.network, self.tokenizer, texts, per_token=per_token, batch_tokens=batch_tokens,
+                self.network, self.tokenizer, texts, per_token=per_token, method=method, batch_tokens=batch_tokens,
                 unknown_cost=unknown_cost, device=self.device,
             )  # fmt: skip
             results = [TextScore(text.total_nats, text.num_tokens, text.num_unk, text.tokens) for text in scored]
         if other is None:
             return results
-        others = other.score(texts, precision=precision, batch_tokens=batch_tokens, unknown_cost=unknown_cost)
+        others = other.score(
+            texts, precision=precision, batch_tokens=batch_tokens, unknown_cost=unknown_cost, temperature=temperature
+        )
         pairs = [(result.log_prob, second.log_prob) for result, second in zip(results, others, strict=True)]
         return [
             replace(result, total_nats=-mixed(*pair, other_weight), log_probs=pair)
             for result, pair in zip(results, pairs, strict=True)
         ]
 
-    def surprise(self, text: str, *, unit: UnitName = "word", precision: Precision = "float32") -> list[Unit]:
+    def fit_share(self, other: Model, lines: str | Iterable[str] | None = None, *, precision: Precision = "float32") -> float:
+        """The share of `other` in a mixture over lines under which `lines` (a text or its lines) are likeliest.
+
+        Without any, those of the validation text that was saved with one of the models. They should be new to both models.
+        Raises DataError where there is none.
+        """
+        if lines is None:
+            lines = saved_lines(self._trained, other._trained, "valid")
+        texts = lines.splitlines(keepends=True) if isinstance(lines, str) else [*lines]
+        first, second = ([one.log_prob for one in model.score(texts, precision=precision)] for model in (self, other))
+        return fit_share(first, second)
+
+    def rescore(
+        self,
+        lists: Mapping[str, Sequence[tuple[str, float]]],
+        *,
+        weights: tuple[float, float] | None = None,
+        references: Mapping[str, str] | None = None,
+        **scoring: Any,
+    ) -> Rescored:
+        """The best hypothesis of each n-best list, by its id, as `lmtrain score --nbest` and `lmtrain rescore` find it.
+
+        lists       hypotheses of each id: (text, score), the score the logarithm of a probability: more is better
+        weights     (lm_weight, word_penalty) of  score + lm_weight * log-probability + word_penalty * words
+        references  what was said, by id; without weights, those with the fewest word errors on it are taken
+        scoring     arguments of `score`
+
+        >>> lm.rescore({"utt": [("sat the cat", -1.0), ("the cat sat", -1.5)]}, weights=(1, 0)).best["utt"].text
+        'the cat sat'
+        """
+        scored = iter(self.score([text for own in lists.values() for text, _ in own], **scoring))
+        hypotheses = {
+            key: [Scored(text, float(score), next(scored).log_prob, len(split_words(text))) for text, score in own]
+            for key, own in lists.items()
+        }
+        return rescore(hypotheses, weights=weights, references=references)
+
+    def surprise(
+        self,
+        text: str | Iterable[str],
+        *,
+        unit: UnitName = "word",
+        independent: bool = False,
+        unknown_cost: float = 0.0,
+        temperature: float = 1.0,
+        precision: Precision = "float32",
+    ) -> list[Unit]:
         """Where the model is surprised, as `lmtrain score --unit` says it, for every "token", "word" or "line" of `text`.
 
         Each has its surprisal (nats), the entropy of what was expected, the rank of what came and the likeliest others.
+        `text` may come in blocks that are cut anywhere. `independent`: no line sees the lines before it. The other arguments
+        are those of `score`.
 
         >>> [(word.text, word.rank) for word in lm.surprise("the cat a")]
         [('the', 5), ('cat', 8), ('a', 1), ('<eos>', 1)]
@@ -145,7 +206,10 @@ class Model:
             raise ValueError(f"unit={unit!r}; expected 'token', 'word' or 'line'")
         units: list[Unit] = []
         with self._computing(precision):
-            score_units(self.network, self.tokenizer, [text], unit, units.append, device=self.device)
+            score_units(
+                self.network, self.tokenizer, [text] if isinstance(text, str) else text, unit, units.append,
+                method=Static(temperature), unknown_cost=unknown_cost, side_by_side=independent or None, device=self.device,
+            )  # fmt: skip
         return units
 
     @contextmanager
@@ -156,20 +220,36 @@ class Model:
         with torch.autocast(self.device, torch.bfloat16, enabled=precision == "bfloat16"):
             yield
 
-    def perplexity(self, text: str | os.PathLike[str] | Iterable[str], *, precision: Precision = "float32") -> Evaluation:
-        """What `lmtrain evaluate --text` prints, as an object; its `perplexity` is the number.
+    def perplexity(
+        self,
+        text: str | os.PathLike[str] | Iterable[str] | None = None,
+        *,
+        split: Literal["test", "valid", "train"] = "test",
+        num_streams: int = 1,
+        method: Method = STATIC,
+        precision: Precision = "float32",
+    ) -> Evaluation:
+        """What `lmtrain evaluate` prints, as an object; its `perplexity` is the number.
 
-        `text` is the path of a file, or the text itself in blocks that are cut anywhere (an open file, a list of lines).
-        `precision` of products: "float32" or "bfloat16".
+        text         the path of a file, or the text itself in blocks that are cut anywhere (an open file, a list of lines);
+                     without it the `split` that was saved with the model ("train" is read from where it was)
+        num_streams  more are faster and slightly pessimistic; a text in blocks is read as one
+        method       `inference.evaluate.Static(temperature)`, or  `inference.dynamic.Adaptive(dynamic=Dynamic(rate=0.1,
+                     decay=0.002), cache=Cache(window=2000))`, which adapts while it reads
+        precision    of products: "float32" or "bfloat16"
 
         >>> round(lm.perplexity("text.txt").perplexity, 1)
         1.5
         """
         with self._computing(precision):
-            if not isinstance(text, str | os.PathLike):
-                return score_text(self.network, self.tokenizer, text, device=self.device)
-            encoded = encode_file(Path(text), self.tokenizer, text_field(self.path))
-            return evaluate(self.network, encoded, self.tokenizer, device=self.device)
+            if text is not None and not isinstance(text, str | os.PathLike):
+                return score_text(self.network, self.tokenizer, text, method=method, device=self.device)
+            given: EncodedText
+            if text is not None:
+                given = encode_file(Path(text), self.tokenizer, text_field(self.path))
+            else:
+                given = training_corpus(self.path).train if split == "train" else saved_text(self._trained, split)
+            return evaluate(self.network, given, self.tokenizer, num_streams=num_streams, method=method, device=self.device)
 
     def sample(
         self,
@@ -251,26 +331,24 @@ class Model:
             )  # fmt: skip
 
     def novelty(self, texts: str | Sequence[str], training: str | os.PathLike[str]) -> list[Novelty]:
-        """What each text shares with the training text in the file `training`: see `inference.novelty`.
+        """What each text shares with a training text, which `training` names: a file, or a run. See `inference.novelty`.
 
         >>> lm.novelty("the cat a", "text.txt")[0].num_copied
         2
         """
-        ids = encode_file(Path(training), self.tokenizer, text_field(self.path)).ids
+        ids = training_ids(os.fspath(training), self.tokenizer, text_field(self.path))
         return novelty_of([texts] if isinstance(texts, str) else texts, self.tokenizer, ids)
 
-    def next(self, prompt: str = "", *, top: int = 5) -> list[tuple[str, float]]:
-        """The `top` likeliest tokens behind `prompt` with their probabilities, the likeliest first.
+    def next(self, prompt: str = "", *, top: int = 5, precision: Precision = "float32") -> list[tuple[str, float]]:
+        """The `top` likeliest tokens behind `prompt` with their probabilities, the likeliest first: `lmtrain sample --next`.
 
         >>> [token for token, _ in lm.next("the cat", top=2)]
         ['a', 'ran']
         """
         if top < 1:
             raise ValueError(f"top={top}; expected at least 1")
-        log_probs_V, _ = read(self.network, self._ids_behind_eos(prompt), self.network.initial_state(1), self.device)
-        likeliest = log_probs_V.topk(min(top, len(log_probs_V)))
-        tokens = [self.tokenizer.token_text(token) for token in likeliest.indices.tolist()]
-        return list(zip(tokens, likeliest.values.double().exp().tolist(), strict=True))
+        with self._computing(precision):
+            return next_tokens(self.network, self.tokenizer, prompt, top, device=self.device)
 
     def log_probs(self, text: str) -> NDArray[np.float32]:
         """Log-probabilities [N, V] (nats): row i is the distribution of token i of `text`, given the tokens before it.
@@ -383,6 +461,24 @@ def _describe(settings: Mapping[str, Any]) -> str:
         case _:
             layers = f"{settings['num_layers']} x {settings['hidden_size']}"
     return f"{settings.get('cell') or settings['kind']} {layers}"
+
+
+def mix(models: Sequence[Model | str | os.PathLike[str]], directory: str | os.PathLike[str], *, num_streams: int = 16) -> Model:
+    """The mixture of several models, as `lmtrain mix` makes it, saved in a new `directory` and opened.
+
+    `models` are opened ones or their paths. Its weights are fitted on the validation text of the first model that has one, in
+    `num_streams` streams; they stand in `settings["model"]["weights"]`. Raises SettingsError for models of different
+    vocabularies or directions, and where something is at `directory` already; DataError without a validation text.
+    """
+    opened = [model if isinstance(model, Model) else Model(load_trained(os.fspath(model))) for model in models]
+    parts, devices = [model._trained for model in opened], {model.device for model in opened}
+    if len(devices) > 1:
+        raise ValueError(f"the models are on {' and '.join(sorted(devices))}; expected one device")
+    with new_directory(os.fspath(directory), option="directory") as unfinished:
+        names = [one_line(str(model.path)) for model in opened]
+        fitted = fit_mixture(parts, names, num_streams=num_streams, device=opened[0].device if opened else "cpu")
+        save_mixture(parts, fitted.weights, unfinished)
+    return Model(load_trained(os.fspath(directory), device=opened[0].device), opened[0].device)
 
 
 def load(path: str | os.PathLike[str], *, device: str = "cpu", checkpoint: Literal["best", "last"] = "best") -> Any:

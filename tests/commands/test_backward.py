@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 import lmtrain
-from lmtrain.inference.pair import mixed
+from lmtrain.inference.pair import fit_share, mixed
 
 TINY = ["data=text", "data.path=text.txt", "trainer.num_threads=1", "trainer.sample_tokens=5"]
 
@@ -106,6 +107,30 @@ def test_opposite_directions_are_mixed_line_by_line_and_not_token_by_token(here:
     assert results[0].log_prob == pytest.approx(mixed(*results[0].log_probs, 0.25))
 
 
+def test_the_share_of_the_second_model_is_fitted_on_text_that_is_new_to_both(here: Path, call: Callable[..., Any]) -> None:
+    models = lmtrain.load("forward"), lmtrain.load("backward")
+    lines = models[0].tokenizer.decode(models[0]._trained.texts["valid"].ids.tolist()).splitlines()
+    assert lines == models[1].tokenizer.decode(models[1]._trained.texts["valid"].ids.tolist()).splitlines()
+    pairs = list(zip(*([one.log_prob for one in model.score(lines)] for model in models), strict=True))
+    end = call("score", "forward", "text.txt", "--independent", "--with", "backward", "--other-weight", "fit")
+    assert end.code == 0, end.err
+    found = float(re.search("--other-weight ([^,]*), fitted on the validation text", end.err)[1])  # type: ignore[index]
+    likelihood = [sum(mixed(*pair, share) for pair in pairs) for share in (found, *(number / 50 for number in range(51)))]
+    assert likelihood[0] >= max(likelihood[1:]) - 1e-6
+    assert models[0].fit_share(models[1]) == pytest.approx(found, abs=1e-5)
+    assert models[0].fit_share(models[1], lines) == pytest.approx(found, abs=1e-5)
+    assert models[1].fit_share(models[0]) == pytest.approx(1 - found, abs=1e-4)
+    (scored,) = models[0].score("the cat", other=models[1], other_weight="fit")
+    assert scored.log_probs is not None
+    assert scored.log_prob == pytest.approx(mixed(*scored.log_probs, found), abs=1e-4)
+    (here / "lines").write_text("".join(f"{line}\n" for line in lines[:3]), encoding="utf-8")
+    end = call(
+        "score", "forward", "text.txt", "--independent", "--with", "backward", "--other-weight", "fit", "--fit-on", "lines"
+    )
+    assert end.code == 0, end.err
+    assert "fitted on lines (3 lines)" in end.err
+
+
 def test_an_nbest_list_is_rescored_by_both(here: Path, call: Callable[..., Any]) -> None:
     (here / "list").write_text("u\t-3\tthe cat sat\nu\t-3\tsat mat the\nv\t-1\ton a mat\n", encoding="utf-8")
     end = call("score", "forward", "list", "--nbest", "--with", "backward", "--log-base", "10")
@@ -130,6 +155,9 @@ def test_an_nbest_list_is_rescored_by_both(here: Path, call: Callable[..., Any])
         (["--independent", "--with", "backward", "--other-weight", "1.5"], "--other-weight is 1.5"),
         (["--independent", "--with", "backward", "--per-token"], "together with --per-token"),
         (["--independent", "--with", "nothing"], "nothing"),
+        (["--independent", "--with", "backward", "--other-weight", "some"], "'some' is not a finite number"),
+        (["--independent", "--with", "backward", "--fit-on", "text.txt"], "--fit-on was given without --other-weight fit"),
+        (["--other-weight", "fit"], "--other-weight was given without --with"),
     ],
 )
 def test_options_of_two_models_that_do_not_go_together_are_refused(
@@ -146,6 +174,18 @@ def test_a_mixture_of_probabilities_is_one() -> None:
     assert mixed(-math.inf, -math.inf, 0.5) == -math.inf
     assert mixed(-math.inf, -2.0, 0.5) == pytest.approx(-2.0 + math.log(0.5))
     assert mixed(-1000.0, -2000.0, 1.0) == -2000.0
+
+
+def test_the_fitted_share_is_the_likeliest() -> None:
+    assert fit_share([-1.0, -5.0], [-5.0, -1.0]) == pytest.approx(0.5)
+    assert fit_share([-1.0, -2.0], [-9.0, -9.0]) == pytest.approx(0, abs=1e-6)
+    first, second = [-1.0, -2.0, -4.0, -math.inf], [-2.0, -1.5, -4.5, -3.0]
+    best = max((n / 1000 for n in range(1001)), key=lambda share: sum(map(mixed, first, second, [share] * 4)))
+    assert fit_share(first, second) == pytest.approx(best, abs=0.001)
+    with pytest.raises(lmtrain.DataError, match=r"Line 2 of the text has probability zero"):
+        fit_share([-1.0, -math.inf], [-1.0, -math.inf])
+    with pytest.raises(lmtrain.DataError, match="There is no line"):
+        fit_share([], [])
 
 
 def test_a_backward_run_resumes_and_starts_others(here: Path, call: Callable[..., Any]) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lmtrain.commands.options import finite, read_text, whole
-from lmtrain.errors import CheckpointError, DataError, SettingsError
-from lmtrain.shell import expanded, one_line, printable
+from lmtrain.errors import DataError, SettingsError
+from lmtrain.shell import one_line, printable
 from lmtrain.terminal import for_terminal
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lmtrain.saved import Trained
 
 OF_DRAWING = ("temperature", "top_k", "top_p", "min_p", "seed")  # options that a beam does not read
+OF_WRITING = (*OF_DRAWING, "num_samples", "beam", "stop", "no_repeat_ngram", "words", "novelty")  # what --next does not read
 MAX_BEAM = 4096
 
 
@@ -37,6 +38,9 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-repeat-ngram", type=int, metavar="N", help="no N tokens in a row occur twice, the prompt's counted"
     )
+    group.add_argument(
+        "--next", type=whole(1), metavar="N", help="instead of text, the N likeliest next tokens with their probabilities"
+    )
     group.add_argument("--words", metavar="FILE", help="write only words of this list, one per line")
     group.add_argument(
         "--novelty",
@@ -47,6 +51,13 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
 
 def check_decoding_options(options: argparse.Namespace) -> None:
     """Raises SettingsError for options that exclude each other."""
+    for name in OF_WRITING * (options.next is not None):
+        if getattr(options, name) not in (None, []):
+            option = f"--{name.replace('_', '-')}"
+            raise SettingsError(
+                f"{option} was given together with --next.", "It writes no text: it only says what could come first.",
+                "Leave out one of them.",
+            )  # fmt: skip
     if options.beam is None:
         if options.length_power is not None:
             raise SettingsError(
@@ -84,6 +95,18 @@ def read_words(options: argparse.Namespace) -> tuple[str, ...] | None:
     return words
 
 
+def print_next(options: argparse.Namespace, trained: Trained, prompt: str) -> None:
+    """A row for each of the likeliest tokens."""
+    from lmtrain.inference.sample import next_tokens
+
+    found = next_tokens(trained.model, trained.tokenizer, prompt, options.next, device=options.device)
+    if not options.json:
+        print("probability\ttoken")
+    for text, probability in found:
+        shown = text if text.isprintable() else text.encode("unicode_escape").decode()
+        print(json.dumps({"text": text, "probability": probability}) if options.json else f"{probability:.6g}\t{shown}")
+
+
 def print_beams(options: argparse.Namespace, trained: Trained, prompt: str, settings: SampleSettings) -> list[str]:
     """Prints a row for each of the best continuations, and returns them."""
     from lmtrain.inference.beam import beam_search
@@ -102,29 +125,6 @@ def print_beams(options: argparse.Namespace, trained: Trained, prompt: str, sett
             numbers = f"{best.score:.6f}\t{best.log_prob:.6f}\t{len(best.tokens)}"
             print(f"{numbers}\t{for_terminal(one_line(best.text))}")
     return [best.text for best in found]
-
-
-def open_training(name: str, trained: Trained) -> Any:
-    """Returns the ids of a training text: of a run, or of a file that the model's tokenizer reads."""
-    from lmtrain.data.corpus import encode_file
-    from lmtrain.tasks.opening import task_at, text_field, training_corpus
-    from lmtrain.training.checkpoint import read_named
-
-    path = expanded(name)
-    if not path.is_dir():
-        return encode_file(path, trained.tokenizer, text_field(trained.path)).ids
-    if task_at(path) != "language":
-        raise SettingsError(f"--novelty {name} is no language model.", "It has no text.", "Give the text: --novelty FILE.")
-    try:
-        corpus = read_named(path, "best", training_corpus)
-    except CheckpointError as error:
-        raise CheckpointError(error.given, error.allowed, "Give the text: --novelty FILE.") from error
-    if corpus.tokenizer.fingerprint() != trained.tokenizer.fingerprint():
-        raise SettingsError(
-            f"--novelty {name} has another vocabulary than the model that writes.", "Texts are compared token by token.",
-            "Give the text: --novelty FILE.",
-        )  # fmt: skip
-    return corpus.train.ids
 
 
 def print_novelty(texts: Sequence[str], tokenizer: Tokenizer, training: Any, *, as_json: bool) -> None:

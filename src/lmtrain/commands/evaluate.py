@@ -22,16 +22,15 @@ from lmtrain.commands.options import (
     parse,
     whole,
 )
-from lmtrain.errors import DataError, as_typed
+from lmtrain.errors import as_typed
 from lmtrain.progress import watched
 from lmtrain.shell import printable
 
 if TYPE_CHECKING:
     from lmtrain.data.encoded import EncodedText
-    from lmtrain.saved import Trained
 
 
-@as_typed(num_streams="--streams ")
+@as_typed(num_streams="--streams ", split="--split ", text="--text ")
 def main(arguments: list[str]) -> None:
     """Prints the evaluation."""
     parser = Parser("evaluate", __doc__, JSON_NULLS)
@@ -50,7 +49,7 @@ def main(arguments: list[str]) -> None:
 
     from lmtrain.data.corpus import encode_file
     from lmtrain.inference.evaluate import check_numbers, evaluate
-    from lmtrain.saved import load_lines
+    from lmtrain.saved import load_lines, saved_text
     from lmtrain.tasks.opening import task_at, text_field, training_corpus
 
     if task_at(options.run, options.checkpoint) != "language":
@@ -66,7 +65,7 @@ def main(arguments: list[str]) -> None:
         else:
             text = split = training_corpus(trained.path).train
     else:
-        text = _saved_text(trained, options.split)
+        text = saved_text(trained, options.split)
     with computing(options), watched("Evaluating", len(text.ids), "tok") as advance:
         method = choose_method(options, trained)
         result = evaluate(
@@ -91,13 +90,3 @@ def main(arguments: list[str]) -> None:
         f"{printable(f'{options.text or options.split} of {trained.path}')}:\n{result.format()}\n{printable(finding.format())}"
     )
     finding.warn("the numbers are better than those of unseen text", "Type --text FILE with a text that it was not trained on.")
-
-
-def _saved_text(trained: Trained, split: str) -> EncodedText:
-    if split not in trained.texts:
-        raise DataError(
-            f"No {split} split was saved with {trained.path}.",
-            f"Saved are: {', '.join(name for name in trained.texts if name != 'train_start') or 'none'}.",
-            "Type --split valid, or --text FILE." if "valid" in trained.texts else "Type --text FILE.",
-        )
-    return trained.texts[split]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import sys
 from array import array
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lmtrain.commands.options import computing, field_of, finite, open_model, read_text
-from lmtrain.errors import SettingsError, as_typed
+from lmtrain.errors import DataError, SettingsError, as_typed
+from lmtrain.shell import printable
 
 if TYPE_CHECKING:
     from lmtrain.inference.score import ScoredLine
+    from lmtrain.saved import Trained
 
 COLUMNS = ("_1", "_2")  # after the name of the logarithm: what each of the models says
 
@@ -24,7 +28,17 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
         "--with", dest="other", metavar="RUN",
         help="a second model: the log-probability is that of the mixture, and two columns more hold that of each model",
     )  # fmt: skip
-    group.add_argument("--other-weight", type=finite, metavar="SHARE", help="of the second model (default: 0.5)")
+    group.add_argument(
+        "--other-weight", type=_share, metavar="SHARE",
+        help='of the second model (default: 0.5); "fit": the one that suits --fit-on best',
+    )  # fmt: skip
+    group.add_argument(
+        "--fit-on", metavar="FILE", help="lines on which the share is fitted (default: the validation text saved with a model)"
+    )
+
+
+def _share(text: str) -> float | str:
+    return text if text == "fit" else finite(text)
 
 
 @as_typed(other_weight="--other-weight ")
@@ -32,13 +46,18 @@ def check_pair_options(options: argparse.Namespace) -> None:
     """Raises SettingsError for options that exclude each other."""
     from lmtrain.inference.pair import check_weight
 
+    if options.fit_on is not None and options.other_weight != "fit":
+        raise SettingsError(
+            "--fit-on was given without --other-weight fit.", "It is the text on which the share is fitted.",
+            "Type --with RUN --other-weight fit as well.",
+        )  # fmt: skip
     if options.other is None:
         if options.other_weight is not None:
             raise SettingsError(
                 "--other-weight was given without --with.", "It is the weight of a second model.", "Type --with RUN."
             )
         return
-    if options.other_weight is not None:
+    if isinstance(options.other_weight, float):
         check_weight(options.other_weight)
     if not options.independent:
         raise SettingsError(
@@ -61,29 +80,59 @@ class Second:
     """Holds what the second model says about the lines of a file, 8 bytes per line."""
 
     def __init__(self, options: argparse.Namespace, columns: tuple[str, ...]) -> None:
-        from lmtrain.inference.batch import BATCH_TOKENS
-        from lmtrain.inference.evaluate import Static
         from lmtrain.inference.keyed import KeyedLines
-        from lmtrain.inference.score import score_text
         from lmtrain.models.base import StatePolicy
 
         self._weight = 0.5 if options.other_weight is None else options.other_weight
-        self._log_probs = array("d")
-        trained = open_model(argparse.Namespace(**{**vars(options), "run": options.other}))
-        trained.model.forget_at(StatePolicy.line)
+        self._options = options
+        self._trained = open_model(argparse.Namespace(**{**vars(options), "run": options.other}))
+        self._trained.model.forget_at(StatePolicy.line)
         text = read_text(options.file, field=field_of(options, options.file))
         lines = KeyedLines(text, columns, options.format or "plain") if columns else text
+        self._log_probs = self._score(self._trained, lines)
+
+    def _score(self, trained: Trained, lines: Iterable[str]) -> array[float]:
+        """The log-probability of every line."""
+        from lmtrain.inference.batch import BATCH_TOKENS
+        from lmtrain.inference.evaluate import Static
+        from lmtrain.inference.score import score_text
+
+        options, found = self._options, array("d")
         with computing(options):
-            self.result = score_text(
-                trained.model, trained.tokenizer, lines, on_line=lambda line: self._log_probs.append(-line.total_nats),
+            score_text(
+                trained.model, trained.tokenizer, lines, on_line=lambda line: found.append(-line.total_nats),
                 method=Static(options.temperature), independent=True, batch_tokens=options.batch_tokens or BATCH_TOKENS,
                 unknown_cost=options.unknown_cost, device=options.device,
             )  # fmt: skip
+        return found
+
+    def fit(self, first: Trained) -> None:
+        """Where it is asked for, finds the share under which a text is likeliest that neither model was trained on."""
+        from lmtrain.inference.pair import fit_share
+        from lmtrain.tasks.comparing import saved_lines
+
+        if self._weight != "fit":
+            return
+        path = self._options.fit_on
+        try:
+            given = None if path is None else read_text(path, field=field_of(self._options, path))
+            text = saved_lines(first, self._trained, "valid") if given is None else "".join(given)
+        except DataError as error:
+            raise DataError(error.given, error.allowed, error.remedy if path else "Type --fit-on FILE.") from error
+        scored = [self._score(trained, [text]) for trained in (first, self._trained)]
+        self._weight = fit_share(*scored)
+        print(
+            printable(
+                f"--other-weight {self._weight:.6g}, fitted on {path or 'the validation text'} ({len(scored[0]):,} lines)"
+            ),
+            file=sys.stderr,
+        )
 
     def mix(self, line: ScoredLine) -> tuple[ScoredLine, tuple[float, float]]:
         """Returns a line as the mixture scores it, and what each of the models says."""
         from lmtrain.inference.pair import mixed
 
+        assert isinstance(self._weight, float), "fitted by now"
         first, second = -line.total_nats, self._log_probs[line.number - 1]
         return dataclasses.replace(line, total_nats=-mixed(first, second, self._weight)), (first, second)
 

@@ -47,44 +47,31 @@ def main(arguments: list[str]) -> None:
 
 
 def _rescore(options: argparse.Namespace) -> None:
-    from lmtrain.data.vocabulary import split_words
-    from lmtrain.inference.rescore import pick, tune, word_errors
+    from lmtrain.inference.rescore import rescore
 
     lists = _read_lists(options)
-    weights, summary = tuple(options.weights or ()), {}
-    errors: list[list[int]] = []
-    if options.references is not None:
-        references = _read_references(options, set(lists))
-        words = {key: [word.decode() for word in split_words(text)] for key, text in references.items()}
-        errors = [
-            [word_errors(words[key], [word.decode() for word in split_words(h.text)]) for h in own]
-            for key, own in lists.items()
-        ]
-        if not weights:
-            weights, _ = tune(list(lists.values()), errors)
-        summary = {"words": sum(map(len, words.values()))}
-    picked = [pick(hypotheses, weights) for hypotheses in lists.values()]
-    for (key, hypotheses), (best, num_ties) in zip(lists.items(), picked, strict=True):
-        chosen = hypotheses[best]
-        separator = " " if options.format == "kaldi" else "\t"
-        row = {"id": key, "text": chosen.text, "total": chosen.total(weights), "ties": num_ties}
-        print(json.dumps(row) if options.json else for_terminal(f"{key}{separator}{chosen.text}"))
-    ties = sum(num_ties > 0 for _, num_ties in picked)
+    references = None if options.references is None else _read_references(options)
+    made = rescore(lists, weights=None if options.weights is None else tuple(options.weights), references=references)
+    separator = " " if options.format == "kaldi" else "\t"
+    for key, best in made.best.items():
+        row = {"id": key, "text": best.text, "total": best.total(made.weights), "ties": made.ties[key]}
+        print(json.dumps(row) if options.json else for_terminal(f"{key}{separator}{best.text}"))
+    ties = sum(num_ties > 0 for num_ties in made.ties.values())
     print(
-        f"lm_weight {weights[0]:.6g} · word_penalty {weights[1]:.6g} · {len(lists):,} lists, {ties:,} with a tie",
+        f"lm_weight {made.weights[0]:.6g} · word_penalty {made.weights[1]:.6g} · {len(lists):,} lists, {ties:,} with a tie",
         file=sys.stderr,
     )
-    if errors:
-        made = sum(own[best] for own, (best, _) in zip(errors, picked, strict=True))
-        first, least = sum(own[0] for own in errors), sum(map(min, errors))
-        summary |= {"errors": made, "errors_of_the_first": first, "errors_of_the_best": least}
-        rate = f"{100 * made / summary['words']:.2f} %" if summary["words"] else "no rate without words"
-        print(
-            f"word errors {made:,} of {summary['words']:,} words ({rate}); the first of each list makes {first:,}, "
-            f"the best that the lists hold {least:,}", file=sys.stderr,
-        )  # fmt: skip
-        if options.json:
-            print(json.dumps({"total": {"lm_weight": weights[0], "word_penalty": weights[1], "ties": ties} | summary}))
+    if made.num_words is None:
+        return
+    rate = f"{100 * made.errors / made.num_words:.2f} %" if made.num_words else "no rate without words"
+    print(
+        f"word errors {made.errors:,} of {made.num_words:,} words ({rate}); the first of each list makes "
+        f"{made.errors_of_first:,}, the best that the lists hold {made.errors_of_best:,}", file=sys.stderr,
+    )  # fmt: skip
+    if options.json:
+        total = {"lm_weight": made.weights[0], "word_penalty": made.weights[1], "ties": ties, "words": made.num_words}
+        total |= {"errors": made.errors, "errors_of_the_first": made.errors_of_first, "errors_of_the_best": made.errors_of_best}
+        print(json.dumps({"total": total}))
 
 
 def _read_lists(options: argparse.Namespace) -> dict[str, list[Hypothesis]]:
@@ -140,8 +127,8 @@ def _utterance(key: str, number: int, options: argparse.Namespace) -> str:
     return found[1]
 
 
-def _read_references(options: argparse.Namespace, keys: set[str]) -> dict[str, str]:
-    """Returns what was said in each list. Raises DataError if lists and references do not have the same ids."""
+def _read_references(options: argparse.Namespace) -> dict[str, str]:
+    """Returns what was said in each list."""
     references: dict[str, str] = {}
     for number, line in _lines(options.references):
         key, found, text = line.partition(" " if options.format == "kaldi" else "\t")
@@ -152,14 +139,6 @@ def _read_references(options: argparse.Namespace, keys: set[str]) -> dict[str, s
                 "Correct that line.",
             )
         references[key] = text
-    for missing, what in ((keys - references.keys(), "reference"), (references.keys() - keys, "hypothesis")):
-        if missing:
-            others = f" and {len(missing) - 1:,} others" if len(missing) > 1 else ""
-            raise DataError(
-                f"There is no {what} for {one_line(min(missing)[:60])!r}{others}.",
-                "Every list has one reference, and every reference a list.",
-                "Correct the ids. With --format kaldi, hypotheses are utterance-1 and so on, and the reference is utterance.",
-            )
     return references
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from lmtrain.commands.decoding import (
     add_decoding_options,
     check_decoding_options,
-    open_training,
     print_beams,
+    print_next,
     print_novelty,
     read_words,
 )
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     temperature="--temperature ", top_k="--top-k ", top_p="--top-p ", min_p="--min-p ", max_tokens="--max-tokens ",
     num_samples="--num-samples ", stop="--stop ", allow_unk="--allow-unk", no_repeat_ngram="--no-repeat-ngram ",
     beam="--beam ", num_best="--num-samples ", length_power="--length-power ",
+    training="--novelty ",
 )  # fmt: skip
 def main(arguments: list[str]) -> None:
     """Reads a prompt, draws continuations, prints them."""
@@ -65,6 +66,7 @@ def main(arguments: list[str]) -> None:
     options = parse(parser, arguments)
 
     from lmtrain.inference.sample import SampleSettings, sample
+    from lmtrain.tasks.opening import text_field, training_ids
 
     check_decoding_options(options)
     settings = SampleSettings(
@@ -83,8 +85,11 @@ def main(arguments: list[str]) -> None:
             "With --strict it may hold known text only.",
             "Leave --strict out to have it read as <unk>.",
         )
-    training = None if options.novelty is None else open_training(options.novelty, trained)
+    training = None if options.novelty is None else training_ids(options.novelty, trained.tokenizer, text_field(trained.path))
     with computing(options):
+        if options.next is not None:
+            print_next(options, trained, prompt)
+            return
         if options.beam is not None:
             written = print_beams(options, trained, prompt, settings)
         else:

@@ -135,6 +135,8 @@ def _score(options: argparse.Namespace, columns: tuple[str, ...]) -> None:
     trained = open_model(options)
     if options.independent:
         trained.model.forget_at(StatePolicy.line)
+    if second is not None:
+        second.fit(trained)
     with computing(options), scoring:
         result = score_text(
             trained.model, trained.tokenizer, text if keyed is None else keyed, on_line=show, per_token=options.per_token,

@@ -11,11 +11,15 @@ other, from several beginnings, until nothing is gained.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+
+from lmtrain.data.vocabulary import split_words
+from lmtrain.errors import DataError, SettingsError
+from lmtrain.shell import one_line
 
 STARTS = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)  # of lm_weight
 MAX_ROUNDS = 50
@@ -34,6 +38,79 @@ class Hypothesis:
     def total(self, weights: tuple[float, float]) -> float:
         """The number to choose by, for (lm_weight, word_penalty)."""
         return self.acoustic + weights[0] * max(self.lm, MIN_LM) + weights[1] * self.words
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """What was picked of each list, by its id, and with which weights (lm_weight, word_penalty).
+
+    `ties` counts, for each list, other texts that are exactly as good; the first hypothesis stands. With references
+    `num_words` is how many words they have, and `errors`, `errors_of_first` and `errors_of_best` are the word errors of what
+    was picked, of the first hypotheses, and of the best that the lists hold.
+    """
+
+    weights: tuple[float, float]
+    best: dict[str, Hypothesis]
+    ties: dict[str, int]
+    num_words: int | None = None
+    errors: int = 0
+    errors_of_first: int = 0
+    errors_of_best: int = 0
+
+
+def rescore(
+    lists: Mapping[str, Sequence[Hypothesis]],
+    *,
+    weights: tuple[float, float] | None = None,
+    references: Mapping[str, str] | None = None,
+) -> Rescored:
+    """Picks the best hypothesis of each list; without `weights` they are those with the fewest word errors on `references`.
+
+    Raises SettingsError where neither is given, DataError where lists and references are not of the same ids or a list is
+    empty.
+    """
+    if weights is None and references is None:
+        raise SettingsError(
+            "Neither weights nor references were given.", "Weights are given, or found on references.",
+            "Give one of them.",
+        )  # fmt: skip
+    if empty := [key for key, hypotheses in lists.items() if not hypotheses]:
+        raise DataError(
+            f"The list {one_line(empty[0][:60])!r} is empty.", "Each has a hypothesis at the least.", "Leave it out."
+        )
+    if not lists:
+        raise DataError("There are no lists to pick from.", "At least one is needed.", "Give an n-best list.")
+    errors: list[list[int]] = []
+    num_words = None
+    if references is not None:
+        _check_ids(set(lists), set(references))
+        words = {key: _words(text) for key, text in references.items()}
+        num_words = sum(map(len, words.values()))
+        errors = [[word_errors(words[key], _words(h.text)) for h in own] for key, own in lists.items()]
+    if weights is None:
+        weights, _ = tune(list(lists.values()), errors)
+    picked = {key: pick(hypotheses, weights) for key, hypotheses in lists.items()}
+    return Rescored(
+        weights, {key: lists[key][number] for key, (number, _) in picked.items()},
+        {key: num_ties for key, (_, num_ties) in picked.items()}, num_words,
+        sum(own[number] for own, (number, _) in zip(errors, picked.values(), strict=False)),
+        sum(own[0] for own in errors), sum(map(min, errors)),
+    )  # fmt: skip
+
+
+def _words(text: str) -> list[str]:
+    return [word.decode() for word in split_words(text)]
+
+
+def _check_ids(lists: set[str], references: set[str]) -> None:
+    for missing, what in ((lists - references, "reference"), (references - lists, "hypothesis")):
+        if missing:
+            others = f" and {len(missing) - 1:,} others" if len(missing) > 1 else ""
+            raise DataError(
+                f"There is no {what} for {one_line(min(missing)[:60])!r}{others}.",
+                "Every list has one reference, and every reference a list.",
+                "Correct the ids. With --format kaldi, hypotheses are utterance-1 and so on, and the reference is utterance.",
+            )
 
 
 def pick(hypotheses: Sequence[Hypothesis], weights: tuple[float, float]) -> tuple[int, int]:

@@ -216,6 +216,17 @@ def read(model: LanguageModel, ids: np.ndarray, state: State, device: torch.devi
     return log_probs_V, state
 
 
+def next_tokens(
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str, top: int, *, device: torch.device | str = "cpu"
+) -> list[tuple[str, float]]:
+    """The `top` likeliest tokens behind `prompt` with their probabilities, the likeliest first."""
+    ids = np.concatenate([[tokenizer.eos_id], encode_prompt(tokenizer, prompt)])
+    log_probs_V, _ = read(model, ids, model.initial_state(1), device)
+    likeliest = log_probs_V.topk(min(top, len(log_probs_V)))
+    tokens = [tokenizer.token_text(token) for token in likeliest.indices.tolist()]
+    return list(zip(tokens, likeliest.values.double().exp().tolist(), strict=True))
+
+
 def _check_numbers(fine: bool) -> None:
     if not fine:
         raise CheckpointError(

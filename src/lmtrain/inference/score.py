@@ -143,6 +143,7 @@ def score_texts(
     texts: Iterable[str],
     *,
     per_token: bool = False,
+    method: Static = STATIC,
     batch_tokens: int = BATCH_TOKENS,
     unknown_cost: float = 0.0,
     device: torch.device | str = "cpu",
@@ -157,7 +158,7 @@ def score_texts(
         return np.concatenate([np.empty(0, np.int32), *source.encode(blocks)])
 
     source = Source(tokenizer, per_token, unknown_cost)
-    scored = score_batches(model, tokenizer, map(encoded, texts), batch_tokens=batch_tokens, device=device)
+    scored = score_batches(model, tokenizer, map(encoded, texts), method=method, batch_tokens=batch_tokens, device=device)
     for number, (ids, log_probs) in enumerate(map(source.priced, scored), 1):
         whole = _Line(source, number)
         whole.extend(ids, log_probs)

@@ -32,7 +32,7 @@ def compare_saved(
         return compare_tokens(
             side_a, side_b, ids, counts=counts, counted_in=counted_in, independent=independent, seed=seed, device=device
         )  # fmt: skip
-    text = _decoded((a, b), split) if blocks is None else "".join(blocks)
+    text = saved_lines(a, b, split) if blocks is None else "".join(blocks)
     return compare_lines(side_a, side_b, text, independent=independent, seed=seed, device=device)
 
 
@@ -53,10 +53,14 @@ def _saved_ids(both: tuple[Trained, Trained], split: SplitName) -> Ids:
     )  # fmt: skip
 
 
-def _decoded(both: tuple[Trained, Trained], split: SplitName) -> str:
-    """Returns the saved text of a model that knows every piece of it."""
-    for one in both:
-        if split in one.texts and not (one.texts[split].ids == one.tokenizer.unk_id).any():
+def saved_lines(a: Trained, b: Trained, split: SplitName) -> str:
+    """A text that was saved with one of two models which read different tokens, or lines in opposite directions.
+
+    Where the tokens are different, its model must know every piece of it. Raises DataError where there is none.
+    """
+    alike = [{name: value for name, value in one.tokenizer.to_json().items() if name != "reverse"} for one in (a, b)]
+    for one in (a, b):
+        if split in one.texts and (alike[0] == alike[1] or not (one.texts[split].ids == one.tokenizer.unk_id).any()):
             return one.tokenizer.decode(one.texts[split].ids.tolist())
     raise DataError(
         f"Neither model was saved with a {split} text of which every piece is in its vocabulary.",

@@ -9,12 +9,13 @@ import numpy as np
 
 import lmtrain.config as config
 from lmtrain.build import build_corpus
-from lmtrain.data.corpus import Corpus
-from lmtrain.errors import CheckpointError, UnfitError
+from lmtrain.data.corpus import Corpus, encode_file
+from lmtrain.data.tokenizer import Ids, Tokenizer
+from lmtrain.errors import CheckpointError, SettingsError, UnfitError
 from lmtrain.expected import within
 from lmtrain.saved import Trained, load_trained, read_tokenizer, task_in, vectors_of
 from lmtrain.settings import reading
-from lmtrain.shell import expanded
+from lmtrain.shell import expanded, one_line
 from lmtrain.training.checkpoint import believing, load_checkpoint, load_document, read_named
 from lmtrain.vectors.table import Vectors
 
@@ -70,6 +71,28 @@ def training_corpus(path: Path) -> Corpus:
             "Restore it, or give a text: --text FILE.",
         )  # fmt: skip
     return corpus
+
+
+def training_ids(name: str | Path, tokenizer: Tokenizer, field: str = "text") -> Ids:
+    """The tokens of a training text: that of a run, or a file (of records: their `field`) that the tokenizer reads.
+
+    Raises SettingsError for a run of another vocabulary or task, CheckpointError where its text is not there any more.
+    """
+    path = expanded(name)
+    if not path.is_dir():
+        return encode_file(path, tokenizer, field).ids
+    shown, give = one_line(str(name)), "Give the text: training=FILE."
+    if task_at(path) != "language":
+        raise SettingsError(f"training={shown} is no language model.", "It has no text.", give)
+    try:
+        corpus = read_named(path, "best", training_corpus)
+    except CheckpointError as error:
+        raise CheckpointError(error.given, error.allowed, give) from error
+    if corpus.tokenizer.fingerprint() != tokenizer.fingerprint():
+        raise SettingsError(
+            f"training={shown} has another vocabulary than the model that writes.", "Texts are compared token by token.", give
+        )
+    return corpus.train.ids
 
 
 def open_saved(
