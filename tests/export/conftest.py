@@ -1,6 +1,8 @@
 """Small models of every kind for the tests of this directory: drawn at random, never trained, with a tokenizer of words."""
 
+from dataclasses import fields
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +14,7 @@ import lmtrain.config as config
 from lmtrain.build import build_model
 from lmtrain.data.encoded import EncodedText
 from lmtrain.data.tokenizer import Tokenizer, learn_tokenizer
+from lmtrain.errors import UserError
 from lmtrain.models.base import StatePolicy
 from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
@@ -89,7 +92,63 @@ def every_kind() -> dict[str, Model]:
     return made
 
 
+def drawn(random: Random, tokenizer: Tokenizer = WORDS, *, ngrams: bool = True) -> tuple[Any, Any]:
+    """A model of settings drawn at random from all that change what it predicts, and these settings; mixtures, too."""
+    size = random.choice([1, 1, 1, 2, 3, 4])
+    parts: list[tuple[Any, Any]] = []
+    while len(parts) < size:
+        try:
+            parts.append(_drawn(random, tokenizer, ngrams))
+        except (UserError, ValueError, AssertionError):  # settings that do not go together
+            continue
+    if size == 1:
+        return parts[0]
+    shares = [random.choice((0, 1, 2, 5)) for _ in range(size - 1)] + [1]
+    weights = [share / sum(shares) for share in shares]
+    made = Mixture([part for part, _ in parts], weights), (weights, [settings for _, settings in parts])
+    return made if random.random() < 0.8 else (Mixture([made[0], parts[0][0]], [0.5, 0.5]), made[1])
+
+
+def _drawn(random: Random, tokenizer: Tokenizer, ngrams: bool) -> tuple[Any, Any]:
+    """One model that is no mixture. Raises what settings that do not go together raise."""
+    pick, chance = random.choice, random.random
+    policy = pick(["carry", "line", "document"])
+    kind = pick(["recurrent", "window", "ngram"][: 2 + ngrams])
+    if kind == "ngram":
+        settings: dict[str, Any] = {
+            "order": random.randint(1, 5), "smoothing": pick(["kneser_ney", "add_k", "maximum_likelihood"]),
+            "prune": pick([(), (), (0, 1)]),
+        }  # fmt: skip
+        return counts(tokenizer, **settings, state_policy=StatePolicy[policy]), settings
+    size = tokenizer.vocab_size
+    settings = {
+        "kind": kind, "state_policy": policy, "embed_size": pick([1, 3, 6]), "hidden_size": pick([1, 4, 6]),
+        "num_layers": pick([1, 1, 2, 3]), "layer_norm": chance() < 0.3, "residual": chance() < 0.3,
+        "tie_weights": chance() < 0.3, "project": chance() < 0.3, "dropout": pick([0.0, 0.5]),
+        "head": pick(["full", "full", "adaptive", "sampled"]), "div_value": pick([1.0, 2.0, 4.0]),
+        "cutoffs": sorted(random.sample(range(1, size), pick([1, 2, 3]))), "num_samples": 3,
+        "maxent_order": pick([0, 0, 2, 3, 6]), "maxent_table": 1024,
+    }  # fmt: skip
+    if kind == "recurrent":
+        settings |= {
+            "cell": pick(["elman", "gru", "lstm"]), "nonlinearity": pick(["tanh", "relu", "sigmoid", "identity"]),
+            "zoneout": pick([0.0, 0.0, 0.3]), "projection_size": pick([0, 0, 3, 6]), "weight_drop": pick([0.0, 0.5]),
+            "hidden_sizes": pick([[], [], [4, 2], [1, 6, 1]]),
+        }  # fmt: skip
+    else:
+        averages = pick([0, 0, 2])
+        settings |= {
+            "context": random.randint(1, 5), "activation": pick([*config.Activation.__members__]), "direct": chance() < 0.4,
+            "num_averages": averages, "average_span": averages and pick([1, 7]),
+        }  # fmt: skip
+    known = {field.name for field in fields(config.RecurrentConfig if kind == "recurrent" else config.WindowConfig)} | {"kind"}
+    settings = {name: value for name, value in settings.items() if name in known}
+    return model(settings, tokenizer), settings
+
+
 @pytest.fixture(scope="session")
 def made() -> SimpleNamespace:
     """What is above, for tests."""
-    return SimpleNamespace(TEXT=TEXT, WORDS=WORDS, model=model, counts=counts, opened=opened, every_kind=every_kind)
+    return SimpleNamespace(
+        TEXT=TEXT, WORDS=WORDS, model=model, counts=counts, opened=opened, every_kind=every_kind, drawn=drawn
+    )

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,8 +31,22 @@ def networks(made: SimpleNamespace) -> dict[str, Any]:
 
 
 def test_every_network_gives_the_same_numbers_in_onnxruntime(made: SimpleNamespace, tmp_path: Path) -> None:
+    compare(networks(made), tmp_path)
+
+
+@pytest.mark.parametrize(("seed", "count"), [(1, 8), *(pytest.param(seed, 60, marks=pytest.mark.slow) for seed in range(2, 8))])
+def test_settings_drawn_at_random_give_the_same_numbers_in_onnxruntime(
+    seed: int, count: int, made: SimpleNamespace, tmp_path: Path
+) -> None:
+    random = Random(seed)
+    drawn = (made.drawn(random, ngrams=False) for _ in range(count))
+    compare({f"{number}: {settings}": made.opened(network) for number, (network, settings) in enumerate(drawn)}, tmp_path)
+
+
+def compare(models: dict[str, Any], tmp_path: Path) -> None:
+    """Exports each, and compares both graphs with it, on tokens at random and texts of several lengths."""
     random = np.random.default_rng(1)
-    for number, (name, lm) in enumerate(networks(made).items()):
+    for number, (name, lm) in enumerate(models.items()):
         directory = tmp_path / str(number)
         measured = lm.export(directory, format="onnx").measured
         assert len(measured) == 2, name

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -135,6 +136,24 @@ def test_what_letters_of_unknown_words_cost_is_the_same(made: SimpleNamespace, t
     assert expected > 10
     assert float(out.splitlines()[-1].split()[0]) == pytest.approx(expected, abs=2e-4)
     assert out.endswith(" nats for the letters of unknown words\n")
+
+
+@pytest.mark.parametrize(
+    ("seed", "count"), [(1, 12), *(pytest.param(seed, 60, marks=pytest.mark.slow) for seed in range(2, 8))]
+)
+def test_settings_drawn_at_random_give_the_same_numbers(seed: int, count: int, made: SimpleNamespace, tmp_path: Path) -> None:
+    random = Random(seed)
+    ways: list[tuple[str, dict[str, Any]]] = [
+        ("word", {}), ("word", {"reverse": True, "separators": "/"}), ("char", {"normalize": "lower"}), ("byte", {}),
+        ("word", {"spelled": True, "vocab_size": 9, "normalize": "nfkc_lower"}), ("char", {"reverse": True}),
+    ]  # fmt: skip
+    models = {}
+    for number in range(count):
+        kind, options = random.choice(ways)
+        tokenizer = learn_tokenizer(kind, [made.TEXT], **options)
+        network, settings = made.drawn(random, tokenizer)
+        models[f"{number}: {kind} {options} {settings}"] = made.opened(network, tokenizer)
+    check(models, lambda name: made.TEXT + ("unknown/The\ncat" if "word" in name else "the cat"), "the cat", tmp_path)
 
 
 def test_a_script_is_short_and_holds_only_what_its_model_needs(made: SimpleNamespace, tmp_path: Path) -> None:
