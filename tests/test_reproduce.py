@@ -16,7 +16,8 @@ from unittest.mock import MagicMock
 import pytest
 
 from lmtrain.__main__ import main as lmtrain_main
-from lmtrain.application import _overrides, check_overrides, register_schemas
+from lmtrain.application import check_overrides, register_schemas
+from lmtrain.application.command import overrides_of
 from lmtrain.errors import DataError
 from lmtrain.settings import reading
 
@@ -146,7 +147,7 @@ def test_all_that_is_run_can_be_run(
         if words[0] in kinds:
             lmtrain_main([*words, "--help"])
         else:
-            reading.read_config(check_overrides(_overrides(words)))
+            reading.read_config(check_overrides(overrides_of(words)))
     assert kinds["train"] > 60
     assert min(kinds.values()) >= 3
     assert capsys.readouterr().out.count("usage:") == len(told) - kinds["train"]
