@@ -132,7 +132,10 @@ def test_the_size_of_a_checkpoint_is_known_beforehand(settings: list[str], place
     [
         (["trainer.num_epochs=9000", "trainer.num_steps=null"], "9,360 steps (180 epochs): schedule.warmup=0.02 is a share"),
         (["trainer.num_epochs=9000", "trainer.num_steps=200000"], "4,000 steps (76.9 epochs)"),
-        (["schedule=one_cycle", "trainer.num_steps=20000"], "schedule.up=0.083 is a fraction of the run, which trainer.num_steps"),
+        (
+            ["schedule=one_cycle", "trainer.num_steps=20000"],
+            "schedule.up=0.083 is a fraction of the run, which trainer.num_steps",
+        ),
         (["trainer.num_epochs=9000", "trainer.num_steps=null", "trainer.max_seconds=0.01"], ""),
         (["trainer.num_epochs=9000", "trainer.num_steps=null", "schedule=constant"], ""),
         (["trainer.num_steps=2000"], ""),
