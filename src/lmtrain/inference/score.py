@@ -1,4 +1,4 @@
-"""Scores text as it comes in: log-probabilities per line and per token, then the bill of the whole.
+"""Scores text as it comes in: log-probabilities per line and per token, then the evaluation of the whole.
 
     blocks of text -> tokens -> chunks of equal length -> log-probabilities -> lines, which end with the tokenizer's `<eos>`
 
@@ -85,7 +85,7 @@ def score_text(
     unknown_cost: float = 0.0,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
-    """The bill of a text, given in blocks cut anywhere (lines, say), after calling `on_line` for each of its lines.
+    """Returns the evaluation of a text in blocks cut anywhere (such as lines), after calling `on_line` for each line.
 
     As in a corpus, a last line of words is ended where it is not. `chunk_length` is how many tokens are read before any
     of them is scored.
@@ -239,7 +239,7 @@ class Source:
 
     @property
     def label(self) -> str:
-        """What a bill adds to its method."""
+        """Returns what is added to the method of an evaluation."""
         return f" + {self.unknown_cost:g} nats for each unknown word" if self.unknown_cost else ""
 
     @property

@@ -84,7 +84,7 @@ def score_units(
     side_by_side: bool | None = None,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
-    """The bill of a text after calling `on_unit` for each of its units, as soon as they are known.
+    """Returns the evaluation of a text after calling `on_unit` for each of its units, as soon as they are known.
 
     side_by_side   many lines are read at once, by a model that forgets at their ends (None: where it does)
 
