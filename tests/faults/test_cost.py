@@ -130,7 +130,7 @@ def test_the_size_of_a_checkpoint_is_known_beforehand(settings: list[str], place
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["trainer.num_epochs=9000", "trainer.num_steps=null"], "9,360 steps (180 epochs): schedule.warmup=0.02 is a share"),
+        (["trainer.num_epochs=9000", "trainer.num_steps=null"], "9,360 steps (180 epochs): schedule.warmup=0.02 is a fraction"),
         (["trainer.num_epochs=9000", "trainer.num_steps=200000"], "4,000 steps (76.9 epochs)"),
         (
             ["schedule=one_cycle", "trainer.num_steps=20000"],
