@@ -92,7 +92,7 @@ class Second:
         self._log_probs = self._score(self._trained, lines)
 
     def _score(self, trained: Trained, lines: Iterable[str]) -> array[float]:
-        """The log-probability of every line."""
+        """Returns the log-probability of every line."""
         from lmtrain.inference.batch import BATCH_TOKENS
         from lmtrain.inference.evaluate import Static
         from lmtrain.inference.score import score_text

@@ -20,7 +20,7 @@ from lmtrain.shell import one_line
 
 OTHER_KIND = 0.14  # bits more than chance
 NEARLY_ALL = 0.95  # of the text
-MOST_SHARDS = 128  # that are looked at
+MAX_SHARDS = 128  # that are looked at
 SAMPLE = 1 << 14  # characters of a shard that are looked at, ...
 STRETCH = 1 << 9  # ... in stretches of so many
 LEAST = 1 << 11  # characters of a shard; shorter ones say little
@@ -54,7 +54,7 @@ def iter_shard_advice(shards: Sequence[TextFacts]) -> Iterator[str]:
 
 def _different(shards: Sequence[TextFacts]) -> Iterator[tuple[TextFacts, float]]:
     """Yields the shards that are of another kind than the others together, and by how many bits."""
-    step = -(-len(shards) // MOST_SHARDS)
+    step = -(-len(shards) // MAX_SHARDS)
     samples = {shard: sample for shard in [*shards[:-1:step], shards[-1]] if len(sample := _sample(shard)) >= LEAST}
     pairs = {shard: Counter(pairwise(sample)) for shard, sample in samples.items()}
     everything = Pairs()

@@ -51,7 +51,7 @@ def has_splits(path: str) -> bool:
 
 
 def has_records(path: str) -> bool:
-    """Whether any file at `path` holds records whose text is in a field; also where no text can be found."""
+    """Tells whether any file at `path` holds records whose text is in a field; also where no text can be found."""
     try:
         return any(file.name.endswith(RECORDS) for files in find_sources(path) for file in files)
     except DataError:

@@ -130,11 +130,12 @@ class Task(ABC):
         """Says how good `model` is on the validation split."""
 
     def judge(self, model: Any, group: Group) -> Score:
-        """The same where several processes train together, which all call it: the first one scores, and all of them hear it."""
+        """Returns the same if several processes train together, which all call it. The first one scores, and all get the
+        result."""
         return group.led(lambda: self.score(model))
 
     def judges(self, group: Group) -> int:
-        """How many processes score the validation split together."""
+        """Returns how many processes score the validation split together."""
         return 1
 
     @abstractmethod

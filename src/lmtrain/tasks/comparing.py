@@ -54,9 +54,9 @@ def _saved_ids(both: tuple[Trained, Trained], split: SplitName) -> Ids:
 
 
 def saved_lines(a: Trained, b: Trained, split: SplitName) -> str:
-    """A text that was saved with one of two models which read different tokens, or lines in opposite directions.
+    """Returns a text that was saved with one of two models which read different tokens, or lines in opposite directions.
 
-    Where the tokens are different, its model must know every piece of it. Raises DataError where there is none.
+    Where the tokens are different, its model must know every piece of it. Raises DataError if there is none.
     """
     alike = [{name: value for name, value in one.tokenizer.to_json().items() if name != "reverse"} for one in (a, b)]
     for one in (a, b):

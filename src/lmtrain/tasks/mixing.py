@@ -30,13 +30,13 @@ class Fitted:
     tokenizer: Tokenizer
 
     def nats(self) -> float:
-        """What a token costs under the mixture."""
+        """Returns what a token costs under the mixture."""
         with np.errstate(divide="ignore"):
             mixed_N = np.logaddexp.reduce(self.log_probs_MN + np.log(self.weights)[:, None])
         return -float(mixed_N.mean())
 
     def name_token(self, place: int) -> str:
-        """The token number `place` (from 0), as errors and notes name it."""
+        """Returns the token number `place` (from 0), as errors and notes name it."""
         return f"{self.tokenizer.token_text(int(self.text.ids[place]))!r}, token {place + 1:,} of the validation text,"
 
 
@@ -48,7 +48,7 @@ def fit_mixture(
     on_part: Callable[[int, int], object] = lambda number, num_tokens: None,
     device: str = "cpu",
 ) -> Fitted:
-    """The weights under which the validation text, in `num_streams` streams, is likeliest.
+    """Returns the weights under which the validation text, in `num_streams` streams, is likeliest.
 
     names    how a person would name each model
     on_part  is told the number of a model (from 0) before it scores so many tokens

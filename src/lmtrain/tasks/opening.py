@@ -46,7 +46,8 @@ def training_settings(path: Path) -> config.Config:
 
 
 def text_field(path: Path) -> str:
-    """Which field of a record of a .jsonl is its text for the model in a checkpoint: that of its training, if a run says it."""
+    """Returns the field of a .jsonl's records that is their text for the model in a checkpoint: that of its training, if a
+    run says it."""
     document = load_document(path, "training")
     data = document["settings"].get("data") if isinstance(document, dict) and "settings" in document else None
     field = data.get("field") if isinstance(data, dict) else None
@@ -74,7 +75,7 @@ def training_corpus(path: Path) -> Corpus:
 
 
 def training_ids(name: str | Path, tokenizer: Tokenizer, field: str = "text") -> Ids:
-    """The tokens of a training text: that of a run, or a file (of records: their `field`) that the tokenizer reads.
+    """Returns the tokens of a training text: that of a run, or a file (of records: their `field`) that the tokenizer reads.
 
     Raises SettingsError for a run of another vocabulary or task, CheckpointError where its text is not there any more.
     """

@@ -51,8 +51,8 @@ def make_optimizer(
 ) -> Optimizer:
     """Returns the optimiser `name` over groups from `group_parameters`.
 
-    Raises SettingsError where the rate is too large for the optimiser, where it does not read an option that is not at its
-    default, and where options exclude each other (`rules.of_optimizer`).
+    Raises SettingsError if the rate is too large for the optimiser, if it does not read an option that is not at its
+    default, or if options exclude each other (`rules.of_optimizer`).
     """
     options = OptimizerOptions(momentum=momentum, nesterov=nesterov, beta1=beta1, beta2=beta2, alpha=alpha, epsilon=epsilon)
     weight_decay = max((group.get("weight_decay", 0.0) for group in parameter_groups), default=0.0)

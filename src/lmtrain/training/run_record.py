@@ -129,7 +129,7 @@ def read_run(path: Path) -> RunRecord:
 
 
 def find_curves(tensorboard: Path) -> Path | None:
-    """Where in the directory of that name of a run its curves are; None where there are none. Raises OSError."""
+    """Returns where in the directory of that name of a run its curves are; None if there are none. Raises OSError."""
     for place in (tensorboard, *sorted(tensorboard.iterdir() if tensorboard.is_dir() else ())):
         if place.is_dir() and any(place.glob("events*")):
             return place

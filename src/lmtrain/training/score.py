@@ -17,7 +17,7 @@ class Score(Protocol):
 
     @property
     def value(self) -> float:
-        """The number by which models are compared; NaN if the model has diverged."""
+        """Returns the number by which models are compared; NaN if the model has diverged."""
 
     def numbers(self) -> Mapping[str, float | None]:
         """Returns what is recorded at each evaluation, by names that become the tags `val/NAME`."""
