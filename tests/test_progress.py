@@ -143,7 +143,7 @@ def test_amounts_are_short() -> None:
 def test_every_long_pass_of_a_training_is_watched_from_its_beginning_to_its_end(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hashing, the vocabulary, tokenising, checking the ids, counting them, evaluating and the final test."""
+    """Hashing, tokenising, checking the ids, counting them, evaluating and the final test."""
     passes: list[tuple[str, int, list[int]]] = []
 
     @contextmanager
@@ -156,7 +156,7 @@ def test_every_long_pass_of_a_training_is_watched_from_its_beginning_to_its_end(
         monkeypatch.setattr(module, "watched", noted)
     assert call("TRAIN", "data.cache_dir=new", "trainer.evaluate_every=3", "hydra.run.dir=a").code == 0
     counts = Counter(what for what, _, _ in passes)
-    assert {"Hashing and counting text.txt", "Learning the vocabulary of text.txt", "Tokenising text.txt",
+    assert {"Hashing and counting text.txt", "Tokenising text.txt",
             "Checking cached token ids", "Counting tokens"} <= counts.keys()  # fmt: skip
     assert counts["Evaluating"] == 3, "two in training, and the final test"
     for what, total, done in passes:

@@ -80,6 +80,9 @@ def test_a_killed_run_is_listed_by_its_last_record(place: Path, call: Call) -> N
     assert whole.valid is not None
     assert run.valid.value == whole.valid.value
     assert run.valid.facts["num_tokens"] == 116
+    assert run.seconds is not None
+    assert whole.seconds is not None
+    assert 0 < run.seconds <= whole.seconds, "of the last record"
     assert "killed at step 6" in call("runs", "killed").out
     lock = RunLock(Path("killed/run.lock"))
     try:

@@ -43,7 +43,8 @@ BILL = Evaluation(20.0, 10, 1, 0, 0.0, 30, 40, 1, "carry")
 def state_at(step: int, **more: Any) -> Any:
     interval = Interval()
     interval.add(StepReport(10, 20.0, 0.5, 3.0, True, 0.01))
-    return SimpleNamespace(step=step, num_items=10 * step, position=Position(2, 1), interval=interval, **more)
+    times = {"elapsed_seconds": 5.0, "evaluation_seconds": 1.0}
+    return SimpleNamespace(step=step, num_items=10 * step, position=Position(2, 1), interval=interval, **times, **more)
 
 
 def reader(run: Path, part: str = "") -> EventAccumulator:

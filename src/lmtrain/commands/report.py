@@ -8,6 +8,7 @@ went on. RUN is a run, or a directory with runs below it.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -190,6 +191,7 @@ def _texts(directory: Path, tag: str) -> list[tuple[int, str]]:
     from tensorboard.util import tensor_util
 
     read: Callable[[Any], Any] = tensor_util.make_ndarray
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it would remark that a run has gone on
     accumulator = EventAccumulator(os.path.relpath(directory), size_guidance={"tensors": 0})
     try:
         accumulator.Reload()

@@ -258,6 +258,8 @@ def _from_metrics(path: Path, results: Mapping[str, Any], session: Mapping[str, 
     )
     return {
         "num_steps": _whole(last.get("step")), "num_items": _whole(last.get(f"train/{items}")),
+        "seconds": _number(last.get("perf/training_seconds")),
+        "evaluation_seconds": _number(last.get("perf/evaluation_seconds")),
         "items_per_second": _number(last.get(f"perf/{items}_per_second")), "best_step": best and best["step"], "valid": valid,
         "test": _result({**final, "value": final.get("value", final.get(measure))}) if final else None,
         "test_split": session.get("final_split") if final else None,

@@ -112,6 +112,7 @@ class Telemetry:
                 "optim/grad_norm": interval.grad_norm / interval.num_steps,
                 "optim/clipped_share": interval.num_clipped / interval.num_steps,
             }
+        numbers |= {"perf/training_seconds": state.elapsed_seconds, "perf/evaluation_seconds": state.evaluation_seconds}
         if rate := self._rate.items_per_second():
             numbers[f"perf/{words.items}_per_second"] = rate
         self._record(state.step, numbers)
