@@ -12,7 +12,9 @@ from lmtrain.files.unfinished import unfinished_directory
 
 
 def new_path(path: str, *, option: str = "--output") -> Path:
-    """Where a command writes; SettingsError where something is already."""
+    """Where a command writes; SettingsError where something is already, and for an empty path."""
+    if not path:
+        raise SettingsError(f"{option} is empty.", "It must be a new path.", f"Type for example {option} out.")
     if os.path.lexists(path):
         raise SettingsError(f"{option} {path} is there already.", "Nothing is overwritten.", "Give another path, or remove it.")
     return Path(path)

@@ -151,7 +151,7 @@ def test_weights_are_used_or_found_and_the_best_is_picked(counted: Path, call: C
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["score", "run", "text.txt", "--nbest"], 3, "Line 1 has no column 'id'.*--format kaldi for spaces"),
+        (["score", "run", "text.txt", "--nbest"], 3, "Line 1 has no column 'id'.*--format kaldi where columns end with a space"),
         (["score", "run", "list", "--nbest", "--columns", "id,text"], 0, ""),
         (["score", "run", "list", "--nbest", "--columns", "text,id"], 2, "--columns text,id was given"),
         (["score", "run", "list", "--nbest", "--columns", "id,id,text"], 2, "--columns id,id,text was given"),
@@ -170,6 +170,8 @@ def test_weights_are_used_or_found_and_the_best_is_picked(counted: Path, call: C
         (["rescore", "scored", "--weights", "1", "nan"], 2, "'nan' is not a finite number"),
         (["rescore", "empty", "--weights", "1", "0"], 3, "holds no hypotheses"),
         (["rescore", "spoilt", "--weights", "1", "0"], 3, "Line 2 of spoilt is no row"),
+        (["rescore", "halves", "--weights", "1", "0"], 3, "Line 2 of halves is no row"),
+        (["export", "run", "--output", ""], 2, "--output is empty. It must be a new path"),
         (["rescore", "nowhere", "--weights", "1", "0"], 3, "There is no file"),
         (["rescore", "scored", "--weights", "1", "0", "--format", "kaldi"], 3, "ids end with the number of the hypothesis"),
         (["rescore", "scored", "--references", "text.txt"], 3, "Line 1 of text.txt is"),
@@ -183,6 +185,7 @@ def test_what_does_not_fit_is_said_in_one_paragraph(
     files = {
         "empty": "", "eos": "a\t1\tthe\nb\t2\tthe <eos> cat\n", "fewer": "utt a\tx\n", "more": REFERENCES + "x\ty\n",
         "scored": call("score", "counted", "list", "--nbest").out,
+        "halves": "id\tlog_prob\twords\tunknown\ttext\na\t-1\t1.5\t0\tx\n",
         "spoilt": "id\tlog_prob\twords\tunknown\ttext\na\tnan\t1\t0\tx\n",
     }  # fmt: skip
     for name, text in files.items():

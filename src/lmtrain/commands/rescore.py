@@ -100,6 +100,8 @@ def _read_lists(options: argparse.Namespace) -> dict[str, list[Hypothesis]]:
             lm = next(numbers.pop(name) for name in LOG_NAMES.values() if name in numbers)
             if "text" not in values or not all(map(math.isfinite, numbers.values())) or not lm < math.inf:
                 raise ValueError
+            if numbers["words"] < 0 or not numbers["words"].is_integer():
+                raise ValueError
         except (KeyError, ValueError):
             raise DataError(
                 f"Line {number:,} of {one_line(options.file)} is no row of a scored n-best list: {one_line(line[:60])!r}.",

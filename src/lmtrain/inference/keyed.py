@@ -112,7 +112,8 @@ class KeyedLines:
         return DataError(
             f"Line {self._number + 1:,} has no column {column!r}: {shown!r}.",
             f"Each line is {' '.join([*self._columns, 'text'])}, with a {self._name} behind each column.",
-            "Type the names of the columns that there are, for example --columns id,text, or --format kaldi for spaces.",
+            "Type --format kaldi where columns end with a space; for an n-best list of other columns their names, for example "
+            "--nbest --columns id,text.",
         )
 
     def _check_number(self, value: str) -> None:
