@@ -225,3 +225,21 @@ def test_scripts_and_src_suffice(tmp_path: Path) -> None:
     ended = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": "src"}, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
     assert "step512chars" in ended.stdout
+
+
+@pytest.mark.slow
+def test_a_version_is_timed_against_another(place: Path) -> None:
+    """Against itself: both do the same work, to the last bit, in every precision."""
+    script = ROOT / "scripts" / "against.py"
+    options = ["--lines", "5", "--tokens", "4", "--repeat", "1", "--threads", "1"]
+    ended = subprocess.run(
+        [sys.executable, str(script), str(ROOT), "run", "text.txt", *options],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    rows = [row.split(" | ") for row in ended.stdout.splitlines()[2:]]
+    assert len(rows) == 12
+    assert all(float(row[-1].rstrip(" |")) > 0 for row in rows)
+    results = dict(line.split(": ") for line in ended.stderr.splitlines() if ", " in line)
+    for what, result in results.items():
+        assert results[what.replace("before", "now")] == result

@@ -151,7 +151,11 @@ def test_weights_are_used_or_found_and_the_best_is_picked(counted: Path, call: C
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["score", "run", "text.txt", "--nbest"], 3, "Line 1 has no column 'id'.*--format kaldi where columns end with a space"),
+        (
+            ["score", "run", "text.txt", "--nbest"],
+            3,
+            "Line 1 has no column 'id'.*--format kaldi where columns end with a space",
+        ),
         (["score", "run", "list", "--nbest", "--columns", "id,text"], 0, ""),
         (["score", "run", "list", "--nbest", "--columns", "text,id"], 2, "--columns text,id was given"),
         (["score", "run", "list", "--nbest", "--columns", "id,id,text"], 2, "--columns id,id,text was given"),
