@@ -81,7 +81,10 @@ CALLS_TO_WARM_UP = 5
 def main() -> None:
     options = _parse()
     if options.table:
-        print(tables([row for file in options.table for row in json.loads(Path(file).read_text())]))
+        try:
+            print(tables([row for file in options.table for row in json.loads(Path(file).read_text())]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            sys.exit(f"--table takes files that --json wrote since there is a roofline; {error!r} says what is wrong.")
         return
     if options.threads:
         torch.set_num_threads(options.threads)

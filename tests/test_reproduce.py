@@ -388,13 +388,23 @@ def test_ctrl_c_keeps_what_was_made(
     assert "| one a | 1.0 |" in (tmp_path / "R.md").read_text()
 
 
-def test_what_cannot_be_asked_or_written_is_said(scripts: Any, program: Callable[..., str], tmp_path: Path) -> None:
+def test_what_cannot_be_asked_or_written_is_said(
+    scripts: Any,
+    program: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def make(place: Any, seed: int) -> Any:
         return scripts.tables.Made({"test": 1.0}, None)
 
     tables = tiny(scripts, make)
     assert "no row has this" in program(tables, "--only", "nothing")
     assert "have the seeds 1, 2, 3" in program(tables, "--seed", "7")
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit, match="2"):
+        scripts.program.run(tables, "", "outputs")
+    assert "is no directory" in capsys.readouterr().err
     (tmp_path / "R.md").write_text("no marks")
     assert "no single place for the table one" in program(tables, "--render")
     (tmp_path / "R.md").unlink()

@@ -126,6 +126,8 @@ def test_what_is_written_token_by_token_reads_all_weights_each_time(scripts: Any
     preset = scripts.presets.Preset("tiny", "generate", **{**LSTM, "batch_size": 1})
     (traffic,) = scripts.roofline.work_of(preset, "float32")["tokens"].traffic
     assert (traffic.num_bytes, traffic.set_bytes, traffic.updates) == (5 * 4 * 112, 4 * 112, False)  # 16 + 16 + 80 weights
+    in_8_bits = scripts.roofline.work_of(preset, "int8")["tokens"]
+    assert (in_8_bits.products, in_8_bits.num_bytes) == ((), 5 * 112)
 
 
 def test_a_limit_is_the_longer_of_both_times_and_says_which(scripts: Any) -> None:
@@ -300,3 +302,16 @@ def test_the_tables_for_a_readme_have_ratios_and_the_parts_of_ours(
         "| `p` | rest | 2.00 | 0.00 | - | L3 | - | - | - | - |",
         "| `p` | whole | 4.00 | 1.00 | 25% | L3 | 5.00 | 2.00 | 40% | L3 |",
     ]
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '[{"backend": "lmtrain", "preset": "p"}]', None])
+def test_a_file_that_is_no_benchmark_is_said(
+    text: str | None, scripts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.json"
+    if text is not None:
+        file.write_text(text)
+    benchmark: ModuleType = importlib.import_module("benchmark")
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--table", str(file)])
+    with pytest.raises(SystemExit, match="takes files that --json wrote"):
+        benchmark.main()

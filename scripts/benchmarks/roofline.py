@@ -106,7 +106,7 @@ def limit(work: Work, precision: str, machine: Machine) -> Limit:
 
 def work_of(preset: Preset, precision: str) -> dict[str, Work]:
     """What each part of a preset must do; nothing for a preset that has none of these parts."""
-    width = {"float32": 4, "bfloat16": 2}[precision]
+    width = {"float32": 4, "bfloat16": 2, "int8": 1}[precision]
     if preset.part in ("generate", "score", "samples"):
         return {"tokens": _use(preset, width)}
     recurrence = {
@@ -218,6 +218,8 @@ def _use(preset: Preset, width: int) -> Work:
         ]
     products.append(Product(rows, preset.layer_sizes[-1][1], preset.vocab_size, times))
     read = sum(product.inner * product.columns for product in products) * width  # the weights, for every token that is written
+    if width == 1:  # weights in 8 bits: what there is to compare with reads wider ones, so only their bytes count
+        products = []
     return Work(tuple(products), (Traffic(read * times, read, updates=False),))
 
 

@@ -33,7 +33,7 @@ def run(tables: Sequence[Table], description: str, output: str) -> None:
         results = load_results(RESULTS)
         for path in write_tables(ROOT, tables, results):
             print(f"{path.relative_to(ROOT)} has been written.")
-        for table in asked if not options.render else ():
+        for table in [] if options.render else [table for table in asked if {*table.rows} & {*rows}]:
             print(f"\n{table.name}\n\n{rendered(table, results)}", end="", flush=True)
     except KeyboardInterrupt:
         print(f"\nStopped. What was finished is in {RESULTS.name}; the same command goes on.", file=sys.stderr)
@@ -66,7 +66,10 @@ def _parse(tables: Sequence[Table], description: str, output: str) -> argparse.N
     parser.add_argument("--again", action="store_true", help="measure rows again that are in results.json")
     parser.add_argument("--list", action="store_true", help="show the rows and what is known of them, and make nothing")
     parser.add_argument("--render", action="store_true", help="only write the tables from results.json")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not (options.list or options.render or options.data.is_dir()):
+        parser.error(f"{options.data} is no directory; name the one that holds brown, tinyshakespeare, cls_mr and the others")
+    return options
 
 
 def _asked(tables: Sequence[Table], options: argparse.Namespace) -> list[Row]:
