@@ -88,7 +88,7 @@ def _plain_step(model: PlainModel, tokens_TB: Tensor, precision: str, num_layers
 
 
 def _our_step(preset: Preset, way: Way, precision: str, tokens_TB: Tensor, device: torch.device) -> Contestant:
-    learner = _our_learner(our_model(preset, way.backend, device), precision, device)
+    learner = our_learner(our_model(preset, way.backend, device), precision, device)
     if way.graph:
         learner = graphed(learner)
     model: Any = learner.model
@@ -126,7 +126,7 @@ def _our_step(preset: Preset, way: Way, precision: str, tokens_TB: Tensor, devic
     )  # fmt: skip
 
 
-def _our_learner(model: Any, precision: str, device: torch.device) -> SequenceLearner:
+def our_learner(model: Any, precision: str, device: torch.device) -> SequenceLearner:
     return SequenceLearner(
         model=model,
         optimizer=make_optimizer("adam", group_parameters(model.named_parameters()), learning_rate=RATE),
