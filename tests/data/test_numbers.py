@@ -108,7 +108,7 @@ def test_a_long_text_is_looked_up_as_word_by_word(monkeypatch):
     draw = np.random.default_rng(1)
     alphabet = np.array(list("abcdefghijkl日é"))
     words = ["".join(draw.choice(alphabet, draw.integers(1, 20))) for _ in range(3000)]
-    monkeypatch.setattr(lookup, "FEWEST_BITS", 6)
+    monkeypatch.setattr(lookup, "MIN_BITS", 1)
     monkeypatch.setattr(lookup, "MAX_BITS", 10)  # so that many words have no slot
 
     class Numbers(dict[bytes, int]):

@@ -143,7 +143,7 @@ def load_corpus(
             "spelled": spelled,
         }  # fmt: skip
         _write(base, recipe, splits, Recipe(kind, subword, normalize, reverse, ways, given, add), workers)
-        corpus = _open_cache(base, recipe)
+        corpus = _open_cache(base, recipe, is_new=True)
         assert corpus is not None
     shards = tuple(texts[0]) if fractions and len(texts[0]) > 1 else ()
     return replace(corpus, shards=shards, is_learnt=kind.is_learnt and vocabulary is None and given is None)
@@ -324,10 +324,10 @@ def _check_facts(facts: list[TextFacts], kind: Kind, num_splits: int = 1) -> Non
 # ---- the cache
 
 
-def _open_cache(base: Path, recipe: Any) -> Corpus | None:
+def _open_cache(base: Path, recipe: Any, *, is_new: bool = False) -> Corpus | None:
     """Returns the corpus in the cache; None, with a line in the log unless it is simply absent, where it cannot be used."""
     try:
-        tokenizer, cached = read_cache(base, recipe)
+        tokenizer, cached = read_cache(base, recipe, is_new=is_new)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:

@@ -22,7 +22,7 @@ from lmtrain.data.vocabulary import EOS, split_words
 
 SHORT = 16  # bytes
 FEW = 1 << 12  # bytes of a text that is looked up word by word
-FEWEST_BITS, MAX_BITS = 12, 20  # there are 2 to this power of slots, of 20 bytes each
+MIN_BITS, MAX_BITS = 4, 20  # there are 2 to this power of slots, of 20 bytes each
 
 NEWLINE, SPACE, TAB = ord("\n"), ord(" "), ord("\t")
 NUM_OTHERS = 4  # whitespace besides the space is a tab and the four bytes behind it
@@ -39,11 +39,10 @@ class WordLookup:
 
     def __init__(self, numbers: Mapping[bytes, int]) -> None:
         self._numbers = numbers
-        self._num_held = 0
-        self._clear(FEWEST_BITS)
+        self._clear(MIN_BITS)
 
     def _clear(self, bits: int) -> None:
-        self._bits = bits
+        self._bits, self._num_held = bits, 0
         self._first, self._second = (np.zeros(1 << bits, np.uint64) for _ in range(2))  # of the word in each slot
         self._found = np.full(1 << bits, -1, np.int32)  # its number; -1: the slot is free
 
@@ -92,15 +91,15 @@ class WordLookup:
 
     def _hold(self, first: Keys, second: Keys, found: Numbers) -> None:
         """Puts words into the slots that are free, and makes room where few are."""
+        bits = min((4 * (self._num_held + len(np.unique(found)))).bit_length(), MAX_BITS)
+        if bits > self._bits:
+            used = np.flatnonzero(self._found >= 0)
+            first, second = np.append(self._first[used], first), np.append(self._second[used], second)
+            found = np.append(self._found[used], found)
+            self._clear(bits)
         slots = self._slots(first, second)
         free = np.flatnonzero(self._found[slots] < 0)
         taken, which = np.unique(slots[free], return_index=True)
         chosen = free[which]
         self._first[taken], self._second[taken], self._found[taken] = first[chosen], second[chosen], found[chosen]
         self._num_held += len(taken)
-        if 4 * self._num_held > len(self._found) and self._bits < MAX_BITS:
-            used = np.flatnonzero(self._found >= 0)
-            held = self._first[used], self._second[used], self._found[used]
-            self._num_held = 0
-            self._clear(self._bits + 2)
-            self._hold(*held)

@@ -173,6 +173,9 @@ class Encoder(Protocol):
     @property
     def normalize(self) -> str: ...
 
+    @property
+    def reverse(self) -> bool: ...
+
     def read(self, blocks: Iterable[str]) -> Iterator[str]: ...
 
     def encode_spelt(self, blocks: Iterable[str]) -> Iterator[tuple[NDArray[Any], int]]: ...
@@ -188,13 +191,18 @@ class Tally:
     def encode(self, blocks: Iterator[Block], encoder: Encoder) -> Iterator[NDArray[Any]]:
         if encoder.normalize != "none":
             blocks = map(Block.of, encoder.read(block.text for block in blocks))
-        for ids, micronats in encoder.encode_spelt(self._measured(blocks)):
+        if encoder.kind.is_unit and encoder.kind.unit == "byte" and not encoder.reverse:  # whose ids are here already
+            for _, data in self._measured(blocks):
+                self.num_tokens += len(data)
+                yield np.frombuffer(data, np.uint8)
+            return
+        for ids, micronats in encoder.encode_spelt(block.text for block in self._measured(blocks)):
             self.spelling_micronats += micronats
             self.num_tokens += len(ids)
             self.num_unk += 0 if encoder.unk_id is None else int(np.count_nonzero(ids == encoder.unk_id))
             yield ids
 
-    def _measured(self, blocks: Iterator[Block]) -> Iterator[str]:
+    def _measured(self, blocks: Iterator[Block]) -> Iterator[Block]:
         ends_line = True
         for text, data in blocks:
             self._digest.update(data)
@@ -203,7 +211,7 @@ class Tally:
             self.num_bytes += len(data)
             self.num_lines += data.count(b"\n")
             ends_line = data.endswith(b"\n")
-            yield text
+            yield Block(text, data)
         self.num_lines += not ends_line
 
     def cached(self, ids: NDArray[Any] | None = None) -> CachedSplit:
