@@ -16,8 +16,8 @@ from lmtrain.build import build_corpus, build_learner, build_model, build_stream
 from lmtrain.data.stream import Stream
 from lmtrain.data.tokenizer import learn_tokenizer
 from lmtrain.errors import DataError, SettingsError, UserError, as_typed
+from lmtrain.inference.drawing import SampleSettings, exclude
 from lmtrain.inference.dynamic import Adaptive, Cache, Dynamic
-from lmtrain.inference.sample import SampleSettings, exclude
 from lmtrain.models.ngram import NgramModel
 from lmtrain.rules import MAX_TABLE_SIZE
 from lmtrain.settings.reading import read_config

@@ -12,7 +12,7 @@ import pytest
 
 import lmtrain.training.checkpoint  # noqa: F401 (it has errors of its own)
 from lmtrain.errors import UserError, is_out_of_memory
-from lmtrain.inference.sample import OnlyUnknownError
+from lmtrain.inference.drawing import OnlyUnknownError
 from lmtrain.settings import reading
 
 

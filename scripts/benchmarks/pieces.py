@@ -15,7 +15,8 @@ from benchmarks.measuring import PRECISIONS, Contestant, autocast, dtype_of, gra
 from benchmarks.models import Way, draw_tokens, our_model, plain_model, ways
 from benchmarks.parts import least_of, recurrence_parts
 from benchmarks.presets import Preset
-from lmtrain.inference.sample import SampleSettings, sample
+from lmtrain.inference.drawing import SampleSettings
+from lmtrain.inference.sample import sample
 from lmtrain.ops.cuda_graph import PLAIN_CALLS, record_cuda_graph
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy
 

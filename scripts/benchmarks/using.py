@@ -20,7 +20,8 @@ from benchmarks.models import draw_tokens, our_model, plain_model
 from benchmarks.pieces import Numbers
 from benchmarks.presets import Preset
 from lmtrain.inference.batch import score_batches
-from lmtrain.inference.sample import SampleSettings, sample
+from lmtrain.inference.drawing import SampleSettings
+from lmtrain.inference.sample import sample
 
 PLAIN_BATCH = 64
 PRECISIONS = ("float32", "bfloat16")

@@ -27,12 +27,13 @@ from lmtrain.export.files import Exported, Format, Quantized, export_model
 from lmtrain.inference.batch import BATCH_TOKENS
 from lmtrain.inference.beam import Hypothesis, beam_search
 from lmtrain.inference.comparison import Comparison
+from lmtrain.inference.drawing import SampleSettings
 from lmtrain.inference.evaluate import STATIC, Evaluation, Method, Static, evaluate, make_tokens
 from lmtrain.inference.novelty import Novelty, novelty_of
 from lmtrain.inference.pair import check_weight, fit_share, mixed
 from lmtrain.inference.rescore import Hypothesis as Scored
 from lmtrain.inference.rescore import Rescored, rescore
-from lmtrain.inference.sample import SampleSettings, encode_prompt, next_tokens, sample
+from lmtrain.inference.sample import encode_prompt, next_tokens, sample
 from lmtrain.inference.score import ScoredToken, score_text, score_texts
 from lmtrain.inference.surprise import Unit, UnitName, score_units
 from lmtrain.models.base import LanguageModel, evaluating

@@ -25,8 +25,9 @@ import lmtrain.commands.resuming as resuming
 from lmtrain.build import build_limits
 from lmtrain.errors import UserError
 from lmtrain.files.strict_json import to_json
+from lmtrain.inference.drawing import SampleSettings
 from lmtrain.inference.evaluate import evaluate
-from lmtrain.inference.sample import SampleSettings, sample_text
+from lmtrain.inference.sample import sample_text
 from lmtrain.saved import Trained, load_lines
 from lmtrain.settings import reading
 from lmtrain.tasks.choose import open_task

@@ -27,8 +27,9 @@ from lmtrain.build import build_limits
 from lmtrain.data.encoded import EncodedText
 from lmtrain.data.tokenizer import load_tokenizer
 from lmtrain.errors import CheckpointError, DataError, SettingsError, UserError
+from lmtrain.inference.drawing import SampleSettings
 from lmtrain.inference.evaluate import evaluate
-from lmtrain.inference.sample import SampleSettings, sample_text
+from lmtrain.inference.sample import sample_text
 from lmtrain.models.arpa import read_arpa
 from lmtrain.saved import load_trained
 from lmtrain.settings import comparing, reading

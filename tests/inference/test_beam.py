@@ -9,7 +9,7 @@ import torch
 from lmtrain.data.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer
 from lmtrain.errors import SettingsError
 from lmtrain.inference.beam import beam_search
-from lmtrain.inference.sample import SampleSettings
+from lmtrain.inference.drawing import SampleSettings
 from lmtrain.models.base import LanguageModel
 from lmtrain.models.mixture import Mixture
 

@@ -9,7 +9,8 @@ import torch
 from lmtrain.data.tokenizer import CharTokenizer, WordTokenizer, learn_tokenizer
 from lmtrain.errors import SettingsError
 from lmtrain.inference.constraints import Constraint, WordList
-from lmtrain.inference.sample import SampleSettings, sample
+from lmtrain.inference.drawing import SampleSettings
+from lmtrain.inference.sample import sample
 from lmtrain.models.base import LanguageModel
 
 CHARS = CharTokenizer(["\n", "a", "b", "c", "<unk>", " "])

@@ -11,7 +11,9 @@ import torch
 from lmtrain.data.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer
 from lmtrain.errors import CheckpointError, DataError, SettingsError
 from lmtrain.inference import sample as sampler
-from lmtrain.inference.sample import SampleSettings, draw, read, release, sample, sample_text, truncate
+from lmtrain.inference.drawing import SampleSettings, draw, exclude, truncate
+from lmtrain.inference.sample import read, sample, sample_text
+from lmtrain.inference.writing import release
 from lmtrain.models.base import LanguageModel
 
 CHARS = CharTokenizer(["\n", "a", "b", "c", "<unk>"])
@@ -287,7 +289,7 @@ def test_unk_is_drawn_only_where_it_is_allowed(table):
 
 def test_model_that_knows_only_unk_is_explained():
     with pytest.raises(SettingsError, match="allow_unk=True"):
-        sampler.exclude(log_probs(0.0, 0.0, 1.0), 2)
+        exclude(log_probs(0.0, 0.0, 1.0), 2)
 
 
 def test_weights_that_are_not_finite_are_named(table):

@@ -10,7 +10,8 @@ import lmtrain.config as config
 from lmtrain.build import build_model
 from lmtrain.data.tokenizer import CharTokenizer
 from lmtrain.errors import ResourceError
-from lmtrain.inference.sample import SampleSettings, sample_text
+from lmtrain.inference.drawing import SampleSettings
+from lmtrain.inference.sample import sample_text
 from lmtrain.models.base import LanguageModel, StatePolicy
 from lmtrain.models.mixture import Mixture
 from lmtrain.models.recurrent import GRULayer, RecurrentLanguageModel, RecurrentLayer

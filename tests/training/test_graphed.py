@@ -16,8 +16,10 @@ from lmtrain.build import _graphed, build_model
 from lmtrain.data.stream import Chunk
 from lmtrain.data.tokenizer import ByteTokenizer
 from lmtrain.errors import SettingsError
+from lmtrain.inference.drawing import SampleSettings
 from lmtrain.inference.evaluate import Static, iter_target_log_probs
-from lmtrain.inference.sample import SampleSettings, Writer, generate, read
+from lmtrain.inference.sample import generate, read
+from lmtrain.inference.writing import Writer
 from lmtrain.models.base import NeuralLanguageModel
 from lmtrain.ops import backends, linear_cross_entropy
 from lmtrain.ops.cuda_graph import Replayed, record_cuda_graph

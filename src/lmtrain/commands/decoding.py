@@ -15,7 +15,7 @@ from lmtrain.terminal import for_terminal
 
 if TYPE_CHECKING:
     from lmtrain.data.tokenizer import Tokenizer
-    from lmtrain.inference.sample import SampleSettings
+    from lmtrain.inference.drawing import SampleSettings
     from lmtrain.saved import Trained
 
 OF_DRAWING = ("temperature", "top_k", "top_p", "min_p", "seed")  # options that a beam does not read

@@ -65,7 +65,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="a JSON line per token: text, nats, rank, entropy")
     options = parse(parser, arguments)
 
-    from lmtrain.inference.sample import SampleSettings, sample
+    from lmtrain.inference.drawing import SampleSettings
+    from lmtrain.inference.sample import sample
     from lmtrain.tasks.opening import text_field, training_ids
 
     check_decoding_options(options)

@@ -24,8 +24,10 @@ from torch import Tensor
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.errors import SettingsError
 from lmtrain.inference.constraints import Track
+from lmtrain.inference.drawing import SampleSettings, exclude
 from lmtrain.inference.evaluate import make_tokens
-from lmtrain.inference.sample import SampleSettings, encode_prompt, exclude, make_constraint, make_writer, read
+from lmtrain.inference.sample import encode_prompt, make_constraint, read
+from lmtrain.inference.writing import make_writer
 from lmtrain.models.base import LanguageModel, State, evaluating
 
 USUAL = SampleSettings()

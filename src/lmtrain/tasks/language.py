@@ -33,8 +33,9 @@ from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import ResourceError, SettingsError, UserError
 from lmtrain.expected import Like, agree, compare, within
 from lmtrain.inference.blocks import default_bound, evenly_spaced
+from lmtrain.inference.drawing import OnlyUnknownError, SampleSettings
 from lmtrain.inference.evaluate import Evaluation, evaluate, usable_streams
-from lmtrain.inference.sample import OnlyUnknownError, SampleSettings, sample_text
+from lmtrain.inference.sample import sample_text
 from lmtrain.memory import check_memory, device_bytes, gigabytes, out_of_memory
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel
 from lmtrain.progress import watched
