@@ -33,7 +33,7 @@ def iter_shard_advice(shards: Sequence[TextFacts]) -> Iterator[str]:
     """Yields what is to be known of the shards of a text that is cut in its order; nothing where they are alike."""
     if len(shards) < 2:
         return
-    odd = sorted(_different(shards), key=lambda found: -found[1])
+    odd = sorted(_different(shards), key=lambda found: -round(found[1], 3))
     if odd:
         names = [one_line(shard.path.name) for shard, _ in odd]
         more = f" and {len(names) - SHOWN} others" if len(names) > SHOWN else ""
