@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @as_typed(
     temperature="--temperature ", top_k="--top-k ", top_p="--top-p ", min_p="--min-p ", max_tokens="--max-tokens ",
     num_samples="--num-samples ", stop="--stop ", allow_unk="--allow-unk", no_repeat_ngram="--no-repeat-ngram ",
-    beam="--beam ", num_best="--num-samples ", length_power="--length-power ",
+    beam="--beam ", num_best="--num-samples ", length_power="--length-power ", precision="--precision ",
     training="--novelty ",
 )  # fmt: skip
 def main(arguments: list[str]) -> None:
