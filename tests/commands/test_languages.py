@@ -115,6 +115,12 @@ def lists(call: Call, sentence: str) -> None:
         ended = call("rescore", "scored", "--references", "references")
         assert ended.code == 0, ended.err
         assert sentence in ended.out
+        both = {"ένα": [(wrong, -1.0), (sentence, -1.0)], "二": [(sentence, -2.0)]}
+        made = lmtrain.load(run).rescore(both, references={"ένα": sentence, "二": sentence})
+        assert ended.out == "".join(f"{key}\t{best.text}\n" for key, best in made.best.items())
+    ended = call("score", "net", "text.txt", "--independent", "--with", "counts", "--other-weight", "fit", "--json")
+    assert ended.code == 0, ended.err
+    assert "--other-weight 0." in ended.err or "--other-weight 1" in ended.err
 
 
 def write(call: Call, sentence: str) -> None:
@@ -123,6 +129,9 @@ def write(call: Call, sentence: str) -> None:
     for run in ("net", "counts"):
         ended = call("sample", run, "--prompt", prompt, "--max-tokens", "20", "--num-samples", "3", "--stop", r"\n")
         assert (ended.code, ended.out.count(prompt)) == (0, 3), ended.err
+        out = call("sample", run, "--prompt", prompt, "--next", "3", "--json").out  # warnings, too, after a training in here
+        rows = [json.loads(row) for row in out.splitlines() if row.startswith("{")]
+        assert [(row["text"], row["probability"]) for row in rows] == lmtrain.load(run).next(prompt, top=3)
 
 
 def leave(call: Call, lm: Any, sentence: str) -> None:
