@@ -73,7 +73,7 @@ def test_where_nothing_is_rare_all_words_teach_spelling() -> None:
     assert learn_tokenizer("word", ["a b\n"], spelled=True).rare == {"a": 1, "b": 1}
     listed = learn_tokenizer("word", ["a b b\n"], vocabulary=["<eos>", "<unk>", "a"], spelled=True)
     assert (listed.tokens, listed.rare) == (["<eos>", "<unk>", "a"], {"b": 2})
-    with pytest.raises(SettingsError, match="Only words have them"):
+    with pytest.raises(SettingsError, match=r"spelled was given with name=char.*name=word"):
         learn_tokenizer("char", ["a"], spelled=True)
 
 
@@ -117,4 +117,4 @@ def test_an_evaluation_says_that_unknown_words_are_spelt(place: Path, call: Call
     assert scored["total_nats"] == pytest.approx(bill["total_nats"])
     assert "val/bits_per_character" in (place / "made" / "metrics.jsonl").read_text()
     assert call("resume=made", "trainer.num_steps=8").code == 0
-    assert "tokenizer.unknown are for tokenizer=word" in call("TRAIN", "tokenizer.unknown=spelled").err
+    assert "tokenizer.unknown=spelled was given with tokenizer=char" in call("TRAIN", "tokenizer.unknown=spelled").err

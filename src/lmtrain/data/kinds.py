@@ -6,7 +6,7 @@ word   what is between whitespace          bpe, unigram   a piece of a word, lea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -75,13 +75,13 @@ KINDS = {kind.name: kind for kind in (CHAR, BYTE, WORD, BPE, UNIGRAM, FILE)}
 
 
 def mistakes(
-    kind: Kind, *, min_count: int = 1, vocab_size: int = 0, has_list: bool = False, describes_words: bool = False
+    kind: Kind, *, min_count: int = 1, vocab_size: int = 0, has_list: bool = False, of_words: Sequence[str] = ()
 ) -> Iterator[SettingsError]:
     """Tells whether a tokenizer of this kind can be had so.
 
     min_count, vocab_size   what bounds its vocabulary
     has_list                whether its vocabulary is given as a list of words
-    describes_words         whether it was told what separates words, or how unknown ones are spelt
+    of_words                the names of the arguments that were given and that only words have
     """
     given = f"min_count={min_count} and vocab_size={vocab_size}"
     is_bounded = min_count > 1 or vocab_size > 0
@@ -100,11 +100,11 @@ def mistakes(
             f"min_count={min_count} would be ignored by name={kind.name}.", "Its vocabulary is bounded by vocab_size alone.",
             "Leave it out.",
         )  # fmt: skip
-    if not kind.has_words and (has_list or describes_words):
+    if not kind.has_words and of_words:
         yield SettingsError(
-            f"name={kind.name} was given a vocabulary, separators or a spelling of words.",
-            "A vocabulary as a list, separators and the spelling of unknown words are for name=word.",
-            f"Leave them out of name={kind.name}.",
+            f"{' and '.join(of_words)} {'were' if len(of_words) > 1 else 'was'} given with name={kind.name}.",
+            "A list of words, separators and the spelling of unknown words are for name=word.",
+            f"Leave {'them' if len(of_words) > 1 else 'it'} out, or type name=word.",
         )
     if has_list and is_bounded:
         yield SettingsError(f"{given} were given with a vocabulary.", "It says which words there are.", "Leave both out.")

@@ -230,10 +230,11 @@ def _learn(
     spelled: bool,
 ) -> Tokenizer:  # fmt: skip
     name = kind.name
+    of_words = {"vocabulary": vocabulary is not None, "separators": separators, "spelled": spelled}
     refuse(
         mistakes(
             kind, min_count=min_count, vocab_size=vocab_size, has_list=vocabulary is not None,
-            describes_words=bool(separators) or spelled,
+            of_words=[name for name, is_given in of_words.items() if is_given],
         )
     )  # fmt: skip
     if name == "byte":

@@ -151,9 +151,13 @@ def _of_text(data: CorpusConfig, tokenizer: TokenizerConfig) -> Iterator[str]:
 
 def _of_tokenizer(tokenizer: TokenizerConfig) -> Iterator[str]:
     kind = kinds.KINDS[tokenizer.name.name]
+    of_words = {
+        "tokenizer.vocabulary": tokenizer.vocabulary, "tokenizer.separators": tokenizer.separators,
+        "tokenizer.unknown=spelled": tokenizer.unknown is Unknown.spelled,
+    }  # fmt: skip
     mistakes = kinds.mistakes(
         kind, min_count=tokenizer.min_count, vocab_size=tokenizer.vocab_size, has_list=bool(tokenizer.vocabulary),
-        describes_words=bool(tokenizer.separators) or tokenizer.unknown is Unknown.spelled,
+        of_words=[name for name, is_given in of_words.items() if is_given],
     )  # fmt: skip
     yield from _typed(mistakes, name="tokenizer=", min_count="tokenizer.min_count=", vocab_size="tokenizer.vocab_size=")
     if (kind is kinds.FILE) != bool(tokenizer.path):
