@@ -222,21 +222,20 @@ SETTINGS = [
 
 
 def print_losses(text: Path, steps: int) -> None:
-    """Trains in 1, 2 and 3 processes; a table of losses at some steps, with the largest difference anywhere."""
+    """Trains in 1, 2 and 3 processes; a table of losses at some steps, with the largest difference anywhere, validation too."""
     with tempfile.TemporaryDirectory() as place:
         curves = [_curve(text, steps, size, Path(place)) for size in (1, 2, 3)]
     print("| step | 1 process | 2 processes | 3 processes |\n|---|---|---|---|")
     shown = [n for n in (1, 10, 50, 100, 200, 500, 1000, 2000) if n < steps]
     for step in [*shown, steps]:
         print(f"| {step} | " + " | ".join(f"{curve[f'train {step}']:.6f}" for curve in curves) + " |")
-    print("| validation | " + " | ".join(f"{curve[f'valid {steps}']:.6f}" for curve in curves) + " |")
     for size, curve in zip((2, 3), curves[1:], strict=True):
         most = max(abs(curve[name] / value - 1) for name, value in curves[0].items())
         print(f"The losses of {size} processes differ from those of one by {most:.1e} at most, relative.")
 
 
 def _curve(text: Path, steps: int, size: int, place: Path) -> dict[str, float]:
-    """Nats per token by "train STEP" and "valid STEP"."""
+    """Every recorded loss, in nats per token: "train STEP", and of validation."""
     run = place / str(size)
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={size}", "-m"] if size > 1 else []
     settings = [*SETTINGS, f"data.path='{text}'", f"data.cache_dir='{place / 'cache'}'", f"hydra.run.dir='{run}'"]
