@@ -135,7 +135,7 @@ def test_a_mixture_that_fails_leaves_nothing_behind_but_what_others_made(
         (place / "new" / "of another").mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lmtrain.models.mixture.fit_weights", fail)
+    monkeypatch.setattr("lmtrain.tasks.mixing.fit_weights", fail)
     assert call("mix", "run", "run", "--output", "new/mixed").code == 130
     assert [path.name for path in (place / "new").iterdir()] == ["of another"]
     assert call("mix", "run", "nowhere", "--output", "newer/mixed").code == 4
