@@ -258,7 +258,7 @@ FAULTS = (
          training("optimizer=sgd", "optimizer.beta1=0.5", code=2, message=r"beta1=0\.5 would be ignored by sgd"),
          refusing("trainer.backward_length=3", r"shorter than trainer\.chunk_length")),
         (f"{HERE}settings.py::test_a_setting_without_effect_is_said",
-         f"{HERE}settings.py::test_optimisers_read_what_the_settings_say"),
+         "tests/test_choices.py::test_every_mistake_of_an_optimiser_is_said_at_once_under_the_names_of_settings"),
     ),
     Fault(
         34, "seed missing, negative, too large, not a number",

@@ -238,7 +238,10 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGKILL, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGHUP))],
+)
 def test_a_command_that_is_stopped_leaves_nothing_or_what_the_same_command_removes(
     number: signal.Signals, place: Path, call: Call
 ) -> None:
@@ -266,7 +269,7 @@ def test_a_command_that_is_stopped_leaves_nothing_or_what_the_same_command_remov
 # ---- a reader while training prunes
 
 
-@pytest.mark.parametrize("pointer", ["best", "last"])
+@pytest.mark.parametrize("pointer", [pytest.param("best", marks=pytest.mark.slow), "last"])
 def test_a_reader_never_meets_the_pruner(pointer: Any, place: Path, call: Call) -> None:
     ended: list[BaseException | None] = []
     num_read = 0

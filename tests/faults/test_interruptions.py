@@ -32,6 +32,7 @@ TRAININGS = {
                  "trainer.patience=2", "trainer.save_every=3"],
     "skip": [*COMMON, "model=lstm", "trainer.on_nonfinite=skip", "trainer.evaluate_every=13", "trainer.save_every=5"],
 }  # fmt: skip
+QUICK = ("nt_asgd", "rollback", "patience")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -110,7 +111,7 @@ def check(
     return run
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in TRAININGS if n not in QUICK)])
 def test_a_signal_at_a_moment_of_every_kind_changes_nothing(
     name: str, place: Path, train: Callable[..., Any], check: Callable[..., None]
 ) -> None:

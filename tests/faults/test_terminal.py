@@ -85,7 +85,13 @@ TRAIN = ["data=text", "data.path=text.txt", "model.hidden_size=8", "trainer.num_
 
 
 @pytest.mark.parametrize(
-    "closed", [pytest.param("<&-", marks=pytest.mark.slow), pytest.param(">&-", marks=pytest.mark.slow), "2>&-", "<&- >&- 2>&-"]
+    "closed",
+    [
+        pytest.param("<&-", marks=pytest.mark.slow),
+        pytest.param(">&-", marks=pytest.mark.slow),
+        pytest.param("2>&-", marks=pytest.mark.slow),
+        "<&- >&- 2>&-",
+    ],
 )
 def test_standard_streams_that_are_closed_end_nothing(closed: str, place: Path) -> None:
     """As daemons and cron wrappers leave them; files opened later do not get their descriptors."""
