@@ -20,6 +20,7 @@ from torch import Tensor
 import lmtrain.config as config
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.errors import DataError, SettingsError
+from lmtrain.progress import watched
 from lmtrain.shell import one_line
 from lmtrain.tasks.opening import load_vectors
 from lmtrain.vectors.svd import train_svd
@@ -45,7 +46,8 @@ def vectors_of_text(ids: NDArray[Any], tokenizer: Tokenizer, *, like_VE: Tensor)
         )
     started = time.monotonic()
     try:
-        vectors = train_svd(text, size=size)
+        with watched("Making vectors of the training text"):
+            vectors = train_svd(text, size=size)
     except DataError as error:
         raise DataError(
             f"model.embeddings={config.FROM_TEXT} finds too little in the training text: {error.given}", error.allowed,
