@@ -19,21 +19,6 @@ from lmtrain.shell import expanded, quoted_for_shell
 
 GROUPS = (*config.GROUPS, "task", "experiment")
 
-PATHS = (
-    "data.path",
-    "data.train",
-    "data.valid",
-    "data.test",
-    "model.embeddings",
-    "data.cache_dir",
-    "tokenizer.path",
-    "tokenizer.vocabulary",
-    "resume",
-    "start_from",
-    "hydra.run.dir",
-    "hydra.sweep.dir",
-)
-
 
 def parse(overrides: Sequence[str]) -> list[Override]:
     """The overrides as Hydra reads them. Raises SettingsError for all that cannot be read."""
@@ -78,7 +63,7 @@ def as_meant(overrides: Sequence[str]) -> list[str]:
 
 
 def _with_path(item: Override, override: str) -> str:
-    if item.key_or_group not in PATHS or item.is_sweep_override() or item.is_delete():
+    if item.key_or_group not in quoting.PATHS or item.is_sweep_override() or item.is_delete():
         return override
     key, _, text = override.partition("=")
     value = item.value()

@@ -22,6 +22,7 @@ from typing import Any
 import lmtrain.config as config
 from lmtrain.commands.help import iter_groups
 from lmtrain.commands.options import Parser
+from lmtrain.settings import quoting
 from lmtrain.shell import expanded
 
 SCRIPT = r"""
@@ -130,15 +131,11 @@ def _settings(word: str) -> list[str]:
     begins, comma, last = value.rpartition(",")
     if name in groups:
         values = groups[name]
-    elif name in PATHS:
+    elif name in quoting.PATHS:
         values = _paths(last)
     else:
         values = list(dict.fromkeys(text for hint in _hints().get(name, []) for text in _values(hint)))
     return [f"{name}={begins}{comma}{text}" for text in values]
-
-
-PATHS = ("resume", "data.path", "data.train", "data.valid", "data.test", "model.embeddings", "tokenizer.path",
-         "tokenizer.vocabulary", "hydra.run.dir", "hydra.sweep.dir")  # fmt: skip
 
 
 def _hints() -> dict[str, list[Any]]:

@@ -6,6 +6,10 @@ import re
 
 from lmtrain.shell import quoted_for_shell
 
+PATHS = ("resume", "start_from", "data.path", "data.train", "data.valid", "data.test", "data.cache_dir", "model.embeddings",
+         "tokenizer.path", "tokenizer.vocabulary", "hydra.run.dir", "hydra.sweep.dir")  # fmt: skip
+"""The settings that name a file or a directory."""
+
 
 def typed(key: str, value: object) -> str:
     """`key=value` as one types it into a shell, quoted for the shell and for the settings where that is needed."""
