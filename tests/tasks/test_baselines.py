@@ -1,5 +1,6 @@
 """What stands beside a model in the end: who is named, what is left out, and that the linear model learns."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 import lmtrain
 from lmtrain.application import read_settings
-from lmtrain.tasks import baselines
+from lmtrain.tasks import baselines, language_baselines
 from lmtrain.tasks.baselines import THIS, Comparison
 from lmtrain.tasks.choose import open_task
 
@@ -47,9 +48,9 @@ def test_logistic_regression_learns_what_words_alone_do_not_tell(given: list[str
     task = open_task(read_settings(given), torch.device("cpu"))
     compared = task.comparison(task.learner().model)
     assert compared is not None
-    (name,) = (name for name in compared.shares if name.startswith("logistic regression"))
-    assert compared.shares[name]["valid"] == 1
-    assert list(compared.shares[THIS]) == ["train", "valid"], "there is no test split"
+    (name,) = (name for name in compared.values if name.startswith("logistic regression"))
+    assert compared.values[name]["valid"] == 1
+    assert list(compared.values[THIS]) == ["train", "valid"], "there is no test split"
     again = task.comparison(task.learner().model)
     assert again == compared, "it is the same every time"
 
@@ -65,9 +66,50 @@ def test_it_is_left_out_by_name_where_it_would_take_long(
         assert "With trainer.baselines=true it is trained, too." in shown
         task = open_task(read_settings([*given, "trainer.baselines=true"]), torch.device("cpu"))
         compared = task.comparison(run.model.model.network)
-        assert any(name.startswith("logistic") for name in compared.shares)
+        assert any(name.startswith("logistic") for name in compared.values)
         assert not compared.notes or "left out" not in compared.notes[0]
         unwanted = open_task(replace(task.settings, trainer=replace(task.settings.trainer, baselines=False)), task.device)
         compared = unwanted.comparison(run.model.model.network)
-        assert not any(name.startswith("logistic") for name in compared.shares)
+        assert not any(name.startswith("logistic") for name in compared.values)
         assert "left out" not in compared.format(), "it need not be said to who asked for it"
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A text whose next word is told by the one before; the settings that train a small model on it, for a few steps."""
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("a b c d e f\nb d f a c e\n" * 300, encoding="utf-8")
+    sizes = ["model.embed_size=3", "model.hidden_size=4", "trainer.batch_size=2", "trainer.num_steps=2"]
+    return ["data=text", "data.path=text", "tokenizer=word", "trainer.num_threads=1", *sizes]
+
+
+@pytest.mark.parametrize("split", ["test", "valid"])
+def test_a_language_model_stands_beside_what_model_ngram_reaches(
+    text: list[str], split: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lmtrain.train(*text, f"trainer.final_split={split}", "hydra.run.dir=run")
+    shown = capsys.readouterr().out
+    table = shown[shown.index("Beside the simplest models there are:") :].splitlines()
+    assert table[1].split() == ["perplexity", split]
+    assert [line.rsplit(maxsplit=1)[0].strip() for line in table[2:5]] == [THIS, "frequencies of tokens", "Kneser-Ney, order 5"]
+    assert f"perplexity {table[2].split()[-1]} ·" in shown, "that of the final test"
+    lmtrain.train("model=ngram", "model.order=5", *text[:3], f"trainer.final_split={split}", "hydra.run.dir=counted")
+    counted = capsys.readouterr().out
+    assert f"perplexity {table[4].split()[-1]} ·" in counted, "the same number as the model alone"
+    assert "Beside" not in counted, "it is one of them"
+    assert float(table[4].split()[-1]) < float(table[3].split()[-1]) < 9
+    assert table[5].strip() == f"On {split} this model is no better than Kneser-Ney, order 5."
+    compared = json.loads(Path("run/run.json").read_text(encoding="utf-8"))["sessions"][-1]["compared"]
+    assert compared["values"][THIS][split] == pytest.approx(float(table[2].split()[-1]), abs=0.005)
+
+
+def test_nothing_is_counted_beside_a_long_text_or_if_it_is_not_wanted(text: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def compared(wanted: str) -> object:
+        task = open_task(read_settings([*text, f"trainer.baselines={wanted}"]), torch.device("cpu"))
+        return task.comparison(task.learner().model)
+
+    assert compared("null") is not None
+    assert compared("false") is None
+    monkeypatch.setattr(language_baselines, "MAX_TOKENS", 100)
+    assert compared("null") is None
+    assert compared("true") is not None

@@ -69,9 +69,9 @@ def final_test(run: RunDirectory, task: Task) -> Score | None:
     return score
 
 
-def show_comparison(run: RunDirectory, task: Task) -> None:
-    """Shows the best model beside the simplest ones, some of which are trained for it."""
-    if (compared := task.comparison(task.load(run.path).model)) is not None:
+def show_comparison(run: RunDirectory, task: Task, final: Score) -> None:
+    """Shows the best model, whose final test gave `final`, beside the simplest ones, some of which are trained for it."""
+    if (compared := task.comparison(task.load(run.path).model, final)) is not None:
         run.note(compared=compared.to_json())
         print(f"\nBeside the simplest models there are:\n{_indented(compared.format())}")
 

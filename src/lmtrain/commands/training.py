@@ -142,7 +142,7 @@ class Training:
         telemetry.record_results(state.step, test=None if score is None else score.value)
         self.saver.tidy(state)
         if score is not None:
-            show_comparison(run, task)  # last: if a signal comes now, all else is done
+            show_comparison(run, task, score)  # last: if a signal comes now, all else is done
         limits = self.limits.reached(state, self.epoch)
         print(next_steps(run.path, task) + how_it_ended(task.settings, limits, run.path))
 

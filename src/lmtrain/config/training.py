@@ -140,7 +140,9 @@ class TrainerConfig(Settings):
         FinalSplit.test, "What the best model is judged by in the end: test (valid where there is none), valid, or none."
     )
     baselines: bool | None = free(
-        None, "Tags and labels: in the end logistic regression is trained, too, to compare with; null: where it takes seconds."
+        None,
+        "In the end a simple model is trained, too, to compare with: Kneser-Ney n-grams beside a language model, logistic "
+        "regression beside tags and labels; null: where it takes seconds.",
     )
     projector: bool = free(True, "In the end the vectors of the most frequent words are written for TensorBoard's projector.")
     sample_tokens: int = free(400, "Tokens of the sample at each evaluation; 0: none.", least=0, most=100000)

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +49,8 @@ class SmoothingRule(NamedTuple):
 
 
 log = logging.getLogger("lmtrain")
+
+ODD_COUNTS = "Kneser-Ney: the numbers %s"
 
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # those of KenLM's --discount_fallback
 
@@ -110,6 +113,20 @@ def _whole_contexts(order: Order) -> Iterator[slice]:
         begin = end
 
 
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """While it lasts, odd counts are taken in silence."""
+
+    def is_else(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(ODD_COUNTS)
+
+    log.addFilter(is_else)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_else)
+
+
 def discounts(counts: Counts) -> Floats:
     """What is taken from counts of 1, 2, and 3 or more; FALLBACK_DISCOUNTS, with a word of warning, for odd counts."""
     n = np.zeros(6, np.int64)
@@ -122,7 +139,7 @@ def discounts(counts: Counts) -> Floats:
             return amounts
     if n[1:].any():
         log.warning(
-            "Kneser-Ney: the numbers %s of n-grams with counts 1, 2, 3, 4 give no discounts; taking %s instead.",
+            ODD_COUNTS + " of n-grams with counts 1, 2, 3, 4 give no discounts; taking %s instead.",
             n[1:5].tolist(),
             FALLBACK_DISCOUNTS,
         )

@@ -11,16 +11,17 @@ from lmtrain.config import (
     Cell,
     Config,
     CorpusConfig,
-    ExamplesConfig,
     HeadName,
     LanguageConfig,
     LogisticConfig,
+    NgramConfig,
     Objective,
     OneCycleConfig,
     OnNonfinite,
     RangeTestConfig,
     Smoothing,
     TextConfig,
+    WordVectorsConfig,
 )
 from lmtrain.data.sources import has_records, has_splits
 from lmtrain.rules import OPTIONS
@@ -93,8 +94,8 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         "schedule.beta1_low": (has_beta1, "optimizer=adam, or a momentum"),
         "schedule.beta1_high": (has_beta1, "optimizer=adam, or a momentum"),
         "trainer.baselines": (
-            isinstance(data, ExamplesConfig) and not isinstance(model, LogisticConfig),
-            "tags or labels, and another model than model=logistic",
+            not isinstance(model, (LogisticConfig, NgramConfig, WordVectorsConfig)),
+            "a model of a language, of tags or of labels that is none of the simplest itself",
         ),
         "trainer.evaluation_tokens": (isinstance(model, LanguageConfig), "a language model: other tasks evaluate all"),
         "trainer.sample_temperature": (trainer.sample_tokens > 0, "trainer.sample_tokens above 0"),

@@ -158,8 +158,8 @@ class Task(ABC):
     def shown(self) -> str:
         """Returns the heading of what `show` shows."""
 
-    def comparison(self, model: Any) -> Comparison | None:
-        """Compares `model` with the simplest ones, on train and valid. None if there is nothing to compare."""
+    def comparison(self, model: Any, final: Score | None = None) -> Comparison | None:
+        """Compares `model`, whose final test gave `final`, with the simplest ones. None if there is nothing to compare."""
         return None
 
     @property

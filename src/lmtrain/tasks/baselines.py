@@ -1,4 +1,4 @@
-"""The simplest models, with which a tagger or a classifier is compared in the end: those that count, and a linear one.
+"""The simplest models, with which a trained one is compared in the end: those that count, and a linear one.
 
 A model that is no better than these has learnt nothing that they do not know. Logistic regression is a task of its own, with
 settings that were chosen on the validation splits of WikiGold and MR. It learns by the steps of every training, and nothing of
@@ -30,35 +30,39 @@ MAX_UPDATES = 10**10
 class Comparison:
     """A model beside others, split by split.
 
-    measure  what is compared, a number from 0 to 1
-    shares   by the name of a model, the first of which is the one that was trained, and by split
-    notes    sentences about what was left out, and about tests
+    measure   what is compared
+    values    by the name of a model, the first of which is the one that was trained, and by split
+    notes     sentences about what was left out, and about tests
+    is_share  whether values are numbers from 0 to 1, of which the larger is the better; otherwise the smaller is (perplexity)
     """
 
     measure: str
-    shares: Mapping[str, Mapping[SplitName, float]]
+    values: Mapping[str, Mapping[SplitName, float]]
     notes: Sequence[str] = ()
+    is_share: bool = True
 
     def format(self) -> str:
-        """Returns a table in per cent, and where the model is not better."""
-        own, *others = self.shares
-        splits = list(self.shares[own])
-        width = max(map(len, [f"{self.measure}, %", *self.shares])) + 2
-        lines = [f"{self.measure + ', %':<{width}}" + "".join(f"{split:>8}" for split in splits)]
-        for name, row in self.shares.items():
-            lines.append(f"{name:<{width}}" + "".join(f"{100 * row[split]:>8.2f}" for split in splits))
+        """Returns a table, of shares in per cent, and where the model is not better."""
+        own, *others = self.values
+        splits = list(self.values[own])
+        scale, sign, heading = (100, 1, f"{self.measure}, %") if self.is_share else (1, -1, self.measure)
+        width = max(map(len, [heading, *self.values])) + 2
+        lines = [f"{heading:<{width}}" + "".join(f"{split:>10}" for split in splits)]
+        for name, row in self.values.items():
+            lines.append(f"{name:<{width}}" + "".join(f"{scale * row[split]:>10.2f}" for split in splits))
         for split in splits:
             if split == "train":
                 continue
-            if not_worse := [name for name in others if self.shares[name][split] >= self.shares[own][split]]:
+            if not_worse := [name for name in others if sign * self.values[name][split] >= sign * self.values[own][split]]:
                 lines.append(f"On {split} this model is no better than {_listed(not_worse)}.")
-            if perfect := [name for name in others if self.shares[name][split] == 1]:
+            if perfect := [name for name in others if self.is_share and self.values[name][split] == 1]:
                 lines.append(f"On {split} {_listed(perfect)} can do all: it is too easy to tell good models from others.")
         return "\n".join([*lines, *self.notes])
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as a dictionary."""
-        return {"measure": self.measure, "shares": {name: dict(row) for name, row in self.shares.items()}}
+        named = "shares" if self.is_share else "values"
+        return {"measure": self.measure, named: {name: dict(row) for name, row in self.values.items()}}
 
 
 def compared_splits(task: Task) -> list[SplitName]:

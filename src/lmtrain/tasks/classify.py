@@ -42,7 +42,7 @@ from lmtrain.tasks.restoring import text_to_tensor
 from lmtrain.tasks.starting import check_known
 from lmtrain.training.checkpoint import Checkpoint
 from lmtrain.training.learner import Learner, load_weights, shared_once
-from lmtrain.training.score import Wording
+from lmtrain.training.score import Score, Wording
 from lmtrain.training.tally import TallyLearner
 from lmtrain.vectors.table import Vectors
 
@@ -167,7 +167,7 @@ class Classify(Task):
     def shown(self) -> str:
         return "The worst errors on the validation split (how sure it was, what it is, what it was taken for, the text)"
 
-    def comparison(self, model: ClassifierNetwork) -> Comparison:
+    def comparison(self, model: ClassifierNetwork, final: Score | None = None) -> Comparison:
         """Compares the model with the simplest ones, on train, valid and the split of the final score."""
         return compare_classifiers(self, model)
 

@@ -50,8 +50,10 @@ from lmtrain.saved import (
     vectors_of,
 )
 from lmtrain.tasks.base import Files, Loaded, Reached, SplitName, Task
+from lmtrain.tasks.baselines import Comparison
 from lmtrain.tasks.embeddings import given_vectors, put_vectors, say_coverage, vectors_of_text
 from lmtrain.tasks.inspection import Material, material_of_corpus
+from lmtrain.tasks.language_baselines import compare as compare_counted
 from lmtrain.tasks.starting import put_weights, with_lines_of
 from lmtrain.training.checkpoint import Checkpoint
 from lmtrain.training.learner import Learner
@@ -163,6 +165,9 @@ class Language(Task):
 
     def vectors(self, model: LanguageModel) -> Vectors | None:
         return vectors_of(model, self.corpus.tokenizer)
+
+    def comparison(self, model: LanguageModel, final: Score | None = None) -> Comparison | None:
+        return compare_counted(self, model, final)
 
     def show(self, model: LanguageModel) -> str:
         return write_sample(model, self.corpus, self.settings.trainer, self.device)

@@ -45,7 +45,7 @@ from lmtrain.tasks.tag_model import Outputs, TagModel, place, softmax
 from lmtrain.tasks.tag_score import TagScore, average_precision_of, best_threshold, score_tags
 from lmtrain.training.checkpoint import Checkpoint
 from lmtrain.training.learner import GradientLearner, load_weights, shared_once
-from lmtrain.training.score import Wording
+from lmtrain.training.score import Score, Wording
 from lmtrain.vectors.table import Vectors
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ class Tag(Task):
     def shown(self) -> str:
         return "The worst errors on the validation split (how sure it was, what it is, what it was taken for)"
 
-    def comparison(self, model: TaggerNetwork) -> Comparison:
+    def comparison(self, model: TaggerNetwork, final: Score | None = None) -> Comparison:
         """Compares the model with the simplest ones, on train, valid and the split of the final score."""
         return compare_taggers(self, model)
 
