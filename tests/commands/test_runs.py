@@ -207,6 +207,16 @@ def test_other_vocabularies_compare_in_bits_per_character_and_only_where_every_t
     assert [measure.name for measure in measures_of(runs[1:])] == ["nats/token", "ppl"], "of one vocabulary nats compare"
 
 
+def test_runs_of_one_vocabulary_stand_together_by_perplexity_where_they_do_not_spell() -> None:
+    """For example word models beside a model of characters."""
+    words = {"words4": (4.0, "x"), "bigger3": (3.0, "y"), "words2": (2.0, "x"), "bigger5": (5.0, "y")}
+    runs = [record(key, value, bits=None, vocabulary=of) for key, (value, of) in words.items()]
+    table = table_of_runs([*runs, record("none", None, vocabulary="x"), record("characters", 9.0, bits=2.0)], name)
+    assert [row[0] for row in table.rows] == ["characters", "words2", "words4", "bigger3", "bigger5", "none"]
+    assert table.rows[1][table.columns.index("valid ppl")] == f"{math.exp(2):.2f}"
+    assert any("within one vocabulary alone" in note for note in table.notes)
+
+
 def test_means_and_standard_deviations_are_over_seeds_of_runs_that_ended_well() -> None:
     runs = [record(f"s{seed}", value, seed, test=value + 1) for seed, value in enumerate((2.0, 2.5, 2.25), 1)]
     runs += [record("other", 2.1, 1, settings={"optimizer.learning_rate": 0.2}), record("dead", 9.0, 4, status="killed")]

@@ -184,7 +184,7 @@ def test_the_best_model_of_a_moment_without_space_is_kept_as_soon_as_there_is_so
 
     monkeypatch.setattr(language, "evaluate_split", arranged)
     at_step({4: lambda _: file_limit(1), 5: lambda _: file_limit(None)})
-    assert call("TRAIN", *OFTEN, "trainer.evaluate_every=2", "hydra.run.dir=full").code == 0
+    assert call("TRAIN", *OFTEN, "trainer.evaluate_every=2", "trainer.baselines=false", "hydra.run.dir=full").code == 0
     best = load_checkpoint(find_checkpoint(place / "full", "best"))
     assert best.step == 4
     assert best.documents["training"]["state"]["best_value"] == 1.0

@@ -1,7 +1,7 @@
 """Tables of runs: those of a task, best first, and the means and standard deviations over seeds.
 
 A language model is compared in nats per token with others of its vocabulary. If vocabularies differ, models that spell every
-token are compared in bits per character; another model is compared with none and comes last, and a remark says so.
+token are compared in bits per character; the others come last, those of one vocabulary together, and a remark says so.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ def measures_of(records: Sequence[RunRecord]) -> list[Measure]:
     if first.task != "language":
         name = first.measure.replace("_", " ")
         return [Measure(name, lambda result: result.value, "{:.4f}".format, higher_is_better=first.higher_is_better)]
-    return [BITS] if len({_vocabulary(record) for record in records}) > 1 else [NATS, PERPLEXITY]
+    return [BITS, PERPLEXITY] if len({_vocabulary(record) for record in records}) > 1 else [NATS, PERPLEXITY]
 
 
 def table_of_runs(records: Sequence[RunRecord], name: Callable[[RunRecord], str]) -> Table:
     """Returns the table of all runs of one task, best first. `name` names a run."""
     measures, settings = measures_of(records), varying(records)
-    ordered = sorted(records, key=lambda record: (*measures[0].order(record.valid), str(record.path)))
+    ordered = sorted(records, key=lambda record: (*_order(record, measures[0]), str(record.path)))
     columns = ["run", *settings, "seed", *_headings(measures), "parameters", ordered[0].items, "seconds",
                f"{ordered[0].items}/s", "ended"]  # fmt: skip
     rows = [
@@ -150,9 +150,13 @@ def notes_on(records: Sequence[RunRecord], measures: Sequence[Measure]) -> list[
     """Says what limits the comparison."""
     notes = []
     if measures[0] is BITS:
-        notes.append("Vocabularies differ: compare bits per character.")
+        notes.append(
+            "Vocabularies differ: compare bits per character. A perplexity (ppl) compares within one vocabulary alone."
+        )
         if any(record.valid is not None and record.valid.bits_per_character is None for record in records):
-            notes.append("Runs with <unk>, which they do not spell, compare with no other vocabulary.")
+            notes.append(
+                "Runs with <unk>, which they do not spell, have no bits per character: compare them within one vocabulary."
+            )
     texts = {key for key in varying(records) if key == "data" or key.startswith("data.")}
     if texts:
         notes.append(f"The runs differ in {', '.join(sorted(texts))}: numbers on different texts do not compare.")
@@ -179,6 +183,14 @@ def _headings(measures: Sequence[Measure]) -> list[str]:
 def _numbers(record: RunRecord, measures: Sequence[Measure]) -> list[str]:
     values = [None if r is None else measure.of(r) for r in (record.valid, record.test) for measure in measures]
     return [NOTHING if v is None else m.write(v) for v, m in zip(values, [*measures, *measures], strict=True)]
+
+
+def _order(record: RunRecord, measure: Measure) -> tuple[Any, ...]:
+    """Returns what is smaller for a better run; of those without bits per character, one vocabulary stands together."""
+    order = measure.order(record.valid)
+    if measure is not BITS or not order[0]:
+        return order
+    return *order, record.valid is None, str(_vocabulary(record)), NATS.order(record.valid)
 
 
 def mean_order(runs: Sequence[RunRecord], measure: Measure) -> tuple[bool, float]:
