@@ -1,6 +1,7 @@
 """What a run leaves on the disk, and what it is said to cost before its first step."""
 
 import json
+import os
 import re
 import signal
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from lmtrain.commands import cost
+from lmtrain.training import machine
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 
 Call = Callable[..., Any]
@@ -148,3 +151,20 @@ def test_a_warm_up_that_a_long_run_makes_long_is_said_before_the_first_step(
     ended = call("TRAIN", *settings, "hydra.run.dir=a")
     assert words in ended.out
     assert bool(words) == ("The learning rate rises for the first" in ended.out)
+
+
+def test_that_other_programs_keep_the_cores_busy_is_said_where_threads_would_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = os.cpu_count() or 1
+    for others, threads, is_said in ((cores, 2, True), (cores + 7, 4, True), (cores - 1, 2, False), (cores + 7, 1, False)):
+        monkeypatch.setattr(cost, "num_waiting", lambda others=others: others)
+        advice = list(cost.iter_busy_advice(threads))
+        assert bool(advice) == is_said
+        assert all("trainer.num_threads=1" in line and str(others) in line for line in advice)
+
+
+def test_threads_of_other_programs_are_counted_where_the_system_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter(["0.1 0.2 0.3 9/400 77\n", "0.1 0.2 0.3 4/400 78\n", "0.1 0.2 0.3 6/400 79\n"])
+    monkeypatch.setattr(Path, "read_text", lambda path: next(told))
+    assert machine.num_waiting(looks=3) == 3
+    monkeypatch.setattr(Path, "read_text", lambda path: "no such numbers")
+    assert machine.num_waiting() == 0

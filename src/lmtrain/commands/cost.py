@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from lmtrain.data.batches import Batches, Position
 from lmtrain.tasks.base import Task
 from lmtrain.training.learner import shared_once
 from lmtrain.training.limits import Cadence, Limits, epochs_done
+from lmtrain.training.machine import num_waiting
 from lmtrain.training.session import FIRST_STEPS
 from lmtrain.training.state import TrainState
 
@@ -48,6 +50,19 @@ def iter_warm_up_advice(settings: config.Config, limits: Limits, batches: Batche
             f"schedule.{name}={share:g} is a fraction of the run, which trainer.{limit}={getattr(limits, limit):g} makes long. "
             f"For a rise of one epoch type schedule.{name}={min(per_epoch / steps, share):.2g}; to let a long run "
             "end by itself use schedule=constant with trainer.patience, or trainer.max_seconds."
+        )
+
+
+def iter_busy_advice(num_threads: int) -> Iterator[str]:
+    """Says that threads will wait for each other if other programs keep all cores of this machine busy.
+
+    Every product ends when its last thread does, so a thread that has no core to itself holds up all of them.
+    """
+    if num_threads > 1 and (others := num_waiting()) >= (num_cores := os.cpu_count() or 1):
+        yield (
+            f"Other programs keep the {num_cores} cores of this machine busy ({others} of their threads run or wait to run). "
+            f"Then {num_threads} threads, which wait for each other at every product, may be many times slower than one: "
+            "try trainer.num_threads=1."
         )
 
 

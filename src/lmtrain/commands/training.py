@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 import lmtrain.config as config
 from lmtrain.build import build_limits
 from lmtrain.commands.cost import (
@@ -13,6 +15,7 @@ from lmtrain.commands.cost import (
     describe_cost,
     describe_spent,
     describe_time,
+    iter_busy_advice,
     iter_warm_up_advice,
     num_checkpoints,
 )
@@ -87,6 +90,8 @@ class Training:
         settings = self.task.settings
         for advice in () if self.is_resumed else iter_warm_up_advice(settings, self.limits, self.task.batches, self.state):
             log.warning("%s", advice)
+        for advice in iter_busy_advice(torch.get_num_threads()) if self.state.learner.has_gradients else ():
+            log.info("%s", advice)
         for line in describe_cost(self.task, self.limits, self.cadence, self.state):
             log.info("%s", line)
         if self.is_resumed and (limits := self.limits.reached(self.state, self.epoch)):
