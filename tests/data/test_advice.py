@@ -55,6 +55,26 @@ def test_an_ordinary_text_is_not_remarked_on(advise, tokenizer):
     assert advise(ORDINARY, tokenizer) == []
 
 
+# ---- blanks that no word stands for
+
+
+@pytest.mark.parametrize("made", ["indented", "justified", "spaced"])
+def test_texts_with_many_blanks_are_remarked_on_for_words_alone(advise, made):
+    change = {"indented": lambda line: "        " + line, "justified": lambda line: line.replace(" ", "  "),
+              "spaced": lambda line: line.replace(" ", 8 * " ")}[made]  # fmt: skip
+    text = "".join(change(line) + "\n" for line in sentences(1, 1500))
+    (line,) = advise(text)
+    share = 1 - len(ORDINARY) / len(text)
+    assert line.startswith((f"{share - 0.005:.0%} of the characters", f"{share + 0.005:.0%} of the characters"))
+    assert advise(text, "char") == advise(text, "byte") == []
+    assert len(advise(text, "word", min_count=3)) == 1, "unknown words change little"
+
+
+def test_double_spaces_behind_sentences_and_empty_lines_are_ordinary(advise):
+    text = "".join(line.replace(" ", ".  ", 1) + "\n\n" for line in sentences(1, 1500))
+    assert not any("blanks" in line for line in advise(text))
+
+
 # ---- unknown tokens
 
 

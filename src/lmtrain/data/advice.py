@@ -24,6 +24,7 @@ LONG_WORD = 100  # characters
 LONG_SHARE = 0.2  # of the characters of a text, in words of more than LONG_WORD
 SELDOM = 0.8  # of the words of a text differ from each other ...
 SELDOM_WORDS = 500  # ... where there are at least so many
+BLANKS = 0.05  # of the characters of a text; double spaces behind sentences are less
 MARKED = 0.5  # of the lines that are not blank
 SHARED = 0.1  # of the lines of a held-out split
 ONE_LINE_TOKENS = 1000  # of a training text in a single line: shorter ones are examples
@@ -37,6 +38,7 @@ def iter_advice(corpus: Corpus) -> Iterator[str]:
     """Yields what makes the numbers of this corpus mean little, and what to type instead: a line for each."""
     endless = list(_endless_words(corpus)) if corpus.tokenizer.kind.has_words else []
     yield from endless or _unknown(corpus)
+    yield from _blanks(corpus) if corpus.tokenizer.kind.has_words else ()
     yield from _marked_lines(corpus)
     yield from _shared_lines(corpus)
     yield from _one_line(corpus)
@@ -73,6 +75,24 @@ def _endless_words(corpus: Corpus) -> Iterator[str]:
         f"{problem}, so a model of words learns next to nothing. Only spaces, tabs and line ends separate words. "
         f"{_separator(tokens)}Type tokenizer=char."
     )
+
+
+def _blanks(corpus: Corpus) -> Iterator[str]:
+    """Finds indented and justified texts, with blanks that no word stands for. Unknown words are taken to be long."""
+    train, tokens = corpus.train, corpus.tokenizer.tokens
+    lengths_V = np.fromiter((0 if token in (EOS, UNK) else len(token) for token in tokens), np.int64, len(tokens))
+    num_words = len(train.ids) - train.num_lines
+    num_known = num_words - train.num_unk
+    if num_known < (1 - MAX_UNKNOWN) * num_words or not num_words:
+        return
+    num_letters = int(lengths_V @ train.counts(len(tokens))) * (num_known + 2 * train.num_unk) / num_known
+    written = num_letters + num_words + train.num_lines - train.num_filled  # a blank or a line's end behind every word
+    if (share := 1 - written / train.num_chars) > BLANKS:
+        yield (
+            f"{share:.0%} of the characters of the training text are blanks beyond one between two words, which no word stands "
+            "for: bits per character do not compare with those of tokenizer=char, which has to predict them. To compare both, "
+            "type  tr -s ' \\t' ' ' < FILE | sed 's/^ //' > text.txt  on the whole text, and train them on that."
+        )
 
 
 def _separator(tokens: list[str]) -> str:
