@@ -201,6 +201,11 @@ class Exchange(Group):
         finally:
             self.seconds_inside += time.perf_counter() - began_at
 
+    def take(self, *tensors: Tensor) -> None:
+        began_at = time.perf_counter()
+        self.group.take(*tensors)
+        self.seconds_inside += time.perf_counter() - began_at
+
     def alone(self, model: nn.Module) -> None:
         """One exchange of gradients that are there."""
         began_at = time.perf_counter()

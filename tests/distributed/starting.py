@@ -27,11 +27,18 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def start(
-    size: int, arguments: Sequence[str], limit: Callable[[], None] | None = None, *, fault: str = "", apart: bool = False
+    size: int,
+    arguments: Sequence[str],
+    limit: Callable[[], None] | None = None,
+    *,
+    fault: str = "",
+    apart: bool = False,
+    script: str = "faulty.py",
 ) -> list[subprocess.Popen]:
     """What torchrun starts, without torchrun; `limit` is called in the first process, before it begins.
 
     fault  what shall happen to which process when: see faulty.py
+    script "unlike.py" instead: see there
     apart  each process has its own directory to work in, and takes itself for the first one of its machine
     """
     with socket.socket() as free:
@@ -40,7 +47,9 @@ def start(
     common = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     if size == 1:
         common = {}
-    program = ["-m", "lmtrain"] if not fault else [str(Path(__file__).with_name("faulty.py")), fault]
+    program = [str(Path(__file__).with_name(script)), *[fault] * bool(fault)]
+    if script == "faulty.py" and not fault:
+        program = ["-m", "lmtrain"]
     return [
         subprocess.Popen(
             [sys.executable, *program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

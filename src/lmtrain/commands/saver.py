@@ -133,12 +133,16 @@ class Saver:
 
 @dataclass
 class SharedSaver:
-    """A `Saver` for several processes. All give the states of their columns, the first one writes, and all learn the result."""
+    """A `Saver` for several processes. All give the states of their columns, the first one writes, and all learn the result.
+
+    All of them go on with what is saved: processors that round otherwise give updates with other last bits.
+    """
 
     saver: Saver
     group: Group
 
     def __call__(self, state: TrainState, is_best: bool) -> str:
+        state.learner.agree()
         with state.learner.gathered():
             return self.group.led(lambda: self.saver(state, is_best))
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import lmtrain.config as config
+from lmtrain import __version__
 from lmtrain.distributed.group import ALONE, Group
 from lmtrain.distributed.launch import remember_directory
 from lmtrain.errors import SettingsError
@@ -87,6 +91,32 @@ def check_shareable(settings: config.Config, group: Group) -> None:
             "A step that is recorded is one piece of work for one GPU.",
             "Type trainer.cuda_graph=auto.",
         )
+
+
+def check_alike(task: Task, group: Group) -> None:
+    """Raises SettingsError if processes are about to train something else than the first one: each reads the text and
+    whatever file is named on its own machine."""
+    if group.size == 1:
+        return
+    same_files, same_version = "Give every machine the same files, and start again.", "Install the same one on every machine."
+    facts = [
+        ("reads another text", task.fingerprint, same_files),
+        ("has another vocabulary", task.vocabulary(), same_files),
+        ("has another kind of device", task.device.type, "Type trainer.device=cpu, or leave out machines without a GPU."),
+        ("multiplies in another precision", str(task.precision).removeprefix("torch."), "Type trainer.precision=float32."),
+        ("has another version of lmtrain", __version__, same_version),
+        ("has another version of PyTorch", torch.__version__.partition("+")[0], same_version),
+    ]
+    first, *others = group.everyones((socket.gethostname(), [value for _, value, _ in facts]))
+    for rank, (host, values) in enumerate(others, 1):
+        for (words, _, remedy), value, expected in zip(facts, values, first[1], strict=True):
+            if value != expected:
+                raise SettingsError(
+                    f"Process {rank} of {group.size} (on {host}) {words} than the first one (on {first[0]}): {value[:12]}, not "
+                    f"{expected[:12]}.",
+                    "All of them train one model.",
+                    remedy,
+                )
 
 
 class Follower(RunDirectory):

@@ -16,7 +16,7 @@ from lmtrain.build import choose_device
 from lmtrain.commands.results import hyper_parameters, note_end, run_name
 from lmtrain.commands.resuming import changed_settings
 from lmtrain.commands.starting import kept_start
-from lmtrain.commands.together import check_shareable, keep_for_restarts, opened
+from lmtrain.commands.together import check_alike, check_shareable, keep_for_restarts, opened
 from lmtrain.commands.training import begin
 from lmtrain.distributed.failures import SaidError
 from lmtrain.distributed.group import ALONE, Group
@@ -25,7 +25,7 @@ from lmtrain.ops.backends import record_choices
 from lmtrain.settings import comparing
 from lmtrain.shell import shown
 from lmtrain.tasks.base import Reached, Task
-from lmtrain.tasks.choose import open_task
+from lmtrain.tasks.choose import open_task, start_of
 from lmtrain.training.checkpoint import newest_valid_checkpoint
 from lmtrain.training.loop import fit
 from lmtrain.training.machine import keep_freed_memory
@@ -78,13 +78,14 @@ def _prepare(
     if settings.trainer.num_threads:
         torch.set_num_threads(settings.trainer.num_threads)
     torch.set_flush_denormal(True)
-    started = group.led(lambda: kept_start(run))
+    start = group.led(lambda: start_of(settings, kept_start(run)))  # on the first machine, the only one that has the run
     with group.one_first():  # the first process leaves the tokens in the cache
-        task = open_task(settings, choose_device(settings.trainer), started)
+        task = open_task(settings, choose_device(settings.trainer), start)
     log.info("%s", task.describe())
     for advice in task.iter_advice() if resumed_from is None else ():
         log.warning("%s", advice)
     task.check()
+    check_alike(task, group)
     try:
         return _train_prepared(task, run, resumed_from, has_changed, group, varied)
     except (MemoryError, RuntimeError) as error:

@@ -71,6 +71,9 @@ class Group:
         """What `work` returns in the first process, where alone it is done; a UserError that it raises is raised in all."""
         return work()
 
+    def take(self, *tensors: Tensor) -> None:
+        """Puts into each of the tensors what it holds in the first process, bit for bit."""
+
     def seconds(self, own: float) -> float:
         """The time by the clock of the first process."""
         return own
@@ -141,10 +144,16 @@ class Processes(Group):
             self.links.meet()
 
     def seconds(self, own: float) -> float:
-        clock = torch.tensor([own], dtype=torch.float64)
-        with self._together():
-            dist.broadcast(clock, src=0)
+        self.take(clock := torch.tensor(own, dtype=torch.float64))
         return clock.item()
+
+    @torch.no_grad()
+    def take(self, *tensors: Tensor) -> None:
+        for tensor in tensors:
+            with self._together():
+                dist.broadcast(sent := tensor.detach().contiguous(), src=0)
+            if sent.data_ptr() != tensor.data_ptr():
+                tensor.copy_(sent)
 
     def most(self, *numbers: int) -> tuple[int, ...]:
         largest = torch.tensor(numbers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -16,13 +16,19 @@ from lmtrain.tasks.starting import open_start
 CLASSES = {"language": "Language", "vectors": "WordVectors", "tag": "Tag", "classify": "Classify"}
 
 
-def open_task(settings: config.Config, device: torch.device, start: Path | None = None) -> Task:
+def start_of(settings: config.Config, kept: Path | None = None) -> Any:
+    """Returns the model to start from, which is `kept` there if not where `start_from` says; None if nothing is asked for."""
+    if not settings.start_from:
+        return None
+    return open_start(kept or expanded(settings.start_from), config.task_of(settings.data, settings.model))
+
+
+def open_task(settings: config.Config, device: torch.device, start: Any = None) -> Task:
     """Returns the task of `settings`, with its data read. Raises DataError for data that cannot be used.
 
-    start   where the model to start from is kept, if not where `start_from` says
+    start   the model to start from, if it is open already
     """
     name = config.task_of(settings.data, settings.model)
     task = getattr(import_module(f"lmtrain.tasks.{name}"), CLASSES[name])
-    if not settings.start_from:
-        return cast(Task, task(settings, device))
-    return cast(Task, task(settings, device, start=open_start(start or expanded(settings.start_from), name)))
+    start = start or start_of(settings)
+    return cast(Task, task(settings, device) if start is None else task(settings, device, start=start))

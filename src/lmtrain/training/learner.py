@@ -113,6 +113,9 @@ class Learner(ABC):
         """Returns the part of a batch from which this process learns."""
         return batch
 
+    def agree(self) -> None:  # noqa: B027 (only what several processes learn can differ)
+        """Gives all processes what the first one has learnt, bit for bit. They call it at the same time."""
+
     def gathered(self) -> AbstractContextManager[None]:
         """Makes `tensors()` return what all processes have together. They open it at the same time."""
         return nullcontext()
@@ -193,7 +196,7 @@ class GradientLearner(Learner):
         self.optimizer.zero_grad(set_to_none=True)
         (loss / num_items + penalty).backward()
         loss, penalty = self.group.sum_gradients(self.model.parameters(), loss.detach(), penalty.detach())
-        return loss, penalty, clip_gradients(self.model.parameters(), self.clip_norm)
+        return loss, penalty, clip_gradients(self.model.parameters(), self.clip_norm, self.group)
 
     def _penalised(self, model: torch.nn.Module, penalty: Tensor) -> Tensor:
         if not self.l1:
@@ -227,6 +230,10 @@ class GradientLearner(Learner):
     def after_evaluation(self, cost: float) -> None:
         self.schedule.after_evaluation(cost)
         self.averaging.after_evaluation(cost)
+
+    def agree(self) -> None:
+        moments, _ = optimizer_tensors(self.optimizer)
+        self.group.take(*self.model.parameters(), *self.model.buffers(), *moments.values(), *self.averaging.tensors().values())
 
     def tensors(self) -> Tensors:
         moments, _ = optimizer_tensors(self.optimizer)
@@ -295,6 +302,7 @@ class SequenceLearner(GradientLearner):
     def shared(self, group: Group, batch_size: int) -> Self:
         if group.size > 1:
             self.group, self.columns = group, group.columns(batch_size)
+            self.agree()  # each has drawn or computed its own weights
             self.generator = ColumnGenerator(self.generator, self.columns)
         return self
 

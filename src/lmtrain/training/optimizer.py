@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
+from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import SettingsError, refuse
 from lmtrain.expected import MAX_COUNT, Like, compare
 from lmtrain.rules import OptimizerOptions, of_optimizer
@@ -178,10 +179,11 @@ def set_rate(optimizer: Optimizer, learning_rate: float, beta1: float | None = N
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, group: Group = ALONE) -> Tensor:
     """Returns the L2 norm of all gradients together, which are then scaled down to `max_norm` if it is larger (0: never).
 
-    Sparse gradients are treated like dense ones. The norm is a scalar on the parameters' device, without synchronising.
+    Sparse gradients are treated like dense ones. The norm is a scalar on the parameters' device, without synchronising. All
+    processes of `group`, which have the same gradients, go by that of the first one: processors differ in how they add.
     """
     grads = []
     for parameter in parameters:
@@ -191,7 +193,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
                 grads.append(parameter.grad._values())
             else:
                 grads.append(parameter.grad)
-    total_norm = nn.utils.get_total_norm(grads)
+    group.take(total_norm := nn.utils.get_total_norm(grads))
     if max_norm:
         scale = (max_norm / (total_norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(grads, scale)
