@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lmtrain.application import GROUPS, Sources, check_overrides, register_schemas
 from lmtrain.commands.runs import read_runs
@@ -123,6 +125,14 @@ def finished(process: subprocess.Popen[str]) -> str:
     return out
 
 
+def hyper_parameters(run: Path) -> set[str]:
+    """Those that TensorBoard shows."""
+    (place,) = run.glob("tensorboard/*/results")
+    tensorboard = EventAccumulator(str(place)).Reload()
+    contents = tensorboard.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    return {*HParamsPluginData.FromString(contents).session_start_info.hparams}
+
+
 @pytest.mark.slow
 def test_two_processes_share_a_study_that_goes_on_and_what_was_interrupted_is_made_up_for(place: Path) -> None:
     optuna = pytest.importorskip("optuna")
@@ -164,6 +174,8 @@ def test_hopeless_trials_are_ended_at_their_evaluations_and_what_fails_always_en
     pytest.importorskip("optuna")
     Path("a.yaml").write_text(SPACE.replace("[gru, elman, ngram]", "[gru]"))
     out = finished(search("--trials", "12", "--seed", "1", "--directory", "found"))
+    for trial in Path("found").glob("trial-*"):
+        assert hyper_parameters(trial) == {"Model", "Seed", *read_space(Path("a.yaml")).space} - {"model"}, "in every one"
     assert re.search(r"trial \d+: ended at evaluation \d, where it was worse than most", out)
     stopped = [run for run in read_runs(["found"]) if run.status == "stopped"]
     assert stopped, "they can go on with resume="

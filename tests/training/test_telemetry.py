@@ -175,6 +175,18 @@ def test_of_a_sweep_names_and_hyper_parameters_hold_what_it_varies(place: Path, 
     }  # fmt: skip
 
 
+def test_what_a_file_of_settings_sweeps_is_told_as_well(place: Path, call: Any) -> None:
+    Path("files/experiment").mkdir(parents=True)
+    params = "{optimizer.learning_rate: '0.01,0.02', trainer.log_every: '3'}"
+    Path("files/experiment/sweep.yaml").write_text(f"# @package _global_\nhydra:\n  sweeper:\n    params: {params}\n")
+    assert call("--config-dir", "files", "-m", "TRAIN", "experiment=sweep", "hydra.sweep.dir=sweep").code == 0
+    for job, rate in enumerate((0.01, 0.02)):
+        contents = reader(Path(f"sweep/{job}"), "results").PluginTagToContent("hparams")
+        start = HParamsPluginData.FromString(contents["_hparams_/session_start_info"]).session_start_info.hparams
+        assert {*start} == {"Model", "Seed", "optimizer.learning_rate"}
+        assert start["optimizer.learning_rate"].number_value == rate
+
+
 def test_a_run_keeps_its_name_and_one_of_an_earlier_version_its_place(place: Path, call: Any) -> None:
     assert call("TRAIN", "hydra.run.dir=a").code == 0
     shutil.copytree("a", "old")

@@ -20,5 +20,6 @@ from lmtrain.application.composing import register_schemas as register_schemas
 from lmtrain.application.directories import BeforeDirectoriesAreMade as BeforeDirectoriesAreMade  # named in conf/config.yaml
 from lmtrain.application.directories import LogFile as LogFile  # as well, and in the .hydra/ of every run
 from lmtrain.application.from_python import train_here as train_here
+from lmtrain.application.jobs import VARIED as VARIED
 from lmtrain.application.overrides import GROUPS as GROUPS
 from lmtrain.application.overrides import parse as parse

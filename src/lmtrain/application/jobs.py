@@ -28,7 +28,7 @@ from lmtrain.application.directories import (
     take_sweep,
     write_as_hydra_would,
 )
-from lmtrain.application.overrides import keys_of
+from lmtrain.application.overrides import keys_of, parse
 from lmtrain.errors import SettingsError, UserError, check_address_space, is_out_of_memory
 from lmtrain.settings import reading
 from lmtrain.shell import printable
@@ -40,6 +40,8 @@ from lmtrain.training.score import TOKENS
 if TYPE_CHECKING:
     from lmtrain.tasks.base import Reached
 
+VARIED = "LMTRAIN_VARIED"
+"""The variable with the names of settings that differ between this run and others, where a search started it."""
 IN_A_JOB = "This happened in a job, not before the first one."
 
 
@@ -56,10 +58,10 @@ def call_hydra(changes: Mapping[str, Any], swept: Set[str], varies: bool) -> Non
     failures: list[str] = []
 
     def task(composed: DictConfig) -> float | None:
-        typed = HydraConfig.get().overrides.task
-        jobs.append(" ".join(override for override, key in zip(typed, keys_of(typed), strict=True) if key in swept))
+        typed, varied = HydraConfig.get().overrides.task, swept | _swept_by_files()
+        jobs.append(" ".join(override for override, key in zip(typed, keys_of(typed), strict=True) if key in varied))
         try:
-            best = train(composed, changes, swept)
+            best = train(composed, changes, varied)
         except Exception as error:
             if isinstance(error, UserError) and HydraConfig.get().mode is not RunMode.MULTIRUN:
                 raise RefusedError from error  # past Hydra, which has words of its own; in a sweep the other jobs go on
@@ -108,12 +110,21 @@ def train(composed: DictConfig, changes: Mapping[str, Any], swept: Set[str] = fr
             directory,
             lambda: write_as_hydra_would(composed, directory),
             group,
-            sorted(swept) or None,
+            sorted({*swept, *filter(None, os.environ.get(VARIED, "").split(","))}) or None,
         )
     except UserError:
         if not settings["resume"]:
             place.leave()  # a run that was refused before it began (its text, its device, its size) leaves nothing behind
         raise
+
+
+def _swept_by_files() -> set[str]:
+    """The settings that a sweep varies because a file of settings says so (`hydra.sweeper.params`)."""
+    if HydraConfig.get().mode is not RunMode.MULTIRUN:
+        return set()
+    params = HydraConfig.get().sweeper.get("params") or {}
+    items = parse([f"{key}={value}" for key, value in params.items()])
+    return {item.key_or_group for item in items if item.is_sweep_override()}
 
 
 def searched(best: Reached, varies: bool) -> float:

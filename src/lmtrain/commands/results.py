@@ -69,15 +69,15 @@ def describe_test(score: Score) -> dict[str, Any]:
 def hyper_parameters(settings: config.Config, varied: Collection[str] | None) -> Mapping[str, Any]:
     """Returns the hyper-parameters that TensorBoard shows: the model, the seed, and what else tells this run from others.
 
-    Of a sweep these are the settings that are `varied`; of a single run (None) those that differ from the defaults.
+    Of a sweep or a search these are the settings that are `varied`; of a single run (None), and where something is varied that
+    stands for several settings (an experiment), those that differ from the defaults.
     TensorBoard ticks the first five of what differs between the runs that it shows, by name: capitals come first.
     """
     named = {"Model": config.model_name(settings.model), "Seed": settings.trainer.seed}
-    if varied is None:
-        others = differing_settings(config_to_json(settings))
-    else:
-        flat = flat_settings(config_to_json(settings))
-        others = {key: flat[key] for key in varied if key in flat}
+    flat = flat_settings(config_to_json(settings))
+    others = {key: flat[key] for key in varied or () if key in flat}
+    if varied is None or any("." not in key and key not in flat for key in varied):
+        others |= differing_settings(config_to_json(settings))
     return named | {key: value for key, value in others.items() if key not in ("model", SEED)}
 
 
@@ -87,10 +87,14 @@ def run_name(settings: config.Config, varied: Collection[str] | None) -> str:
     size = next((getattr(model, name) for name in SIZES if getattr(model, name, None)), None)
     sizes = size if isinstance(size, list) else [] if size is None else [size]
     flat = flat_settings(config_to_json(settings))
-    others = [f"{key.rpartition('.')[2]}={flat[key]}" for key in varied or () if key in flat and key not in IN_NAMES]
+    others = [f"{key.rpartition('.')[2]}={_short(flat[key])}" for key in varied or () if key in flat and key not in IN_NAMES]
     words = [config.model_name(model), *map(str, sizes), *others]
     name = re.sub(r"[^\w.,=+-]", "_", "-".join(words), flags=re.ASCII)[:MAX_LETTERS]
     return f"{name}-seed{settings.trainer.seed}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 SIZES = ("hidden_sizes", "hidden_size", "order", "embed_size")

@@ -242,7 +242,7 @@ class Search:
             # It has a session of its own: Ctrl-C reaches this process alone, which then ends the training in order, once.
             process = subprocess.Popen(
                 [sys.executable, "-m", "lmtrain", *overrides], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=errors, start_new_session=True,
+                stderr=errors, start_new_session=True, env=os.environ | {self._application.VARIED: ",".join(self._space.space)},
             )  # fmt: skip
             try:
                 seen = 0
