@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from lmtrain.shell import MAX_MESSAGE, printable
 
 LOOK_SECONDS = 3.0  # for which a process that lost another looks for its last words
 DEFER_SECONDS = 1.0  # for which a process lets the first one speak, where all make the same mistake
-LEAVE_SECONDS = 15.0  # for which a process that ends waits for the first one to write and say what it has to
+LEAVE_SECONDS = 15.0  # for which one that ends waits for the first one to write and say what it has to, and that one for it
 FUTILE = (2, 3, 4, 5)  # exit codes of mistakes that another start would repeat
 
 
@@ -65,8 +66,6 @@ class Failures:
         """Why another process ended or an exchange failed: what one told, or else the `problem`, a sentence."""
         told = self._read(LOOK_SECONDS)
         if told is not None:
-            with suppress(RuntimeError):
-                self.store.add(f"{self.prefix}/heard", 1)
             ended = EndedError(told[0], "", "")
             ended.exit_code = told[1]
             return ended
@@ -84,10 +83,15 @@ class Failures:
             while time.monotonic() < end and not self.store.check([f"{self.prefix}/done"]):
                 time.sleep(0.05)
 
-    def wait_until_heard(self, num_others: int) -> None:
-        """Before the process ends that keeps the store: the others look there for the reason."""
-        end = time.monotonic() + LOOK_SECONDS
-        while time.monotonic() < end and self.store.add(f"{self.prefix}/heard", 0) < num_others:
+    def leave(self, rank: int) -> None:
+        """A process looks into the store no more."""
+        with suppress(RuntimeError):
+            self.store.set(f"{self.prefix}/left/{rank}", "")
+
+    def wait_until_left(self, ranks: Iterable[int]) -> None:
+        """Before the process ends that keeps the store: these others look there for the reason."""
+        end, places = time.monotonic() + LEAVE_SECONDS, [f"{self.prefix}/left/{rank}" for rank in ranks]
+        while time.monotonic() < end and not self.store.check(places):
             time.sleep(0.05)
 
     def is_futile(self) -> bool:

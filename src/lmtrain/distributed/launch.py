@@ -72,15 +72,16 @@ def joined() -> Iterator[Group]:
         if dist.is_initialized():
             dist.destroy_process_group()
         if not is_in_order:
-            _linger(failures, rank, size)
+            _linger(failures, links, rank, size)
 
 
-def _linger(failures: Failures, rank: int, size: int) -> None:
+def _linger(failures: Failures, links: Links, rank: int, size: int) -> None:
     """Behind a failure: the first process is the first to end, but not before the others know why where it keeps the store."""
     if rank != 0:
         failures.wait_for_leader()
+        failures.leave(rank)
     elif os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        failures.wait_until_heard(size - 1)
+        failures.wait_until_left(other for other in range(1, size) if other != links.lost)
 
 
 def _linked(store: Store, failures: Failures, rank: int, size: int) -> Links:
@@ -89,6 +90,7 @@ def _linked(store: Store, failures: Failures, rank: int, size: int) -> Links:
         if not isinstance(error, EndedError) and failures.tell(str(error), error.exit_code, waits=rank != 0):
             write_error_file(str(error))
             say(str(error))
+        failures.leave(rank)
         os._exit(error.exit_code)
 
     try:
