@@ -145,32 +145,26 @@ def _trained_unigram(tokenizers: Any, counts: Counter[str], vocab_size: int) -> 
 
 
 def _trained(tokenizers: Any, model: Any, trainer: Any, counts: Counter[str]) -> dict[str, Any]:
-    """Returns the document of a model of these pieces, which a character that is in none of them separates while it learns."""
+    """Returns the document of a model of these pieces. Blanks, which no byte is written by, separate them while it learns."""
     made = tokenizers.Tokenizer(model)
-    present = set[str]().union(*counts)
-    between = next(char for char in map(chr, range(0xE000, 0x110000)) if char not in present)
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [
-            tokenizers.pre_tokenizers.CharDelimiterSplit(between),
-            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     made.decoder = tokenizers.decoders.ByteLevel()
     with watched("Learning subwords", counts.total(), " pieces") as advance:
-        made.train_from_iterator(_repeated(counts, between, advance), trainer)
+        made.train_from_iterator(_repeated(counts, advance), trainer)
     document: dict[str, Any] = json.loads(made.to_str())
     document["pre_tokenizer"] = PRE_TOKENIZER
     return document
 
 
-def _repeated(counts: Mapping[str, int], between: str, advance: Advance) -> Iterator[str]:
-    """Yields each piece as often as it occurs, in short texts: the library notes about 100 bytes per byte, of hundreds of
-    texts."""
+def _repeated(counts: Mapping[str, int], advance: Advance) -> Iterator[str]:
+    """Yields each piece, by its bytes, as often as it occurs, in short texts: the library notes about 100 bytes per byte, of
+    hundreds of texts."""
+    written_by = {byte: char for char, byte in BYTE_OF.items()}
     for piece, count in counts.items():
-        text = between.join([piece] * AT_A_TIME)
-        yield from itertools.repeat(text, count // AT_A_TIME)
+        written = "".join(map(written_by.__getitem__, piece.encode()))
+        yield from itertools.repeat(" ".join([written] * AT_A_TIME), count // AT_A_TIME)
         if rest := count % AT_A_TIME:
-            yield between.join([piece] * rest)
+            yield " ".join([written] * rest)
         advance(count)
 
 
