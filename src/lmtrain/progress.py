@@ -24,6 +24,13 @@ LINE_SECONDS = 10.0  # between two lines where there is no terminal
 LOOK_SECONDS = 0.5  # between two looks of the thread
 
 Advance = Callable[[int], object]
+_is_shown = True
+
+
+def silence() -> None:
+    """From now on nothing of this is shown: another process speaks."""
+    global _is_shown
+    _is_shown = False
 
 
 @contextmanager
@@ -33,6 +40,9 @@ def watched(what: str, total: int = 0, unit: str = "") -> Iterator[Advance]:
     total  units of the whole; 0: not known
     unit   what is counted, behind a number and perhaps a prefix such as k; empty: nothing is counted
     """
+    if not _is_shown:
+        yield lambda number: None
+        return
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     view = _Bar(what, total, unit) if is_terminal else _Lines(what, total, unit)
     ended = threading.Event()

@@ -179,3 +179,14 @@ def test_a_large_validation_is_dealt_out_and_stays_the_number_that_it_is(size: i
     sessions = [json.loads(Path(run, "run.json").read_text())["sessions"][-1] for run in ("one", "several")]
     assert [session["num_evaluating_processes"] for session in sessions] == [1, size]
     assert sessions[1]["results"]["evaluation"]["num_tokens"] >= 100_000
+
+
+@pytest.mark.slow
+def test_only_the_first_process_draws_bars() -> None:
+    """Also where all of them evaluate for long."""
+    Path("text.txt").write_text(Path("text.txt").read_text() * 800)
+    more = ("data.valid_fraction=0.9", "trainer.num_steps=2", "trainer.evaluation_streams=2", "trainer.evaluation_tokens=0")
+    codes, said = ended(start(2, [*SMALL, "hydra.run.dir=run", *more]))
+    assert codes == [0, 0]
+    assert "Evaluating: done" in said[0]
+    assert said[1] == ""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import lmtrain.config as config
-from lmtrain import __version__
+from lmtrain import __version__, progress
 from lmtrain.distributed.group import ALONE, Group
 from lmtrain.distributed.launch import remember_directory
 from lmtrain.errors import SettingsError
@@ -41,6 +41,7 @@ def follow(group: Group) -> tuple[Path, Reached | None] | None:
     from lmtrain.commands.train import resume, train
 
     logging.getLogger("lmtrain").disabled = True
+    progress.silence()
     ended = None
     while (job := group.led(lambda: None)) is not None:
         assert isinstance(job, Job)

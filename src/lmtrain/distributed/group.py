@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from lmtrain.distributed.failures import Failures, not_exchanged
 from lmtrain.distributed.links import Links
 from lmtrain.errors import UserError
+from lmtrain.progress import watched
 
 T = TypeVar("T")
 
@@ -141,7 +142,8 @@ class Processes(Group):
             self.links.meet()
         yield
         if self.local_rank == 0:
-            self.links.meet()
+            with watched("Waiting for the other machines"):
+                self.links.meet()
 
     def seconds(self, own: float) -> float:
         self.take(clock := torch.tensor(own, dtype=torch.float64))
