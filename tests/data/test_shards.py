@@ -234,6 +234,18 @@ def test_another_field_is_read_and_is_part_of_the_key(tmp_path):
     assert encode_file(path, two.tokenizer).num_unk > 40
 
 
+def test_packed_files_that_are_no_shards_by_their_names_are_named(shards, tmp_path, caplog):
+    for name in ("more.gz", "b.csv.zst", ".hidden.gz", "README", "good.txt.gz"):
+        (shards / name).write_bytes(gzip.compress(b"a line\n" * 40))
+    with caplog.at_level("WARNING", "lmtrain"):
+        load_corpus(shards, tokenizer="word", cache_dir=tmp_path / "cache")
+    assert [record.getMessage().partition(".")[0] for record in caplog.records] == ["Left out for their names: b"]
+    assert "b.csv.zst, more.gz." in caplog.text
+    caplog.clear()
+    load_corpus(f"{shards}/part-*.txt", tokenizer="word", cache_dir=tmp_path / "cache")
+    assert not caplog.records, "they were not asked for"
+
+
 def test_a_run_reads_packed_records_and_shards(shards, tmp_path):
     for number, file in enumerate(sorted(shards.glob("part-*.txt"))):
         records = "".join(json.dumps({"body": line}) + "\n" for line in file.read_text().splitlines())

@@ -36,7 +36,7 @@ from lmtrain.data.overlap import Hashes
 from lmtrain.data.parts import Parts, Reading, check_size, tokenise_all, write_passages
 from lmtrain.data.passages import Passage, Tally, cut, read_passages, whole
 from lmtrain.data.shuffled import shuffled
-from lmtrain.data.sources import NAMES, Sources, find_sources
+from lmtrain.data.sources import NAMES, Sources, find_sources, left_out
 from lmtrain.data.text import TextFacts, scan
 from lmtrain.data.token_cache import SIZES, CachedSplit, CacheWriter, hash_json, ids_dtype, read_cache, write_cache
 from lmtrain.data.tokenizer import FORMAT as TOKENIZER_FORMAT
@@ -121,7 +121,10 @@ def load_corpus(
     assert 0 < valid_fraction < 1 - test_fraction <= 1
     kind = KINDS[tokenizer]
     workers = workers or len(os.sched_getaffinity(0))
-    texts = _scan_all(find_sources(path), field, kind, workers)
+    sources = find_sources(path)
+    if names := left_out(path, sources):
+        log.warning("Left out for their names: %s. They end in .txt, .tokens or .jsonl, packed or not.", listing(names))
+    texts = _scan_all(sources, field, kind, workers)
     if split != "contiguous" and len(texts) == 1:
         dealt = shuffled(texts[0], split, split_seed, (str(valid_fraction), str(test_fraction)), Path(cache_dir))
         texts = _scan_all(dealt, field, kind, workers)

@@ -113,6 +113,14 @@ def _shards(path: Path) -> list[Path]:
     return sorted((file for file in named if not file.is_dir()), key=sort_key)
 
 
+def left_out(path: str | Path, sources: Sources) -> list[str]:
+    """Returns the names of packed files in the directory at `path`, or in one of its own, that are no shards by their names."""
+    place = expanded(path) if "\n" not in str(path) else None
+    places = {file.parent for split in sources for file in split} if place is not None and place.is_dir() else set()
+    names = sorted(entry for directory in places for entry in _entries(directory) if not entry.startswith("."))
+    return [name for name in names if name.endswith(PACKERS[1:]) and not name.endswith(SUFFIXES)]
+
+
 def _sources_in(path: Path) -> Sources:
     names = _entries(path)
     found = [[path / (name + suffix) for suffix in ("", *SUFFIXES) if name + suffix in names] for name in NAMES]
