@@ -21,6 +21,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import SettingsError, refuse
 from lmtrain.expected import MAX_COUNT, Like, compare
+from lmtrain.ops.native import gradients
 from lmtrain.rules import OptimizerOptions, of_optimizer
 
 
@@ -182,8 +183,9 @@ def set_rate(optimizer: Optimizer, learning_rate: float, beta1: float | None = N
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, group: Group = ALONE) -> Tensor:
     """Returns the L2 norm of all gradients together, which are then scaled down to `max_norm` if it is larger (0: never).
 
-    Sparse gradients are treated like dense ones. The norm is a scalar on the parameters' device, without synchronising. All
-    processes of `group`, which have the same gradients, go by that of the first one: processors differ in how they add.
+    Sparse gradients are treated like dense ones. The norm is a scalar on the parameters' device, without synchronising. On a
+    CPU float32 gradients are read once, their squares are added up in float64, and scaled only if they must be. All
+    processes of `group`, which have the same gradients, go by the norm of the first one: processors differ in how they add.
     """
     grads = []
     for parameter in parameters:
@@ -193,7 +195,13 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, group: G
                 grads.append(parameter.grad._values())
             else:
                 grads.append(parameter.grad)
-    group.take(total_norm := nn.utils.get_total_norm(grads))
+    if gradients.can_clip(grads):
+        total_norm = torch.tensor(gradients.clip(grads, max_norm if group.size == 1 else 0), dtype=torch.float32)
+        if group.size == 1:
+            return total_norm
+    else:
+        total_norm = nn.utils.get_total_norm(grads)
+    group.take(total_norm)
     if max_norm:
         scale = (max_norm / (total_norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(grads, scale)

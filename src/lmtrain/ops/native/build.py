@@ -44,7 +44,9 @@ PROC = Path("/proc")
 BUILD_SECONDS = 90.0  # then the compiler is ended
 ANNOUNCED_SECONDS = 15.0  # after which a compiler that has not ended is worth a line
 # One function of each source file: a library without them is none.
-ENTRIES = ("lmtrain_lstm_forward", "lmtrain_step", "lmtrain_ngram_find", "lmtrain_product")
+ENTRIES = (
+    "lmtrain_lstm_forward", "lmtrain_step", "lmtrain_ngram_find", "lmtrain_product", "lmtrain_clip_gradients",
+)  # fmt: skip
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-Wno-psabi"]
 LIBRARY_FLAGS = ["-fPIC", "-fvisibility=hidden"]  # hidden: builds in one process must not share templates
 NO_AMX = ["-mno-amx-bf16", "-mno-amx-tile", "-mno-amx-int8"]
