@@ -1,4 +1,4 @@
-"""The native norm and limit of gradients: on odd sizes, with any number of threads."""
+"""The native norm and limit of gradients, and the native sum of rows: on odd sizes, with any number of threads."""
 
 import math
 from collections.abc import Iterator
@@ -87,3 +87,45 @@ def test_norms_and_what_is_scaled_have_the_same_bits_with_any_number_of_threads(
 def test_what_is_clipped_is_looked_at_first(x: Tensor) -> None:
     with pytest.raises(ValueError, match="float32, on a CPU"):
         gradients.clip([torch.ones(2), x], 1.0)
+
+
+ROWS = [(1, 1, 1), (5, 3, 2), (70, 7, 33), (700, 301, 50), (64, 2, 600), (4096, 65, 16), (900, 40, 130)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("N", "V", "Z"), ROWS)
+def test_rows_of_one_id_are_added_up(N: int, V: int, Z: int, dtype: torch.dtype, generator: torch.Generator) -> None:
+    d_NZ = torch.randn(N, Z, generator=generator).to(dtype)
+    ids_N = torch.randint(V, (N,), generator=generator) // 2  # the upper half has none
+    sums_VZ = gradients.sum_rows(d_NZ, ids_N, V)
+    expected_VZ = torch.zeros(V, Z, dtype=torch.float64).index_add_(0, ids_N, d_NZ.double())
+    assert sums_VZ.dtype is dtype
+    tolerance = 2**-8 if dtype is torch.bfloat16 else 1e-5
+    torch.testing.assert_close(sums_VZ.double(), expected_VZ, rtol=tolerance, atol=tolerance * 1e-2 + 1e-5)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sums_of_rows_are_those_of_a_loop_over_the_tokens_with_any_number_of_threads(dtype: torch.dtype) -> None:
+    d_NZ, ids_N = drawn((400, 333))[0].to(dtype), torch.randint(9, (400,), generator=torch.Generator().manual_seed(1))
+    expected_VZ = torch.zeros(9, 333)
+    for d_Z, row in zip(d_NZ.float(), ids_N.tolist(), strict=True):
+        expected_VZ[row] += d_Z
+    for number in (1, 2, 3, 7):
+        torch.set_num_threads(number)
+        assert torch.equal(gradients.sum_rows(d_NZ, ids_N, 9), expected_VZ.to(dtype))
+        assert torch.equal(gradients.sum_rows(d_NZ.T.contiguous().T, ids_N, 9), expected_VZ.to(dtype))
+
+
+def test_without_tokens_all_sums_are_zero() -> None:
+    assert not gradients.sum_rows(torch.empty(0, 5), torch.empty(0, dtype=torch.int64), 3).any()
+
+
+def test_what_is_added_up_is_looked_at_first() -> None:
+    d_NZ, ids_N = torch.ones(4, 3), torch.tensor([0, 1, 1, 0])
+    for wrong in (torch.tensor([0, 1, 2, 0]), torch.tensor([0, -1, 1, 0]), torch.tensor([0, 2**40, 1, 0])):
+        with pytest.raises(IndexError):
+            gradients.sum_rows(d_NZ, wrong, 2)
+    for d, ids in ((d_NZ.double(), ids_N), (d_NZ[0], ids_N), (d_NZ, ids_N.int()), (d_NZ, ids_N[:3]), (d_NZ.to("meta"), ids_N)):
+        with pytest.raises(ValueError, match="expected"):
+            gradients.sum_rows(d, ids, 2)

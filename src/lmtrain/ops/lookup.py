@@ -2,8 +2,9 @@
 
     y_n = table[ids_n]        d_table = sum over n of onehot(ids_n) d_y_n^T = onehot^T d_y
 
-The sum is a matrix product, so in bfloat16 it is accumulated in float32. PyTorch's own backward pass adds row by row and
-rounds each time.
+On a CPU the rows of each id are added in the order of the tokens, in float32, and rounded once (`native/gradients.h`).
+Elsewhere the sum is the matrix product; in bfloat16 that is accumulated in float32, too. PyTorch's own backward pass adds row
+by row and rounds each time.
 
     legend   T steps · B streams · V rows of the table · Z their size
 """
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from lmtrain.ops.native.products import matmul
+from lmtrain.ops.native import gradients
 
 
 def lookup(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
@@ -26,7 +27,7 @@ def lookup(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
 
 
 class Lookup(torch.autograd.Function):
-    """A look-up whose gradient is a matrix product."""
+    """A look-up whose gradient is a sum of rows, or a matrix product."""
 
     generate_vmap_rule = True
 
@@ -44,11 +45,10 @@ class Lookup(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, None]:
         (ids_TB,), (d_TBZ,) = ctx.saved_tensors, d_outputs
-        zeros_NV, places_N1 = d_TBZ.new_zeros(ids_TB.numel(), ctx.num_rows), ids_TB.reshape(-1, 1)
-        in_place = not torch.is_grad_enabled()  # otherwise torch.func may have made a batch of ids, but not of zeros
-        if in_place:
-            return matmul(zeros_NV.scatter_(1, places_N1, 1).T, d_TBZ.flatten(0, 1)), None
-        return zeros_NV.scatter(1, places_N1, 1).T @ d_TBZ.flatten(0, 1), None
+        if not torch.is_grad_enabled() and gradients.can_sum_rows(d_TBZ):
+            return gradients.sum_rows(d_TBZ.flatten(0, 1), ids_TB.flatten(), ctx.num_rows), None
+        zeros_NV = d_TBZ.new_zeros(ids_TB.numel(), ctx.num_rows)
+        return zeros_NV.scatter(1, ids_TB.reshape(-1, 1), 1).T @ d_TBZ.flatten(0, 1), None
 
     @staticmethod
     def jvp(ctx: Any, *d_inputs: Tensor) -> Tensor:

@@ -1,14 +1,13 @@
-// What a training step does with gradients that are made: their norm and its limit.
+// What a training step does with gradients that are made: their norm and its limit, and the sums of rows that a look-up needs.
 //
-// Sums have one order, whatever the number of threads: that of blocks of a fixed size.
+// Sums have one order, whatever the number of threads: that of blocks of a fixed size, or of tokens.
 
 #pragma once
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "simd.h"
-#include "threads.h"
+#include "packing.h"
 
 namespace lmtrain {
 
@@ -68,6 +67,36 @@ inline double clip_gradients(long arrays, float* const* numbers, const long* cou
         }
     }
     return norm;
+}
+
+// sums [V, Z]: row v is the sum of those rows of d [N, Z] whose id is v, in their order, rounded once. Each thread takes some
+// columns. -1, before anything is written, where an id is no row.
+template <class S>
+long sum_rows(long N, long V, long Z, const int64_t* ids, const S* d, S* sums, long threads) {
+    for (long n = 0; n < N; n++)
+        if (ids[n] < 0 || ids[n] >= V) return -1;
+    const long tiles = (Z + LANES - 1) / LANES;
+    threads = std::max(1l, std::min({threads, tiles, N * Z >> 14}));
+#pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
+    for (long me = 0; me < threads; me++) {
+        const FlushDenormals flush;
+        const Share mine = share(tiles, me, threads);
+        const long first = mine.first * LANES, width = std::min(Z, mine.last * LANES) - first;
+        const long stride = (width + LANES - 1) / LANES * LANES;
+        float* rows = scratch<float>(11, V * stride);
+        std::fill_n(rows, V * stride, 0.0f);
+        for (long n = 0; n < N; n++) {
+            const S* from = d + n * Z + first;
+            float* to = rows + ids[n] * stride;
+            for (long z = 0; z < width; z += LANES) {
+                __builtin_prefetch(from + 2 * Z + z);  // the processor does not guess parts of rows
+                store(to + z, load(to + z) + load(from + z, width - z));
+            }
+        }
+        for (long v = 0; v < V; v++)
+            for (long z = 0; z < width; z += LANES) store(sums + v * Z + first + z, load(rows + v * stride + z), width - z);
+    }
+    return 0;
 }
 
 }  // namespace lmtrain
