@@ -146,6 +146,20 @@ def test_a_tied_head_shares_the_embedding_itself_and_its_gradient():
     assert embedding.weight.grad.abs().sum() > 0
 
 
+def test_a_sparse_gradient_of_the_look_up_is_added_to_that_of_a_tied_head_in_place():
+    gradients = []
+    for sparse in (False, True):
+        head, _, targets = make(tied)
+        ids = torch.arange(T * B).view(T, B)
+        with torch.profiler.profile(record_shapes=True) as watched:
+            head.loss(nn.functional.embedding(ids, head.weight_VE, sparse=sparse), targets).backward()
+        calls = [event.name for event in watched.events() if [V, D] in list(event.input_shapes)[:1]]
+        assert "aten::add_" in calls
+        assert "aten::copy_" not in calls
+        gradients.append(head.weight_VE.grad)
+    assert torch.equal(*gradients)
+
+
 @pytest.mark.parametrize("kind", [FullSoftmax, SampledSoftmax])
 def test_a_tied_matrix_of_another_size_needs_a_projection(kind):
     rest = {"num_samples": 3} if kind is SampledSoftmax else {}

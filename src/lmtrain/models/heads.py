@@ -90,6 +90,7 @@ class MatrixHead(Head):
         self.vocab_size = vocab_size
         self.projection = _projection(feature_size, projection_size) if projection_size else None
         self.weight_VE = _word_vectors(vocab_size, projection_size or feature_size, tied_weight, init_range)
+        self.is_tied = tied_weight is not None
         self.bias_V = nn.Parameter(torch.zeros(vocab_size))
 
     def log_probs(self, features_TBD: Tensor) -> Tensor:
@@ -122,7 +123,8 @@ class FullSoftmax(MatrixHead):
     """The softmax over all words; logits are never held all at once in training."""
 
     def loss(self, features_TBD: Tensor, targets_TB: Tensor, generator: Generator | None = None) -> Tensor:
-        return self._exact_loss(self.projected(features_TBD).flatten(0, -2), targets_TB.flatten())
+        weight_VE = _added_last(self.weight_VE) if self.is_tied else self.weight_VE
+        return _cross_entropy(self.projected(features_TBD).flatten(0, -2), weight_VE, self.bias_V, targets_TB.flatten())
 
 
 class SampledSoftmax(MatrixHead):
@@ -315,6 +317,17 @@ class AdaptiveSoftmax(Head):
 def _cross_entropy(features_NE: Tensor, weight_VE: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
     """Total nats; sums in float32 or wider."""
     return linear_cross_entropy(features_NE, weight_VE, bias_V, targets_N, compute_dtype=_compute_dtype(features_NE))
+
+
+def _added_last(weight_VE: Tensor) -> Tensor:
+    """The weight, whose gradient from here is added to those from elsewhere after these have been added up.
+
+    The look-up of words makes a sparse gradient. PyTorch adds a dense one to that in place, and the other way round in a copy.
+    """
+    alias_VE = weight_VE.expand_as(weight_VE)  # whose backward pass hands on the same tensor
+    if alias_VE.grad_fn is not None and not torch.compiler.is_compiling():
+        alias_VE.grad_fn._set_sequence_nr(0)  # type: ignore[attr-defined]  # the backward pass begins with the largest
+    return alias_VE
 
 
 def _compute_dtype(features: Tensor) -> torch.dtype | None:
