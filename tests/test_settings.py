@@ -92,6 +92,13 @@ def test_a_wrong_setting_is_refused_with_what_is_allowed(override: str, message:
         check_overrides([override])
 
 
+def test_a_bare_path_is_answered_with_the_settings_that_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my text.txt").write_text("the cat\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"""type  data=text 'data\.path="my text\.txt"'"""):
+        check_overrides(["my text.txt"])
+
+
 def test_tied_sizes_that_differ_name_both_and_the_remedy() -> None:
     with pytest.raises(SettingsError, match=r"650 and 128\. Set model\.embed_size=650, or model\.project=true"):
         check_overrides(["model.tie_weights=true", "model.hidden_size=650"])

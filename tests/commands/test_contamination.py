@@ -67,7 +67,7 @@ def test_a_part_that_was_trained_on_the_test_text_is_named(kind: str, train: Cal
 
     ended = call("evaluate", "mixture")
     named = re.findall(
-        r"% of the lines of the test text are in the training text of (part \d) of mixture: .*Type --text", ended.err
+        r"% of the lines of the test text are in the training text of (part \d) of mixture: .*Give a FILE", ended.err
     )
     assert named == ["part 2"] * is_found
     assert ended.code == call("evaluate", "clean").code == 0

@@ -88,10 +88,21 @@ def test_a_sample_ends_before_the_line_end_that_is_typed_as_an_escape(place: Pat
             r"Argument --temperature: invalid float value: 'hot'\. See .*sample --help",
         ),
         (["sample"], r"required: RUN\. See  python -m lmtrain sample --help"),
-        (["evaluate", "run", "text.txt"], r"text\.txt cannot be used by .* It takes RUN; its options are --help, --checkpoint"),
+        (["evaluate", "run", "--jsn"], r"--jsn cannot be used by .* It takes RUN \[FILE\]; its options are --help"),
+        (
+            ["score", "run", "my file.txt", "other file.txt"],
+            r": 'other file\.txt' is one argument too many for  python -m lmtrain score\. It takes RUN FILE\.",
+        ),
+        (["evaluate", "run", "text.txt", "a b"], r": 'a b' is one argument too many .* It takes RUN \[FILE\]\."),
+        (["compare", "a", "b", "c", "--json", "d e", "f"], r": 'd e' is one .* It takes RUN_A RUN_B \[FILE\]\."),
+        (["sample", "run", "Once upon"], r"'Once upon' is one argument too many .* Did you mean  --prompt 'Once upon'\?"),
+        (["export", "run", "d", "--output", "e"], r"d is one argument too many .* Did you mean  --output d\?"),
+        (["arpa", "run", "d", "--output", "e"], r"d is one argument too many .* Did you mean  --output d\?"),
+        (["evaluate", "run", "text.txt", "--text", "a"], r"text\.txt was given together with --text a\."),
+        (["evaluate", "run", "text.txt", "--split", "test"], r"text\.txt was given together with --split test\."),
         (["evaluate", "run", "--split", "vaild"], r"Did you mean valid\?"),
         (["settings", "modle"], r"Did you mean model\?"),
-        (["verify", "now"], r"now cannot be used by  python -m lmtrain verify\. It takes nothing"),
+        (["verify", "now"], r"now is one argument too many for  python -m lmtrain verify\. It takes nothing"),
         (["train"], r"Training needs no command"),
     ],
     ids=str,
@@ -101,6 +112,21 @@ def test_a_wrong_argument_is_one_paragraph_with_the_remedy(arguments: list[str],
     assert (ended.code, ended.out) == (2, "")
     assert re.search(words, ended.err)
     assert ended.err.count("\n") == 1
+
+
+def test_evaluate_takes_a_file_with_a_blank_in_its_name_before_and_behind_options(place: Path, call: Call) -> None:
+    (place / "small text.txt").write_text("the cat sat\n", encoding="utf-8")
+    wanted = call("evaluate", "run", "--text", "small text.txt", "--json")
+    assert (wanted.code, json.loads(wanted.out)["text"]) == (0, "small text.txt")
+    assert call("evaluate", "run", "small text.txt", "--json") == wanted
+    assert call("evaluate", "run", "--json", "small text.txt") == wanted
+    for arguments in (("",), ("--text", "")):  # a variable of the shell that is not set
+        assert call("evaluate", "run", *arguments).code == 3
+
+
+def test_what_may_be_left_out_may_stand_behind_an_option(place: Path, call: Call) -> None:
+    assert call("compare", "run", "run", "--json", "text.txt") == call("compare", "run", "run", "text.txt", "--json")
+    assert call("explain", "--json", "x * y", "x=2", "y=3") == call("explain", "x * y", "--json", "x=2", "y=3")
 
 
 def test_help_of_a_command_is_the_commands_own(place: Path, call: Call) -> None:

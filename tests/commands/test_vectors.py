@@ -70,6 +70,16 @@ def test_similarity_shows_coverage_and_the_same_numbers_as_json(files: Path, cal
     assert (document["num_compared"], document["missing"]) == (3, ["boy"])
 
 
+def test_a_word_without_a_vector_is_named_behind_the_neighbours_of_the_others(files: Path, call: Call) -> None:
+    alone = call("vectors", "neighbours", "royal.vec", "man", "queen")
+    both = call("vectors", "neighbours", "royal.vec", "man", "Zebra", "queen", "gnu")
+    assert (both.code, both.out) == (3, alone.out)
+    assert "'Zebra', 'gnu' are not among these words." in both.err
+    document = call("vectors", "neighbours", "royal.vec", "man", "Zebra", "--json")
+    assert (document.code, list(json.loads(document.out))) == (3, ["man"])
+    assert call("vectors", "neighbours", "royal.vec", "Zebra", "--json").out == ""
+
+
 def test_an_analogy_of_ones_own(files: Path, call: Call) -> None:
     assert call("vectors", "analogy", "royal.vec", "man", "woman", "king").out.splitlines()[:2] == [
         "man : woman :: king : ?", "  queen    0.9753",

@@ -36,6 +36,11 @@ def _unreadable(override: str) -> str:
     """Why Hydra does not take `override` for key=value, and what to type instead."""
     key, equal, value = override.partition("=")
     if not equal:
+        if expanded(override).exists():
+            return (
+                f"{override!r} is not key=value. To train on the text in it, type  data=text "
+                f"{quoting.typed('data.path', override)}"
+            )
         return (
             f"{override!r} is not key=value. Is it part of a value that contains spaces? Quote such a value: "
             f"{quoting.typed('data.path', 'my text.txt')}"

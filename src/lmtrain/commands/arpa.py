@@ -17,7 +17,7 @@ from lmtrain.shell import printable, quoted_for_shell, shown
 
 def main(arguments: list[str]) -> None:
     """Writes the file or the directory and says what is in it."""
-    parser = Parser("arpa", __doc__)
+    parser = Parser("arpa", __doc__, behind="--output")
     parser.add_argument("source", metavar="SOURCE", help="a run or checkpoint directory of model=ngram, or an ARPA file")
     parser.add_argument("--output", metavar="TARGET", required=True, help="the ARPA file, or the directory of the model")
     parser.add_argument(
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     if from_file:
         with new_directory(options.output) as unfinished:
             model = import_arpa(Path(options.source), unfinished, load_trained(options.like) if options.like else None)
-        text = "" if options.like else " --text FILE"
+        text = "" if options.like else " FILE"
         next_step = f" Next:\n  python -m lmtrain evaluate {quoted_for_shell(shown(output))}{text}"
     else:
         trained = load_trained(options.source)

@@ -1,6 +1,6 @@
-"""`python -m lmtrain evaluate RUN` computes the exact perplexity of a text, with the counts behind it.
+"""`python -m lmtrain evaluate RUN [FILE]` computes the exact perplexity of a text, with the counts behind it.
 
-By default the text is the test split that was saved with the model, so the corpus is not needed. `--text FILE` takes another.
+Without a FILE the text is the test split that was saved with the model, so the corpus is not needed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from lmtrain.commands.options import (
     parse,
     whole,
 )
-from lmtrain.errors import as_typed
+from lmtrain.errors import SettingsError, as_typed
 from lmtrain.progress import watched
 from lmtrain.shell import printable
 
 if TYPE_CHECKING:
+    import argparse
+
     from lmtrain.data.encoded import EncodedText
 
 
@@ -35,17 +37,19 @@ def main(arguments: list[str]) -> None:
     """Prints the evaluation."""
     parser = Parser("evaluate", __doc__, JSON_NULLS)
     add_model_options(parser)
+    parser.add_argument("file", metavar="FILE", nargs="?", help="a text of your own instead")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
-        "--split", choices=("test", "valid", "train"), default="test",
+        "--split", choices=("test", "valid", "train"),
         help="saved with the model, but for train, which is read from where it was (default: test)",
     )  # fmt: skip
-    source.add_argument("--text", metavar="FILE", help="a text of your own instead")
+    source.add_argument("--text", metavar="FILE", help="the same")
     parser.add_argument("--streams", type=whole(1), default=1, help="more are faster and slightly pessimistic (default: 1)")
     parser.add_argument("--json", action="store_true", help="the evaluation as JSON; null stands for infinity, see below")
     add_speed_options(parser)
     add_method_options(parser)
     options = parse(parser, arguments)
+    _choose_text(options)
 
     from lmtrain.data.corpus import encode_file
     from lmtrain.inference.evaluate import check_numbers, evaluate
@@ -59,8 +63,8 @@ def main(arguments: list[str]) -> None:
     tokenizer = trained.tokenizer
     saved = load_lines(trained)
     text: EncodedText
-    if options.text or options.split == "train":
-        if options.text:
+    if options.text is not None or options.split == "train":
+        if options.text is not None:
             text = split = encode_file(options.text, tokenizer, text_field(trained.path))
         else:
             text = split = training_corpus(trained.path).train
@@ -73,7 +77,7 @@ def main(arguments: list[str]) -> None:
             progress=advance,
         )  # fmt: skip
     check_numbers(result.total_nats, method)
-    if options.split == "train" and not options.text:
+    if options.split == "train" and options.text is None:
         document = {"checkpoint": str(trained.path), "text": "train"} | result.to_json()
         print(json.dumps(document) if options.json else f"{printable(f'train of {trained.path}')}:\n{result.format()}")
         return
@@ -89,4 +93,16 @@ def main(arguments: list[str]) -> None:
     print(
         f"{printable(f'{options.text or options.split} of {trained.path}')}:\n{result.format()}\n{printable(finding.format())}"
     )
-    finding.warn("the numbers are better than those of unseen text", "Type --text FILE with a text that it was not trained on.")
+    finding.warn("the numbers are better than those of unseen text", "Give a FILE that it was not trained on.")
+
+
+def _choose_text(options: argparse.Namespace) -> None:
+    """Sets `text` to the FILE, however it was given, and `split`. Raises SettingsError where two texts were given."""
+    other = f"--text {options.text}" if options.text is not None else options.split and f"--split {options.split}"
+    if options.file is not None:
+        if other:
+            raise SettingsError(
+                f"{options.file} was given together with {other}.", "Either says which text.", "Leave one of them out."
+            )
+        options.text = options.file
+    options.split = options.split or "test"

@@ -20,7 +20,7 @@ def evaluate_examples(options: argparse.Namespace) -> None:
     from lmtrain.tasks.opening import training_settings
 
     trained = open_any(options)
-    if options.text:
+    if options.text is not None:
         score = trained.evaluate_file(options.text)
     elif options.split == "train":
         score = trained.evaluate_training(training_settings(trained.path))
@@ -29,9 +29,9 @@ def evaluate_examples(options: argparse.Namespace) -> None:
     else:
         raise DataError(
             f"No {options.split} split was saved with {trained.path}.",
-            f"Saved are: {', '.join(trained.splits)}.", "Type --split valid, or --text FILE.",
+            f"Saved are: {', '.join(trained.splits)}.", "Type --split valid, or give a FILE.",
         )  # fmt: skip
-    name = options.text or options.split
+    name = options.split if options.text is None else options.text
     if options.json:
         print(json.dumps({"checkpoint": str(trained.path), "text": name} | score.to_json(), ensure_ascii=False))
     else:

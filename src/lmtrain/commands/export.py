@@ -19,7 +19,7 @@ NEXT = {"torch": "python {} score FILE", "safetensors": "cat {}", "onnx": "cat {
 @as_typed(format="--format ", quantize="--quantize ")
 def main(arguments: list[str]) -> None:
     """Writes the directory and says what is in it."""
-    parser = Parser("export", __doc__)
+    parser = Parser("export", __doc__, behind="--output")
     add_model_options(parser)
     parser.add_argument(
         "--format", choices=("torch", "safetensors", "onnx"), default="torch", help="what to write (default: torch)"

@@ -19,7 +19,7 @@ Use a trained model (each has its own --help; RUN is a run, a checkpoint or a mi
   python -m lmtrain sample RUN --prompt "Once upon"            writes text
   python -m lmtrain score RUN FILE                             log-probability of every line ("-": standard input)
   python -m lmtrain rescore FILE --weights 0.7 0               best of n-best lists that  score --nbest  has scored
-  python -m lmtrain evaluate RUN                               exact test perplexity with its counts (any task: its score)
+  python -m lmtrain evaluate RUN [FILE]                        exact perplexity with its counts (any task: its score)
   python -m lmtrain compare RUN RUN [FILE]                     where one model beats another, and how sure that is
   python -m lmtrain predict RUN FILE                           a tagger's tags, a classifier's labels
   python -m lmtrain mix RUN RUN ... --output DIR               interpolates models, weights fitted on validation

@@ -15,6 +15,7 @@ from io import BufferedIOBase
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from lmtrain.errors import as_typed
+from lmtrain.shell import quoted_for_shell
 from lmtrain.targets import new_directory as new_directory
 from lmtrain.targets import new_path as new_path
 
@@ -35,26 +36,46 @@ JSON_NULLS = (
 
 
 class Parser(argparse.ArgumentParser):
-    """Parses the arguments of one command. It raises a SettingsError for wrong ones, a paragraph like any other."""
+    """Parses the arguments of one command. It raises a SettingsError for wrong ones, a paragraph like any other.
 
-    def __init__(self, command: str, description: str | None, epilog: str | None = None) -> None:
+    behind   the option for which an argument too many was probably meant: `sample RUN "Once upon"`
+    """
+
+    def __init__(self, command: str, description: str | None, epilog: str | None = None, *, behind: str | None = None) -> None:
         super().__init__(
             prog=f"python -m lmtrain {command}", description=description, epilog=epilog, allow_abbrev=False,
             formatter_class=_Formatter,
         )  # fmt: skip
+        self._behind = behind
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Returns the options. What may be left out may also be typed behind options: `compare A B --json FILE`."""
+        options, surplus = self.parse_known_args(args, namespace)
+        if surplus and not any(map(_is_option, surplus)):
+            options, surplus = self.parse_known_intermixed_args(args, namespace)
+        if surplus:
+            self._refuse(next(filter(_is_option, surplus), surplus[0]))
+        return options
+
+    def _refuse(self, argument: str) -> NoReturn:
+        from lmtrain.errors import SettingsError
+
+        takes = " ".join(map(_shown, self._get_positional_actions())) or "nothing"
+        typed, see = quoted_for_shell(argument), f"See  {self.prog} --help."
+        if _is_option(argument):
+            options = [name for name in self._option_string_actions if name.startswith("--")]
+            raise SettingsError(
+                f"{typed} cannot be used by  {self.prog}.",
+                f"It takes {takes}; its options are {', '.join(options)}.",
+                _did_you_mean(argument.partition("=")[0], options) or see,
+            )
+        remedy = f"Did you mean  {self._behind} {typed}?" if self._behind else "Leave it out."
+        raise SettingsError(f"{typed} is one argument too many for  {self.prog}.", f"It takes {takes}.", f"{remedy} {see}")
 
     def error(self, message: str) -> NoReturn:
         from lmtrain.errors import SettingsError
 
         see = f"See  {self.prog} --help"
-        if found := re.fullmatch(r"unrecognized arguments: (\S+).*", message, re.DOTALL):
-            takes = [str(action.metavar or action.dest) for action in self._get_positional_actions()]
-            options = [name for name in self._option_string_actions if name.startswith("--")]
-            raise SettingsError(
-                f"{found[1]} cannot be used by  {self.prog}.",
-                f"It takes {' '.join(takes) or 'nothing'}; its options are {', '.join(options)}.",
-                _did_you_mean(found[1].partition("=")[0], options) or see,
-            )
         found = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
         remedy = found and _did_you_mean(found[1], re.findall(r"[\w-]+", found[2]))
         raise SettingsError(f"{message[0].upper()}{message[1:]}.", "", remedy or see)
@@ -65,6 +86,16 @@ class _Formatter(argparse.HelpFormatter):
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         return action.dest.rpartition("_")[2].upper()
+
+
+def _is_option(argument: str) -> bool:
+    return argument.startswith("-") and argument != "-"
+
+
+def _shown(action: argparse.Action) -> str:
+    """Returns an argument nearly as the usage shows it: [FILE] for one that may be left out, RUN... for one or more."""
+    name = f"{action.metavar or action.dest}"
+    return f"[{name}]" if action.nargs in ("?", "*") else f"{name}..." if action.nargs == "+" else name
 
 
 def _did_you_mean(word: str, allowed: list[str]) -> str | None:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 def main(arguments: list[str]) -> None:
     """Reads a prompt, draws continuations, prints them."""
-    parser = Parser("sample", __doc__)
+    parser = Parser("sample", __doc__, behind="--prompt")
     add_model_options(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", help="text to go on from (default: the start of a line)")

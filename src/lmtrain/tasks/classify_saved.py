@@ -133,7 +133,7 @@ class Classifier:
         if document.get("corpus") != fingerprint(splits):
             raise CheckpointError(
                 f"The texts have changed since {one_line(str(self.path))} was saved.",
-                "The training split is read from where it was then.", "Restore it, or give a file: --text FILE.",
+                "The training split is read from where it was then.", "Restore it, or give a FILE.",
             )  # fmt: skip
         train = {"train": splits["train"]}
         baselines = predict_simply(train, self.labels, self.model.indicators)["train"]

@@ -36,7 +36,7 @@ def training_settings(path: Path) -> config.Config:
     if not isinstance(document, dict) or "settings" not in document:
         raise CheckpointError(
             f"{path} does not say on which text it was trained.", "Runs of lmtrain do; mixtures and ARPA files do not.",
-            "Give the text: --text FILE.",
+            "Give a FILE.",
         )  # fmt: skip
     with believing(path), within("training.json: "):
         try:
@@ -69,7 +69,7 @@ def training_corpus(path: Path) -> Corpus:
     if document.get("corpus") != corpus.fingerprint:
         raise CheckpointError(
             f"The text has changed since {path} was saved.", "The training split is read from where it was then.",
-            "Restore it, or give a text: --text FILE.",
+            "Restore it, or give a FILE.",
         )  # fmt: skip
     return corpus
 

@@ -12,7 +12,10 @@ NUMBER = "how many words are shown (default: 10)"
 
 
 def neighbours(arguments: list[str]) -> None:
-    """`python -m lmtrain vectors neighbours RUN|FILE WORD...` prints the words of the largest cosine with each word."""
+    """`python -m lmtrain vectors neighbours RUN|FILE WORD...` prints the words of the largest cosine with each word.
+
+    Words that have no vector are named behind what there is for the others, and the exit code is 3.
+    """
     parser = vectors_parser("neighbours", neighbours.__doc__)
     parser.add_argument("words", metavar="WORD", nargs="+", help="words to look up, as the vectors write them")
     parser.add_argument("--number", type=whole(1), default=10, help=NUMBER)
@@ -22,13 +25,13 @@ def neighbours(arguments: list[str]) -> None:
     from lmtrain.vectors.table import ranking_to_json
 
     vectors = open_vectors(options)
-    vectors.rows(options.words)  # this names all missing words at once
-    found = {word: vectors.neighbours(word, options.number) for word in options.words}
-    if options.json:
+    found = {word: vectors.neighbours(word, options.number) for word in options.words if vectors.row(word) is not None}
+    if options.json and found:
         print_json({word: ranking_to_json(near) for word, near in found.items()})
-        return
-    for word, near in found.items():
-        print(f"{one_line(word)}\n" + _table(near))
+    else:
+        for word, near in found.items():
+            print(f"{one_line(word)}\n" + _table(near))
+    vectors.rows(options.words)  # this names all missing words at once
 
 
 def analogy(arguments: list[str]) -> None:
