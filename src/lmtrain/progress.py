@@ -6,6 +6,8 @@ with watched("Reading my.txt", size, "B") as advance:
 
 A thread looks on, so a bar moves and a line comes also where one step of the pass takes long, or where nobody can tell how far
 it is: `with watched("Compiling kernels"):`.
+
+Within `given_up_when(condition)` a pass that tells how far it is ends with BrokenOffError as soon as the condition holds.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 QUIET_SECONDS = 1.0
@@ -33,6 +36,23 @@ def silence() -> None:
     _is_shown = False
 
 
+class BrokenOffError(Exception):
+    """A pass was given up before its end, because its result is not needed any more."""
+
+
+_is_given_up: ContextVar[Callable[[], bool]] = ContextVar("_is_given_up", default=lambda: False)
+
+
+@contextmanager
+def given_up_when(condition: Callable[[], bool]) -> Iterator[None]:
+    """Within its block a pass that is `watched` raises BrokenOffError when it is told of more units and `condition()` holds."""
+    token = _is_given_up.set(condition)
+    try:
+        yield
+    finally:
+        _is_given_up.reset(token)
+
+
 @contextmanager
 def watched(what: str, total: int = 0, unit: str = "") -> Iterator[Advance]:
     """Yields what is to be told how many more units are done. `what` must be fit for a terminal (`shell.one_line`).
@@ -45,7 +65,12 @@ def watched(what: str, total: int = 0, unit: str = "") -> Iterator[Advance]:
         return
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     view = _Bar(what, total, unit) if is_terminal else _Lines(what, total, unit)
-    ended = threading.Event()
+    ended, is_given_up = threading.Event(), _is_given_up.get()
+
+    def advance(number: int) -> None:
+        view.advance(number)
+        if is_given_up():
+            raise BrokenOffError(what)
 
     def look_on() -> None:
         while not ended.wait(LOOK_SECONDS):
@@ -55,7 +80,7 @@ def watched(what: str, total: int = 0, unit: str = "") -> Iterator[Advance]:
     thread.start()
     is_done = False
     try:
-        yield view.advance
+        yield advance
         is_done = True
     finally:
         ended.set()

@@ -335,7 +335,8 @@ FAULTS = (
         (f"{TRAIN}::test_a_signal_saves_prints_how_to_resume_and_loses_nothing",
          f"{SIGNALS}::test_a_signal_ends_the_loop_with_its_exit_code_and_says_what_happens",
          f"{SIGNALS}::test_a_second_signal_ends_at_once_but_still_cleans_up",
-         f"{HERE}runs.py::test_a_signal_during_validation_ends_behind_it_with_everything_saved",
+         f"{HERE}runs.py::test_a_signal_before_validation_breaks_it_off_with_everything_saved",
+         f"{HERE}interruptions.py::test_a_signal_within_an_evaluation_breaks_it_off_and_changes_nothing",
          f"{HERE}runs.py::test_sigusr1_saves_and_training_goes_on"),
     ),
     Fault(

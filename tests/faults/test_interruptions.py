@@ -128,6 +128,49 @@ def test_a_signal_at_a_moment_of_every_kind_changes_nothing(
         check(name, {at: SIGNALS[(number + turn) % 3]})
 
 
+@pytest.mark.parametrize("when", ["first", "last", "in a resumed run"])
+@pytest.mark.parametrize("name", ["plateau", "every epoch"])
+@pytest.mark.parametrize("part", ["evaluate", "sample_text"])
+def test_a_signal_within_an_evaluation_breaks_it_off_and_changes_nothing(
+    part: str, name: str, when: str, place: Path, train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
+    assert_same_end: Callable[[Path, Path], None],
+) -> None:  # fmt: skip
+    """A pass that is told to end does no more: neither the rest of it, nor a step."""
+    import lmtrain.tasks.language as language
+
+    assert train(name, "whole")[0] == 0
+    original = getattr(language, part)
+    passes = {part: 0}
+
+    def disturbed(*arguments: Any, progress: Callable[[int], object], **options: Any) -> Any:
+        passes[part] += 1
+        told = []
+
+        def signalled(number: int) -> None:
+            if passes[part] in chosen:
+                assert not told, "it went on"
+                told.append(number)
+                os.kill(os.getpid(), signal.SIGINT)
+            progress(number)
+
+        return original(*arguments, progress=signalled, **options)
+
+    chosen: set[int] = set()
+    monkeypatch.setattr(language, part, disturbed)
+    assert train(name, "again")[0] == 0
+    number = passes[part] - 1  # of validations; behind them comes the test
+    chosen, passes[part] = {number if when == "last" else 1}, 0
+    assert train(name, "cut")[0] == 130
+    if when == "in a resumed run" and part == "evaluate":  # what it owes comes first, and is interrupted again
+        passes[part] = 0
+        code, moments = train(name, "cut", resume=True)
+        assert (code, "before step" in moments) == (130, False)
+    chosen = set()
+    assert train(name, "cut", resume=True)[0] == 0
+    assert_same_end(Path("cut"), Path("whole"))
+    assert decided(Path("cut")) == decided(Path("whole"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("name", TRAININGS)

@@ -124,7 +124,7 @@ def test_a_damaged_checkpoint_ends_with_4_and_names_the_file(place: Path, call: 
 # ---- signals
 
 
-def test_a_signal_during_validation_ends_behind_it_with_everything_saved(
+def test_a_signal_before_validation_breaks_it_off_with_everything_saved(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch, assert_same_end: Callable[..., None]
 ) -> None:
     settings = [*OFTEN, "trainer.evaluate_every=4"]

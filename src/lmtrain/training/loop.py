@@ -17,6 +17,8 @@ def fit(run: Session) -> str:
     """Trains to the end or to a signal; returns why it ended."""
     if run.owes_evaluation:  # a signal came before it
         run.validate()
+        if run.stop.requested:
+            return _leave(run)
     else:
         run.check_gradients()
     while True:
@@ -28,13 +30,20 @@ def fit(run: Session) -> str:
             if accepted and run.owes_checkpoint:
                 run.save()
             if run.stop.requested:
-                run.save(is_scheduled=False, is_final=True)
-                return run.stop.reason
+                return _leave(run)
             if run.stop.take_save_request():
                 run.save(is_scheduled=False)
         run.finish()
+        if run.is_broken_off:
+            return run.stop.reason
         if run.fraction >= 1:  # else numbers that are not finite made training go back
             return run.why_it_ended
+
+
+def _leave(run: Session) -> str:
+    """Saves because of a signal; returns its name."""
+    run.save(is_scheduled=False, is_final=True)
+    return run.stop.reason
 
 
 def steps(state: TrainState, batches: Batches, limits: Limits, group: Group = ALONE) -> Iterator[StepReport]:

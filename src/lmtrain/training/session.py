@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lmtrain.data.batches import Batch, Batches
 from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import ResourceError
+from lmtrain.progress import BrokenOffError, given_up_when
 from lmtrain.training.learner import StepReport
 from lmtrain.training.limits import Cadence, Forecast, Limits, epochs_done
 from lmtrain.training.machine import RunningTime
@@ -78,6 +79,7 @@ class Session:
     def __post_init__(self) -> None:
         self._first_steps: list[float] = []  # how long they took
         self._forecast = Forecast()
+        self.is_broken_off = False  # whether a signal ended the last evaluation: the state still owes it
 
     @property
     def fraction(self) -> float:
@@ -127,8 +129,13 @@ class Session:
                 self.telemetry.say(self.describe_time(sum(self._first_steps[1:]) / (FIRST_STEPS - 1)))
 
     def validate(self) -> None:
-        """Evaluates the model, and saves it if it is the best so far or if every evaluation is saved."""
+        """Evaluates the model, and saves it if it is the best so far or if every evaluation is saved.
+
+        A signal breaks the evaluation off; a resumed run then begins with it.
+        """
         is_best = self._evaluate()
+        if self.is_broken_off:
+            return
         if is_best or self.cadence.save_every == 0:
             self.save(is_best)
         self.check_gradients()
@@ -151,15 +158,24 @@ class Session:
             self.check_gradients()
 
     def _evaluate(self) -> bool:
-        """Evaluates; tells whether validation is the best so far. If validation is not a number, the model has diverged."""
+        """Evaluates; tells whether validation is the best so far. If validation is not a number, the model has diverged.
+
+        A signal breaks it off. What it changes is then as it was, and `is_broken_off` is set.
+        """
         state = self.state
+        self.is_broken_off = False
         began_at = time.monotonic()
         with state.learner.evaluated() as model:
             if not state.learner.has_gradients:  # counts are turned into probabilities here, which is part of training
                 state.elapsed_seconds += time.monotonic() - began_at
             with self._apart():
-                score = self.score(model)
-                text = self.group.led(lambda: self.show(model)) if math.isfinite(score.value) else ""
+                try:
+                    with given_up_when(lambda: self.stop.requested):
+                        score = self.score(model)
+                except BrokenOffError:
+                    self.is_broken_off = True
+                    return False
+                text = self.group.led(lambda: self._shown(model)) if math.isfinite(score.value) else ""
         state.evaluated_step = state.step
         if math.isnan(score.value):
             self.go_back(f"Validation at step {state.step} is not a number.", None)
@@ -174,6 +190,14 @@ class Session:
             watched = {} if self.watch is None else self.watch(state, self.batches.batch(state.position))
         self.telemetry.record_evaluation(state, score, text, is_best, watched)
         return is_best
+
+    def _shown(self, model: Any) -> str:
+        """Returns what the model does as text; nothing if a signal came before it was whole."""
+        try:
+            with given_up_when(lambda: self.stop.is_asked_for):
+                return self.show(model)
+        except BrokenOffError:
+            return ""
 
     @contextmanager
     def _apart(self) -> Iterator[None]:

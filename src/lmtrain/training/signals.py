@@ -1,6 +1,6 @@
 """Signals become requests that the loop answers between two steps. Outside of the loop they end the process as Ctrl-C does.
 
-    SIGINT, SIGTERM, SIGHUP   finish the step, save, end with 128 + the signal's number (130, 143, 129)
+    SIGINT, SIGTERM, SIGHUP   finish the step or break off the evaluation, save, end with 128 + the number (130, 143, 129)
     the same once more        end at once
     SIGUSR1                   save and go on
 
@@ -40,6 +40,11 @@ class Stop:
     def requested(self) -> bool:
         """Tells whether training shall save and end."""
         return self._signal is not None
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Tells whether this process was told to end, even if the others of its group do not know it yet."""
+        return self._own is not None or self.requested
 
     @property
     def reason(self) -> str:
