@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import lmtrain.tasks.language as language
 from lmtrain.__main__ import main
 from lmtrain.commands.summary import _limit
 from lmtrain.tasks.language import prompt_option
+from lmtrain.training.board import Board
 
 TINY = [
     "model.embed_size=6", "model.hidden_size=8", "trainer.batch_size=4", "trainer.chunk_length=10", "trainer.num_steps=24",
@@ -364,3 +367,36 @@ def test_a_model_that_expects_only_unknown_words_still_trains_and_shows_a_sample
 ) -> None:
     train("rare", "model=ngram", "model.smoothing=maximum_likelihood", "tokenizer=word", "tokenizer.min_count=1000", *COUNTED)
     assert "<unk> <unk>" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [(["tokenizer=char"], 400), (["tokenizer=byte"], 400), (["tokenizer=word"], 100),
+     (["tokenizer=bpe", "tokenizer.vocab_size=270"], 100), (["tokenizer=word", "trainer.sample_tokens=7"], 7),
+     (["tokenizer=word", "trainer.sample_tokens=0"], None)],
+    ids=str,
+)  # fmt: skip
+def test_a_sample_is_as_long_as_suits_its_tokens_and_fills_no_screen(
+    settings: list[str], most: int | None, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths, recorded = [], []
+
+    def written(*arguments: object, **options: object) -> str:
+        lengths.append(arguments[3].max_tokens)
+        return "\n\nfirst\n\n \n\nsecond\nthird" + "\n\n\nmore" * 100
+
+    monkeypatch.setattr(language, "sample_text", written)
+    monkeypatch.setattr(Board, "add_text", lambda board, tag, text, step: tag == "sample" and recorded.append(text))
+    train("run", "model=ngram", "trainer.log_every=4", "trainer.num_threads=1", *settings)
+    assert set(lengths) == ({most} if most else set())
+    if not most:
+        return
+    shown = capsys.readouterr().out.partition("continued at temperature 0.5:\n")[2].partition("\nTest of")[0].splitlines()
+    assert (len(shown), shown[-1]) == (12, "    ...")
+    stripped = [line.strip() for line in shown]
+    assert {"first", "second"} <= set(stripped)
+    assert ("", "") not in pairwise(stripped)
+    for text in recorded:
+        assert "\n\nfirst\n\nsecond\nthird\n\nmore" in text
+        assert text.count("more") == 100
+    assert recorded

@@ -59,8 +59,9 @@ VALUES: dict[str, list[Any]] = {
     "trainer.check_gradients": [0, 0, 2],
     "trainer.log_every": [1, 2, 7], "trainer.evaluate_every": [0, 1, 2, 3, 1000], "trainer.evaluation_streams": [1, 2, 50],
     "trainer.save_every": [0, 1, 2, 3, 1000], "trainer.keep": [0, 1, 2, 3],
-    "trainer.patience": [None, None, 1, 2], "trainer.evaluation_tokens": [None, 0, 7, 40], "trainer.sample_tokens": [0, 1, 3],
-    "trainer.sample_temperature": [0.0, 0.8, 100.0], "trainer.num_threads": [1], "trainer.seed": [0, 1, 2**32 - 1],
+    "trainer.patience": [None, None, 1, 2], "trainer.evaluation_tokens": [None, 0, 7, 40],
+    "trainer.sample_tokens": [None, 0, 1, 3], "trainer.sample_temperature": [0.0, 0.8, 100.0],
+    "trainer.num_threads": [1], "trainer.seed": [0, 1, 2**32 - 1],
 }  # fmt: skip
 """What is drawn where a range alone would make models that take long, or never the values where something changes."""
 

@@ -64,7 +64,7 @@ def final_test(run: RunDirectory, task: Task) -> Score | None:
         )
     text = task.show(best.model) if math.isfinite(score.value) else ""
     if text:
-        print(f"\n{task.shown()}:\n{_indented(text)}")
+        print(f"\n{task.shown()}:\n{_indented(_beginning(text, task.most_lines))}")
     print(f"\n{name} of the best model (step {best.step}):\n{_indented(score.format())}")
     return score
 
@@ -133,6 +133,12 @@ def say_resume(run: RunDirectory, stop: Stop, state: TrainState) -> None:
     """Says after a signal how the run goes on."""
     print(f"\nStopped by {stop.reason} at step {state.step}; everything is saved. Go on exactly here with\n"
           f"  python -m lmtrain {quoting.typed('resume', shown(run.path))}", file=sys.stderr)  # fmt: skip
+
+
+def _beginning(text: str, most: int) -> str:
+    """Returns a text with at most so many lines: TensorBoard has all of them."""
+    lines = text.splitlines()
+    return text if len(lines) <= most else "\n".join([*lines[: most - 1], "..."])
 
 
 def _indented(text: str) -> str:

@@ -145,7 +145,10 @@ class TrainerConfig(Settings):
         "regression beside tags and labels; null: where it takes seconds.",
     )
     projector: bool = free(True, "In the end the vectors of the most frequent words are written for TensorBoard's projector.")
-    sample_tokens: int = free(400, "Tokens of the sample at each evaluation; 0: none.", least=0, most=100000)
+    sample_tokens: int | None = free(
+        None, "Tokens of the sample at each evaluation; null: 400 characters or bytes, 100 words or subwords; 0: none.",
+        least=0, most=100000,
+    )  # fmt: skip
     sample_temperature: float = free(0.5, "Temperature of these samples.", least=0, most=100)
     precision: Precision = noted(
         Precision.auto, "float32, bfloat16 (products only), or auto: bfloat16 where the device has instructions for it."

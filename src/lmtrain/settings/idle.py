@@ -98,7 +98,7 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
             "a model of a language, of tags or of labels that is none of the simplest itself",
         ),
         "trainer.evaluation_tokens": (isinstance(model, LanguageConfig), "a language model: other tasks evaluate all"),
-        "trainer.sample_temperature": (trainer.sample_tokens > 0, "trainer.sample_tokens above 0"),
+        "trainer.sample_temperature": (trainer.sample_tokens != 0, "trainer.sample_tokens above 0"),
     }
 
 

@@ -82,6 +82,7 @@ class Task(ABC):
     settings, device  of the run
     fingerprint       of the data: a run goes on only with the data that it was started with
     start             the model that the weights come from, as `open_saved` opens it; None if they are drawn
+    most_lines        of what the model does are printed at the end
     begins            whether the run starts now; if it goes on, a checkpoint replaces the weights of the learner at once
     """
 
@@ -90,6 +91,7 @@ class Task(ABC):
     device: torch.device
     fingerprint: str
     start: Any = None
+    most_lines: int = 40
     begins: bool = True
 
     @property

@@ -69,6 +69,7 @@ class Language(Task):
     """A language model of a text."""
 
     wording = TOKENS
+    most_lines = 12
 
     def __init__(self, settings: config.Config, device: torch.device, start: Trained | None = None) -> None:
         self.settings, self.device, self.start = settings, device, start
@@ -281,18 +282,20 @@ def evaluate_split(
 
 
 def write_sample(model: LanguageModel, corpus: Corpus, trainer: config.TrainerConfig, device: torch.device) -> str:
-    """Returns a little of the validation text, and how the model goes on."""
-    if not trainer.sample_tokens:
+    """Returns a little of the validation text, and how the model goes on. Of empty lines in a row one is kept."""
+    num_tokens = corpus.tokenizer.kind.sample_length if trainer.sample_tokens is None else trainer.sample_tokens
+    if not num_tokens:
         return ""
     prompt = "" if corpus.tokenizer.reverse else prompt_of(corpus)
-    settings = SampleSettings(max_tokens=trainer.sample_tokens, temperature=trainer.sample_temperature)
+    settings = SampleSettings(max_tokens=num_tokens, temperature=trainer.sample_temperature)
     for allow_unk in (False, True):
         settings = dataclasses.replace(settings, allow_unk=allow_unk)
         try:
             with watched("Writing a sample", settings.max_tokens, "tok") as advance:
-                return prompt + sample_text(
+                written = sample_text(
                     model, corpus.tokenizer, prompt, settings, seed=trainer.seed, device=device, progress=advance
                 )
+            return re.sub(r"\n(?:[^\S\n]*\n){2,}", "\n\n", prompt + written)
         except OnlyUnknownError:
             continue
         except UserError as error:  # no reason to end a training
