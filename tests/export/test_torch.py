@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from random import Random
@@ -20,9 +21,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 import lmtrain
+from lmtrain.choices import Cell, names
 from lmtrain.data.tokenizer import learn_tokenizer
+from lmtrain.export.plain import KNOWN_CELLS, KNOWN_TOKENS
 from lmtrain.export.torch_format import script_for
 from lmtrain.inference.score import ScoredLine, score_text
+from lmtrain.models.heads import MatrixHead
+from lmtrain.models.recurrent import CELLS, ElmanLayer, GRULayer
 from lmtrain.trained import Model
 
 ALONE = """
@@ -158,6 +163,38 @@ def test_settings_drawn_at_random_give_the_same_numbers(seed: int, count: int, m
         network, settings = made.drawn(random, tokenizer)
         models[f"{number}: {kind} {options} {settings}"] = made.opened(network, tokenizer)
     check(models, lambda name: made.TEXT + ("unknown/The\ncat" if "word" in name else "the cat"), "the cat", tmp_path)
+
+
+@pytest.mark.parametrize("format", ["torch", "safetensors", "onnx"])
+@pytest.mark.parametrize("base", [ElmanLayer, GRULayer])
+def test_what_somebody_has_added_is_refused_by_name(
+    base: type, format: Any, made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+    added = {
+        "A cell of the kind mine": lambda lm: setattr(lm.network.layers[0], "__class__", type("MineLayer", (base,), {})),
+        "A head of the kind MineHead": lambda lm: setattr(lm.network.head, "__class__", type("MineHead", (MatrixHead,), {})),
+        "A tokenizer of the kind syllable": lambda lm: setattr(
+            lm.tokenizer, "kind", replace(lm.tokenizer.kind, name="syllable")
+        ),
+    }
+    for what, add in added.items():
+        tokenizer = learn_tokenizer("word", [made.TEXT])
+        cell = next(name for name, layer in CELLS.items() if layer is base)
+        lm = made.opened(made.model({"kind": "recurrent", "cell": cell}, tokenizer), tokenizer)
+        add(lm)
+        monkeypatch.setitem(CELLS, "mine", type(lm.network.layers[0]))
+        with pytest.raises(lmtrain.SettingsError, match=rf"^{what} cannot be exported\. `export` knows .*in export/plain\.py"):
+            lm.export(tmp_path / "out", format=format)
+        assert not (tmp_path / "out").exists()
+        monkeypatch.undo()
+
+
+def test_the_script_has_every_cell_and_every_kind_of_token_that_is_exported() -> None:
+    for name in (*KNOWN_CELLS.values(), *KNOWN_TOKENS):
+        assert f"-- only {name}\n" in (Path(script_for.__code__.co_filename).parent / "script.py").read_text(encoding="utf-8")
+    assert tuple(KNOWN_CELLS.values()) == names(Cell)
 
 
 def test_a_script_is_short_and_holds_only_what_its_model_needs(made: SimpleNamespace, tmp_path: Path) -> None:

@@ -533,7 +533,7 @@ def _load(document: dict[str, Any], arrays: Mapping[str, NDArray[Any]], subwords
     if name == "byte":
         return ByteTokenizer()
     tokens = read_tokens(unpacked(arrays) if written == PACKED else document.get("tokens"), name)
-    return CharTokenizer(tokens) if name == "char" else WordTokenizer(tokens)
+    return {"char": CharTokenizer, "word": WordTokenizer}[name](tokens)
 
 
 def _load_subwords(

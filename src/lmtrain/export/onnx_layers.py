@@ -94,11 +94,15 @@ class Part:
             tensors.append(StateTensor(f"{self.prefix}previous", INT64, ["batch"], eos))
         if facts["history"] > 1:
             tensors.append(StateTensor(f"{self.prefix}history", INT64, ["batch", facts["history"] - 1], eos))
-        names = "hc" if facts.get("cell") == "lstm" else "h"
+        names = "hc"[: self._num_states()]
         for number, size in enumerate(facts["state_sizes"]):
             name = f"{self.prefix}{names[number % len(names)]}{number // len(names)}"
             tensors.append(StateTensor(name, FLOAT, ["batch", size], 0.0))
         return tensors
+
+    def _num_states(self) -> int:
+        """States of each layer of recurrent cells."""
+        return len(self.facts["state_sizes"]) // len(self.facts["layers"])
 
     def step(self, token: str, state: Sequence[str]) -> tuple[str, list[str]]:
         """Log-probabilities [B, V] behind `token`, and the next state."""
@@ -187,7 +191,7 @@ class Part:
         x, after = self._embed(token), list[str]()
         for number, layer in enumerate(facts["layers"]):
             name, size = f"layers.{number}", layer["hidden_size"]
-            old = [left.pop(0) for _ in range(2 if facts["cell"] == "lstm" else 1)]
+            old = [left.pop(0) for _ in range(self._num_states())]
             p, q = self._gates(x, old[0], name, layer)
             new = self._cell(p, q, old, size)
             if layer["zoneout"]:
@@ -225,7 +229,9 @@ class Part:
                 r, z = op("Sigmoid", op("Add", p_r, q_r)), op("Sigmoid", op("Add", p_z, q_z))
                 n = op("Tanh", op("Add", p_n, op("Mul", r, q_n)))
                 return [op("Add", n, op("Mul", z, op("Sub", old[0], n)))]
-        return [self._function(self.facts["nonlinearity"], op("Add", p, q))]
+            case "elman":
+                return [self._function(self.facts["nonlinearity"], op("Add", p, q))]
+        raise AssertionError(f"the cell {self.facts['cell']} is in KNOWN_CELLS and not here")
 
     # ---- the softmax
 

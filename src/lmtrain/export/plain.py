@@ -25,19 +25,24 @@ import torch
 from torch import Tensor
 
 from lmtrain.data.tokenizer import Tokenizer, WordTokenizer
-from lmtrain.errors import CheckpointError
+from lmtrain.errors import CheckpointError, SettingsError
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel
 from lmtrain.models.direct import DirectNgramHead, DirectNgramModel
 from lmtrain.models.dropout import zoneout_weights
-from lmtrain.models.heads import AdaptiveSoftmax, Head, MatrixHead
+from lmtrain.models.heads import AdaptiveSoftmax, FullSoftmax, Head, SampledSoftmax
 from lmtrain.models.mixture import Mixture
 from lmtrain.models.ngram import NgramModel
-from lmtrain.models.recurrent import CELLS, ElmanLayer, GRULayer, RecurrentLanguageModel
+from lmtrain.models.recurrent import CELLS, ElmanLayer, GRULayer, LSTMLayer, RecurrentLanguageModel, RecurrentLayer
 from lmtrain.models.window import WindowLanguageModel
 from lmtrain.ops.activations import GATED
 
 Facts = dict[str, Any]
 Weights = dict[str, Tensor]
+
+KNOWN_CELLS: dict[type[RecurrentLayer], str] = {ElmanLayer: "elman", GRULayer: "gru", LSTMLayer: "lstm"}
+"""The cells whose equations `script.py` and `onnx_layers.py` hold, by their layers; a subclass computes something else."""
+KNOWN_TOKENS = ("byte", "char", "word", "subword")
+"""The kinds of tokens for which `script.py` has the way from text and back."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,16 @@ def plain(model: LanguageModel) -> Plain:
             weights = {name: weight.detach().float().cpu().contiguous() for name, weight in weights.items()}
             _check_finite(weights)
             return Plain(facts, weights)
-    raise AssertionError(f"{type(model).__name__} is not known here")
+    raise _unknown("A model", type(model).__name__, "networks, n-grams and mixtures")
+
+
+def _unknown(what: str, name: str, known: str) -> SettingsError:
+    """Refuses a class that somebody has added: what is written for another one would be wrong."""
+    return SettingsError(
+        f"{what} of the kind {name} cannot be exported.", f"`export` knows {known}.",
+        "Write its equations in export/script.py and export/onnx_layers.py, and name it in export/plain.py, as "
+        "ops/README.md says of cells.",
+    )  # fmt: skip
 
 
 def _network(model: NeuralLanguageModel, facts: Facts, weights: Weights) -> Facts:
@@ -100,7 +114,7 @@ def _network(model: NeuralLanguageModel, facts: Facts, weights: Weights) -> Fact
             facts |= _window(model, weights)
             needed = model.context + model.average_span
         case _:
-            raise AssertionError(f"{type(model).__name__} is not known here")
+            raise _unknown("A network", type(model).__name__, "recurrent ones and those of a window")
     history = max(needed, order - 1)
     return facts | {"start": [model.eos_id] * history, "history": history} | _head(head, model, weights)
 
@@ -108,6 +122,7 @@ def _network(model: NeuralLanguageModel, facts: Facts, weights: Weights) -> Fact
 def _recurrent(model: RecurrentLanguageModel, weights: Weights) -> Facts:
     layers, sizes = list[Facts](), list[int]()
     layer: Any  # PyTorch does not say what a list of modules holds
+    cell = _cell(model.layers[0])
     for number, layer in enumerate(model.layers):
         own: Weights = {"rnn.weight_ih_l0": layer.weight_input_ZE, "rnn.weight_hh_l0": layer.weight_recurrent_ZH}
         own["rnn.bias_ih_l0"], second_bias = layer.bias_Z, torch.zeros_like(layer.bias_Z)
@@ -123,8 +138,15 @@ def _recurrent(model: RecurrentLanguageModel, weights: Weights) -> Facts:
         layers.append({"hidden_size": layer.hidden_size, "residual": layer.residual, "zoneout": zoneout, "weights": [*own]})
         sizes += [layer.hidden_size] * layer.num_states
     nonlinearity = layer.nonlinearity if isinstance(layer, ElmanLayer) else "tanh"
-    cell = next(name for name, kind in CELLS.items() if isinstance(layer, kind))
     return {"kind": "recurrent", "cell": cell, "nonlinearity": nonlinearity, "layers": layers, "state_sizes": sizes}
+
+
+def _cell(layer: Any) -> str:
+    """The name of a layer's cell. SettingsError for one that is not known here."""
+    if type(layer) not in KNOWN_CELLS:
+        name = next((name for name, kind in CELLS.items() if type(layer) is kind), type(layer).__name__)
+        raise _unknown("A cell", name, f"the cells {', '.join(KNOWN_CELLS.values())}")
+    return KNOWN_CELLS[type(layer)]
 
 
 def _window(model: WindowLanguageModel, weights: Weights) -> Facts:
@@ -147,7 +169,7 @@ def _window(model: WindowLanguageModel, weights: Weights) -> Facts:
 
 def _head(head: Head, model: NeuralLanguageModel, weights: Weights) -> Facts:
     match head:
-        case MatrixHead():
+        case FullSoftmax() | SampledSoftmax():
             if head.projection is not None:
                 weights["projection.weight"] = head.projection.weight
             if head.weight_VE is not model.embedding.weight:
@@ -163,7 +185,7 @@ def _head(head: Head, model: NeuralLanguageModel, weights: Weights) -> Facts:
                     weights[f"tail.{k}.0.weight"] = head.projections[k].get_parameter("weight")
                 weights[f"tail.{k}.1.weight"], weights[f"tail.{k}.1.bias"] = tail, bias
             return {"cutoffs": head.cutoffs}
-    raise AssertionError(f"{type(head).__name__} is not known here")
+    raise _unknown("A head", type(head).__name__, "the full, the sampled and the adaptive softmax")
 
 
 def _check_finite(weights: Weights) -> None:
@@ -178,6 +200,8 @@ def _check_finite(weights: Weights) -> None:
 def describe(tokenizer: Tokenizer) -> Facts:
     """What text becomes, for config.json; the file of subwords is written beside it."""
     kind = "subword" if tokenizer.subword is not None else tokenizer.name
+    if kind not in KNOWN_TOKENS:
+        raise _unknown("A tokenizer", kind, f"{', '.join(KNOWN_TOKENS)} tokens")
     form, lower, _ = tokenizer.normalize.replace("none", "").upper().partition("LOWER")
     steps = [form.strip("_")] * bool(form) + ["lower", form.strip("_")][: 1 + bool(form)] * bool(lower)
     spelt = {}
