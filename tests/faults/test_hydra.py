@@ -11,6 +11,7 @@ from typing import Any
 
 import hydra
 import pytest
+from hydra._internal.hydra import Hydra
 
 from lmtrain.settings import quoting
 from lmtrain.training.checkpoint import _fingerprint
@@ -120,6 +121,20 @@ def test_what_hydra_refuses_is_a_paragraph(arguments: list[str], place: Path, ca
     assert ended.err.startswith("lmtrain: ")
 
 
+def test_a_training_is_composed_once_and_is_what_hydra_makes_of_it(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: asked.append("composed, to look at hydra.mode"))
+    assert call("TRAIN", *FEW, "hydra.run.dir=one").code == 0
+    assert asked == []
+    assert call("TRAIN", *FEW, "--run", "hydra.run.dir=two").code == 0
+    assert len(asked) == 1
+    for name in ("config", "hydra", "overrides"):
+        ours, theirs = (Path(run, ".hydra", f"{name}.yaml").read_text(encoding="utf-8") for run in ("one", "two"))
+        assert re.sub(r"\btwo$", "one", theirs, flags=re.MULTILINE) == ours
+
+
 @pytest.mark.parametrize("value", ["0", ""])
 def test_no_environment_changes_exit_codes(value: str, place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", value)
@@ -145,7 +160,7 @@ def test_no_path_moves_with_hydras_working_directory(place: Path, call: Call, mo
     assert swept.code == 0, swept.err
 
 
-@pytest.mark.parametrize("name", ["123", "1e5", "1_0", "true"])
+@pytest.mark.parametrize("name", ["123", "1_0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("1e5", "true"))])
 def test_a_run_and_a_text_whose_names_are_numbers(name: str, place: Path, call: Call) -> None:
     (place / name).write_bytes((place / "text.txt").read_bytes())
     ended = call("TRAIN", *FEW, f"data.path={name}", f"hydra.run.dir=runs/{name}")

@@ -80,7 +80,8 @@ def _run(arguments: Sequence[str]) -> None:
             "Leave -m out and call torchrun once for each run, or start the sweep without torchrun.",
         )
     varies = bool(swept) and checking.varies_vocabulary(overrides, _sources(overrides, options))
-    jobs.call_hydra(changes, swept, varies=varies)
+    alone = overrides if not options and {*keys_of(of_hydra(overrides))} <= {"hydra.run.dir", "hydra.output_subdir"} else None
+    jobs.call_hydra(changes, swept, varies=varies, alone=alone)
 
 
 def overrides_of(arguments: Sequence[str]) -> list[str]:

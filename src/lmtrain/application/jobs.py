@@ -9,13 +9,16 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, cast
 
 import hydra
+from hydra._internal.hydra import Hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf
 
 from lmtrain.application.checking import with_start
@@ -45,8 +48,11 @@ VARIED = "LMTRAIN_VARIED"
 IN_A_JOB = "This happened in a job, not before the first one."
 
 
-def call_hydra(changes: Mapping[str, Any], swept: Set[str], varies: bool) -> None:
+def call_hydra(changes: Mapping[str, Any], swept: Set[str], varies: bool, alone: Sequence[str] | None = None) -> None:
     """Runs the job or jobs of `sys.argv`, a resumed one with `changes`; `varies`: whether their vocabularies may differ.
+
+    `alone` holds the overrides of one training that nothing makes a sweep, where this is known. `hydra.main` would compose all
+    settings once more to find that out, which takes a tenth of a second.
 
     What Hydra cannot do before the first job begins is a mistake in the settings.
 
@@ -72,7 +78,10 @@ def call_hydra(changes: Mapping[str, Any], swept: Set[str], varies: bool) -> Non
 
     try:
         with past_hydra():
-            hydra.main(version_base="1.3", config_path=PLAIN.config_path, config_name=PLAIN.config_name)(task)()
+            if alone is None:
+                hydra.main(version_base="1.3", config_path=PLAIN.config_path, config_name=PLAIN.config_name)(task)()
+            else:
+                run_alone(task, alone)
     except (BrokenPipeError, UserError):
         raise  # `--cfg job | head`
     except Exception as error:  # before the first job nothing runs but Hydra
@@ -84,6 +93,16 @@ def call_hydra(changes: Mapping[str, Any], swept: Set[str], varies: bool) -> Non
             _show_runs(sweep, failures=not failures)
         if failures and len(jobs) > 1:
             print(printable(f"\n{len(failures)} of {len(jobs)} jobs failed:\n" + "\n".join(failures)), file=sys.stderr)
+
+
+def run_alone(task: Callable[[DictConfig], object], overrides: Sequence[str]) -> None:
+    """Calls `task` with what `overrides` compose, as `hydra.main` does where no option of Hydra was typed."""
+    setbase("1.3")
+    started = Hydra.create_main_hydra2("lmtrain", PLAIN.search_path())
+    try:
+        started.run(PLAIN.config_name, task, [*overrides, "hydra.mode=RUN"])
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def train(composed: DictConfig, changes: Mapping[str, Any], swept: Set[str] = frozenset()) -> Reached | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
@@ -22,14 +23,20 @@ GROUPS = (*config.GROUPS, "task", "experiment")
 
 def parse(overrides: Sequence[str]) -> list[Override]:
     """The overrides as Hydra reads them. Raises SettingsError for all that cannot be read."""
-    parser, parsed, problems = OverridesParser.create(), [], []
+    parsed, problems = [], []
     for override in overrides:
         try:
-            parsed.extend(parser.parse_overrides([override]))
+            parsed.append(_parsed(override))
         except HydraException:
             problems.append(_unreadable(override))
     reading.raise_problems(problems)
     return parsed
+
+
+@functools.lru_cache(maxsize=1000)  # every override is looked at several times
+def _parsed(override: str) -> Override:
+    (item,) = OverridesParser.create().parse_overrides([override])
+    return item
 
 
 def _unreadable(override: str) -> str:
