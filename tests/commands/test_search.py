@@ -16,6 +16,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lmtrain.application import GROUPS, Sources, check_overrides, register_schemas
 from lmtrain.commands.runs import read_runs
+from lmtrain.commands.search import _open_study
 from lmtrain.commands.search_space import Choice, Range, experiment, read_space
 from lmtrain.errors import SettingsError
 
@@ -112,6 +113,23 @@ def test_mistakes_are_said_before_the_first_trial(place: Path, call: Call, monke
         assert "Traceback" not in ended.err
     monkeypatch.setattr("lmtrain.commands.search.find_spec", lambda name: None)
     assert "lmtrain's extra `search`" in call("search", "a.yaml").err
+
+
+def test_tables_that_another_process_is_making_are_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    optuna = pytest.importorskip("optuna")
+    from sqlalchemy.exc import IntegrityError
+
+    whole = optuna.storages.RDBStorage.__init__
+    problems = [IntegrityError("INSERT", None, Exception("UNIQUE constraint failed"))]
+
+    def half_made(*arguments: Any, **more: Any) -> None:
+        if problems:
+            raise problems.pop()
+        whole(*arguments, **more)
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "__init__", half_made)
+    assert _open_study(f"sqlite:///{tmp_path}/study.db", "a", 1, True).study_name == "a"
+    assert not problems
 
 
 def search(*arguments: str) -> subprocess.Popen[str]:

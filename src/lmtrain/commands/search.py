@@ -353,8 +353,12 @@ class _Drawn:
 
 
 def _open_study(url: str, name: str, seed: int | None, prunes: bool) -> Any:
-    """Returns the study of this name, new or as it is. Raises SettingsError if the storage cannot be used."""
+    """Returns the study of this name, new or as it is. Raises SettingsError if the storage cannot be used.
+
+    Of processes that begin together, one makes the tables, and the others may find them half made: they look again.
+    """
     import optuna
+    from sqlalchemy.exc import DBAPIError
 
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -362,8 +366,16 @@ def _open_study(url: str, name: str, seed: int | None, prunes: bool) -> Any:
     pruner = optuna.pruners.MedianPruner() if prunes else optuna.pruners.NopPruner()
     try:
         patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None  # while another process writes
-        storage = optuna.storages.RDBStorage(url, engine_kwargs=patience)
-        return optuna.create_study(storage=storage, study_name=name, sampler=sampler, pruner=pruner, load_if_exists=True)
+        for seconds in (0.1, 0.2, 0.4, 0.8, 0.0):
+            try:
+                storage = optuna.storages.RDBStorage(url, engine_kwargs=patience)
+                return optuna.create_study(
+                    storage=storage, study_name=name, sampler=sampler, pruner=pruner, load_if_exists=True
+                )
+            except (DBAPIError, optuna.exceptions.StorageInternalError):
+                if not seconds:
+                    raise
+                time.sleep(seconds)
     except (KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:  # from SQLAlchemy, from a missing driver, from a file that is no data base
