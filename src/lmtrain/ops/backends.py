@@ -66,6 +66,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 
@@ -105,7 +106,12 @@ class Call:
     options: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
-        return f"{self.function} in {str(self.dtype).removeprefix('torch.')} on {self.device}"
+        return _words(self.function, self.dtype, self.device)
+
+
+@cache
+def _words(function: str, dtype: torch.dtype, device: str) -> str:
+    return f"{function} in {str(dtype).removeprefix('torch.')} on {device}"
 
 
 def choose(backend: str, call: Call) -> str:

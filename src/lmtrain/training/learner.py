@@ -30,7 +30,14 @@ from lmtrain.models.ngram import NgramModel
 from lmtrain.progress import watched
 from lmtrain.training.averaging import Averaging
 from lmtrain.training.machine import keep_freed_memory
-from lmtrain.training.optimizer import clip_gradients, expected_optimizer, load_optimizer, optimizer_tensors, set_rate
+from lmtrain.training.optimizer import (
+    clip_gradients,
+    drop_gradients,
+    expected_optimizer,
+    load_optimizer,
+    optimizer_tensors,
+    set_rate,
+)
 from lmtrain.training.random_state import expected_random, load_random_document, random_document
 from lmtrain.training.schedule import Progress, Schedule
 
@@ -155,7 +162,8 @@ class GradientLearner(Learner):
 
     def step(self, batch: Any, progress: Progress) -> StepReport:
         batch = batch.to(next(self.model.parameters()).device)
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         self.freeze(self.model, batch.epoch)
         rate = self.learning_rate * self.schedule.rate(progress) * self._rate_of(batch) * self.rate_scale
         set_rate(self.optimizer, rate, self.schedule.beta1(progress))
@@ -193,7 +201,7 @@ class GradientLearner(Learner):
         penalty = self._penalised(self.model, penalty)
         if self.columns is not None:
             penalty = penalty * self.columns.share
-        self.optimizer.zero_grad(set_to_none=True)
+        drop_gradients(self.optimizer)
         (loss / num_items + penalty).backward()
         loss, penalty = self.group.sum_gradients(self.model.parameters(), loss.detach(), penalty.detach())
         return loss, penalty, clip_gradients(self.model.parameters(), self.clip_norm, self.group)

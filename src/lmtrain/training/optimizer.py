@@ -179,6 +179,13 @@ def set_rate(optimizer: Optimizer, learning_rate: float, beta1: float | None = N
             group["momentum"] = beta1
 
 
+def drop_gradients(optimizer: Optimizer) -> None:
+    """Forgets all gradients, as `zero_grad` does, which tells PyTorch's profiler of it and looks for hooks first."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
+
+
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, group: Group = ALONE) -> Tensor:
     """Returns the L2 norm of all gradients together, which are then scaled down to `max_norm` if it is larger (0: never).

@@ -18,6 +18,7 @@ ValueError, a token id outside the vocabulary IndexError.
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -336,11 +337,15 @@ def _call(function: str, dtype: torch.dtype, sizes: tuple[int, ...], *tensors: T
 
     The tensors are in one piece: results that were made here, or `_checked`.
     """
-    entry = library()[f"lmtrain_{function}"]
+    entry = _entry(library(), function, len(sizes), len(tensors), returns)
+    pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+    return entry(dtype is torch.bfloat16, *sizes, *pointers, torch.get_num_threads())
+
+
+@functools.cache  # not `cache` alone, which is the name of a file here
+def _entry(library: ctypes.CDLL, function: str, num_sizes: int, num_tensors: int, returns: Any) -> Any:
+    """The C function, which knows the types of its arguments: making objects of them in each call takes twice as long."""
+    entry = library[f"lmtrain_{function}"]
+    entry.argtypes = [ctypes.c_int, *[ctypes.c_long] * num_sizes, *[ctypes.c_void_p] * num_tensors, ctypes.c_long]
     entry.restype = returns
-    return entry(
-        ctypes.c_int(dtype == torch.bfloat16),
-        *(ctypes.c_long(size) for size in sizes),
-        *(ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors),
-        ctypes.c_long(torch.get_num_threads()),
-    )
+    return entry
