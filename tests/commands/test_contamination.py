@@ -56,18 +56,19 @@ def test_a_part_that_was_trained_on_the_test_text_is_named(kind: str, train: Cal
     ended = call("mix", "clean", "other", "--output", "mixture")
     assert ended.code == 0, ended.err
     (said,) = re.findall(
-        r"Of (\d+) lines of the test text, 0.0% are in the training text of clean, (\d+\.\d)% in that of other", ended.out
+        r"Of (\d+) distinct lines of the test text, 0.0% are in the training text of clean, (\d+\.\d)% in that of other",
+        ended.out,
     )
     assert int(said[0]) > 10
     assert (float(said[1]) >= 1) is is_found
     named = re.findall(
-        r"lmtrain: .*% of the lines of the test text are in the training text of (\w+): the mixture will", ended.err
+        r"lmtrain: .*% of the distinct lines of the test text are in the training text of (\w+): the mixture will", ended.err
     )
     assert named == ["other"] * is_found
 
     ended = call("evaluate", "mixture")
     named = re.findall(
-        r"% of the lines of the test text are in the training text of (part \d) of mixture: .*Give a FILE", ended.err
+        r"% of the distinct lines of the test text are in the training text of (part \d) of mixture: .*Give a FILE", ended.err
     )
     assert named == ["part 2"] * is_found
     assert ended.code == call("evaluate", "clean").code == 0
@@ -93,8 +94,8 @@ def test_a_file_that_was_trained_on_is_found(train: Callable[..., None], call: C
     for name, text, share in (("seen", lines(1)[:60], 100), ("some", [*lines(5), *lines(1)[:6]], 2), ("new", lines(5), 0)):
         Path(name).write_text("\n".join(text) + "\n")
         ended = call("evaluate", "clean", "--text", name)
-        assert re.search(rf"Of \d+ lines of {name}, {share}\.\d% are in the training text of clean", ended.out)
-        assert (f"of the lines of {name} are in the training text of clean" in ended.err) is (share > 0)
+        assert re.search(rf"Of \d+ distinct lines of {name}, {share}\.\d% are in the training text of clean", ended.out)
+        assert (f"of the distinct lines of {name} are in the training text of clean" in ended.err) is (share > 0)
         document = json.loads(call("evaluate", "clean", "--text", name, "--json").out)
         assert document["lines_in_training"] == [pytest.approx(share / 100, abs=0.005)]
 

@@ -210,14 +210,14 @@ def test_marked_lines_are_remarked_on(advise, marks, tokenizer):
 def test_splits_that_share_their_lines_are_remarked_on(advise, tokenizer):
     held_out = "\n".join(sentences(1, 1500)[200:400]) + "\n"
     (line,) = advise((ORDINARY, held_out, "\n".join(sentences(6, 100)) + "\n"), tokenizer)
-    assert "100% of the lines of the validation text are in the training text as well" in line
+    assert "100% of the distinct lines of the validation text are in the training text as well" in line
     assert "awk '!seen[$0]++' FILE > text.txt" in line
 
 
 def test_validation_and_test_that_share_their_lines_are_remarked_on(advise):
     lines = sentences(6, 200)
     (line,) = advise((ORDINARY, "\n".join(lines[:120]), "\n".join(lines[80:])))
-    assert "of the lines of the test text are in the validation text as well" in line
+    assert "of the distinct lines of the test text are in the validation text as well" in line
 
 
 # ---- no false alarm

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,37 @@ def test_what_does_not_fit_is_refused() -> None:
         compare_tokens(A, B, IDS[:0])
     with pytest.raises(lmtrain.DataError, match="Line 2 of the text contains a token that stands for the end"):
         compare_lines(A, char, "the\ncat <eos> sat\n")
+
+
+def test_models_of_words_with_other_vocabularies_hear_why_and_what_to_do(place: Path, call: Callable[..., Any]) -> None:
+    common = ["data=text", "data.path=text.txt", "model=ngram", "tokenizer=word"]
+    for name, size, more in (("five", 5, []), ("six", 6, []), ("spelt", 5, ["spelled"]), ("again", 6, ["spelled"])):
+        unknown = [f"tokenizer.unknown={way}" for way in more]
+        assert call(*common, f"tokenizer.vocab_size={size}", *unknown, f"hydra.run.dir={name}").code == 0
+    remedy = r"Train both with one vocabulary, tokenizer\.vocabulary=RUN, or .* with tokenizer\.unknown=spelled\."
+    refused = call("compare", "five", "six")
+    assert refused.code == 3
+    assert re.search(rf"five has a vocabulary of 5 \(word\), and six has a vocabulary of 6 \(word\)\. .*{remedy}", refused.err)
+    refused = call("compare", "five", "six", "text.txt")
+    assert refused.code == 3
+    assert re.search(rf"five reads [\d,]+ pieces of the text as <unk>.*{remedy}", refused.err)
+    assert "Give a FILE." in call("compare", "spelt", "again").err
+    assert call("compare", "spelt", "again", "text.txt").code == 0
+    assert call(*common, "tokenizer.vocab_size=5", "data.test_fraction=0", "hydra.run.dir=without").code == 0
+    assert call(*common, "tokenizer.vocab_size=6", "data.test_fraction=0", "hydra.run.dir=too").code == 0
+    assert re.search(r"No test text was saved with either.*--split valid", call("compare", "without", "too").err)
+
+
+def test_the_resampled_texts_are_counted_for_the_winner() -> None:
+    for pair, winner in (((A, B), "B"), ((B, A), "A")):
+        found = compare_tokens(*pair, IDS)
+        assert found.interval is not None
+        if found.total.difference * (1 if winner == "B" else -1) < 0:
+            winner = "AB".replace(winner, "")
+        share = re.findall(r"; (\w) is better in ([\d.]+) % of the resampled texts", found.format())
+        assert [letter for letter, _ in share] == [winner]
+        assert float(share[0][1]) == pytest.approx(100 * (found.better_b if winner == "B" else 1 - found.better_b), rel=1e-3)
+    assert "resampled" not in compare_tokens(A, A, IDS).format()
 
 
 def test_the_command_and_python_say_the_same(place: Path, call: Callable[..., Any]) -> None:

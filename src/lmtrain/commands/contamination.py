@@ -48,7 +48,7 @@ class Finding(NamedTuple):
             first, *others = (f"{overlap.share:.1%}" for _, overlap in known)
             shares = [f"{first} are in the training text of {known[0][0]}"]
             shares += [f"{share} in that of {name}" for share, (name, _) in zip(others, known[1:], strict=True)]
-            sentences.append(f"Of {compared:,} lines of {self.text}, {', '.join(shares)}.")
+            sentences.append(f"Of {compared:,} distinct lines of {self.text}, {', '.join(shares)}.")
         if unknown:
             sentences.append(
                 f"Whether {self.text} is in the training text of {unknown} cannot be told: no hashes of its lines were saved."
@@ -60,7 +60,7 @@ class Finding(NamedTuple):
         for name, overlap in self.overlaps:
             if overlap is not None and overlap.share >= self.limit:
                 print(
-                    f"lmtrain: {overlap.share:.1%} of the lines of {self.text} are in the training text of {name}: "
+                    f"lmtrain: {overlap.share:.1%} of the distinct lines of {self.text} are in the training text of {name}: "
                     f"{consequence}. {remedy}",
                     file=sys.stderr,
                 )

@@ -167,14 +167,14 @@ def _shared_lines(corpus: Corpus) -> Iterator[str]:
         share = find_overlap(split.lines, corpus.train.lines).share
         if share >= SHARED:
             yield (
-                f"{share:.0%} of the lines of the {NAMES[name]} text are in the training text as well: numbers on them say "
-                "little about unseen text. Type  awk '!seen[$0]++' FILE > text.txt  on the whole text, and split that."
+                f"{share:.0%} of the distinct lines of the {NAMES[name]} text are in the training text as well: numbers on "
+                "them say little about unseen text. Type  awk '!seen[$0]++' FILE > text.txt  on the whole text, and split that."
             )
             return
     if corpus.test is not None and (share := find_overlap(corpus.test.lines, corpus.valid.lines).share) >= SHARED:
         yield (
-            f"{share:.0%} of the lines of the test text are in the validation text as well, by which models are selected. "
-            "Type  awk '!seen[$0]++' FILE > text.txt  on the whole text, and split that."
+            f"{share:.0%} of the distinct lines of the test text are in the validation text as well, by which models are "
+            "selected. Type  awk '!seen[$0]++' FILE > text.txt  on the whole text, and split that."
         )
 
 

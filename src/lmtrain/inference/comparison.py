@@ -214,6 +214,14 @@ def _check_some_left(number: int) -> None:
         )  # fmt: skip
 
 
+def unspelt(given: str) -> DataError:
+    """Says that models of different tokens cannot be compared where one of them reads a text with unknown pieces."""
+    return DataError(
+        given, "Models of different tokens are compared on all characters.",
+        "Train both with one vocabulary, tokenizer.vocabulary=RUN, or those of words with tokenizer.unknown=spelled.",
+    )  # fmt: skip
+
+
 # ---- what each model says
 
 
@@ -247,11 +255,7 @@ def _line_nats(side: Side, lines: Sequence[str], independent: bool, device: str)
             )  # fmt: skip
     num_unk = sum(int((ids == unk_id).sum()) for ids in each) if unk_id is not None and tokenizer.rare is None else 0
     if num_unk:
-        raise DataError(
-            f"{side.label} reads {num_unk:,} pieces of the text as <unk> and does not spell them.",
-            "Models of different tokens are compared on all characters.",
-            "Train it with tokenizer.unknown=spelled (words), or both with one vocabulary: tokenizer.vocabulary=RUN.",
-        )
+        raise unspelt(f"{side.label} reads {num_unk:,} pieces of the text as <unk> and does not spell them.")
     starts = np.cumsum([0, *map(len, each)])[:-1]
     nats: Floats = np.add.reduceat(_token_nats(side, np.concatenate(each), independent, device), starts)
     spelt = [tokenizer.spelling_of("".join(tokenizer.read([line]))) for line in lines]

@@ -30,10 +30,11 @@ def _head(comparison: Comparison) -> Iterator[str]:
         low, high = comparison.interval
         sure = f"95 % interval {low:+.4f} to {high:+.4f} (paired bootstrap over {comparison.num_lines:,} lines)"
     yield f"A - B: {total.difference:+.4f} nats per {unit} over {total.count:,} {unit}s; {sure}: {comparison.verdict}"
-    yield (
-        f"A is better in {comparison.lines_a:,} lines, B in {comparison.lines_b:,}; "
-        f"B is better in {100 * comparison.better_b:.4g} % of the resampled texts"
-    )
+    resampled = ""
+    if comparison.interval is not None and total.difference:
+        winner, share = ("B", comparison.better_b) if total.difference > 0 else ("A", 1 - comparison.better_b)
+        resampled = f"; {winner} is better in {100 * share:.4g} % of the resampled texts"
+    yield f"A is better in {comparison.lines_a:,} lines, B in {comparison.lines_b:,}{resampled}"
     if comparison.impossible_a or comparison.impossible_b:
         what = "tokens" if unit == "token" else "lines"
         yield (

@@ -9,7 +9,7 @@ import numpy as np
 
 from lmtrain.data.tokenizer import Ids, Tokenizer
 from lmtrain.errors import DataError, UserError
-from lmtrain.inference.comparison import Comparison, Ints, Side, compare_lines, compare_tokens, same_tokens
+from lmtrain.inference.comparison import Comparison, Ints, Side, compare_lines, compare_tokens, same_tokens, unspelt
 from lmtrain.inference.score import CountedText
 from lmtrain.saved import Trained
 from lmtrain.tasks.opening import training_corpus
@@ -32,7 +32,7 @@ def compare_saved(
         return compare_tokens(
             side_a, side_b, ids, counts=counts, counted_in=counted_in, independent=independent, seed=seed, device=device
         )  # fmt: skip
-    text = saved_lines(a, b, split) if blocks is None else "".join(blocks)
+    text = saved_lines(a, b, split, labels) if blocks is None else "".join(blocks)
     return compare_lines(side_a, side_b, text, independent=independent, seed=seed, device=device)
 
 
@@ -45,15 +45,19 @@ def _saved_ids(both: tuple[Trained, Trained], split: SplitName) -> Ids:
     for one in both:
         if split in one.texts:
             return one.texts[split].ids
+    raise _no_text(both, split)
+
+
+def _no_text(both: tuple[Trained, Trained], split: SplitName) -> DataError:
     other = "valid" if split == "test" else "test"
     there = any(other in one.texts for one in both)
-    raise DataError(
+    return DataError(
         f"No {split} text was saved with either model.", "A text is needed to compare them.",
         f"Type  --split {other}  or give a FILE." if there else "Give a FILE.",
     )  # fmt: skip
 
 
-def saved_lines(a: Trained, b: Trained, split: SplitName) -> str:
+def saved_lines(a: Trained, b: Trained, split: SplitName, labels: tuple[str, str] | None = None) -> str:
     """Returns a text that was saved with one of two models which read different tokens, or lines in opposite directions.
 
     Where the tokens are different, its model must know every piece of it. Raises DataError if there is none.
@@ -62,6 +66,15 @@ def saved_lines(a: Trained, b: Trained, split: SplitName) -> str:
     for one in (a, b):
         if split in one.texts and (alike[0] == alike[1] or not (one.texts[split].ids == one.tokenizer.unk_id).any()):
             return one.tokenizer.decode(one.texts[split].ids.tolist())
+    there = [one for one in (a, b) if split in one.texts]
+    if not there:
+        raise _no_text((a, b), split)
+    if all(one.tokenizer.rare is None for one in there):  # so a text of its own would not help
+        sizes = (
+            f"{label} has a vocabulary of {one.tokenizer.vocab_size:,} ({one.tokenizer.name})"
+            for label, one in zip(labels or (str(a.path), str(b.path)), (a, b), strict=True)
+        )
+        raise unspelt(f"{', and '.join(sizes)}. What is saved of the {split} text has unknown pieces, which are not spelt.")
     raise DataError(
         f"Neither model was saved with a {split} text of which every piece is in its vocabulary.",
         "Models of different tokens are compared on the text itself.", "Give a FILE.",
