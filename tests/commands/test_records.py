@@ -57,3 +57,28 @@ def test_a_field_is_said_to_be_idle_where_no_records_are_read(call: Callable[...
         assert ended.code == 0
         said = "data.field has no effect here: it needs a text in .jsonl files." in ended.out + ended.err
         assert said == is_idle
+
+
+def test_what_is_odd_about_a_text_is_said_when_it_is_first_trained_on_and_never_again(
+    place: Path, call: Callable[..., Any]
+) -> None:
+    text = Path("text.txt").read_text(encoding="utf-8")
+    Path("text.txt").write_text(f"a\0b <eos>\n{text}", encoding="utf-8")
+    odd = ("Is it text?", "holds the literal <eos>")
+
+    def said(*command: str) -> list[int]:
+        ended = call(*command)
+        assert ended.code == 0, ended.err
+        return [(ended.out + ended.err).count(words) for words in odd]
+
+    assert said("TRAIN", "tokenizer=word", "hydra.run.dir=odd") == [1, 1]
+    assert said("resume=odd", "trainer.num_steps=8") == [0, 0]
+    for command in (["compare", "odd", "odd"], ["export", "odd", "--output", "out"], ["evaluate", "odd", "--split", "train"],
+                    ["mix", "odd", "odd", "--output", "mixed"], ["report", "odd", "--output", "page.html"]):  # fmt: skip
+        assert said(*command) == [0, 0], command
+    assert said("evaluate", "odd", "text.txt") == [1, 1]  # a file that is given now
+    assert said("score", "odd", "text.txt") == [1, 0]
+    assert said("inspect", "data=text", "data.path=text.txt", "tokenizer=word") == [1, 1]
+    vectors = ["task=vectors", "model=skipgram", "tokenizer.min_count=1", "hydra.run.dir=vectors"]
+    assert said("data=text", "data.path=text.txt", "trainer.num_steps=2", "trainer.num_epochs=null", *vectors) == [1, 1]
+    assert said("resume=vectors", "trainer.num_steps=3") == [0, 0]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lmtrain.data import text
 from lmtrain.data.files import STANDARD_INPUT, missing
-from lmtrain.data.text import iter_blocks, iter_checked, iter_decoded, iter_text, scan
+from lmtrain.data.text import iter_blocks, iter_checked, iter_decoded, iter_text, scan, warned
 from lmtrain.errors import DataError
 
 fixed = settings(derandomize=True, deadline=None, database=None)
@@ -107,7 +107,7 @@ def test_a_text_that_begins_like_an_archive_in_letters_is_text(file):
 def test_control_characters_are_kept_and_counted_in_a_warning(file, caplog):
     path = file(b"a\0b\x1b\tc\f\n\0")
     assert read(path) == "a\0b\x1b\tc\f\n\0"
-    scan(path)
+    warned(scan(path))
     assert caplog.messages == [
         f"{path} contains 3 control characters (NUL and the like), kept like any other character. Is it text?"
     ]
@@ -116,13 +116,13 @@ def test_control_characters_are_kept_and_counted_in_a_warning(file, caplog):
 def test_lone_carriage_returns_are_kept_and_counted_in_a_warning(file, caplog):
     path = file(b"a\rb\r\nc\r")
     assert read(path) == "a\rb\nc\r"
-    scan(path)
+    warned(scan(path))
     assert caplog.messages == [f"{path} contains 2 carriage returns without a line feed, where no line ends."]
 
 
 def test_one_of_a_kind_is_counted_as_one(file, caplog):
     path = file(b"a\rb\0")
-    scan(path)
+    warned(scan(path))
     assert caplog.messages == [
         f"{path} contains 1 control character (NUL and the like), kept like any other character. Is it text?",
         f"{path} contains 1 carriage return without a line feed, where no line ends.",

@@ -234,7 +234,7 @@ def read_text(path: str, *, at_once: bool = False, field: str = "text") -> Itera
     input is whatever has arrived. Raises DataError for what is not UTF-8 text.
     """
     from lmtrain.data.files import STANDARD_INPUT
-    from lmtrain.data.text import iter_decoded, iter_text, scan
+    from lmtrain.data.text import iter_decoded, iter_text, scan, warned
     from lmtrain.errors import DataError
     from lmtrain.shell import expanded
 
@@ -244,7 +244,7 @@ def read_text(path: str, *, at_once: bool = False, field: str = "text") -> Itera
                 "Standard input is closed.", '"-" means the text that is piped into this command.', "Pipe one, or give a file."
             )
         return iter_decoded(cast(BufferedIOBase, sys.stdin.buffer), STANDARD_INPUT, at_once=at_once)
-    return iter_text(scan(expanded(path), field).path, field)
+    return iter_text(warned(scan(expanded(path), field)).path, field)
 
 
 def iter_lines(path: str) -> Iterator[str]:

@@ -37,7 +37,7 @@ from lmtrain.data.parts import Parts, Reading, check_size, tokenise_all, write_p
 from lmtrain.data.passages import Passage, Tally, cut, read_passages, whole
 from lmtrain.data.shuffled import shuffled
 from lmtrain.data.sources import NAMES, Sources, find_sources, left_out
-from lmtrain.data.text import TextFacts, scan
+from lmtrain.data.text import TextFacts, scan, warned
 from lmtrain.data.token_cache import SIZES, CachedSplit, CacheWriter, hash_json, ids_dtype, read_cache, write_cache
 from lmtrain.data.tokenizer import FORMAT as TOKENIZER_FORMAT
 from lmtrain.data.tokenizer import Tokenizer, learn_from_counts, learn_tokenizer
@@ -84,6 +84,7 @@ class Corpus:
     fingerprint: str  # SHA-256 over the texts of the splits
     shards: tuple[TextFacts, ...] = ()  # of a text that is in several files and is cut in its order
     is_learnt: bool = True  # whether the vocabulary is that of the training split, and not one that was given
+    notes: tuple[str, ...] = ()  # what is odd about its files, to be said when it is first trained on
 
 
 def load_corpus(
@@ -121,13 +122,14 @@ def load_corpus(
     assert 0 < valid_fraction < 1 - test_fraction <= 1
     kind = KINDS[tokenizer]
     workers = workers or len(os.sched_getaffinity(0))
+    notes: list[str] = []
     sources = find_sources(path)
     if names := left_out(path, sources):
-        log.warning("Left out for their names: %s. They end in .txt, .tokens or .jsonl, packed or not.", listing(names))
-    texts = _scan_all(sources, field, kind, workers)
+        notes.append(f"Left out for their names: {listing(names)}. They end in .txt, .tokens or .jsonl, packed or not.")
+    texts = _scan_all(sources, field, kind, workers, notes)
     if split != "contiguous" and len(texts) == 1:
         dealt = shuffled(texts[0], split, split_seed, (str(valid_fraction), str(test_fraction)), Path(cache_dir))
-        texts = _scan_all(dealt, field, kind, workers)
+        texts = _scan_all(dealt, field, kind, workers, [])
     fractions = [str(valid_fraction), str(test_fraction)] if len(texts) == 1 else []
     learning: list[Any] = [tokenizer, min_count, vocab_size, hash_json([subword, vocabulary, separators, spelled, normalize])]
     learning += ["reverse"] * reverse
@@ -149,7 +151,8 @@ def load_corpus(
         corpus = _open_cache(base, recipe, is_new=True)
         assert corpus is not None
     shards = tuple(texts[0]) if fractions and len(texts[0]) > 1 else ()
-    return replace(corpus, shards=shards, is_learnt=kind.is_learnt and vocabulary is None and given is None)
+    is_learnt = kind.is_learnt and vocabulary is None and given is None
+    return replace(corpus, shards=shards, is_learnt=is_learnt, notes=tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -238,23 +241,24 @@ def _training_text(passages: list[Passage], kind: Kind) -> Iterator[str]:
         yield from (block.text for block in blocks)
 
 
-def _scan_all(sources: Sources, field: str, kind: Kind, workers: int) -> list[list[TextFacts]]:
-    """Reads every file once for its hash and size. Shards that hold no text are left out, and named."""
+def _scan_all(sources: Sources, field: str, kind: Kind, workers: int, notes: list[str]) -> list[list[TextFacts]]:
+    """Reads every file once for its hash and size. Shards that hold no text are left out, and named among the `notes`."""
     files = [file for split in sources for file in split]
     if len(files) > 3:
         log.info("Reading %s files in this order: %s.", f"{len(files):,}", listing([file.name for file in files]))
     found = iter(run_all([Call(scan, (file, field), check_file(file)) for file in files], "Hashing and counting", workers))
     texts = [[next(found) for _ in split] for split in sources]
+    notes += [note for facts in texts for fact in facts for note in fact.notes]
     for place, facts in enumerate(texts):
         if len(facts) > 1 and (kept := [fact for fact in facts if fact.num_chars]):
             if len(kept) < len(facts):
                 empty = [str(fact.path) for fact in facts if not fact.num_chars]
-                log.warning("Left out, because they are empty: %s.", listing(empty))
+                notes.append(f"Left out, because they are empty: {listing(empty)}.")
             texts[place] = kept
     for facts in texts:
         if all(fact.is_blank for fact in facts):
             _check_facts(facts[:1], kind)
-    _check_facts([fact for facts in texts for fact in facts if len(texts) > 1 or not fact.is_blank], kind, len(texts))
+    notes += _check_facts([fact for facts in texts for fact in facts if len(texts) > 1 or not fact.is_blank], kind, len(texts))
     return texts
 
 
@@ -265,10 +269,11 @@ def encode_file(path: str | Path, tokenizer: Tokenizer, field: str = "text") -> 
 
     Any text will do that has a token, blank lines too. Raises DataError for an empty one.
     """
-    facts = scan(expanded(path), field)
+    facts = warned(scan(expanded(path), field))
     if not facts.num_chars:
         raise DataError(f"{facts.path} is empty.", "At least one token is needed.", "Give a file with some text.")
-    _warn_of_eos(facts, tokenizer.kind)
+    for note in _note_eos(facts, tokenizer.kind):
+        log.warning("%s", note)
     dtype, tally = ids_dtype(tokenizer), Tally()
     ((_, blocks),) = read_passages(whole([facts]), tokenizer.kind)
     ids = np.concatenate([block.astype(dtype) for block in tally.encode(blocks, tokenizer)])
@@ -300,16 +305,18 @@ def describe(corpus: Corpus) -> str:
 # ---- which text is which split
 
 
-def _warn_of_eos(facts: TextFacts, kind: Kind) -> None:
-    if kind.reads_eos and facts.has_eos:
-        log.warning(
-            "%s holds the literal <eos>: it is read as an end of line, as the line end itself is. A word of this name is "
-            "written \\<eos>.", facts.path,
-        )  # fmt: skip
+def _note_eos(facts: TextFacts, kind: Kind) -> list[str]:
+    if not (kind.reads_eos and facts.has_eos):
+        return []
+    return [
+        f"{facts.path} holds the literal <eos>: it is read as an end of line, as the line end itself is. A word of this name "
+        "is written \\<eos>."
+    ]
 
 
-def _check_facts(facts: list[TextFacts], kind: Kind, num_splits: int = 1) -> None:
-    """Refuses blank files; warns of files that are the same and of literal `<eos>`."""
+def _check_facts(facts: list[TextFacts], kind: Kind, num_splits: int = 1) -> list[str]:
+    """Refuses blank files; notes files that are the same, and literal `<eos>`."""
+    notes = []
     for fact in facts:
         if fact.is_blank and len(facts) == num_splits:
             raise DataError(
@@ -317,11 +324,12 @@ def _check_facts(facts: list[TextFacts], kind: Kind, num_splits: int = 1) -> Non
                 "A text needs at least 2 tokens.",
                 "Give another file.",
             )
-        _warn_of_eos(fact, kind)
+        notes += _note_eos(fact, kind)
     first: dict[str, TextFacts] = {}
     for fact in facts:
         if (other := first.setdefault(fact.sha256, fact)) is not fact:
-            log.warning("%s and %s are the same text: results on one say nothing about the other.", other.path, fact.path)
+            notes.append(f"{other.path} and {fact.path} are the same text: results on one say nothing about the other.")
+    return notes
 
 
 # ---- the cache

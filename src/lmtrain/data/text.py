@@ -74,6 +74,7 @@ class TextFacts:
     is_blank: bool  # empty, or nothing but whitespace
     has_eos: bool  # holds the literal `<eos>`
     field: str = "text"  # of each record of a .jsonl, which is its text
+    notes: tuple[str, ...] = ()  # what is odd about it
 
 
 def iter_text(path: Path, field: str = "text") -> Iterator[str]:
@@ -240,7 +241,7 @@ def iter_checked_blocks(facts: TextFacts, what: str = "Reading") -> Iterator[Blo
 
 
 def scan(path: Path, field: str = "text") -> TextFacts:
-    """Reads a file once for its hash and size. Warns of control characters, and of carriage returns that end no line."""
+    """Reads a file once for its hash and size. Notes control characters, and carriage returns that end no line."""
     digest = hashlib.sha256()
     num_chars = num_bytes = num_controls = num_returns = 0
     is_blank, has_eos = True, False
@@ -256,13 +257,21 @@ def scan(path: Path, field: str = "text") -> TextFacts:
                 num_controls += len(data) - len(data.translate(None, CONTROL))
                 num_returns += data.count(b"\r")
             advance(len(data))
+    notes = []
     if num_controls:
         controls = _counted(num_controls, "control character")
-        log.warning("%s contains %s (NUL and the like), kept like any other character. Is it text?", path, controls)
+        notes.append(f"{path} contains {controls} (NUL and the like), kept like any other character. Is it text?")
     if num_returns:
         returns = _counted(num_returns, "carriage return")
-        log.warning("%s contains %s without a line feed, where no line ends.", path, returns)
-    return TextFacts(path, digest.hexdigest(), num_chars, num_bytes, is_blank, has_eos, field)
+        notes.append(f"{path} contains {returns} without a line feed, where no line ends.")
+    return TextFacts(path, digest.hexdigest(), num_chars, num_bytes, is_blank, has_eos, field, tuple(notes))
+
+
+def warned(facts: TextFacts) -> TextFacts:
+    """Returns the same, and warns of what is odd about a file: one that is not trained on, whose notes nobody else says."""
+    for note in facts.notes:
+        log.warning("%s", note)
+    return facts
 
 
 def _has_controls(data: bytes) -> bool:

@@ -90,7 +90,8 @@ class Language(Task):
         return material_of_corpus(self.corpus)
 
     def iter_advice(self) -> Iterator[str]:
-        return iter_advice(self.corpus)
+        yield from self.corpus.notes
+        yield from iter_advice(self.corpus)
 
     def check(self) -> None:
         super().check()

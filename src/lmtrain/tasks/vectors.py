@@ -6,6 +6,7 @@ end of a line. The score is the mean loss on the held-out text; `lmtrain vectors
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -78,6 +79,9 @@ class WordVectors(Task):
 
     def material(self) -> Material:
         return material_of_corpus(self.corpus)
+
+    def iter_advice(self) -> Iterator[str]:
+        return iter(self.corpus.notes)
 
     def describe(self) -> str:
         known = int(self.text.counts.sum()) / max(self.text.num_tokens, 1)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lmtrain.data.files import listing
 from lmtrain.data.sources import find_sources
-from lmtrain.data.text import TextFacts, iter_checked, scan
+from lmtrain.data.text import TextFacts, iter_checked, scan, warned
 from lmtrain.data.tokenizer import Tokenizer, learn_tokenizer
 from lmtrain.data.vocabulary import whole_words
 from lmtrain.errors import DataError
@@ -80,7 +80,7 @@ def read_words(path: str | Path, *, min_count: int = 5, max_words: int | None = 
     Words seen fewer than `min_count` times, and all but the `max_words` most frequent ones, are gaps. Raises DataError for
     what is no text, and where no word is left.
     """
-    files = [scan(file) for file in find_sources(path)[0]]
+    files = [warned(scan(file)) for file in find_sources(path)[0]]
     tokenizer = learn_tokenizer("word", _blocks(files, lowercase), min_count=min_count)
     text = as_text(np.concatenate([*tokenizer.encode_blocks(_blocks(files, lowercase))]), tokenizer, max_words=max_words)
     if not text.words:
