@@ -71,8 +71,12 @@ class _Layers(nn.RNNBase):
             if value := getattr(self, name):
                 raise ValueError(self._lacks(f"{name}={value}"))
         for name, p in (("weight_drop", weight_drop), ("zoneout", zoneout)):
+            if not isinstance(p, int | float) or isinstance(p, bool):
+                raise TypeError(f"{name} should be of type float, got: {type(p).__name__}")
             if not 0 <= p < 1:
                 raise ValueError(f"{name} should be a probability of at least 0 and below 1, got {p}")
+        if not isinstance(layer_norm, bool):
+            raise TypeError(f"layer_norm should be of type bool, got: {type(layer_norm).__name__}")
         if backend not in backends.NAMES:
             raise ValueError(f"Unknown backend '{backend}'. Select from {', '.join(backends.NAMES)}.")
         self.weight_drop, self.zoneout, self.layer_norm, self.backend = weight_drop, zoneout, layer_norm, backend
@@ -161,6 +165,8 @@ class _Layers(nn.RNNBase):
         own, weight = type(self).__name__, self.weight_ih_l0
         if isinstance(input, PackedSequence):
             raise ValueError(self._lacks("a PackedSequence as input"))
+        if not isinstance(input, Tensor):
+            raise TypeError(f"{own}: input should be a tensor, got {type(input).__name__}")
         if input.dim() not in (2, 3):
             raise ValueError(f"{own}: Expected input to be 2D or 3D, got {input.dim()}D tensor instead")
         if input.shape[-1] != self.input_size:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from lmtrain.application import train_here
+from lmtrain.arguments import checked
 from lmtrain.tasks.base import Reached
 from lmtrain.trained import Model, load
 
@@ -48,6 +49,7 @@ class Run:
         return [json.loads(line) for line in lines]
 
 
+@checked
 def train(*settings: str) -> Run:
     """Trains with the settings of the command line, one string each; returns the run.
 

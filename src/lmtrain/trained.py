@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lmtrain.arguments import checked, checked_methods
 from lmtrain.data.corpus import encode_file
 from lmtrain.data.encoded import EncodedText
 from lmtrain.data.text import iter_text
@@ -72,6 +73,7 @@ class TextScore:
         return self.total_nats / self.num_tokens if self.num_tokens else 0.0
 
 
+@checked_methods
 class Model:
     """A model as it was saved, with its tokenizer. `lmtrain.load` makes one.
 
@@ -464,6 +466,7 @@ def _describe(settings: Mapping[str, Any]) -> str:
     return f"{settings.get('cell') or settings['kind']} {layers}"
 
 
+@checked
 def mix(models: Sequence[Model | str | os.PathLike[str]], directory: str | os.PathLike[str], *, num_streams: int = 16) -> Model:
     """The mixture of several models, as `lmtrain mix` makes it, saved in a new `directory` and opened.
 
@@ -482,6 +485,7 @@ def mix(models: Sequence[Model | str | os.PathLike[str]], directory: str | os.Pa
     return Model(load_trained(os.fspath(directory), device=opened[0].device), opened[0].device)
 
 
+@checked
 def load(path: str | os.PathLike[str], *, device: str = "cpu", checkpoint: Literal["best", "last"] = "best") -> Any:
     """The model at `path`: a run directory, a checkpoint of one, a mixture, or an imported ARPA file.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from lmtrain.arguments import checked, checked_methods
 from lmtrain.explain.cost import count, iter_count
 from lmtrain.explain.drawing import draw
 from lmtrain.explain.element import iter_derivation
@@ -17,6 +18,7 @@ from lmtrain.explain.text import iter_lines, local_values
 from lmtrain.explain.values import bind
 
 
+@checked_methods
 class Explanation:
     """A graph that has run forward and backward.
 
@@ -70,6 +72,7 @@ class Explanation:
         }
 
 
+@checked
 def explain(expression: str, values: Mapping[str, object] | None = None, /, **more: object) -> Explanation:
     """Runs an expression forward and backward. Raises UserError, with a caret under the mistake where there is one.
 

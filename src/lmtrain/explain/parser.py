@@ -10,6 +10,7 @@ Functions are those of FUNCTIONS. All else that stands where an operand may stan
 
 from __future__ import annotations
 
+from lmtrain.arguments import checked
 from lmtrain.explain.functions import (
     Exp,
     Largest,
@@ -42,6 +43,7 @@ OF_ONE: dict[type[Gate], type[Gate]] = {Maximum: Largest, Minimum: Smallest}
 """What those that take two or more arguments are of one: the largest and the smallest entry."""
 
 
+@checked
 def parse(expression: str) -> Graph:
     """The graph of an expression, whose inputs have no values yet. Raises ExpressionError with a caret under the mistake.
 

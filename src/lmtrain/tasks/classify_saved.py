@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import lmtrain.config as config
+from lmtrain.arguments import checked_methods
 from lmtrain.data.indicators import Indicators, load_indicators
 from lmtrain.data.labelled import check_labels, fingerprint, is_empty, read_labelled
 from lmtrain.data.tokenizer import WordTokenizer
@@ -52,6 +53,7 @@ class SavedSplit:
     naive_bayes_N: NDArray[np.int64]
 
 
+@checked_methods
 class Classifier:
     """A classifier as it was saved. `lmtrain.load` makes one of a run of task=classify.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 import lmtrain.config as config
+from lmtrain.arguments import checked
 from lmtrain.build import build_corpus
 from lmtrain.data.corpus import Corpus, encode_file
 from lmtrain.data.tokenizer import Ids, Tokenizer
@@ -116,6 +117,7 @@ def open_saved(
     return load_trained(path, prefer=prefer, device=device)
 
 
+@checked
 def load_vectors(path: str | Path, *, checkpoint: Literal["best", "last"] = "best", format: str | None = None) -> Vectors:
     """Returns the word vectors in a run or checkpoint directory of any task, or in a file: what RUN|FILE names in commands.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import lmtrain.config as config
+from lmtrain.arguments import checked_methods
 from lmtrain.data.columns import Scheme, Sentence, entities, parse_columns, read_columns
 from lmtrain.data.features import read_features
 from lmtrain.errors import DataError
@@ -28,6 +29,7 @@ from lmtrain.vectors.table import Vectors
 JUDGED_BY = ("entity_f1", "accuracy", "average_precision")
 
 
+@checked_methods
 class Tagger:
     """A tagger as it was saved. `lmtrain.load` makes one of a run of task=tag.
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import lmtrain.config as config
+from lmtrain.arguments import checked_methods
 from lmtrain.build import build_corpus
 from lmtrain.data.corpus import encode_file
 from lmtrain.data.tokenizer import Tokenizer
@@ -26,6 +27,7 @@ from lmtrain.vectors.table import Vectors
 from lmtrain.vectors.text import as_text
 
 
+@checked_methods
 class TrainedVectors:
     """Word vectors as they were saved, with what they were trained for. `lmtrain.load` makes one of a run of task=vectors.
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtrain.arguments import checked
 from lmtrain.errors import DataError
 from lmtrain.shell import one_line
 
@@ -50,6 +51,7 @@ class Vectors:
             raise ValueError(f"{len(self.words)} words were given with a matrix of shape {self.matrix.shape}; expected [V, E]")
 
     @classmethod
+    @checked
     def load(cls, path: str | os.PathLike[str], *, format: str | None = None) -> Vectors:
         """The vectors in a file: word2vec text or binary, GloVe text, or npz as `save` writes it; also packed (.gz).
 
@@ -63,6 +65,7 @@ class Vectors:
 
         return read_vectors(Path(path), format)
 
+    @checked
     def save(self, path: str | os.PathLike[str], *, format: str = "word2vec") -> None:
         """Writes a file that appears whole or not at all, in the place of one that is there.
 
@@ -104,9 +107,12 @@ class Vectors:
 
     def row(self, word: str) -> int | None:
         """Where `word` stands, or None where it is not there or its vector is zero: such a word cannot be compared."""
+        if not isinstance(word, str):  # `checked` would take longer than the rest
+            raise TypeError(f"Vectors.row() was given word={word!r:.60}; expected a string")
         row = self._rows.get(word)
         return None if row is None or not self.matrix[row].any() else row
 
+    @checked
     def rows(self, words: Sequence[str]) -> list[int]:
         """Where each word stands. Raises `lmtrain.DataError` that names those which cannot be compared."""
         rows = [self.row(word) for word in words]
@@ -130,6 +136,7 @@ class Vectors:
             f"Did you mean {', '.join(map(one_line, close[:3]))}?" if close else "Give another word, or larger vectors.",
         )
 
+    @checked
     def similarity(self, first: str, second: str) -> float:
         """The cosine of two words, from -1 to 1. Raises `lmtrain.DataError` for a word that is not there.
 
@@ -140,6 +147,7 @@ class Vectors:
         first_E, second_E = self.unit[self.rows([first, second])].astype(np.float64)
         return float(first_E @ second_E)
 
+    @checked
     def neighbours(self, word: str | Matrix, number: int = 10) -> Ranking:
         """The `number` words of the largest cosine with `word` (itself left out) or with a vector [E], and their cosines.
 
@@ -156,6 +164,7 @@ class Vectors:
             raise DataError("A vector of zeros was given.", "It has no direction and so no neighbours.", "Give another one.")
         return self._best(self.unit @ (word / length).astype(np.float32), number, set())
 
+    @checked
     def analogy(self, a: str, b: str, c: str, number: int = 10, *, method: str = "add") -> Ranking:
         """a is to b as c is to ...: the `number` best words with their scores, a, b and c left out.
 
@@ -171,6 +180,7 @@ class Vectors:
         rows = self.rows([a, b, c])
         return self._best(score_analogies(self.unit, np.array([rows]), method)[0], number, set(rows))
 
+    @checked
     def evaluate_analogies(
         self, path: str | os.PathLike[str], *, method: str = "add", most_frequent: int | None = None, keep_case: bool = False
     ) -> Analogies:
@@ -189,6 +199,7 @@ class Vectors:
 
         return evaluate_analogies(self, Path(path), method=method, most_frequent=most_frequent, keep_case=keep_case)
 
+    @checked
     def evaluate_similarity(self, path: str | os.PathLike[str], *, keep_case: bool = False) -> Similarity:
         """The correlation of cosines with human judgements of pairs, such as WordSim-353 or SimLex-999, with its coverage.
 
@@ -201,6 +212,7 @@ class Vectors:
 
         return evaluate_similarity(self, Path(path), keep_case=keep_case)
 
+    @checked
     def most_frequent(self, number: int | None) -> Vectors:
         """The first `number` words, as files of vectors begin with the most frequent ones; None: all."""
         return self if number is None or number >= len(self) else Vectors(self.words[:number], self.matrix[:number])
