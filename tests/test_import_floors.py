@@ -4,6 +4,7 @@ The floors are those that the README gives.
 """
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -21,12 +22,19 @@ def room(path: Path) -> str:
     return path.parts[0].removesuffix(".py")
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse((SOURCE / path).read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports_of(path: Path) -> set[str]:
     """The rooms of the package that a file imports, also within functions; `__main__` loads commands by name."""
     names: set[str] = set()
-    tree = ast.parse((SOURCE / path).read_text(encoding="utf-8"))
+    tree = tree_of(path)
     if path == Path("__init__.py"):  # imports what it offers when it is asked for; a type checker reads it at once
-        tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+        later = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+        tree = ast.Module(later, [])
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
@@ -62,20 +70,20 @@ def test_only_the_application_knows_hydra() -> None:
         if any(
             (isinstance(node, ast.Import) and any(a.name.split(".")[0] in ("hydra", "omegaconf") for a in node.names))
             or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("hydra", "omegaconf"))
-            for node in ast.walk(ast.parse((SOURCE / path).read_text(encoding="utf-8")))
+            for node in ast.walk(tree_of(path))
         )
     }
     assert knows == {"application"}
 
 
 def classes_of(path: Path) -> set[str]:
-    return {n.name for n in ast.walk(ast.parse((SOURCE / path).read_text(encoding="utf-8"))) if isinstance(n, ast.ClassDef)}
+    return {n.name for n in ast.walk(tree_of(path)) if isinstance(n, ast.ClassDef)}
 
 
 def asked_kinds(path: Path, kinds: set[str]) -> set[str]:
     """Which of `kinds` a file asks for with `isinstance` or `case Kind()`."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse((SOURCE / path).read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.MatchClass):
             asked = node.cls
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":

@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import runpy
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import torch
 
 import lmtrain
 from lmtrain.errors import CheckpointError, SettingsError
+from lmtrain.training.learner import GradientLearner, StepReport
+from lmtrain.training.schedule import Progress
 
 SMALL = [
     "data=text", "data.path=text.txt", "model.embed_size=6", "model.hidden_size=8", "trainer.batch_size=4",
@@ -91,28 +94,29 @@ def test_it_runs_in_a_thread(place: Path) -> None:
     assert runs[0].best is not None
 
 
-def test_ctrl_c_saves_and_is_raised(place: Path) -> None:
-    program = f"""
-import os, signal, lmtrain
-from lmtrain.training.learner import GradientLearner
-step = GradientLearner.step
-def interrupted(self, chunk, progress):
-    if progress.step == 2:
-        os.kill(os.getpid(), signal.SIGINT)
-    return step(self, chunk, progress)
-GradientLearner.step = interrupted
-signal.signal(signal.SIGINT, signal.default_int_handler)
-try:
-    lmtrain.train(*{SMALL!r}, "hydra.run.dir=mine")
-except KeyboardInterrupt:
-    print("interrupted")
-"""
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert ended.stdout.endswith("interrupted\n"), ended.stderr
+def test_ctrl_c_saves_and_is_raised(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = GradientLearner.step
+
+    def interrupted(self: GradientLearner, chunk: Any, progress: Progress) -> StepReport:
+        if progress.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, chunk, progress)
+
+    monkeypatch.setattr(GradientLearner, "step", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            lmtrain.train(*SMALL, "hydra.run.dir=mine")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert lmtrain.load("mine", checkpoint="last").step == 3
 
 
-def test_it_runs_within_another_hydra_program(place: Path) -> None:
+def test_it_runs_within_another_hydra_program(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["program.py"])
     Path("other").mkdir()
     Path("other/config.yaml").write_text("x: 1\nname: ${hydra:job.name}\n", encoding="utf-8")
     Path("program.py").write_text(
@@ -125,8 +129,8 @@ def test_it_runs_within_another_hydra_program(place: Path) -> None:
         "    print('done', settings.name, run.best.nats_per_token > 0)\nmain()\n",
         encoding="utf-8",
     )
-    ended = subprocess.run([sys.executable, "program.py"], capture_output=True, text=True, timeout=120)
-    assert "done program True" in ended.stdout, ended.stderr
+    runpy.run_path("program.py", run_name="__main__")
+    assert "done program True" in capsys.readouterr().out
 
 
 def test_ten_lines_train_score_sample_and_compare_two_models(place: Path) -> None:

@@ -6,9 +6,6 @@ import json
 import lzma
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -242,14 +239,12 @@ def test_packed_files_that_are_no_shards_by_their_names_are_named(shards, tmp_pa
     assert not corpus.notes, "they were not asked for"
 
 
-def test_a_run_reads_packed_records_and_shards(shards, tmp_path):
+def test_a_run_reads_packed_records_and_shards(shards, tmp_path, monkeypatch, call):
     for number, file in enumerate(sorted(shards.glob("part-*.txt"))):
         records = "".join(json.dumps({"body": line}) + "\n" for line in file.read_text().splitlines())
         (shards / f"r{number}.jsonl.gz").write_bytes(gzip.compress(records.encode()))
-    command = [sys.executable, "-m", "lmtrain", "data=text", f"data.path={shards}/r*.jsonl.gz", "data.field=body",
-               "model=ngram", "tokenizer=word", "model.order=2", "trainer.num_threads=1"]  # fmt: skip
-    source = str(Path(workers.__file__).parents[2])
-    environment = os.environ | {"PYTHONPATH": source}
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert "Reading 12 files in this order: r0.jsonl.gz, r1.jsonl.gz, r2.jsonl.gz" in ended.stdout + ended.stderr
+    monkeypatch.chdir(tmp_path)
+    ended = call("data=text", f"data.path={shards}/r*.jsonl.gz", "data.field=body",
+                 "model=ngram", "tokenizer=word", "model.order=2", "trainer.num_threads=1")  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert "Reading 12 files in this order: r0.jsonl.gz, r1.jsonl.gz, r2.jsonl.gz" in ended.out + ended.err

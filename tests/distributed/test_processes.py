@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,9 +25,9 @@ def assert_same_run(one: str, other: str) -> None:
     torch.testing.assert_close(tensors(other), tensors(one), rtol=1e-3, atol=2e-5)
 
 
-def test_two_processes_train_what_one_does() -> None:
+def test_two_processes_train_what_one_does(call: Callable[..., Any]) -> None:
     """Five streams: two and three; with dropout, an overlapping backward pass, and what is carried from chunk to chunk."""
-    train(1, "one", "trainer.backward_length=15")
+    assert call(*SMALL, "trainer.num_threads=1", "hydra.run.dir=one", "trainer.backward_length=15").code == 0
     train(2, "two", "trainer.backward_length=15")
     assert_same_run("one", "two")
     assert len(tensors("two")["training.state.previous"]) == 5

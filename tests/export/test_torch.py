@@ -4,9 +4,10 @@ import ast
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -31,32 +32,44 @@ from lmtrain.models.recurrent import CELLS, ElmanLayer, GRULayer
 from lmtrain.trained import Model
 
 ALONE = """
-import contextlib, io, json, runpy, sys, torch
+import contextlib, io, json, runpy, sys, torch, traceback
 class Barrier:
     def find_spec(self, name, path=None, target=None):
         assert name.partition(".")[0] not in ("lmtrain", "hydra", "safetensors"), name
 sys.meta_path.insert(0, Barrier())
-answers = []
-for script, *arguments in json.load(sys.stdin):
-    sys.argv = [script, *arguments]
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        runpy.run_path(script, run_name="__main__")
-    answers.append(out.getvalue())
-print(json.dumps(answers))
+for calls in sys.stdin:
+    answers = []
+    try:
+        for script, *arguments in json.loads(calls):
+            sys.argv = [script, *arguments]
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out):
+                runpy.run_path(script, run_name="__main__")
+            answers.append(out.getvalue())
+    except BaseException:
+        answers = traceback.format_exc()
+    print(json.dumps(answers), flush=True)
 """
+Alone = Callable[[list[list[str]]], list[str]]
 
 
-def alone(calls: list[list[str]], tmp_path: Path) -> list[str]:
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Alone]:
     """What scripts print when they are called one after the other in a process that cannot import lmtrain."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE], input=json.dumps(calls), capture_output=True, text=True, cwd=tmp_path, env=environment,
-        timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    answers: list[str] = json.loads(done.stdout.splitlines()[-1])
-    return answers
+    with subprocess.Popen([sys.executable, "-c", ALONE], stdin=-1, stdout=-1, text=True, env=environment, cwd="/") as process:
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None
+        assert stdout is not None
+
+        def call(calls: list[list[str]]) -> list[str]:
+            stdin.write(json.dumps(calls) + "\n")
+            stdin.flush()
+            answers: list[str] = json.loads(stdout.readline())
+            assert isinstance(answers, list), answers
+            return answers
+
+        yield call
 
 
 def token_log_probs(lm: Model, text: str, **options: Any) -> tuple[list[int], list[float]]:
@@ -74,7 +87,7 @@ def printed_log_probs(out: str) -> tuple[list[int], list[float]]:
     return [int(row[1]) for row in rows], [float(row[2]) for row in rows]
 
 
-def check(models: dict[str, Model], text_of: Callable[[str], str], prompt: str, tmp_path: Path) -> None:
+def check(models: dict[str, Model], text_of: Callable[[str], str], prompt: str, tmp_path: Path, alone: Alone) -> None:
     """Exports each, and compares every token of its text, as it runs and line by line, and the greedy text."""
     calls = []
     for number, (name, lm) in enumerate(models.items()):
@@ -84,7 +97,7 @@ def check(models: dict[str, Model], text_of: Callable[[str], str], prompt: str, 
         calls += [[script, "score", str(tmp_path / f"text{number}"), "--per-token"]]
         calls += [[script, "score", str(tmp_path / f"text{number}"), "--per-token", "--independent"]]
         calls += [[script, "sample", "--prompt", prompt, "--max-tokens", "25", "--temperature", "0"]]
-    answers = iter(alone(calls, tmp_path))
+    answers = iter(alone(calls))
     for name, lm in models.items():
         text = text_of(name)
         expected = token_log_probs(lm, text)
@@ -104,11 +117,13 @@ def check(models: dict[str, Model], text_of: Callable[[str], str], prompt: str, 
         assert next(answers) == f"{whole}\n", name
 
 
-def test_every_kind_of_model_gives_the_same_numbers_and_the_same_greedy_text(made: SimpleNamespace, tmp_path: Path) -> None:
-    check(made.every_kind(), lambda name: made.TEXT + "unknown the\ncat", "the cat", tmp_path)
+def test_every_kind_of_model_gives_the_same_numbers_and_the_same_greedy_text(
+    made: SimpleNamespace, tmp_path: Path, alone: Alone
+) -> None:
+    check(made.every_kind(), lambda name: made.TEXT + "unknown the\ncat", "the cat", tmp_path, alone)
 
 
-def test_every_kind_of_token_becomes_the_same_ids(made: SimpleNamespace, tmp_path: Path) -> None:
+def test_every_kind_of_token_becomes_the_same_ids(made: SimpleNamespace, tmp_path: Path, alone: Alone) -> None:
     text = "Ηé ﬁne ΣΑΣ ΟΔΟΣ·\u00a0x\n\nहिन्दी में\t日本語。 <eos\n \u2028a\r\x1cb\U0001f469\u200d\U0001f467 e\u0301"
     learnt = {
         "char": learn_tokenizer("char", [made.TEXT + "éहि"], normalize="nfd"),
@@ -123,23 +138,23 @@ def test_every_kind_of_token_becomes_the_same_ids(made: SimpleNamespace, tmp_pat
         name: made.opened(made.model({"kind": "recurrent", "cell": "elman"}, tokenizer), tokenizer)
         for name, tokenizer in learnt.items()
     }
-    check(models, lambda name: text.replace("<eos", "<eo") if name == "word" else text, "हिन् the", tmp_path)
+    check(models, lambda name: text.replace("<eos", "<eo") if name == "word" else text, "हिन् the", tmp_path, alone)
 
 
 @pytest.mark.parametrize("kind", ["word", "char"])
-def test_a_backward_model_reads_lines_from_their_end(kind: str, made: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_backward_model_reads_lines_from_their_end(kind: str, made: SimpleNamespace, tmp_path: Path, alone: Alone) -> None:
     tokenizer = learn_tokenizer(kind, [made.TEXT], reverse=True)
     lm = made.opened(made.model({"kind": "recurrent"}, tokenizer), tokenizer)
-    check({kind: lm}, lambda name: made.TEXT + "unknown the\ncat", "a line\nthe cat", tmp_path)
+    check({kind: lm}, lambda name: made.TEXT + "unknown the\ncat", "a line\nthe cat", tmp_path, alone)
 
 
-def test_what_letters_of_unknown_words_cost_is_the_same(made: SimpleNamespace, tmp_path: Path) -> None:
+def test_what_letters_of_unknown_words_cost_is_the_same(made: SimpleNamespace, tmp_path: Path, alone: Alone) -> None:
     tokenizer = learn_tokenizer("word", [made.TEXT, "κακό zebra zebu"], vocab_size=8, spelled=True, separators="/")
     lm = made.opened(made.model({"kind": "recurrent"}, tokenizer), tokenizer)
     text = "the cat/zebras κακό <unk>\n日本 the the\n"
     (tmp_path / "text").write_text(text, encoding="utf-8")
     lm.export(tmp_path / "out")
-    out = alone([[str(tmp_path / "out" / "model.py"), "score", str(tmp_path / "text")]], tmp_path)[0]
+    out = alone([[str(tmp_path / "out" / "model.py"), "score", str(tmp_path / "text")]])[0]
     expected = score_text(lm.network, lm.tokenizer, [text]).spelling_nats
     assert expected is not None
     assert expected > 10
@@ -150,7 +165,9 @@ def test_what_letters_of_unknown_words_cost_is_the_same(made: SimpleNamespace, t
 @pytest.mark.parametrize(
     ("seed", "count"), [(1, 12), *(pytest.param(seed, 60, marks=pytest.mark.slow) for seed in range(2, 8))]
 )
-def test_settings_drawn_at_random_give_the_same_numbers(seed: int, count: int, made: SimpleNamespace, tmp_path: Path) -> None:
+def test_settings_drawn_at_random_give_the_same_numbers(
+    seed: int, count: int, made: SimpleNamespace, tmp_path: Path, alone: Alone
+) -> None:
     random = Random(seed)
     ways: list[tuple[str, dict[str, Any]]] = [
         ("word", {}), ("word", {"reverse": True, "separators": "/"}), ("char", {"normalize": "lower"}), ("byte", {}),
@@ -162,7 +179,7 @@ def test_settings_drawn_at_random_give_the_same_numbers(seed: int, count: int, m
         tokenizer = learn_tokenizer(kind, [made.TEXT], **options)
         network, settings = made.drawn(random, tokenizer)
         models[f"{number}: {kind} {options} {settings}"] = made.opened(network, tokenizer)
-    check(models, lambda name: made.TEXT + ("unknown/The\ncat" if "word" in name else "the cat"), "the cat", tmp_path)
+    check(models, lambda name: made.TEXT + ("unknown/The\ncat" if "word" in name else "the cat"), "the cat", tmp_path, alone)
 
 
 @pytest.mark.parametrize("format", ["torch", "safetensors", "onnx"])
@@ -288,15 +305,15 @@ def test_what_cannot_be_exported_is_said(place: Path, call: Callable[..., Any]) 
 
 
 @pytest.mark.parametrize("kind", ["torch", "safetensors"])
-def test_a_full_disk_is_said_and_leaves_nothing(kind: str, place: Path) -> None:
-    """In a process that may write only small files, as on a disk that is full."""
-    program = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); from lmtrain.__main__ import main; main(sys.argv[1:])"
-    )
+def test_a_full_disk_is_said_and_leaves_nothing(kind: str, place: Path, call: Callable[..., Any]) -> None:
+    """Where only small files may be written, as on a disk that is full."""
     before = sorted(place.iterdir())
-    arguments = ["export", "run", "--format", kind, "--output", "out"]
-    ended = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=100)
-    assert ended.returncode == 6, ended.stderr
-    assert "cannot be written: " in ended.stderr
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limit[1]))
+    try:
+        ended = call("export", "run", "--format", kind, "--output", "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert ended.code == 6, ended.err
+    assert "cannot be written: " in ended.err
     assert sorted(place.iterdir()) == before

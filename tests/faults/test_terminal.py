@@ -27,10 +27,15 @@ def test_a_reader_that_goes_away_ends_sampling_quietly(place: Path) -> None:
     process.stderr.close()
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["settings"], ["score", "--help"], ["--cfg", "job"], ["sample", "run"]], ids=" ".join
-)
+    ("arguments", "unbuffered"),
+    [
+        *((arguments, unbuffered) for arguments in (["--help"], ["settings"], ["score", "--help"], ["--cfg", "job"])
+          for unbuffered in ("", "1")),
+        (["sample", "run"], ""), pytest.param(["sample", "run"], "1", marks=pytest.mark.slow),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "unbuffered" if value else "buffered",
+)  # fmt: skip
 def test_output_that_cannot_be_written_is_said_in_one_line(arguments: list[str], unbuffered: str, place: Path) -> None:
     with open("/dev/full", "w", encoding="utf-8") as full:
         result = subprocess.run(
@@ -109,18 +114,21 @@ def test_standard_streams_that_are_closed_end_nothing(closed: str, place: Path) 
         assert result.stderr.startswith(b"lmtrain: Standard input is closed.")
 
 
-def test_standard_input_that_cannot_be_read_is_a_paragraph(place: Path) -> None:
-    with open("only.written", "wb") as file:
-        result = subprocess.run([*SAMPLE[:3], "score", "run", "-"], stdin=file, capture_output=True, timeout=60, check=False)
-    assert result.returncode == 3
-    assert result.stderr.startswith(b"lmtrain: ")
+def test_standard_input_that_cannot_be_read_is_a_paragraph(
+    place: Path, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descriptor = os.open("only.written", os.O_WRONLY | os.O_CREAT)
+    with os.fdopen(descriptor, "r", encoding="utf-8") as file:  # as Python makes `sys.stdin` of such a descriptor
+        monkeypatch.setattr(sys, "stdin", file)
+        ended = call("score", "run", "-")
+    assert ended.code == 3
+    assert ended.err.startswith("lmtrain: ")
 
 
-def test_no_vocabulary_makes_a_terminal_obey(place: Path) -> None:
+def test_no_vocabulary_makes_a_terminal_obey(place: Path, call: Callable[..., Any]) -> None:
     """A pipe gets the text as it is."""
     prompt = ["--prompt", "the \x1b[31m\u202e cat"]
-    piped = subprocess.run([*SAMPLE, "3", *prompt], capture_output=True, timeout=60, check=True)
-    assert piped.stdout.startswith("the \x1b[31m\u202e cat".encode())
+    assert call("sample", "run", "--max-tokens", "3", *prompt).out.startswith("the \x1b[31m\u202e cat")
     ours, theirs = os.openpty()
     subprocess.run([*SAMPLE, "3", *prompt], stdout=theirs, stderr=subprocess.PIPE, timeout=60, check=True)
     os.close(theirs)

@@ -3,6 +3,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -22,14 +23,15 @@ PROGRAM = """
 import logging, os, signal, sys, time
 from pathlib import Path
 from lmtrain.errors import SettingsError
-from lmtrain.training.run_directory import open_run_directory
 from lmtrain.files.run_lock import RunLock
 logging.disable()
 directory = Path(sys.argv[1])
 """
+HOLD = "lock = RunLock(directory / 'run.lock')\nprint('held', flush=True)\nsys.stdin.read()\nlock.release()"
 
 
 def start(program, directory):
+    """A process of its own. The lock of a directory alone is taken without PyTorch, whose import takes two seconds."""
     command = [sys.executable, "-W", "error", "-c", PROGRAM + program, str(directory)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -74,19 +76,15 @@ def test_a_directory_that_may_not_be_written_is_refused_before_work_begins(tmp_p
 
 
 def test_a_full_disk_is_told_before_work_begins_and_leaves_no_lock(tmp_path):
-    program = """
-import resource
-from lmtrain.errors import ResourceError
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.stdin.read()), -1))
-try:
-    with open_run_directory(directory):
-        print("opened")
-except ResourceError as error:
-    print(error)
-"""
-    for limit in ("0", "400"):  # no room for the lock; room for the lock, but not for run.json
-        output = start(program, tmp_path).communicate(limit)[0]
-        assert "cannot be written: [Errno 27] File too large" in output
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (0, 400):  # no room for the lock; room for the lock, but not for run.json
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(ResourceError, match="File too large") as refused, open_run_directory(tmp_path):
+                pytest.fail("opened")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert "cannot be written: [Errno 27] File too large" in str(refused.value)
         assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoints"]
 
 
@@ -199,7 +197,9 @@ def test_a_disk_that_is_full_at_the_end_is_a_warning_that_hides_no_other_error(t
 
 
 def test_a_directory_that_another_process_trains_in_is_refused_with_who_since_when_and_what_to_do(tmp_path):
-    holding = start("with open_run_directory(directory):\n    print('held', flush=True)\n    sys.stdin.read()", tmp_path)
+    with open_run_directory(tmp_path):
+        pass
+    holding = start(HOLD, tmp_path)
     assert holding.stdout.readline() == "held\n"
     words = rf"in use by process {holding.pid} on .*, since 20.*kill {holding.pid} .*hydra\.run\.dir="
     before = (tmp_path / "run.json").read_bytes()
@@ -221,7 +221,8 @@ def test_the_same_process_is_refused_as_well(tmp_path):
 
 
 def test_the_lock_of_a_killed_process_is_taken_over_and_the_log_says_so(tmp_path, caplog):
-    killed = start("with open_run_directory(directory):\n    os.kill(os.getpid(), signal.SIGKILL)", tmp_path)
+    program = "from lmtrain.training.run_directory import open_run_directory\n"
+    killed = start(f"{program}with open_run_directory(directory):\n    os.kill(os.getpid(), signal.SIGKILL)", tmp_path)
     killed.communicate()
     assert (tmp_path / "run.lock").exists()
     with caplog.at_level(logging.WARNING, "lmtrain"), open_run_directory(tmp_path):
@@ -236,10 +237,8 @@ def test_of_processes_in_two_containers_with_one_host_name_only_one_trains(tmp_p
     alone = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
     if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True).returncode:
         pytest.skip("this machine makes no containers")
-    hold = (
-        "print(os.getpid(), flush=True)\nwith open_run_directory(directory):\n    print('held', flush=True); sys.stdin.read()"
-    )
-    command = [*alone, sys.executable, "-W", "error", "-c", PROGRAM + hold, str(tmp_path)]
+    program = f"{PROGRAM}print(os.getpid(), flush=True)\n{HOLD}"
+    command = [*alone, sys.executable, "-W", "error", "-c", program, str(tmp_path)]
     first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert (first.stdout.readline(), first.stdout.readline()) == ("1\n", "held\n")
     second = subprocess.run(command, input="", capture_output=True, text=True)
@@ -251,14 +250,14 @@ def test_of_processes_in_two_containers_with_one_host_name_only_one_trains(tmp_p
 
 def test_a_lock_is_free_the_moment_its_process_is_killed_even_where_a_child_of_it_lives_on(tmp_path):
     program = """
-with open_run_directory(directory):
-    child = os.fork()
-    if child == 0:
-        os.close(1)
-        time.sleep(60)
-        os._exit(0)
-    print(child, flush=True)
-    sys.stdin.read()
+lock = RunLock(directory / "run.lock")
+child = os.fork()
+if child == 0:
+    os.close(1)
+    time.sleep(60)
+    os._exit(0)
+print(child, flush=True)
+sys.stdin.read()
 """
     process = start(program, tmp_path)
     child = int(process.stdout.readline())

@@ -37,7 +37,10 @@ def start(*arguments):
     return process
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGHUP, 129)],
+)
 def test_a_signal_ends_the_loop_with_its_exit_code_and_says_what_happens(number, code):
     process = start()
     process.send_signal(number)
@@ -47,7 +50,7 @@ def test_a_signal_ends_the_loop_with_its_exit_code_and_says_what_happens(number,
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
 def test_a_second_signal_ends_at_once_but_still_cleans_up(number, code):
     process = start("slow")
     process.send_signal(signal.SIGTERM)
