@@ -62,7 +62,7 @@ def check_names(name: str) -> None:
         assert read_by_the_settings(argument) == Path(os.path.abspath(name)), (key, argument)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(NAMES)
 def test_a_name_is_typed_so_that_shell_and_settings_read_it_as_it_is(name: str) -> None:
     check_names(name)

@@ -47,7 +47,10 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("kind", OTHERS)
+ALIKE = ("the same text, shortened", "the same text, appended to")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] if k in ALIKE else []) for k in OTHERS])
 def test_a_part_that_was_trained_on_the_test_text_is_named(kind: str, train: Callable[..., None], call: Call) -> None:
     change, settings, is_found = OTHERS[kind]
     own = lines(1)

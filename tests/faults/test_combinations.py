@@ -288,7 +288,7 @@ def try_combination(number: int, at_step: Callable[..., None], assert_same_end: 
     return "trained"
 
 
-@pytest.mark.parametrize("number", range(FEW))
+@pytest.mark.parametrize("number", [pytest.param(n, marks=[] if n < FEW / 2 else [pytest.mark.slow]) for n in range(FEW)])
 def test_a_combination_trains_and_resumes_exactly_or_is_refused_by_a_rule(
     number: int, place: Path, texts: None, at_step: Callable[..., None], assert_same_end: Callable[..., None]
 ) -> None:

@@ -1,5 +1,6 @@
 """What is not ours is neither overwritten nor removed, what a process made goes with it, what is in the way ends no run."""
 
+import itertools
 import json
 import os
 import re
@@ -55,8 +56,14 @@ FOREIGN: dict[str, dict[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("files", FOREIGN.values(), ids=FOREIGN)
-@pytest.mark.parametrize("arguments", [("TRAIN",), MISSING], ids=["good", "refused"])
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [pytest.param(("TRAIN",), files, id=f"good-{name}") for name, files in FOREIGN.items()]
+    + [
+        pytest.param(MISSING, files, id=f"refused-{name}", marks=[] if name in ("a log", "everything") else [pytest.mark.slow])
+        for name, files in FOREIGN.items()
+    ],
+)
 def test_a_directory_with_a_file_of_a_runs_name_that_no_run_wrote_is_refused_untouched(
     arguments: tuple[str, ...], files: dict[str, str], place: Path, call: Call
 ) -> None:
@@ -186,8 +193,15 @@ def test_a_run_whose_directory_is_removed_saves_in_a_new_one_that_can_be_resumed
 # ---- own files in the way or damaged
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "lmtrain.log", "run.json", "tensorboard", "checkpoints/last"])
-@pytest.mark.parametrize("kind", ["directory", "dangling link", "pipe", "file"])
+NAMES = ("metrics.jsonl", "lmtrain.log", "run.json", "tensorboard", "checkpoints/last")
+KINDS = ("directory", "dangling link", "pipe", "file")
+QUICK = [(name, KINDS[number % 4]) for number, name in enumerate(NAMES)] + [("metrics.jsonl", "pipe"), ("run.json", "file")]
+
+
+@pytest.mark.parametrize(  # all of them, without a training: tests/training/test_run_directory.py
+    ("name", "kind"),
+    [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in itertools.product(NAMES, KINDS) if pair not in QUICK)],
+)
 def test_nothing_that_stands_in_the_way_of_a_run_that_goes_on_prevents_it(
     name: str, kind: str, place: Path, call: Call
 ) -> None:
@@ -238,39 +252,47 @@ main(sys.argv[1:])
 """
 
 
+COMMANDS = {"mix": ["mix", "run", "run", "--output", "new/mixed"], "arpa": ["arpa", "counted", "--output", "model.arpa"]}
+STOPS = itertools.product((signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP), COMMANDS)
+
+
 @pytest.mark.parametrize(
-    "number",
-    [signal.SIGINT, signal.SIGKILL, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGHUP))],
+    ("number", "name"),
+    [
+        pytest.param(*stop, marks=[] if stop in ((signal.SIGINT, "mix"), (signal.SIGKILL, "arpa")) else [pytest.mark.slow])
+        for stop in STOPS
+    ],
 )
 def test_a_command_that_is_stopped_leaves_nothing_or_what_the_same_command_removes(
-    number: signal.Signals, place: Path, call: Call
+    number: signal.Signals, name: str, place: Path, call: Call
 ) -> None:
+    command = COMMANDS[name]
     settings = ("model=ngram", "model.order=1", "model.state_policy=line", "tokenizer=word", "hydra.run.dir=counted")
     assert call("data=text", "data.path=text.txt", "trainer.sample_tokens=0", *settings).code == 0
     before = {path.name for path in place.iterdir()}
-    for command in (["mix", "run", "run", "--output", "new/mixed"], ["arpa", "counted", "--output", "model.arpa"]):
-        process = subprocess.Popen([sys.executable, "-c", SLOW, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert process.stdout is not None
-        while process.stdout.readline() != b"working\n":
-            assert process.poll() is None
-        (place / "model.arpa.1-0123abc.tmp").touch()
-        process.send_signal(number)
-        process.communicate()
-        assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
-        left = {path.name for path in place.iterdir()} - before - {"model.arpa.1-0123abc.tmp"}
-        assert bool(left) == (number == signal.SIGKILL)
-        assert call(*command).code == 0
-        product = command[-1].partition("/")[0]
-        assert {path.name for path in place.iterdir()} - before == {product, "model.arpa.1-0123abc.tmp"}
-        assert [path.name for path in (place / "new").iterdir()] == ["mixed"]
-        before.add(product)
+    process = subprocess.Popen([sys.executable, "-c", SLOW, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    while process.stdout.readline() != b"working\n":
+        assert process.poll() is None
+    (place / "model.arpa.1-0123abc.tmp").touch()
+    process.send_signal(number)
+    process.communicate()
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    left = {path.name for path in place.iterdir()} - before - {"model.arpa.1-0123abc.tmp"}
+    assert bool(left) == (number == signal.SIGKILL)
+    assert call(*command).code == 0
+    product, _, mixed = command[-1].partition("/")
+    assert {path.name for path in place.iterdir()} - before == {product, "model.arpa.1-0123abc.tmp"}
+    assert not mixed or [path.name for path in (place / product).iterdir()] == [mixed]
 
 
 # ---- a reader while training prunes
 
 
-@pytest.mark.parametrize("pointer", [pytest.param("best", marks=pytest.mark.slow), "last"])
-def test_a_reader_never_meets_the_pruner(pointer: Any, place: Path, call: Call) -> None:
+@pytest.mark.parametrize(
+    ("pointer", "steps"), [("last", 60), *(pytest.param(name, 150, marks=pytest.mark.slow) for name in ("last", "best"))]
+)
+def test_a_reader_never_meets_the_pruner(pointer: Any, steps: int, place: Path, call: Call) -> None:
     ended: list[BaseException | None] = []
     num_read = 0
 
@@ -288,7 +310,7 @@ def test_a_reader_never_meets_the_pruner(pointer: Any, place: Path, call: Call) 
     assert call("TRAIN", "hydra.run.dir=busy", "trainer.num_steps=2", "trainer.save_every=1").code == 0
     reader = threading.Thread(target=read)
     reader.start()
-    settings = ("trainer.num_steps=150", "trainer.evaluate_every=2", "trainer.save_every=1", "trainer.keep=2")
+    settings = (f"trainer.num_steps={steps}", "trainer.evaluate_every=2", "trainer.save_every=1", "trainer.keep=2")
     assert call("resume=busy", *settings).code == 0
     over.set()
     reader.join()

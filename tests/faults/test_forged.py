@@ -66,9 +66,9 @@ SAVED = Path(__file__).parents[1] / "fixtures" / "saved"
 NEW = (  # older checkpoints lack them
     "state.saved_step", "state.trouble", "state.num_stale", "state.evaluation_seconds", "state.includes_evaluation",
 )  # fmt: skip
-QUICK = {"lstm": 40, "gru": 40, "ngram": 20, "mixture": 40}  # of so many values one is tried in the ordinary suite
-QUICK |= {"bpe": 199} if "bpe" in RUNS else {}
-QUICK |= {"classifier": 80, "indicators": 80, "naive Bayes": 80}
+QUICK = {"lstm": 83, "gru": 83, "ngram": 41, "mixture": 83}  # of so many values one is tried in the ordinary suite
+QUICK |= {"bpe": 397} if "bpe" in RUNS else {}
+QUICK |= {"classifier": 163, "indicators": 163, "naive Bayes": 163}
 
 
 class Forgery(NamedTuple):

@@ -117,6 +117,15 @@ def cell(request: pytest.FixtureRequest) -> Cell:
     return CELLS[request.param]
 
 
+ONE_OF_EACH = ["elman tanh", "gru", "lstm"]
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[] if name in ONE_OF_EACH else [pytest.mark.slow]) for name in CELLS])
+def family(request: pytest.FixtureRequest) -> Cell:
+    """A cell; ordinarily one nonlinearity of the Elman cell, whose kernels differ in a line or two."""
+    return CELLS[request.param]
+
+
 @pytest.fixture(params=["steps", "persistent"])
 def chosen(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "persistent" and not INTERPRETED:
@@ -161,14 +170,14 @@ def test_float32_equals_the_reference(cell: Cell, chosen: str, T: int, B: int, H
 
 
 @pytest.mark.parametrize("features", ["plain", pytest.param("all", marks=pytest.mark.slow)])
-def test_bfloat16_error_is_at_most_twice_the_reference_error(cell: Cell, chosen: str, features: str) -> None:
+def test_bfloat16_error_is_at_most_twice_the_reference_error(family: Cell, chosen: str, features: str) -> None:
     T, B, H = 6, 3, 33
     runs: dict[tuple[str, torch.dtype], list[dict[str, Tensor]]] = {}
-    masks = cell.masks(features, T, B, H)
+    masks = family.masks(features, T, B, H)
     for seed in range(3):  # few numbers: several draws are judged together
-        inputs = {name: x.bfloat16().double() for name, x in cell.make(T, B, H, seed).items()}
+        inputs = {name: x.bfloat16().double() for name, x in family.make(T, B, H, seed).items()}
         for who in (("triton", torch.bfloat16), ("reference", torch.bfloat16), ("reference", torch.float64)):
-            runs.setdefault(who, []).append(cell.run(inputs, *who, masks))
+            runs.setdefault(who, []).append(family.run(inputs, *who, masks))
     for name in runs["triton", torch.bfloat16][0]:
         made, own, exact = (torch.stack([run[name] for run in some]) for some in runs.values())
         assert relative_error(made, exact) <= 2 * relative_error(own, exact), name
@@ -222,15 +231,15 @@ def test_both_variants_can_be_recorded_and_replayed_on_a_gpu(cell: Cell, name: s
 
 
 @pytest.mark.parametrize("features", [pytest.param("plain", marks=pytest.mark.slow), "all"])
-def test_gradients_equal_central_differences(cell: Cell, chosen: str, features: str) -> None:
-    inputs = [x.to(DEVICE).requires_grad_() for x in cell.make(2, 2, 3).values()]
-    masks = {name: mask.to(DEVICE) for name, mask in cell.masks(features, 2, 2, 3).items()}
-    assert gradcheck(lambda *xs: cell.op(*xs, backend="triton", **cell.options, **masks), inputs, fast_mode=True)
+def test_gradients_equal_central_differences(family: Cell, chosen: str, features: str) -> None:
+    inputs = [x.to(DEVICE).requires_grad_() for x in family.make(2, 2, 3).values()]
+    masks = {name: mask.to(DEVICE) for name, mask in family.masks(features, 2, 2, 3).items()}
+    assert gradcheck(lambda *xs: family.op(*xs, backend="triton", **family.options, **masks), inputs, fast_mode=True)
 
 
-def test_second_derivatives_equal_central_differences(cell: Cell) -> None:
-    inputs = [x.to(DEVICE).requires_grad_() for x in cell.make(2, 1, 2).values()]
-    assert gradgradcheck(lambda *xs: cell.op(*xs, backend="triton", **cell.options), inputs, fast_mode=True)
+def test_second_derivatives_equal_central_differences(family: Cell) -> None:
+    inputs = [x.to(DEVICE).requires_grad_() for x in family.make(2, 1, 2).values()]
+    assert gradgradcheck(lambda *xs: family.op(*xs, backend="triton", **family.options), inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("size", [-100.0, 100.0])
@@ -267,9 +276,9 @@ def test_without_gradients_the_states_are_the_same(cell: Cell, chosen: str) -> N
         assert_close(y, y_training, rtol=0, atol=0)
 
 
-def test_two_runs_give_the_same_bits(cell: Cell, chosen: str) -> None:
-    inputs, masks = cell.make(3, 2, 17), cell.masks("all", 3, 2, 17)
-    first, second = (cell.run(inputs, "triton", torch.bfloat16, masks) for _ in range(2))
+def test_two_runs_give_the_same_bits(family: Cell, chosen: str) -> None:
+    inputs, masks = family.make(3, 2, 17), family.masks("all", 3, 2, 17)
+    first, second = (family.run(inputs, "triton", torch.bfloat16, masks) for _ in range(2))
     for name, y in first.items():
         assert torch.equal(y, second[name]), name
 
@@ -339,18 +348,18 @@ class Programs:
 
 @pytest.mark.skipif(not INTERPRETED, reason="a GPU runs them at once anyway")
 @pytest.mark.parametrize("features", [pytest.param("plain", marks=pytest.mark.slow), "all"])
-def test_programs_that_share_a_recurrence_get_it_right(cell: Cell, features: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_that_share_a_recurrence_get_it_right(family: Cell, features: str, monkeypatch: pytest.MonkeyPatch) -> None:
     T, B, H = 3, 3, 5
     programs = Programs()
     monkeypatch.setattr(interpreter, "GridExecutor", programs.executor())
     for module in (elman_kernels, gru_kernels, lstm_kernels):
         monkeypatch.setattr(module, "grid_barrier", programs.barrier)
     monkeypatch.setattr(persistent, "make_plan", lambda *_: Plan(2, 3, 2, 2, 2, 1))
-    inputs, masks = cell.make(T, B, H), cell.masks(features, T, B, H)
+    inputs, masks = family.make(T, B, H), family.masks(features, T, B, H)
     with variant("persistent"):
-        made = cell.run(inputs, "triton", torch.float64, masks)
+        made = family.run(inputs, "triton", torch.float64, masks)
     assert programs.most == 6
-    expected = cell.run(inputs, "reference", torch.float64, masks)
+    expected = family.run(inputs, "reference", torch.float64, masks)
     for name, y in expected.items():
         assert relative_error(made[name], y) < 1e-12, name
 
