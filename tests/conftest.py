@@ -3,6 +3,7 @@
 And for tests of commands: a small text and a small trained run in a directory of one's own, and `main` called as a user would.
 """
 
+import gc
 import logging
 import os
 import shutil
@@ -16,6 +17,9 @@ import torch
 from hypothesis import settings
 
 from lmtrain.__main__ import main
+
+# Thousands of tests hold so many objects that looking for those that nobody holds takes a tenth of the time; it is done rarely.
+gc.set_threshold(20_000, 10, 10)
 
 # The same examples on every run, however slow the machine. A longer search:  pytest --hypothesis-profile=search
 settings.register_profile("ordinary", deadline=None, derandomize=True, database=None, max_examples=50)
