@@ -113,3 +113,17 @@ def test_nothing_is_counted_beside_a_long_text_or_if_it_is_not_wanted(text: list
     monkeypatch.setattr(language_baselines, "MAX_TOKENS", 100)
     assert compared("null") is None
     assert compared("true") is not None
+
+
+def test_that_there_is_no_memory_to_count_them_ends_no_training_that_did_not_ask_for_it(
+    text: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(language_baselines.NgramModel, "finish", fail)
+    run = lmtrain.train(*text, "hydra.run.dir=run")
+    assert run.model.perplexity(split="test").perplexity > 1
+    assert "no memory left to count them" in caplog.text
+    with pytest.raises(lmtrain.UserError, match="memory"):
+        lmtrain.train(*text, "trainer.baselines=true", "hydra.run.dir=asked")

@@ -6,6 +6,7 @@ training text with the same tokens, in seconds, and forget at each line.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import lmtrain.config as config
@@ -20,6 +21,8 @@ from lmtrain.training.score import Score
 
 if TYPE_CHECKING:
     from lmtrain.tasks.language import Language
+
+log = logging.getLogger("lmtrain")
 
 COUNTED: dict[str, dict[str, Any]] = {
     "frequencies of tokens": {"order": 1, "smoothing": "add_k", "add_k": 1.0},
@@ -41,8 +44,14 @@ def compare(task: Language, model: LanguageModel, final: Score | None) -> Compar
     split: SplitName = "test" if wants_test else "valid"
     own = final if isinstance(final, Evaluation) else task.final_score(model, split)
     values = {THIS: own.perplexity}
-    for name, counted in COUNTED.items():
-        values[name] = task.final_score(_count(task, **counted), split).perplexity
+    try:
+        for name, counted in COUNTED.items():
+            values[name] = task.final_score(_count(task, **counted), split).perplexity
+    except MemoryError:
+        if settings.trainer.baselines:
+            raise
+        log.warning("The simplest models are left out: there is no memory left to count them (trainer.baselines=false: never).")
+        return None
     return Comparison("perplexity", {name: {split: value} for name, value in values.items()}, is_share=False)
 
 
