@@ -1,6 +1,8 @@
 """What stands beside a model in the end: who is named, what is left out, and that the linear model learns."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +103,14 @@ def test_a_language_model_stands_beside_what_model_ngram_reaches(
     assert table[5].strip() == f"On {split} this model is no better than Kneser-Ney, order 5."
     compared = json.loads(Path("run/run.json").read_text(encoding="utf-8"))["sessions"][-1]["compared"]
     assert compared["values"][THIS][split] == pytest.approx(float(table[2].split()[-1]), abs=0.005)
+
+
+def test_odd_counts_are_no_warning_beside_another_model(text: list[str]) -> None:
+    """On the command line, whose log makes messages printable before others see them."""
+    command = [sys.executable, "-m", "lmtrain", *text, "hydra.run.dir=run"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Kneser-Ney, order 5" in ended.stdout
+    assert "give no discounts" not in ended.stdout + ended.stderr
 
 
 def test_nothing_is_counted_beside_a_long_text_or_if_it_is_not_wanted(text: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

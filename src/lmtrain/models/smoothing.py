@@ -50,7 +50,7 @@ class SmoothingRule(NamedTuple):
 
 log = logging.getLogger("lmtrain")
 
-ODD_COUNTS = "Kneser-Ney: the numbers %s"
+ODD_COUNTS = "Kneser-Ney: the numbers "
 
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # those of KenLM's --discount_fallback
 
@@ -118,7 +118,7 @@ def without_warnings() -> Iterator[None]:
     """While it lasts, odd counts are taken in silence."""
 
     def is_else(record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith(ODD_COUNTS)
+        return not record.getMessage().startswith(ODD_COUNTS)  # the command line has put the numbers in already
 
     log.addFilter(is_else)
     try:
@@ -139,7 +139,7 @@ def discounts(counts: Counts) -> Floats:
             return amounts
     if n[1:].any():
         log.warning(
-            ODD_COUNTS + " of n-grams with counts 1, 2, 3, 4 give no discounts; taking %s instead.",
+            ODD_COUNTS + "%s of n-grams with counts 1, 2, 3, 4 give no discounts; taking %s instead.",
             n[1:5].tolist(),
             FALLBACK_DISCOUNTS,
         )
