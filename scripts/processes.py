@@ -6,8 +6,8 @@
 `speed`  Two processes of one thread take turns with one process of two threads (and of one) on the same batch, from the same
          weights. Losses are compared first. Milliseconds are the least of all turns, which other work on the machine distorts
          least: of a step, of what a step spends in the exchange of gradients, waiting for the other process included, and of an
-         exchange `alone`, with nothing else to do. `overlapped` begins the exchange of each gradient as soon as the backward
-         pass has it.
+         exchange `alone`, with nothing else to do. `overlapped` is what training does: the exchange of large gradients begins
+         as soon as the backward pass has them.
 `losses` Trains the same small LSTM with dropout in 1, 2 and 3 processes; prints the losses as a table.
 """
 
@@ -23,13 +23,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from benchmarks.measuring import PRECISIONS, describe_machine
@@ -161,7 +160,6 @@ class Step:
         self.learner = our_learner(our_model(preset, way.backend, CPU), precision, CPU)
         if exchange.group.size > 1:
             self.learner.shared(exchange, preset.batch_size)
-        exchange.watch(self.learner.model)
         self.chunk = Chunk(tokens_TB[:-1], tokens_TB[1:], starts_epoch=False, epoch=0, index=0)
         self.loss = 0.0
 
@@ -170,36 +168,21 @@ class Step:
 
 
 class Exchange(Group):
-    """A group whose exchange of gradients is timed; overlapped, it begins within the backward pass."""
+    """A group whose exchange of gradients is timed, and begins within the backward pass only where it `overlaps`."""
 
     def __init__(self, group: Group, overlaps: bool) -> None:
         self.group, self.overlaps = group, overlaps
         self.rank, self.size = group.rank, group.size
         self.seconds_inside = self.seconds_of_barrier = 0.0
-        self._works: list[Any] = []
 
-    def watch(self, model: nn.Module) -> None:
-        if self.overlaps:
-            for parameter in model.parameters():
-                parameter.register_post_accumulate_grad_hook(self._begin)
-
-    def _begin(self, parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        self._works.append(dist.all_reduce(parameter.grad, async_op=True))
+    def early_sums(self) -> AbstractContextManager[None]:
+        return self.group.early_sums() if self.overlaps else nullcontext()
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter], *numbers: Tensor) -> tuple[Tensor, ...]:
         began_at = time.perf_counter()
-        try:
-            if not self.overlaps:
-                return self.group.sum_gradients(parameters, *numbers)
-            small = torch.tensor([number.item() for number in numbers], dtype=torch.float64)
-            dist.all_reduce(small)
-            for work in self._works:
-                work.wait()
-            self._works.clear()
-            return tuple(total.to(number) for total, number in zip(small, numbers, strict=True))
-        finally:
-            self.seconds_inside += time.perf_counter() - began_at
+        sums = self.group.sum_gradients(parameters, *numbers)
+        self.seconds_inside += time.perf_counter() - began_at
+        return sums
 
     def take(self, *tensors: Tensor) -> None:
         began_at = time.perf_counter()

@@ -89,6 +89,8 @@ def _dispatch(arguments: list[str]) -> None:
                 f"Commands are {', '.join(COMMANDS)}; settings are written key=value.",
                 _remedy(first),
             )
+        if _is_led() and first != "search":  # whose processes share a study
+            return
         if first == "inspect":  # it takes settings, as training does
             _inspect(arguments[1:])
         else:
@@ -97,6 +99,11 @@ def _dispatch(arguments: list[str]) -> None:
         from lmtrain.application import run
 
         run(arguments)
+
+
+def _is_led() -> bool:
+    """Whether torchrun started this process beside a first one, which alone does what a command is for."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "1") and os.environ.get("RANK", "0") not in ("", "0")
 
 
 def _inspect(arguments: list[str]) -> None:

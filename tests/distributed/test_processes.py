@@ -45,6 +45,7 @@ def test_two_processes_train_what_one_does(call: Callable[..., Any]) -> None:
         ["model=lstm", "tokenizer=word", "model.head=sampled", "model.num_samples=7"],
         ["model=lstm", "tokenizer=word", "model.head=adaptive", "model.cutoffs=[5,50]", "trainer.random_chunk_length=true"],
         ["model=gru", "tokenizer=word", "trainer.batch_size=7", "trainer.chunk_length=2"],  # sparse gradients
+        ["model=lstm", "model.hidden_size=520"],  # a gradient whose sum begins within the backward pass
     ],
     ids=lambda more: more[0] + more[-1],
 )

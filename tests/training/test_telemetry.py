@@ -205,8 +205,9 @@ def test_names_are_ones_of_directories() -> None:
     assert run_name(read_settings(["model=gru", "model.hidden_sizes=[40,20]"]), None) == "gru-40-20-seed1"
     path = "ä b/" + "x" * 100
     settings = read_settings(["model=ngram", "model.order=3", "data=text", f"data.path='{path}'", "trainer.seed=5"])
-    name = run_name(settings, ["data.path", "experiment", "model.order"])
+    name = run_name(settings, {"data.path": path, "experiment": "", "model.order": "3"})
     assert name == f"ngram-3-path=__b_{'x' * 83}-seed5"
+    assert run_name(settings, {"trainer": "epochs", "trainer.seed": "5"}) == "ngram-3-trainer=epochs-seed5"
 
 
 def test_the_bar_shows_loss_and_time_left_on_a_terminal_of_60_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,12 +129,19 @@ def train(composed: DictConfig, changes: Mapping[str, Any], swept: Set[str] = fr
             directory,
             lambda: write_as_hydra_would(composed, directory),
             group,
-            sorted({*swept, *filter(None, os.environ.get(VARIED, "").split(","))}) or None,
+            _as_typed({*swept, *filter(None, os.environ.get(VARIED, "").split(","))}) or None,
         )
     except UserError:
         if not settings["resume"]:
             place.leave()  # a run that was refused before it began (its text, its device, its size) leaves nothing behind
         raise
+
+
+def _as_typed(varied: Set[str]) -> dict[str, str]:
+    """These settings, by name, with the values that were typed for this job; empty where none was."""
+    typed = HydraConfig.get().overrides.task
+    values = {key: override.partition("=")[2] for override, key in zip(typed, keys_of(typed), strict=True)}
+    return {key: values.get(key, "") for key in sorted(varied)}
 
 
 def _swept_by_files() -> set[str]:

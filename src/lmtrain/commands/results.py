@@ -81,13 +81,17 @@ def hyper_parameters(settings: config.Config, varied: Collection[str] | None) ->
     return named | {key: value for key, value in others.items() if key not in ("model", SEED)}
 
 
-def run_name(settings: config.Config, varied: Collection[str] | None) -> str:
-    """Returns what TensorBoard calls the run: `gru-650-seed1`; in a sweep, with the settings that it varies."""
+def run_name(settings: config.Config, varied: Mapping[str, str] | None) -> str:
+    """Returns what TensorBoard calls the run: `gru-650-seed1`; in a sweep, with the settings that it varies.
+
+    What stands for several settings (`trainer=epochs`, an experiment) is called as it was typed.
+    """
     model = settings.model
     size = next((getattr(model, name) for name in SIZES if getattr(model, name, None)), None)
     sizes = size if isinstance(size, list) else [] if size is None else [size]
     flat = flat_settings(config_to_json(settings))
-    others = [f"{key.rpartition('.')[2]}={_short(flat[key])}" for key in varied or () if key in flat and key not in IN_NAMES]
+    values = {key: flat.get(key, "" if "." in key else typed) for key, typed in (varied or {}).items() if key not in IN_NAMES}
+    others = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in values.items() if value != ""]
     words = [config.model_name(model), *map(str, sizes), *others]
     name = re.sub(r"[^\w.,=+-]", "_", "-".join(words), flags=re.ASCII)[:MAX_LETTERS]
     return f"{name}-seed{settings.trainer.seed}"

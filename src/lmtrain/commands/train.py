@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ log = logging.getLogger("lmtrain")
 
 def train(
     settings: config.Config, directory: Path, before: Callable[[], None] = lambda: None, group: Group = ALONE,
-    varied: Collection[str] | None = None,
+    varied: Mapping[str, str] | None = None,
 ) -> Reached | None:  # fmt: skip
     """Trains from the beginning in `directory` and returns the best validation, if there was one.
 
@@ -72,7 +72,7 @@ def _settings_text(settings: config.Config) -> str:
 
 def _prepare(
     settings: config.Config, run: RunDirectory, resumed_from: Path | None, group: Group, *, has_changed: bool = False,
-    varied: Collection[str] | None = None,
+    varied: Mapping[str, str] | None = None,
 ) -> Reached | None:  # fmt: skip
     keep_freed_memory(not isinstance(settings.model, config.COUNTED))  # counting takes no steps, and much memory once
     if settings.trainer.num_threads:
@@ -97,7 +97,7 @@ def _prepare(
 
 
 def _train_prepared(
-    task: Task, run: RunDirectory, resumed_from: Path | None, has_changed: bool, group: Group, varied: Collection[str] | None
+    task: Task, run: RunDirectory, resumed_from: Path | None, has_changed: bool, group: Group, varied: Mapping[str, str] | None
 ) -> Reached | None:
     settings = task.settings
     task.begins = resumed_from is None

@@ -29,6 +29,7 @@ from lmtrain.progress import watched
 
 T = TypeVar("T")
 
+LARGE = 1 << 20  # numbers in a gradient that is summed by itself, on a CPU
 STEP_TIMEOUT = timedelta(minutes=10)  # for what all processes do at about the same time; else they meet before
 
 
@@ -83,6 +84,10 @@ class Group:
         """Of each number the largest that a process has."""
         return numbers
 
+    def early_sums(self) -> AbstractContextManager[None]:
+        """Around a backward pass, before `sum_gradients`: the sums of large gradients begin as soon as it has made them."""
+        return nullcontext()
+
     def sum_gradients(self, parameters: Iterable[nn.Parameter], *numbers: Tensor) -> tuple[Tensor, ...]:
         """Makes each gradient the sum of those of all processes, the same bits everywhere; returns the sums of `numbers`."""
         return numbers
@@ -114,6 +119,9 @@ class Processes(Group):
         self.rank, self.size, self.local_rank = dist.get_rank(), dist.get_world_size(), local_rank
         self.links, self.failures = links, failures
         self._objects = dist.new_group(backend="gloo", timeout=STEP_TIMEOUT)
+        self._large: list[nn.Parameter] = []  # whose sums begin within the backward pass, in this order in all processes
+        self._begun: dict[nn.Parameter, dist.Work] = {}
+        self._absent: set[nn.Parameter] = set()  # those of them of which this process has no gradient
 
     def led(self, work: Callable[[], T]) -> T:
         answer: list[Any] = [None, None]
@@ -163,26 +171,72 @@ class Processes(Group):
             dist.all_reduce(largest, op=dist.ReduceOp.MAX)
         return tuple(largest.tolist())
 
+    @contextmanager
+    def early_sums(self) -> Iterator[None]:
+        waiting = [parameter for parameter in self._large if parameter.requires_grad]
+        made: set[nn.Parameter] = set()
+
+        def begin(parameter: Tensor) -> None:
+            made.add(cast(nn.Parameter, parameter))
+            while waiting and waiting[0] in made:
+                self._begin_sum(waiting.pop(0))
+
+        hooks = [parameter.register_post_accumulate_grad_hook(begin) for parameter in waiting]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for parameter in waiting:  # a gradient that this process does not have, and those behind it
+            self._begin_sum(parameter)
+
     def sum_gradients(self, parameters: Iterable[nn.Parameter], *numbers: Tensor) -> tuple[Tensor, ...]:
-        """One small exchange (numbers, and which process has which gradients), then one sum of all dense gradients, flattened,
-        and one of each sparse one, of which only the rows that are used travel."""
+        """One small exchange (numbers, and which process has which gradients), then a sum of each large dense gradient that has
+        not begun, one of all other dense ones, flattened, and one of each sparse one, of which only the rows in use travel.
+
+        What is summed by itself is so at every step, begun early or not: how numbers are put together decides their last bits.
+        """
         learnt = [parameter for parameter in parameters if parameter.requires_grad]
         for parameter in learnt:
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.coalesce()
-        small = torch.tensor([number.item() for number in numbers] + [_code(p.grad) for p in learnt], dtype=torch.float64)
+        small = torch.tensor([number.item() for number in numbers] + [self._code(p) for p in learnt], dtype=torch.float64)
         everyones_NX = self._gathered(small)
         sums = everyones_NX[:, : len(numbers)].sum(0)
-        codes_NP = everyones_NX[:, len(numbers) :].long()
-        dense: list[nn.Parameter] = []
-        for parameter, codes_N in zip(learnt, codes_NP.T.tolist(), strict=True):
-            if DENSE in codes_N:
-                dense.append(parameter)
-            elif max(codes_N) != NONE:
-                self._sum_sparse(parameter, [max(0, code - SPARSE) for code in codes_N])
-        if dense:
-            self._sum_dense(dense)
+        codes = dict(zip(learnt, everyones_NX[:, len(numbers) :].long().T.tolist(), strict=True))
+        dense = [parameter for parameter in learnt if DENSE in codes[parameter]]
+        self._large = [parameter for parameter in reversed(dense) if _is_large(parameter) and max(codes[parameter]) == DENSE]
+        for parameter in self._large:
+            if parameter not in self._begun:
+                self._begin_sum(parameter)
+        if rest := [parameter for parameter in dense if parameter not in self._begun]:
+            self._sum_dense(rest)
+        for parameter in learnt:
+            if max(codes[parameter]) >= SPARSE and DENSE not in codes[parameter]:
+                self._sum_sparse(parameter, [max(0, code - SPARSE) for code in codes[parameter]])
+        for parameter, work in self._begun.items():
+            with self._together():
+                work.wait()
+            if max(codes[parameter]) == NONE:
+                parameter.grad = None
+        self._begun.clear()
+        self._absent.clear()
         return tuple(total.to(number) for total, number in zip(sums, numbers, strict=True))
+
+    def _begin_sum(self, parameter: nn.Parameter) -> None:
+        if parameter.grad is None:
+            self._absent.add(parameter)
+            parameter.grad = torch.zeros_like(parameter)
+        parameter.grad = parameter.grad.to_dense().contiguous()
+        with self._together():
+            self._begun[parameter] = dist.all_reduce(parameter.grad, async_op=True)
+
+    def _code(self, parameter: nn.Parameter) -> int:
+        """What there is of its gradient, for the others to know."""
+        grad = parameter.grad
+        if grad is None or parameter in self._absent:
+            return NONE
+        return SPARSE + grad.values().shape[0] if grad.is_sparse else DENSE
 
     def _sum_dense(self, parameters: Sequence[nn.Parameter]) -> None:
         grads = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in parameters]
@@ -234,11 +288,8 @@ class Processes(Group):
             raise self.failures.of_another(not_exchanged(self.rank, self.size, error)) from error
 
 
-NONE, DENSE, SPARSE = 0, 1, 2  # + the number of rows
+NONE, DENSE, SPARSE = 0, 1, 2  # what a process has of a gradient; if it is sparse, the number of its rows is added
 
 
-def _code(grad: Tensor | None) -> int:
-    """What there is of a gradient, for the others to know."""
-    if grad is None:
-        return NONE
-    return SPARSE + grad.values().shape[0] if grad.is_sparse else DENSE
+def _is_large(parameter: nn.Parameter) -> bool:
+    return parameter.numel() >= LARGE and not parameter.is_cuda

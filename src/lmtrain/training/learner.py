@@ -202,7 +202,8 @@ class GradientLearner(Learner):
         if self.columns is not None:
             penalty = penalty * self.columns.share
         drop_gradients(self.optimizer)
-        (loss / num_items + penalty).backward()
+        with self.group.early_sums():
+            (loss / num_items + penalty).backward()
         loss, penalty = self.group.sum_gradients(self.model.parameters(), loss.detach(), penalty.detach())
         return loss, penalty, clip_gradients(self.model.parameters(), self.clip_norm, self.group)
 
