@@ -26,6 +26,7 @@ TRAININGS = {
     "two minutes": "experiment=brown_fast",
     "window": "experiment=brown_window trainer.num_threads=1",
     "LSTM": "experiment=brown_lstm",
+    "eight minutes": "experiment=brown_medium trainer.max_seconds=350",
     "medium": "experiment=brown_medium trainer.num_threads=1",
     "long": "experiment=brown_long trainer.num_threads=1",
 }
@@ -35,7 +36,7 @@ MIXTURES = {
     "LSTM + window + Kneser-Ney 5": ["LSTM", "window", "Kneser-Ney 5"],
     "long + medium + Kneser-Ney 5": ["long", "medium", "Kneser-Ney 5"],
 }
-ORDER = ("Kneser-Ney 3", "Kneser-Ney 5", "example", "two minutes", "medium", "long",
+ORDER = ("Kneser-Ney 3", "Kneser-Ney 5", "example", "two minutes", "eight minutes", "medium", "long",
          "long + medium + Kneser-Ney 5", "window", "window + Kneser-Ney 5", "LSTM", "LSTM + Kneser-Ney 5",
          "LSTM + window + Kneser-Ney 5")  # fmt: skip
 CACHE = "--cache 2000 --cache-weight 0.2"
@@ -57,6 +58,7 @@ LABELS = {
     "Kneser-Ney 5": "Kneser-Ney, order 5 (KenLM: 278.0 / 261.6)",
     "example": "PyTorch's example, tied LSTM 2x200, 4 epochs",
     "two minutes": "tied LSTM 2x200 that starts from vectors of its text (two minutes of two cores for the whole command)",
+    "eight minutes": "tied LSTM 600/300 that starts from vectors of its text (eight minutes of two cores for the whole command)",
     "medium": "tied LSTM 600/300 that starts from vectors of its text, 4.6 epochs",
     "long": "**tied LSTM 600/300 that starts from vectors of its text, 16 epochs**",
     "window": "fixed window of 8 tokens and averages of the 48 before, 5 epochs",

@@ -193,3 +193,13 @@ def test_only_the_first_process_draws_bars() -> None:
     assert codes == [0, 0]
     assert "Evaluating: done" in said[0]
     assert said[1] == ""
+
+
+@pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", False)])
+def test_of_a_command_that_torchrun_starts_the_first_process_speaks(
+    rank: str, speaks: bool, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    done = call("settings", "trainer.seed")
+    assert done.code == 0 and bool(done.out) == speaks
