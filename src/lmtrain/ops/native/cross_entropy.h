@@ -71,7 +71,9 @@ struct CrossEntropy {
         c.words = padded_depth<Word>(c.columns) / PER_WORD;
         c.d_words = padded_depth<Word>(D) / PER_WORD;
         const long blocks = (V + BLOCK - 1) / BLOCK;
-        c.step = std::clamp((512l << 10) / (2 * c.columns * (long)sizeof(Element)) / BLOCK, 1l, 8l) * BLOCK;
+        // d_z twice; where d_F^T overflows a second-level cache of 2 MB anyway, it is passed over more rarely.
+        const long bytes = by_tiles<Word>() && D > 256 ? 1l << 20 : 512l << 10;
+        c.step = std::clamp(bytes / (2 * c.columns * (long)sizeof(Element)) / BLOCK, 1l, 8l) * BLOCK;
         c.packed_by_token = scratch<uint32_t>(0, c.columns * c.d_words);
         c.packed_by_feature = scratch<uint32_t>(1, padded_features() * c.words);
         c.e = wants_gradients() ? scratch<S>(2, V * c.columns) : nullptr;
@@ -157,7 +159,7 @@ struct CrossEntropy {
         for (long v = 0; v < count; v++) most = max(most, load(z + v * stride) + (b ? b[v] : 0.0f));
         F sum = {};
         for (long v = 0; v < count; v++) {
-            const F power = exp(load(z + v * stride) + (b ? b[v] : 0.0f) - most);
+            const F power = exp_below_88(load(z + v * stride) + (b ? b[v] : 0.0f) - most);
             sum += power;
             if (e) store(e + v * stride, power);
         }
@@ -213,7 +215,7 @@ struct CrossEntropy {
     void gradient_of_logits(const Chunk& c, long v0, long count, Element* left, long stride, uint32_t* right,
                             long step_words) const {
         for (long p = 0; p < c.panels.count(); p++) {
-            const long first = c.panels.first(p), width = c.panels.width(p), narrow_width = panel_width(width);
+            const long first = c.panels.first(p), width = c.panels.width(p), narrow_width = panel_width<Word>(width);
             const S* e = c.e + first * V + v0 * width;
             F scale[64 / LANES];
             for (long v = 0; v < step_words * PER_WORD; v += PER_WORD) {
@@ -226,7 +228,7 @@ struct CrossEntropy {
                         pair[i] = load(e + (v + i) * width + n) * scale[n / LANES];
                         store_operand<S>(left + (v + i) * stride + first + n, pair[i], LANES);
                     }
-                    store_words(to + packed_at(width, step_words, 0, n), pair);
+                    store_words(to + packed_at<Word>(width, step_words, 0, n), pair);
                 }
             }
         }
@@ -266,7 +268,7 @@ struct CrossEntropy {
         if (d_bias) d_bias[v0 + v] += d[0] - widen(before);
         store_operand<S>(left + v * stride + n, d, 1);
         const long panel = panel_of(c, n), first = c.panels.first(panel);
-        uint32_t* word = right + first * step_words + packed_at(c.panels.width(panel), step_words, v / PER_WORD, n - first);
+        uint32_t* word = right + first * step_words + packed_at<Word>(c.panels.width(panel), step_words, v / PER_WORD, n - first);
         memcpy((char*)word + v % PER_WORD * sizeof(Element), left + v * stride + n, sizeof(Element));
     }
 

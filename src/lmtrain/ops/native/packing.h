@@ -134,7 +134,7 @@ template <class Word, class S>
 void pack_panel(uint32_t* to, long width, long words, const S* from, long k_stride, long column_stride, long k_count,
                 long column_count) {
     for (long column = 0; column < width; column += LANES)
-        pack<Word>(to + packed_at(width, words, 0, column), panel_width(width), words, from + column * column_stride,
+        pack<Word>(to + packed_at<Word>(width, words, 0, column), panel_width<Word>(width), words, from + column * column_stride,
                    k_stride, column_stride, k_count, column_count - column);
 }
 

@@ -115,10 +115,13 @@ void panel(long rows, const uint32_t* a, long a_stride, const uint32_t* w, long 
     }
 }
 
-// The width of the panels of a packed block of this many columns, and where word k of a column lies in it.
-INLINE long panel_width(long columns) { return LANES == 16 ? columns : PANEL_VECTORS * LANES; }
+// The width of the panels of a packed block of this many columns, and where word k of a column lies in it. Panels for tiles
+// are as wide as a tile, which so lies in one piece.
+template <class Word>
+INLINE long panel_width(long columns) { return by_tiles<Word>() ? 16 : LANES == 16 ? columns : PANEL_VECTORS * LANES; }
+template <class Word>
 INLINE long packed_at(long columns, long words, long k, long column) {
-    const long width = panel_width(columns);
+    const long width = panel_width<Word>(columns);
     return column / width * width * words + k * width + column % width;
 }
 
@@ -126,7 +129,7 @@ INLINE long packed_at(long columns, long words, long k, long column) {
 template <class Word>
 void multiply_into(float* c, long c_stride, long rows, const uint32_t* a, long a_stride, const uint32_t* packed, long words,
                    long columns, bool add) {
-    const long width = panel_width(columns), vectors = width / LANES;
+    const long width = panel_width<Word>(columns), vectors = width / LANES;
     const long most = 24576 / 4 / width, slices = (words + most - 1) / most, slice = (words + slices - 1) / slices;
     for (long k = 0; k < words; k += slice) {
         const long n = std::min(slice, words - k);

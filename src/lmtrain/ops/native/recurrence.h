@@ -56,8 +56,8 @@ struct Recurrent {
     void pack_block(const Block& block, const S* weight) const {
         for (long column = 0; column < block.columns; column += LANES) {
             const long group = column / block.units, unit = block.first_unit + column % block.units;
-            uint32_t* to = at(block) + packed_at(block.columns, words, 0, column);
-            const long width = panel_width(block.columns), left = hidden - unit;
+            uint32_t* to = at(block) + packed_at<Word>(block.columns, words, 0, column);
+            const long width = panel_width<Word>(block.columns), left = hidden - unit;
             if (!backward) {
                 pack<Word>(to, width, words, weight + (group * hidden + unit) * hidden, 1, hidden, hidden, left);
             } else {

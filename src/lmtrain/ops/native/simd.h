@@ -50,8 +50,17 @@ struct int8 {
 
 INLINE F broadcast(float x) { return x - F{}; }
 
+// Of a number and NaN the second one. GCC makes a comparison and a choice of a > b ? a : b.
+#ifdef LMTRAIN_AVX512
+INLINE F max(F a, F b) { return (F)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE F min(F a, F b) { return (F)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif defined(__AVX2__)
+INLINE F max(F a, F b) { return (F)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE F min(F a, F b) { return (F)_mm256_min_ps((__m256)a, (__m256)b); }
+#else
 INLINE F max(F a, F b) { return a > b ? a : b; }
 INLINE F min(F a, F b) { return a < b ? a : b; }
+#endif
 
 // ---- float32 <-> bfloat16
 
@@ -204,10 +213,11 @@ INLINE Exponential exponential(F x) {
     return {power, p};
 }
 
-INLINE F exp(F x) {
-    Exponential e = exponential(max(broadcast(-87.0f), min(broadcast(88.0f), x)));
+INLINE F exp_below_88(F x) {
+    Exponential e = exponential(max(broadcast(-87.0f), x));
     return e.power * e.rest + e.power;
 }
+INLINE F exp(F x) { return exp_below_88(min(broadcast(88.0f), x)); }
 
 INLINE F sigmoid(F x) { return reciprocal(1.0f + exp(-x)); }
 

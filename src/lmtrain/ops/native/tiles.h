@@ -55,65 +55,56 @@ class Tiles {
     Tiles(const Tiles&) = delete;
 };
 
-// packed: [word][columns]; words a multiple of 16; columns 48 or 64. C is written, or added to.
+// 16 words of K x 16 columns: 1 kB in one piece.
+constexpr long TILE = 256;
+
+// R x V tiles of C, R and V 1 or 2, `steps` tiles of K. `a` has rows a_bytes apart and `height` rows in a tile; `c` columns
+// in a row. No branch within, so that the loads of one step run beside the products of the last.
+template <int R, int V>
+void multiply_block(const uint32_t* a, long a_stride, long height, const uint32_t* w, long steps, float* c,
+                           long columns, bool add) {
+    const long a_bytes = a_stride * 4, c_bytes = columns * 4;
+    const uint32_t* a1 = a + height * a_stride;
+    const uint32_t* w1 = w + steps * TILE;
+    float* c1 = c + height * columns;
+    if (add) {
+        _tile_loadd(0, c, c_bytes);
+        if (V == 2) _tile_loadd(1, c + 16, c_bytes);
+        if (R == 2) _tile_loadd(2, c1, c_bytes);
+        if (R == 2 && V == 2) _tile_loadd(3, c1 + 16, c_bytes);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (long k = 0; k < steps; k++) {
+        _tile_loadd(4, a + k * 16, a_bytes);
+        _tile_loadd(6, w + k * TILE, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        if (V == 2) _tile_loadd(7, w1 + k * TILE, 64);
+        if (V == 2) _tile_dpbf16ps(1, 4, 7);
+        if (R == 2) _tile_loadd(5, a1 + k * 16, a_bytes);
+        if (R == 2) _tile_dpbf16ps(2, 5, 6);
+        if (R == 2 && V == 2) _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, c, c_bytes);
+    if (V == 2) _tile_stored(1, c + 16, c_bytes);
+    if (R == 2) _tile_stored(2, c1, c_bytes);
+    if (R == 2 && V == 2) _tile_stored(3, c1 + 16, c_bytes);
+}
+
+// packed: [tile of columns][word][16]; words a multiple of 16; columns 16, 32, 48 or 64. C is written, or added to.
 inline void multiply_tiles(long rows, const uint32_t* a, long a_stride, const uint32_t* packed, long words, long columns,
                            float* c, bool add) {
-    const long height = tile_rows(rows), padded = round_rows(rows);
-    const long a_bytes = a_stride * 4, w_bytes = columns * 4;
-    for (long row = 0; row < padded; row += 2 * height) {
-        const uint32_t* a0 = a + row * a_stride;
-        const uint32_t* a1 = a0 + height * a_stride;
-        const bool two_rows = row + height < padded;
+    const long height = tile_rows(rows), padded = round_rows(rows), steps = words / 16;
+    for (long row = 0; row < padded; row += 2 * height)
         for (long column = 0; column < columns; column += 32) {
-            const uint32_t* w = packed + column;
-            const bool two_columns = column + 16 < columns;
-            float* c0 = c + row * columns + column;
-            float* c1 = c0 + height * columns;
-            if (!add) {
-                _tile_zero(0);
-                _tile_zero(1);
-                _tile_zero(2);
-                _tile_zero(3);
-            } else {
-                _tile_loadd(0, c0, w_bytes);
-                if (two_columns) {
-                    _tile_loadd(1, c0 + 16, w_bytes);
-                }
-                if (two_rows) {
-                    _tile_loadd(2, c1, w_bytes);
-                }
-                if (two_rows && two_columns) {
-                    _tile_loadd(3, c1 + 16, w_bytes);
-                }
-            }
-            for (long k = 0; k < words; k += 16) {
-                _tile_loadd(4, a0 + k, a_bytes);
-                _tile_loadd(6, w + k * columns, w_bytes);
-                _tile_dpbf16ps(0, 4, 6);
-                if (two_columns) {
-                    _tile_loadd(7, w + k * columns + 16, w_bytes);
-                    _tile_dpbf16ps(1, 4, 7);
-                }
-                if (two_rows) {
-                    _tile_loadd(5, a1 + k, a_bytes);
-                    _tile_dpbf16ps(2, 5, 6);
-                    if (two_columns) {
-                        _tile_dpbf16ps(3, 5, 7);
-                    }
-                }
-            }
-            _tile_stored(0, c0, w_bytes);
-            if (two_columns) {
-                _tile_stored(1, c0 + 16, w_bytes);
-            }
-            if (two_rows) {
-                _tile_stored(2, c1, w_bytes);
-            }
-            if (two_rows && two_columns) {
-                _tile_stored(3, c1 + 16, w_bytes);
-            }
+            const bool two_rows = row + height < padded, two_columns = column + 16 < columns;
+            auto run = two_rows ? two_columns ? multiply_block<2, 2> : multiply_block<2, 1>
+                                : two_columns ? multiply_block<1, 2> : multiply_block<1, 1>;
+            run(a + row * a_stride, a_stride, height, packed + column * words, steps, c + row * columns + column, columns, add);
         }
-    }
 }
 #else
 struct Tiles {
