@@ -58,7 +58,7 @@ LABELS = {
     "Kneser-Ney 5": "Kneser-Ney, order 5 (KenLM: 278.0 / 261.6)",
     "example": "PyTorch's example, tied LSTM 2x200, 4 epochs",
     "two minutes": "tied LSTM 2x200 that starts from vectors of its text (two minutes of two cores for the whole command)",
-    "eight minutes": "tied LSTM 600/300 that starts from vectors of its text (eight minutes of two cores for the whole command)",
+    "eight minutes": "tied LSTM 600/300 that starts from vectors of its text (eight minutes of two cores for all)",
     "medium": "tied LSTM 600/300 that starts from vectors of its text, 4.6 epochs",
     "long": "**tied LSTM 600/300 that starts from vectors of its text, 16 epochs**",
     "window": "fixed window of 8 tokens and averages of the 48 before, 5 epochs",

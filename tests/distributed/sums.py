@@ -1,12 +1,11 @@
 """One process of several that sum gradients of every kind, in random steps, early or not. Loaded by test_sums.py.
 
-    python sums.py early|late
-
-Every process knows what every other one has, so each compares the sums with its own. The bits are written into `sums-RANK.pt`.
+Every process knows what every other one has, so each compares the sums with its own. The bits, those of early sums first, are
+written into `sums-RANK.pt`.
 """
 
 import random
-import sys
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -43,36 +42,35 @@ def loss_of(parameters: dict[str, nn.Parameter], rank: int, step: int) -> torch.
     return total
 
 
-def main(early: bool) -> None:
-    module.LARGE = 20
+def sums_of(group: module.Group, early: bool) -> list[torch.Tensor]:
+    """All gradients of all steps, summed; compared with what they should be."""
     sums = []
-    with joined() as group:
-        parameters = {name: nn.Parameter(torch.zeros(*shape)) for name, shape in SHAPES.items()}
-        for step in range(STEPS):
-            parameters["large"].requires_grad_(step not in range(10, 15))  # frozen, and learnt again
-            for parameter in parameters.values():
-                parameter.grad = None
-            loss = loss_of(parameters, group.rank, step)
-            if early:
-                with group.early_sums():
-                    loss.backward()
-            else:
-                loss.backward()
-            (total,) = group.sum_gradients(parameters.values(), torch.tensor(group.rank + 1.0))
-            assert total == group.size * (group.size + 1) / 2
-            for name, parameter in parameters.items():
-                parts = [gradient(name, rank, step) for rank in range(group.size)]
-                there = [part for part in parts if part is not None]
-                grad = parameter.grad
-                if not there or not parameter.requires_grad:
-                    assert grad is None or name in ("small",), (step, name)
-                    continue
-                assert grad is not None, (step, name)
-                assert grad.is_sparse == (name == "table"), (step, name)
-                torch.testing.assert_close(grad.to_dense(), torch.stack(there).sum(0), rtol=1e-5, atol=1e-6)
-                sums.append(grad.to_dense())
-    torch.save(sums, f"sums-{group.rank}.pt")
+    parameters = {name: nn.Parameter(torch.zeros(*shape)) for name, shape in SHAPES.items()}
+    for step in range(STEPS):
+        parameters["large"].requires_grad_(step not in range(10, 15))  # frozen, and learnt again
+        for parameter in parameters.values():
+            parameter.grad = None
+        loss = loss_of(parameters, group.rank, step)
+        with group.early_sums() if early else nullcontext():
+            loss.backward()
+        (total,) = group.sum_gradients(parameters.values(), torch.tensor(group.rank + 1.0))
+        assert total == group.size * (group.size + 1) / 2
+        for name, parameter in parameters.items():
+            parts = [gradient(name, rank, step) for rank in range(group.size)]
+            there = [part for part in parts if part is not None]
+            grad = parameter.grad
+            if not there or not parameter.requires_grad:
+                assert grad is None, (step, name)
+                continue
+            assert grad is not None, (step, name)
+            assert grad.is_sparse == (name == "table"), (step, name)
+            torch.testing.assert_close(grad.to_dense(), torch.stack(there).sum(0), rtol=1e-5, atol=1e-6)
+            sums.append(grad.to_dense())
+    return sums
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] == "early")
+    module.LARGE = 20
+    with joined() as group:
+        early, late = sums_of(group, True), sums_of(group, False)
+    torch.save([early, late], f"sums-{group.rank}.pt")

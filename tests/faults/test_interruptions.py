@@ -3,6 +3,7 @@
 The ordinary suite tries every thing that the loop does once; `pytest -m slow` tries every moment of every training here.
 """
 
+import itertools
 import os
 import random
 import runpy
@@ -32,7 +33,7 @@ TRAININGS = {
                  "trainer.patience=2", "trainer.save_every=3"],
     "skip": [*COMMON, "model=lstm", "trainer.on_nonfinite=skip", "trainer.evaluate_every=13", "trainer.save_every=5"],
 }  # fmt: skip
-QUICK = ("nt_asgd", "rollback", "patience")
+QUICK = ("nt_asgd", "rollback")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -128,9 +129,13 @@ def test_a_signal_at_a_moment_of_every_kind_changes_nothing(
         check(name, {at: SIGNALS[(number + turn) % 3]})
 
 
-@pytest.mark.parametrize("when", ["first", "last", "in a resumed run"])
-@pytest.mark.parametrize("name", ["plateau", "every epoch"])
-@pytest.mark.parametrize("part", ["evaluate", "sample_text"])
+PASSES = itertools.product(("evaluate", "sample_text"), ("plateau", "every epoch"), ("first", "last", "in a resumed run"))
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "when"),
+    [pytest.param(*each, marks=[pytest.mark.slow] if number % 4 else []) for number, each in enumerate(PASSES)],
+)
 def test_a_signal_within_an_evaluation_breaks_it_off_and_changes_nothing(
     part: str, name: str, when: str, place: Path, train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
     assert_same_end: Callable[[Path, Path], None],

@@ -7,7 +7,8 @@
 
 Positive pointwise mutual information, its shift and the smoothed context distribution are as in Levy, Goldberg and Dagan
 (2015), who recommend power 0.5 and smoothing 0.75. Decompositions have no sign of their own: that of each column is such that
-its largest number is positive. With a fixed start of the iteration the same text gives the same vectors on every run.
+its largest number (the first of equally large ones) is positive. With a fixed start of the iteration the same text gives the
+same vectors on every run.
 
 SciPy does the work; it is not installed with lmtrain itself: pip install "lmtrain[vectors]".
 """
@@ -119,7 +120,9 @@ def decompose(matrix: Any, size: int) -> tuple[NDArray[np.float64], NDArray[np.f
             ) from None  # fmt: skip
         order = np.argsort(-singular, kind="stable")
         left, singular = left[:, order], singular[order]
-    signs = np.sign(left[np.abs(left).argmax(0), np.arange(left.shape[1])])
+    sizes = np.abs(left)
+    first = (sizes > 0.999 * sizes.max(0)).argmax(0)  # of equally large ones, which rounding would choose from
+    signs = np.sign(left[first, np.arange(left.shape[1])])
     return left * np.where(signs, signs, 1), np.maximum(singular, 0)
 
 
