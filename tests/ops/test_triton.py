@@ -169,6 +169,7 @@ def test_float32_equals_the_reference(cell: Cell, chosen: str, T: int, B: int, H
         assert relative_error(made[name], y) < 1e-5, name
 
 
+@pytest.mark.parametrize("chosen", [pytest.param("steps", marks=pytest.mark.slow), "persistent"], indirect=True)
 @pytest.mark.parametrize("features", ["plain", pytest.param("all", marks=pytest.mark.slow)])
 def test_bfloat16_error_is_at_most_twice_the_reference_error(family: Cell, chosen: str, features: str) -> None:
     T, B, H = 6, 3, 33
@@ -237,6 +238,9 @@ def test_gradients_equal_central_differences(family: Cell, chosen: str, features
     assert gradcheck(lambda *xs: family.op(*xs, backend="triton", **family.options, **masks), inputs, fast_mode=True)
 
 
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name == "gru" else [pytest.mark.slow]) for name in CELLS], indirect=True
+)
 def test_second_derivatives_equal_central_differences(family: Cell) -> None:
     inputs = [x.to(DEVICE).requires_grad_() for x in family.make(2, 1, 2).values()]
     assert gradgradcheck(lambda *xs: family.op(*xs, backend="triton", **family.options), inputs, fast_mode=True)

@@ -37,7 +37,7 @@ MODELS = {
     "bigrams": ["model=logistic", "model.ngrams=3"],
     "naive bayes": ["model=naive_bayes"],
 }
-INTERRUPTED = ("nbow", "dan", "lower", "lstm", "bigrams")
+INTERRUPTED = ("dan", "lstm", "bigrams")  # in the ordinary suite; it learns with all
 
 
 def text(seed: int, num_texts: int, separator: str = " ") -> str:
@@ -87,11 +87,17 @@ def last(run: str) -> Any:
     return load_checkpoint(find_checkpoint(run, "last"))
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_classifier_learns_resumes_bit_for_bit_and_comes_back(name: str, place: Path, same: Same) -> None:
+@pytest.mark.parametrize(
+    ("name", "is_interrupted"),
+    [(name, name in INTERRUPTED) for name in MODELS]
+    + [pytest.param(name, True, marks=pytest.mark.slow) for name in MODELS if name not in INTERRUPTED],
+)
+def test_a_classifier_learns_resumes_bit_for_bit_and_comes_back(
+    name: str, is_interrupted: bool, place: Path, same: Same
+) -> None:
     given, cut = [*GIVEN, *MODELS[name], "schedule=constant"], "trainer.num_steps=13"
     whole = lmtrain.train(*given, "hydra.run.dir=whole")
-    if name in INTERRUPTED:
+    if is_interrupted and name != "naive bayes":
         lmtrain.train(*given, "hydra.run.dir=parts", cut)
         lmtrain.train("resume=parts", "trainer.num_steps=1000")
         assert same("parts", "whole")

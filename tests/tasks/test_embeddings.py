@@ -48,7 +48,7 @@ def given() -> dict[str, list[float]]:
     return {word: [pytest.approx(float(number), rel=1e-6) for number in numbers] for word, *numbers in rows}
 
 
-@pytest.mark.parametrize("task", RUNS)
+@pytest.mark.parametrize("task", ["language", pytest.param("tag", marks=pytest.mark.slow)])
 def test_frozen_vectors_stay_and_the_others_move(task: str, place: Path) -> None:
     settings, name = RUNS[task]
     lmtrain.train(*settings, *COMMON, "hydra.run.dir=frozen", "model.freeze_embeddings=null")
@@ -65,7 +65,7 @@ def test_frozen_vectors_stay_and_the_others_move(task: str, place: Path) -> None
 
 
 @pytest.mark.parametrize("stops", [("1.5", "2.4"), pytest.param(("1.0", "2.0"), marks=pytest.mark.slow)], ids=str)
-@pytest.mark.parametrize("task", RUNS)
+@pytest.mark.parametrize("task", ["tag", pytest.param("language", marks=pytest.mark.slow)])
 def test_vectors_that_are_frozen_at_first_go_on_bit_for_bit(
     task: str, stops: tuple[str, ...], place: Path, same: Callable[[str, str], bool]
 ) -> None:

@@ -80,7 +80,7 @@ def trained(place_of_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place_of_run)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param(name, marks=[pytest.mark.slow] * (name == "cbow")) for name in METHODS])
 def test_vectors_are_learnt_go_on_bit_for_bit_and_come_back(method: str, data: Path, same: Callable[[str, str], bool]) -> None:
     given = [*METHODS[method], *TINY]
     whole = lmtrain.train(*given, "schedule=constant")
