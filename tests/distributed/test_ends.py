@@ -49,8 +49,9 @@ def test_what_happens_to_one_before_training_ends_both(moment: str, what: str, v
 
 @pytest.mark.parametrize("what", ["memory", "SIGKILL"])
 @pytest.mark.parametrize("victim", [0, 1])
-def test_what_happens_to_one_in_a_step_ends_both(what: str, victim: int) -> None:
-    _ends(f"{victim}:step:{what}", what, victim)
+@pytest.mark.parametrize("units", [8, 520])  # with 520 the sum of a gradient begins within the backward pass
+def test_what_happens_to_one_in_a_step_ends_both(units: int, what: str, victim: int) -> None:
+    _ends(f"{victim}:step:{what}", what, victim, f"model.hidden_size={units}")
 
 
 @pytest.mark.parametrize("moment", ["evaluate", "sample", "save"])
@@ -59,8 +60,8 @@ def test_what_happens_to_the_first_while_the_other_waits_ends_both(moment: str, 
     _ends(f"0:{moment}:{what}", what, 0)
 
 
-def _ends(fault: str, what: str, victim: int) -> None:
-    processes = start(2, RUN, fault=fault)
+def _ends(fault: str, what: str, victim: int, *more: str) -> None:
+    processes = start(2, [*RUN, *more], fault=fault)
     since = reached(processes)
     codes, said = ended(processes)
     assert time.monotonic() - since < SOON
