@@ -27,7 +27,8 @@ READ = """
 import sys
 from lmtrain.data.corpus import load_corpus
 source, cache, tokenizer, vocab_size, workers = sys.argv[1:]
-load_corpus(source, tokenizer=tokenizer, cache_dir=cache, vocab_size=int(vocab_size), workers=int(workers))
+least = 2 if tokenizer == "bpe" else 1  # as conf/tokenizer/bpe.yaml has it
+load_corpus(source, tokenizer=tokenizer, cache_dir=cache, vocab_size=int(vocab_size), min_count=least, workers=int(workers))
 """
 
 
@@ -113,6 +114,8 @@ def row(directory: Path, tokenizer: str, workers: int, *, first_step: bool) -> s
         figures = [f"{size / seconds / 1e6:.0f}", f"{size / cpu / 1e6:.0f}", f"{most / 1e6:.0f}"]
         if first_step:
             known = seconds_to_first_step(source, tokenizer, cache, workers)
+            if len(list(Path(cache).glob("*.ids"))) > 1:
+                sys.exit(f"The training read the text of tokenizer={tokenizer} once more: its settings are not those of READ.")
             with tempfile.TemporaryDirectory() as empty:
                 figures += [f"{seconds_to_first_step(source, tokenizer, empty, workers):.0f}", f"{known:.0f}"]
     return f"| {tokenizer} | {' | '.join(figures)} |"
