@@ -89,7 +89,7 @@ def _dispatch(arguments: list[str]) -> None:
                 f"Commands are {', '.join(COMMANDS)}; settings are written key=value.",
                 _remedy(first),
             )
-        if _is_led() and first != "search":  # whose processes share a study
+        if _is_led():
             return
         if first == "inspect":  # it takes settings, as training does
             _inspect(arguments[1:])

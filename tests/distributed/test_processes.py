@@ -203,3 +203,10 @@ def test_of_a_command_that_torchrun_starts_the_first_process_speaks(
     monkeypatch.setenv("RANK", rank)
     done = call("settings", "trainer")
     assert (done.code, bool(done.out)) == (0, speaks)
+
+
+def test_a_search_by_torchrun_is_refused(call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = call("search", "space.yaml")
+    assert done.code == 2
+    assert "Start the search without torchrun" in done.err

@@ -85,6 +85,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--no-pruning", action="store_true", help="ends no trial before its end")
     parser.add_argument("--set", nargs="+", default=[], metavar="SETTING", help="more settings of every trial: key=value")
     options = parser.parse_args(arguments)
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise SettingsError(
+            f"search was given to one of several processes (WORLD_SIZE={os.environ['WORLD_SIZE']}).",
+            "torchrun starts the processes of one training; each trial of a search is a training of its own.",
+            "Start the search without torchrun, and once more beside it for each further process: they share the study.",
+        )  # fmt: skip
     _need_optuna()
     space = read_space(expanded(options.space))
     name = options.study or Path(options.space).stem
