@@ -94,7 +94,7 @@ def test_native_step_equals_the_model_in_float32(cell: str, shape: str, generato
     torch.testing.assert_close(got.double().exp().sum(-1), torch.ones(len(ids), dtype=torch.float64), rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("shape", ["odd", "uneven layers", "tied with projection", "projection after the cells"])
+@pytest.mark.parametrize("shape", ["odd", "uneven layers", "tied", "tied with projection", "projection after the cells"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_native_step_in_bfloat16_errs_no_more_than_twice_what_the_model_errs(
     cell: str, shape: str, generator: torch.Generator

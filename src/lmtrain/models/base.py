@@ -237,7 +237,8 @@ class NeuralLanguageModel(LanguageModel):
         The head may estimate the nats (sampled softmax); evaluation never does.
         """
         raw_TBD, carried = self.activations(tokens_TB, state, generator, carry_after=carry_after)
-        raw_TBD = raw_TBD[-len(targets_TB) :]
+        if len(raw_TBD) > len(targets_TB):  # a slice of all would cost a copy on the way back
+            raw_TBD = raw_TBD[-len(targets_TB) :]
         features_TBD = self._drop(raw_TBD, self.output_dropout, generator)
         total_nats = self.head.loss(features_TBD, targets_TB, generator)
         penalty = total_nats.new_zeros(())

@@ -112,14 +112,17 @@ class RecurrentLayer(nn.Module):
             assert generator is not None, "training with weight_drop takes a generator"
             weight_ZH = weight_drop(weight_ZH, self.weight_drop, generator)
         zoneout = self._zoneout_weights(projected_TBZ, generator)
-        parts, states = [], [state]
-        for part in _parts(len(projected_TBZ), carry_after):
-            keep_of_part, zoneout_of_part = None if keep_TB is None else keep_TB[part], [_of(z, part) for z in zoneout]
-            part_TBH, state = self.recur(projected_TBZ[part], state, weight_ZH, keep_of_part, zoneout_of_part)
-            parts.append(part_TBH)
-            states.append(state)
-        states_TBH = parts[0] if len(parts) == 1 else torch.cat(parts)
-        carried = states[0 if carry_after == 0 else 1]
+        if carry_after is None or not 0 < carry_after < len(projected_TBZ):  # a slice of all would cost a copy on the way back
+            states_TBH, last = self.recur(projected_TBZ, state, weight_ZH, keep_TB, zoneout)
+            carried = state if carry_after == 0 else last
+        else:
+
+            def run_part(part: slice, state: State) -> tuple[Tensor, State]:
+                keep_of_part, zoneout_of_part = None if keep_TB is None else keep_TB[part], [_of(z, part) for z in zoneout]
+                return self.recur(projected_TBZ[part], state, weight_ZH, keep_of_part, zoneout_of_part)
+
+            before_TBH, carried = run_part(slice(carry_after), state)
+            states_TBH = torch.cat([before_TBH, run_part(slice(carry_after, None), carried)[0]])
         return (states_TBH if self.projection is None else self.projection(states_TBH)), carried
 
     @abstractmethod
@@ -176,13 +179,6 @@ class RecurrentLayer(nn.Module):
             zoneout_weights(shape, self.zoneout, generator, training=self.training, device=projected_TBZ.device)
             for _ in range(self.num_states)
         ]
-
-
-def _parts(num_steps: int, carry_after: int | None) -> list[slice]:
-    """The steps before and after the state that is carried; all of them at once where it lies at an end."""
-    if carry_after is None or not 0 < carry_after < num_steps:
-        return [slice(0, num_steps)]
-    return [slice(0, carry_after), slice(carry_after, num_steps)]
 
 
 def _of(zoneout: Tensor | None, part: slice) -> Tensor | None:

@@ -19,6 +19,9 @@ void lmtrain_step(int weights, const Stage* stages, long count, long texts, cons
     });
 }
 
+// Whether the weights of a step are packed (`packs` in step.h), as `_packed` in step.py does it.
+int lmtrain_step_packs(int weights) { return weights == 1 && packs<bf16>(); }
+
 // A token from each of `rows` distributions [rows, V]; -1 where none can be drawn, or an argument is not what it should be.
 void lmtrain_draw_each(const float* log_probs, long rows, long V, const double* uniforms, float temperature, long excluded,
                        long* tokens, long threads) {

@@ -125,11 +125,11 @@ INLINE long packed_at(long columns, long words, long k, long column) {
     return column / width * width * words + k * width + column % width;
 }
 
-// One block of `columns` columns (16, 32, 48 or 64). C, rows c_stride apart, is written, or added to.
+// One block of `columns` columns (16, 32, 48 or 64), packed in panels of `width`. C, rows c_stride apart, is written, or added to.
 template <class Word>
-void multiply_into(float* c, long c_stride, long rows, const uint32_t* a, long a_stride, const uint32_t* packed, long words,
-                   long columns, bool add) {
-    const long width = panel_width<Word>(columns), vectors = width / LANES;
+void multiply_panels(float* c, long c_stride, long rows, const uint32_t* a, long a_stride, const uint32_t* packed, long words,
+                     long columns, long width, bool add) {
+    const long vectors = width / LANES;
     const long most = 24576 / 4 / width, slices = (words + most - 1) / most, slice = (words + slices - 1) / slices;
     for (long k = 0; k < words; k += slice) {
         const long n = std::min(slice, words - k);
@@ -143,6 +143,12 @@ void multiply_into(float* c, long c_stride, long rows, const uint32_t* a, long a
             run(rows, a + k, a_stride, w, n, c + column, c_stride, first);
         }
     }
+}
+
+template <class Word>
+void multiply_into(float* c, long c_stride, long rows, const uint32_t* a, long a_stride, const uint32_t* packed, long words,
+                   long columns, bool add) {
+    multiply_panels<Word>(c, c_stride, rows, a, a_stride, packed, words, columns, panel_width<Word>(columns), add);
 }
 
 // The same with a C of that stride, and by tiles where there are any.

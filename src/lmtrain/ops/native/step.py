@@ -3,7 +3,8 @@
     x = embedding[token];   for each stage   x = cell(W x + b, R h)   or   x = W x + b;   log p = log_softmax(x)
 
 float32 or bfloat16. float32 weights are read where they lie; bfloat16 ones are copied once, when the network is
-made: half as much to read at each token, on which alone the speed of a large vocabulary depends. Then products are of
+made: half as much to read at each token, on which alone the speed of a large vocabulary depends. Where the processor multiplies
+pairs of bfloat16, the copy is packed as such products read it. Then products are of
 bfloat16, sums, biases, cells and logits float32, and states are rounded to bfloat16, as in the recurrences. While a
 network is in use, weights must not change: it may see them as they were or as they are.
 
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lmtrain.ops.native.build import library
 from lmtrain.ops.shapes import Sizes, check_dtype, check_shape
@@ -40,16 +42,22 @@ class Stage(NamedTuple):
     candidate_bias_H: Tensor | None = None  # of a GRU
 
     @property
+    def num_gates(self) -> int:
+        return {"gru": 3, "lstm": 4}.get(self.kind, 1)
+
+    @property
     def num_states(self) -> int:
         """How many vectors [H] the stage carries from token to token: h, c."""
         return {"linear": 0, "lstm": 2}.get(self.kind, 1)
 
 
-class Scales(NamedTuple):
-    """What the whole numbers of a stage's int8 weights are multiplied by, row by row; None for other weights."""
+class Prepared(NamedTuple):
+    """A stage as C++ reads it."""
 
-    input_Z: Tensor | None = None
-    recurrent_Z: Tensor | None = None
+    kind: str
+    inputs: int
+    units: int
+    tensors: tuple[Tensor | None, ...]  # those of `_POINTERS` that are no states
 
 
 class Network:
@@ -70,9 +78,8 @@ class Network:
         for index, stage in enumerate(stages):
             inputs = _check_stage(index, stage, inputs)
         self.embedding_VE = embedding_VE.detach().contiguous()
-        prepared = [_prepared(stage, dtype) for stage in stages]
-        self.stages, self.scales = [stage for stage, _ in prepared], [scales for _, scales in prepared]
-        self.dtype = dtype
+        self.stages, self.dtype = list(stages), dtype
+        self.prepared = [_prepared(stage, dtype) for stage in stages]
 
     def streams(self, states: Sequence[Tensor]) -> Streams:
         """Texts that go on from these states (h, or h and c, [B, H], of every stage that has any), which are copied."""
@@ -90,8 +97,8 @@ class Streams:
         left, self._sizes = iter(self._states), Sizes()
         self._stages = (_Stage * len(network.stages))(
             *(
-                _laid_out(stage, scales, [next(left) for _ in range(stage.num_states)], self._sizes)
-                for stage, scales in zip(network.stages, network.scales, strict=True)
+                _laid_out(prepared, [next(left) for _ in range(stage.num_states)], self._sizes)
+                for stage, prepared in zip(network.stages, network.prepared, strict=True)
             )
         )
         self._log_probs_BV = torch.empty(0, len(network.stages[-1].weight_input_ZE), dtype=torch.float32, device="cpu")
@@ -147,7 +154,7 @@ class _Stage(ctypes.Structure):
 
 def _check_stage(index: int, stage: Stage, inputs: int) -> int:
     """Compares the shapes of a stage with what the one before it gives; returns what it gives itself."""
-    gates = {"gru": 3, "lstm": 4}.get(stage.kind, 1)
+    gates = stage.num_gates
     if stage.kind not in KINDS:
         raise ValueError(f'stage {index} is "{stage.kind}"; expected {", ".join(KINDS)}.')
     units = check_shape(f"weight_input_ZE of stage {index}", stage.weight_input_ZE, "Z E")["Z"] // gates
@@ -168,23 +175,40 @@ def _check_stage(index: int, stage: Stage, inputs: int) -> int:
     return units
 
 
-def _prepared(stage: Stage, dtype: torch.dtype) -> tuple[Stage, Scales]:
+def _prepared(stage: Stage, dtype: torch.dtype) -> Prepared:
     """The stage with its weights of this type and its biases float32, each in one piece; and the scales of int8 weights."""
+    weights: list[Tensor | None] = []
+    scales: list[Tensor | None] = []
+    packs = bool(library()["lmtrain_step_packs"](WEIGHTS.index(dtype)))
+    units, inputs = len(stage.weight_input_ZE) // stage.num_gates, stage.weight_input_ZE.shape[1]
+    for weight in (stage.weight_input_ZE, stage.weight_recurrent_ZH):
+        weight, scale = None if weight is None else weight.detach(), None
+        if weight is not None and dtype is torch.int8:
+            weight, scale = _whole_numbers(weight)
+        if weight is not None:
+            weight = weight.to(dtype).contiguous()
+            weight = _packed(weight, stage) if packs else weight
+        weights.append(weight)
+        scales.append(scale)
+    biases = (None if x is None else x.detach().float().contiguous() for x in (stage.bias_Z, stage.candidate_bias_H))
+    return Prepared(stage.kind, inputs, units, (*weights, *scales, *biases))
 
-    def of(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        return None if tensor is None else tensor.detach().to(dtype).contiguous()
 
-    scales = Scales()
-    weight_ZE, recurrent_ZH = stage.weight_input_ZE.detach(), stage.weight_recurrent_ZH
-    if dtype is torch.int8:
-        weight_ZE, input_Z = _whole_numbers(weight_ZE)
-        recurrent_ZH, recurrent_Z = (None, None) if recurrent_ZH is None else _whole_numbers(recurrent_ZH.detach())
-        scales = Scales(input_Z, recurrent_Z)
-    prepared = Stage(
-        stage.kind, weight_ZE.to(dtype).contiguous(), of(stage.bias_Z, torch.float32), of(recurrent_ZH, dtype),
-        of(stage.candidate_bias_H, torch.float32),
-    )  # fmt: skip
-    return prepared, scales
+LANES, GROUPS = 16, 4  # of a processor that multiplies pairs; step.h
+
+
+def _packed(weight_ZE: Tensor, stage: Stage) -> Tensor:
+    """A weight in bfloat16 as [block of units, pair of inputs, gate, unit, input of the pair], filled up with zeros.
+
+    A block is 16 units; that of a matrix is 64 outputs, as if it had 4 gates. A pair is one number of 32 bits here.
+    """
+    weight_ZP = pad(weight_ZE, (0, weight_ZE.shape[1] % 2)).view(torch.int32)
+    if stage.kind == "linear":
+        blocks = pad(weight_ZP, (0, 0, 0, -len(weight_ZP) % (GROUPS * LANES))).unflatten(0, (-1, GROUPS, LANES))
+    else:
+        gates = weight_ZP.unflatten(0, (stage.num_gates, -1))
+        blocks = pad(gates, (0, 0, 0, -gates.shape[1] % LANES)).unflatten(1, (-1, LANES)).transpose(0, 1)
+    return blocks.permute(0, 3, 1, 2).contiguous()
 
 
 def _whole_numbers(weight_ZE: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,18 +221,12 @@ def _whole_numbers(weight_ZE: Tensor) -> tuple[Tensor, Tensor]:
     return (weight_ZE / scale_Z.clamp(min=torch.finfo().tiny)[:, None]).round().nan_to_num(0, 127, -127), scale_Z.contiguous()
 
 
-def _laid_out(stage: Stage, scales: Scales, states: Sequence[Tensor], sizes: Sizes) -> _Stage:
+def _laid_out(stage: Prepared, states: Sequence[Tensor], sizes: Sizes) -> _Stage:
     """Sizes and addresses of a prepared stage and of its states; `sizes` holds the number of texts."""
-    outputs, inputs = stage.weight_input_ZE.shape
-    units = outputs if stage.weight_recurrent_ZH is None else stage.weight_recurrent_ZH.shape[1]
     for state in states:
-        sizes["H"] = units
+        sizes["H"] = stage.units
         check_shape("the states of the texts", state, "B H", sizes)
         if state.device.type != "cpu":
             raise ValueError(f"the states of the texts are on {state.device}; expected a CPU.")
-    h, c = [*states, None, None][:2]
-    tensors = (
-        stage.weight_input_ZE, stage.weight_recurrent_ZH, scales.input_Z, scales.recurrent_Z, stage.bias_Z,
-        stage.candidate_bias_H, h, c,
-    )  # fmt: skip
-    return _Stage(KINDS.index(stage.kind), inputs, units, *(None if x is None else x.data_ptr() for x in tensors))
+    tensors = (*stage.tensors, *[*states, None, None][:2])
+    return _Stage(KINDS.index(stage.kind), stage.inputs, stage.units, *(None if x is None else x.data_ptr() for x in tensors))
