@@ -27,6 +27,7 @@ TRAININGS = {
     "window": "experiment=brown_window trainer.num_threads=1",
     "LSTM": "experiment=brown_lstm",
     "eight minutes": "experiment=brown_medium trainer.max_seconds=350",
+    "27 minutes": "experiment=brown_long trainer.max_seconds=1500",
     "medium": "experiment=brown_medium trainer.num_threads=1",
     "long": "experiment=brown_long trainer.num_threads=1",
 }
@@ -36,7 +37,7 @@ MIXTURES = {
     "LSTM + window + Kneser-Ney 5": ["LSTM", "window", "Kneser-Ney 5"],
     "long + medium + Kneser-Ney 5": ["long", "medium", "Kneser-Ney 5"],
 }
-ORDER = ("Kneser-Ney 3", "Kneser-Ney 5", "example", "two minutes", "eight minutes", "medium", "long",
+ORDER = ("Kneser-Ney 3", "Kneser-Ney 5", "example", "two minutes", "eight minutes", "27 minutes", "medium", "long",
          "long + medium + Kneser-Ney 5", "window", "window + Kneser-Ney 5", "LSTM", "LSTM + Kneser-Ney 5",
          "LSTM + window + Kneser-Ney 5")  # fmt: skip
 CACHE = "--cache 2000 --cache-weight 0.2"
@@ -59,6 +60,7 @@ LABELS = {
     "example": "PyTorch's example, tied LSTM 2x200, 4 epochs",
     "two minutes": "tied LSTM 2x200 that starts from vectors of its text (two minutes of two cores for the whole command)",
     "eight minutes": "tied LSTM 600/300 that starts from vectors of its text (eight minutes of two cores for all)",
+    "27 minutes": "tied LSTM 600/300 that starts from vectors of its text (27 minutes of two cores for all)",
     "medium": "tied LSTM 600/300 that starts from vectors of its text, 4.6 epochs",
     "long": "**tied LSTM 600/300 that starts from vectors of its text, 16 epochs**",
     "window": "fixed window of 8 tokens and averages of the 48 before, 5 epochs",
