@@ -12,10 +12,10 @@ A backend is a module, which is imported only when somebody asks for it. It expo
                                           can. It is asked before every call, so it must be cheap after the first time.
 
 and a `forward_f` for every function f that it serves. The recurrences have a `backward_f` beside it. Other functions have none:
-`linear_cross_entropy` computes its gradients in the forward pass, and `draw` has no gradient; its `forward_draw()` returns the
-function that draws. Each of these describes its kernel in its own file. The native step of generation (`native/step.py`) is
-not called through this table. The kernels of `eager` are in the file of the function itself (`lmtrain.ops.lstm.forward_lstm`);
-they are the model for what follows.
+`linear_cross_entropy` and `sampled_cross_entropy` compute their gradients in the forward pass, and `draw` has no gradient; its
+`forward_draw()` returns the function that draws. Each of these describes its kernel in its own file. The native step of
+generation (`native/step.py`) is not called through this table. The kernels of `eager` are in the file of the function itself
+(`lmtrain.ops.lstm.forward_lstm`); they are the model for what follows.
 
 The kernels of the recurrences
 ------------------------------

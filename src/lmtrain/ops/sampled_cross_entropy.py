@@ -12,7 +12,8 @@ gradient of s is known in the forward pass already: p - 1 for the target, p else
 
 Only the rows of samples and targets have gradients. A sparse gradient has these R = K + N rows, in which words may repeat; a
 dense one adds them to a matrix of zeros. The backward pass multiplies by the upstream gradient in place, so a second backward
-pass computes the gradients again.
+pass computes the gradients again. What needs the samples' logits, N x K numbers, is the kernel of a backend; the targets' own
+logits and what follows from them are computed here for all backends.
 
 Products with the samples are in the compute type; logits of targets, softmax, sums and gradients are in float32 (float64 for
 float64).
@@ -29,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear, pad
 
-from lmtrain.ops.native.products import matmul
+from lmtrain.ops.backends import Call, choose, kernels
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
 from lmtrain.ops.transforms import Looped
@@ -49,6 +50,7 @@ def sampled_cross_entropy(
     *,
     compute_dtype: torch.dtype | None = None,
     sparse: bool = False,
+    backend: str = "auto",
 ) -> Tensor:
     """Total estimated cross entropy of the targets in nats: a scalar, float32 (float64 where the computation is float64).
 
@@ -60,8 +62,9 @@ def sampled_cross_entropy(
     log_expected_K  log of the probability that each is among the samples
     compute_dtype   type of the products: bfloat16, float32 or float64; default is that of the features
     sparse          whether the weight's gradient is sparse, with the rows that were used
+    backend         see `lmtrain.ops.backends`
 
-    Raises ValueError for shapes and types that do not fit.
+    Raises ValueError for shapes and types that do not fit, UserError for a backend that cannot serve the call.
     """
     sizes = check_shape("features_ND", features_ND, "N D")
     check_shape("weight_VD", weight_VD, "V D", sizes)
@@ -71,10 +74,12 @@ def sampled_cross_entropy(
     check_shape("log_expected_K", log_expected_K, "K", sizes)
     dtype = compute_dtype or features_ND.dtype
     check_dtype("the computation", torch.empty(0, dtype=dtype), torch.float32, torch.float64, torch.bfloat16)
+    backend = choose(backend, Call("sampled_cross_entropy", features_ND.device.type, dtype, sizes))
+    inputs = features_ND, weight_VD, bias_V, targets_N, samples_K, log_expected_K, dtype
     with torch.autocast(features_ND.device.type, enabled=False):
-        total, *_ = SampledCrossEntropyFunction.apply(
-            features_ND, weight_VD, bias_V, targets_N, samples_K, log_expected_K, dtype, sparse
-        )
+        if backend == "reference":
+            return sampled_cross_entropy_reference(*inputs, sparse)
+        total, *_ = SampledCrossEntropyFunction.apply(*inputs, backend, sparse)
     return total
 
 
@@ -100,7 +105,7 @@ def sampled_cross_entropy_reference(
 
 
 class SampledCrossEntropyFunction(Looped):
-    """`sampled_cross_entropy_reference` with gradients computed in the forward pass. It has the same arguments."""
+    """`sampled_cross_entropy_reference` with gradients computed in the forward pass; the backend comes before `sparse`."""
 
     @staticmethod
     def forward(*arguments_and_sparse: Any) -> tuple[Tensor, ...]:
@@ -109,7 +114,7 @@ class SampledCrossEntropyFunction(Looped):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.compute_dtype, ctx.sparse = inputs
+        *tensors, ctx.compute_dtype, ctx.backend, ctx.sparse = inputs
         _, *ctx.unspent = output
         ctx.mark_non_differentiable(*ctx.unspent)
         ctx.set_materialize_grads(False)
@@ -119,21 +124,21 @@ class SampledCrossEntropyFunction(Looped):
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         inputs, d_total = ctx.saved_tensors, d_outputs[0]
         if d_total is None:
-            return (None,) * 8
+            return (None,) * 9
         if torch.is_grad_enabled():  # create_graph=True: the reference is differentiable twice
             arguments = (*inputs, ctx.compute_dtype)
             needed = (*ctx.needs_input_grad[:6], False)
-            return *reference_gradients(_reference_tuple, arguments, needed, (d_total,)), None
+            return *reference_gradients(_reference_tuple, arguments, needed, (d_total,)), None, None
         gradients, ctx.unspent = ctx.unspent, None
         if gradients is None:
-            arguments = (*inputs, ctx.compute_dtype)
-            _, *gradients = _run(*arguments)
+            run_arguments = (*inputs, ctx.compute_dtype, ctx.backend)
+            _, *gradients = _run(*run_arguments)
         features_ND, weight_VD, bias_V, targets_N, samples_K, _ = inputs
         d_features_ND, d_rows_RD, d_bias_R = (gradient.mul_(d_total) for gradient in gradients)
         rows_R = torch.cat([samples_K, targets_N])
         d_weight_VD = _scattered(rows_R, d_rows_RD.to(weight_VD.dtype), weight_VD, ctx.sparse)
         d_bias_V = _scattered(rows_R, d_bias_R.to(bias_V.dtype), bias_V, sparse=False)
-        return d_features_ND.to(features_ND.dtype), d_weight_VD, d_bias_V, None, None, None, None, None
+        return d_features_ND.to(features_ND.dtype), d_weight_VD, d_bias_V, *[None] * 6
 
 
 def _run(
@@ -144,35 +149,48 @@ def _run(
     samples_K: Tensor,
     log_expected_K: Tensor,
     compute_dtype: torch.dtype,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns the total, d_features_ND, and the gradients of the rows of samples and targets: weight [R, D] and bias [R]."""
     wide_dtype, num_samples = accumulate_dtype(compute_dtype), len(samples_K)
-    padding = -num_samples % PADDED_TO
     features_ND, wide_ND = features_ND.to(compute_dtype), features_ND.to(compute_dtype).to(wide_dtype)
-    sample_KD = weight_VD.index_select(0, pad(samples_K, (0, padding))).to(compute_dtype)
-    target_ND = weight_VD.index_select(0, targets_N).to(wide_dtype)
-    added_K = pad((bias_V[samples_K] - log_expected_K).to(wide_dtype), (0, padding), value=-math.inf)
-    logits_NJ = wide_ND.new_empty(len(targets_N), 1 + len(added_K))
-    torch.add(torch.linalg.vecdot(wide_ND, target_ND), bias_V[targets_N], out=logits_NJ[:, 0])
-    torch.add(matmul(features_ND, sample_KD.T), added_K, out=logits_NJ[:, 1:])
-    _forget_targets(logits_NJ, samples_K, targets_N)
+    sample_KD, target_ND = (weight_VD.index_select(0, rows).to(wide_dtype) for rows in (samples_K, targets_N))
+    added_K = (bias_V[samples_K] - log_expected_K).to(wide_dtype)
+    own_N = torch.linalg.vecdot(wide_ND, target_ND) + bias_V[targets_N].to(wide_dtype)
+    place_N = torch.searchsorted(samples_K, targets_N).clamp_(max=num_samples - 1)  # bisection looks at N numbers, not at N x K
+    left_out_N = place_N.where(samples_K[place_N] == targets_N, -1)
+    kernel = kernels(backend, "sampled_cross_entropy").forward_sampled_cross_entropy
+    total, d_features_ND, d_sample_KD, d_added_K, d_own_N = kernel(features_ND, sample_KD, added_K, own_N, left_out_N)
+    d_rows_RD = wide_ND.new_empty(num_samples + len(targets_N), features_ND.shape[1])
+    d_rows_RD[:num_samples] = d_sample_KD
+    torch.mul(wide_ND, d_own_N[:, None], out=d_rows_RD[num_samples:])
+    return total, d_features_ND.addcmul_(d_own_N[:, None], target_ND), d_rows_RD, torch.cat([d_added_K, d_own_N])
+
+
+def forward_sampled_cross_entropy(
+    features_ND: Tensor, sample_KD: Tensor, added_K: Tensor, own_N: Tensor, left_out_N: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The kernel of the backend eager: the total and the gradients of features, samples, what is added to their logits and the
+    targets' own logits, all in the type of sums, as is everything but the features.
+
+    left_out_N  which sample is the row's target, -1 where none is: the target is no sample of its own
+    """
+    compute_dtype, wide_dtype, num_samples = features_ND.dtype, own_N.dtype, len(sample_KD)
+    padding = -num_samples % PADDED_TO
+    sample_KD = pad(sample_KD.to(compute_dtype), (0, 0, 0, padding))
+    logits_NJ = own_N.new_empty(len(own_N), 1 + len(sample_KD))
+    logits_NJ[:, 0] = own_N
+    torch.add(features_ND @ sample_KD.T, pad(added_K, (0, padding), value=-math.inf), out=logits_NJ[:, 1:])
+    place_N1, is_left_out_N1 = left_out_N.clamp(min=0)[:, None] + 1, left_out_N[:, None] >= 0
+    logits_NJ.scatter_(1, place_N1, logits_NJ.gather(1, place_N1).masked_fill_(is_left_out_N1, -math.inf))
     log_p_NJ = logits_NJ.log_softmax(1)
     total = -log_p_NJ[:, 0].sum(dtype=torch.float64).to(wide_dtype)
     d_logits_NJ = log_p_NJ.exp_()
-    d_target_N = d_logits_NJ[:, 0].sub_(1)
+    d_own_N = d_logits_NJ[:, 0].sub_(1)
     d_logits_NK = d_logits_NJ[:, 1:].to(compute_dtype)
-    d_features_ND = torch.addcmul(matmul(d_logits_NK, sample_KD).to(wide_dtype), d_target_N[:, None], target_ND)
-    d_rows_RD = wide_ND.new_empty(num_samples + len(targets_N), features_ND.shape[1])
-    d_rows_RD[:num_samples] = matmul(d_logits_NK.T, features_ND)[:num_samples]
-    torch.mul(wide_ND, d_target_N[:, None], out=d_rows_RD[num_samples:])
-    return total, d_features_ND, d_rows_RD, torch.cat([d_logits_NJ[:, 1 : num_samples + 1].sum(0), d_target_N])
-
-
-def _forget_targets(logits_NJ: Tensor, samples_K: Tensor, targets_N: Tensor) -> None:
-    """Sets a row's target among the samples to -inf. Bisection finds it, so N numbers are looked at instead of N x K."""
-    place_N = torch.searchsorted(samples_K, targets_N).clamp_(max=len(samples_K) - 1)
-    place_N1, is_there_N1 = place_N[:, None] + 1, (samples_K[place_N] == targets_N)[:, None]
-    logits_NJ.scatter_(1, place_N1, logits_NJ.gather(1, place_N1).masked_fill_(is_there_N1, -math.inf))
+    d_features_ND = (d_logits_NK @ sample_KD).to(wide_dtype)
+    d_sample_KD = (d_logits_NK.T @ features_ND)[:num_samples].to(wide_dtype)
+    return total, d_features_ND, d_sample_KD, d_logits_NJ[:, 1 : num_samples + 1].sum(0), d_own_N
 
 
 def _scattered(rows_R: Tensor, values: Tensor, like: Tensor, sparse: bool) -> Tensor:

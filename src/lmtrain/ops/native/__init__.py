@@ -40,10 +40,12 @@ __all__ = [
     "forward_linear_cross_entropy",
     "forward_linear_nats",
     "forward_lstm",
+    "forward_sampled_cross_entropy",
     "why_not",
 ]
 
 _SMALL_DRAW = 1 << 17  # probabilities; below, threads cost more than they save
+_SAMPLED_BYTES = 64 << 20  # of working memory, at most
 _NONLINEARITIES = names(Nonlinearity)  # in the order of the enumeration in elman.h
 
 
@@ -221,7 +223,7 @@ def forward_linear_cross_entropy(
     d_features_ND = like.new_empty(N, D) if wanted[0] else None
     d_weight_VD = like.new_empty(V, D) if wanted[1] else None
     d_bias_V = like.new_empty(V) if wanted[2] else None
-    results = d_features_ND, d_weight_VD, d_bias_V, None
+    results = d_features_ND, d_weight_VD, d_bias_V
     nats = _linear_cross_entropy(features_ND, weight_VD, bias_V, targets_N, max_bytes, *results)
     return like.new_tensor(nats), d_features_ND, d_weight_VD, d_bias_V
 
@@ -231,14 +233,38 @@ def forward_linear_nats(
 ) -> Tensor:
     """What each target adds to that total, [N] (float32)."""
     nats_N = features_ND.new_empty(_sizes(features_ND, 2)[0], dtype=torch.float32)
-    _linear_cross_entropy(features_ND, weight_VD, bias_V, targets_N, max_bytes, None, None, None, nats_N)
+    _linear_cross_entropy(features_ND, weight_VD, bias_V, targets_N, max_bytes, nats_N=nats_N)
     return nats_N
 
 
+def forward_sampled_cross_entropy(
+    features_ND: Tensor, sample_KD: Tensor, added_K: Tensor, own_N: Tensor, left_out_N: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What the kernel of the backend eager gives (`lmtrain.ops.sampled_cross_entropy`), in float32."""
+    N, D = _sizes(features_ND, 2)
+    like = features_ND.new_empty(0, dtype=torch.float32)
+    d_features_ND, d_sample_KD, d_added_K, d_own_N = (like.new_empty(x) for x in ((N, D), sample_KD.shape, len(added_K), N))
+    nats = _linear_cross_entropy(
+        features_ND, sample_KD, added_K, left_out_N, _SAMPLED_BYTES, d_features_ND, d_sample_KD, d_added_K,
+        own_N=_checked("own_N", own_N, torch.float32, N), d_own_N=d_own_N,
+    )  # fmt: skip
+    return like.new_tensor(nats), d_features_ND, d_sample_KD, d_added_K, d_own_N
+
+
 def _linear_cross_entropy(
-    features_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, max_bytes: int, *results: Tensor | None
+    features_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    max_bytes: int,
+    d_features_ND: Tensor | None = None,
+    d_weight_VD: Tensor | None = None,
+    d_bias_V: Tensor | None = None,
+    nats_N: Tensor | None = None,
+    own_N: Tensor | None = None,
+    d_own_N: Tensor | None = None,
 ) -> float:
-    """The total; gradients of features, weight and bias and the nats of each target are written where there is a place."""
+    """The total; gradients and the nats of each target are written where there is a place."""
     S, (N, D), V = _type(features_ND), _sizes(features_ND, 2), _sizes(weight_VD, 2)[0]
     inputs = (
         _checked("features_ND", features_ND, S, N, D),
@@ -247,6 +273,7 @@ def _linear_cross_entropy(
         _checked("targets_N", targets_N, torch.int64, N),
     )
     sizes = (weight_VD.dtype == torch.float32, N, V, D, max_bytes)
+    results = d_features_ND, d_weight_VD, d_bias_V, nats_N, own_N, d_own_N
     nats: float = _call("linear_cross_entropy", S, sizes, *inputs, *results, returns=ctypes.c_double)
     if nats == -math.inf:
         raise IndexError(f"targets_N holds a token id outside 0 to {V - 1}.")

@@ -9,6 +9,9 @@
 //   Pass 2, some hundred words:   d_z = e exp(m - loss's log sum) - onehot, written twice into second-level cache, as the left
 //                                 operand of d_W = d_z F and as the packed right one of d_F^T += W^T d_z. One exp a logit.
 //
+// With `own` logits the V words are samples: every token has one more logit, of its target, which is no row of the weight. Then
+// targets[n] is the sample that is left out because it is the target itself, or -1.
+//
 // Threads take contiguous parts of the vocabulary. Each sums its own d_F^T; these are added in the order of the threads. With
 // a vocabulary too small for that, each thread takes its part of the tokens instead, and the weight gradients are added.
 //
@@ -24,6 +27,7 @@
 namespace lmtrain {
 
 constexpr long BLOCK = 64;  // words of the vocabulary in one product of pass 1
+constexpr float LEFT_OUT = -1e30f;  // a logit without a probability; differences of two of them are numbers
 
 // S: type of products and of e.   G: type of the weight as given (rounded to S block by block).
 template <class S, class G>
@@ -39,6 +43,8 @@ struct CrossEntropy {
     const int64_t* targets;
     float *d_features, *d_weight, *d_bias;  // null where not wanted
     float* nats;                            // of every token, or null
+    const float* own = nullptr;             // logits that the tokens have beside these, or null
+    float* d_own = nullptr;
 
     // ---- one chunk of rows, worked on by a team of threads; `added` chunks were there before
     struct Chunk {
@@ -85,10 +91,13 @@ struct CrossEntropy {
         c.d_features = d_features ? scratch<float>(4, team * padded_features() * c.columns) : nullptr;
         c.starts.assign(blocks + 1, 0);
         c.order.resize(rows);
-        for (long n = 0; n < rows; n++) c.starts[targets[first + n] / BLOCK + 1]++;
+        auto counts = [&](long n) { return !own || targets[first + n] >= 0; };
+        for (long n = 0; n < rows; n++)
+            if (counts(n)) c.starts[targets[first + n] / BLOCK + 1]++;
         for (long b = 0; b < blocks; b++) c.starts[b + 1] += c.starts[b];
         std::vector<int> next(c.starts);
-        for (long n = 0; n < rows; n++) c.order[next[targets[first + n] / BLOCK]++] = n;
+        for (long n = 0; n < rows; n++)
+            if (counts(n)) c.order[next[targets[first + n] / BLOCK]++] = n;
         return c;
     }
 
@@ -117,6 +126,10 @@ struct CrossEntropy {
         float *largest = c.largest + me * c.columns, *sums = c.sums + me * c.columns;
         std::fill_n(largest, c.columns, -std::numeric_limits<float>::infinity());
         std::fill_n(sums, c.columns, 0.0f);
+        if (own && me == 0) {
+            std::copy_n(own + c.first, c.rows, largest);
+            std::fill_n(sums, c.rows, 1.0f);
+        }
         const Share mine = share((V + BLOCK - 1) / BLOCK, me, c.team);
         for (long block = mine.first; block < mine.last; block++) {
             const long v0 = block * BLOCK, words_of_vocabulary = std::min(BLOCK, V - v0);
@@ -142,12 +155,15 @@ struct CrossEntropy {
                                  v < count && d < D ? load(weight + (v0 + v) * D + d, D - d) : F{}, stride - d);
     }
 
-    void take_target_logits(const Chunk& c, long block, long first, long width, const float* z) const {
+    // Remembers the logits of the block's targets; with `own` ones, it makes those of the samples that are left out vanish.
+    void take_target_logits(const Chunk& c, long block, long first, long width, float* z) const {
         for (int i = c.starts[block]; i < c.starts[block + 1]; i++) {
             const long n = c.order[i] - first;
             if (n < 0 || n >= width) continue;
             const long v = targets[c.first + c.order[i]];
-            c.target_logits[c.order[i]] = z[(v - block * BLOCK) * width + n] + (bias ? bias[v] : 0.0f);
+            float& logit = z[(v - block * BLOCK) * width + n];
+            if (own) logit = LEFT_OUT;
+            else c.target_logits[c.order[i]] = logit + (bias ? bias[v] : 0.0f);
         }
     }
 
@@ -178,6 +194,11 @@ struct CrossEntropy {
             for (long t = 0; t < c.team; t++)
                 sum += c.sums[t * c.columns + n] * std::exp(c.largest[t * c.columns + n] - most);
             c.log_sums[n] = most + std::log(sum);
+        }
+        if (!own) return;
+        for (long n = mine.first * 16; n < std::min(c.rows, mine.last * 16); n++) {
+            c.target_logits[n] = own[c.first + n];
+            if (d_own) d_own[c.first + n] = std::exp(c.target_logits[n] - c.log_sums[n]) - 1.0f;
         }
     }
 
@@ -238,7 +259,7 @@ struct CrossEntropy {
                 for (long n = 0; n < c.columns; n += LANES) sum += load(left + v * stride + n);
                 d_bias[v0 + v] = lmtrain::sum(sum) + (c.added ? d_bias[v0 + v] : 0.0f);
             }
-        for (long block = v0 / BLOCK; block * BLOCK < v0 + count; block++)
+        for (long block = v0 / BLOCK; !own && block * BLOCK < v0 + count; block++)
             for (int i = c.starts[block]; i < c.starts[block + 1]; i++)
                 subtract_target(c, c.order[i], v0, left, stride, right, step_words);
     }
@@ -387,7 +408,9 @@ double by_tokens(const CrossEntropy<S, G>& task, long N, long max_bytes, long th
                                       task.d_features ? task.d_features + rows.first * task.D : nullptr,
                                       task.d_weight ? d_weight : nullptr,
                                       task.d_bias ? d_bias : nullptr,
-                                      task.nats ? task.nats + rows.first : nullptr};
+                                      task.nats ? task.nats + rows.first : nullptr,
+                                      task.own ? task.own + rows.first : nullptr,
+                                      task.d_own ? task.d_own + rows.first : nullptr};
         nats[me] = in_chunks(mine, rows.last - rows.first, max_bytes / threads, 1);
     }
     auto add_up = [&](float* to, long offset, long count) {
@@ -406,8 +429,9 @@ double by_tokens(const CrossEntropy<S, G>& task, long N, long max_bytes, long th
 template <class S, class G>
 double linear_cross_entropy(long N, long V, long D, long max_bytes, const S* features, const G* weight,
                             const float* bias, const int64_t* targets, float* d_features, float* d_weight,
-                            float* d_bias, float* row_nats, long threads) {
-    const CrossEntropy<S, G> task{V, D, features, weight, bias, targets, d_features, d_weight, d_bias, row_nats};
+                            float* d_bias, float* row_nats, const float* own, float* d_own, long threads) {
+    const CrossEntropy<S, G> task{V,        D,      features, weight,   bias, targets,
+                                  d_features, d_weight, d_bias,   row_nats, own,  d_own};
     threads = double(N) * V * D < 1e6 ? 1 : threads;
     const bool few_words = V < 512 * threads && N >= threads;
     return threads > 1 && few_words ? by_tokens(task, N, max_bytes, threads) : in_chunks(task, N, max_bytes, threads);
