@@ -151,7 +151,8 @@ def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
     for _ in range(repeat):
         for contestant in contestants:
             with as_it_runs(contestant, device):
-                contestant.run()  # its caches and its memory
+                for _ in range(contestant.first_runs):
+                    contestant.run()  # its caches and its memory
                 contestant.seconds.append(seconds_of(contestant.run, device))
     medians = medians_of(contestants)
     print_head(preset, peak)

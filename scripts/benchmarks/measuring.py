@@ -53,6 +53,12 @@ class Contestant:
     def keeps_memory(self) -> bool:
         return self.kept or self.backend.split()[0] == "lmtrain"  # not with lmtrain.nn: a foreign script does not
 
+    @property
+    def first_runs(self) -> int:
+        """How many runs of a turn are not timed. Who keeps memory has all of it after a few, as after the first steps of a
+        training; before its turn, all that was free had been given back."""
+        return 3 if self.keeps_memory else 1
+
 
 def with_memory_kept(contestant: Contestant) -> list[Contestant]:
     """The same contestant under our memory setting: for the modules of `torch.nn`, and ours in their place."""

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from lmtrain.errors import ResourceError
 from lmtrain.ops import linear_cross_entropy as module
+from lmtrain.ops import native
 from lmtrain.ops.backends import Call, why_not
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy, linear_nats
 
@@ -126,6 +127,19 @@ def test_a_second_backward_pass_gives_the_same_gradients(backend: str) -> None:
     first = torch.autograd.grad(total * 3, leaves, retain_graph=True)
     for d, d_first in zip(torch.autograd.grad(total, leaves), first, strict=True):
         assert_close(3 * d, d_first, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("N", "V", "D"), SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_native_makes_gradients_of_the_mean_which_are_not_multiplied_again(dtype: torch.dtype, N: int, V: int, D: int) -> None:
+    features_ND, weight_VD, bias_V, targets_N = make(N, V, D)
+    leaves = [x.float().requires_grad_() for x in (features_ND, weight_VD, bias_V) if x is not None]
+    total = linear_cross_entropy(*leaves, targets_N, compute_dtype=dtype, backend="native", max_bytes=1 << 20)
+    made = torch.autograd.grad(total / N, leaves)
+    features, weight, bias = (x.detach() for x in leaves)
+    _, *expected = native.forward_linear_cross_entropy(features.to(dtype), weight, bias, targets_N, 1 << 20, (True,) * 3, N)
+    for d, d_expected in zip(made, expected, strict=True):
+        assert torch.equal(d, d_expected)
 
 
 @pytest.mark.parametrize("backend", ["eager", "native"])

@@ -6,7 +6,8 @@ With logits z_nv and p = softmax(z), the gradient of the sum is known as soon as
 
 so the forward pass takes the rows in chunks, makes the gradients of each chunk while its logits are in cache, and forgets
 them: N x V numbers are never kept (the idea is Liger Kernel's, arXiv 2410.10989). The backward pass only multiplies by the
-upstream gradient, in place: the gradients are spent by it, and a second backward pass makes them again.
+upstream gradient, in place: the gradients are spent by it, and a second backward pass makes them again. The native kernel makes
+those of the mean over the rows, which costs it nothing; where the mean is asked for, nothing is left to multiply.
 
 Products in the compute type; softmax, sums and gradients in float32 (float64 for float64); the sum of losses in float64.
 
@@ -17,12 +18,14 @@ The kernel of a backend, called without gradients:
     forward_linear_cross_entropy(features_ND S, weight_VD S or A, bias_V A | None, targets_N int64, max_bytes, wanted)
         -> total A, d_features_ND A | None, d_weight_VD A | None, d_bias_V A | None
 
-`wanted` are three truth values: which gradients will be asked for. Working memory beyond results and a copy of the weight in
-type S stays below max_bytes, but one row is always taken.
+That of native has one argument more, `items`: its gradients are those of total / items. `wanted` are three truth values: which
+gradients will be asked for. Working memory beyond results and a copy of the weight in type S stays below max_bytes, but one
+row is always taken.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -159,8 +162,9 @@ class LinearCrossEntropyFunction(Looped):
         if gradients is None:
             arguments = (*inputs, ctx.compute_dtype, ctx.max_bytes, ctx.backend, ctx.wanted)
             _, *gradients = _run(*arguments)
-        scaled = (None if g is None else g.mul_(d_total).to(x.dtype) for g, x in zip(gradients, inputs, strict=False))
-        return *scaled, None, None, None, None, None
+        scaled = times_upstream(gradients, d_total, items_of(ctx.backend, len(inputs[0])))
+        typed = (None if g is None else g.to(x.dtype) for g, x in zip(scaled, inputs, strict=False))
+        return *typed, None, None, None, None, None
 
 
 def forward_linear_cross_entropy(
@@ -213,8 +217,23 @@ def _run(
     weight_VD = weight_VD.to(compute_dtype if weight_VD.dtype != wide_dtype else wide_dtype)
     bias_V = None if bias_V is None else bias_V.to(wide_dtype)
     kernel = kernels(backend, "linear_cross_entropy").forward_linear_cross_entropy
-    made: tuple[Tensor | None, ...] = kernel(features_ND.to(compute_dtype), weight_VD, bias_V, targets_N, max_bytes, wanted)
+    items = items_of(backend, len(features_ND))
+    made: tuple[Tensor | None, ...] = kernel(
+        features_ND.to(compute_dtype), weight_VD, bias_V, targets_N, max_bytes, wanted, **{"items": items} if items > 1 else {}
+    )
     return made
+
+
+def items_of(backend: str, num_rows: int) -> int:
+    """Over how many rows the gradients of this backend's kernel are means; 1 where they are those of the total."""
+    return num_rows if backend == "native" else 1
+
+
+def times_upstream(gradients: Iterable[Tensor | None], d_total: Tensor, items: int) -> Iterator[Tensor | None]:
+    """Multiplies, in place, gradients of total / items by what makes them those of d_total * total."""
+    factor = d_total * items if items > 1 else d_total
+    is_mean = items > 1 and bool(d_total == torch.ones_like(d_total) / items)
+    return (g if g is None or is_mean else g.mul_(factor) for g in gradients)
 
 
 def _reference_tuple(*arguments: Any) -> tuple[Tensor]:

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, linear, pad
 
 from lmtrain.ops.backends import Call, choose, kernels
+from lmtrain.ops.linear_cross_entropy import items_of, times_upstream
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
 from lmtrain.ops.transforms import Looped
@@ -134,7 +135,8 @@ class SampledCrossEntropyFunction(Looped):
             run_arguments = (*inputs, ctx.compute_dtype, ctx.backend)
             _, *gradients = _run(*run_arguments)
         features_ND, weight_VD, bias_V, targets_N, samples_K, _ = inputs
-        d_features_ND, d_rows_RD, d_bias_R = (gradient.mul_(d_total) for gradient in gradients)
+        scaled = times_upstream(gradients, d_total, items_of(ctx.backend, len(features_ND)))
+        d_features_ND, d_rows_RD, d_bias_R = (gradient for gradient in scaled if gradient is not None)
         rows_R = torch.cat([samples_K, targets_N])
         d_weight_VD = _scattered(rows_R, d_rows_RD.to(weight_VD.dtype), weight_VD, ctx.sparse)
         d_bias_V = _scattered(rows_R, d_bias_R.to(bias_V.dtype), bias_V, sparse=False)
@@ -151,7 +153,10 @@ def _run(
     compute_dtype: torch.dtype,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns the total, d_features_ND, and the gradients of the rows of samples and targets: weight [R, D] and bias [R]."""
+    """Returns the total, d_features_ND, and the gradients of the rows of samples and targets: weight [R, D] and bias [R].
+
+    Gradients are those of the total / `items_of`.
+    """
     wide_dtype, num_samples = accumulate_dtype(compute_dtype), len(samples_K)
     features_ND, wide_ND = features_ND.to(compute_dtype), features_ND.to(compute_dtype).to(wide_dtype)
     sample_KD, target_ND = (weight_VD.index_select(0, rows).to(wide_dtype) for rows in (samples_K, targets_N))
@@ -160,7 +165,10 @@ def _run(
     place_N = torch.searchsorted(samples_K, targets_N).clamp_(max=num_samples - 1)  # bisection looks at N numbers, not at N x K
     left_out_N = place_N.where(samples_K[place_N] == targets_N, -1)
     kernel = kernels(backend, "sampled_cross_entropy").forward_sampled_cross_entropy
-    total, d_features_ND, d_sample_KD, d_added_K, d_own_N = kernel(features_ND, sample_KD, added_K, own_N, left_out_N)
+    items = items_of(backend, len(targets_N))
+    total, d_features_ND, d_sample_KD, d_added_K, d_own_N = kernel(
+        features_ND, sample_KD, added_K, own_N, left_out_N, **{"items": items} if items > 1 else {}
+    )
     d_rows_RD = wide_ND.new_empty(num_samples + len(targets_N), features_ND.shape[1])
     d_rows_RD[:num_samples] = d_sample_KD
     torch.mul(wide_ND, d_own_N[:, None], out=d_rows_RD[num_samples:])

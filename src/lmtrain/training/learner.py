@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, cast
 
 import torch
@@ -160,8 +161,13 @@ class GradientLearner(Learner):
     group: Group = ALONE
     columns: Columns | None = None
 
+    @cached_property
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        """Those of the model, which are looked for once: going through all modules takes time in every step."""
+        return list(self.model.parameters())
+
     def step(self, batch: Any, progress: Progress) -> StepReport:
-        batch = batch.to(next(self.model.parameters()).device)
+        batch = batch.to(self._parameters[0].device)
         if not self.model.training:
             self.model.train()
         self.freeze(self.model, batch.epoch)
@@ -204,8 +210,8 @@ class GradientLearner(Learner):
         drop_gradients(self.optimizer)
         with self.group.early_sums():
             (loss / num_items + penalty).backward()
-        loss, penalty = self.group.sum_gradients(self.model.parameters(), loss.detach(), penalty.detach())
-        return loss, penalty, clip_gradients(self.model.parameters(), self.clip_norm, self.group)
+        loss, penalty = self.group.sum_gradients(self._parameters, loss.detach(), penalty.detach())
+        return loss, penalty, clip_gradients(self._parameters, self.clip_norm, self.group)
 
     def _penalised(self, model: torch.nn.Module, penalty: Tensor) -> Tensor:
         if not self.l1:

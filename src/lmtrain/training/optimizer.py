@@ -26,12 +26,13 @@ from lmtrain.rules import OptimizerOptions, of_optimizer
 
 
 def group_parameters(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float = 0.0) -> list[dict[str, Any]]:
-    """Returns at most two groups: matrices, which decay, and biases and gains, which do not. Frozen ones are left out."""
+    """Returns two groups: matrices, which decay, and biases and gains, which do not. Without decay all are in one, which a step
+    goes through in less time. Frozen ones are left out."""
     decayed: list[tuple[str, nn.Parameter]] = []
     rest: list[tuple[str, nn.Parameter]] = []
     for name, parameter in named_parameters:
         if parameter.requires_grad:
-            (decayed if parameter.ndim >= 2 else rest).append((name, parameter))
+            (decayed if weight_decay and parameter.ndim >= 2 else rest).append((name, parameter))
     groups = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": rest, "weight_decay": 0.0},

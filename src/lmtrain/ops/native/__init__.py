@@ -216,6 +216,7 @@ def forward_linear_cross_entropy(
     targets_N: Tensor,
     max_bytes: int,
     wanted: tuple[bool, bool, bool],
+    items: int = 1,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """The total and the wanted gradients (float32), as `lmtrain.ops.linear_cross_entropy` describes."""
     (N, D), V = _sizes(features_ND, 2), _sizes(weight_VD, 2)[0]
@@ -224,7 +225,7 @@ def forward_linear_cross_entropy(
     d_weight_VD = like.new_empty(V, D) if wanted[1] else None
     d_bias_V = like.new_empty(V) if wanted[2] else None
     results = d_features_ND, d_weight_VD, d_bias_V
-    nats = _linear_cross_entropy(features_ND, weight_VD, bias_V, targets_N, max_bytes, *results)
+    nats = _linear_cross_entropy(features_ND, weight_VD, bias_V, targets_N, max_bytes, items, *results)
     return like.new_tensor(nats), d_features_ND, d_weight_VD, d_bias_V
 
 
@@ -233,19 +234,19 @@ def forward_linear_nats(
 ) -> Tensor:
     """What each target adds to that total, [N] (float32)."""
     nats_N = features_ND.new_empty(_sizes(features_ND, 2)[0], dtype=torch.float32)
-    _linear_cross_entropy(features_ND, weight_VD, bias_V, targets_N, max_bytes, nats_N=nats_N)
+    _linear_cross_entropy(features_ND, weight_VD, bias_V, targets_N, max_bytes, 1, nats_N=nats_N)
     return nats_N
 
 
 def forward_sampled_cross_entropy(
-    features_ND: Tensor, sample_KD: Tensor, added_K: Tensor, own_N: Tensor, left_out_N: Tensor
+    features_ND: Tensor, sample_KD: Tensor, added_K: Tensor, own_N: Tensor, left_out_N: Tensor, items: int = 1
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What the kernel of the backend eager gives (`lmtrain.ops.sampled_cross_entropy`), in float32."""
     N, D = _sizes(features_ND, 2)
     like = features_ND.new_empty(0, dtype=torch.float32)
     d_features_ND, d_sample_KD, d_added_K, d_own_N = (like.new_empty(x) for x in ((N, D), sample_KD.shape, len(added_K), N))
     nats = _linear_cross_entropy(
-        features_ND, sample_KD, added_K, left_out_N, _SAMPLED_BYTES, d_features_ND, d_sample_KD, d_added_K,
+        features_ND, sample_KD, added_K, left_out_N, _SAMPLED_BYTES, items, d_features_ND, d_sample_KD, d_added_K,
         own_N=_checked("own_N", own_N, torch.float32, N), d_own_N=d_own_N,
     )  # fmt: skip
     return like.new_tensor(nats), d_features_ND, d_sample_KD, d_added_K, d_own_N
@@ -257,6 +258,7 @@ def _linear_cross_entropy(
     bias_V: Tensor | None,
     targets_N: Tensor,
     max_bytes: int,
+    items: int,
     d_features_ND: Tensor | None = None,
     d_weight_VD: Tensor | None = None,
     d_bias_V: Tensor | None = None,
@@ -272,7 +274,7 @@ def _linear_cross_entropy(
         None if bias_V is None else _checked("bias_V", bias_V, torch.float32, V),
         _checked("targets_N", targets_N, torch.int64, N),
     )
-    sizes = (weight_VD.dtype == torch.float32, N, V, D, max_bytes)
+    sizes = (weight_VD.dtype == torch.float32, N, V, D, max_bytes, items)
     results = d_features_ND, d_weight_VD, d_bias_V, nats_N, own_N, d_own_N
     nats: float = _call("linear_cross_entropy", S, sizes, *inputs, *results, returns=ctypes.c_double)
     if nats == -math.inf:

@@ -45,6 +45,7 @@ struct CrossEntropy {
     float* nats;                            // of every token, or null
     const float* own = nullptr;             // logits that the tokens have beside these, or null
     float* d_own = nullptr;
+    float scale = 1;  // of all gradients
 
     // ---- one chunk of rows, worked on by a team of threads; `added` chunks were there before
     struct Chunk {
@@ -198,7 +199,7 @@ struct CrossEntropy {
         if (!own) return;
         for (long n = mine.first * 16; n < std::min(c.rows, mine.last * 16); n++) {
             c.target_logits[n] = own[c.first + n];
-            if (d_own) d_own[c.first + n] = std::exp(c.target_logits[n] - c.log_sums[n]) - 1.0f;
+            if (d_own) d_own[c.first + n] = (std::exp(c.target_logits[n] - c.log_sums[n]) - 1.0f) * scale;
         }
     }
 
@@ -264,11 +265,11 @@ struct CrossEntropy {
                 subtract_target(c, c.order[i], v0, left, stride, right, step_words);
     }
 
-    // exp(reference - log sum), 0 for columns that are no tokens
+    // scale times exp(reference - log sum), 0 for columns that are no tokens
     F scale_of(const Chunk& c, long block, long token) const {
-        const F scale = exp(load(c.reference + block * c.columns + token) - load(c.log_sums + token));
+        const F factor = exp(load(c.reference + block * c.columns + token) - load(c.log_sums + token)) * scale;
         float lane[LANES];
-        store(lane, scale);
+        store(lane, factor);
         return load(lane, std::max(0l, std::min<long>(LANES, c.rows - token)));
     }
 
@@ -285,7 +286,7 @@ struct CrossEntropy {
                          long step_words) const {
         const long v = targets[c.first + n] - v0;
         const Element before = left[v * stride + n];
-        F d = broadcast(std::exp(c.target_logits[n] - c.log_sums[n]) - 1.0f);
+        F d = broadcast((std::exp(c.target_logits[n] - c.log_sums[n]) - 1.0f) * scale);
         if (d_bias) d_bias[v0 + v] += d[0] - widen(before);
         store_operand<S>(left + v * stride + n, d, 1);
         const long panel = panel_of(c, n), first = c.panels.first(panel);
@@ -410,7 +411,8 @@ double by_tokens(const CrossEntropy<S, G>& task, long N, long max_bytes, long th
                                       task.d_bias ? d_bias : nullptr,
                                       task.nats ? task.nats + rows.first : nullptr,
                                       task.own ? task.own + rows.first : nullptr,
-                                      task.d_own ? task.d_own + rows.first : nullptr};
+                                      task.d_own ? task.d_own + rows.first : nullptr,
+                                      task.scale};
         nats[me] = in_chunks(mine, rows.last - rows.first, max_bytes / threads, 1);
     }
     auto add_up = [&](float* to, long offset, long count) {
@@ -429,9 +431,9 @@ double by_tokens(const CrossEntropy<S, G>& task, long N, long max_bytes, long th
 template <class S, class G>
 double linear_cross_entropy(long N, long V, long D, long max_bytes, const S* features, const G* weight,
                             const float* bias, const int64_t* targets, float* d_features, float* d_weight,
-                            float* d_bias, float* row_nats, const float* own, float* d_own, long threads) {
-    const CrossEntropy<S, G> task{V,        D,      features, weight,   bias, targets,
-                                  d_features, d_weight, d_bias,   row_nats, own,  d_own};
+                            float* d_bias, float* row_nats, const float* own, float* d_own, float scale, long threads) {
+    const CrossEntropy<S, G> task{V,        D,      features, weight,   bias, targets, d_features,
+                                  d_weight, d_bias, row_nats, own,      d_own, scale};
     threads = double(N) * V * D < 1e6 ? 1 : threads;
     const bool few_words = V < 512 * threads && N >= threads;
     return threads > 1 && few_words ? by_tokens(task, N, max_bytes, threads) : in_chunks(task, N, max_bytes, threads);

@@ -34,9 +34,10 @@ void lmtrain_draw_each(const float* log_probs, long rows, long V, const double* 
 
 // The weight has the type of the features, or is float32 and rounded to it on the way. Returns the total in nats; -infinity
 // where a target is no token, before anything is computed. `row_nats` [N] gets what each token adds to it, unless it is null.
-// With `own` logits [N] a target may be -1 (cross_entropy.h); their gradients are `d_own`.
+// With `own` logits [N] a target may be -1 (cross_entropy.h); their gradients are `d_own`. All gradients are those of the total
+// divided by `items`.
 double lmtrain_linear_cross_entropy(int bfloat16, long float32_weight, long N, long V, long D, long max_bytes,
-                                    const void* features, const void* weight, const float* bias, const int64_t* targets,
+                                    long items, const void* features, const void* weight, const float* bias, const int64_t* targets,
                                     float* d_features, float* d_weight, float* d_bias, float* row_nats, const float* own,
                                     float* d_own, long threads) {
     for (long n = 0; n < N; n++)
@@ -46,7 +47,7 @@ double lmtrain_linear_cross_entropy(int bfloat16, long float32_weight, long N, l
         typedef decltype(type) S;
         auto run = [&](auto* typed_weight) {
             nats = linear_cross_entropy(N, V, D, max_bytes, (const S*)features, typed_weight, bias, targets, d_features,
-                                        d_weight, d_bias, row_nats, own, d_own, threads);
+                                        d_weight, d_bias, row_nats, own, d_own, 1.0f / items, threads);
         };
         float32_weight ? run((const float*)weight) : run((const S*)weight);
     });
