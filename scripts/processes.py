@@ -38,7 +38,7 @@ from benchmarks.steps import PROGRESS, our_learner
 from lmtrain.data.stream import Chunk
 from lmtrain.distributed.group import Group, Processes
 from lmtrain.distributed.launch import joined
-from lmtrain.training.machine import keep_freed_memory
+from lmtrain.machine import keep_freed_memory
 
 CPU = torch.device("cpu")
 STEPS_TO_WARM_UP = 4

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmtrain.training.machine import keep_freed_memory
+from lmtrain.machine import keep_freed_memory
 
 TOLERANCE = {  # of the loss and of the gradient, relative
     "float32": (1e-5, 1e-3), "float64": (1e-5, 1e-3), "tf32": (1e-3, 1e-2), "bfloat16": (1e-2, 6e-2), "float16": (1e-2, 6e-2),

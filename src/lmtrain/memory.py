@@ -21,9 +21,9 @@ import lmtrain.config as config
 from lmtrain.build import build_model
 from lmtrain.data.kinds import KINDS
 from lmtrain.errors import ResourceError
+from lmtrain.machine import memory_bytes
 from lmtrain.models.recurrent import CELLS
 from lmtrain.settings import quoting
-from lmtrain.training.machine import memory_bytes
 
 FLOAT_BYTES = 4
 MOMENTS = {

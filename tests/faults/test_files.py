@@ -18,9 +18,9 @@ import pytest
 
 from lmtrain.data.cache import new_file
 from lmtrain.errors import CheckpointError
+from lmtrain.machine import RunningTime
 from lmtrain.saved import load_trained
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
-from lmtrain.training.machine import RunningTime
 from lmtrain.training.telemetry import Telemetry
 
 Call = Callable[..., Any]
@@ -343,7 +343,7 @@ def test_a_checkpoint_that_was_removed_is_not_called_damaged(place: Path, monkey
 
 STOPPED = """
 import os, time
-from lmtrain.training.machine import RunningTime
+from lmtrain.machine import RunningTime
 def work(seconds):
     until = time.process_time() + seconds
     while time.process_time() < until:

@@ -11,10 +11,10 @@ import torch
 
 import lmtrain.config as config
 from lmtrain.data.batches import Batches, Position
+from lmtrain.machine import num_waiting
 from lmtrain.tasks.base import Task
 from lmtrain.training.learner import shared_once
 from lmtrain.training.limits import Cadence, Limits, epochs_done
-from lmtrain.training.machine import num_waiting
 from lmtrain.training.session import FIRST_STEPS
 from lmtrain.training.state import TrainState
 

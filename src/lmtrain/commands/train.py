@@ -21,6 +21,7 @@ from lmtrain.commands.training import begin
 from lmtrain.distributed.failures import SaidError
 from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import DivergedError, is_out_of_memory
+from lmtrain.machine import keep_freed_memory
 from lmtrain.ops.backends import record_choices
 from lmtrain.settings import comparing
 from lmtrain.shell import shown
@@ -28,7 +29,6 @@ from lmtrain.tasks.base import Reached, Task
 from lmtrain.tasks.choose import open_task, start_of
 from lmtrain.training.checkpoint import newest_valid_checkpoint
 from lmtrain.training.loop import fit
-from lmtrain.training.machine import keep_freed_memory
 from lmtrain.training.run_directory import RunDirectory
 from lmtrain.training.signals import catch_signals
 

@@ -47,6 +47,7 @@ from lmtrain.inference.evaluate import (
     previous_tokens,
     tempered,
 )
+from lmtrain.machine import freed_memory_kept
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel, detach, evaluating
 from lmtrain.models.mixture import Mixture
 
@@ -255,12 +256,17 @@ def _adapting(model: NeuralLanguageModel, dynamic: Dynamic | None) -> Iterator[L
         gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
         with torch.no_grad():
             for weight, origin, pull, gradient, divisor in zip(weights, trained, pulls, gradients, divisors, strict=True):
-                weight.lerp_(origin, pull)
+                if dynamic.decay:
+                    weight.lerp_(origin, pull)
                 rate = min(dynamic.rate, torch.finfo(weight.dtype).max)
-                weight.addcdiv_(gradient.to_dense(), divisor, value=-rate)
+                if divisor is None:
+                    weight.add_(gradient.to_dense(), alpha=-rate)
+                else:
+                    weight.addcdiv_(gradient.to_dense(), divisor, value=-rate)
 
     try:
-        yield learn
+        with freed_memory_kept():  # each segment makes gradients of all weights
+            yield learn
     finally:
         with torch.no_grad():
             for weight, origin in zip(weights, trained, strict=True):
@@ -273,10 +279,10 @@ def _weights(model: NeuralLanguageModel) -> tuple[list[str], list[Tensor]]:
     return [name for name, _ in named], [weight for _, weight in named]
 
 
-def _step_sizes(dynamic: Dynamic, names: list[str], weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Returns, for every weight, how strongly it is pulled back and what divides its gradient; both broadcast to it."""
+def _step_sizes(dynamic: Dynamic, names: list[str], weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor | None]]:
+    """Returns, for every weight, how strongly it is pulled back and what divides its gradient (None: nothing)."""
     if dynamic.rms is None:
-        return [weight.new_tensor(dynamic.decay) for weight in weights], [weight.new_tensor(1.0) for weight in weights]
+        return [weight.new_tensor(dynamic.decay) for weight in weights], [None] * len(weights)
     assert set(dynamic.rms) == set(names), "gradient_rms was gathered from another model"
     rms = [dynamic.rms[name].to(weight) for name, weight in zip(names, weights, strict=True)]
     mean = torch.stack([tensor.mean() for tensor in rms]).mean().clamp(min=torch.finfo(rms[0].dtype).tiny)
@@ -312,8 +318,9 @@ def gradient_rms(
 
     previous_B = make_tokens(previous_tokens(ids, num_streams, eos_id), neural, device)
     score = _make_score(neural, previous_B, learn=gather)
-    for positions_TB in iter_positions(len(ids), num_streams, segment_length):
-        score(make_tokens(ids[positions_TB], neural, device))
-        if progress is not None:
-            progress(positions_TB.size)
+    with freed_memory_kept():
+        for positions_TB in iter_positions(len(ids), num_streams, segment_length):
+            score(make_tokens(ids[positions_TB], neural, device))
+            if progress is not None:
+                progress(positions_TB.size)
     return {name: (square / num_segments).sqrt() for name, square in zip(names, squares, strict=True)}

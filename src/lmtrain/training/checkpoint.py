@@ -46,10 +46,10 @@ from lmtrain.files.durable import (
 from lmtrain.files.strict_json import MAX_BYTES, parse_json, to_json
 from lmtrain.files.tensors import iter_pieces, read_tensors
 from lmtrain.files.unfinished import write_atomically
+from lmtrain.machine import memory_bytes
 from lmtrain.progress import Advance, watched
 from lmtrain.shell import one_line
 from lmtrain.training.left_over import remove_temporaries
-from lmtrain.training.machine import memory_bytes
 
 log = logging.getLogger("lmtrain")
 

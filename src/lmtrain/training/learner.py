@@ -25,12 +25,12 @@ from torch import Generator, Tensor
 from lmtrain.data.stream import Chunk
 from lmtrain.distributed.group import ALONE, Columns, Group
 from lmtrain.expected import Leaf, Like, compare, shown, within
+from lmtrain.machine import keep_freed_memory
 from lmtrain.models.base import NeuralLanguageModel, State, detach
 from lmtrain.models.dropout import ColumnGenerator
 from lmtrain.models.ngram import NgramModel
 from lmtrain.progress import watched
 from lmtrain.training.averaging import Averaging
-from lmtrain.training.machine import keep_freed_memory
 from lmtrain.training.optimizer import (
     clip_gradients,
     drop_gradients,

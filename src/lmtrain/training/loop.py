@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from lmtrain.data.batches import Batches
 from lmtrain.distributed.group import ALONE, Group
+from lmtrain.machine import RunningTime
 from lmtrain.training.learner import StepReport
 from lmtrain.training.limits import Limits, epochs_done
-from lmtrain.training.machine import RunningTime
 from lmtrain.training.session import Session
 from lmtrain.training.state import TrainState
 

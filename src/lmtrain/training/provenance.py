@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from lmtrain import __version__
-from lmtrain.training.machine import memory_bytes
+from lmtrain.machine import memory_bytes
 
 PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "safetensors", "tensorboard", "tqdm", "triton")
 VARIABLES = (

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from lmtrain.data.batches import Batch, Batches
 from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import ResourceError
+from lmtrain.machine import RunningTime
 from lmtrain.progress import BrokenOffError, given_up_when
 from lmtrain.training.learner import StepReport
 from lmtrain.training.limits import Cadence, Forecast, Limits, epochs_done
-from lmtrain.training.machine import RunningTime
 from lmtrain.training.score import TOKENS, Score
 from lmtrain.training.signals import Stop
 from lmtrain.training.state import Interval, TrainState

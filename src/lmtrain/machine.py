@@ -9,6 +9,8 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -48,6 +50,16 @@ def keep_freed_memory(keep: bool = True) -> None:
     libc.mallopt(_M_TRIM_THRESHOLD, -1 if keep else 2 * _MAX_MMAP_THRESHOLD)
     if not keep:
         libc.malloc_trim(ctypes.c_size_t(0))
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """`keep_freed_memory` for a while."""
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        keep_freed_memory(False)
 
 
 def num_waiting(looks: int = 5) -> int:

@@ -7,7 +7,7 @@ import pytest
 
 TOUCH_TWICE = """
 import ctypes, resource, sys
-from lmtrain.training.machine import keep_freed_memory
+from lmtrain.machine import keep_freed_memory
 if sys.argv[1] != "default":
     keep_freed_memory()
 if sys.argv[1] == "given back":
