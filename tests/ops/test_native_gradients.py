@@ -129,3 +129,87 @@ def test_what_is_added_up_is_looked_at_first() -> None:
     for d, ids in ((d_NZ.double(), ids_N), (d_NZ[0], ids_N), (d_NZ, ids_N.int()), (d_NZ, ids_N[:3]), (d_NZ.to("meta"), ids_N)):
         with pytest.raises(ValueError, match="expected"):
             gradients.sum_rows(d, ids, 2)
+
+
+# --- Adam -------------------------------------------------------------------------------------------------------------
+
+
+ADAM_SHAPES = {  # of a weight, and the rows of its gradient; None for a dense one
+    "one number": ((1,), None),
+    "scalar": ((), None),
+    "odd": ((7, 9), None),
+    "empty": ((0, 3), None),
+    "blocks": ((3, BLOCK + 17), None),
+    "sparse": ((50, 13), [0, 3, 4, 49]),
+    "sparse, no row": ((5, 200), []),
+    "sparse, all rows": ((4, 3), [0, 1, 2, 3]),
+    "sparse, blocks": ((1000, 33), [5, 495, 496, 497, 999]),
+    "sparse, wide rows": ((3, BLOCK + 5), [1]),
+    "sparse, three dimensions": ((6, 2, 5), [2, 5]),
+}
+RULES = {
+    "adam": {"decay": 0.0, "is_decoupled": False},
+    "l2": {"decay": 0.1, "is_decoupled": False},
+    "adamw": {"decay": 0.1, "is_decoupled": True},
+}
+
+
+def adam_steps(kind: str, steps: int, dtype: torch.dtype, *, native: bool) -> list[Tensor]:
+    """All weights and their memory after some steps, whose gradients are sometimes 0."""
+    generator = torch.Generator().manual_seed(5)
+    rule = RULES[kind]
+    weights = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape, _ in ADAM_SHAPES.values()]
+    mine = [gradients.AdamWeight(w.data, w.data, torch.zeros_like(w), torch.zeros_like(w), torch.zeros(())) for w in weights]
+    make_one = torch.optim.AdamW if rule["is_decoupled"] else torch.optim.Adam
+    theirs = make_one(weights, lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=rule["decay"])
+    for _ in range(steps):
+        for number, (weight, (shape, rows)) in enumerate(zip(weights, ADAM_SHAPES.values(), strict=True)):
+            values = torch.randn(shape if rows is None else (len(rows), *shape[1:]), generator=generator).to(dtype)
+            gradient = values
+            if rows is not None:
+                index = torch.tensor([rows], dtype=torch.int64)
+                gradient = torch.sparse_coo_tensor(index, values, shape, is_coalesced=True, check_invariants=True)
+            weight.grad = gradient.to_dense()
+            mine[number] = mine[number]._replace(gradient=gradient)
+        if native:
+            assert gradients.adam([(gradients.AdamRule(0.01, 0.8, 0.95, 1e-6, **rule), mine)])  # type: ignore[arg-type]
+        else:
+            theirs.step()
+    if native:
+        return [x for each in mine for x in (each.weight, each.mean, each.square, each.step)]
+    return [x for w in weights for x in (w.detach(), *(theirs.state[w][key] for key in ("exp_avg", "exp_avg_sq", "step")))]
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+@pytest.mark.parametrize("kind", RULES)
+def test_a_native_step_of_adam_is_pytorchs(kind: str, steps: int) -> None:
+    made, exact = adam_steps(kind, steps, torch.float32, native=True), adam_steps(kind, steps, torch.float64, native=False)
+    for x, x_exact in zip(made, exact, strict=True):
+        torch.testing.assert_close(x.double(), x_exact.double(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_of_adam_has_the_same_bits_with_any_number_of_threads(threads: None) -> None:
+    results = []
+    for number in (1, 2, 3, 7):
+        torch.set_num_threads(number)
+        results.append(adam_steps("l2", 3, torch.float32, native=True))
+    assert all(torch.equal(x, y) for other in results[1:] for x, y in zip(results[0], other, strict=True))
+
+
+def test_adam_takes_what_it_can_step_alone() -> None:
+    weight, gradient = drawn((6, 4), (6, 4))
+    zeros = torch.zeros(6, 4)
+    fitting = gradients.AdamWeight(weight, gradient, zeros, zeros.clone(), torch.zeros(()))
+    rule = gradients.AdamRule(0.1, 0.9, 0.99, 1e-8)
+    twice = torch.sparse_coo_tensor(torch.tensor([[1, 1]]), gradient[:2], (6, 4), check_invariants=True)
+    numbers = torch.sparse_coo_tensor(torch.tensor([[1], [2]]), gradient[0, :1], (6, 4), check_invariants=True).coalesce()
+    for name, value in (
+        ("weight", weight.double()), ("gradient", gradient.T.contiguous()), ("gradient", gradient.T.contiguous().T),
+        ("gradient", twice), ("gradient", numbers), ("mean", zeros[:5]), ("square", zeros.to(torch.bfloat16)),
+        ("step", torch.zeros(2)), ("weight", weight.to("meta")),
+    ):  # fmt: skip
+        bad = fitting._replace(**{name: value})
+        assert not gradients.adam([(rule, [fitting]), (rule, [bad])])
+    assert torch.equal(zeros, torch.zeros(6, 4))
+    assert gradients.adam([(rule, [fitting])])
+    assert not torch.equal(zeros, torch.zeros(6, 4))

@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from lmtrain.errors import SettingsError, refuse
 from lmtrain.models.base import NeuralLanguageModel, State, StatePolicy, keep_mask
 from lmtrain.models.heads import FullSoftmax, Head
+from lmtrain.ops.transforms import WithoutDefaults
 from lmtrain.rules import MAX_TABLE_SIZE, of_hashed_ngrams
 
 ROWS = 256  # logits of so many rows are held at once
@@ -139,7 +140,7 @@ class DirectNgramHead(Head):
         return self.softmax.projected(features), starts.long()
 
 
-class DirectCrossEntropyFunction(torch.autograd.Function):
+class DirectCrossEntropyFunction(WithoutDefaults):
     """Total nats of softmax(features W^T + b + slices), with gradients made in the forward pass, `ROWS` rows at a time.
 
     d_z = softmax - onehot(target);  d_features = d_z W;  d_W = d_z^T features;  d_b = sum d_z;  a slice's gradient is d_z

@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from lmtrain.ops.transforms import WithoutDefaults
 
-class Pointwise(Function):
+
+class Pointwise(WithoutDefaults):
     """A function that acts on every element separately, so that `torch.vmap` can derive its rule."""
 
     generate_vmap_rule = True

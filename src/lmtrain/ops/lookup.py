@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from lmtrain.ops.native import gradients
+from lmtrain.ops.transforms import WithoutDefaults
 
 
 def lookup(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
@@ -26,7 +27,7 @@ def lookup(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
     return y_TBZ
 
 
-class Lookup(torch.autograd.Function):
+class Lookup(WithoutDefaults):
     """A look-up whose gradient is a sum of rows, or a matrix product."""
 
     generate_vmap_rule = True

@@ -4,19 +4,21 @@
     adagrad      Duchi et al. 2011                           adamw    Loshchilov and Hutter 2019; L2 on the weight
     rmsprop      Tieleman and Hinton 2012                    sparse_adam   Adam on the embedding rows of a chunk alone
 
-The arithmetic is PyTorch's, fused where PyTorch has it (on a CPU 4 to 7 times as fast as its loop). L2 acts after
-clipping: it adds `weight_decay * w` to the gradient (adamw: shrinks w by rate * weight_decay instead).
-Hyper-parameters belong to the settings and the rate to the schedule, so only moments are saved.
+The arithmetic is PyTorch's, fused where PyTorch has it (on a CPU 4 to 7 times as fast as its loop); Adam of float32 weights on
+a CPU is one native call (`ops/native/adam.h`). L2 acts after clipping: it adds `weight_decay * w` to the gradient (adamw:
+shrinks w by rate * weight_decay instead). Hyper-parameters belong to the settings and the rate to the schedule, so only moments
+are saved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import SGD, Adagrad, Optimizer, RMSprop
 
 from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import SettingsError, refuse
@@ -72,7 +74,7 @@ def make_optimizer(
         optimizer = RMSprop(parameter_groups, learning_rate, alpha=alpha, eps=epsilon, momentum=momentum)
     else:
         kind = {"adam": Adam, "adamw": AdamW}[name]
-        optimizer = kind(parameter_groups, learning_rate, betas=(beta1, beta2), eps=epsilon, fused=fused)
+        return kind(parameter_groups, learning_rate, betas=(beta1, beta2), eps=epsilon, fused=fused)
     SpreadGradients().attach(optimizer)
     optimizer.register_step_pre_hook(_begin_momentum)
     return optimizer
@@ -103,10 +105,10 @@ class SpreadGradients:
 
     def attach(self, optimizer: Optimizer) -> None:
         """Does so from now on at every step of this optimiser."""
-        optimizer.register_step_pre_hook(self._spread)
-        optimizer.register_step_post_hook(self._gather)
+        optimizer.register_step_pre_hook(self.spread)
+        optimizer.register_step_post_hook(self.gather)
 
-    def _spread(self, optimizer: Optimizer, *_: object) -> None:
+    def spread(self, optimizer: Optimizer, *_: object) -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and parameter.grad.is_sparse:
@@ -116,14 +118,59 @@ class SpreadGradients:
                     self._sparse.append((parameter, grad))
                     parameter.grad = self._tables[parameter].index_copy_(0, grad.indices()[0], grad.values())
 
-    def _gather(self, *_: object) -> None:
+    def gather(self, *_: object) -> None:
         for parameter, grad in self._sparse:
             self._tables[parameter].index_fill_(0, grad.indices()[0], 0)
             parameter.grad = grad
         self._sparse.clear()
 
 
-class SparseAdam(Adam):
+class _OneCall(torch.optim.Adam):
+    """A step in one native call where there is one, else PyTorch's. Sparse gradients mean the same as dense ones."""
+
+    is_decoupled = False  # weight decay, from the gradient
+
+    @cached_property
+    def _spread(self) -> SpreadGradients:
+        return SpreadGradients()
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        groups = [(self._rule(group), self._weights(group)) for group in self.param_groups]
+        if not gradients.adam(groups):
+            self._spread.spread(self)
+            super().step()
+            self._spread.gather()
+
+    def _rule(self, group: dict[str, Any]) -> gradients.AdamRule:
+        beta1, beta2 = group["betas"]
+        return gradients.AdamRule(group["lr"], beta1, beta2, group["eps"], group["weight_decay"], self.is_decoupled)
+
+    def _weights(self, group: dict[str, Any]) -> list[gradients.AdamWeight]:
+        return [self._weight(parameter) for parameter in group["params"] if parameter.grad is not None]
+
+    def _weight(self, parameter: nn.Parameter) -> gradients.AdamWeight:
+        """A parameter with its memory, which begins as PyTorch's does."""
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
+        if not state:
+            state["step"] = torch.zeros((), device=parameter.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        gradient = gradient.coalesce() if gradient.is_sparse else gradient
+        return gradients.AdamWeight(parameter, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"])
+
+
+class Adam(_OneCall):
+    """`torch.optim.Adam`."""
+
+
+class AdamW(_OneCall, torch.optim.AdamW):
+    """`torch.optim.AdamW`."""
+
+    is_decoupled = True
+
+
+class SparseAdam(torch.optim.Adam):
     """Adam that updates only the rows of a sparse gradient. Dense gradients are updated as by Adam.
 
     The moments of other rows stay until the row is seen again, as in PyTorch's SparseAdam, which takes no dense gradients.

@@ -1,4 +1,5 @@
-"""What a training step does with gradients on a CPU (`gradients.h`): it limits their norm, and adds up those of a look-up.
+"""What a training step does with gradients on a CPU (`gradients.h`, `adam.h`): it limits their norm, adds up those of a
+look-up, and takes a step of Adam.
 
 Sums have one order, whatever the number of threads.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,10 +18,11 @@ from lmtrain.ops.native.build import library, why_no_library
 
 def can_clip(gradients: Sequence[Tensor]) -> bool:
     """Whether `clip` can serve these tensors: float32 on a CPU, each in one piece."""
-    return all(
-        x.dtype is torch.float32 and x.is_cpu and x.layout is torch.strided and x.is_contiguous() and not x.is_neg()
-        for x in gradients
-    ) and (why_no_library() is None)
+    return all(map(_is_plain, gradients)) and why_no_library() is None
+
+
+def _is_plain(x: Tensor) -> bool:
+    return x.dtype is torch.float32 and x.is_cpu and x.layout is torch.strided and x.is_contiguous() and not x.is_neg()
 
 
 def clip(gradients: Sequence[Tensor], max_norm: float) -> float:
@@ -40,6 +43,74 @@ def clip(gradients: Sequence[Tensor], max_norm: float) -> float:
         ctypes.c_long(torch.get_num_threads()),
     )
     return norm
+
+
+class AdamWeight(NamedTuple):
+    """A weight, its gradient (sparse ones coalesced, of whole rows), the moving averages of the gradient and of its square, and
+    the number of steps taken, a scalar."""
+
+    weight: Tensor
+    gradient: Tensor
+    mean: Tensor
+    square: Tensor
+    step: Tensor
+
+    def tensors(self) -> list[Tensor | None]:
+        """In the order of `lmtrain_adam`; the last are the rows of a sparse gradient."""
+        values, rows = (
+            (self.gradient._values(), self.gradient._indices()[0]) if self.gradient.is_sparse else (self.gradient, None)
+        )
+        return [self.weight, self.mean, self.square, self.step, values, rows]
+
+
+class AdamRule(NamedTuple):
+    """`decay` adds to the gradient, or shrinks the weight beforehand if it `is_decoupled`."""
+
+    rate: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    decay: float = 0.0
+    is_decoupled: bool = False
+
+
+def adam(groups: Sequence[tuple[AdamRule, Sequence[AdamWeight]]]) -> bool:
+    """Takes a step of Adam, in place: all numbers of each weight move, those without a gradient as if it were 0.
+
+    Returns False, and changes nothing, where it cannot: it takes float32 on a CPU, each tensor in one piece.
+    """
+    if not all(_can_step(each) for _, weights in groups for each in weights) or why_no_library() is not None:
+        return False
+    for rule, weights in groups:
+        tensors = [x for each in weights for x in each.tensors()]
+        sizes = [size for each in weights for size in (*_rows(each.gradient), each.weight.numel())]
+        library()["lmtrain_adam"](
+            ctypes.c_long(len(weights)),
+            (ctypes.c_void_p * len(tensors))(*(None if x is None else x.data_ptr() for x in tensors)),
+            (ctypes.c_long * len(sizes))(*sizes),
+            (ctypes.c_double * 5)(*rule[:5]),
+            ctypes.c_int(rule.is_decoupled),
+            ctypes.c_long(torch.get_num_threads()),
+        )
+    return True
+
+
+def _can_step(each: AdamWeight) -> bool:
+    weight, gradient, mean, square, step = each
+    if gradient.is_sparse:
+        fits = gradient.is_coalesced() and gradient.sparse_dim() == 1 and _is_plain(gradient._values())
+    else:
+        fits = _is_plain(gradient)
+    return (
+        fits
+        and _is_plain(weight) and _is_plain(mean) and _is_plain(square) and _is_plain(step)
+        and weight.shape == mean.shape == square.shape == gradient.shape and step.numel() == 1
+    )  # fmt: skip
+
+
+def _rows(gradient: Tensor) -> tuple[int, int]:
+    """How many rows a sparse gradient has, and how wide they are; nothing of a dense one."""
+    return (gradient._nnz(), gradient.shape[1:].numel()) if gradient.is_sparse else (0, 0)
 
 
 def can_sum_rows(d: Tensor) -> bool:

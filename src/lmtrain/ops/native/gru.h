@@ -24,6 +24,7 @@ void gru_forward(long T, long B, long H, const S* projected, const S* h0, const 
     auto cell = [=](long t, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
         const long here = (t * B + b) * H + u;
         const S* in = projected + (t * B + b) * 3 * H + u;
+        for (long gate = 0; gate < 3; gate++) fetch(in, (3 * B + gate) * H);
         const F r = sigmoid(load(in, n) + load(sum));
         const F z = sigmoid(load(in + H, n) + load(sum + 16));
         const F q = load(sum + 32) + load(candidate_bias + u, n);
@@ -58,6 +59,7 @@ void gru_backward(long T, long B, long H, const S* d_states, const S* states, vo
         const F d_previous = s ? (load(sum) + load(passing, n)) * keep(t + 1, b) : F{};
         if (t < 0) return store(d_h0 + b * H + u, d_previous, n);
         const auto* saved_gate = gates.at(t, b, u);
+        gates.fetch_before(saved_gate), fetch(d_states + here, -B * H), fetch(states + here, -2 * B * H);
         const F r = load(saved_gate), z = load(saved_gate + 16), candidate = load_signed(saved_gate + 32);
         const F q = load((const S*)(saved_gate + 48));
         const F before = load(t ? states + here - B * H : h0 + here, n) * keep(t, b);

@@ -22,6 +22,7 @@ void lstm_forward(long T, long B, long H, const S* projected, const S* h0, const
     auto cell = [=](long t, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
         const long here = (t * B + b) * H + u;
         const S* in = projected + (t * B + b) * 4 * H + u;
+        for (long gate = 0; gate < 4; gate++) fetch(in, (4 * B + gate) * H);
         const F c_before = load((t ? last_cell : c0) + b * H + u, n) * keep(t, b);
         const F i = sigmoid(load(in, n) + load(sum));
         const F f = sigmoid(load(in + H, n) + load(sum + 16));
@@ -61,6 +62,7 @@ void lstm_backward(long T, long B, long H, const S* d_states, const float* d_c, 
         if (t < 0) return store(d_h0 + b * H + u, d_recurrent, n);
         float* travelling = d_c0 + b * H + u;  // the cell's gradient, on its way to c0
         const auto* gate = gates.at(t, b, u);
+        gates.fetch_before(gate), fetch(d_states + here, -B * H), fetch(cells + here, -2 * B * H);
         const F i = load(gate), f = load(gate + 16), g = load_signed(gate + 32), o = load(gate + 48);
         const F c_before = load(t ? cells + here - B * H : c0 + here, n) * keep(t, b);
         const F squashed = tanh(load(cells + here, n));

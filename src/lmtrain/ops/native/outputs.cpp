@@ -37,9 +37,9 @@ void lmtrain_draw_each(const float* log_probs, long rows, long V, const double* 
 // With `own` logits [N] a target may be -1 (cross_entropy.h); their gradients are `d_own`. All gradients are those of the total
 // divided by `items`.
 double lmtrain_linear_cross_entropy(int bfloat16, long float32_weight, long N, long V, long D, long max_bytes,
-                                    long items, const void* features, const void* weight, const float* bias, const int64_t* targets,
-                                    float* d_features, float* d_weight, float* d_bias, float* row_nats, const float* own,
-                                    float* d_own, long threads) {
+                                    long items, const void* features, const void* weight, const float* bias,
+                                    const int64_t* targets, float* d_features, float* d_weight, float* d_bias,
+                                    float* row_nats, const float* own, float* d_own, long threads) {
     for (long n = 0; n < N; n++)
         if (targets[n] < (own ? -1 : 0) || targets[n] >= V) return -INFINITY;
     double nats = 0;

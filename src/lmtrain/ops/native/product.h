@@ -125,7 +125,8 @@ INLINE long packed_at(long columns, long words, long k, long column) {
     return column / width * width * words + k * width + column % width;
 }
 
-// One block of `columns` columns (16, 32, 48 or 64), packed in panels of `width`. C, rows c_stride apart, is written, or added to.
+// One block of `columns` columns (16, 32, 48 or 64), packed in panels of `width`. C, rows c_stride apart, is written, or added
+// to.
 template <class Word>
 void multiply_panels(float* c, long c_stride, long rows, const uint32_t* a, long a_stride, const uint32_t* packed, long words,
                      long columns, long width, bool add) {

@@ -6,7 +6,8 @@
 // weights are read as they lie, rows one behind the other (a core reaches 30 GB/s that way, two 59); LANES rows are multiplied
 // side by side. bfloat16 ones, half as much to read, are copied for the step anyway: where the processor multiplies them in
 // pairs they are copied in blocks of columns, so that no load crosses a cache line and no sums are turned. With more texts a
-// weight that has arrived is used for all of them. Sums and states depend neither on the number of threads nor on the other texts.
+// weight that has arrived is used for all of them. Sums and states depend neither on the number of threads nor on the other
+// texts.
 //
 // Tried, no gain: fetching rows 2 to 25 kB ahead; 4 or 8 rows side by side. Fetching them past the second-level cache, to leave
 // it to Python and the recurrent weights: four times slower.
@@ -81,7 +82,8 @@ INLINE void sums_of(const Rows& rows, const void* weight, const float* scale, lo
 }
 
 // What the next units of a stage from u on give in `count` texts, at most GROUP: outputs[group][text]; their states, in the
-// slots named, are replaced. `x` and `h` are the stage's operands of the first text, those of the next lie `stride` elements on.
+// slots named, are replaced. `x` and `h` are the stage's operands of the first text, those of the next lie `stride` elements
+// on.
 template <class S>
 INLINE void stage_outputs(const Stage& stage, long u, long count, const long* slots,
                           const typename WordOf<S>::type::Element* x, const typename WordOf<S>::type::Element* h,
@@ -168,7 +170,8 @@ void step(const Stage* stages, long count, long texts, const long* slots, const 
                     stage_outputs<S>(stage, u, some, slots + i, x + i * operands, h + i * operands, operands, outputs);
                     for (long unit = u; unit < std::min(u + together, stage.units); unit += LANES)
                         for (long j = 0; j < some; j++)
-                            store_operand<S>(next + (i + j) * operands + unit, outputs[(unit - u) / LANES][j], stage.units - unit);
+                            store_operand<S>(next + (i + j) * operands + unit, outputs[(unit - u) / LANES][j],
+                                             stage.units - unit);
                 }
             barrier.wait(team);
             x = next;
