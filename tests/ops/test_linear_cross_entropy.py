@@ -159,6 +159,21 @@ def test_a_weight_tied_to_the_embedding_gets_both_gradients(backend: str) -> Non
     assert_close(made, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("steepness", [-1.0, 0.03, 0.3, 1.0, 3.0])  # nats from word to word, so up to 900 over all
+@pytest.mark.parametrize(("backend", "dtype"), TYPES)
+def test_likelier_words_may_come_later_or_earlier(backend: str, dtype: torch.dtype, steepness: float) -> None:
+    features_ND, weight_VD, _, targets_N = make(70, 300, 9)
+    bias_V = steepness * torch.arange(300, dtype=torch.float64)
+    inputs = features_ND, weight_VD, bias_V, targets_N
+    made, own, exact = (
+        run(inputs, kind, backend=name) for name, kind in ((backend, dtype), ("reference", dtype), ("reference", torch.float64))
+    )
+    for name in NAMES:
+        own_error = relative_error(own[name], exact[name])
+        limit = 3e-4 if dtype == torch.bfloat16 else 3e-5  # of logits of up to 900
+        assert relative_error(made[name], exact[name]) <= max(limit, 2 * own_error), name
+
+
 @pytest.mark.parametrize(("backend", "dtype"), TYPES)
 def test_logits_of_a_hundred_and_confident_rows_stay_finite(backend: str, dtype: torch.dtype) -> None:
     features_ND = torch.tensor([[100.0, 0.0], [-100.0, 0.0], [0.0, 0.0]], dtype=torch.float64)

@@ -1,6 +1,7 @@
 // One step of Adam (Kingma and Ba 2015) for all weights of a group, dense gradients and sparse ones alike:
 //
-//   m += (1 - beta1) (g - m)      v = beta2 v + (1 - beta2) g^2      w -= rate / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps)
+//   m += (1 - beta1) (g - m)         v = beta2 v + (1 - beta2) g^2
+//   w -= rate m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon)
 //
 // A sparse gradient has rows of its own, ascending; for all others g = 0, which is not written out anywhere. So each step reads
 // and writes three numbers of a weight, at the speed of memory.

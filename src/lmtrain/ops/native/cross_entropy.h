@@ -3,8 +3,9 @@
 // Everything is held transposed, a row per word of the vocabulary and a column per token (n), so that the weight is the left
 // operand of products as it lies in memory, and maxima and sums over the vocabulary run down vectors of tokens.
 //
-//   Pass 1, 64 words at a time:   z = W F^T + b while in the first-level cache: running maximum m_n, sum s_n of e = exp(z - m),
-//                                 and e itself is stored. The maximum it refers to is stored once per 64 words.
+//   Pass 1, 64 words at a time:   z = W F^T + b while in the first-level cache: a number m_n that no logit so far exceeds by
+//                                 more than FAR, the sum s_n of e = exp(z - m), and e itself is stored. The m that it refers
+//                                 to is stored once per 64 words.
 //   Between:                      loss_n = m_n + log s_n - z[target_n, n].
 //   Pass 2, some hundred words:   d_z = e exp(m - loss's log sum) - onehot, written twice into second-level cache, as the left
 //                                 operand of d_W = d_z F and as the packed right one of d_F^T += W^T d_z. One exp a logit.
@@ -27,6 +28,7 @@
 namespace lmtrain {
 
 constexpr long BLOCK = 64;  // words of the vocabulary in one product of pass 1
+constexpr float FAR = 16;           // by which logits may exceed what exponentials refer to: e^16 adds up as well as 1
 constexpr float LEFT_OUT = -1e30f;  // a logit without a probability; differences of two of them are numbers
 
 // S: type of products and of e.   G: type of the weight as given (rounded to S block by block).
@@ -168,21 +170,32 @@ struct CrossEntropy {
         }
     }
 
-    // LANES tokens: the logits of a block, a row of z each, become exponentials, a row of e each.
+    // LANES tokens: the logits of a block, a row of z each, become exponentials, a row of e each, relative to the largest logit
+    // of earlier blocks; where this block has one that exceeds it by far, once more relative to that.
     static void exponentials(long count, long stride, const float* z, const float* b, S* e, float* reference,
                              float* largest, float* sums) {
         const F before = load(largest);
-        F most = before;
-        for (long v = 0; v < count; v++) most = max(most, load(z + v * stride) + (b ? b[v] : 0.0f));
-        F sum = {};
-        for (long v = 0; v < count; v++) {
-            const F power = exp_below_88(load(z + v * stride) + (b ? b[v] : 0.0f) - most);
-            sum += power;
-            if (e) store(e + v * stride, power);
+        F most = before, sum = {};
+        auto relative_to = [&](F origin) __attribute__((always_inline)) {
+            sum = F{};
+            for (long v = 0; v < count; v++) {
+                const F logit = load(z + v * stride) + (b ? b[v] : 0.0f);
+                const F power = exp_below_88(logit - origin);
+                most = max(most, logit);
+                sum += power;
+                if (e) store(e + v * stride, power);
+            }
+        };
+        relative_to(before);
+        if (!any(most - before > FAR)) {
+            store(reference, before);
+            return store(sums, load(sums) + sum);
         }
-        store(reference, most);
-        store(largest, most);
-        store(sums, load(sums) * exp(before - most) + sum);
+        const F origin = most;
+        relative_to(origin);
+        store(reference, origin);
+        store(largest, origin);
+        store(sums, load(sums) * exp(before - origin) + sum);
     }
 
     // Log of the sum of exponentials of this thread's tokens, from all threads' parts.

@@ -62,6 +62,12 @@ INLINE F max(F a, F b) { return a > b ? a : b; }
 INLINE F min(F a, F b) { return a < b ? a : b; }
 #endif
 
+INLINE bool any(I lanes) {
+    int found = 0;
+    for (int i = 0; i < LANES; i++) found |= lanes[i];
+    return found;
+}
+
 // ---- float32 <-> bfloat16
 
 // GCC splits these conversions of 512 bits in halves if it is not told the instruction.
@@ -195,25 +201,28 @@ INLINE F reciprocal(F x) {
 #endif
 }
 
-// e^x = 2^n (1 + p), n = round(x / ln 2): n as the factor 2^n and p = e^r - 1 with |r| <= ln 2 / 2 (Cephes' polynomial).
-// x must lie in [-87, 88].
+// e^x = 2^n (1 + p), n = round(x / ln 2): n as the factor 2^n, and p = 2^f - 1 with |f| <= 1/2 as the polynomial that begins
+// with f ln 2 and whose largest error relative to p is the least for degree 6 (1.2e-8). x must lie in [-87, 88].
 struct Exponential {
     F power, rest;
 };
 INLINE Exponential exponential(F x) {
     const float shifter = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer held in the low bits
-    F shifted = x * 1.44269504088896341f + shifter;
-    F n = shifted - shifter;
-    F r = x - n * 0.693359375f;
-    r = r + n * 2.12194440e-4f;
-    F p = broadcast(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r;
-    F power = (F)(((I)shifted << 23) + (127 << 23));  // shifter's own low bits leave by the left
+    const F shifted = x * 1.44269504088896341f + shifter;
+    const F n = shifted - shifter;
+#if defined(__FMA__) || defined(__aarch64__)
+    const F f = x * 1.44269504088896341f - n;  // rounded once
+#else
+    const F f = (x - n * 0.693359375f + n * 2.12194440e-4f) * 1.44269504088896341f;
+#endif
+    F p = broadcast(1.5398397927e-4f);
+    p = p * f + 1.3387766994e-3f;
+    p = p * f + 9.6182482698e-3f;
+    p = p * f + 5.5503665456e-2f;
+    p = p * f + 2.4022649803e-1f;
+    p = p * f + 6.9314718056e-1f;
+    p = p * f;
+    const F power = (F)(((I)shifted << 23) + (127 << 23));  // shifter's own low bits leave by the left
     return {power, p};
 }
 
