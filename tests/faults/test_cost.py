@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from lmtrain import machine
 from lmtrain.commands import cost
-from lmtrain.training import machine
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 
 Call = Callable[..., Any]

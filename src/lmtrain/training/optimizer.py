@@ -73,7 +73,7 @@ def make_optimizer(
     elif name == "rmsprop":
         optimizer = RMSprop(parameter_groups, learning_rate, alpha=alpha, eps=epsilon, momentum=momentum)
     else:
-        kind = {"adam": Adam, "adamw": AdamW}[name]
+        kind = {"adam": OneCallAdam, "adamw": OneCallAdamW}[name]
         return kind(parameter_groups, learning_rate, betas=(beta1, beta2), eps=epsilon, fused=fused)
     SpreadGradients().attach(optimizer)
     optimizer.register_step_pre_hook(_begin_momentum)
@@ -125,8 +125,8 @@ class SpreadGradients:
         self._sparse.clear()
 
 
-class _OneCall(torch.optim.Adam):
-    """A step in one native call where there is one, else PyTorch's. Sparse gradients mean the same as dense ones."""
+class OneCallAdam(torch.optim.Adam):
+    """`torch.optim.Adam` with a step in one native call where there is one. Sparse gradients mean what dense ones do."""
 
     is_decoupled = False  # weight decay, from the gradient
 
@@ -137,7 +137,8 @@ class _OneCall(torch.optim.Adam):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         groups = [(self._rule(group), self._weights(group)) for group in self.param_groups]
-        if not gradients.adam(groups):
+        is_recorded = isinstance(groups[0][0].rate, Tensor)  # as a CUDA graph, or the way there
+        if is_recorded or not gradients.adam(groups):
             self._spread.spread(self)
             super().step()
             self._spread.gather()
@@ -160,12 +161,8 @@ class _OneCall(torch.optim.Adam):
         return gradients.AdamWeight(parameter, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"])
 
 
-class Adam(_OneCall):
-    """`torch.optim.Adam`."""
-
-
-class AdamW(_OneCall, torch.optim.AdamW):
-    """`torch.optim.AdamW`."""
+class OneCallAdamW(OneCallAdam, torch.optim.AdamW):
+    """The same of `torch.optim.AdamW`."""
 
     is_decoupled = True
 
@@ -279,7 +276,7 @@ def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str
             if isinstance(value, Tensor):
                 tensors[f"{name}.{key}"] = value
             state[name][key] = "tensor" if isinstance(value, Tensor) else value
-    return tensors, {"optimizer": type(optimizer).__name__, "state": state}
+    return tensors, {"optimizer": _kind(optimizer), "state": state}
 
 
 def expected_optimizer(optimizer: Optimizer, names: Collection[str], num_steps: int) -> tuple[dict[str, Like], dict[str, Any]]:
@@ -291,12 +288,17 @@ def expected_optimizer(optimizer: Optimizer, names: Collection[str], num_steps: 
     tensors: dict[str, Like] = {}
     state: dict[str, dict[str, str]] = {}
     for name, parameter in _iter_named(optimizer):
-        moments = _moments(type(optimizer).__name__, parameter, num_steps)
+        moments = _moments(_kind(optimizer), parameter, num_steps)
         known = [key for key in moments if f"{name}.{key}" in names]
         needed = [key for key in moments if known and (key in known or key != "momentum_buffer")]
         tensors |= {f"{name}.{key}": moments[key] for key in needed}
         state[name] = dict.fromkeys(needed, "tensor")
-    return tensors, {"optimizer": type(optimizer).__name__, "state": state}
+    return tensors, {"optimizer": _kind(optimizer), "state": state}
+
+
+def _kind(optimizer: Optimizer) -> str:
+    """Returns the name under which its memory is saved: that of PyTorch's class."""
+    return type(optimizer).__name__.removeprefix("OneCall")
 
 
 def _moments(optimizer: str, parameter: Tensor, num_steps: int) -> dict[str, Like]:

@@ -39,16 +39,18 @@ struct AdamStep {
           epsilon(rule.epsilon), coupled(rule.is_decoupled ? 0 : rule.decay),
           kept(rule.is_decoupled ? 1 - rule.rate * rule.decay : 1) {}
 
-    // `gradient` may be null: zeros.
+    // `gradient` may be null: zeros. Without decay a weight that is no number leaves its memory alone.
     void take(float* weight, float* mean, float* square, const float* gradient, long count) const {
-        gradient ? take<true>(weight, mean, square, gradient, count) : take<false>(weight, mean, square, gradient, count);
+        auto run = coupled ? gradient ? &AdamStep::all<true, true> : &AdamStep::all<false, true>
+                           : gradient ? &AdamStep::all<true, false> : &AdamStep::all<false, false>;
+        (this->*run)(weight, mean, square, gradient, count);
     }
 
   private:
-    template <bool has_gradient>
-    void take(float* __restrict w, float* __restrict m, float* __restrict v, const float* __restrict g, long count) const {
+    template <bool has_gradient, bool decays>
+    void all(float* __restrict w, float* __restrict m, float* __restrict v, const float* __restrict g, long count) const {
         for (long i = 0; i < count; i++) {
-            const float d = (has_gradient ? g[i] : 0.0f) + coupled * w[i];
+            const float d = (has_gradient ? g[i] : 0.0f) + (decays ? coupled * w[i] : 0.0f);
             m[i] += mean_share * (d - m[i]);
             v[i] = beta2 * v[i] + square_share * d * d;
             w[i] = kept * w[i] - rate * m[i] / (std::sqrt(v[i]) * square_scale + epsilon);

@@ -36,7 +36,6 @@ void elman_forward(long T, long B, long H, const S* projected, const S* h0, cons
     };
     auto cell = [=](long t, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
         const long here = (t * B + b) * H + u;
-        fetch(projected + here, B * H);
         const F h = activate<f>(load(projected + here, n) + load(sum));
         store(states + here, h, n);
         store_operand<S>(operand.at(t + 1, b, u), h * keep(t + 1, b), n);
@@ -55,7 +54,6 @@ void elman_backward(long T, long B, long H, const S* d_states, const S* states, 
         const long t = T - 1 - s, here = (t * B + b) * H + u;
         const F d_previous = load(sum) * keep(t + 1, b);
         if (t < 0) return store(d_h0 + b * H + u, d_previous, n);
-        fetch(d_states + here, -B * H), fetch(states + here, -B * H);
         const F d_sum = (load(d_states + here, n) + d_previous) * slope<f>(load(states + here, n));
         store(d_projected + here, d_sum, n);
         store_operand<S>(operand.at(s + 1, b, u), d_sum, n);
