@@ -120,7 +120,7 @@ def test_an_operation_that_no_fast_backend_serves_is_said_once(
     assert list(iter_checks()) == []
     said = [message for message in caplog.messages if "native" in message]
     assert said[0] == "elman is not checked with backend native: there is no compiler"
-    assert len(said) == len(set(said)) == 4
+    assert len(said) == len(set(said)) == 5
 
 
 def test_a_wrong_delta_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

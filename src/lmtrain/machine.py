@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_is_kept = False  # what `keep_freed_memory` was last asked for
 _NEVER, _MAX_MMAP_THRESHOLD = 1 << 30, 32 << 20  # mallopt(3): the threshold follows what is freed, up to 32 MB
 
 
@@ -40,6 +41,8 @@ def keep_freed_memory(keep: bool = True) -> None:
     each page again when it is next used. That takes 5 to 16 % of a step on a CPU. The process keeps the most that it ever
     needed, evaluation included. `keep=False` gives all of it back, and from then on glibc's defaults hold.
     """
+    global _is_kept
+    _is_kept = keep
     if not sys.platform.startswith("linux"):
         return
     libc = ctypes.CDLL(None)
@@ -54,12 +57,13 @@ def keep_freed_memory(keep: bool = True) -> None:
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """`keep_freed_memory` for a while."""
+    """`keep_freed_memory` for a while; then as it was."""
+    before = _is_kept
     keep_freed_memory()
     try:
         yield
     finally:
-        keep_freed_memory(False)
+        keep_freed_memory(before)
 
 
 def num_waiting(looks: int = 5) -> int:

@@ -76,10 +76,9 @@ def iter_checks() -> Iterator[Check]:
     """All checks, one after the other; some seconds, and more where a backend has to be compiled first."""
     generator = Generator().manual_seed(1)
     plain, resets, everything = (list(_recurrences(generator, options)) for options in ("", " with resets", " with everything"))
-    output_layer = _output_layer(generator)
+    output_layers = [_output_layer(generator), _sampled_output_layer(generator)]
     others = [
-        output_layer,
-        _sampled_output_layer(generator),
+        *output_layers,
         _direct_output_layer(generator),
         _lookup(generator),
         _linear(generator),
@@ -89,7 +88,7 @@ def iter_checks() -> Iterator[Check]:
         yield from _check_differences(subject)
     yield from _check_against_torch(generator)
     fast_backends = cache(lambda operation: list(_fast_backends(operation)))  # asked once: it warns
-    for subject in [*plain, *resets, output_layer]:
+    for subject in [*plain, *resets, *output_layers]:
         for backend, device in fast_backends(subject.operation):
             yield from _check_float32(subject, backend, device)
 
@@ -191,10 +190,11 @@ def _sampled_output_layer(generator: Generator) -> Subject:
     randn = partial(torch.randn, generator=generator, dtype=torch.float64)
     targets_N, samples_K = torch.tensor([0, 2, 6, 2, 5, 3]), torch.tensor([1, 2, 3])
 
-    def run(inputs: NamedTensors, _: str) -> NamedTensors:
+    def run(inputs: NamedTensors, backend: str) -> NamedTensors:
         features, weight, bias = inputs.values()
         log_expected_K = torch.tensor([0.5, 0.9, 0.2], dtype=torch.float64).log()
-        return {"total": sampled_cross_entropy(features, weight, bias, targets_N, samples_K, log_expected_K)}
+        constants = (x.to(features.device) for x in (targets_N, samples_K, log_expected_K))
+        return {"total": sampled_cross_entropy(features, weight, bias, *constants, backend=backend)}
 
     inputs = {"features_ND": randn(6, H), "weight_VD": randn(7, H), "bias_V": randn(7)}
     return Subject("sampled_cross_entropy", "sampled_cross_entropy", run, inputs)

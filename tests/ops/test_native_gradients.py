@@ -141,7 +141,7 @@ ADAM_SHAPES = {  # of a weight, and the rows of its gradient; None for a dense o
     "empty": ((0, 3), None),
     "blocks": ((3, BLOCK + 17), None),
     "sparse": ((50, 13), [0, 3, 4, 49]),
-    "sparse, no row": ((5, 200), []),
+    "sparse, no row": ((500, 200), []),
     "sparse, all rows": ((4, 3), [0, 1, 2, 3]),
     "sparse, blocks": ((1000, 33), [5, 495, 496, 497, 999]),
     "sparse, wide rows": ((3, BLOCK + 5), [1]),

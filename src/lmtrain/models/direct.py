@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from lmtrain.errors import SettingsError, refuse
 from lmtrain.models.base import NeuralLanguageModel, State, StatePolicy, keep_mask
 from lmtrain.models.heads import FullSoftmax, Head
-from lmtrain.ops.transforms import WithoutDefaults
+from lmtrain.ops.transforms import call
 from lmtrain.rules import MAX_TABLE_SIZE, of_hashed_ngrams
 
 ROWS = 256  # logits of so many rows are held at once
@@ -118,7 +118,7 @@ class DirectNgramHead(Head):
         features_NE, starts_NO = self._split(features_TBD.flatten(0, -2))
         arguments = features_NE, self.softmax.weight_VE, self.softmax.bias_V, self.table, starts_NO, targets_TB.flatten()
         with torch.autocast(features_TBD.device.type, enabled=False):
-            total_nats: Tensor = DirectCrossEntropyFunction.apply(*arguments)
+            total_nats: Tensor = call(DirectCrossEntropyFunction, *arguments)
         return total_nats
 
     def log_probs(self, features_TBD: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class DirectNgramHead(Head):
         return self.softmax.projected(features), starts.long()
 
 
-class DirectCrossEntropyFunction(WithoutDefaults):
+class DirectCrossEntropyFunction(torch.autograd.Function):
     """Total nats of softmax(features W^T + b + slices), with gradients made in the forward pass, `ROWS` rows at a time.
 
     d_z = softmax - onehot(target);  d_features = d_z W;  d_W = d_z^T features;  d_b = sum d_z;  a slice's gradient is d_z

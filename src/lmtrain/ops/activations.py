@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from lmtrain.ops.transforms import WithoutDefaults
+from lmtrain.ops.transforms import call
 
 
-class Pointwise(WithoutDefaults):
+class Pointwise(Function):
     """A function that acts on every element separately, so that `torch.vmap` can derive its rule."""
 
     generate_vmap_rule = True
@@ -320,8 +320,8 @@ def _save(ctx: Any, *tensors: Tensor) -> None:
 
 
 def _apply(function: type[Function], *inputs: Tensor) -> Tensor:
-    """Calls `function.apply`, whose result has no type of its own."""
-    output: Tensor = function.apply(*inputs)
+    """Calls a function, whose result has no type of its own."""
+    output: Tensor = call(function, *inputs)
     return output
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from lmtrain.ops.shapes import check_dtype
-from lmtrain.ops.transforms import Looped
+from lmtrain.ops.transforms import Looped, call
 
 
 def average(
@@ -35,14 +35,14 @@ def average(
     kept_M = torch.ones_like(ids_M, dtype=table_VE.dtype) if keep_M is None else keep_M.to(table_VE.dtype)
     sizes_N = torch.zeros(len(offsets_N), dtype=table_VE.dtype, device=ids_M.device).index_add(0, bags_M, kept_M)
     weights_M = kept_M / sizes_N.clamp(min=1)[bags_M]
-    averages_NE: Tensor = BagsFunction.apply(table_VE, ids_M, offsets_N, weights_M, sparse)
+    averages_NE: Tensor = call(BagsFunction, table_VE, ids_M, offsets_N, weights_M, sparse)
     return averages_NE
 
 
 def total(table_VE: Tensor, ids_M: Tensor, offsets_N: Tensor, *, sparse: bool = False) -> Tensor:
     """The sum [N, E] of the rows of each bag; else as `average`."""
     bags_of(ids_M, offsets_N)
-    totals_NE: Tensor = BagsFunction.apply(table_VE, ids_M, offsets_N, torch.ones_like(ids_M, dtype=table_VE.dtype), sparse)
+    totals_NE: Tensor = call(BagsFunction, table_VE, ids_M, offsets_N, torch.ones_like(ids_M, dtype=table_VE.dtype), sparse)
     return totals_NE
 
 

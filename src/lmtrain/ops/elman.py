@@ -41,7 +41,7 @@ from lmtrain.ops.recurrence import (
     weight_gradients,
     zoned_out,
 )
-from lmtrain.ops.transforms import Looped
+from lmtrain.ops.transforms import Looped, call
 
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda a: a,
@@ -99,7 +99,7 @@ def elman(
         if backend == "reference":
             states_TBH, h_BH = elman_reference(*inputs)
         else:
-            states_TBH, h_BH, _ = ElmanFunction.apply(*inputs, backend, given.needs_grad)
+            states_TBH, h_BH, _ = call(ElmanFunction, *inputs, backend, given.needs_grad)
     return states_TBH, h_BH.to(h0_BH.dtype)
 
 

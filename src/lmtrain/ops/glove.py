@@ -21,7 +21,7 @@ from torch.nn.functional import embedding
 
 from lmtrain.ops.recurrence import reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
-from lmtrain.ops.transforms import Looped
+from lmtrain.ops.transforms import Looped, call
 
 
 def glove_loss(
@@ -43,8 +43,8 @@ def glove_loss(
         check_shape(name, ids, "N", sizes)
     check_dtype("word_VE", word_VE, torch.float32, torch.float64)
     with torch.autocast(word_VE.device.type, enabled=False):
-        total, _ = GloveFunction.apply(
-            word_VE, context_VE, word_bias_V, context_bias_V, words_N, contexts_N, counts_N, x_max, power
+        total, _ = call(
+            GloveFunction, word_VE, context_VE, word_bias_V, context_bias_V, words_N, contexts_N, counts_N, x_max, power
         )
     return total
 

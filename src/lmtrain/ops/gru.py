@@ -48,7 +48,7 @@ from lmtrain.ops.recurrence import (
     weight_gradients,
     zoned_out,
 )
-from lmtrain.ops.transforms import Looped
+from lmtrain.ops.transforms import Looped, call
 
 
 def gru(
@@ -90,7 +90,7 @@ def gru(
         if backend == "reference":
             states_TBH, h_BH = gru_reference(*inputs)
         else:
-            states_TBH, h_BH, _ = GRUFunction.apply(*inputs, backend, given.needs_grad)
+            states_TBH, h_BH, _ = call(GRUFunction, *inputs, backend, given.needs_grad)
     return states_TBH, h_BH.to(h0_BH.dtype)
 
 

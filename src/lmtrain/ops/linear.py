@@ -18,14 +18,14 @@ from torch import Tensor
 
 from lmtrain.ops.native import products
 from lmtrain.ops.recurrence import reference_gradients
-from lmtrain.ops.transforms import Looped
+from lmtrain.ops.transforms import Looped, call
 
 
 def linear(x: Tensor, weight_ZE: Tensor, bias_Z: Tensor | None = None, *, backend: str = "auto") -> Tensor:
     """Returns x W^T + b for x [..., E]. With the backends reference and eager it is PyTorch's own in any case."""
     if backend in ("reference", "eager") or not _is_ours(x, weight_ZE, bias_Z):
         return F.linear(x, weight_ZE, bias_Z)
-    y_NZ: Tensor = LinearFunction.apply(x.flatten(0, -2), weight_ZE, bias_Z)
+    y_NZ: Tensor = call(LinearFunction, x.flatten(0, -2), weight_ZE, bias_Z)
     return y_NZ.unflatten(0, x.shape[:-1])
 
 

@@ -35,7 +35,7 @@ from torch.nn.functional import cross_entropy, linear
 from lmtrain.ops.backends import Call, choose, kernels, why_not
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
-from lmtrain.ops.transforms import Looped
+from lmtrain.ops.transforms import Looped, call
 
 Wanted = tuple[bool, bool, bool]
 
@@ -82,7 +82,7 @@ def linear_cross_entropy(
         inputs = features_ND, weight_VD, bias_V
         wanted = tuple(torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs)
         max_bytes = MAX_BYTES.get(features_ND.device.type, 64 << 20) if max_bytes is None else max_bytes
-        total, *_ = LinearCrossEntropyFunction.apply(*inputs, targets_N, dtype, max_bytes, backend, wanted)
+        total, *_ = call(LinearCrossEntropyFunction, *inputs, targets_N, dtype, max_bytes, backend, wanted)
         return total
 
 

@@ -18,16 +18,16 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from lmtrain.ops.native import gradients
-from lmtrain.ops.transforms import WithoutDefaults
+from lmtrain.ops.transforms import call
 
 
 def lookup(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
     """Returns the rows [T, B, Z] of `table_VZ` for int64 `ids_TB`. Raises IndexError for an id outside the table (on a CPU)."""
-    y_TBZ: Tensor = Lookup.apply(table_VZ, ids_TB)
+    y_TBZ: Tensor = call(Lookup, table_VZ, ids_TB)
     return y_TBZ
 
 
-class Lookup(WithoutDefaults):
+class Lookup(torch.autograd.Function):
     """A look-up whose gradient is a sum of rows, or a matrix product."""
 
     generate_vmap_rule = True

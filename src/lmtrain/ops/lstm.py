@@ -46,7 +46,7 @@ from lmtrain.ops.recurrence import (
     weight_gradients,
     zoned_out,
 )
-from lmtrain.ops.transforms import Looped
+from lmtrain.ops.transforms import Looped, call
 
 
 def lstm(
@@ -91,7 +91,7 @@ def lstm(
         if backend == "reference":
             states_TBH, h_BH, c_BH = lstm_reference(*inputs)
         else:
-            states_TBH, h_BH, c_BH, _, _ = LSTMFunction.apply(*inputs, backend, given.needs_grad)
+            states_TBH, h_BH, c_BH, _, _ = call(LSTMFunction, *inputs, backend, given.needs_grad)
     return states_TBH, h_BH.to(h0_BH.dtype), c_BH
 
 

@@ -24,7 +24,7 @@ from torch.nn.functional import embedding, logsigmoid
 
 from lmtrain.ops.recurrence import reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
-from lmtrain.ops.transforms import Looped
+from lmtrain.ops.transforms import Looped, call
 
 
 def negative_sampling(
@@ -48,7 +48,7 @@ def negative_sampling(
     for name, vectors in (("input_VE", input_VE), ("output_VE", output_VE)):
         check_dtype(name, vectors, torch.float32, torch.float64)
     with torch.autocast(input_VE.device.type, enabled=False):
-        total, *_ = NegativeSamplingFunction.apply(input_VE, output_VE, contexts_NC, targets_N, samples_NK)
+        total, *_ = call(NegativeSamplingFunction, input_VE, output_VE, contexts_NC, targets_N, samples_NK)
     return total
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmtrain.ops.transforms import Looped
+from lmtrain.ops.transforms import Looped, call
 
 
 class KeepsInputs:
@@ -31,7 +31,7 @@ class KeepsInputs:
 
 def softmax_loss(scores_NC: Tensor, targets_N: Tensor) -> Tensor:
     """Total nats of the classes `targets_N` (int64), a scalar."""
-    loss: Tensor = SoftmaxLossFunction.apply(scores_NC, targets_N)
+    loss: Tensor = call(SoftmaxLossFunction, scores_NC, targets_N)
     return loss
 
 
@@ -52,7 +52,7 @@ class SoftmaxLossFunction(KeepsInputs, Looped):
 
 def logistic_loss(scores: Tensor, targets: Tensor) -> Tensor:
     """Total nats of yes (1) and no (0) answers `targets` (bool, of the shape of the scores), a scalar."""
-    loss: Tensor = LogisticLossFunction.apply(scores, targets)
+    loss: Tensor = call(LogisticLossFunction, scores, targets)
     return loss
 
 
@@ -74,7 +74,7 @@ class LogisticLossFunction(KeepsInputs, Looped):
 
 def max_margin_loss(scores_N: Tensor, corrupted_N: Tensor) -> Tensor:
     """sum over n of max(0, 1 - s_n + s_c,n), a scalar."""
-    loss: Tensor = MaxMarginLossFunction.apply(scores_N, corrupted_N)
+    loss: Tensor = call(MaxMarginLossFunction, scores_N, corrupted_N)
     return loss
 
 
@@ -95,7 +95,7 @@ class MaxMarginLossFunction(KeepsInputs, Looped):
 
 def affine(x_ND: Tensor, weight_CD: Tensor, bias_C: Tensor) -> Tensor:
     """x W^T + b, [N, C]."""
-    y_NC: Tensor = AffineFunction.apply(x_ND, weight_CD, bias_C)
+    y_NC: Tensor = call(AffineFunction, x_ND, weight_CD, bias_C)
     return y_NC
 
 
@@ -121,7 +121,7 @@ def window_vectors(table_VE: Tensor, ids_NW: Tensor) -> Tensor:
 
     A word that stands in several places gets the sum of their gradients.
     """
-    x_ND: Tensor = WindowVectorsFunction.apply(table_VE, ids_NW)
+    x_ND: Tensor = call(WindowVectorsFunction, table_VE, ids_NW)
     return x_ND
 
 

@@ -34,7 +34,7 @@ from lmtrain.ops.backends import Call, choose, kernels
 from lmtrain.ops.linear_cross_entropy import items_of, times_upstream
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
-from lmtrain.ops.transforms import Looped
+from lmtrain.ops.transforms import Looped, call
 
 # Samples are filled up to a multiple of this number, with logits of -inf. The number of distinct samples changes from step to
 # step, and oneDNN would compile its products again for every size.
@@ -80,7 +80,7 @@ def sampled_cross_entropy(
     with torch.autocast(features_ND.device.type, enabled=False):
         if backend == "reference":
             return sampled_cross_entropy_reference(*inputs, sparse)
-        total, *_ = SampledCrossEntropyFunction.apply(*inputs, backend, sparse)
+        total, *_ = call(SampledCrossEntropyFunction, *inputs, backend, sparse)
     return total
 
 

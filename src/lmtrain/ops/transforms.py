@@ -15,18 +15,17 @@ from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import Function
 
 
-class WithoutDefaults(Function):
-    """A function whose `forward` has no arguments with default values."""
+def call(function: type[Function], *arguments: Any) -> Any:
+    """`function.apply` without its search for default values of arguments, of which ours have none: it takes 19 of 23 µs.
 
-    @classmethod
-    def apply(cls, *arguments: Any) -> Any:
-        """PyTorch's, without its search for default values, which takes 19 of 23 µs. Under `torch.func` it is PyTorch's own."""
-        if torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
-            return super().apply(*arguments)
-        return super(Function, cls).apply(*unwrap_dead_wrappers(arguments))  # type: ignore[misc]
+    A method that does so could not be compiled.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*arguments)
+    return super(Function, function).apply(*unwrap_dead_wrappers(arguments))  # type: ignore[misc]
 
 
-class Looped(WithoutDefaults):
+class Looped(Function):
     """A function that `torch.vmap` runs element by element."""
 
     @classmethod

@@ -17,7 +17,7 @@ namespace lmtrain {
 
 constexpr long ADAM_BLOCK = 1 << 14;  // numbers that one thread goes through before others
 
-// A weight with its memory. Its gradient has all numbers, or where `rows` is not null `num_rows` rows of `width`.
+// A weight with its memory. Its gradient has all numbers, or where `rows` is not null `num_rows` rows of `width`, or is null: zeros.
 struct AdamWeight {
     float *weight, *mean, *square, *step;
     const float* gradient;
@@ -63,7 +63,7 @@ inline void adam_block(const AdamWeight& of, const AdamStep& step, long first, l
     auto take = [&](long from, const float* gradient, long n) {
         step.take(of.weight + from, of.mean + from, of.square + from, gradient, n);
     };
-    if (!of.rows) return take(first, of.gradient + first, count);
+    if (!of.rows) return take(first, of.gradient ? of.gradient + first : nullptr, count);
     const int64_t* end = of.rows + of.num_rows;
     const int64_t* row = std::lower_bound(of.rows, end, first / of.width);
     for (long from = first; from < first + count;) {

@@ -56,11 +56,13 @@ class AdamWeight(NamedTuple):
     step: Tensor
 
     def tensors(self) -> list[Tensor | None]:
-        """In the order of `lmtrain_adam`; the last are the rows of a sparse gradient."""
-        values, rows = (
-            (self.gradient._values(), self.gradient._indices()[0]) if self.gradient.is_sparse else (self.gradient, None)
+        """In the order of `lmtrain_adam`; the last are the rows of a sparse gradient. One without rows is none."""
+        memory = [self.weight, self.mean, self.square, self.step]
+        if not self.gradient.is_sparse:
+            return [*memory, self.gradient, None]
+        return (
+            [*memory, self.gradient._values(), self.gradient._indices()[0]] if self.gradient._nnz() else [*memory, None, None]
         )
-        return [self.weight, self.mean, self.square, self.step, values, rows]
 
 
 class AdamRule(NamedTuple):

@@ -211,7 +211,7 @@ INLINE Exponential exponential(F x) {
     const F shifted = x * 1.44269504088896341f + shifter;
     const F n = shifted - shifter;
 #if defined(__FMA__) || defined(__aarch64__)
-    const F f = x * 1.44269504088896341f - n;  // rounded once
+    const F f = x * 1.9259629911e-8f + (x * 1.44269504088896341f - n);  // first what the constant lacks
 #else
     const F f = (x - n * 0.693359375f + n * 2.12194440e-4f) * 1.44269504088896341f;
 #endif

@@ -57,6 +57,8 @@ class Prepared(NamedTuple):
     kind: str
     inputs: int
     units: int
+    num_states: int
+    num_weights: int  # from the inputs
     tensors: tuple[Tensor | None, ...]  # those of `_POINTERS` that are no states
 
 
@@ -78,8 +80,7 @@ class Network:
         for index, stage in enumerate(stages):
             inputs = _check_stage(index, stage, inputs)
         self.embedding_VE = embedding_VE.detach().contiguous()
-        self.stages, self.dtype = list(stages), dtype
-        self.prepared = [_prepared(stage, dtype) for stage in stages]
+        self.stages, self.dtype = [_prepared(stage, dtype) for stage in stages], dtype
 
     def streams(self, states: Sequence[Tensor]) -> Streams:
         """Texts that go on from these states (h, or h and c, [B, H], of every stage that has any), which are copied."""
@@ -96,13 +97,10 @@ class Streams:
             raise ValueError(f"{len(states)} states; the network has {sum(stage.num_states for stage in network.stages)}.")
         left, self._sizes = iter(self._states), Sizes()
         self._stages = (_Stage * len(network.stages))(
-            *(
-                _laid_out(prepared, [next(left) for _ in range(stage.num_states)], self._sizes)
-                for stage, prepared in zip(network.stages, network.prepared, strict=True)
-            )
+            *(_laid_out(stage, [next(left) for _ in range(stage.num_states)], self._sizes) for stage in network.stages)
         )
-        self._log_probs_BV = torch.empty(0, len(network.stages[-1].weight_input_ZE), dtype=torch.float32, device="cpu")
-        weights = sum(stage.weight_input_ZE.numel() for stage in network.stages)
+        self._log_probs_BV = torch.empty(0, network.stages[-1].units, dtype=torch.float32, device="cpu")
+        weights = sum(stage.num_weights for stage in network.stages)
         self._threads = torch.get_num_threads() if weights >= SMALL else 1
         self._step = library()["lmtrain_step"]
         self._step.argtypes = [
@@ -191,7 +189,7 @@ def _prepared(stage: Stage, dtype: torch.dtype) -> Prepared:
         weights.append(weight)
         scales.append(scale)
     biases = (None if x is None else x.detach().float().contiguous() for x in (stage.bias_Z, stage.candidate_bias_H))
-    return Prepared(stage.kind, inputs, units, (*weights, *scales, *biases))
+    return Prepared(stage.kind, inputs, units, stage.num_states, stage.weight_input_ZE.numel(), (*weights, *scales, *biases))
 
 
 LANES, GROUPS = 16, 4  # of a processor that multiplies pairs; step.h
