@@ -218,6 +218,13 @@ def test_tanh_keeps_its_relative_accuracy_near_zero() -> None:
     assert_close(states.double(), projected.double().tanh(), rtol=4e-7, atol=0)
 
 
+@pytest.mark.parametrize("isa", ["native", LESSER_BUILD], indirect=True)
+def test_sigmoid_keeps_its_relative_accuracy_far_below_zero(isa: str) -> None:
+    projected = torch.linspace(-80, 20, 401)[None, None]
+    states, _ = elman(projected, torch.zeros(1, 401), torch.zeros(401, 401), nonlinearity="sigmoid", backend="native")
+    assert_close(states.double(), projected.double().sigmoid(), rtol=4e-7, atol=0)
+
+
 def test_not_a_number_reaches_the_output(cell: Cell) -> None:
     inputs = cell.make(3, 2, 17)
     next(iter(inputs.values()))[1, 0] = torch.nan

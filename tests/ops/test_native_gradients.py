@@ -155,7 +155,7 @@ RULES = {
 
 
 def adam_steps(kind: str, steps: int, dtype: torch.dtype, *, native: bool) -> list[Tensor]:
-    """All weights and their memory after some steps, whose gradients are sometimes 0."""
+    """All weights and their memory after some steps."""
     generator = torch.Generator().manual_seed(5)
     rule = RULES[kind]
     weights = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape, _ in ADAM_SHAPES.values()]
@@ -182,7 +182,9 @@ def adam_steps(kind: str, steps: int, dtype: torch.dtype, *, native: bool) -> li
 
 @pytest.mark.parametrize("steps", [1, 7])
 @pytest.mark.parametrize("kind", RULES)
-def test_a_native_step_of_adam_is_pytorchs(kind: str, steps: int) -> None:
+@pytest.mark.parametrize("isa", ["native", "avx2", pytest.param("portable", marks=pytest.mark.slow)])
+def test_a_native_step_of_adam_is_pytorchs(isa: str, kind: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMTRAIN_NATIVE_ISA", isa)
     made, exact = adam_steps(kind, steps, torch.float32, native=True), adam_steps(kind, steps, torch.float64, native=False)
     for x, x_exact in zip(made, exact, strict=True):
         torch.testing.assert_close(x.double(), x_exact.double(), rtol=1e-5, atol=1e-6)

@@ -43,12 +43,17 @@ def relative_error(made: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize(("N", "V", "K", "D"), SIZES)
 @pytest.mark.parametrize(
     ("backend", "dtype"),
-    [("eager", torch.float64), *((name, dtype) for name in ("eager", "native") for dtype in (torch.float32, torch.bfloat16))],
+    [
+        ("eager", torch.float64),
+        *((name, dtype) for name in ("eager", "native", "native avx2") for dtype in (torch.float32, torch.bfloat16)),
+    ],
     ids=str,
 )
 def test_loss_and_gradients_equal_the_definition(
-    backend: str, dtype: torch.dtype, N: int, V: int, K: int, D: int, sparse: bool
+    backend: str, dtype: torch.dtype, N: int, V: int, K: int, D: int, sparse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    backend, *isa = backend.split()
+    monkeypatch.setenv("LMTRAIN_NATIVE_ISA", *isa or ["native"])
     if backend == "native" and (reason := native.why_not(Call("sampled_cross_entropy", "cpu", dtype, {}))):
         pytest.skip(reason)
     limit = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 1e-6}[dtype]

@@ -10,36 +10,30 @@ namespace lmtrain {
 // double the time of compilation, and gain nothing.)
 template <class S>
 __attribute__((noinline)) F dot_rows(const S* weight, long inputs, long n, const typename WordOf<S>::type::Element* x) {
-    F dots[LANES];
+    F dots[LANES] = {};
     auto over_rows = [&](auto row) __attribute__((always_inline)) {
-        F sums[LANES] = {};  // of its own: these stay in registers
         long k = 0;
 #ifdef LMTRAIN_PAIRS
         if constexpr (std::is_same_v<S, bf16>) {
-            auto add = [&](auto weights) __attribute__((always_inline)) {
+            for (; k < inputs; k += 32) {
+                const __mmask32 valid = inputs - k >= 32 ? 0xffffffff : (1u << (inputs - k)) - 1;
                 const __m512bh some = (__m512bh)_mm512_loadu_epi16(x + k);
 #pragma GCC unroll 16
                 for (int j = 0; j < LANES; j++)
-                    sums[j] = (F)_mm512_dpbf16_ps((__m512)sums[j], (__m512bh)weights(row(j) + k), some);
-            };
-            for (; k + 32 <= inputs; k += 32) add([](const S* from) { return _mm512_loadu_epi16(from); });
-            const __mmask32 valid = (1u << (inputs - k)) - 1;
-            if (k < inputs) add([=](const S* from) { return _mm512_maskz_loadu_epi16(valid, from); });
-        } else
-#endif
-        {
-            for (; k + LANES <= inputs; k += LANES) {
-                const F some = load(x + k);
-#pragma GCC unroll 16
-                for (int j = 0; j < LANES; j++) sums[j] += load(row(j) + k) * some;
+                    dots[j] = (F)_mm512_dpbf16_ps((__m512)dots[j], (__m512bh)_mm512_maskz_loadu_epi16(valid, row(j) + k), some);
             }
-            if (k < inputs) {
-                const F some = load(x + k);
-#pragma GCC unroll 16
-                for (int j = 0; j < LANES; j++) sums[j] += load(row(j) + k, inputs - k) * some;
-            }
+            return;
         }
-        for (int j = 0; j < LANES; j++) dots[j] = sums[j];
+#endif
+        for (; k + LANES <= inputs; k += LANES) {
+            const F some = load(x + k);
+#pragma GCC unroll 16
+            for (int j = 0; j < LANES; j++) dots[j] += load(row(j) + k) * some;
+        }
+        if (k < inputs) {
+            const F some = load(x + k);
+            for (int j = 0; j < LANES; j++) dots[j] += load(row(j) + k, inputs - k) * some;
+        }
     };
     if (n >= LANES) over_rows([=](long j) { return weight + j * inputs; });
     else over_rows([=](long j) { return weight + std::min(j, n - 1) * inputs; });
