@@ -27,25 +27,28 @@ TRAININGS = {
     "window": "experiment=brown_window trainer.num_threads=1",
     "LSTM": "experiment=brown_lstm",
     "eight minutes": "experiment=brown_medium",
-    "27 minutes": "experiment=brown_long",
+    "27 minutes": "experiment=brown_long trainer.max_seconds=1500",
+    "long": "experiment=brown_long trainer.num_threads=1",
 }
-MIXTURES = {
+MIXTURES: dict[str, list[str]] = {
     "window + Kneser-Ney 5": ["window", "Kneser-Ney 5"],
     "LSTM + Kneser-Ney 5": ["LSTM", "Kneser-Ney 5"],
     "LSTM + window + Kneser-Ney 5": ["LSTM", "window", "Kneser-Ney 5"],
-    "two of 27 minutes + Kneser-Ney 5": ["27 minutes", "27 minutes, next seed", "Kneser-Ney 5"],
-}
+    "five + Kneser-Ney 5": [
+        "27 minutes", "27 minutes, seed 2", "eight minutes", "eight minutes, seed 2", "eight minutes, seed 3", "Kneser-Ney 5",
+    ],
+}  # fmt: skip
+"""By row: the models, of the row's seed unless they have another."""
 ORDER = ("Kneser-Ney 3", "Kneser-Ney 5", "example", "two minutes", "eight minutes", "27 minutes",
-         "two of 27 minutes + Kneser-Ney 5", "window", "window + Kneser-Ney 5", "LSTM", "LSTM + Kneser-Ney 5",
+         "long", "five + Kneser-Ney 5", "window", "window + Kneser-Ney 5", "LSTM", "LSTM + Kneser-Ney 5",
          "LSTM + window + Kneser-Ney 5")  # fmt: skip
-NEXT = ", next seed"
 CACHE = "--cache 2000 --cache-weight 0.2"
 DYNAMIC = "--dynamic sgd --dynamic-rate 1 --dynamic-decay 0.002"
 BOTH = "--cache 2000 --dynamic sgd --dynamic-rate 0.5"
-BOTH_OF_THREE = f"{BOTH} --precision bfloat16 --threads 1"
+BOTH_OF_SIX = f"{BOTH} --cache-weight 0.2 --precision bfloat16 --threads 1"
 ADAPTED = {
-    "these three + cache": ("two of 27 minutes + Kneser-Ney 5", "--cache 2000 --cache-weight 0.15", ONE),
-    "these three + cache + dynamic evaluation": ("two of 27 minutes + Kneser-Ney 5", BOTH_OF_THREE, ONE),
+    "these six + cache": ("five + Kneser-Ney 5", CACHE, ONE),
+    "these six + cache + dynamic evaluation": ("five + Kneser-Ney 5", BOTH_OF_SIX, ONE),
     "LSTM + cache": ("LSTM", CACHE, SEEDS),
     "LSTM + dynamic evaluation": ("LSTM", DYNAMIC, SEEDS),
     "LSTM + cache + dynamic evaluation": ("LSTM", BOTH, ONE),
@@ -59,14 +62,16 @@ LABELS = {
     "example": "PyTorch's example, tied LSTM 2x200, 4 epochs",
     "two minutes": "tied LSTM 2x200, vectors of its text, sampled softmax (two minutes of two cores for the whole command)",
     "eight minutes": "tied LSTM 600/300, vectors of its text, sampled softmax (eight minutes of two cores for all)",
-    "27 minutes": "**tied LSTM 600/400, vectors of its text, sampled softmax (27 minutes of two cores for all)**",
-    "two of 27 minutes + Kneser-Ney 5": "two of the last (seeds 1 and 2) + Kneser-Ney 5",
+    "27 minutes": "tied LSTM 600/300, vectors of its text (27 minutes of two cores for all)",
+    "long": "**tied LSTM 600/300, vectors of its text, 16 epochs**",
+    "five + Kneser-Ney 5": "two of 27 minutes, three of eight, and Kneser-Ney 5",
     "window": "fixed window of 8 tokens and averages of the 48 before, 5 epochs",
     "LSTM": "tied LSTM 600/300",
     "LSTM + cache": "LSTM + cache of 2000 tokens",
 }
-BOLD = {"27 minutes", "these three + cache + dynamic evaluation"}
-PLACES = {"27 minutes": "LONG", "27 minutes, next seed": "LONG2", "LSTM": "LSTM", "window": "WINDOW", "Kneser-Ney 5": "NGRAM5"}
+BOLD = {"long", "these six + cache + dynamic evaluation"}
+PLACES = {"27 minutes": "LONG", "eight minutes": "MEDIUM", "LSTM": "LSTM", "window": "WINDOW", "Kneser-Ney 5": "NGRAM5"}
+SEED = ", seed "
 
 
 # ---- making the rows
@@ -74,8 +79,8 @@ PLACES = {"27 minutes": "LONG", "27 minutes, next seed": "LONG2", "LSTM": "LSTM"
 
 def model(name: str, place: Place, seed: int) -> Path:
     """The run or the mixture of a name. What draws nothing is trained once for all seeds."""
-    if name.endswith(NEXT):
-        return model(name.removesuffix(NEXT), place, seed + 1)
+    name, _, own_seed = name.partition(SEED)
+    seed = int(own_seed or seed)
     if name in TRAININGS:
         return train(f"{TRAININGS[name]} data.path={{data}}/brown", place, 1 if "model=ngram" in TRAININGS[name] else seed)
     directory = place.output / f"{slug(name)}_{seed}"
@@ -125,11 +130,16 @@ def tokens(settings: str, place: Place, seed: int) -> Made:
 # ---- the tables
 
 
+def _place(part: str) -> str:
+    name, _, seed = part.partition(SEED)
+    return PLACES[name] + seed
+
+
 def _command(name: str) -> str:
     if name in TRAININGS:
         return f"{TRAININGS[name]} data.path=DATA"
     if name in MIXTURES:
-        return f"python -m lmtrain mix {' '.join(PLACES[part] for part in MIXTURES[name])} --output MIX"
+        return f"python -m lmtrain mix {' '.join(map(_place, MIXTURES[name]))} --output MIX"
     of, options, _ = ADAPTED[name]
     return f"evaluate {PLACES.get(of, 'MIX')} {options}"
 
@@ -138,7 +148,8 @@ def _brown() -> Table:
     lines = []
     models = sorted((*TRAININGS, *MIXTURES), key=ORDER.index)
     for name in (*models, *ADAPTED):
-        seeds = ADAPTED[name][2] if name in ADAPTED else ONE if name.startswith("Kneser") else SEEDS
+        is_single = name.startswith("Kneser") or name == "five + Kneser-Ney 5"
+        seeds = ADAPTED[name][2] if name in ADAPTED else ONE if is_single else SEEDS
         row = Row(f"brown {name}", _command(name), partial(adapted if name in ADAPTED else static, name), seeds, BROWN)
         test = "**{0[test]:.1f}**" if name in BOLD else "{0[test]:.1f}"
         numbers = [Cell(template, (row,)) for template in ("{0[valid]:.1f}", test)]
