@@ -27,7 +27,7 @@ from benchmarks.presets import NUM_SAMPLES, Preset
 
 FLOAT32 = 4  # bytes of weights, their gradients and moments, and of cells
 SAVED = {"elman": 0, "gru": 4, "lstm": 4}  # gates that are saved for the backward pass, each as wide as the products
-GRADIENTS = {"elman": 1, "gru": 4, "lstm": 4}  # of gates, behind the backward pass
+GRADIENTS = {"elman": 1, "gru": 4, "lstm": 4}  # of gates, behind the backward pass, each counted once
 
 
 @dataclass(frozen=True)

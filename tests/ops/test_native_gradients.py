@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -159,7 +160,8 @@ def adam_steps(kind: str, steps: int, dtype: torch.dtype, *, native: bool) -> li
     generator = torch.Generator().manual_seed(5)
     rule = RULES[kind]
     weights = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape, _ in ADAM_SHAPES.values()]
-    mine = [gradients.AdamWeight(w.data, w.data, torch.zeros_like(w), torch.zeros_like(w), torch.zeros(())) for w in weights]
+    mine = [gradients.AdamWeight(w.data, torch.zeros_like(w), torch.zeros_like(w), torch.zeros(())) for w in weights]
+    made = [w.data for w in weights]
     make_one = torch.optim.AdamW if rule["is_decoupled"] else torch.optim.Adam
     theirs = make_one(weights, lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=rule["decay"])
     for _ in range(steps):
@@ -170,13 +172,14 @@ def adam_steps(kind: str, steps: int, dtype: torch.dtype, *, native: bool) -> li
                 index = torch.tensor([rows], dtype=torch.int64)
                 gradient = torch.sparse_coo_tensor(index, values, shape, is_coalesced=True, check_invariants=True)
             weight.grad = gradient.to_dense()
-            mine[number] = mine[number]._replace(gradient=gradient)
+            made[number] = gradient
         if native:
-            assert gradients.adam([(gradients.AdamRule(0.01, 0.8, 0.95, 1e-6, **rule), mine)])  # type: ignore[arg-type]
+            pairs = [*zip(mine, made, strict=True)]
+            assert gradients.adam([(gradients.AdamRule(0.01, 0.8, 0.95, 1e-6, **rule), pairs)])  # type: ignore[arg-type]
         else:
             theirs.step()
     if native:
-        return [x for each in mine for x in (each.weight, each.mean, each.square, each.step)]
+        return [x for each in mine for x in each.tensors]
     return [x for w in weights for x in (w.detach(), *(theirs.state[w][key] for key in ("exp_avg", "exp_avg_sq", "step")))]
 
 
@@ -201,7 +204,11 @@ def test_a_step_of_adam_has_the_same_bits_with_any_number_of_threads(threads: No
 def test_adam_takes_what_it_can_step_alone() -> None:
     weight, gradient = drawn((6, 4), (6, 4))
     zeros = torch.zeros(6, 4)
-    fitting = gradients.AdamWeight(weight, gradient, zeros, zeros.clone(), torch.zeros(()))
+    fitting = {"weight": weight, "mean": zeros, "square": zeros.clone(), "step": torch.zeros(()), "gradient": gradient}
+
+    def pair(weight: Tensor, mean: Tensor, square: Tensor, step: Tensor, gradient: Tensor) -> tuple[Any, Tensor]:
+        return gradients.AdamWeight(weight, mean, square, step), gradient
+
     rule = gradients.AdamRule(0.1, 0.9, 0.99, 1e-8)
     twice = torch.sparse_coo_tensor(torch.tensor([[1, 1]]), gradient[:2], (6, 4), check_invariants=True)
     numbers = torch.sparse_coo_tensor(torch.tensor([[1], [2]]), gradient[0, :1], (6, 4), check_invariants=True).coalesce()
@@ -210,8 +217,20 @@ def test_adam_takes_what_it_can_step_alone() -> None:
         ("gradient", twice), ("gradient", numbers), ("mean", zeros[:5]), ("square", zeros.to(torch.bfloat16)),
         ("step", torch.zeros(2)), ("weight", weight.to("meta")),
     ):  # fmt: skip
-        bad = fitting._replace(**{name: value})
-        assert not gradients.adam([(rule, [fitting]), (rule, [bad])])
+        assert not gradients.adam([(rule, [pair(**fitting)]), (rule, [pair(**fitting | {name: value})])])
     assert torch.equal(zeros, torch.zeros(6, 4))
-    assert gradients.adam([(rule, [fitting])])
+    assert gradients.adam([(rule, [pair(**fitting)])])
     assert not torch.equal(zeros, torch.zeros(6, 4))
+
+
+def test_what_adam_knows_of_a_weight_is_of_its_data_as_they_were() -> None:
+    weight, mean, square, step = torch.nn.Parameter(torch.ones(4, 4)), torch.zeros(4, 4), torch.zeros(4, 4), torch.zeros(())
+    known = gradients.AdamWeight(weight, mean, square, step)
+    assert known.is_plain
+    assert known.holds(weight, mean, square, step)
+    assert not known.holds(weight, mean, mean, step)
+    for data in (weight.data.t(), weight.data[:2], weight.data.clone()):
+        before, weight.data = weight.data, data
+        assert not known.holds(weight, mean, square, step)
+        weight.data = before
+    assert known.holds(weight, mean, square, step)

@@ -69,6 +69,21 @@ def test_loss_and_gradients_equal_the_definition(
         assert error <= max(limit, 2 * own_error), f"{name}: {error:.1e}, the reference's own {own_error:.1e}"
 
 
+@pytest.mark.parametrize("num_threads", [1, 2, 3, 7])
+@pytest.mark.parametrize(("N", "V", "K", "D"), [(300, 500, 64, 128), (300, 5000, 1300, 127)])
+def test_threads_share_the_native_loss_and_its_rows(num_threads: int, N: int, V: int, K: int, D: int) -> None:
+    if reason := native.why_not(Call("sampled_cross_entropy", "cpu", torch.float32, {})):
+        pytest.skip(reason)
+    inputs, before = make(N, V, K, D), torch.get_num_threads()
+    try:
+        torch.set_num_threads(num_threads)
+        made = run(inputs, torch.float32, "native", sparse=True)
+    finally:
+        torch.set_num_threads(before)
+    exact = run(inputs, torch.float64)
+    assert {name: y for name, y in made.items() if relative_error(y, exact[name]) > 1e-5} == {}
+
+
 def test_gradients_and_second_derivatives_equal_central_differences() -> None:
     *parameters, targets_N, samples_K, log_expected_K = make(4, 6, 3, 2)
     leaves = [x.requires_grad_() for x in parameters]

@@ -411,3 +411,38 @@ def test_clipping_scales_the_norm_of_all_gradients_together(sparse, max_norm):
     scale = min(1.0, max_norm / norm.item()) if max_norm else 1.0
     for parameter, grad in zip(model.parameters(), dense, strict=True):
         torch.testing.assert_close(parameter.grad.to_dense(), grad * scale, rtol=1e-5, atol=0)
+
+
+def test_adam_notices_that_its_memory_has_been_set_back():
+    model, optimizer = make("adam")
+    train(model, optimizer, range(3))
+    tensors, document = optimizer_tensors(optimizer)
+    before = copy.deepcopy((model.state_dict(), tensors, document, optimizer.param_groups[0]["lr"]))
+    ends = []
+    for _ in range(2):
+        train(model, optimizer, range(3, 6))
+        ends.append(copy.deepcopy([*model.state_dict().values(), *optimizer_tensors(optimizer)[0].values()]))
+        weights, tensors, document, rate = copy.deepcopy(before)
+        model.load_state_dict(weights)
+        load_optimizer(optimizer, tensors, document)
+        set_rate(optimizer, rate)
+    assert all(torch.equal(x, y) for x, y in zip(*ends, strict=True))
+
+
+def test_adam_notices_that_a_weight_has_become_another_tensor():
+    torch.manual_seed(7)
+    weights = [nn.Parameter(torch.randn(4, 4))]
+    weights.append(nn.Parameter(weights[0].detach().clone()))
+    ours = make_optimizer("adam", group_parameters([("weight", weights[0])], 0.0), **SETTINGS["adam"])
+    theirs = torch.optim.Adam([weights[1]], lr=0.01, betas=(0.7, 0.95))
+    for step in range(6):
+        gradient = torch.randn(4, 4)
+        for weight in weights:
+            if step == 2:
+                weight.data = weight.data.clone()
+            if step == 4:
+                weight.data = weight.data.t().contiguous()
+            weight.grad = gradient.clone()
+        ours.step()
+        theirs.step()
+    torch.testing.assert_close(*weights)

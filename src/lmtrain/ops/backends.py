@@ -48,7 +48,7 @@ input or with each other. `call.options` names the optional arguments that are n
     forward_gru(projected_TBZ, h0_BH, weight_ZH, candidate_bias_H, keep_TB, zoneout_TBH, norm_gain_Z, save)
         -> states_TBH S, gates_TBY S | None           Y = 4H: r, z, n (activated) and q = R_n h + b_hn
     backward_gru(d_states_TBH, states_TBH, gates_TBY, h0_BH, weight_ZH, keep_TB, zoneout_TBH, norm)
-        -> d_gates_TBY S, d_h0_BH S                   gradients of r, z, n before their activations, and of q
+        -> d_projected_TBZ S, d_term_TBZ S, d_h0_BH S    d_term: gradients of h R^T, which for n is that of q
 
     forward_lstm(projected_TBZ, h0_BH, c0_BH, weight_ZH, keep_TB, zoneout_TBH, cell_zoneout_TBH, norm_gain_Z, save)
         -> states_TBH S, c_BH A (the last cell), cells_TBH A | None, gates_TBZ S | None (activated)
@@ -58,7 +58,7 @@ input or with each other. `call.options` names the optional arguments that are n
 
 The last step of `d_states_TBH` (S) already contains the gradient of the final h. `d_c_BH` (A) is that of the final cell, or
 zeros if it has none. A kernel does not compute the gradients of the weight (one product over all steps), bias and gain: the
-caller makes them from d_projected or d_gates, once for all backends.
+caller makes them from d_projected or d_term, once for all backends.
 """
 
 from __future__ import annotations

@@ -138,18 +138,15 @@ class GRUFunction(Looped):
         if torch.is_grad_enabled():  # create_graph=True: the reference is differentiable twice
             return *reference_gradients(gru_reference, inputs, ctx.needs_input_grad[:7], d_outputs[:2]), None, None
         _, h0_BH, weight_ZH, candidate_bias_H, keep_TB, zoneout_TBH, norm_gain_Z = inputs
-        H = h0_BH.shape[-1]
         d_states_TBH = upstream(d_outputs[0], d_outputs[1], states_TBH)
         previous_TBH = previous_states(h0_BH, states_TBH, keep_TB)
         norm = None if norm_gain_Z is None else Norm(previous_TBH, weight_ZH, norm_gain_Z)
-        d_gates_TBY, d_h0_BH = kernels(ctx.backend, "gru").backward_gru(
+        d_projected_TBZ, d_term_TBZ, d_h0_BH = kernels(ctx.backend, "gru").backward_gru(
             d_states_TBH, states_TBH, gates_TBY, h0_BH, weight_ZH, keep_TB, zoneout_TBH, norm
         )
-        d_q_TBH = d_gates_TBY[..., 3 * H :]
-        d_term_TBZ = torch.cat([d_gates_TBY[..., : 2 * H], d_q_TBH], dim=-1)
         d_weight_ZH, d_gain_Z = weight_gradients(d_term_TBZ, previous_TBH, norm, ctx.needs_input_grad[2], ctx.backend)
-        d_bias_H = d_q_TBH.sum((0, 1), dtype=candidate_bias_H.dtype)
-        return d_gates_TBY[..., : 3 * H], d_h0_BH, d_weight_ZH, d_bias_H, None, None, d_gain_Z, None, None
+        d_bias_H = d_term_TBZ[..., -len(candidate_bias_H) :].sum((0, 1), dtype=candidate_bias_H.dtype)
+        return d_projected_TBZ, d_h0_BH, d_weight_ZH, d_bias_H, None, None, d_gain_Z, None, None
 
 
 def forward_gru(
@@ -188,32 +185,29 @@ def backward_gru(
     keep_TB: Tensor | None,
     zoneout_TBH: Tensor | None,
     norm: Norm | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The kernel `backward_gru` of the backend eager: local derivatives of all steps at once, then the chain."""
     H = h0_BH.shape[-1]
     wide_dtype = accumulate_dtype(states_TBH.dtype)
     r_TBH, z_TBH, n_TBH, q_TBH = gates_TBY.to(wide_dtype).unflatten(-1, (4, H)).unbind(-2)
     previous_TBH = previous_states(h0_BH, states_TBH, keep_TB)
-    by_n_TBH = (1 - z_TBH) * (1 - n_TBH.square())
-    local_TB4H = torch.stack(
-        [
-            by_n_TBH * q_TBH * r_TBH * (1 - r_TBH),
-            (previous_TBH - n_TBH) * z_TBH * (1 - z_TBH),
-            by_n_TBH,
-            by_n_TBH * r_TBH,
-        ],
+    direct_TBH, new_TBH = z_TBH, 1 - z_TBH
+    if zoneout_TBH is not None:
+        direct_TBH = torch.lerp(z_TBH, torch.ones_like(z_TBH), zoneout_TBH)
+        new_TBH = new_TBH * (1 - zoneout_TBH)
+    by_n_TBH = new_TBH * (1 - n_TBH.square())
+    by_q_TBH = by_n_TBH * r_TBH
+    local_TB3H = torch.stack(
+        [by_q_TBH * q_TBH * (1 - r_TBH), (previous_TBH - n_TBH) * z_TBH * new_TBH, by_n_TBH],
         dim=2,
     )
-    direct_TBH = z_TBH
-    if zoneout_TBH is not None:
-        local_TB4H *= (1 - zoneout_TBH)[:, :, None]
-        direct_TBH = torch.lerp(z_TBH, torch.ones_like(z_TBH), zoneout_TBH)
-    d_gates_TBY = torch.empty_like(gates_TBY)
+    d_projected_TBZ, d_term_TBZ = (states_TBH.new_empty(*states_TBH.shape[:2], 3 * H) for _ in range(2))
     d_h_BH = torch.zeros_like(h0_BH, dtype=wide_dtype)
     for t in reversed(range(len(states_TBH))):
         d_h_BH = d_h_BH + d_states_TBH[t]
-        torch.mul(local_TB4H[t], d_h_BH[:, None], out=d_gates_TBY[t].unflatten(-1, (4, H)))
-        d_term_BZ = torch.cat([d_gates_TBY[t, :, : 2 * H], d_gates_TBY[t, :, 3 * H :]], dim=-1)
-        d_h_BH = add_direct(backward_term(d_term_BZ, weight_ZH, norm, t), d_h_BH, direct_TBH, t)
+        torch.mul(local_TB3H[t], d_h_BH[:, None], out=d_projected_TBZ[t].unflatten(-1, (3, H)))
+        d_term_TBZ[t, :, : 2 * H] = d_projected_TBZ[t, :, : 2 * H]
+        torch.mul(by_q_TBH[t], d_h_BH, out=d_term_TBZ[t, :, 2 * H :])
+        d_h_BH = add_direct(backward_term(d_term_TBZ[t], weight_ZH, norm, t), d_h_BH, direct_TBH, t)
         d_h_BH = kept(d_h_BH, keep_TB, t)
-    return d_gates_TBY, d_h_BH.to(states_TBH.dtype)
+    return d_projected_TBZ, d_term_TBZ, d_h_BH.to(states_TBH.dtype)

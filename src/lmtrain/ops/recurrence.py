@@ -85,7 +85,8 @@ class Arguments:
     def without_autocast(self) -> AbstractContextManager[Any]:
         """A context in which no product is rounded. The device `meta`, which has shapes alone, has no autocast."""
         kind = self.device.type
-        return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+        is_open = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        return torch.autocast(kind, enabled=False) if is_open else nullcontext()
 
     def _check(self, name: str, tensor: Tensor, letters: str) -> None:
         check_shape(name, tensor, letters, self.sizes)

@@ -12,8 +12,7 @@ gradient of s is known in the forward pass already: p - 1 for the target, p else
 
 Only the rows of samples and targets have gradients. A sparse gradient has these R = K + N rows, in which words may repeat; a
 dense one adds them to a matrix of zeros. The backward pass multiplies by the upstream gradient in place, so a second backward
-pass computes the gradients again. What needs the samples' logits, N x K numbers, is the kernel of a backend; the targets' own
-logits and what follows from them are computed here for all backends.
+pass computes the gradients again.
 
 Products with the samples are in the compute type; logits of targets, softmax, sums and gradients are in float32 (float64 for
 float64).
@@ -65,7 +64,8 @@ def sampled_cross_entropy(
     sparse          whether the weight's gradient is sparse, with the rows that were used
     backend         see `lmtrain.ops.backends`
 
-    Raises ValueError for shapes and types that do not fit, UserError for a backend that cannot serve the call.
+    Raises ValueError for shapes and types that do not fit, IndexError for ids outside the vocabulary (on a CPU), UserError for
+    a backend that cannot serve the call.
     """
     sizes = check_shape("features_ND", features_ND, "N D")
     check_shape("weight_VD", weight_VD, "V D", sizes)
@@ -73,6 +73,8 @@ def sampled_cross_entropy(
     check_shape("targets_N", targets_N, "N", sizes)
     check_shape("samples_K", samples_K, "K", sizes)
     check_shape("log_expected_K", log_expected_K, "K", sizes)
+    check_dtype("targets_N", targets_N, torch.int64)
+    check_dtype("samples_K", samples_K, torch.int64)
     dtype = compute_dtype or features_ND.dtype
     check_dtype("the computation", torch.empty(0, dtype=dtype), torch.float32, torch.float64, torch.bfloat16)
     backend = choose(backend, Call("sampled_cross_entropy", features_ND.device.type, dtype, sizes))
@@ -155,41 +157,36 @@ def _run(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns the total, d_features_ND, and the gradients of the rows of samples and targets: weight [R, D] and bias [R].
 
-    Gradients are those of the total / `items_of`.
+    Gradients are those of the total / `items_of`, of which a kernel that makes such is told.
     """
-    wide_dtype, num_samples = accumulate_dtype(compute_dtype), len(samples_K)
-    features_ND, wide_ND = features_ND.to(compute_dtype), features_ND.to(compute_dtype).to(wide_dtype)
-    sample_KD, target_ND = (weight_VD.index_select(0, rows).to(wide_dtype) for rows in (samples_K, targets_N))
-    added_K = (bias_V[samples_K] - log_expected_K).to(wide_dtype)
-    own_N = torch.linalg.vecdot(wide_ND, target_ND) + bias_V[targets_N].to(wide_dtype)
-    place_N = torch.searchsorted(samples_K, targets_N).clamp_(max=num_samples - 1)  # bisection looks at N numbers, not at N x K
-    left_out_N = place_N.where(samples_K[place_N] == targets_N, -1)
     kernel = kernels(backend, "sampled_cross_entropy").forward_sampled_cross_entropy
     items = items_of(backend, len(targets_N))
-    total, d_features_ND, d_sample_KD, d_added_K, d_own_N = kernel(
-        features_ND, sample_KD, added_K, own_N, left_out_N, **{"items": items} if items > 1 else {}
-    )
-    d_rows_RD = wide_ND.new_empty(num_samples + len(targets_N), features_ND.shape[1])
-    d_rows_RD[:num_samples] = d_sample_KD
-    torch.mul(wide_ND, d_own_N[:, None], out=d_rows_RD[num_samples:])
-    return total, d_features_ND.addcmul_(d_own_N[:, None], target_ND), d_rows_RD, torch.cat([d_added_K, d_own_N])
+    if backend == "native":  # which reads rows of the weight where they lie
+        weight_VD, bias_V, log_expected_K = (x.float() for x in (weight_VD, bias_V, log_expected_K))
+    made: tuple[Tensor, Tensor, Tensor, Tensor] = kernel(
+        features_ND.to(compute_dtype), weight_VD, bias_V, targets_N, samples_K, log_expected_K,
+        **{"items": items} if items > 1 else {},
+    )  # fmt: skip
+    return made
 
 
 def forward_sampled_cross_entropy(
-    features_ND: Tensor, sample_KD: Tensor, added_K: Tensor, own_N: Tensor, left_out_N: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The kernel of the backend eager: the total and the gradients of features, samples, what is added to their logits and the
-    targets' own logits, all in the type of sums, as is everything but the features.
-
-    left_out_N  which sample is the row's target, -1 where none is: the target is no sample of its own
-    """
-    compute_dtype, wide_dtype, num_samples = features_ND.dtype, own_N.dtype, len(sample_KD)
+    features_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, targets_N: Tensor, samples_K: Tensor, log_expected_K: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The kernel of the backend eager: the total, d_features_ND, and the gradients of the rows of samples and targets, weight
+    [R, D] and bias [R], all in the type of sums. The features have the type of products."""
+    compute_dtype, wide_dtype, num_samples = features_ND.dtype, accumulate_dtype(features_ND.dtype), len(samples_K)
+    wide_ND = features_ND.to(wide_dtype)
+    sample_KD, target_ND = (weight_VD.index_select(0, rows).to(wide_dtype) for rows in (samples_K, targets_N))
+    own_N = torch.linalg.vecdot(wide_ND, target_ND) + bias_V[targets_N].to(wide_dtype)
+    added_K = (bias_V[samples_K] - log_expected_K).to(wide_dtype)
     padding = -num_samples % PADDED_TO
     sample_KD = pad(sample_KD.to(compute_dtype), (0, 0, 0, padding))
     logits_NJ = own_N.new_empty(len(own_N), 1 + len(sample_KD))
     logits_NJ[:, 0] = own_N
     torch.add(features_ND @ sample_KD.T, pad(added_K, (0, padding), value=-math.inf), out=logits_NJ[:, 1:])
-    place_N1, is_left_out_N1 = left_out_N.clamp(min=0)[:, None] + 1, left_out_N[:, None] >= 0
+    place_N = torch.searchsorted(samples_K, targets_N).clamp_(max=num_samples - 1)  # bisection looks at N numbers, not at N x K
+    place_N1, is_left_out_N1 = place_N[:, None] + 1, (samples_K[place_N] == targets_N)[:, None]
     logits_NJ.scatter_(1, place_N1, logits_NJ.gather(1, place_N1).masked_fill_(is_left_out_N1, -math.inf))
     log_p_NJ = logits_NJ.log_softmax(1)
     total = -log_p_NJ[:, 0].sum(dtype=torch.float64).to(wide_dtype)
@@ -197,8 +194,11 @@ def forward_sampled_cross_entropy(
     d_own_N = d_logits_NJ[:, 0].sub_(1)
     d_logits_NK = d_logits_NJ[:, 1:].to(compute_dtype)
     d_features_ND = (d_logits_NK @ sample_KD).to(wide_dtype)
-    d_sample_KD = (d_logits_NK.T @ features_ND)[:num_samples].to(wide_dtype)
-    return total, d_features_ND, d_sample_KD, d_logits_NJ[:, 1 : num_samples + 1].sum(0), d_own_N
+    d_rows_RD = wide_ND.new_empty(num_samples + len(targets_N), wide_ND.shape[1])
+    d_rows_RD[:num_samples] = (d_logits_NK.T @ features_ND)[:num_samples]
+    torch.mul(wide_ND, d_own_N[:, None], out=d_rows_RD[num_samples:])
+    d_bias_R = torch.cat([d_logits_NJ[:, 1 : num_samples + 1].sum(0), d_own_N])
+    return total, d_features_ND.addcmul_(d_own_N[:, None], target_ND), d_rows_RD, d_bias_R
 
 
 def _scattered(rows_R: Tensor, values: Tensor, like: Tensor, sparse: bool) -> Tensor:

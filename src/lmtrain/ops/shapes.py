@@ -32,6 +32,8 @@ def check_shape(name: str, tensor: Tensor, letters: str, sizes: Sizes | None = N
     sizes = Sizes() if sizes is None else sizes
     pattern = _parse(letters)
     shape = tuple(tensor.shape)
+    if shape == tuple([factor * sizes.get(letter, 0) for factor, letter in pattern]) and 0 not in shape:
+        return sizes
     if len(shape) != len(pattern):
         raise ValueError(f"{_given(name, shape)} expected {len(pattern)} dimensions, {_expected(letters, pattern, sizes)}.")
     if 0 in shape:

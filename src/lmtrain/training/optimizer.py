@@ -134,6 +134,10 @@ class OneCallAdam(torch.optim.Adam):
     def _spread(self) -> SpreadGradients:
         return SpreadGradients()
 
+    @cached_property
+    def _known(self) -> dict[nn.Parameter, gradients.AdamWeight]:
+        return {}
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         groups = [(self._rule(group), self._weights(group)) for group in self.param_groups]
@@ -147,18 +151,24 @@ class OneCallAdam(torch.optim.Adam):
         beta1, beta2 = group["betas"]
         return gradients.AdamRule(group["lr"], beta1, beta2, group["eps"], group["weight_decay"], self.is_decoupled)
 
-    def _weights(self, group: dict[str, Any]) -> list[gradients.AdamWeight]:
-        return [self._weight(parameter) for parameter in group["params"] if parameter.grad is not None]
+    def _weights(self, group: dict[str, Any]) -> list[tuple[gradients.AdamWeight, Tensor]]:
+        return [
+            (self._weight(parameter), parameter.grad.coalesce() if parameter.grad.is_sparse else parameter.grad)
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
 
     def _weight(self, parameter: nn.Parameter) -> gradients.AdamWeight:
         """A parameter with its memory, which begins as PyTorch's does."""
-        state, gradient = self.state[parameter], parameter.grad
-        assert gradient is not None
+        state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), device=parameter.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        gradient = gradient.coalesce() if gradient.is_sparse else gradient
-        return gradients.AdamWeight(parameter, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"])
+        tensors = parameter, state["exp_avg"], state["exp_avg_sq"], state["step"]
+        known = self._known.get(parameter)
+        if known is None or not known.holds(*tensors):
+            known = self._known[parameter] = gradients.AdamWeight(*tensors)
+        return known
 
 
 class OneCallAdamW(OneCallAdam, torch.optim.AdamW):

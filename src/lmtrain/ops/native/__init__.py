@@ -139,8 +139,8 @@ def backward_gru(
     keep_TB: Tensor | None,
     zoneout_TBH: None,
     norm: None,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of the gates before their activations with that of q, and of the initial state."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the input projections, of the recurrent products and of the initial state."""
     _refuse(zoneout_TBH, norm)
     S, (T, B, H) = _type(states_TBH), _sizes(states_TBH, 3)
     inputs = (
@@ -148,9 +148,10 @@ def backward_gru(
         _checked("gates_TBY", gates_TBY, _gates_type(S), *_gates_shape(T, B, H)), _checked("h0_BH", h0_BH, S, B, H),
         _checked("weight_ZH", weight_ZH, S, 3 * H, H), _keep(keep_TB, T, B),
     )  # fmt: skip
-    d_gates_TBY, d_h0_BH = states_TBH.new_empty(T, B, 4 * H), states_TBH.new_empty(B, H)
-    _call("gru_backward", S, (T, B, H), *inputs, d_gates_TBY, d_h0_BH)
-    return d_gates_TBY, d_h0_BH
+    d_projected_TBZ, d_term_TBZ = states_TBH.new_empty(T, B, 3 * H), states_TBH.new_empty(T, B, 3 * H)
+    d_h0_BH = states_TBH.new_empty(B, H)
+    _call("gru_backward", S, (T, B, H), *inputs, d_projected_TBZ, d_term_TBZ, d_h0_BH)
+    return d_projected_TBZ, d_term_TBZ, d_h0_BH
 
 
 def forward_lstm(
@@ -239,17 +240,28 @@ def forward_linear_nats(
 
 
 def forward_sampled_cross_entropy(
-    features_ND: Tensor, sample_KD: Tensor, added_K: Tensor, own_N: Tensor, left_out_N: Tensor, items: int = 1
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    features_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor,
+    targets_N: Tensor,
+    samples_K: Tensor,
+    log_expected_K: Tensor,
+    items: int = 1,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the kernel of the backend eager gives (`lmtrain.ops.sampled_cross_entropy`), in float32."""
-    N, D = _sizes(features_ND, 2)
-    like = features_ND.new_empty(0, dtype=torch.float32)
-    d_features_ND, d_sample_KD, d_added_K, d_own_N = (like.new_empty(x) for x in ((N, D), sample_KD.shape, len(added_K), N))
-    nats = _linear_cross_entropy(
-        features_ND, sample_KD, added_K, left_out_N, _SAMPLED_BYTES, items, d_features_ND, d_sample_KD, d_added_K,
-        own_N=_checked("own_N", own_N, torch.float32, N), d_own_N=d_own_N,
+    S, (N, D), (V, _), (K,) = _type(features_ND), _sizes(features_ND, 2), _sizes(weight_VD, 2), _sizes(samples_K, 1)
+    inputs = (
+        _checked("features_ND", features_ND, S, N, D), _checked("weight_VD", weight_VD, torch.float32, V, D),
+        _checked("bias_V", bias_V, torch.float32, V), _checked("targets_N", targets_N, torch.int64, N),
+        _checked("samples_K", samples_K, torch.int64, K), _checked("log_expected_K", log_expected_K, torch.float32, K),
     )  # fmt: skip
-    return like.new_tensor(nats), d_features_ND, d_sample_KD, d_added_K, d_own_N
+    like = features_ND.new_empty(0, dtype=torch.float32)
+    results = like.new_empty(N, D), like.new_empty(K + N, D), like.new_empty(K + N)
+    sizes = (N, V, D, K, items, _SAMPLED_BYTES)
+    nats = _call("sampled_cross_entropy", S, sizes, *inputs, *results, returns=ctypes.c_double)
+    if nats == -math.inf:
+        raise IndexError(f"targets_N or samples_K holds a token id outside 0 to {V - 1}.")
+    return like.new_tensor(nats), *results
 
 
 def _linear_cross_entropy(
@@ -263,8 +275,6 @@ def _linear_cross_entropy(
     d_weight_VD: Tensor | None = None,
     d_bias_V: Tensor | None = None,
     nats_N: Tensor | None = None,
-    own_N: Tensor | None = None,
-    d_own_N: Tensor | None = None,
 ) -> float:
     """The total; gradients and the nats of each target are written where there is a place."""
     S, (N, D), V = _type(features_ND), _sizes(features_ND, 2), _sizes(weight_VD, 2)[0]
@@ -275,7 +285,7 @@ def _linear_cross_entropy(
         _checked("targets_N", targets_N, torch.int64, N),
     )
     sizes = (weight_VD.dtype == torch.float32, N, V, D, max_bytes, items)
-    results = d_features_ND, d_weight_VD, d_bias_V, nats_N, own_N, d_own_N
+    results = d_features_ND, d_weight_VD, d_bias_V, nats_N
     nats: float = _call("linear_cross_entropy", S, sizes, *inputs, *results, returns=ctypes.c_double)
     if nats == -math.inf:
         raise IndexError(f"targets_N holds a token id outside 0 to {V - 1}.")

@@ -7,6 +7,7 @@ Sums have one order, whatever the number of threads.
 from __future__ import annotations
 
 import ctypes
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -45,24 +46,24 @@ def clip(gradients: Sequence[Tensor], max_norm: float) -> float:
     return norm
 
 
-class AdamWeight(NamedTuple):
-    """A weight, its gradient (sparse ones coalesced, of whole rows), the moving averages of the gradient and of its square, and
-    the number of steps taken, a scalar."""
+class AdamWeight:
+    """A weight with its memory: the moving averages of the gradient and of its square, and the number of steps taken, a scalar.
 
-    weight: Tensor
-    gradient: Tensor
-    mean: Tensor
-    square: Tensor
-    step: Tensor
+    What there is to look at before a step is looked at once.
+    """
 
-    def tensors(self) -> list[Tensor | None]:
-        """In the order of `lmtrain_adam`; the last are the rows of a sparse gradient. One without rows is none."""
-        memory = [self.weight, self.mean, self.square, self.step]
-        if not self.gradient.is_sparse:
-            return [*memory, self.gradient, None]
-        return (
-            [*memory, self.gradient._values(), self.gradient._indices()[0]] if self.gradient._nnz() else [*memory, None, None]
-        )
+    def __init__(self, weight: Tensor, mean: Tensor, square: Tensor, step: Tensor) -> None:
+        self.tensors = weight, mean, square, step
+        self.shape, self.count = weight.shape, weight.numel()
+        self.pointers = [x.data_ptr() for x in self.tensors]
+        self.is_plain = all(map(_is_plain, self.tensors)) and self.shape == mean.shape == square.shape and step.numel() == 1
+        self._layout = weight.dtype, weight.stride()
+
+    def holds(self, *tensors: Tensor) -> bool:
+        """Whether it is made of these tensors, as they are now. `weight.data` may have become another tensor."""
+        same = all(map(operator.is_, self.tensors, tensors)) and [x.data_ptr() for x in tensors] == self.pointers
+        weight = tensors[0]
+        return same and weight.shape == self.shape and (weight.dtype, weight.stride()) == self._layout
 
 
 class AdamRule(NamedTuple):
@@ -76,19 +77,28 @@ class AdamRule(NamedTuple):
     is_decoupled: bool = False
 
 
-def adam(groups: Sequence[tuple[AdamRule, Sequence[AdamWeight]]]) -> bool:
+def adam(groups: Sequence[tuple[AdamRule, Sequence[tuple[AdamWeight, Tensor]]]]) -> bool:
     """Takes a step of Adam, in place: all numbers of each weight move, those without a gradient as if it were 0.
 
-    Returns False, and changes nothing, where it cannot: it takes float32 on a CPU, each tensor in one piece.
+    Each weight comes with its gradient; sparse ones are coalesced, of whole rows. Returns False, and changes nothing, where it
+    cannot: it takes float32 on a CPU, each tensor in one piece.
     """
-    if not all(_can_step(each) for _, weights in groups for each in weights) or why_no_library() is not None:
+    if not all(_can_step(*each) for _, weights in groups for each in weights) or why_no_library() is not None:
         return False
     for rule, weights in groups:
-        tensors = [x for each in weights for x in each.tensors()]
-        sizes = [size for each in weights for size in (*_rows(each.gradient), each.weight.numel())]
+        pointers: list[int | None] = []
+        sizes: list[int] = []
+        for weight, gradient in weights:
+            numbers, rows, num_rows, width = gradient, None, 0, 0
+            if gradient.is_sparse:
+                numbers, num_rows, width = gradient._values(), gradient._nnz(), gradient.shape[1:].numel()
+                rows = gradient._indices().data_ptr()
+            is_none = gradient.is_sparse and not num_rows  # the gradient is 0 everywhere
+            pointers += *weight.pointers, *((None, None) if is_none else (numbers.data_ptr(), rows))
+            sizes += num_rows, width, weight.count
         library()["lmtrain_adam"](
             ctypes.c_long(len(weights)),
-            (ctypes.c_void_p * len(tensors))(*(None if x is None else x.data_ptr() for x in tensors)),
+            (ctypes.c_void_p * len(pointers))(*pointers),
             (ctypes.c_long * len(sizes))(*sizes),
             (ctypes.c_double * 5)(*rule[:5]),
             ctypes.c_int(rule.is_decoupled),
@@ -97,22 +107,12 @@ def adam(groups: Sequence[tuple[AdamRule, Sequence[AdamWeight]]]) -> bool:
     return True
 
 
-def _can_step(each: AdamWeight) -> bool:
-    weight, gradient, mean, square, step = each
+def _can_step(weight: AdamWeight, gradient: Tensor) -> bool:
     if gradient.is_sparse:
         fits = gradient.is_coalesced() and gradient.sparse_dim() == 1 and _is_plain(gradient._values())
     else:
         fits = _is_plain(gradient)
-    return (
-        fits
-        and _is_plain(weight) and _is_plain(mean) and _is_plain(square) and _is_plain(step)
-        and weight.shape == mean.shape == square.shape == gradient.shape and step.numel() == 1
-    )  # fmt: skip
-
-
-def _rows(gradient: Tensor) -> tuple[int, int]:
-    """How many rows a sparse gradient has, and how wide they are; nothing of a dense one."""
-    return (gradient._nnz(), gradient.shape[1:].numel()) if gradient.is_sparse else (0, 0)
+    return fits and weight.is_plain and weight.shape == gradient.shape
 
 
 def can_sum_rows(d: Tensor) -> bool:

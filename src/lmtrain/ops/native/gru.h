@@ -43,10 +43,10 @@ void gru_forward(long T, long B, long H, const S* projected, const S* h0, const 
     time_loop(matrix, operand, weight, T, start, cell);
 }
 
-// d_gates [T, B, 4H]: gradients of r, z, n before their activations, and of q.
+// d_projected and d_term [T, B, 3H]: gradients of a_r, a_z and a_n, and of a_r, a_z and q.
 template <class S>
 void gru_backward(long T, long B, long H, const S* d_states, const S* states, void* saved, const S* h0,
-                  const S* weight, const float* keep_TB, S* d_gates, S* d_h0, long threads) {
+                  const S* weight, const float* keep_TB, S* d_projected, S* d_term, S* d_h0, long threads) {
     const Recurrent<S> matrix{H, 3, B, threads, true};
     const Operand<S> operand(matrix);
     const Keep keep{keep_TB, T, B};
@@ -54,7 +54,7 @@ void gru_backward(long T, long B, long H, const S* d_states, const S* states, vo
     float* travelling = scratch<float>(3, B * H);  // the part of the state's gradient that passes by the gate z
 
     auto cell = [=](long s, long b, long u, long n, const float* sum) __attribute__((always_inline)) {
-        const long t = T - 1 - s, here = (t * B + b) * H + u, gate = (t * B + b) * 4 * H + u;
+        const long t = T - 1 - s, here = (t * B + b) * H + u, gate = (t * B + b) * 3 * H + u;
         float* passing = travelling + b * H + u;
         const F d_previous = s ? (load(sum) + load(passing, n)) * keep(t + 1, b) : F{};
         if (t < 0) return store(d_h0 + b * H + u, d_previous, n);
@@ -69,10 +69,12 @@ void gru_backward(long T, long B, long H, const S* d_states, const S* states, vo
         const F d_z = d_h * (before - candidate) * z * (1.0f - z);
         const F d_r = d_n * q * r * (1.0f - r);
         store(passing, d_h * z, n);
-        store(d_gates + gate, d_r, n);
-        store(d_gates + gate + H, d_z, n);
-        store(d_gates + gate + 2 * H, d_n, n);
-        store(d_gates + gate + 3 * H, d_q, n);
+        store(d_projected + gate, d_r, n);
+        store(d_projected + gate + H, d_z, n);
+        store(d_projected + gate + 2 * H, d_n, n);
+        store(d_term + gate, d_r, n);
+        store(d_term + gate + H, d_z, n);
+        store(d_term + gate + 2 * H, d_q, n);
         store_operand<S>(operand.at(s + 1, b, u), d_r, n);
         store_operand<S>(operand.at(s + 1, b, matrix.padded + u), d_z, n);
         store_operand<S>(operand.at(s + 1, b, 2 * matrix.padded + u), d_q, n);

@@ -1,7 +1,7 @@
 // The C entry points of what follows the recurrences: loss, generation. Conventions as in recurrences.cpp.
 
-#include "cross_entropy.h"
 #include "draw.h"
+#include "sampled.h"
 #include "step.h"
 
 using namespace lmtrain;
@@ -34,22 +34,35 @@ void lmtrain_draw_each(const float* log_probs, long rows, long V, const double* 
 
 // The weight has the type of the features, or is float32 and rounded to it on the way. Returns the total in nats; -infinity
 // where a target is no token, before anything is computed. `row_nats` [N] gets what each token adds to it, unless it is null.
-// With `own` logits [N] a target may be -1 (cross_entropy.h); their gradients are `d_own`. All gradients are those of the total
-// divided by `items`.
+// All gradients are those of the total divided by `items`.
 double lmtrain_linear_cross_entropy(int bfloat16, long float32_weight, long N, long V, long D, long max_bytes,
                                     long items, const void* features, const void* weight, const float* bias,
                                     const int64_t* targets, float* d_features, float* d_weight, float* d_bias,
-                                    float* row_nats, const float* own, float* d_own, long threads) {
+                                    float* row_nats, long threads) {
     for (long n = 0; n < N; n++)
-        if (targets[n] < (own ? -1 : 0) || targets[n] >= V) return -INFINITY;
+        if (targets[n] < 0 || targets[n] >= V) return -INFINITY;
     double nats = 0;
     with_type(bfloat16, [&](auto type) {
         typedef decltype(type) S;
         auto run = [&](auto* typed_weight) {
             nats = linear_cross_entropy(N, V, D, max_bytes, (const S*)features, typed_weight, bias, targets, d_features,
-                                        d_weight, d_bias, row_nats, own, d_own, 1.0f / items, threads);
+                                        d_weight, d_bias, row_nats, nullptr, nullptr, 1.0f / items, threads);
         };
         float32_weight ? run((const float*)weight) : run((const S*)weight);
+    });
+    return nats;
+}
+
+// The same of a sampled softmax; -infinity where a target or a sample is no token.
+double lmtrain_sampled_cross_entropy(int bfloat16, long N, long V, long D, long K, long items, long max_bytes, const void* features,
+                                     const float* weight, const float* bias, const int64_t* targets, const int64_t* samples,
+                                     const float* log_expected, float* d_features, float* d_rows, float* d_bias,
+                                     long threads) {
+    double nats = 0;
+    with_type(bfloat16, [&](auto type) {
+        typedef decltype(type) S;
+        nats = sampled_cross_entropy<S>(N, V, D, K, items, max_bytes, (const S*)features, weight, bias, targets, samples,
+                                        log_expected, d_features, d_rows, d_bias, threads);
     });
     return nats;
 }

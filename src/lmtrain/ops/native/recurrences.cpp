@@ -41,12 +41,12 @@ void lmtrain_gru_forward(int bfloat16, long T, long B, long H, const void* proje
 }
 
 void lmtrain_gru_backward(int bfloat16, long T, long B, long H, const void* d_states, const void* states,
-                          void* gates, const void* h0, const void* weight, const float* keep, void* d_gates,
-                          void* d_h0, long threads) {
+                          void* gates, const void* h0, const void* weight, const float* keep, void* d_projected,
+                          void* d_term, void* d_h0, long threads) {
     with_type(bfloat16, [&](auto type) {
         typedef decltype(type) S;
         gru_backward<S>(T, B, H, (const S*)d_states, (const S*)states, gates, (const S*)h0,
-                        (const S*)weight, keep, (S*)d_gates, (S*)d_h0, threads);
+                        (const S*)weight, keep, (S*)d_projected, (S*)d_term, (S*)d_h0, threads);
     });
 }
 

@@ -53,15 +53,16 @@ def backward_gru(
     keep_TB: Tensor | None,
     zoneout_TBH: Tensor | None,
     norm: None,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of the gates before their activations with that of q, and of the initial state."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the input projections, of the recurrent products and of the initial state."""
     assert norm is None
-    d_gates_TBY = torch.empty_like(gates_TBY, memory_format=torch.contiguous_format)
-    plan = choose_plan(gates_TBY, num_gates=3, H=h0_BH.shape[1])
+    T, B, H = states_TBH.shape
+    d_projected_TBZ, d_term_TBZ = (states_TBH.new_empty(T, B, 3 * H) for _ in range(2))
+    plan = choose_plan(gates_TBY, num_gates=3, H=H)
     inputs = contiguous(weight_ZH, d_states_TBH, states_TBH, h0_BH, gates_TBY, keep_TB, zoneout_TBH)
-    arguments = *inputs, d_gates_TBY
+    arguments = *inputs, d_projected_TBZ, d_term_TBZ
     d_h0_BH = _backward_steps(*arguments) if plan is None else _backward_persistent(plan, *arguments)
-    return d_gates_TBY, d_h0_BH
+    return d_projected_TBZ, d_term_TBZ, d_h0_BH
 
 
 # ---- the cell, point by point
@@ -89,9 +90,9 @@ def _forward_tile(
 
 @triton.jit
 def _backward_tile(
-    d_h, h, survives, gates, zoneout, d_gates, row_at_t, unit, H, inside, ACCUMULATE: tl.constexpr
+    d_h, h, survives, gates, zoneout, d_projected, d_term, row_at_t, unit, H, inside, ACCUMULATE: tl.constexpr
 ):  # fmt: skip
-    """Stores d_gates of a step; returns those of r, z and q, and what reaches the previous h directly."""
+    """Stores both gradients of a step; returns d_term of r, z and q, and what reaches the previous h directly."""
     r, z, n, q = load_gates(gates + row_at_t * 4 * H + unit, H, inside, ACCUMULATE)
     h *= survives
     direct = 0.0
@@ -100,16 +101,16 @@ def _backward_tile(
         direct, d_h = zone * d_h, (1 - zone) * d_h
     d_n = d_h * (1 - z) * (1 - n * n)
     d_r, d_z, d_q = d_n * q * r * (1 - r), d_h * (h - n) * z * (1 - z), d_n * r
-    store_gates(d_gates + row_at_t * 4 * H + unit, H, inside, d_r, d_z, d_n, d_q)
+    _store_three(d_projected + row_at_t * 3 * H + unit, H, inside, d_r, d_z, d_n)
+    _store_three(d_term + row_at_t * 3 * H + unit, H, inside, d_r, d_z, d_q)
     return d_r, d_z, d_q, direct + d_h * z
 
 
 @triton.jit
-def _store_terms(pointers, H, inside, d_r, d_z, d_q):
-    """The gradients of the three products, side by side."""
-    tl.store(pointers, d_r, mask=inside)
-    tl.store(pointers + H, d_z, mask=inside)
-    tl.store(pointers + 2 * H, d_q, mask=inside)
+def _store_three(pointers, H, inside, first, second, third):
+    tl.store(pointers, first, mask=inside)
+    tl.store(pointers + H, second, mask=inside)
+    tl.store(pointers + 2 * H, third, mask=inside)
 
 
 # ---- (a) a product and a pointwise kernel per step
@@ -160,36 +161,35 @@ def _backward_steps(
     gates_TBY: Tensor,
     keep_TB: Tensor | None,
     zoneout_TBH: Tensor | None,
-    d_gates_TBY: Tensor,
+    d_projected_TBZ: Tensor,
+    d_term_TBZ: Tensor,
 ) -> Tensor:
     T, B, H = states_TBH.shape
     product_BH = h0_BH.new_zeros(B, H, dtype=accumulate_dtype(h0_BH.dtype))  # what reaches the previous h by the weight
     direct_BH = torch.zeros_like(product_BH)  # and by z and zoneout
-    d_terms_BZ = h0_BH.new_empty(B, 3 * H)
     for t in reversed(range(T)):
         _backward_step[pointwise_grid(B, H)](
-            product_BH, direct_BH, d_terms_BZ, d_states_TBH, states_TBH[t - 1] if t else h0_BH, gates_TBY, keep_TB,
-            zoneout_TBH, d_gates_TBY, t, T, B, H, TYPES[product_BH.dtype], BLOCK, **OPTIONS,
+            product_BH, direct_BH, d_states_TBH, states_TBH[t - 1] if t else h0_BH, gates_TBY, keep_TB, zoneout_TBH,
+            d_projected_TBZ, d_term_TBZ, t, T, B, H, TYPES[product_BH.dtype], BLOCK, **OPTIONS,
         )  # fmt: skip
-        multiply(d_terms_BZ, weight_ZH, out=product_BH)
+        multiply(d_term_TBZ[t], weight_ZH, out=product_BH)
     return gradient_before(product_BH, direct_BH, keep_TB, h0_BH.dtype)
 
 
 @triton.jit(do_not_specialize=["t", "T", "B"])
 def _backward_step(
-    product, direct, d_terms, d_states, previous_h, gates, keep, zoneout, d_gates, t, T, B, H,
+    product, direct, d_states, previous_h, gates, keep, zoneout, d_projected, d_term, t, T, B, H,
     ACCUMULATE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, unit = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside, at, row_at_t = unit < H, row * H + unit, t.to(tl.int64) * B + row
     d_h = load(product + at, inside, ACCUMULATE) + load(direct + at, inside, ACCUMULATE)
     d_h = survival(keep, row_at_t + B, t + 1 < T) * d_h + load(d_states + row_at_t * H + unit, inside, ACCUMULATE)
-    d_r, d_z, d_q, direct_h = _backward_tile(
-        d_h, load(previous_h + at, inside, ACCUMULATE), survival(keep, row_at_t, True), gates, zoneout, d_gates, row_at_t,
-        unit, H, inside, ACCUMULATE,
+    _, _, _, direct_h = _backward_tile(
+        d_h, load(previous_h + at, inside, ACCUMULATE), survival(keep, row_at_t, True), gates, zoneout, d_projected, d_term,
+        row_at_t, unit, H, inside, ACCUMULATE,
     )  # fmt: skip
     tl.store(direct + at, direct_h, mask=inside)
-    _store_terms(d_terms + row * 3 * H + unit, H, inside, d_r, d_z, d_q)
 
 
 # ---- (b) one launch for all steps
@@ -256,21 +256,22 @@ def _backward_persistent(
     gates_TBY: Tensor,
     keep_TB: Tensor | None,
     zoneout_TBH: Tensor | None,
-    d_gates_TBY: Tensor,
+    d_projected_TBZ: Tensor,
+    d_term_TBZ: Tensor,
 ) -> Tensor:
     T, B, H = states_TBH.shape
     exchange_2BK, counters = make_exchange(plan, h0_BH, B, 3 * H)
     d_h0_BH = h0_BH.new_empty(B, H)
     _backward_all[plan.grid](
-        exchange_2BK, counters, weight_ZH, d_states_TBH, states_TBH, h0_BH, gates_TBY, keep_TB, zoneout_TBH, d_gates_TBY,
-        d_h0_BH, plan.rows, T, B, H, **plan.options(h0_BH.dtype, 3 * H),
+        exchange_2BK, counters, weight_ZH, d_states_TBH, states_TBH, h0_BH, gates_TBY, keep_TB, zoneout_TBH,
+        d_projected_TBZ, d_term_TBZ, d_h0_BH, plan.rows, T, B, H, **plan.options(h0_BH.dtype, 3 * H),
     )  # fmt: skip
     return d_h0_BH
 
 
 @triton.jit(do_not_specialize=["num_rows", "T", "B"])
 def _backward_all(
-    exchange, counters, weight, d_states, states, h0, gates, keep, zoneout, d_gates, d_h0, num_rows, T, B, H,
+    exchange, counters, weight, d_states, states, h0, gates, keep, zoneout, d_projected, d_term, d_h0, num_rows, T, B, H,
     UNITS: tl.constexpr, ROWS: tl.constexpr, SLICES: tl.constexpr, SLICE: tl.constexpr, CHUNKS: tl.constexpr,
     IN_FLIGHT: tl.constexpr, ACCUMULATE: tl.constexpr, FACTOR: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -287,9 +288,11 @@ def _backward_all(
         step, survives, is_first = row_at_t * H + unit, survival(keep, row_at_t, is_row), row_at_t < B
         d_h += load(d_states + step, inside, ACCUMULATE)
         h = load(states + step - B * H, inside & ~is_first, ACCUMULATE) + load(h0 + at, inside & is_first, ACCUMULATE)
-        d_r, d_z, d_q, direct = _backward_tile(d_h, h, survives, gates, zoneout, d_gates, row_at_t, unit, H, inside, ACCUMULATE)
+        d_r, d_z, d_q, direct = _backward_tile(
+            d_h, h, survives, gates, zoneout, d_projected, d_term, row_at_t, unit, H, inside, ACCUMULATE
+        )
         slot = exchange + (t % 2) * B * PADDED
-        _store_terms(slot + row * PADDED + unit, H, inside, d_r, d_z, d_q)
+        _store_three(slot + row * PADDED + unit, H, inside, d_r, d_z, d_q)
         grid_barrier(counters + tl.program_id(1), (number + 1) * tl.num_programs(0))
         product = multiply_held(
             slot, row, is_row, tiles, UNITS, ROWS, SLICES, SLICE, CHUNKS, IN_FLIGHT, ACCUMULATE, FACTOR, PRECISION
