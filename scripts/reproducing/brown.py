@@ -45,7 +45,7 @@ ORDER = ("Kneser-Ney 3", "Kneser-Ney 5", "example", "two minutes", "eight minute
 CACHE = "--cache 2000 --cache-weight 0.2"
 DYNAMIC = "--dynamic sgd --dynamic-rate 1 --dynamic-decay 0.002"
 BOTH = "--cache 2000 --dynamic sgd --dynamic-rate 0.5"
-BOTH_OF_SIX = f"{BOTH} --cache-weight 0.2 --precision bfloat16 --threads 1"
+BOTH_OF_SIX = f"{BOTH} --dynamic-segment 10 --cache-weight 0.16 --precision bfloat16"
 ADAPTED = {
     "these six + cache": ("five + Kneser-Ney 5", CACHE, ONE),
     "these six + cache + dynamic evaluation": ("five + Kneser-Ney 5", BOTH_OF_SIX, ONE),
@@ -60,7 +60,7 @@ LABELS = {
     "Kneser-Ney 3": "Kneser-Ney, order 3 (KenLM: 280.2 / 263.9)",
     "Kneser-Ney 5": "Kneser-Ney, order 5 (KenLM: 278.0 / 261.6)",
     "example": "PyTorch's example, tied LSTM 2x200, 4 epochs",
-    "two minutes": "tied LSTM 2x200, vectors of its text, sampled softmax (two minutes of two cores for the whole command)",
+    "two minutes": "tied LSTM 2x200, vectors of its text, sampled softmax (two minutes of two cores for all)",
     "eight minutes": "tied LSTM 600/300, vectors of its text, sampled softmax (eight minutes of two cores for all)",
     "27 minutes": "tied LSTM 600/300, vectors of its text (27 minutes of two cores for all)",
     "long": "**tied LSTM 600/300, vectors of its text, 16 epochs**",
