@@ -171,12 +171,41 @@ def _defaults() -> Table:
     return Table("defaults", ("75 seconds of", "test", "measured"), tuple(lines), README)
 
 
+CHARACTERS = {
+    "LSTM": f"experiment=char_lstm data.path={{data}}/{SHAKESPEARE} trainer.max_seconds=90",
+    "CHARS": f"experiment=char_lstm data.path={{data}}/{SHAKESPEARE} trainer.max_seconds=65",
+    "NGRAM7": "model=ngram model.order=7 model.state_policy=carry data=text tokenizer=char "
+    f"data.path={{data}}/{SHAKESPEARE} data.valid_fraction=0.1 data.test_fraction=0",
+}
+
+
+def mixed_characters(place: Place, seed: int) -> Made:
+    """Nats per validation character of CHARS and NGRAM7, mixed, and the seconds in which both trained."""
+    parts = [train(CHARACTERS["CHARS"], place, seed), train(CHARACTERS["NGRAM7"], place, 1)]
+    mixture = place.output / f"{slug('characters mixed')}_{seed}"
+    if not mixture.exists():
+        lmtrain(f"mix {shlex.join(map(str, parts))} --output {shlex.quote(str(mixture))}")
+    return Made(
+        {"valid": evaluated(mixture, "--split valid")["nats_per_token"]}, sum(training_seconds(part) or 0.0 for part in parts)
+    )
+
+
 def _characters() -> Table:
-    settings = f"experiment=char_lstm data.path={{data}}/{SHAKESPEARE} trainer.max_seconds=90"
-    make, command = partial(one_training, settings, ("valid",), "nats_per_token"), as_typed(settings)
-    row = Row("characters LSTM", command, make, needs=(SHAKESPEARE,))
-    line = Cell(f"`{command}`"), Cell("**{0[valid]:.3f}**", (row,)), Cell("{0[measured]}", (row,))
-    return Table("characters", ("90 seconds of", "nats per character", "measured"), (line,), README)
+    rows = [
+        Row(f"characters {name}", as_typed(settings),
+            partial(one_training, settings, ("valid",), "nats_per_token"),
+            ONE if name == "NGRAM7" else SEEDS, (SHAKESPEARE,))
+        for name, settings in CHARACTERS.items()
+    ]  # fmt: skip
+    command = "python -m lmtrain mix CHARS NGRAM7 --output MIX"
+    rows.append(Row("characters CHARS + NGRAM7", command, mixed_characters, needs=(SHAKESPEARE,)))
+    labels = ("LSTM", "CHARS, the same in less time", "NGRAM7, Kneser-Ney", "**CHARS + NGRAM7**")
+    lines = [
+        (Cell(label), *(Cell(template, (row,)) for template in (number, f"`{row.command}`", "{0[time]}", "{0[measured]}")))
+        for label, row in zip(labels, rows, strict=True)
+        for number in ["**{0[valid]:.3f}**" if "+" in label else "{0[valid]:.3f}"]
+    ]
+    return Table("characters", ("model", "nats per character", "command", "time", "measured"), tuple(lines), README)
 
 
 SMALL_LSTM = (
