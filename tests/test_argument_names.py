@@ -70,7 +70,7 @@ def test_what_is_built_beside_the_model_names_settings(tmp_path: Path) -> None:
     settings = read_config(given)
     corpus = build_corpus(settings.data, settings.tokenizer)
     with pytest.raises(
-        DataError, match=r"too few for trainer\.batch_size=64 and trainer\.chunk_length=64.*Type trainer\.batch_s"
+        DataError, match=r"too few for trainer\.batch_size=64 and trainer\.chunk_length=35.*Type trainer\.batch_s"
     ):
         build_stream(settings.trainer, corpus, settings.model)
     settings.tokenizer.vocab_size = 1

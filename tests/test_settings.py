@@ -257,7 +257,7 @@ def test_what_is_listed_of_a_choice_is_what_typing_it_gives(choices: dict[str, s
 def test_the_list_of_settings_begins_with_those_of_a_plain_run(capsys: pytest.CaptureFixture[str]) -> None:
     main([])
     shown = capsys.readouterr().out
-    for key, value in (("optimizer.learning_rate", "0.004"), ("trainer.max_seconds", "75.0"), ("model.hidden_size", "512")):
+    for key, value in (("optimizer.learning_rate", "0.006"), ("trainer.max_seconds", "45.0"), ("model.hidden_size", "384")):
         found = re.search(rf"(?m)^  {key}=(\S+) ", shown)
         assert found
         assert found[1] == value

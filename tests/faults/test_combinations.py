@@ -191,8 +191,7 @@ def common_rules(read: config.Config) -> Iterator[str]:
         yield "shares sum to one at the most"
     if isinstance(schedule, config.RangeTestConfig) and schedule.low >= schedule.high:
         yield "a range rises"
-    chunk_length = trainer.chunk_length or (64 if read.tokenizer.name.name in ("char", "byte") else 35)
-    if 0 < trainer.backward_length < chunk_length:
+    if 0 < trainer.backward_length < trainer.chunk_length:
         yield "gradients reach back a chunk at the least"
     yield from tokenizer_rules(read.tokenizer)
     if read.data.valid_fraction + read.data.test_fraction >= 1:

@@ -63,7 +63,7 @@ class NeuralConfig(EmbeddingsConfig, LanguageConfig):
     """What the fixed-window and the recurrent models share."""
 
     embed_size: int = 128
-    hidden_size: int = kept(512, "Units of each hidden layer.", **SIZE)
+    hidden_size: int = kept(384, "Units of each hidden layer.", **SIZE)
     num_layers: int = kept(1, "Number of hidden layers.", least=1, most=1000)
     layer_norm: bool = kept(False, "Layer normalisation (Ba et al. 2016).")
     residual: bool = kept(False, "Adds a layer's input to its output where the sizes agree.")

@@ -11,7 +11,7 @@ from lmtrain.rules import OptimizerOptions
 
 class OptimizerConfig(Settings):
     name: OptimizerName = kept(OptimizerName.adam, "Optimiser.")
-    learning_rate: float = noted(0.004, "Learning rate before the schedule.", above=0, most=1000)
+    learning_rate: float = noted(0.006, "Learning rate before the schedule.", above=0, most=1000)
     weight_decay: float = noted(0.0, "L2: decoupled in adamw, in the gradient elsewhere; not on biases and norms.", least=0)
     l1: float = noted(0.0, "L1: weight of the sum of absolute weights.", least=0)
     momentum: float = noted(OptimizerOptions.momentum, "SGD and RMSprop.", **FRACTION)
@@ -100,12 +100,7 @@ class RangeTestConfig(ScheduleConfig, kind="range_test"):
 
 class TrainerConfig(Settings):
     batch_size: int = kept(64, "Parallel streams.", least=1, most=1 << 20)
-    chunk_length: int = kept(
-        0,
-        "Steps of truncated backpropagation through time; 0: 35 for words, 64 for characters and bytes.",
-        least=0,
-        most=1 << 20,
-    )
+    chunk_length: int = kept(35, "Steps of truncated backpropagation through time.", least=1, most=1 << 20)
     backward_length: int = kept(
         0, "Steps that gradients reach back (k2); more than chunk_length (k1) overlaps; 0: chunk_length.", least=0
     )
@@ -114,7 +109,7 @@ class TrainerConfig(Settings):
     num_steps: int | None = free(None, "Steps to train; null: no limit.", least=0)
     num_epochs: float | None = free(None, "Epochs to train; null: no limit.", least=0)
     max_seconds: float | None = free(
-        75.0, "Seconds of training, without evaluations, samples and saving; null: no limit.", least=0,
+        45.0, "Seconds of training, without evaluations, samples and saving; null: no limit.", least=0,
     )  # fmt: skip
     patience: int | None = free(
         None, "Ends training after so many evaluations in a row without improvement; null: never.", least=1

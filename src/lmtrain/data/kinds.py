@@ -29,7 +29,6 @@ class Kind:
     needs_size       whether it must be told how large its vocabulary may be
     is_learnt        whether its vocabulary is learnt from the training text
     counts_pieces    whether what is rarer than `min_count` is left out of it
-    chunk_length     how many tokens are usual in a chunk of truncated backpropagation
     prompt_length    how many tokens of a text are enough for a model to go on from
     sample_length    how many tokens show what it writes
     """
@@ -47,7 +46,6 @@ class Kind:
     needs_size: bool = False
     is_learnt: bool = True
     counts_pieces: bool = True
-    chunk_length: int = 64
     prompt_length: int = 60
     sample_length: int = 400
 
@@ -61,11 +59,11 @@ CHAR = Kind(name="char", noun="character", unit="char", is_unit=True, cut_at="ch
 BYTE = Kind(name="byte", noun="byte", unit="byte", is_unit=True, cut_at="byte", least_size=256, is_learnt=False)
 WORD = Kind(
     name="word", noun="word", unit="char", is_unit=False, cut_at="line", ends_last_line=True, reads_eos=True, has_words=True,
-    chunk_length=35, prompt_length=10, sample_length=100,
+    prompt_length=10, sample_length=100,
 )  # fmt: skip
 BPE = Kind(
     name="bpe", noun="subword", unit="byte", is_unit=False, cut_at="line", least_size=257, usual_size=8000, needs_size=True,
-    chunk_length=35, prompt_length=15, sample_length=100,
+    prompt_length=15, sample_length=100,
 )  # fmt: skip
 UNIGRAM = replace(BPE, name="unigram", counts_pieces=False)
 FILE = replace(BPE, name="file", needs_size=False, is_learnt=False, counts_pieces=False)

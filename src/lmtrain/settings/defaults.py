@@ -13,7 +13,7 @@ from typing import Any
 
 import lmtrain.config as config
 from lmtrain.settings.comparing import config_to_json
-from lmtrain.settings.reading import default_chunk_length, with_new_names
+from lmtrain.settings.reading import with_new_names
 
 NAMED_BY = {"model": ("cell", "kind"), "data": ("kind",), "tokenizer": ("name",), "optimizer": ("name",), "schedule": ("kind",)}
 """By which of its settings a group is chosen."""
@@ -51,7 +51,6 @@ def default_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
         if group in NAMED_BY:
             defaults[group] = chosen
         defaults |= {key: value for key, value in _iter_flat(values, group) if not _is_name(key) and key not in ABOUT_NOTHING}
-    defaults["trainer.chunk_length"] = default_chunk_length(flat.get("tokenizer"))
     return defaults
 
 

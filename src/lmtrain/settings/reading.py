@@ -13,7 +13,6 @@ from enum import Enum
 from typing import Any
 
 from lmtrain.config import GROUPS, KINDS, MAX_LIST, Cell, Config, joined
-from lmtrain.data import kinds
 from lmtrain.errors import SettingsError
 from lmtrain.settings.conflicts import iter_conflicts
 
@@ -40,16 +39,9 @@ def read_config(mapping: Mapping[str, Any]) -> Config:
     problems: list[str] = []
     config = read_settings(Config, with_new_names(mapping), "", problems)
     if not problems:
-        if config.trainer.chunk_length == 0:
-            config.trainer.chunk_length = default_chunk_length(config.tokenizer.name.name)
         problems.extend(iter_conflicts(config))
     raise_problems(problems)
     return config
-
-
-def default_chunk_length(tokenizer: str | None) -> int:
-    """What `trainer.chunk_length=0` stands for."""
-    return kinds.KINDS[tokenizer or "char"].chunk_length
 
 
 class SettingsProblemsError(SettingsError):

@@ -25,6 +25,7 @@ from lmtrain.build import (
     choose_precision,
     sparse_gradients,
 )
+from lmtrain.choices import HeadName
 from lmtrain.data.advice import iter_advice
 from lmtrain.data.corpus import Corpus, Split, describe
 from lmtrain.data.stream import Stream
@@ -62,6 +63,8 @@ from lmtrain.vectors.table import Vectors
 
 log = logging.getLogger("lmtrain")
 
+MANY_TOKENS, SHORT_TRAINING = 16_384, 900.0  # a vocabulary and seconds, with which samples are known to learn more
+SAMPLED = "model.head=sampled model.num_samples=4096"
 LARGE = 100_000  # tokens of validation, from which on several processes share its streams
 
 
@@ -92,6 +95,19 @@ class Language(Task):
     def iter_advice(self) -> Iterator[str]:
         yield from self.corpus.notes
         yield from iter_advice(self.corpus)
+        if self._would_gain_from_samples():
+            yield (
+                f"The output layer of {self.corpus.tokenizer.vocab_size:,} tokens takes most of each step. In so short a training "
+                f"{SAMPLED} reaches a lower perplexity: it learns from samples, and is evaluated on all tokens."
+            )
+
+    def _would_gain_from_samples(self) -> bool:
+        """Tells whether a sampled softmax would learn more in the time given. Measured in scripts/README.md."""
+        model, most = self.settings.model, self.settings.trainer.max_seconds
+        if not isinstance(model, config.NeuralConfig) or model.head is not HeadName.full or model.maxent_order:
+            return False
+        is_short = most is not None and most <= SHORT_TRAINING
+        return is_short and self.start is None and self.device.type == "cpu" and self.corpus.tokenizer.vocab_size >= MANY_TOKENS
 
     def check(self) -> None:
         super().check()
