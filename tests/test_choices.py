@@ -95,7 +95,7 @@ def test_settings_and_python_refuse_in_the_same_words(rule: str) -> None:
 
 def test_every_mistake_of_an_optimiser_is_said_at_once_under_the_names_of_settings() -> None:
     mapping = {
-        "model": {"kind": "recurrent", "embed_size": 512, "tie_weights": True}, "data": {"kind": "pydocs"},
+        "model": {"kind": "recurrent", "embed_size": 384, "tie_weights": True}, "data": {"kind": "pydocs"},
         "schedule": {"kind": "constant"},
         "optimizer": {"name": "sparse_adam", "learning_rate": 2.0, "alpha": 0.5, "l1": 0.1},
     }  # fmt: skip

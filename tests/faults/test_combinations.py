@@ -53,7 +53,7 @@ VALUES: dict[str, list[Any]] = {
     "optimizer.patience": [1, 2, 5], "schedule.patience": [1, 2], "schedule.every": [0.1, 1.0, 3.5],
     "schedule.after": [0.0, 0.5, 2.0], "schedule.div": [1.0, 10.0], "schedule.low": [1e-6, 1e-3, 2.0],
     "schedule.high": [1e-5, 0.1, 1.0],
-    "trainer.batch_size": [1, 2, 2, 3, 3, 4, 5, 5000], "trainer.chunk_length": [0, 1, 2, 5, 9, 20],
+    "trainer.batch_size": [1, 2, 2, 3, 3, 4, 5, 5000], "trainer.chunk_length": [1, 2, 5, 9, 20, 35],
     "trainer.backward_length": [0, 0, 1, 2, 5, 10, 24, 39, 70], "trainer.num_steps": [5], "trainer.max_seconds": [None],
     "trainer.num_epochs": [None, None, 0.1, 1.0, 2.5], "trainer.clip_norm": [0.0, 1e-3, 0.25, 1e6],
     "trainer.check_gradients": [0, 0, 2],

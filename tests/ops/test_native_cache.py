@@ -279,6 +279,7 @@ def test_whatever_becomes_of_the_files_it_is_the_stored_library_that_is_loaded_o
     content = stored.read_bytes()
     CHANGES[of_library](stored)
     CHANGES[of_hash](stored.with_suffix(".sha256"))
+    caplog.clear()
     with caplog.at_level(logging.INFO, "lmtrain"):
         assert again(monkeypatch) is None
     is_as_it_was = (of_library, of_hash) == ("nothing", "nothing")

@@ -62,7 +62,9 @@ def test_a_norm_that_is_not_finite_is_told_and_changes_nothing(bad: float) -> No
     tensors = drawn((40, 3), (5,))
     tensors[0][17, 1] = bad
     before = [x.clone() for x in tensors]
-    assert not math.isfinite(gradients.clip(tensors, 0.1))
+    norm = gradients.clip(tensors, 0.1)
+    assert norm is not None
+    assert not math.isfinite(norm)
     assert all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(tensors, before, strict=True))
 
 
@@ -86,8 +88,9 @@ def test_norms_and_what_is_scaled_have_the_same_bits_with_any_number_of_threads(
      torch.eye(3).to_sparse()],
 )  # fmt: skip
 def test_what_is_clipped_is_looked_at_first(x: Tensor) -> None:
-    with pytest.raises(ValueError, match="float32, on a CPU"):
-        gradients.clip([torch.ones(2), x], 1.0)
+    first = torch.ones(2)
+    assert gradients.clip([first, x], 1.0) is None
+    assert first.tolist() == [1, 1]
 
 
 ROWS = [(1, 1, 1), (5, 3, 2), (70, 7, 33), (700, 301, 50), (64, 2, 600), (4096, 65, 16), (900, 40, 130)]

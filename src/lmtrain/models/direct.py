@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from lmtrain.errors import SettingsError, refuse
 from lmtrain.models.base import NeuralLanguageModel, State, StatePolicy, keep_mask
 from lmtrain.models.heads import FullSoftmax, Head
-from lmtrain.ops.transforms import call
+from lmtrain.ops.transforms import call, without_autocast
 from lmtrain.rules import MAX_TABLE_SIZE, of_hashed_ngrams
 
 ROWS = 256  # logits of so many rows are held at once
@@ -117,7 +117,7 @@ class DirectNgramHead(Head):
     def loss(self, features_TBD: Tensor, targets_TB: Tensor, generator: Generator | None = None) -> Tensor:
         features_NE, starts_NO = self._split(features_TBD.flatten(0, -2))
         arguments = features_NE, self.softmax.weight_VE, self.softmax.bias_V, self.table, starts_NO, targets_TB.flatten()
-        with torch.autocast(features_TBD.device.type, enabled=False):
+        with without_autocast(features_TBD.device):
             total_nats: Tensor = call(DirectCrossEntropyFunction, *arguments)
         return total_nats
 

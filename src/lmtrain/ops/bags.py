@@ -84,8 +84,8 @@ class BagsFunction(Looped):
 
 def bags_of(ids_M: Tensor, offsets_N: Tensor) -> Tensor:
     """To which bag each id belongs, [M]."""
-    check_dtype("ids_M", ids_M, torch.int64)
-    check_dtype("offsets_N", offsets_N, torch.int64)
+    check_dtype("ids_M", ids_M.dtype, torch.int64)
+    check_dtype("offsets_N", offsets_N.dtype, torch.int64)
     ends_N = torch.cat([offsets_N[1:], offsets_N.new_full((1,), len(ids_M))])
     sizes_N = ends_N - offsets_N
     if not len(offsets_N) or (offsets_N.device.type == "cpu" and (int(offsets_N[0]) or bool((sizes_N < 0).any()))):

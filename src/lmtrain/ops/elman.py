@@ -41,7 +41,7 @@ from lmtrain.ops.recurrence import (
     weight_gradients,
     zoned_out,
 )
-from lmtrain.ops.transforms import Looped, call
+from lmtrain.ops.transforms import Looped, call, without_autocast
 
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda a: a,
@@ -95,7 +95,7 @@ def elman(
     gain = given.gain("norm_gain_H", norm_gain_H, "H")
     inputs = projected, h0, weight, keep, zoneout, gain, nonlinearity
     backend = given.choose(backend)
-    with given.without_autocast():
+    with without_autocast(given.device):
         if backend == "reference":
             states_TBH, h_BH = elman_reference(*inputs)
         else:

@@ -21,7 +21,7 @@ from torch.nn.functional import embedding
 
 from lmtrain.ops.recurrence import reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
-from lmtrain.ops.transforms import Looped, call
+from lmtrain.ops.transforms import Looped, call, without_autocast
 
 
 def glove_loss(
@@ -41,8 +41,8 @@ def glove_loss(
     check_shape("context_bias_V", context_bias_V, "V", sizes)
     for name, ids in (("words_N", words_N), ("contexts_N", contexts_N), ("counts_N", counts_N)):
         check_shape(name, ids, "N", sizes)
-    check_dtype("word_VE", word_VE, torch.float32, torch.float64)
-    with torch.autocast(word_VE.device.type, enabled=False):
+    check_dtype("word_VE", word_VE.dtype, torch.float32, torch.float64)
+    with without_autocast(word_VE.device):
         total, _ = call(
             GloveFunction, word_VE, context_VE, word_bias_V, context_bias_V, words_N, contexts_N, counts_N, x_max, power
         )

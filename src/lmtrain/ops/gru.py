@@ -48,7 +48,7 @@ from lmtrain.ops.recurrence import (
     weight_gradients,
     zoned_out,
 )
-from lmtrain.ops.transforms import Looped, call
+from lmtrain.ops.transforms import Looped, call, without_autocast
 
 
 def gru(
@@ -86,7 +86,7 @@ def gru(
     gain = given.gain("norm_gain_Z", norm_gain_Z, "3H")
     inputs = projected, h0, weight, bias, keep, zoneout, gain
     backend = given.choose(backend)
-    with given.without_autocast():
+    with without_autocast(given.device):
         if backend == "reference":
             states_TBH, h_BH = gru_reference(*inputs)
         else:

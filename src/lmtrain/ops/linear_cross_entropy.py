@@ -35,7 +35,7 @@ from torch.nn.functional import cross_entropy, linear
 from lmtrain.ops.backends import Call, choose, kernels, why_not
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
-from lmtrain.ops.transforms import Looped, call
+from lmtrain.ops.transforms import Looped, call, without_autocast
 
 Wanted = tuple[bool, bool, bool]
 
@@ -69,13 +69,13 @@ def linear_cross_entropy(
     sizes = check_shape("features_ND", features_ND, "N D")
     check_shape("weight_VD", weight_VD, "V D", sizes)
     check_shape("targets_N", targets_N, "N", sizes)
-    check_dtype("targets_N", targets_N, torch.int64)
+    check_dtype("targets_N", targets_N.dtype, torch.int64)
     if bias_V is not None:
         check_shape("bias_V", bias_V, "V", sizes)
     dtype = compute_dtype or features_ND.dtype
-    check_dtype("the computation", torch.empty(0, dtype=dtype), torch.float32, torch.float64, torch.bfloat16)
+    check_dtype("the computation", dtype, torch.float32, torch.float64, torch.bfloat16)
     backend = choose(backend, Call("linear_cross_entropy", features_ND.device.type, dtype, sizes))
-    with torch.autocast(features_ND.device.type, enabled=False):
+    with without_autocast(features_ND.device):
         if backend == "reference":
             _check_targets(targets_N, sizes["V"])
             return linear_cross_entropy_reference(features_ND, weight_VD, bias_V, targets_N, dtype)
@@ -104,7 +104,7 @@ def linear_nats(
     bias_V = None if bias_V is None else bias_V.to(wide_dtype)
     max_bytes = MAX_BYTES.get(device, 64 << 20) if max_bytes is None else max_bytes
     _check_targets(targets_N, sizes["V"])
-    with torch.autocast(device, enabled=False):
+    with without_autocast(features_ND.device):
         if why_not("native", Call("linear_nats", device, dtype, sizes)) is None:
             made: Tensor = kernels("native", "linear_nats").forward_linear_nats(
                 features_ND,

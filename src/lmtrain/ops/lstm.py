@@ -46,7 +46,7 @@ from lmtrain.ops.recurrence import (
     weight_gradients,
     zoned_out,
 )
-from lmtrain.ops.transforms import Looped, call
+from lmtrain.ops.transforms import Looped, call, without_autocast
 
 
 def lstm(
@@ -87,7 +87,7 @@ def lstm(
     gain = given.gain("norm_gain_Z", norm_gain_Z, "4H")
     inputs = projected, h0, c0, weight, keep, zoneout, cell_zoneout, gain
     backend = given.choose(backend)
-    with given.without_autocast():
+    with without_autocast(given.device):
         if backend == "reference":
             states_TBH, h_BH, c_BH = lstm_reference(*inputs)
         else:

@@ -24,7 +24,7 @@ from torch.nn.functional import embedding, logsigmoid
 
 from lmtrain.ops.recurrence import reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
-from lmtrain.ops.transforms import Looped, call
+from lmtrain.ops.transforms import Looped, call, without_autocast
 
 
 def negative_sampling(
@@ -46,8 +46,8 @@ def negative_sampling(
     check_shape("targets_N", targets_N, "N", sizes)
     check_shape("samples_NK", samples_NK, "N K", sizes)
     for name, vectors in (("input_VE", input_VE), ("output_VE", output_VE)):
-        check_dtype(name, vectors, torch.float32, torch.float64)
-    with torch.autocast(input_VE.device.type, enabled=False):
+        check_dtype(name, vectors.dtype, torch.float32, torch.float64)
+    with without_autocast(input_VE.device):
         total, *_ = call(NegativeSamplingFunction, input_VE, output_VE, contexts_NC, targets_N, samples_NK)
     return total
 

@@ -18,7 +18,6 @@ The backward pass computes x again, with one product for all steps, since every 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -39,7 +38,7 @@ class Arguments:
     """
 
     def __init__(self, cell: str, name: str, projected: Tensor) -> None:
-        check_dtype(name, projected, torch.float32, torch.float64, torch.bfloat16)
+        check_dtype(name, projected.dtype, torch.float32, torch.float64, torch.bfloat16)
         self.cell, self.projected_name, self.device = cell, name, projected.device
         self.compute_dtype, self.wide_dtype = projected.dtype, accumulate_dtype(projected.dtype)
         self.sizes = Sizes()
@@ -82,18 +81,12 @@ class Arguments:
         """Returns the backend that computes this call."""
         return choose(backend, Call(self.cell, self.device.type, self.compute_dtype, self.sizes, frozenset(self.options)))
 
-    def without_autocast(self) -> AbstractContextManager[Any]:
-        """A context in which no product is rounded. The device `meta`, which has shapes alone, has no autocast."""
-        kind = self.device.type
-        is_open = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        return torch.autocast(kind, enabled=False) if is_open else nullcontext()
-
     def _check(self, name: str, tensor: Tensor, letters: str) -> None:
         check_shape(name, tensor, letters, self.sizes)
         if self.compute_dtype == torch.bfloat16:
-            check_dtype(name, tensor, torch.bfloat16, torch.float32)
+            check_dtype(name, tensor.dtype, torch.bfloat16, torch.float32)
         else:
-            check_dtype(name, tensor, self.compute_dtype)
+            check_dtype(name, tensor.dtype, self.compute_dtype)
         self._check_device(name, tensor)
         self.needs_grad |= torch.is_grad_enabled() and tensor.requires_grad
 

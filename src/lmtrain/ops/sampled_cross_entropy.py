@@ -33,7 +33,7 @@ from lmtrain.ops.backends import Call, choose, kernels
 from lmtrain.ops.linear_cross_entropy import items_of, times_upstream
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
-from lmtrain.ops.transforms import Looped, call
+from lmtrain.ops.transforms import Looped, call, without_autocast
 
 # Samples are filled up to a multiple of this number, with logits of -inf. The number of distinct samples changes from step to
 # step, and oneDNN would compile its products again for every size.
@@ -73,13 +73,13 @@ def sampled_cross_entropy(
     check_shape("targets_N", targets_N, "N", sizes)
     check_shape("samples_K", samples_K, "K", sizes)
     check_shape("log_expected_K", log_expected_K, "K", sizes)
-    check_dtype("targets_N", targets_N, torch.int64)
-    check_dtype("samples_K", samples_K, torch.int64)
+    check_dtype("targets_N", targets_N.dtype, torch.int64)
+    check_dtype("samples_K", samples_K.dtype, torch.int64)
     dtype = compute_dtype or features_ND.dtype
-    check_dtype("the computation", torch.empty(0, dtype=dtype), torch.float32, torch.float64, torch.bfloat16)
+    check_dtype("the computation", dtype, torch.float32, torch.float64, torch.bfloat16)
     backend = choose(backend, Call("sampled_cross_entropy", features_ND.device.type, dtype, sizes))
     inputs = features_ND, weight_VD, bias_V, targets_N, samples_K, log_expected_K, dtype
-    with torch.autocast(features_ND.device.type, enabled=False):
+    with without_autocast(features_ND.device):
         if backend == "reference":
             return sampled_cross_entropy_reference(*inputs, sparse)
         total, *_ = call(SampledCrossEntropyFunction, *inputs, backend, sparse)

@@ -48,11 +48,11 @@ def check_shape(name: str, tensor: Tensor, letters: str, sizes: Sizes | None = N
     return sizes
 
 
-def check_dtype(name: str, tensor: Tensor, *allowed: torch.dtype) -> None:
-    """Raises ValueError unless the tensor has one of these types."""
-    if tensor.dtype not in allowed:
-        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
-        raise ValueError(f"{name} is {str(tensor.dtype).removeprefix('torch.')}; expected {names}.")
+def check_dtype(name: str, dtype: torch.dtype, *allowed: torch.dtype) -> None:
+    """Raises ValueError unless the type is one of these."""
+    if dtype not in allowed:
+        names = " or ".join(str(each).removeprefix("torch.") for each in allowed)
+        raise ValueError(f"{name} is {str(dtype).removeprefix('torch.')}; expected {names}.")
 
 
 @cache

@@ -7,6 +7,7 @@ jvp    is refused, because no forward-mode derivative is written by hand; the re
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 import torch
@@ -23,6 +24,12 @@ def call(function: type[Function], *arguments: Any) -> Any:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return function.apply(*arguments)
     return super(Function, function).apply(*unwrap_dead_wrappers(arguments))  # type: ignore[misc]
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which no product is rounded. The device `meta`, which has shapes alone, has no autocast."""
+    is_open = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if is_open else nullcontext()
 
 
 class Looped(Function):

@@ -97,8 +97,8 @@ class Language(Task):
         yield from iter_advice(self.corpus)
         if self._would_gain_from_samples():
             yield (
-                f"The output layer of {self.corpus.tokenizer.vocab_size:,} tokens takes most of each step. In so short a training "
-                f"{SAMPLED} reaches a lower perplexity: it learns from samples, and is evaluated on all tokens."
+                f"The output layer of {self.corpus.tokenizer.vocab_size:,} tokens takes most of each step. In so short a "
+                f"training {SAMPLED} reaches a lower perplexity: it learns from samples, and is evaluated on all tokens."
             )
 
     def _would_gain_from_samples(self) -> bool:

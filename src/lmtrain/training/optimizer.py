@@ -257,12 +257,10 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, group: G
                 grads.append(parameter.grad._values())
             else:
                 grads.append(parameter.grad)
-    if gradients.can_clip(grads):
-        total_norm = torch.tensor(gradients.clip(grads, max_norm if group.size == 1 else 0), dtype=torch.float32)
-        if group.size == 1:
-            return total_norm
-    else:
-        total_norm = nn.utils.get_total_norm(grads)
+    norm = gradients.clip(grads, max_norm if group.size == 1 else 0)
+    total_norm = nn.utils.get_total_norm(grads) if norm is None else torch.tensor(norm, dtype=torch.float32)
+    if norm is not None and group.size == 1:
+        return total_norm
     group.take(total_norm)
     if max_norm:
         scale = (max_norm / (total_norm + 1e-6)).clamp(max=1.0)

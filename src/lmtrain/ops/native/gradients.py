@@ -17,22 +17,18 @@ from torch import Tensor
 from lmtrain.ops.native.build import library, why_no_library
 
 
-def can_clip(gradients: Sequence[Tensor]) -> bool:
-    """Whether `clip` can serve these tensors: float32 on a CPU, each in one piece."""
-    return all(map(_is_plain, gradients)) and why_no_library() is None
-
-
 def _is_plain(x: Tensor) -> bool:
     return x.dtype is torch.float32 and x.is_cpu and x.layout is torch.strided and x.is_contiguous() and not x.is_neg()
 
 
-def clip(gradients: Sequence[Tensor], max_norm: float) -> float:
+def clip(gradients: Sequence[Tensor], max_norm: float) -> float | None:
     """Returns the L2 norm of all gradients together, which are then scaled down to `max_norm` if it is larger (0: never).
 
-    Squares are added up in float64. A norm that is not finite changes nothing. Raises ValueError unless `can_clip`.
+    Squares are added up in float64. A norm that is not finite changes nothing. Returns None, and changes nothing, where it
+    cannot: it takes float32 on a CPU, each tensor in one piece.
     """
-    if not can_clip(gradients):
-        raise ValueError("gradients are clipped here in float32, on a CPU, each in one piece.")
+    if not all(map(_is_plain, gradients)) or why_no_library() is not None:
+        return None
     count = len(gradients)
     entry = library()["lmtrain_clip_gradients"]
     entry.restype = ctypes.c_double

@@ -73,7 +73,7 @@ class Network:
     def __init__(self, embedding_VE: Tensor, stages: Sequence[Stage], dtype: torch.dtype) -> None:
         if dtype not in WEIGHTS:
             raise ValueError(f"the native step computes in float32, bfloat16 and int8, not in {dtype}.")
-        check_dtype("embedding_VE", embedding_VE, torch.float32)
+        check_dtype("embedding_VE", embedding_VE.dtype, torch.float32)
         inputs = check_shape("embedding_VE", embedding_VE, "V E")["E"]
         if not stages or stages[-1].kind != "linear":
             raise ValueError("the last stage of a network is linear, and makes the logits.")
@@ -167,7 +167,7 @@ def _check_stage(index: int, stage: Stage, inputs: int) -> int:
         if given != expected or 0 in shape:
             raise ValueError(f"{name} of stage {index} ({stage.kind}) has shape {given}; expected {expected}.")
         if tensor is not None:
-            check_dtype(f"{name} of stage {index}", tensor, torch.float32, torch.bfloat16, torch.float64)
+            check_dtype(f"{name} of stage {index}", tensor.dtype, torch.float32, torch.bfloat16, torch.float64)
             if not tensor.is_cpu or tensor.layout is not torch.strided:
                 raise ValueError(f"{name} of stage {index} is {tensor.layout} on {tensor.device}; expected rows on a CPU.")
     return units
