@@ -1,5 +1,6 @@
 """Training as a user runs it: what is written, exact resuming after any stop, and every kind of model through one code."""
 
+import ctypes
 import json
 import os
 import shlex
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 import lmtrain.tasks.language as language
 from lmtrain.__main__ import main
 from lmtrain.commands.summary import _limit
+from lmtrain.ops.native import build
 from lmtrain.tasks.language import prompt_option
 from lmtrain.training.board import Board
 
@@ -145,6 +147,20 @@ def test_split(place: Path) -> str:
 
 
 test_split.__test__ = False  # type: ignore[attr-defined]
+
+
+def test_compiling_kernels_takes_no_time_of_the_training(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert build.why_no_library() is None
+    library = build.library()
+
+    def compile_slowly(_: str) -> ctypes.CDLL:
+        time.sleep(3)
+        return library
+
+    monkeypatch.setattr(build, "_libraries", {})
+    monkeypatch.setattr(build, "_load", compile_slowly)
+    run = train("whole", *TINY)
+    assert json.loads((run / "run.json").read_text())["sessions"][-1]["results"]["seconds"] < 3
 
 
 FEATURES = {

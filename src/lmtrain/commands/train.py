@@ -23,6 +23,7 @@ from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import DivergedError, is_out_of_memory
 from lmtrain.machine import keep_freed_memory
 from lmtrain.ops.backends import record_choices
+from lmtrain.ops.native.build import why_no_library
 from lmtrain.settings import comparing
 from lmtrain.shell import shown
 from lmtrain.tasks.base import Reached, Task
@@ -109,6 +110,8 @@ def _train_prepared(
     with training.telemetry(run_name(settings, varied)) as telemetry:
         telemetry.record_settings(comparing.config_to_json(settings), hyper_parameters(settings, varied), state.step)
         with catch_signals(group) as stop:
+            if task.device.type == "cpu":
+                why_no_library()  # compiles the kernels that are missing, which is no part of the training's time
             session = training.session(telemetry, stop)
             try:
                 reason = fit(session)

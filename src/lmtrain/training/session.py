@@ -122,7 +122,7 @@ class Session:
         return True
 
     def _say_time(self, seconds: float) -> None:
-        """Tells the remaining time once, after ten steps of this process. The first, which compiles kernels, does not count."""
+        """Tells the remaining time once, after ten steps of this process. The first, which takes longer, does not count."""
         if self.describe_time is not None and len(self._first_steps) < FIRST_STEPS:
             self._first_steps.append(seconds)
             if len(self._first_steps) == FIRST_STEPS and self.fraction < 1:
