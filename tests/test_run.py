@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 
 import lmtrain
 from lmtrain.errors import CheckpointError, SettingsError
+from lmtrain.inference.dynamic import Adaptive, Dynamic
 from lmtrain.training.learner import GradientLearner, StepReport
 from lmtrain.training.schedule import Progress
 
@@ -72,6 +74,52 @@ def test_the_process_is_afterwards_as_it_was(place: Path) -> None:
     with pytest.raises(SettingsError):
         lmtrain.train(*SMALL, "model.hidden_size=-1")
     assert state_of_the_process() == before
+
+
+@contextmanager
+def default(setter: Callable[[Any], None], value: Any, usual: Any) -> Iterator[None]:
+    setter(value)
+    try:
+        yield
+    finally:
+        setter(usual)
+
+
+SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "an autocast that is closed": lambda: torch.autocast("cpu", enabled=False),
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "float64": lambda: default(torch.set_default_dtype, torch.float64, torch.float32),
+    "bfloat16": lambda: default(torch.set_default_dtype, torch.bfloat16, torch.float32),
+    "another device": lambda: default(torch.set_default_device, "meta", None),
+    "another device as a context": lambda: torch.device("meta"),
+}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("around", SURROUNDINGS)
+def test_what_the_caller_has_set_in_pytorch_changes_nothing(
+    around: str, precision: str, place: Path, assert_same_run: Callable[[Path, Path], None]
+) -> None:
+    settings = [*SMALL, f"trainer.precision={precision}", "trainer.clip_norm=1", "optimizer.learning_rate=0.1"]
+    text, adaptive = "to be or not to be\n" * 9, Adaptive(dynamic=Dynamic(rate=0.5, segment_length=5))
+
+    def numbers(run: lmtrain.Run) -> list[Any]:
+        lm = lmtrain.load(run.path)
+        return [
+            run.best, lm.score(text, precision=precision), lm.sample("to", max_tokens=9, precision=precision), lm.next("be"),
+            lm.perplexity([text], method=adaptive, precision=precision), lm.log_probs("to be").tolist(),
+            lm.beam("to", max_tokens=5),
+        ]  # fmt: skip
+
+    usual = lmtrain.train(*settings, "hydra.run.dir=usual")
+    expected = numbers(usual)
+    with SURROUNDINGS[around]():
+        run = lmtrain.train(*settings, "hydra.run.dir=within")
+        found = numbers(run)
+    assert_same_run(run.path, usual.path)
+    assert found == expected
 
 
 def test_mistakes_are_errors_of_ours_and_leave_nothing(place: Path) -> None:

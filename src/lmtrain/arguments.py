@@ -1,4 +1,5 @@
-"""Arguments of a wrong type are refused at the doors to Python: one TypeError that names the argument and what is expected.
+"""The doors to Python: arguments of a wrong type are refused, in one TypeError that names the argument and what is expected.
+Whatever the caller has set in PyTorch stays outside (`lmtrain.surroundings`).
 
 `checked` reads the types from the annotations, so they stand once. Only what a caller types is checked: what the package calls
 itself has a type checker. Values of the right type and no meaning are refused by those who know their meaning.
@@ -14,6 +15,8 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from numbers import Integral, Real
 from typing import Any, Literal, ParamSpec, TypeVar
+
+from lmtrain.surroundings import as_in_a_new_process
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,7 +34,8 @@ PLAIN: dict[Any, tuple[Callable[[Any], bool], str]] = {
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Returns a function that does the same, and raises TypeError for an argument that its annotation does not allow.
+    """Returns a function that does the same, as in a new process, and raises TypeError for an argument that its annotation does
+    not allow.
 
     >>> @checked
     ... def doubled(number: int) -> int:
@@ -58,7 +62,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             many = kind is inspect.Parameter.VAR_POSITIONAL
             fitted = [_fitted(one, hints[name], name, function.__qualname__) for one in (value if many else [value])]
             bound.arguments[name] = tuple(fitted) if many else fitted[0]
-        return function(*bound.args, **bound.kwargs)
+        with as_in_a_new_process():
+            return function(*bound.args, **bound.kwargs)
 
     return call
 

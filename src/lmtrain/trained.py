@@ -38,6 +38,7 @@ from lmtrain.inference.sample import encode_prompt, next_tokens, sample
 from lmtrain.inference.score import ScoredToken, score_text, score_texts
 from lmtrain.inference.surprise import Unit, UnitName, score_units
 from lmtrain.models.base import LanguageModel, evaluating
+from lmtrain.ops.transforms import Products
 from lmtrain.saved import Trained, load_trained, save_mixture, saved_text, vectors_of
 from lmtrain.shell import one_line
 from lmtrain.targets import new_directory
@@ -220,7 +221,7 @@ class Model:
         allowed = ("float32", "bfloat16", *others)
         if precision not in allowed:
             raise ValueError(f"precision={precision!r}; expected {', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}")
-        with torch.autocast(self.device, torch.bfloat16, enabled=precision == "bfloat16"):
+        with Products(self.device, torch.bfloat16, enabled=precision == "bfloat16"):
             yield
 
     def perplexity(
@@ -244,6 +245,8 @@ class Model:
         >>> round(lm.perplexity("text.txt").perplexity, 1)
         1.5
         """
+        if num_streams < 1:
+            raise ValueError(f"num_streams={num_streams}; expected at least 1")
         with self._computing(precision):
             if text is not None and not isinstance(text, str | os.PathLike):
                 return score_text(self.network, self.tokenizer, text, method=method, device=self.device)
@@ -353,7 +356,7 @@ class Model:
         with self._computing(precision):
             return next_tokens(self.network, self.tokenizer, prompt, top, device=self.device)
 
-    def log_probs(self, text: str) -> NDArray[np.float32]:
+    def log_probs(self, text: str, *, precision: Precision = "float32") -> NDArray[np.float32]:
         """Log-probabilities [N, V] (nats): row i is the distribution of token i of `text`, given the tokens before it.
 
         >>> log_probs = lm.log_probs("the cat sat")
@@ -363,7 +366,7 @@ class Model:
         ids = self._ids_behind_eos(text)
         tokens_TB = make_tokens(ids[:-1, None], self.network, self.device)
         state, rows = self.network.initial_state(1), []
-        with evaluating(self.network):
+        with self._computing(precision), evaluating(self.network):
             for chunk_TB in tokens_TB.split(CHUNK):
                 if len(chunk_TB):
                     log_probs_TBV, state = self.network.log_probs(chunk_TB, state)
@@ -474,6 +477,8 @@ def mix(models: Sequence[Model | str | os.PathLike[str]], directory: str | os.Pa
     `num_streams` streams; they stand in `settings["model"]["weights"]`. Raises SettingsError for models of different
     vocabularies or directions, and where something is at `directory` already; DataError without a validation text.
     """
+    if isinstance(models, str):
+        raise TypeError(f"mix() was given models={models!r}; expected several, such as [{models!r}, OTHER]")
     opened = [model if isinstance(model, Model) else Model(load_trained(os.fspath(model))) for model in models]
     parts, devices = [model._trained for model in opened], {model.device for model in opened}
     if len(devices) > 1:
@@ -494,5 +499,7 @@ def load(path: str | os.PathLike[str], *, device: str = "cpu", checkpoint: Liter
     """
     if checkpoint not in ("best", "last"):
         raise ValueError(f"checkpoint={checkpoint!r}; expected 'best' or 'last'")
+    if device != "cpu" and not (device.partition(":")[0] == "cuda" and torch.cuda.is_available()):
+        raise ValueError(f"device={device!r}; expected 'cpu'{', or a GPU such as cuda' * torch.cuda.is_available()}")
     saved = open_saved(Path(path), prefer=checkpoint, device=device)
     return Model(saved, device) if isinstance(saved, Trained) else saved

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import grad, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
 import lmtrain
@@ -86,6 +88,55 @@ def test_vmap_gives_what_a_loop_gives_and_so_do_its_gradients(name: str, fixed: 
                 torch.autograd.grad(loss(*(leaf, leaf[argument].requires_grad_())[0]), leaf[argument])[0] for leaf in leaves
             ]
             assert_close(made, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_vmap_leaves_gradients_to_the_leaves_around_it(name: str) -> None:
+    function, batch = FUNCTIONS[name]
+    for argument, x in enumerate(batch):
+        if x.is_floating_point():
+            leaves = [tuple(y.clone().requires_grad_(i == argument) for i, y in enumerate(batch)) for _ in range(2)]
+            made = torch.autograd.grad(vmap(function)(*leaves[0]).sin().sum(), leaves[0][argument])
+            expected = torch.autograd.grad(one_by_one(function, leaves[1], None).sin().sum(), leaves[1][argument])
+            assert_close(made, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_batch_of_upstream_gradients_goes_through_at_once(name: str) -> None:
+    function, batch = FUNCTIONS[name]
+    inputs = [x[0].clone().requires_grad_(x.is_floating_point()) for x in batch]
+    wanted = [x for x in inputs if x.requires_grad]
+    y = function(*inputs)
+    upstream = of(3, *y.shape)
+    made = torch.autograd.grad(y, wanted, upstream, is_grads_batched=True, retain_graph=True)
+    expected = [torch.autograd.grad(function(*inputs), wanted, d_y) for d_y in upstream]
+    for n, each in enumerate(expected):
+        assert_close(tuple(d[n] for d in made), each, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # what PyTorch's tracers think of branches, and of themselves
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_trace_computes_what_was_traced(name: str) -> None:
+    function, batch = FUNCTIONS[name]
+    (first, *rest), other = (x[0] for x in batch), batch[0][1]
+
+    def of_first(x: Tensor) -> Tensor:
+        return function(x, *rest).sin()
+
+    assert_close(make_fx(of_first)(first)(other), of_first(other), rtol=1e-4, atol=1e-5)
+    assert_close(torch.jit.trace(of_first, (first,))(other), of_first(other), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted({name.split()[0] for name in FUNCTIONS} - {"bags"}))
+def test_tensors_that_have_shapes_alone_go_through(name: str) -> None:
+    function, batch = FUNCTIONS.get(name) or FUNCTIONS[f"{name} auto"]
+    inputs = [x[0] for x in batch]
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fakes = [mode.from_tensor(x).requires_grad_(x.is_floating_point()) for x in inputs]
+        y = function(*fakes)
+        y.sum().backward()
+    assert y.shape == function(*inputs).shape
+    assert all(x.grad is None or x.grad.shape == x.shape for x in fakes)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # PyTorch's own use of it

@@ -212,9 +212,11 @@ def computing(options: argparse.Namespace) -> Iterator[None]:
     """Makes the model compute as the options say."""
     import torch
 
+    from lmtrain.ops.transforms import Products
+
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bfloat16"):
+    with Products(options.device, torch.bfloat16, enabled=options.precision == "bfloat16"):
         yield
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
@@ -212,6 +212,17 @@ def _iter_decoded(file: BufferedIOBase, path: Path, *, at_once: bool = False) ->
             yield Block(text, data[:used])
         if not block:
             return
+
+
+def with_line_ends(blocks: Iterable[str]) -> Iterator[str]:
+    r"""Yields the same text in blocks whose lines end in "\n", where "\r\n" may have stood: as a file of it is read."""
+    held = ""
+    for block in blocks:
+        text = held + block
+        held = "\r" if text.endswith("\r") else ""
+        yield text.removesuffix("\r" if held else "").replace("\r\n", "\n")
+    if held:
+        yield held
 
 
 def iter_checked(facts: TextFacts, what: str = "Reading") -> Iterator[str]:

@@ -263,6 +263,7 @@ def _adapting(model: NeuralLanguageModel, dynamic: Dynamic | None) -> Iterator[L
                     weight.add_(gradient.to_dense(), alpha=-rate)
                 else:
                     weight.addcdiv_(gradient.to_dense(), divisor, value=-rate)
+        torch.clear_autocast_cache()  # it has copies of the weights as they were
 
     try:
         with freed_memory_kept():  # each segment makes gradients of all weights
@@ -271,11 +272,13 @@ def _adapting(model: NeuralLanguageModel, dynamic: Dynamic | None) -> Iterator[L
         with torch.no_grad():
             for weight, origin in zip(weights, trained, strict=True):
                 weight.copy_(origin)
+        torch.clear_autocast_cache()
 
 
 def _weights(model: NeuralLanguageModel) -> tuple[list[str], list[Tensor]]:
     named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    assert named, "dynamic evaluation needs weights that take gradients"
+    if not named:
+        raise ValueError("dynamic evaluation changes weights, and all of this model are frozen; call requires_grad_(True)")
     return [name for name, _ in named], [weight for _, weight in named]
 
 

@@ -35,6 +35,13 @@ class Hypothesis:
     lm: float
     words: int
 
+    def __post_init__(self) -> None:
+        if math.isnan(self.acoustic) or math.isnan(self.lm):
+            raise DataError(
+                f"The hypothesis {one_line(self.text[:60])!r} has a score that is not a number.",
+                "Scores are logarithms of probabilities, by which hypotheses are put in order.", "Correct it, or leave it out.",
+            )  # fmt: skip
+
     def total(self, weights: tuple[float, float]) -> float:
         """The number to choose by, for (lm_weight, word_penalty)."""
         return self.acoustic + weights[0] * max(self.lm, MIN_LM) + weights[1] * self.words
@@ -67,7 +74,7 @@ def rescore(
     """Picks the best hypothesis of each list; without `weights` they are those with the fewest word errors on `references`.
 
     Raises SettingsError where neither is given, DataError where lists and references are not of the same ids or a list is
-    empty.
+    empty. A score that is not a number makes no `Hypothesis`.
     """
     if weights is None and references is None:
         raise SettingsError(

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from lmtrain.data.text import with_line_ends
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.errors import DataError
 from lmtrain.inference.constraints import Constraint
@@ -73,6 +74,7 @@ def sample(
     Raises DataError where the tokenizer has none, CheckpointError where the model's probabilities are not numbers.
     """
     check_setting(num_samples >= 1, "num_samples", num_samples, "whole numbers of at least 1", "3")
+    check_setting(0 <= seed < 2**32, "seed", seed, f"whole numbers from 0 to {2**32 - 1}", "1")
     if settings.top_k is not None and settings.top_k > model.vocab_size:
         log.warning("The likeliest %d tokens were asked for; all %d that there are are kept.", settings.top_k, model.vocab_size)
     ids = np.concatenate([[tokenizer.eos_id], encode_prompt(tokenizer, prompt)])
@@ -140,6 +142,7 @@ def sample_text(
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
     """The ids of a prompt, with a warning that lists what the tokenizer does not know."""
+    prompt = "".join(with_line_ends([prompt]))
     unknown = tokenizer.unknown_pieces(prompt)
     if unknown:
         listing = ", ".join(map(repr, unknown[:10])) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")

@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from lmtrain.data.characters import spaced
+from lmtrain.data.text import with_line_ends
 from lmtrain.data.tokenizer import Ids, Tokenizer
 from lmtrain.data.vocabulary import EOS, utf8
 from lmtrain.errors import DataError
@@ -172,7 +173,7 @@ class CountedText:
     """
 
     def __init__(self, blocks: Iterable[str], tokenizer: Tokenizer) -> None:
-        self.blocks, self.kind, self.separators = tokenizer.read(blocks), tokenizer.kind, tokenizer.separators
+        self.blocks, self.kind, self.separators = tokenizer.read(with_line_ends(blocks)), tokenizer.kind, tokenizer.separators
         self.num_chars = self.num_bytes = self.num_lines = 0
         self.tail = "\n"  # as much as could be the beginning of " <eos> "
         self.literals: deque[int] = deque()

@@ -74,6 +74,7 @@ import torch
 
 from lmtrain.choices import Backend, names
 from lmtrain.errors import ResourceError, SettingsError
+from lmtrain.ops.transforms import FOLLOWED, is_followed
 
 log = logging.getLogger("lmtrain")
 
@@ -120,7 +121,7 @@ def choose(backend: str, call: Call) -> str:
     Raises SettingsError for a name that does not exist, ResourceError for a backend that cannot serve the call.
     """
     if backend == "auto":
-        backend = _first_that_serves(call)
+        backend = "reference" if is_followed() else _first_that_serves(call)
     elif backend not in NAMES:
         raise SettingsError(f'backend="{backend}" does not exist.', f"There are {', '.join(NAMES)}.", 'Use backend="auto".')
     elif reason := why_not(backend, call):
@@ -152,6 +153,8 @@ def why_not(backend: str, call: Call) -> str | None:
     """Returns the reason why this backend cannot serve the call, or None if it can."""
     if backend in ("reference", "eager"):
         return None
+    if is_followed():
+        return FOLLOWED
     try:
         module = kernels(backend, call.function)
     except ModuleNotFoundError as error:

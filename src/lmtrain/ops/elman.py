@@ -41,7 +41,7 @@ from lmtrain.ops.recurrence import (
     weight_gradients,
     zoned_out,
 )
-from lmtrain.ops.transforms import Looped, call, without_autocast
+from lmtrain.ops.transforms import Looped, call, is_for_reference, without_autocast
 
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda a: a,
@@ -140,7 +140,7 @@ class ElmanFunction(Looped):
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         *inputs, states_TBH, candidates_TBH = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: the reference is differentiable twice
+        if is_for_reference(d_outputs):
             arguments = (*inputs, ctx.nonlinearity)
             return *reference_gradients(elman_reference, arguments, ctx.needs_input_grad[:7], d_outputs[:2]), None, None
         _, h0_BH, weight_HH, keep_TB, zoneout_TBH, norm_gain_H = inputs

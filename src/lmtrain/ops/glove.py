@@ -21,7 +21,7 @@ from torch.nn.functional import embedding
 
 from lmtrain.ops.recurrence import reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
-from lmtrain.ops.transforms import Looped, call, without_autocast
+from lmtrain.ops.transforms import Looped, call, is_for_reference, without_autocast
 
 
 def glove_loss(
@@ -85,7 +85,7 @@ class GloveFunction(Looped):
         d_total = d_outputs[0]
         if d_total is None:
             return (None,) * 9
-        if torch.is_grad_enabled():  # create_graph=True: the reference is differentiable twice
+        if is_for_reference(d_outputs):
             arguments = (*inputs, ctx.x_max, ctx.power)
             return tuple(reference_gradients(_reference_tuple, arguments, ctx.needs_input_grad, (d_total,)))
         word_VE, context_VE, word_bias_V, context_bias_V, words_N, contexts_N, _ = inputs

@@ -48,7 +48,7 @@ from lmtrain.ops.recurrence import (
     weight_gradients,
     zoned_out,
 )
-from lmtrain.ops.transforms import Looped, call, without_autocast
+from lmtrain.ops.transforms import Looped, call, is_for_reference, without_autocast
 
 
 def gru(
@@ -135,7 +135,7 @@ class GRUFunction(Looped):
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         *inputs, states_TBH, gates_TBY = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: the reference is differentiable twice
+        if is_for_reference(d_outputs):
             return *reference_gradients(gru_reference, inputs, ctx.needs_input_grad[:7], d_outputs[:2]), None, None
         _, h0_BH, weight_ZH, candidate_bias_H, keep_TB, zoneout_TBH, norm_gain_Z = inputs
         d_states_TBH = upstream(d_outputs[0], d_outputs[1], states_TBH)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lmtrain.ops.native import products
 from lmtrain.ops.recurrence import reference_gradients
-from lmtrain.ops.transforms import Looped, call
+from lmtrain.ops.transforms import Looped, call, is_for_reference
 
 
 def linear(x: Tensor, weight_ZE: Tensor, bias_Z: Tensor | None = None, *, backend: str = "auto") -> Tensor:
@@ -54,7 +54,7 @@ class LinearFunction(Looped):
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x_NE, weight_ZE, bias_Z = inputs = ctx.saved_tensors
         (d_y_NZ,), needed = d_outputs, ctx.needs_input_grad
-        if torch.is_grad_enabled():  # create_graph=True: PyTorch's own is differentiable twice
+        if is_for_reference(d_outputs):
             return tuple(reference_gradients(_reference, inputs, needed, (d_y_NZ,)))
         return (
             products.matmul(d_y_NZ, weight_ZE) if needed[0] else None,

@@ -35,7 +35,7 @@ from torch.nn.functional import cross_entropy, linear
 from lmtrain.ops.backends import Call, choose, kernels, why_not
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
-from lmtrain.ops.transforms import Looped, call, without_autocast
+from lmtrain.ops.transforms import Looped, call, is_followed, is_for_reference, needs_grad, without_autocast
 
 Wanted = tuple[bool, bool, bool]
 
@@ -80,7 +80,7 @@ def linear_cross_entropy(
             _check_targets(targets_N, sizes["V"])
             return linear_cross_entropy_reference(features_ND, weight_VD, bias_V, targets_N, dtype)
         inputs = features_ND, weight_VD, bias_V
-        wanted = tuple(torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs)
+        wanted = tuple(x is not None and needs_grad(x) for x in inputs)
         max_bytes = MAX_BYTES.get(features_ND.device.type, 64 << 20) if max_bytes is None else max_bytes
         total, *_ = call(LinearCrossEntropyFunction, *inputs, targets_N, dtype, max_bytes, backend, wanted)
         return total
@@ -99,6 +99,8 @@ def linear_nats(
     """What each target adds to that total, [N], without gradients; arguments, types and errors are the same."""
     sizes = check_shape("targets_N", targets_N, "N", check_shape("features_ND", features_ND, "N D"))
     check_shape("weight_VD", weight_VD, "V D", sizes)
+    if bias_V is not None:
+        check_shape("bias_V", bias_V, "V", sizes)
     dtype, device = compute_dtype or features_ND.dtype, features_ND.device.type
     features_ND, wide_dtype = features_ND.to(dtype), accumulate_dtype(dtype)
     bias_V = None if bias_V is None else bias_V.to(wide_dtype)
@@ -154,7 +156,7 @@ class LinearCrossEntropyFunction(Looped):
         inputs, d_total = ctx.saved_tensors, d_outputs[0]
         if d_total is None:
             return (None,) * 8
-        if torch.is_grad_enabled():  # create_graph=True: the reference is differentiable twice
+        if is_for_reference(d_outputs):
             arguments = (*inputs, ctx.compute_dtype)
             needed = ctx.needs_input_grad[:5]
             return *reference_gradients(_reference_tuple, arguments, needed, (d_total,)), None, None, None
@@ -241,7 +243,7 @@ def _reference_tuple(*arguments: Any) -> tuple[Tensor]:
 
 
 def _check_targets(targets_N: Tensor, vocab_size: int) -> None:
-    if targets_N.device.type != "cpu":
+    if targets_N.device.type != "cpu" or is_followed():
         return
     least, most = (int(bound) for bound in targets_N.aminmax())
     if least < 0 or most >= vocab_size:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from lmtrain.ops.native import gradients
-from lmtrain.ops.transforms import call
+from lmtrain.ops.transforms import call, is_batched
 
 
 def lookup(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
@@ -46,10 +46,11 @@ class Lookup(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, None]:
         (ids_TB,), (d_TBZ,) = ctx.saved_tensors, d_outputs
-        if not torch.is_grad_enabled() and gradients.can_sum_rows(d_TBZ):
-            return gradients.sum_rows(d_TBZ.flatten(0, 1), ids_TB.flatten(), ctx.num_rows), None
+        d_NZ = d_TBZ.reshape(ids_TB.numel(), d_TBZ.shape[-1])
+        if not (torch.is_grad_enabled() or is_batched(d_NZ)) and gradients.can_sum_rows(d_NZ):
+            return gradients.sum_rows(d_NZ, ids_TB.flatten(), ctx.num_rows), None
         zeros_NV = d_TBZ.new_zeros(ids_TB.numel(), ctx.num_rows)
-        return zeros_NV.scatter(1, ids_TB.reshape(-1, 1), 1).T @ d_TBZ.flatten(0, 1), None
+        return zeros_NV.scatter(1, ids_TB.reshape(-1, 1), 1).T @ d_NZ, None
 
     @staticmethod
     def jvp(ctx: Any, *d_inputs: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ from lmtrain.ops.recurrence import (
     weight_gradients,
     zoned_out,
 )
-from lmtrain.ops.transforms import Looped, call, without_autocast
+from lmtrain.ops.transforms import Looped, call, is_for_reference, without_autocast
 
 
 def lstm(
@@ -136,7 +136,7 @@ class LSTMFunction(Looped):
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         *inputs, states_TBH, cells_TBH, gates_TBZ = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: the reference is differentiable twice
+        if is_for_reference(d_outputs):
             return *reference_gradients(lstm_reference, inputs, ctx.needs_input_grad[:8], d_outputs[:3]), None, None
         _, h0_BH, c0_BH, weight_ZH, keep_TB, zoneout_TBH, cell_zoneout_TBH, norm_gain_Z = inputs
         d_states_TBH = upstream(d_outputs[0], d_outputs[1], states_TBH)

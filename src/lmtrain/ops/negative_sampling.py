@@ -24,7 +24,7 @@ from torch.nn.functional import embedding, logsigmoid
 
 from lmtrain.ops.recurrence import reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
-from lmtrain.ops.transforms import Looped, call, without_autocast
+from lmtrain.ops.transforms import Looped, call, is_for_reference, without_autocast
 
 
 def negative_sampling(
@@ -97,7 +97,7 @@ class NegativeSamplingFunction(Looped):
         d_total = d_outputs[0]
         if d_total is None:
             return (None,) * 5
-        if torch.is_grad_enabled():  # create_graph=True: the reference is differentiable twice
+        if is_for_reference(d_outputs):
             return tuple(reference_gradients(_reference_tuple, inputs, ctx.needs_input_grad, (d_total,)))
         input_VE, output_VE, contexts_NC, targets_N, samples_NK = inputs
         d_scores_NJ = d_scores_NJ * d_total

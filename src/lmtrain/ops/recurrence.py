@@ -26,6 +26,7 @@ from torch import Tensor
 from lmtrain.ops.backends import Call, choose
 from lmtrain.ops.native import products
 from lmtrain.ops.shapes import Sizes, check_dtype, check_shape
+from lmtrain.ops.transforms import needs_grad
 
 EPSILON = 1e-5
 
@@ -88,7 +89,7 @@ class Arguments:
         else:
             check_dtype(name, tensor.dtype, self.compute_dtype)
         self._check_device(name, tensor)
-        self.needs_grad |= torch.is_grad_enabled() and tensor.requires_grad
+        self.needs_grad |= needs_grad(tensor)
 
     def _check_device(self, name: str, tensor: Tensor) -> None:
         if tensor.device != self.device:
@@ -209,13 +210,19 @@ def reference_gradients(
     needs_input_grad: Sequence[bool],
     d_outputs: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    """Returns the reference's gradients, which are differentiable: what a backward pass returns if grad mode is on in it.
+    """Returns the reference's gradients: what a backward pass returns if it `is_for_reference`. They are differentiable where
+    grad mode is on.
 
     It works on aliases, because an input that is passed twice, or depends on another, must not collect the other's gradient.
     """
-    aliases = [x.view_as(x) if isinstance(x, Tensor) else x for x in inputs]
-    wanted = [alias for alias, needed in zip(aliases, needs_input_grad, strict=True) if needed]
-    defined = [(y, d_y) for y, d_y in zip(reference(*aliases), d_outputs, strict=True) if d_y is not None]
+    is_differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        aliases = [
+            (x.view_as(x) if is_differentiable else x.detach().requires_grad_(needed)) if isinstance(x, Tensor) else x
+            for x, needed in zip(inputs, needs_input_grad, strict=True)
+        ]
+        wanted = [alias for alias, needed in zip(aliases, needs_input_grad, strict=True) if needed]
+        defined = [(y, d_y) for y, d_y in zip(reference(*aliases), d_outputs, strict=True) if d_y is not None]
     outputs, upstreams = zip(*defined, strict=True)
-    gradients = iter(torch.autograd.grad(outputs, wanted, upstreams, create_graph=True, allow_unused=True))
+    gradients = iter(torch.autograd.grad(outputs, wanted, upstreams, create_graph=is_differentiable, allow_unused=True))
     return [next(gradients) if needed else None for needed in needs_input_grad]

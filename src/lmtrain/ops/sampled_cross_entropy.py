@@ -33,7 +33,7 @@ from lmtrain.ops.backends import Call, choose, kernels
 from lmtrain.ops.linear_cross_entropy import items_of, times_upstream
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
-from lmtrain.ops.transforms import Looped, call, without_autocast
+from lmtrain.ops.transforms import Looped, call, is_for_reference, without_autocast
 
 # Samples are filled up to a multiple of this number, with logits of -inf. The number of distinct samples changes from step to
 # step, and oneDNN would compile its products again for every size.
@@ -128,7 +128,7 @@ class SampledCrossEntropyFunction(Looped):
         inputs, d_total = ctx.saved_tensors, d_outputs[0]
         if d_total is None:
             return (None,) * 9
-        if torch.is_grad_enabled():  # create_graph=True: the reference is differentiable twice
+        if is_for_reference(d_outputs):
             arguments = (*inputs, ctx.compute_dtype)
             needed = (*ctx.needs_input_grad[:6], False)
             return *reference_gradients(_reference_tuple, arguments, needed, (d_total,)), None, None

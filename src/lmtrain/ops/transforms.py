@@ -1,5 +1,5 @@
-"""What our `torch.autograd.Function`s have in common: how they are called, and for those that are whole loops or losses, and
-not pointwise, the rules of `torch.func`.
+"""What our `torch.autograd.Function`s have in common: how they are called, in which precision, and for those that are whole
+loops or losses, and not pointwise, the rules of `torch.func`.
 
 vmap   runs the function once for each element of the batch, which is right for every backend, and no faster than a loop
 jvp    is refused, because no forward-mode derivative is written by hand; the reference has PyTorch's own
@@ -7,6 +7,7 @@ jvp    is refused, because no forward-mode derivative is written by hand; the re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import Function
+from torch.nn import Parameter
 
 
 def call(function: type[Function], *arguments: Any) -> Any:
@@ -30,6 +32,52 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """A context in which no product is rounded. The device `meta`, which has shapes alone, has no autocast."""
     is_open = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if is_open else nullcontext()
+
+
+FOLLOWED = "PyTorch follows each operation, as it does to trace or to count them, and does not see what a kernel does"
+
+
+def is_followed() -> bool:
+    """Whether all operations have to be PyTorch's: a trace is made, tensors have shapes alone, or operations are counted."""
+    if torch.compiler.is_compiling():
+        return False  # what is compiled calls our kernels from outside
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None
+
+
+def lies_here(x: Tensor) -> bool:
+    """Whether its numbers lie in this machine's memory, in rows, for C++ to read. A subclass may only say so: a fake tensor."""
+    return x.is_cpu and x.layout is torch.strided and type(x) in (Tensor, Parameter)
+
+
+class Products(torch.autocast):
+    """An autocast that forgets the copies of weights which it has made when it begins and ends.
+
+    PyTorch keeps them until the outermost autocast ends, and it does not see that a weight has changed since.
+    """
+
+    def __enter__(self) -> Any:
+        torch.clear_autocast_cache()
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> Any:
+        torch.clear_autocast_cache()
+        return super().__exit__(*raised)
+
+
+def needs_grad(x: Tensor) -> bool:
+    """Whether there may be a backward pass to it. Within `torch.func` a tensor does not say what the one within it needs."""
+    return torch.is_grad_enabled() and (x.requires_grad or torch._C._are_functorch_transforms_active())
+
+
+def is_for_reference(d_outputs: Sequence[Tensor | None]) -> bool:
+    """Whether a backward pass is that of the reference: it will be differentiated again (`create_graph=True`), or goes through
+    a batch of upstream gradients at once (`is_grads_batched=True`, `jacobian(vectorize=True)`)."""
+    return torch.is_grad_enabled() or any(d is not None and is_batched(d) for d in d_outputs)
+
+
+def is_batched(x: Tensor) -> bool:
+    """Whether a tensor stands for a batch of such, of which only PyTorch knows where they lie."""
+    return torch._C._functorch.is_batchedtensor(x) or torch._C._functorch.is_legacy_batchedtensor(x)
 
 
 class Looped(Function):

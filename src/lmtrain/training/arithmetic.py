@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
 
 from lmtrain.ops.backends import record_choices
+from lmtrain.ops.transforms import Products, without_autocast
 from lmtrain.shell import printable
 from lmtrain.training.provenance import processor_name
 
@@ -74,5 +76,5 @@ def has_native_bfloat16(device: torch.device) -> bool:
 def autocast(device: torch.device, precision: torch.dtype) -> Callable[[], AbstractContextManager[Any]]:
     """Opens the precision under which a forward pass runs."""
     if precision is torch.float32:
-        return nullcontext
-    return lambda: torch.autocast(device.type, dtype=precision)
+        return partial(without_autocast, device)
+    return partial(Products, device.type, dtype=precision)

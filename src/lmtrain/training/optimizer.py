@@ -12,7 +12,7 @@ are saved.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cached_property
 from typing import Any
 
@@ -139,13 +139,15 @@ class OneCallAdam(torch.optim.Adam):
         return {}
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = _loss_of(closure)
         groups = [(self._rule(group), self._weights(group)) for group in self.param_groups]
         is_recorded = isinstance(groups[0][0].rate, Tensor)  # as a CUDA graph, or the way there
         if is_recorded or not gradients.adam(groups):
             self._spread.spread(self)
             super().step()
             self._spread.gather()
+        return loss
 
     def _rule(self, group: dict[str, Any]) -> gradients.AdamRule:
         beta1, beta2 = group["betas"]
@@ -177,6 +179,14 @@ class OneCallAdamW(OneCallAdam, torch.optim.AdamW):
     is_decoupled = True
 
 
+def _loss_of(closure: Callable[[], Any] | None) -> Any:
+    """What a closure that computes the gradients returns; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class SparseAdam(torch.optim.Adam):
     """Adam that updates only the rows of a sparse gradient. Dense gradients are updated as by Adam.
 
@@ -187,7 +197,8 @@ class SparseAdam(torch.optim.Adam):
     """
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = _loss_of(closure)
         sparse = []
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -204,6 +215,7 @@ class SparseAdam(torch.optim.Adam):
         for group, parameter, grad in sparse:
             self._step_rows(group, parameter, grad.indices()[0], grad.values())
             parameter.grad = grad
+        return loss
 
     def _step_rows(self, group: dict[str, Any], parameter: Tensor, rows_R: Tensor, grad_RE: Tensor) -> None:
         state = self.state[parameter]

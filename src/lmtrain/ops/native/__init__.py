@@ -29,6 +29,7 @@ from torch import Tensor
 from lmtrain.choices import Nonlinearity, names
 from lmtrain.ops.backends import Call
 from lmtrain.ops.native.build import library, why_no_library
+from lmtrain.ops.transforms import lies_here
 
 __all__ = [
     "backward_elman",
@@ -306,7 +307,7 @@ def forward_draw() -> Callable[[Tensor, Sequence[float], float, int | None], lis
     entry.restype = None
 
     def draw(log_probs_NV: Tensor, uniforms: Sequence[float], temperature: float, excluded: int | None) -> list[int]:
-        if log_probs_NV.dtype is not torch.float32 or not log_probs_NV.is_cpu:
+        if log_probs_NV.dtype is not torch.float32 or not lies_here(log_probs_NV):
             raise ValueError(f"log_probs_NV is {log_probs_NV.dtype} on {log_probs_NV.device}; expected float32 on a CPU.")
         N, V = log_probs_NV.shape
         if len(uniforms) != N:
@@ -337,7 +338,7 @@ def _type(tensor: Tensor) -> torch.dtype:
 
 def _sizes(tensor: Tensor, dimensions: int) -> torch.Size:
     """The sizes of a tensor that says them to the others, and where results are to lie."""
-    if tensor.dim() != dimensions or 0 in tensor.shape or not _is_here(tensor):
+    if tensor.dim() != dimensions or 0 in tensor.shape or not lies_here(tensor):
         raise ValueError(
             f"a tensor on {tensor.device} has shape {tuple(tensor.shape)}; expected {dimensions} sizes of at least 1, on a CPU."
         )
@@ -346,16 +347,11 @@ def _sizes(tensor: Tensor, dimensions: int) -> torch.Size:
 
 def _checked(name: str, tensor: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:
     """The tensor in one piece, as C++ reads it."""
-    if tensor.dtype is not dtype or tensor.shape != shape or not _is_here(tensor):
+    if tensor.dtype is not dtype or tensor.shape != shape or not lies_here(tensor):
         raise ValueError(
             f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}; expected {dtype} of {shape} on a CPU."
         )
     return tensor.contiguous().resolve_neg()
-
-
-def _is_here(tensor: Tensor) -> bool:
-    """Whether its numbers lie in this machine's memory, one after the other."""
-    return tensor.is_cpu and tensor.layout is torch.strided
 
 
 def _keep(keep_TB: Tensor | None, T: int, B: int) -> Tensor | None:

@@ -35,6 +35,7 @@ import torch
 
 from lmtrain.ops.backends import warn
 from lmtrain.ops.native.cache import Cache, UnusableCacheError
+from lmtrain.ops.transforms import FOLLOWED, is_followed
 from lmtrain.progress import watched
 
 log = logging.getLogger("lmtrain")
@@ -63,7 +64,9 @@ _reasons: dict[str, str] = {}
 
 
 def why_no_library() -> str | None:
-    """Why the library cannot be had on this machine, with the remedy; None when it is loaded. Builds it at the first call."""
+    """Why the library cannot be used, here or now, with the remedy; None when it can. Builds it at the first call."""
+    if is_followed():
+        return FOLLOWED
     isa = os.environ.get("LMTRAIN_NATIVE_ISA", "native")
     if isa not in _libraries and isa not in _reasons:
         try:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from lmtrain.ops.native.build import library, why_no_library
+from lmtrain.ops.transforms import lies_here
 
 
 def _is_plain(x: Tensor) -> bool:
-    return x.dtype is torch.float32 and x.is_cpu and x.layout is torch.strided and x.is_contiguous() and not x.is_neg()
+    return x.dtype is torch.float32 and lies_here(x) and x.is_contiguous() and not x.is_neg()
 
 
 def clip(gradients: Sequence[Tensor], max_norm: float) -> float | None:
@@ -100,6 +101,7 @@ def adam(groups: Sequence[tuple[AdamRule, Sequence[tuple[AdamWeight, Tensor]]]])
             ctypes.c_int(rule.is_decoupled),
             ctypes.c_long(torch.get_num_threads()),
         )
+        torch.autograd.graph.increment_version([weight.tensors[0] for weight, _ in weights])  # so that a graph of them knows
     return True
 
 
@@ -113,7 +115,7 @@ def _can_step(weight: AdamWeight, gradient: Tensor) -> bool:
 
 def can_sum_rows(d: Tensor) -> bool:
     """Whether `sum_rows` can serve such a tensor here."""
-    return d.dtype in (torch.float32, torch.bfloat16) and d.is_cpu and d.layout is torch.strided and why_no_library() is None
+    return d.dtype in (torch.float32, torch.bfloat16) and lies_here(d) and why_no_library() is None
 
 
 def sum_rows(d_NZ: Tensor, ids_N: Tensor, num_rows: int) -> Tensor:
@@ -123,7 +125,7 @@ def sum_rows(d_NZ: Tensor, ids_N: Tensor, num_rows: int) -> Tensor:
     """
     if not can_sum_rows(d_NZ) or d_NZ.dim() != 2:
         raise ValueError(f"rows of {d_NZ.dtype} on {d_NZ.device}; expected a matrix of float32 or bfloat16 on a CPU.")
-    if ids_N.dtype is not torch.int64 or ids_N.shape != d_NZ.shape[:1] or not ids_N.is_cpu or ids_N.layout is not torch.strided:
+    if ids_N.dtype is not torch.int64 or ids_N.shape != d_NZ.shape[:1] or not lies_here(ids_N):
         raise ValueError(f"ids are {ids_N.dtype} of shape {tuple(ids_N.shape)}; expected int64 of {len(d_NZ)}, one a row.")
     d_NZ, ids_N = d_NZ.contiguous().resolve_neg(), ids_N.contiguous()
     sums_VZ = d_NZ.new_empty(num_rows, d_NZ.shape[1])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lmtrain.ops.native.build import library, why_no_library
+from lmtrain.ops.transforms import lies_here
 
 SMALL = 1 << 23  # multiplications; below, the call from Python costs more than it gains
 
@@ -30,7 +31,7 @@ def _is_fast(library: ctypes.CDLL) -> bool:
 
 def are_plain(*tensors: Tensor | None) -> bool:
     """Whether `product` takes tensors of these types."""
-    return all(x is None or (x.dtype is torch.float32 and x.is_cpu and x.layout is torch.strided) for x in tensors)
+    return all(x is None or (x.dtype is torch.float32 and lies_here(x)) for x in tensors)
 
 
 def can_serve(*tensors: Tensor | None) -> bool:

@@ -26,6 +26,7 @@ from torch.nn.functional import pad
 
 from lmtrain.ops.native.build import library
 from lmtrain.ops.shapes import Sizes, check_dtype, check_shape
+from lmtrain.ops.transforms import lies_here
 
 WEIGHTS = (torch.float32, torch.bfloat16, torch.int8)  # in the order of their numbers in `lmtrain_step`
 KINDS = ("linear", "elman tanh", "elman relu", "elman sigmoid", "elman identity", "gru", "lstm")  # the order of Kind in step.h
@@ -168,7 +169,7 @@ def _check_stage(index: int, stage: Stage, inputs: int) -> int:
             raise ValueError(f"{name} of stage {index} ({stage.kind}) has shape {given}; expected {expected}.")
         if tensor is not None:
             check_dtype(f"{name} of stage {index}", tensor.dtype, torch.float32, torch.bfloat16, torch.float64)
-            if not tensor.is_cpu or tensor.layout is not torch.strided:
+            if not lies_here(tensor):
                 raise ValueError(f"{name} of stage {index} is {tensor.layout} on {tensor.device}; expected rows on a CPU.")
     return units
 
