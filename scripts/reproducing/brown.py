@@ -46,7 +46,7 @@ ORDER = ("Kneser-Ney 3", "Kneser-Ney 5", "example", "two minutes", "eight minute
 CACHE = "--cache 2000 --cache-weight 0.2"
 DYNAMIC = "--dynamic sgd --dynamic-rate 1 --dynamic-decay 0.002"
 BOTH = "--cache 2000 --dynamic sgd --dynamic-rate 0.5"
-BOTH_OF_SIX = f"{BOTH} --dynamic-segment 10 --cache-weight 0.16 --precision bfloat16"
+BOTH_OF_SIX = "--cache 2000 --dynamic sgd --dynamic-rate 0.3 --dynamic-segment 10 --cache-weight 0.16 --precision bfloat16"
 ADAPTED = {
     "these six + cache": ("five + Kneser-Ney 5", CACHE, ONE),
     "these six + cache + dynamic evaluation": ("five + Kneser-Ney 5", BOTH_OF_SIX, ONE),
