@@ -250,3 +250,24 @@ def test_what_is_no_model_is_refused_in_words(place: Path) -> None:
 def test_a_value_out_of_range_names_pythons_argument(lm: lmtrain.Model) -> None:
     with pytest.raises(SettingsError, match=r"top_p"):
         lm.sample(top_p=2.0)
+    with pytest.raises(SettingsError, match="seed is 18446744073709551616"):
+        lm.sample(seed=2**64)
+    with pytest.raises(ValueError, match="num_streams=0"):
+        lm.perplexity(num_streams=0)
+    with pytest.raises(ValueError, match="device='tpu'"):
+        lmtrain.load("run", device="tpu")
+    with pytest.raises(TypeError, match=r"models='run'; expected several"):
+        lmtrain.mix("run", "mixture")
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 100])
+def test_lines_may_end_as_they_do_elsewhere(cut: int, lm: lmtrain.Model) -> None:
+    text, blocks = "to be\nor\n", "to be\r\nor\r\n"
+    assert lm.perplexity([blocks[i : i + cut] for i in range(0, len(blocks), cut)]) == lm.perplexity([text])
+    assert lm.score(blocks) == lm.score(text)
+    assert lm.sample("to\r\n", max_tokens=5) == lm.sample("to\n", max_tokens=5)
+
+
+def test_distributions_come_in_the_precision_that_was_asked_for(lm: lmtrain.Model) -> None:
+    exact, rounded = lm.log_probs("to be"), lm.log_probs("to be", precision="bfloat16")
+    assert 0 < np.abs(exact - rounded).max() < 0.1

@@ -261,3 +261,21 @@ def test_in_a_mixture_the_neural_model_adapts_and_the_other_predicts_as_always(r
     bill = judged(mixture, TEXT, method=method)
     assert bill.total_nats == pytest.approx(expected, rel=1e-12)
     assert bill.total_nats != judged(mixture, TEXT).total_nats
+
+
+def test_what_was_learnt_is_read_in_bfloat16_too(recurrent):
+    """An autocast keeps copies of weights, which are older than what dynamic evaluation has learnt."""
+    model = copy.deepcopy(recurrent).float()
+    method, text = Adaptive(dynamic=Dynamic(rate=1.0, decay=0.002, segment_length=3)), np.tile(TEXT[:4], 20)
+    exact = judged(model, text, method=method)
+    with torch.autocast("cpu", torch.bfloat16):
+        static, rounded = judged(model, text), judged(model, text, method=method)
+        again = judged(model, text)
+    assert exact.total_nats < 0.8 * static.total_nats
+    assert rounded.total_nats == pytest.approx(exact.total_nats, rel=0.05)
+    assert again.total_nats == static.total_nats  # the weights are back
+
+
+def test_frozen_weights_are_refused_in_words(recurrent):
+    with pytest.raises(ValueError, match=r"frozen; call requires_grad_\(True\)"):
+        judged(copy.deepcopy(recurrent).requires_grad_(False), TEXT, method=Adaptive(dynamic=Dynamic(rate=0.1)))

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from lmtrain.errors import DataError
 from lmtrain.inference.rescore import Hypothesis, envelope, pick, tune, word_errors
 
 
@@ -91,3 +92,9 @@ def test_tuning_knows_a_single_hypothesis_and_impossible_ones() -> None:
     assert count == 3
     weights, count = tune([[only, Hypothesis("b", -1.0, -5.0, 1)]], [[1, 0]])
     assert count == 0
+
+
+@pytest.mark.parametrize("scores", [(math.nan, -1.0), (-1.0, math.nan)])
+def test_a_score_that_is_not_a_number_is_refused(scores: tuple[float, float]) -> None:
+    with pytest.raises(DataError, match="'alpha' has a score that is not a number"):
+        Hypothesis("alpha", *scores, 1)

@@ -446,3 +446,32 @@ def test_adam_notices_that_a_weight_has_become_another_tensor():
         ours.step()
         theirs.step()
     torch.testing.assert_close(*weights)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_a_graph_knows_that_a_weight_has_changed_since(name):
+    layer = nn.Linear(3, 3)
+    optimizer = make_optimizer(name, group_parameters(layer.named_parameters()), learning_rate=0.1)
+    y = layer(layer(torch.randn(2, 3))).sum()
+    y.backward(retain_graph=True)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward()
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sparse_adam"])
+def test_a_closure_computes_the_gradients_of_its_step(name):
+    torch.manual_seed(3)
+    embedding = nn.Embedding(5, 3, sparse=name == "sparse_adam")
+    before = embedding.weight.detach().clone()
+    optimizer = make_optimizer(name, group_parameters(embedding.named_parameters()), learning_rate=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = embedding(torch.tensor([1, 3])).square().sum()
+        loss.backward()
+        return loss
+
+    loss = optimizer.step(closure)
+    assert loss.item() == pytest.approx(before[[1, 3]].square().sum().item())
+    assert (embedding.weight != before).any(1).tolist() == [False, True, False, True, False]
