@@ -16,7 +16,7 @@ the dropout between layers are torch's own; what runs is ours. What torch lacks 
     layer_norm   normalises the input product and, within the recurrence, the recurrent one (Ba et al. 2016); the gains
                  are the parameters `norm_ih_l0`, `norm_hh_l0`, ...
     backend      who computes the recurrence, see `lmtrain.ops.backends`; `reference` is plain PyTorch, slow, and the one
-                 for forward-mode derivatives and tracing
+                 for forward-mode derivatives; `auto` takes it while PyTorch traces or counts operations
 
 Dropout and weight_drop act in training alone; zoneout in evaluation takes expectations. All three draw from torch's own
 generator of the device, which `torch.manual_seed` seeds. `RNN` also takes nonlinearity='sigmoid' and 'identity'.

@@ -1,6 +1,7 @@
 """`lmtrain.train`: a training from Python, with the settings of the command line; and the `Run` that it leaves.
 
-The process is afterwards as it was before: signal handlers, random states, number of threads and working directory.
+The process is afterwards as it was before: signal handlers, random states, number of threads and working directory. What it
+has set in PyTorch for itself (`set_default_dtype`, `no_grad`, an open autocast) changes nothing of a training.
 """
 
 from __future__ import annotations
