@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.testing import assert_close
 
 import lmtrain
+from lmtrain.models.dropout import quantised_keep
 from lmtrain.models.recurrent import CELLS
 from lmtrain.ops import native
 
@@ -543,3 +544,12 @@ def test_importing_lmtrain_imports_no_torch_and_using_nn_no_compiler() -> None:
         "assert 'torch._dynamo' not in sys.modules and 'hydra' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, timeout=120)
+
+
+def test_a_layer_on_a_cpu_does_not_ask_for_the_default_device() -> None:
+    quantised_keep.cache_clear()
+    layer, x = lmtrain.nn.LSTM(3, 5, weight_drop=0.5, zoneout=0.3), torch.randn(4, 2, 3)
+    with torch.device("meta"):
+        y, _ = layer(x)
+    assert y.device.type == "cpu"
+    y.sum().backward()

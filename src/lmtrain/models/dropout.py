@@ -115,7 +115,7 @@ def quantised_keep(p: float, dtype: torch.dtype) -> tuple[int, float]:
 
     The scale must be a number of `dtype`, of which bfloat16 has few: it is chosen first and the probability after it.
     """
-    scale = torch.tensor(1 / (1 - p), dtype=dtype).item()
+    scale = torch.tensor(1 / (1 - p), dtype=dtype, device="cpu").item()
     count = min(max(round(_SIDES / scale), 1), _SIDES - 1)
     return count, _SIDES / count
 
