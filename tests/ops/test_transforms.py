@@ -15,6 +15,7 @@ from torch.testing import assert_close
 import lmtrain
 from lmtrain.models.direct import DirectCrossEntropyFunction
 from lmtrain.ops.activations import ACTIVATIONS
+from lmtrain.ops.backends import record_choices
 from lmtrain.ops.bags import average
 from lmtrain.ops.elman import elman
 from lmtrain.ops.glove import glove_loss
@@ -137,6 +138,20 @@ def test_tensors_that_have_shapes_alone_go_through(name: str) -> None:
         y.sum().backward()
     assert y.shape == function(*inputs).shape
     assert all(x.grad is None or x.grad.shape == x.shape for x in fakes)
+
+
+class Named(Tensor):
+    """A tensor of somebody else's class, which leaves operations to PyTorch."""
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # PyTorch looks at it to make fakes
+def test_a_class_of_tensors_is_computed_by_kernels_unless_it_follows_operations() -> None:
+    layer, x, chosen = lmtrain.nn.LSTM(3, 5), torch.randn(4, 2, 3), record_choices({})
+    assert_close(layer(x.as_subclass(Named))[0].as_subclass(Tensor), layer(x)[0])
+    assert chosen == {"lstm in float32 on cpu": "native"}
+    fake = FakeTensorMode(allow_non_fake_inputs=True).from_tensor(x)  # and the mode is not open
+    assert layer(fake)[0].shape == layer(x)[0].shape
+    assert linear_cross_entropy(fake.flatten(0, 1), layer.weight_ih_l0, None, torch.zeros(8, dtype=torch.int64)).shape == ()
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # PyTorch's own use of it

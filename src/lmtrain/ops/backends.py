@@ -97,6 +97,7 @@ class Call:
 
     function   elman, gru, lstm, ...
     sizes      by letter: {"T": 35, "B": 20, "H": 200}
+    follows    whether the tensors `follow` operations, for which there is no kernel
     options    names of the optional arguments in use: keep_TB, zoneout_TBH, cell_zoneout_TBH, norm_gain_Z (norm_gain_H)
     """
 
@@ -105,6 +106,7 @@ class Call:
     dtype: torch.dtype
     sizes: Mapping[str, int]
     options: frozenset[str] = frozenset()
+    follows: bool = False
 
     def __str__(self) -> str:
         return _words(self.function, self.dtype, self.device)
@@ -121,7 +123,7 @@ def choose(backend: str, call: Call) -> str:
     Raises SettingsError for a name that does not exist, ResourceError for a backend that cannot serve the call.
     """
     if backend == "auto":
-        backend = "reference" if is_followed() else _first_that_serves(call)
+        backend = "reference" if call.follows or is_followed() else _first_that_serves(call)
     elif backend not in NAMES:
         raise SettingsError(f'backend="{backend}" does not exist.', f"There are {', '.join(NAMES)}.", 'Use backend="auto".')
     elif reason := why_not(backend, call):
@@ -153,7 +155,7 @@ def why_not(backend: str, call: Call) -> str | None:
     """Returns the reason why this backend cannot serve the call, or None if it can."""
     if backend in ("reference", "eager"):
         return None
-    if is_followed():
+    if call.follows or is_followed():
         return FOLLOWED
     try:
         module = kernels(backend, call.function)

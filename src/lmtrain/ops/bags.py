@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from lmtrain.ops.shapes import check_dtype
-from lmtrain.ops.transforms import Looped, call, is_followed
+from lmtrain.ops.transforms import Looped, call, follow, is_followed
 
 
 def average(
@@ -88,7 +88,7 @@ def bags_of(ids_M: Tensor, offsets_N: Tensor) -> Tensor:
     check_dtype("offsets_N", offsets_N.dtype, torch.int64)
     ends_N = torch.cat([offsets_N[1:], offsets_N.new_full((1,), len(ids_M))])
     sizes_N = ends_N - offsets_N
-    can_look = offsets_N.device.type == "cpu" and not is_followed()
+    can_look = offsets_N.device.type == "cpu" and not (is_followed() or follow(offsets_N))
     if not len(offsets_N) or (can_look and (int(offsets_N[0]) or bool((sizes_N < 0).any()))):
         raise ValueError(
             f"the offsets of bags begin at 0 and ascend to at most {len(ids_M)}, but they are {offsets_N.tolist()}."

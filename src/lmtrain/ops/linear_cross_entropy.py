@@ -35,7 +35,7 @@ from torch.nn.functional import cross_entropy, linear
 from lmtrain.ops.backends import Call, choose, kernels, why_not
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
-from lmtrain.ops.transforms import Looped, call, is_followed, is_for_reference, needs_grad, without_autocast
+from lmtrain.ops.transforms import Looped, call, follow, is_followed, is_for_reference, needs_grad, without_autocast
 
 Wanted = tuple[bool, bool, bool]
 
@@ -74,7 +74,8 @@ def linear_cross_entropy(
         check_shape("bias_V", bias_V, "V", sizes)
     dtype = compute_dtype or features_ND.dtype
     check_dtype("the computation", dtype, torch.float32, torch.float64, torch.bfloat16)
-    backend = choose(backend, Call("linear_cross_entropy", features_ND.device.type, dtype, sizes))
+    follows = follow(features_ND, weight_VD, bias_V, targets_N)
+    backend = choose(backend, Call("linear_cross_entropy", features_ND.device.type, dtype, sizes, follows=follows))
     with without_autocast(features_ND.device):
         if backend == "reference":
             _check_targets(targets_N, sizes["V"])
@@ -107,7 +108,8 @@ def linear_nats(
     max_bytes = MAX_BYTES.get(device, 64 << 20) if max_bytes is None else max_bytes
     _check_targets(targets_N, sizes["V"])
     with without_autocast(features_ND.device):
-        if why_not("native", Call("linear_nats", device, dtype, sizes)) is None:
+        follows = follow(features_ND, weight_VD, bias_V, targets_N)
+        if why_not("native", Call("linear_nats", device, dtype, sizes, follows=follows)) is None:
             made: Tensor = kernels("native", "linear_nats").forward_linear_nats(
                 features_ND,
                 weight_VD if weight_VD.dtype == torch.float32 else weight_VD.to(dtype),
@@ -243,7 +245,7 @@ def _reference_tuple(*arguments: Any) -> tuple[Tensor]:
 
 
 def _check_targets(targets_N: Tensor, vocab_size: int) -> None:
-    if targets_N.device.type != "cpu" or is_followed():
+    if targets_N.device.type != "cpu" or is_followed() or follow(targets_N):
         return
     least, most = (int(bound) for bound in targets_N.aminmax())
     if least < 0 or most >= vocab_size:

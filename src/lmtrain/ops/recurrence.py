@@ -26,7 +26,7 @@ from torch import Tensor
 from lmtrain.ops.backends import Call, choose
 from lmtrain.ops.native import products
 from lmtrain.ops.shapes import Sizes, check_dtype, check_shape
-from lmtrain.ops.transforms import needs_grad
+from lmtrain.ops.transforms import follow, needs_grad
 
 EPSILON = 1e-5
 
@@ -44,7 +44,7 @@ class Arguments:
         self.compute_dtype, self.wide_dtype = projected.dtype, accumulate_dtype(projected.dtype)
         self.sizes = Sizes()
         self.options: set[str] = set()
-        self.needs_grad = False
+        self.needs_grad = self.follows = False
 
     def factor(self, name: str, tensor: Tensor, letters: str) -> Tensor:
         """Returns a factor of products in the type of the computation."""
@@ -80,7 +80,8 @@ class Arguments:
 
     def choose(self, backend: str) -> str:
         """Returns the backend that computes this call."""
-        return choose(backend, Call(self.cell, self.device.type, self.compute_dtype, self.sizes, frozenset(self.options)))
+        options = frozenset(self.options)
+        return choose(backend, Call(self.cell, self.device.type, self.compute_dtype, self.sizes, options, self.follows))
 
     def _check(self, name: str, tensor: Tensor, letters: str) -> None:
         check_shape(name, tensor, letters, self.sizes)
@@ -90,6 +91,7 @@ class Arguments:
             check_dtype(name, tensor.dtype, self.compute_dtype)
         self._check_device(name, tensor)
         self.needs_grad |= needs_grad(tensor)
+        self.follows |= follow(tensor)
 
     def _check_device(self, name: str, tensor: Tensor) -> None:
         if tensor.device != self.device:

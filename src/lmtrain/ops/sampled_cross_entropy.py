@@ -33,7 +33,7 @@ from lmtrain.ops.backends import Call, choose, kernels
 from lmtrain.ops.linear_cross_entropy import items_of, times_upstream
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
-from lmtrain.ops.transforms import Looped, call, is_for_reference, without_autocast
+from lmtrain.ops.transforms import Looped, call, follow, is_for_reference, without_autocast
 
 # Samples are filled up to a multiple of this number, with logits of -inf. The number of distinct samples changes from step to
 # step, and oneDNN would compile its products again for every size.
@@ -77,7 +77,8 @@ def sampled_cross_entropy(
     check_dtype("samples_K", samples_K.dtype, torch.int64)
     dtype = compute_dtype or features_ND.dtype
     check_dtype("the computation", dtype, torch.float32, torch.float64, torch.bfloat16)
-    backend = choose(backend, Call("sampled_cross_entropy", features_ND.device.type, dtype, sizes))
+    follows = follow(features_ND, weight_VD, bias_V, targets_N, samples_K, log_expected_K)
+    backend = choose(backend, Call("sampled_cross_entropy", features_ND.device.type, dtype, sizes, follows=follows))
     inputs = features_ND, weight_VD, bias_V, targets_N, samples_K, log_expected_K, dtype
     with without_autocast(features_ND.device):
         if backend == "reference":

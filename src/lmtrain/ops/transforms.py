@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import Function
-from torch.nn import Parameter
 
 
 def call(function: type[Function], *arguments: Any) -> Any:
@@ -44,9 +43,14 @@ def is_followed() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None
 
 
+def follow(*tensors: Tensor | None) -> bool:
+    """Whether one of them is of a class that does operations itself, such as a fake tensor: then they have to be PyTorch's."""
+    return any(x is not None and type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__ for x in tensors)
+
+
 def lies_here(x: Tensor) -> bool:
-    """Whether its numbers lie in this machine's memory, in rows, for C++ to read. A subclass may only say so: a fake tensor."""
-    return x.is_cpu and x.layout is torch.strided and type(x) in (Tensor, Parameter)
+    """Whether its numbers lie in this machine's memory, in rows, for C++ to read. A fake tensor only says so."""
+    return x.is_cpu and x.layout is torch.strided and not follow(x)
 
 
 class Products(torch.autocast):

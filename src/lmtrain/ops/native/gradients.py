@@ -40,6 +40,8 @@ def clip(gradients: Sequence[Tensor], max_norm: float) -> float | None:
         ctypes.c_double(max_norm),
         ctypes.c_long(torch.get_num_threads()),
     )
+    if max_norm:
+        torch.autograd.graph.increment_version(gradients)
     return norm
 
 
