@@ -46,7 +46,9 @@ def prepare_streams() -> None:
     """Makes the standard streams ones that can be written, and the lines of the log ones that can be shown."""
     _open_closed_streams()
     if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout = _standard_output(sys.stdout)
+        sys.stdout = _standard_stream(sys.stdout, _Output)
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = _standard_stream(sys.stderr, _Messages)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # where the terminal's encoding lacks a character
@@ -87,9 +89,19 @@ class _Output(io.FileIO):
             ) from error
 
 
-def _standard_output(stream: io.TextIOWrapper) -> io.TextIOWrapper:
-    """`stream` on an `_Output`, buffered as it was."""
-    raw = _Output(stream.fileno(), "w", closefd=False)
+class _Messages(io.FileIO):
+    """Standard error. What it cannot take is lost, as where it is closed: what a command does and how it ends stay the same."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def _standard_stream(stream: io.TextIOWrapper, kind: type[io.FileIO]) -> io.TextIOWrapper:
+    """`stream` on a file of this kind, buffered as it was."""
+    raw = kind(stream.fileno(), "w", closefd=False)
     return io.TextIOWrapper(
         raw if stream.write_through else io.BufferedWriter(raw),
         encoding=stream.encoding, line_buffering=stream.line_buffering, write_through=stream.write_through,

@@ -101,3 +101,29 @@ def test_cutoffs_that_leave_no_cluster_are_refused(place: Path, call: Callable[.
     assert "leaves no cluster of rare words" in ended.err
     assert "Type model.head=full" in ended.err
     assert not (place / "other").exists()
+
+
+@pytest.mark.parametrize("name", ["hydra.run.dir", "hydra.sweep.dir"])
+def test_an_empty_directory_is_not_where_one_is(name: str, place: Path, call: Callable[..., Any]) -> None:
+    before = {*place.rglob("*")}
+    ended = call("TRAIN", *(["-m", "trainer.seed=1,2"] if "sweep" in name else []), f"{name}=")
+    assert ended.code == 2
+    assert f"{name} is empty." in ended.err
+    assert {*place.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        (["model.backend=native", "model.layer_norm=true", "model.zoneout=0.1"], "model.layer_norm and no model.zoneout"),
+        (["model.backend=native", "model.zoneout=0.1"], "model.zoneout"),
+        (["model.backend=triton", "model.layer_norm=true"], "model.layer_norm"),
+    ],
+)
+def test_what_a_backend_lacks_is_said_before_anything_starts(
+    settings: list[str], missing: str, place: Path, call: Callable[..., Any]
+) -> None:
+    ended = call("TRAIN", "model=gru", *settings, "hydra.run.dir=other")
+    assert ended.code == 2
+    assert f"has no {missing}. Type model.backend=auto." in ended.err
+    assert not (place / "other").exists()

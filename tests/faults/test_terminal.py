@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -112,6 +113,25 @@ def test_standard_streams_that_are_closed_end_nothing(closed: str, place: Path) 
     assert result.returncode == (3 if "<" in closed else 0)
     if closed == "<&-":
         assert result.stderr.startswith(b"lmtrain: Standard input is closed.")
+
+
+def test_messages_that_cannot_be_written_change_neither_work_nor_exit_code(place: Path) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        for arguments, code in ((["score", "run", "nosuch"], 3), ([*TRAIN, "hydra.run.dir=full"], 0)):
+            command = [*SAMPLE[:3], *arguments]
+            result = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=full, timeout=120, check=False)
+            assert result.returncode == code
+        result = subprocess.run([*SAMPLE[:3], "runs", "full"], stdout=full, stderr=full, timeout=60, check=False)
+        assert result.returncode == 6
+    assert (place / "full" / "checkpoints").is_dir()
+
+
+def test_a_training_whose_reader_goes_away_has_failed(place: Path) -> None:
+    command = shlex.join([*SAMPLE[:3], *TRAIN, "hydra.run.dir=unread"])
+    script = f"set -o pipefail; {command} 2>&1 | head -c 1 > first"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, timeout=120, check=False)
+    assert result.returncode == 6
+    assert b"Traceback" not in result.stderr
 
 
 def test_standard_input_that_cannot_be_read_is_a_paragraph(

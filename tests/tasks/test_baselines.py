@@ -1,6 +1,7 @@
 """What stands beside a model in the end: who is named, what is left out, and that the linear model learns."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import torch
 
 import lmtrain
 from lmtrain.application import read_settings
+from lmtrain.files.strict_json import parse_json, to_json
 from lmtrain.tasks import baselines, language_baselines
 from lmtrain.tasks.baselines import THIS, Comparison
 from lmtrain.tasks.choose import open_task
@@ -43,6 +45,14 @@ def test_models_that_are_as_good_are_named_and_a_perfect_one_shows_that_data_are
         "On test second can do all: it is too easy to tell good models from others.",
         "Left out is a fourth.",
     ]
+
+
+def test_a_perplexity_beyond_all_numbers_is_none_in_json() -> None:
+    compared = Comparison("perplexity", {THIS: {"train": 2.0, "valid": math.inf}, "unigrams": {"train": 3.0, "valid": 4.0}},
+                          is_share=False)  # fmt: skip
+    values = {THIS: {"train": 2.0, "valid": None}, "unigrams": {"train": 3.0, "valid": 4.0}}
+    assert parse_json(to_json(compared.to_json())) == {"measure": "perplexity", "values": values}
+    assert "inf" in compared.format()
 
 
 @pytest.mark.parametrize("given", [TAG, CLASSIFY], ids=["tag", "classify"])

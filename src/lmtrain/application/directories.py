@@ -41,7 +41,7 @@ class BeforeDirectoriesAreMade(Callback):
         """Refuses a directory with what no run wrote."""
         global _there_before
         HydraConfig.instance().set_config(config)  # the directory may be made of its settings
-        directory = Path(os.path.abspath(config.hydra.run.dir))
+        directory = _directory("hydra.run.dir", config.hydra.run.dir)
         _there_before = {path for path in (directory, *directory.parents) if path.exists()}
         if not config.resume:
             with _refusing():
@@ -51,7 +51,7 @@ class BeforeDirectoriesAreMade(Callback):
         """Refuses a file that Hydra would overwrite; the jobs look at their own directories."""
         global _there_before, _sweep
         HydraConfig.instance().set_config(config)
-        directory = Path(os.path.abspath(config.hydra.sweep.dir))
+        directory = _directory("hydra.sweep.dir", config.hydra.sweep.dir)
         _there_before = {path for path in directory.parents if path.exists()}
         for folder, below, _files in os.walk(directory):
             _there_before.add(Path(folder))
@@ -71,6 +71,14 @@ class BeforeDirectoriesAreMade(Callback):
 
 class RefusedError(BaseException):
     """Brings a UserError past Hydra, which makes a warning of an Exception of a callback, and adds a line to one of a job."""
+
+
+def _directory(setting: str, given: str | None) -> Path:
+    """The directory that was typed. An empty name, that of a variable which the shell does not know, would be where one is."""
+    with _refusing():
+        if not (given or "").strip():
+            raise SettingsError(f"{setting} is empty.", "It names a directory.", f"Type {setting}=DIRECTORY, or leave it out.")
+    return Path(os.path.abspath(given or ""))
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import hydra
@@ -32,7 +33,7 @@ from lmtrain.application.directories import (
     write_as_hydra_would,
 )
 from lmtrain.application.overrides import keys_of, parse
-from lmtrain.errors import SettingsError, UserError, check_address_space, is_out_of_memory
+from lmtrain.errors import ResourceError, SettingsError, UserError, check_address_space, is_out_of_memory
 from lmtrain.settings import reading
 from lmtrain.shell import printable
 from lmtrain.terminal import warn
@@ -67,7 +68,8 @@ def call_hydra(changes: Mapping[str, Any], swept: Set[str], varies: bool, alone:
         typed, varied = HydraConfig.get().overrides.task, swept | _swept_by_files()
         jobs.append(" ".join(override for override, key in zip(typed, keys_of(typed), strict=True) if key in varied))
         try:
-            best = train(composed, changes, varied)
+            with _read_to_the_end():
+                best = train(composed, changes, varied)
         except Exception as error:
             if isinstance(error, UserError) and HydraConfig.get().mode is not RunMode.MULTIRUN:
                 raise RefusedError from error  # past Hydra, which has words of its own; in a sweep the other jobs go on
@@ -93,6 +95,18 @@ def call_hydra(changes: Mapping[str, Any], swept: Set[str], varies: bool, alone:
             _show_runs(sweep, failures=not failures)
         if failures and len(jobs) > 1:
             print(printable(f"\n{len(failures)} of {len(jobs)} jobs failed:\n" + "\n".join(failures)), file=sys.stderr)
+
+
+@contextmanager
+def _read_to_the_end() -> Iterator[None]:
+    """A training whose output nobody reads any more has failed, where a command that prints has done its part."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ResourceError(
+            "The training has stopped, because the reader of its output is gone.", "",
+            "Send the output to a file, and read that:  > training.log 2>&1",
+        ) from error  # fmt: skip
 
 
 def run_alone(task: Callable[[DictConfig], object], overrides: Sequence[str]) -> None:

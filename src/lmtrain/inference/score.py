@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ from lmtrain.inference.evaluate import (
 )
 from lmtrain.models.base import LanguageModel
 
+Name = TypeVar("Name", bound=str)
 EOS_WORD = re.compile(rf"\s{re.escape(EOS)}(?=\s)", re.ASCII)  # whitespace as words are split by
 log = logging.getLogger("lmtrain")
 
@@ -367,7 +368,7 @@ def line_to_json(line: ScoredLine) -> dict[str, Any]:
     return values
 
 
-def finite_or_none(values: Mapping[str, float]) -> dict[str, float | None]:
+def finite_or_none(values: Mapping[Name, float]) -> dict[Name, float | None]:
     """The same for JSON, which has no infinity."""
     return {name: _finite(value) for name, value in values.items()}
 

@@ -7,6 +7,7 @@ from dataclasses import fields
 from importlib.util import find_spec
 
 from lmtrain import rules
+from lmtrain.choices import Backend
 from lmtrain.config import (
     COUNTED,
     FROM_TEXT,
@@ -120,6 +121,13 @@ def _of_model(model: NeuralConfig) -> Iterator[str]:
         yield f"model.cutoffs={model.cutoffs} must ascend. Type for example model.cutoffs=[2000,10000]."
     if model.head is HeadName.adaptive and model.project and not model.tie_weights:
         yield "model.project=true has no meaning for model.head=adaptive without model.tie_weights=true. Leave it out."
+    if isinstance(model, RecurrentConfig) and model.backend in (Backend.native, Backend.triton):
+        has_no_zoneout = model.backend is Backend.native
+        if lacking := ["layer_norm"] * model.layer_norm + ["zoneout"] * (has_no_zoneout and model.zoneout > 0):
+            yield (
+                f"model.backend={model.backend.value} has no {' and no '.join(f'model.{name}' for name in lacking)}. "
+                "Type model.backend=auto."
+            )
     if model.maxent_order:
         is_full, penalties = model.head is HeadName.full, model.activation_penalty + model.temporal_penalty
         yield from _typed(

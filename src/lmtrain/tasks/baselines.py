@@ -14,6 +14,7 @@ from typing import Any
 
 import lmtrain.config as config
 from lmtrain.build import build_limits
+from lmtrain.inference.score import finite_or_none
 from lmtrain.progress import watched
 from lmtrain.tasks.base import SplitName, Task
 from lmtrain.training.loop import steps
@@ -60,9 +61,9 @@ class Comparison:
         return "\n".join([*lines, *self.notes])
 
     def to_json(self) -> dict[str, Any]:
-        """Returns it as a dictionary."""
+        """Returns it as a dictionary. A perplexity that is too large for a number is None."""
         named = "shares" if self.is_share else "values"
-        return {"measure": self.measure, named: {name: dict(row) for name, row in self.values.items()}}
+        return {"measure": self.measure, named: {name: finite_or_none(row) for name, row in self.values.items()}}
 
 
 def compared_splits(task: Task) -> list[SplitName]:
