@@ -194,7 +194,7 @@ class TaggerConfig(EmbeddingsConfig, FeaturesConfig, kind="tagger"):
 
 
 class FrequentConfig(ModelConfig, kind="frequent"):
-    """A baseline: each word's most frequent tag in training, or the most frequent label."""
+    """A baseline of task=classify: the most frequent label of the training texts."""
 
 
 class LogisticConfig(FeaturesConfig, kind="logistic"):
