@@ -3,6 +3,7 @@
 import copy
 import doctest
 import io
+import itertools
 import pickle
 import re
 import subprocess
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 from torch.testing import assert_close
 
 import lmtrain
@@ -40,6 +41,7 @@ def pair(name: str, *sizes: Any, **options: Any) -> tuple[Any, Any]:
 
 def tensors(result: Any) -> list[Tensor]:
     outputs, final = result
+    outputs = outputs.data if isinstance(outputs, PackedSequence) else outputs
     return [outputs, *(final if isinstance(final, tuple) else [final])]
 
 
@@ -51,7 +53,7 @@ def given_state(name: str, *size: int, **options: Any) -> Any:
 
 def gradients(module: nn.Module, x: Tensor, hx: Any) -> dict[str, Tensor]:
     """Outputs, final states, and the gradients of a fixed random projection of them, by name."""
-    leaves = {"x": x, **dict(module.named_parameters())}
+    leaves = {"x": x.data if isinstance(x, PackedSequence) else x, **dict(module.named_parameters())}
     leaves |= {} if hx is None else {f"hx{n}": h for n, h in enumerate(hx if isinstance(hx, tuple) else [hx])}
     results = tensors(module(x, hx))
     torch.manual_seed(7)
@@ -66,19 +68,20 @@ def gradients(module: nn.Module, x: Tensor, hx: Any) -> dict[str, Tensor]:
 @given(
     name=st.sampled_from([*CLASSES, "RNN relu"]), sizes=st.tuples(*[st.sampled_from([1, 2, 3, 5, 8])] * 4),
     num_layers=st.integers(1, 3), bias=st.booleans(), batch_first=st.booleans(), batched=st.booleans(), with_hx=st.booleans(),
-    dropout=st.sampled_from([0.0, 0.4]), training=st.booleans(), contiguous=st.booleans(),
+    dropout=st.sampled_from([0.0, 0.4]), training=st.booleans(), contiguous=st.booleans(), bidirectional=st.booleans(),
 )  # fmt: skip
 def test_outputs_and_all_gradients_are_torchs(
     name: str, sizes: tuple[int, ...], num_layers: int, bias: bool, batch_first: bool, batched: bool, with_hx: bool,
-    dropout: float, training: bool, contiguous: bool,
+    dropout: float, training: bool, contiguous: bool, bidirectional: bool,
 ) -> None:  # fmt: skip
     T, B, D, H = sizes
     name, _, nonlinearity = name.partition(" ")
     options = {"nonlinearity": nonlinearity} if nonlinearity else {}
     theirs, ours = pair(
         name, D, H, num_layers, bias=bias, batch_first=batch_first, dropout=dropout * (num_layers > 1),
-        dtype=torch.float64, **options,
+        bidirectional=bidirectional, dtype=torch.float64, **options,
     )  # fmt: skip
+    num_layers *= 1 + bidirectional
     shape = ((B, T) if batch_first else (T, B)) if batched else (T,)
     x = torch.randn(*shape, D, dtype=torch.float64)
     x = (x if contiguous else torch.randn(D, *reversed(shape), dtype=torch.float64).T if not batched else
@@ -90,6 +93,62 @@ def test_outputs_and_all_gradients_are_torchs(
         torch.manual_seed(3)  # the dropout between layers
         found.append(gradients(module, x, hx))
     assert_close(found[1], found[0], rtol=1e-10, atol=1e-10)
+
+
+@given(
+    name=st.sampled_from(CLASSES), lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5), num_layers=st.integers(1, 2),
+    bidirectional=st.booleans(), is_sorted=st.booleans(), with_hx=st.booleans(), dropout=st.sampled_from([0.0, 0.4]),
+    bias=st.booleans(),
+)  # fmt: skip
+def test_packed_sequences_are_read_as_torch_reads_them(
+    name: str, lengths: list[int], num_layers: int, bidirectional: bool, is_sorted: bool, with_hx: bool, dropout: float,
+    bias: bool,
+) -> None:  # fmt: skip
+    lengths = sorted(lengths, reverse=True) if is_sorted else lengths
+    theirs, ours = pair(
+        name, 3, 4, num_layers, bidirectional=bidirectional, dropout=dropout * (num_layers > 1), bias=bias, dtype=torch.float64
+    )
+    x = torch.randn(max(lengths), len(lengths), 3, dtype=torch.float64).requires_grad_()
+    packed = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=is_sorted)
+    size = (num_layers * (1 + bidirectional), len(lengths), 4)
+    hx = given_state(name, *size, dtype=torch.float64) if with_hx else None
+    found, outputs = [], []
+    for module in (theirs, ours):
+        torch.manual_seed(3)  # the dropout between layers
+        outputs.append(module(packed, hx)[0])
+        torch.manual_seed(3)
+        found.append(gradients(module, packed, hx))
+    assert_close(found[1], found[0], rtol=1e-10, atol=1e-10)
+    for theirs_ways, our_ways in zip(outputs[0][1:], outputs[1][1:], strict=True):
+        assert theirs_ways is our_ways or torch.equal(theirs_ways, our_ways)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_packed_sequences_under_autocast_with_noise_and_of_one_step(name: str, bidirectional: bool) -> None:
+    theirs, ours = pair(name, 3, 4, 2, bidirectional=bidirectional)
+    for x_dtype, hx_dtype in itertools.product((torch.float32, torch.bfloat16), (None, torch.float32, torch.bfloat16)):
+        packed = pack_sequence([torch.randn(n, 3, dtype=x_dtype) for n in (5, 3, 3, 1)])
+        hx = None if hx_dtype is None else given_state(name, 2 + 2 * bidirectional, 4, 4, dtype=hx_dtype)
+        with torch.autocast(**AUTOCAST):
+            made, expected = tensors(ours(packed, hx)), tensors(theirs(packed, hx))
+        assert [y.dtype for y in made] == [y.dtype for y in expected]
+        assert_close([y.float() for y in made], [y.float() for y in expected], rtol=0, atol=0.02)
+    noisy = getattr(lmtrain.nn, name)(
+        3, 4, bidirectional=bidirectional, weight_drop=0.5, zoneout=0.2, layer_norm=True, dtype=torch.float64
+    )
+    longest = torch.randn(5, 3, dtype=torch.float64)
+    sequences = pack_sequence([longest, longest[:3], longest[:1]])
+    noisy.eval()
+    alone = [tensors(noisy(longest[:n, None]))[1:] for n in (5, 3, 1)]
+    assert_close(tensors(noisy(sequences))[1:], [torch.cat(states, 1) for states in zip(*alone, strict=True)])
+    noisy.train()
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        drawn.append(tensors(noisy(sequences)))
+    assert all(map(torch.equal, *drawn))
+    assert not torch.equal(noisy(sequences)[0].data, drawn[0][0])
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -236,7 +295,7 @@ def test_what_the_constructor_refuses_or_warns_of_is_torchs(name: str, options: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"bidirectional": True}, "bidirectional"), ({"proj_size": 2}, "proj_size"), ({"weight_drop": 1.0}, "weight_drop"),
+        ({"proj_size": 2}, "proj_size"), ({"weight_drop": 1.0}, "weight_drop"),
         ({"zoneout": -0.1}, "zoneout"), ({"backend": "cuda"}, "backend 'cuda'. Select from auto, reference"),
     ],
 )  # fmt: skip
@@ -245,10 +304,7 @@ def test_what_is_lacking_is_refused_by_name(name: str, options: dict[str, Any], 
         getattr(lmtrain.nn, name)(3, 4, **options)
 
 
-def test_a_packed_sequence_float16_and_an_unknown_nonlinearity_are_refused_by_name() -> None:
-    packed = pack_padded_sequence(torch.randn(5, 2, 3), torch.tensor([5, 3]))
-    with pytest.raises(ValueError, match=r"GRU: lmtrain.nn does not support a PackedSequence as input"):
-        lmtrain.nn.GRU(3, 4)(packed)
+def test_float16_and_an_unknown_nonlinearity_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"GRU: lmtrain.nn does not support torch.float16 \(but"):
         lmtrain.nn.GRU(3, 4).half()(torch.randn(5, 2, 3).half())
     with (
@@ -281,6 +337,9 @@ def wrong_calls(name: str) -> Iterator[tuple[str, Any, Any]]:
     yield r"\(2, 2, 4\), got \[2, 3, 4\]", x, hx(2, 3, 4)
     yield r"\(2, 2, 4\), got \[2, 2, 5\]", x, hx(2, 2, 5)
     yield "meta", x, hx(2, 2, 4, device="meta")
+    packed = pack_padded_sequence(x, torch.tensor([5, 3]))
+    yield r"\(2, 2, 4\), got \[2, 1, 4\]", packed, hx(2, 1, 4)
+    yield "input_size", pack_padded_sequence(torch.randn(5, 2, 4), torch.tensor([5, 3])), None
 
 
 @pytest.mark.parametrize("name", CLASSES)

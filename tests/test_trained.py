@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,17 @@ def test_perplexity_is_that_of_the_command_for_a_path_and_for_blocks(lm: lmtrain
     assert lm.perplexity(["the ca", "t\n"]) == lm.perplexity(["the cat\n"])
     with pytest.raises(DataError, match=r"nosuch\.txt"):
         lm.perplexity("nosuch.txt")
+
+
+def test_threads_share_a_model_and_get_what_each_gets_alone(lm: lmtrain.Model) -> None:
+    texts = ["the cat sat on a mat\n" * count for count in range(1, 9)]
+
+    def use(text: str) -> list[Any]:
+        return [lm.score(text), lm.score(text, precision="bfloat16"), lm.perplexity([text]), lm.surprise(text),
+                lm.sample(text, max_tokens=9, seed=3), lm.next(text)]  # fmt: skip
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(use, texts)) == [use(text) for text in texts]
 
 
 def test_samples_are_those_of_the_command_and_repeat(lm: lmtrain.Model, call: Call) -> None:

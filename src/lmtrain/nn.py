@@ -23,15 +23,19 @@ generator of the device, which `torch.manual_seed` seeds. `RNN` also takes nonli
 
 Computes in float32, float64 and bfloat16. Autocast and `torch.compile` work as with torch's classes: under autocast to
 bfloat16 the outputs have the types that torch's have on the CPU, and compiled code calls the module as it is.
-bidirectional=True, proj_size, a PackedSequence and float16 raise a ValueError.
+proj_size and float16 raise a ValueError.
 
-    legend   T steps · B streams · D size of a layer's input · H hidden · Z gates x H · L layers
+A packed sequence is read in runs of steps that have the same streams, so nothing is computed for steps that a stream lacks.
+
+    legend   T steps · B streams · N tokens of a packed sequence · D size of a layer's input · H hidden · Z gates x H ·
+             L layers, each direction counted
 """
 
 from __future__ import annotations
 
 import sys
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -50,6 +54,7 @@ __all__ = ["GRU", "LSTM", "RNN"]
 
 State = tuple[Tensor, ...]  # h, of an LSTM h and c
 Masks = list[Tensor | None]  # for each of them its zoneout
+Runs = list[tuple[int, int]]  # of a packed sequence: steps, and the streams that have them; ever fewer of these
 
 
 class _Layers(nn.RNNBase):
@@ -67,9 +72,8 @@ class _Layers(nn.RNNBase):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        for name in ("bidirectional", "proj_size"):
-            if value := getattr(self, name):
-                raise ValueError(self._lacks(f"{name}={value}"))
+        if self.proj_size:
+            raise ValueError(self._lacks(f"proj_size={self.proj_size}"))
         for name, p in (("weight_drop", weight_drop), ("zoneout", zoneout)):
             if not isinstance(p, int | float) or isinstance(p, bool):
                 raise TypeError(f"{name} should be of type float, got: {type(p).__name__}")
@@ -80,10 +84,10 @@ class _Layers(nn.RNNBase):
         if backend not in backends.NAMES:
             raise ValueError(f"Unknown backend '{backend}'. Select from {', '.join(backends.NAMES)}.")
         self.weight_drop, self.zoneout, self.layer_norm, self.backend = weight_drop, zoneout, layer_norm, backend
-        for layer in range(self.num_layers if layer_norm else 0):
-            weight_ZH = getattr(self, f"weight_hh_l{layer}")
+        for layer in self._layer_names if layer_norm else ():
+            weight_ZH = getattr(self, f"weight_hh_{layer}")
             for name in ("norm_ih", "norm_hh"):
-                self.register_parameter(f"{name}_l{layer}", nn.Parameter(weight_ZH.new_ones(len(weight_ZH))))
+                self.register_parameter(f"{name}_{layer}", nn.Parameter(weight_ZH.new_ones(len(weight_ZH))))
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Outputs and final states, in the shapes and types in which torch's class of this name gives them."""
@@ -115,60 +119,102 @@ class _Layers(nn.RNNBase):
         own = {name: getattr(self, name) for name, default in defaults.items() if getattr(self, name) != default}
         return ", ".join([super().extra_repr(), *(f"{name}={value}" for name, value in own.items())])
 
-    def _forward(self, input: Any, hx: Any) -> tuple[Tensor, Any]:
-        self._check_input(input)
+    @property
+    def _layer_names(self) -> list[str]:
+        """How the names of parameters end, in the order of the states."""
+        directions = ("", "_reverse") if self.bidirectional else ("",)
+        return [f"l{layer}{direction}" for layer in range(self.num_layers) for direction in directions]
+
+    def _forward(self, input: Any, hx: Any) -> tuple[Any, Any]:
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx)
+        self._check_input(input, (2, 3))
         x_TBD = input.transpose(0, 1) if self.batch_first and input.dim() == 3 else input
-        states = self._states(hx, x_TBD)
+        states = self._states(hx, x_TBD, x_TBD.shape[1:-1])
         if input.dim() == 2:
             x_TBD, *states = (tensor.unsqueeze(1) for tensor in (x_TBD, *states))
         num_streams = x_TBD.shape[1]
         if num_streams == 0:  # the kernels take no empty batch: one stream of zeros, of which nothing is returned
             x_TBD, *states = (F.pad(tensor, (0, 0, 0, 1)) for tensor in (x_TBD, *states))
-        finals = []
-        for layer in range(self.num_layers):
-            if layer and self.dropout:
-                x_TBD = F.dropout(x_TBD, self.dropout, self.training)  # the coins that torch's class throws
-            x_TBD, *final = self._layer(layer, x_TBD, tuple(state_LBH[layer] for state_LBH in states))
-            finals.append(final)
-        results = [x_TBD, *(torch.stack(of_layers).to(x_TBD.dtype) for of_layers in zip(*finals, strict=True))]
+        results = self._all_layers(x_TBD, states, None)
         if num_streams == 0:
             results = [tensor[:, :0] for tensor in results]
         if input.dim() == 2:
             results = [tensor.squeeze(1) for tensor in results]
         elif self.batch_first:
             results[0] = results[0].transpose(0, 1)
-        return results[0], tuple(results[1:]) if self.num_states > 1 else results[1]
+        return results[0], self._as_given(results[1:])
 
-    def _layer(self, layer: int, x_TBD: Tensor, state: State) -> tuple[Tensor, ...]:
-        """One layer's outputs and its final states."""
+    def _forward_packed(self, packed: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
+        x_ND, batch_sizes_T, order_B, places_B = packed
+        self._check_input(x_ND, (2,))
+        states = self._states(hx, x_ND, batch_sizes_T[:1].tolist())
+        if order_B is not None and hx is not None:
+            states = [state_LBH.index_select(1, order_B) for state_LBH in states]
+        streams, steps = torch.unique_consecutive(batch_sizes_T, return_counts=True)
+        runs = list(zip(steps.tolist(), streams.tolist(), strict=True))
+        results = self._all_layers(x_ND, states, runs)
+        if self.num_states > 1:  # under autocast torch's LSTM gives these the type of hx
+            results = [tensor.to(states[0].dtype) for tensor in results]
+        outputs_NH, *finals = results
+        if places_B is not None:
+            finals = [final_LBH.index_select(1, places_B) for final_LBH in finals]
+        return PackedSequence(outputs_NH, batch_sizes_T, order_B, places_B), self._as_given(finals)
+
+    def _as_given(self, states: Sequence[Tensor]) -> Any:
+        return tuple(states) if self.num_states > 1 else states[0]
+
+    def _all_layers(self, x: Tensor, states: Sequence[Tensor], runs: Runs | None) -> list[Tensor]:
+        """The last layer's outputs and the final states [L, B, H] for x [T, B, D], or [N, D] where there are `runs`."""
+        finals: list[list[Tensor]] = []
+        for layer in range(self.num_layers):
+            if layer and self.dropout:
+                x = F.dropout(x, self.dropout, self.training)  # the coins that torch's class throws
+            names = [name for name in self._layer_names if name.partition("_")[0] == f"l{layer}"]
+            outputs = []
+            for name in names:
+                output, *final = self._layer(name, x, tuple(state_LBH[len(finals)] for state_LBH in states), runs)
+                outputs.append(output)
+                finals.append(final)
+            x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+        return [x, *(torch.stack(of_layers).to(x.dtype) for of_layers in zip(*finals, strict=True))]
+
+    def _layer(self, layer: str, x: Tensor, state: State, runs: Runs | None) -> tuple[Tensor, ...]:
+        """One direction of a layer: its outputs and its final states."""
         names = "weight_ih", "weight_hh", "bias_ih", "bias_hh", "norm_ih", "norm_hh"
-        weights: list[Any] = [getattr(self, f"{name}_l{layer}", None) for name in names]
+        weights: list[Any] = [getattr(self, f"{name}_{layer}", None) for name in names]
         weight_ih, weight_hh, bias_ih, bias_hh, norm_ih, norm_hh = weights
         bias = None if bias_ih is None else self.input_bias(bias_ih, bias_hh)
         if norm_ih is None:
-            projected_TBZ = linear(x_TBD, weight_ih, bias, backend=self.backend)
+            projected = linear(x, weight_ih, bias, backend=self.backend)
         else:
-            projected_TBZ = F.layer_norm(linear(x_TBD, weight_ih, backend=self.backend), norm_ih.shape, norm_ih)
-            projected_TBZ = (projected_TBZ if bias is None else projected_TBZ + bias).to(_dtypes(weight_ih)[0])
-        device, shape = x_TBD.device, (*x_TBD.shape[:2], self.hidden_size)
+            projected = F.layer_norm(linear(x, weight_ih, backend=self.backend), norm_ih.shape, norm_ih)
+            projected = (projected if bias is None else projected + bias).to(_dtypes(weight_ih)[0])
+        device = x.device
         generator = _torchs_generator(device) if self.training and (self.weight_drop or self.zoneout) else None
         if generator is not None:
             weight_hh = weight_drop(weight_hh, self.weight_drop, generator)
-        zone: Masks = [
-            zoneout_weights(shape, self.zoneout, generator, training=self.training, device=device) if self.zoneout else None
-            for _ in state
-        ]
-        return self.recur(projected_TBZ, state, weight_hh, bias_hh, norm_hh, zone)
 
-    def _check_input(self, input: Any) -> None:
-        """Raises what torch raises for an input that does not fit, in its words."""
+        def recur(projected_TBZ: Tensor, state: State) -> tuple[Tensor, ...]:
+            shape = (*projected_TBZ.shape[:2], self.hidden_size)
+            zone: Masks = [
+                zoneout_weights(shape, self.zoneout, generator, training=self.training, device=device) if self.zoneout else None
+                for _ in state
+            ]
+            return self.recur(projected_TBZ, state, weight_hh, bias_hh, norm_hh, zone)
+
+        if layer.endswith("_reverse"):
+            return _from_the_end(recur, projected, state, runs)
+        return recur(projected, state) if runs is None else _in_runs(recur, projected, state, runs)
+
+    def _check_input(self, input: Any, dimensions: tuple[int, ...]) -> None:
+        """Raises what torch raises for an input (of a packed sequence its data) that does not fit, in its words."""
         own, weight = type(self).__name__, self.weight_ih_l0
-        if isinstance(input, PackedSequence):
-            raise ValueError(self._lacks("a PackedSequence as input"))
         if not isinstance(input, Tensor):
             raise TypeError(f"{own}: input should be a tensor, got {type(input).__name__}")
-        if input.dim() not in (2, 3):
-            raise ValueError(f"{own}: Expected input to be 2D or 3D, got {input.dim()}D tensor instead")
+        if input.dim() not in dimensions:
+            expected = "D or ".join(map(str, dimensions))
+            raise ValueError(f"{own}: Expected input to be {expected}D, got {input.dim()}D tensor instead")
         if input.shape[-1] != self.input_size:
             raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.shape[-1]}")
         if input.shape[1 if self.batch_first and input.dim() == 3 else 0] == 0:
@@ -187,10 +233,13 @@ class _Layers(nn.RNNBase):
                 f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
             )
 
-    def _states(self, hx: Any, x: Tensor) -> list[Tensor]:
-        """hx as tensors of x's dimensions, zeros for None. Raises what torch raises where it does not fit."""
+    def _states(self, hx: Any, x: Tensor, streams: Sequence[int]) -> list[Tensor]:
+        """hx as tensors of their own number, [L, B, H], zeros for None. `streams` is [B], or empty where there is no batch.
+
+        Raises what torch raises where it does not fit.
+        """
         own = type(self).__name__
-        size = (self.num_layers, *x.shape[1:-1], self.hidden_size)
+        size = (len(self._layer_names), *streams, self.hidden_size)
         if hx is None:
             return [x.new_zeros(size)] * self.num_states
         if self.num_states == 1:
@@ -203,9 +252,9 @@ class _Layers(nn.RNNBase):
         for name, state in named.items():
             if not isinstance(state, Tensor):
                 raise TypeError(f"{own}: {name} should be a tensor, got {_described(state)}")
-            if state.dim() != x.dim():
-                kind = "unbatched 2-D" if x.dim() == 2 else "batched 3-D"
-                raise RuntimeError(f"For {kind} input, {name} should also be {x.dim()}-D but got {state.dim()}-D tensor")
+            if state.dim() != len(size):
+                kind = "batched 3-D" if streams else "unbatched 2-D"
+                raise RuntimeError(f"For {kind} input, {name} should also be {len(size)}-D but got {state.dim()}-D tensor")
             if state.shape != size:
                 raise RuntimeError(f"Expected {name} size {size}, got {list(state.shape)}")
             if state.device != x.device:
@@ -281,6 +330,47 @@ class RNN(_Layers, nn.RNN):
             projected_TBZ, state[0], weight_ZH, nonlinearity=self.nonlinearity, zoneout_TBH=zone[0], norm_gain_H=gain_Z,
             backend=self.backend,
         )  # fmt: skip
+
+
+Recur = Callable[[Tensor, State], tuple[Tensor, ...]]
+
+
+def _in_runs(recur: Recur, projected_NZ: Tensor, state: State, runs: Runs) -> tuple[Tensor, ...]:
+    """The outputs [N, H] for a packed sequence and the states [B, H] in which its streams end."""
+    outputs: list[Tensor] = []
+    ended: list[State] = []
+    for projected_TBZ in _split(projected_NZ, runs):
+        num_streams = projected_TBZ.shape[1]
+        if num_streams < len(state[0]):
+            ended.insert(0, tuple(state_BH[num_streams:] for state_BH in state))
+            state = tuple(state_BH[:num_streams] for state_BH in state)
+        output_TBH, *after = recur(projected_TBZ, state)
+        outputs.append(output_TBH.flatten(0, 1))
+        state = tuple(after)
+    return torch.cat(outputs), *(torch.cat(parts) for parts in zip(state, *ended, strict=True))
+
+
+def _from_the_end(recur: Recur, projected: Tensor, state: State, runs: Runs | None) -> tuple[Tensor, ...]:
+    """The same from the last step to the first; each stream of a packed sequence begins at its own last step."""
+    if runs is None:
+        output_TBH, *after = recur(projected.flip(0), state)
+        return output_TBH.flip(0), *after
+    outputs: list[Tensor] = []
+    begun: State = tuple(state_BH[:0] for state_BH in state)
+    for projected_TBZ in reversed(_split(projected, runs)):
+        waiting = (state_BH[len(own) : projected_TBZ.shape[1]] for state_BH, own in zip(state, begun, strict=True))
+        output_TBH, *after = recur(
+            projected_TBZ.flip(0), tuple(torch.cat(both) for both in zip(begun, waiting, strict=True))
+        )  # fmt: skip
+        outputs.insert(0, output_TBH.flip(0).flatten(0, 1))
+        begun = tuple(after)
+    return torch.cat(outputs), *begun
+
+
+def _split(projected_NZ: Tensor, runs: Runs) -> list[Tensor]:
+    """A packed sequence as [T, B, Z] for each run."""
+    parts = projected_NZ.split([steps * streams for steps, streams in runs])
+    return [part.unflatten(0, run) for part, run in zip(parts, runs, strict=True)]
 
 
 def _torchs_generator(device: torch.device) -> Generator:

@@ -83,6 +83,8 @@ class Model:
     network    the `LanguageModel` itself, for PyTorch code
     tokenizer  text to token ids and back
     device     where the network is
+
+    Several threads may use one at once, unless one of them evaluates dynamically: that changes the weights while it reads.
     """
 
     def __init__(self, trained: Trained, device: str = "cpu") -> None:

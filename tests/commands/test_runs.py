@@ -235,6 +235,20 @@ def test_means_and_standard_deviations_are_over_seeds_of_runs_that_ended_well() 
     assert [row[:2] for row in grouped.rows] == [["lstm", "4"]]
 
 
+def test_a_number_of_the_validation_text_under_test_is_marked() -> None:
+    runs = [record("a", 2.0, 1, test=2.5, test_split="valid"), record("b", 2.1, 2, test=2.6, test_split="test"),
+            record("c", 2.2, 3, test_split="valid")]  # fmt: skip
+    tables = [table_of_runs(runs, name), table_of_groups(runs, None), table_of_runs(runs[1:2], name)]
+    cells = [
+        [cell for row in table.rows for column, cell in zip(table.columns, row, strict=True) if column == "test nats/token"]
+        for table in tables
+        if table is not None
+    ]
+    assert cells == [["2.5000 *", "2.6000", "-"], ["2.5500 ± 0.0707 (2 of 3) *"], ["2.6000"]]
+    notes = [" ".join(table.notes) for table in tables if table is not None]
+    assert ["* is of the whole validation" in note for note in notes] == [True, True, False]
+
+
 def test_a_mean_over_fewer_runs_says_over_how_many() -> None:
     assert spread([1.0, None, 3.0], "{:.1f}".format) == "2.0 ± 1.4 (2 of 3)"
     assert spread([None], str) == "-"

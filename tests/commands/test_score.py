@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,19 @@ def test_independent_lines_have_the_numbers_of_lines_alone_in_the_order_of_the_i
         assert row["num_tokens"] == alone["num_tokens"]
     small = rows(call("score", run, "lines.txt", "--independent", "--json", "--batch-tokens", "1", "--threads", "1").out)
     assert [row["log_prob"] for row in small[:-1]] == pytest.approx([row["log_prob"] for row in scored], rel=1e-5)
+
+
+def test_a_pipe_that_has_a_name_is_read_as_standard_input_is(place: Path, call: Call) -> None:
+    """As a shell names what it makes of `<(command)`; and /dev/stdin is one, too."""
+    text = "the cat\r\n\na mat ran é"
+    Path("lines.txt").write_text(text, encoding="utf-8")
+    expected = call("score", "run", "lines.txt", "--independent", "--json").out
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=Path("pipe").write_text, args=(text, "utf-8"), daemon=True)
+    writer.start()
+    assert call("score", "run", "pipe", "--independent", "--json").out == expected
+    writer.join()
+    assert "is empty" in call("score", "run", os.devnull).err
 
 
 def test_precision_is_that_of_products_and_the_same_in_python(place: Path, call: Call) -> None:

@@ -40,6 +40,11 @@ def test_a_line_without_a_tag_is_refused_with_its_number(text: str, line: int) -
         parsed(text)
 
 
+def test_a_line_with_blanks_among_lines_with_tabs_is_refused_with_both_numbers() -> None:
+    with pytest.raises(DataError, match=r"(?s)Line 1 of file has no tab: 'a X'.*as line 3 does"):
+        parsed("a X\n\nb\tO\n")
+
+
 def test_a_column_that_is_not_there_is_refused() -> None:
     for columns in ({"token_column": 4}, {"tag_column": 0}, {"tag_column": -4}):
         with pytest.raises(DataError, match=r"data\.token_column=1"):

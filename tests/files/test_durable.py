@@ -62,3 +62,5 @@ def test_too_little_free_space_is_told_in_gigabytes(tmp_path):
     check_free_space(tmp_path, 1)
     with pytest.raises(ResourceError, match=r"GB free\. This run's checkpoints need 1e\+09 GB.*trainer\.keep=2"):
         check_free_space(tmp_path, 10**18)
+    with pytest.raises(ResourceError, match="or copy the run to a larger disk and resume the copy"):
+        check_free_space(tmp_path, 10**18, is_resumed=True)

@@ -42,6 +42,17 @@ def test_a_long_line_passes_in_its_blocks() -> None:
     assert max(map(len, KeyedLines(blocks, ("id",), "plain"))) == 1000
 
 
+def test_only_remedies_that_help_are_named() -> None:
+    for text, columns, style, remedy in (
+        ("a\n", ("id",), "plain", "Mend the line, or type --format kaldi where columns end with a space."),
+        (" a\n", ("id",), "kaldi", "Mend the line."),
+        ("a\n", ("id", "score"), "kaldi", "Mend the line, or give the names of other columns, for example --columns id,text."),
+    ):
+        with pytest.raises(DataError) as refused:
+            parse(text, 4, columns, style)
+        assert str(refused.value).endswith(remedy)
+
+
 @pytest.mark.parametrize("cut", [1, 4, 1000])
 @pytest.mark.parametrize(
     ("text", "columns", "style", "message"),

@@ -246,6 +246,15 @@ def test_predict_reads_the_encoding_of_the_run_or_that_which_is_typed(
         assert problem in capsys.readouterr().err
 
 
+def test_evaluate_advises_on_the_encoding_of_a_file_what_it_can_do(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("latin").write_bytes("pos café\n".encode("latin-1"))
+    with pytest.raises(SystemExit):
+        main(["evaluate", "run", "--text", "latin"])
+    printed = capsys.readouterr().err
+    assert "iconv -f LATIN1 -t UTF-8 latin > converted.txt" in printed
+    assert "data.encoding" not in printed
+
+
 def test_evaluate_needs_no_corpus_but_for_train(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     test_file = (trained / "data" / "test.txt").read_bytes()
     capsys.readouterr()

@@ -63,14 +63,15 @@ def test_a_place_that_cannot_be_a_directory_is_refused_at_once(tmp_path, place):
     (tmp_path / "file").touch()
     with (
         pytest.raises(SettingsError, match=r"cannot be used as a run directory.*Choose another with hydra\.run\.dir="),
-        open_run_directory(tmp_path / place),
+        open_run_directory(tmp_path / place, new=True),
     ):
         pytest.fail("opened")
 
 
-def test_a_directory_that_may_not_be_written_is_refused_before_work_begins(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("new", "remedy"), [(True, r"hydra\.run\.dir="), (False, "resume the copy: resume=COPY")])
+def test_a_directory_that_may_not_be_written_is_refused_before_work_begins(tmp_path, monkeypatch, new, remedy):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(SettingsError, match="Permission denied"), open_run_directory(tmp_path):
+    with pytest.raises(SettingsError, match=f"Permission denied.*{remedy}"), open_run_directory(tmp_path, new=new):
         pytest.fail("opened")
     assert not (tmp_path / "run.lock").exists()
 

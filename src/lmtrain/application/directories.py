@@ -42,7 +42,7 @@ class BeforeDirectoriesAreMade(Callback):
         global _there_before
         HydraConfig.instance().set_config(config)  # the directory may be made of its settings
         directory = _directory("hydra.run.dir", config.hydra.run.dir)
-        _there_before = {path for path in (directory, *directory.parents) if path.exists()}
+        _there_before = {path for path in (directory, *directory.parents) if os.path.exists(path)}
         if not config.resume:
             with _refusing():
                 refuse_what_is_not_ours(directory)
@@ -52,7 +52,7 @@ class BeforeDirectoriesAreMade(Callback):
         global _there_before, _sweep
         HydraConfig.instance().set_config(config)
         directory = _directory("hydra.sweep.dir", config.hydra.sweep.dir)
-        _there_before = {path for path in directory.parents if path.exists()}
+        _there_before = {path for path in directory.parents if os.path.exists(path)}
         for folder, below, _files in os.walk(directory):
             _there_before.add(Path(folder))
             if "checkpoints" in below:

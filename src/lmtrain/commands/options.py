@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from lmtrain.errors import as_typed
@@ -232,10 +233,11 @@ def field_of(options: argparse.Namespace, file: str | None) -> str:
 def read_text(path: str, *, at_once: bool = False, field: str = "text") -> Iterator[str]:
     """Yields a text in blocks; "-" is standard input. Of a .jsonl it reads what its records have as `field`.
 
-    A file is read to its end first, so that it is refused before anything is done with it. With `at_once`, a block of standard
-    input is whatever has arrived. Raises DataError for what is not UTF-8 text.
+    A file is read to its end first, so that it is refused before anything is done with it. A pipe that has a name, such as
+    /dev/stdin or what a shell makes of <(command), is read once, as standard input is. With `at_once`, a block of a pipe is
+    whatever has arrived. Raises DataError for what is not UTF-8 text.
     """
-    from lmtrain.data.files import STANDARD_INPUT
+    from lmtrain.data.files import STANDARD_INPUT, is_pipe
     from lmtrain.data.text import iter_decoded, iter_text, scan, warned
     from lmtrain.errors import DataError
     from lmtrain.shell import expanded
@@ -246,7 +248,20 @@ def read_text(path: str, *, at_once: bool = False, field: str = "text") -> Itera
                 "Standard input is closed.", '"-" means the text that is piped into this command.', "Pipe one, or give a file."
             )
         return iter_decoded(cast(BufferedIOBase, sys.stdin.buffer), STANDARD_INPUT, at_once=at_once)
+    if is_pipe(expanded(path)):
+        return _iter_pipe(expanded(path), at_once)
     return iter_text(warned(scan(expanded(path), field)).path, field)
+
+
+def _iter_pipe(path: Path, at_once: bool) -> Iterator[str]:
+    from lmtrain.data.files import unreadable
+    from lmtrain.data.text import iter_decoded
+
+    try:
+        with path.open("rb") as file:
+            yield from iter_decoded(file, path, at_once=at_once)
+    except OSError as error:
+        raise unreadable(path, error) from None
 
 
 def iter_lines(path: str) -> Iterator[str]:

@@ -18,6 +18,8 @@ from lmtrain.training.run_record import Result, RunRecord
 ENDED_WELL = "finished"
 NOTHING = "-"
 MAX_LETTERS = 40  # of a setting in a table
+OF_VALIDATION = " *"  # behind a number in a column of the test
+NOTE_OF_VALIDATION = "* is of the whole validation split, as there is no test split: settings were chosen on that text."
 
 
 @dataclass
@@ -100,9 +102,10 @@ def table_of_groups(records: Sequence[RunRecord], keys: Sequence[str] | None) ->
     ordered = sorted(groups, key=lambda runs: mean_order(runs, measures[0]))
     rows = []
     for runs in ordered:
+        mark = OF_VALIDATION if any(run.test_split == "valid" for run in runs) else ""
         spreads = [
-            spread([None if result is None else measure.of(result) for result in results], measure.write)
-            for results in ([run.valid for run in runs], [run.test for run in runs])
+            _marked(spread([None if result is None else measure.of(result) for result in results], measure.write), of_test)
+            for results, of_test in (([run.valid for run in runs], ""), ([run.test for run in runs], mark))
             for measure in measures
         ]
         seeds = len({_text(run.seed) for run in runs})
@@ -111,6 +114,8 @@ def table_of_groups(records: Sequence[RunRecord], keys: Sequence[str] | None) ->
     heading = f"{records[0].task}: mean ± standard deviation {over}, best first ({_how(measures[0])})"
     left_out = len(records) - len(counted)
     notes = [f"{left_out} that did not end well {'is' if left_out == 1 else 'are'} not counted."] if left_out else []
+    if any(run.test_split == "valid" for run in counted):
+        notes.append(NOTE_OF_VALIDATION)
     return Table(heading, [*settings, "runs", "seeds", *_headings(measures)], rows, notes)
 
 
@@ -164,7 +169,7 @@ def notes_on(records: Sequence[RunRecord], measures: Sequence[Measure]) -> list[
     if len(lengths) > 1 and measures[0] is NATS and not texts:
         notes.append("Some were validated on a part of the validation text (trainer.evaluation_tokens), some on another.")
     if any(record.test_split == "valid" for record in records):
-        notes.append("Where there is no test split, the test column is the whole validation split, exactly.")
+        notes.append(NOTE_OF_VALIDATION)
     return notes
 
 
@@ -181,8 +186,17 @@ def _headings(measures: Sequence[Measure]) -> list[str]:
 
 
 def _numbers(record: RunRecord, measures: Sequence[Measure]) -> list[str]:
-    values = [None if r is None else measure.of(r) for r in (record.valid, record.test) for measure in measures]
-    return [NOTHING if v is None else m.write(v) for v, m in zip(values, [*measures, *measures], strict=True)]
+    def written(result: Result | None, mark: str) -> list[str]:
+        values = [None if result is None else measure.of(result) for measure in measures]
+        return [
+            NOTHING if value is None else measure.write(value) + mark for value, measure in zip(values, measures, strict=True)
+        ]
+
+    return [*written(record.valid, ""), *written(record.test, OF_VALIDATION if record.test_split == "valid" else "")]
+
+
+def _marked(text: str, mark: str) -> str:
+    return text if text == NOTHING else text + mark
 
 
 def _order(record: RunRecord, measure: Measure) -> tuple[Any, ...]:

@@ -163,7 +163,8 @@ def begin(task: Task, run: RunDirectory, checkpoint: Path | None, group: Group) 
         keep_start(run, task)
     arithmetic = note_arithmetic(run, state.learner, task, group, is_resumed=checkpoint is not None)
     if group.leads:
-        check_free_space(run.path, (checkpoint_bytes(task, state.learner.model) or 0) * num_checkpoints(trainer.keep))
+        num_bytes = (checkpoint_bytes(task, state.learner.model) or 0) * num_checkpoints(trainer.keep)
+        check_free_space(run.path, num_bytes, is_resumed=checkpoint is not None)
     log.info("%s", describe_training(task, state.learner, run.path))
     if group.size > 1:
         log.info("%s", say_processes(group, task))

@@ -46,10 +46,12 @@ class Columns:
         return sum(len(sentence.tokens) for sentence in self.sentences)
 
 
-def read_columns(path: Path, *, token_column: int = 1, tag_column: int = -1, encoding: str = "utf-8") -> Columns:
-    """Returns the sentences of a file. Raises DataError, with the line, for what is no token with a tag, and for a file
-    without any."""
-    lines, digest = read_lines(path, encoding)
+def read_columns(
+    path: Path, *, token_column: int = 1, tag_column: int = -1, encoding: str = "utf-8", typed: str | None = "data.encoding="
+) -> Columns:
+    """Returns the sentences of a file; `typed` as in `read_lines`. Raises DataError, with the line, for what is no token with a
+    tag, and for a file without any."""
+    lines, digest = read_lines(path, encoding, typed=typed)
     sentences = parse_columns(lines, str(path), token_column=token_column, tag_column=tag_column)
     if not sentences:
         raise DataError(
@@ -62,7 +64,8 @@ def read_columns(path: Path, *, token_column: int = 1, tag_column: int = -1, enc
 
 def parse_columns(lines: Sequence[str], name: str, *, token_column: int = 1, tag_column: int = -1) -> list[Sentence]:
     """Returns the sentences in the lines of the file `name`."""
-    separator = re.compile("\t" if any("\t" in line.strip(BLANKS) for line in lines) else f"[{BLANKS}]+")
+    with_tab = next((number for number, line in enumerate(lines, 1) if "\t" in line.strip(BLANKS)), None)
+    separator = re.compile(f"[{BLANKS}]+" if with_tab is None else "\t")
     sentences: list[Sentence] = []
     rows: list[tuple[str, str]] = []
 
@@ -77,6 +80,12 @@ def parse_columns(lines: Sequence[str], name: str, *, token_column: int = 1, tag
             end(number)
             continue
         fields = [field.strip(BLANKS) for field in separator.split(line.strip(BLANKS))]
+        if with_tab is not None and len(fields) == 1 and re.search(f"[{BLANKS}]", fields[0]):
+            raise DataError(
+                f"Line {number:,} of {one_line(name)} has no tab: {one_line(fields[0])[:80]!r}.",
+                f"Columns are separated by tabs if any line has one, as line {with_tab:,} does; else by spaces.",
+                "Separate the columns of all lines alike.",
+            )
         rows.append((_field(fields, token_column, name, number, "token"), _field(fields, tag_column, name, number, "tag")))
     end(len(lines) + 1)
     return sentences

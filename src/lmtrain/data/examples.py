@@ -10,7 +10,7 @@ from pathlib import Path
 from lmtrain.data.files import listing, unreadable
 from lmtrain.data.text import check_beginning, is_binary
 from lmtrain.errors import DataError
-from lmtrain.shell import expanded, one_line
+from lmtrain.shell import expanded, one_line, quoted_for_shell
 
 NAMES = {"train": "train", "valid": "valid|dev", "test": "test"}
 """What the name of a split's file contains, in any case."""
@@ -43,10 +43,10 @@ def find_splits(path: str, files: dict[str, str]) -> dict[str, Path]:
     return {split: directory / matches[0] for split, matches in found.items() if matches}
 
 
-def read_lines(path: Path, encoding: str = "utf-8", *, typed: str = "data.encoding=") -> tuple[list[str], str]:
+def read_lines(path: Path, encoding: str = "utf-8", *, typed: str | None = "data.encoding=") -> tuple[list[str], str]:
     r"""Returns the lines of a file, without their ends, and the SHA-256 of its bytes. Only "\n" (or "\r\n") ends a line.
 
-    `typed` is what a user types before the encoding.
+    `typed` is what a user types before the encoding; None where the encoding is that of the data of a run.
 
     Raises DataError for a file that cannot be read, or that is of another encoding.
     """
@@ -66,6 +66,13 @@ def read_lines(path: Path, encoding: str = "utf-8", *, typed: str = "data.encodi
         if is_binary(data):
             raise DataError(
                 found, "This is hardly text in any encoding: it is full of control characters.", "Give a text file."
+            ) from None
+        if typed is None:
+            convert = f"iconv -f LATIN1 -t {codecs.lookup(encoding).name.upper()} {quoted_for_shell(str(path))}"
+            raise DataError(
+                found,
+                f"A file is read as the data were that the run learnt from: as {encoding}.",
+                f"Type  {convert} > converted.txt  (or the encoding that it has) and give the result.",
             ) from None
         raise DataError(
             found,

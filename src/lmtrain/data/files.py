@@ -30,12 +30,21 @@ def check_file(path: Path) -> int:
     return found.st_size
 
 
+def is_pipe(path: Path) -> bool:
+    """Tells whether a path names a pipe or a device such as a terminal, which can be read once."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
 def missing(path: Path) -> DataError:
     """Returns the error for a path that does not exist, which says where it was looked for and what is there instead."""
     absolute = Path.cwd() / path
     parent = next(parent for parent in absolute.parents if parent.is_dir())
     try:
-        names = sorted(entry.name for entry in parent.iterdir())
+        names = sorted(entry.name for entry in parent.iterdir() if entry != absolute)  # which a link to nothing is among
     except OSError:
         names = []
     # Names are compared without their suffix, because every text.txt looks like any other. Of equals, the same suffix wins.

@@ -56,10 +56,10 @@ def is_empty(text: str) -> bool:
     return not text.strip(WHITESPACE)
 
 
-def read_labelled(path: Path, encoding: str = "utf-8") -> Labelled:
-    """Returns the texts of a file. Raises DataError, with the line, for what is no label with a text, and for a file
-    without any."""
-    labelled = parse_labelled(read_lines(path, encoding)[0], str(path))
+def read_labelled(path: Path, encoding: str = "utf-8", *, typed: str | None = "data.encoding=") -> Labelled:
+    """Returns the texts of a file; `typed` as in `read_lines`. Raises DataError, with the line, for what is no label with a
+    text, and for a file without any."""
+    labelled = parse_labelled(read_lines(path, encoding, typed=typed)[0], str(path))
     if not len(labelled):
         raise DataError(
             f"{one_line(str(path))} holds no text.",

@@ -1,7 +1,8 @@
 """How many words a text has, told by its token ids, so that models of any tokens are compared per word.
 
 A word is what stands between whitespace (`vocabulary`), and the end of a line counts as one, as it does where words are tokens:
-there the number of words is that of the tokens. Blanks alone are none.
+there the number of words is that of the tokens. Blanks alone are none. A character that the model does not know counts as part
+of a word.
 """
 
 from __future__ import annotations

@@ -109,11 +109,15 @@ class KeyedLines:
 
     def _missing(self, text: str, start: int, column: str) -> DataError:
         shown = one_line(text[start : start + 60].partition("\n")[0])
+        remedies = ["Mend the line"]
+        if self._name == "tab":
+            remedies.append("type --format kaldi where columns end with a space")
+        if len(self._columns) > 1:
+            remedies.append("give the names of other columns, for example --columns id,text")
         return DataError(
             f"Line {self._number + 1:,} has no column {column!r}: {shown!r}.",
             f"Each line is {' '.join([*self._columns, 'text'])}, with a {self._name} behind each column.",
-            "Type --format kaldi where columns end with a space; for an n-best list of other columns their names, for example "
-            "--nbest --columns id,text.",
+            ", or ".join(remedies) + ".",
         )
 
     def _check_number(self, value: str) -> None:

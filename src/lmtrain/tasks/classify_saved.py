@@ -123,7 +123,7 @@ class Classifier:
         Raises DataError for a label that training did not have.
         """
         encoding = self._data().encoding
-        labelled = read_labelled(expanded(path), encoding)
+        labelled = read_labelled(expanded(path), encoding, typed=None)
         check_labels(labelled, self.labels, str(path))
         return self._judge(labelled.texts, classes_of(labelled, self.labels), {FREQUENT: self._most_frequent})
 

@@ -315,8 +315,10 @@ class Tag(Task):
 def read_splits(data: config.ColumnsConfig) -> dict[str, Columns]:
     """Returns the sentences of every split. Raises DataError for tags that train lacks, if that is asked for."""
     files = find_splits(data.path, {"train": data.train, "valid": data.valid, "test": data.test})
-    columns = {"token_column": data.token_column, "tag_column": data.tag_column}
-    splits = {name: read_columns(path, **columns, encoding=data.encoding) for name, path in files.items()}
+    splits = {
+        name: read_columns(path, token_column=data.token_column, tag_column=data.tag_column, encoding=data.encoding)
+        for name, path in files.items()
+    }
     known = {tag for sentence in splits["train"].sentences for tag in sentence.tags}
     for name, split in splits.items() if data.strict_tags else ():
         for sentence in split.sentences:

@@ -78,7 +78,7 @@ class Tagger:
         """Says how well it tags the sentences of a file in columns, which are read as those of its training."""
         data = self._data() or config.ColumnsConfig()
         columns = read_columns(
-            expanded(path), token_column=data.token_column, tag_column=data.tag_column, encoding=data.encoding
+            expanded(path), token_column=data.token_column, tag_column=data.tag_column, encoding=data.encoding, typed=None
         )
         return self._judge(list(columns.sentences))
 

@@ -147,7 +147,7 @@ def open_run_directory(path: Path, command_line: Sequence[str] | None = None, *,
         _set_aside_unless(stat.S_ISREG, path / "run.lock", os.lstat)
         run._lock = RunLock(path / "run.lock")
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise _unwritable(path, error, new) from error
     try:
         try:
             run._lock.say_what_was_found()
@@ -160,7 +160,7 @@ def open_run_directory(path: Path, command_line: Sequence[str] | None = None, *,
             run.session |= {"id": secrets.token_hex(8), **session_facts(command_line or sys.argv), "exit_reason": None}
             run._write_record()
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise _unwritable(path, error, new) from error
         with _recorded_end(run):
             yield run
     finally:
@@ -233,11 +233,13 @@ def _sessions(path: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _unwritable(path: Path, error: OSError) -> SettingsError | ResourceError:
+def _unwritable(path: Path, error: OSError, new: bool) -> SettingsError | ResourceError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
         return ResourceError(f"{path} cannot be written: {error}.", "A run writes its checkpoints there.", "Free some space.")
     return SettingsError(
         f"{path} cannot be used as a run directory: {error}.",
         "It must be a directory, or a new path, that you may write in.",
-        "Choose another with hydra.run.dir=DIRECTORY.",
+        "Choose another with hydra.run.dir=DIRECTORY."
+        if new
+        else "Make it writable, or copy the run to a place that is, and resume the copy: resume=COPY.",
     )

@@ -27,7 +27,7 @@ ONLY_ADDED_TO = ("tensorboard", "crash", "start")
 
 def refuse_what_is_not_ours(path: Path) -> None:
     """Raises SettingsError if a new run in `path` would overwrite, or mix with, what it did not write."""
-    if (path / "checkpoints").is_dir() and not _is_empty(path / "checkpoints"):
+    if os.path.isdir(path / "checkpoints") and not _is_empty(path / "checkpoints"):
         raise SettingsError(
             f"{path} holds the checkpoints of another run.",
             "A new run begins in a directory without any.",
