@@ -22,9 +22,10 @@ from lmtrain.commands.options import (
     parse,
     whole,
 )
+from lmtrain.data.files import is_pipe
 from lmtrain.errors import SettingsError, as_typed
 from lmtrain.progress import watched
-from lmtrain.shell import printable
+from lmtrain.shell import expanded, printable, quoted_for_shell
 
 if TYPE_CHECKING:
     import argparse
@@ -59,6 +60,8 @@ def main(arguments: list[str]) -> None:
     if task_at(options.run, options.checkpoint) != "language":
         evaluate_examples(options)
         return
+    if options.text is not None:
+        _refuse_pipe(options.run, options.text)
     trained = open_model(options)
     tokenizer = trained.tokenizer
     saved = load_lines(trained)
@@ -106,3 +109,11 @@ def _choose_text(options: argparse.Namespace) -> None:
             )
         options.text = options.file
     options.split = options.split or "test"
+
+
+def _refuse_pipe(run: str, text: str) -> None:
+    if text == "-" or is_pipe(expanded(text)):
+        raise SettingsError(
+            f"{text} is a pipe.", "A text is read more than once here: it is also looked for in the training text.",
+            f"Type  python -m lmtrain score {quoted_for_shell(run)} {text}  for the perplexity of a pipe.",
+        )  # fmt: skip
