@@ -46,6 +46,17 @@ def test_a_space_has_choices_and_ranges(tmp_path: Path) -> None:
     assert {"trainer.max_seconds=null", 'data.path="text.txt"', "model.hidden_sizes=[5,6]", "x=true"} <= set(overrides)
 
 
+def test_exponents_without_a_point_are_numbers_wherever_they_stand(tmp_path: Path) -> None:
+    """YAML reads them as text."""
+    (tmp_path / "a.yaml").write_text(
+        "settings: {a: 1e-3, b: [1.5e2, x], c: 1e, d: e1}\nspace: {e: [1e-3, .5E+1, 1.e2, word]}\n"
+    )
+    space = read_space(tmp_path / "a.yaml")
+    assert space.settings == {"a": 0.001, "b": [150.0, "x"], "c": "1e", "d": "e1"}
+    assert space.space["e"] == Choice((0.001, 5.0, 100.0, "word"))
+    assert "a=0.001" in space.overrides({})
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

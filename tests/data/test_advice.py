@@ -112,6 +112,13 @@ def test_the_least_count_that_makes_some_words_unknown_is_said(advise):
     assert int(line.split("min_count=")[1].split(",")[0]) >= 4
 
 
+def test_nobody_is_told_to_make_most_of_the_training_text_unknown(advise):
+    lines = advise(("a b\n" * 900, "a b a b a b a b x\n" * 90, "a b\n"))
+    (line,) = [line for line in lines if "is not learnt" in line]
+    assert "No words of the training text are rare. Type tokenizer=byte" in line
+    assert "min_count" not in line
+
+
 def test_an_unknown_word_that_training_has_too_seldom_is_remarked_on(advise):
     (line,) = advise((ORDINARY + "<unk>\n", unknown(0.2), unknown(0, 7)))
     assert "but only 0.01% of the training tokens" in line

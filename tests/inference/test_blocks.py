@@ -96,6 +96,23 @@ def test_every_evaluation_of_a_run_reads_the_same_whenever_it_was_interrupted(pl
     assert bills("once") == bills("twice")
 
 
+def test_a_run_does_not_go_on_with_validations_of_another_text(place: Path, call: Call) -> None:
+    """Its best model would be chosen by numbers that do not compare."""
+    few = ["trainer.evaluate_every=2", "trainer.evaluation_tokens=50"]
+    assert call("TRAIN", *few, "trainer.num_steps=4", "schedule=constant", "hydra.run.dir=few").code == 0
+    before = Path("few/run.json").read_bytes()
+    ended = call("resume=few", "trainer.num_steps=6", "trainer.evaluation_tokens=0")
+    assert ended.code == 2
+    assert "up to 116 tokens" in ended.err
+    assert "trainer.evaluation_tokens=50 to go on as before" in ended.err
+    assert call("resume=few", "trainer.num_steps=6", "trainer.evaluation_streams=2").code == 0, "as memory may ask for it"
+    assert call("resume=few", "trainer.num_steps=8", "trainer.evaluate_every=1").code == 0, "the tokens are given"
+    assert json.loads(before)["sessions"]
+    own = ["trainer.evaluate_every=2", "trainer.evaluation_tokens=null"]
+    assert call("TRAIN", *own, "trainer.num_steps=4", "schedule=constant", "hydra.run.dir=small").code == 0
+    assert call("resume=small", "trainer.num_steps=6", "trainer.evaluation_tokens=0").code == 0, "both are the whole text"
+
+
 def test_a_run_of_an_earlier_version_reads_all_when_it_goes_on(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

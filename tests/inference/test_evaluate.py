@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -166,6 +167,12 @@ def test_progress_adds_up_to_the_text(table):
     done = []
     judged(table, TEXT, num_streams=2, chunk_length=2, progress=done.append)
     assert sum(done) == len(TEXT)
+    for size, num_streams in ((3, 7), (2, 5), (3, 2), (2, 11)):  # streams that are dealt out unevenly
+        done.clear()
+        with suppress(InterruptedError):
+            judged(table, TEXT, num_streams=num_streams, chunk_length=2, progress=done.append,
+                   group=Share(size - 1, [None] * size))  # fmt: skip
+        assert sum(done) == len(TEXT)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])

@@ -132,7 +132,11 @@ def test_fraction_done_follows_the_nearest_limit():
     assert fraction_done(**where, max_seconds=20) == 1
 
 
-def test_no_step_of_a_run_counted_in_steps_has_rate_zero():
+def test_no_step_of_a_run_counted_in_steps_or_epochs_has_rate_zero():
     schedule = Cosine(warmup=0.1)
-    shares = [fraction_done(step=step, epoch=0, elapsed_seconds=0, num_steps=50) for step in range(50)]
-    assert min(schedule.rate(at(share)) for share in shares) > 0
+    steps = [fraction_done(step=step, epoch=0, elapsed_seconds=0, num_steps=50) for step in range(50)]
+    epochs = [
+        fraction_done(step=step, epoch=step / 25, elapsed_seconds=0, epochs_per_step=1 / 25, num_epochs=2) for step in range(50)
+    ]
+    assert epochs == pytest.approx(steps)
+    assert min(schedule.rate(at(share)) for share in steps) > 0

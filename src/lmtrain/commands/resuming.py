@@ -31,7 +31,6 @@ from lmtrain.training.checkpoint import (
     scheduled_checkpoint,
 )
 from lmtrain.training.learner import Learner
-from lmtrain.training.limits import epochs_done
 from lmtrain.training.run_directory import RunDirectory
 from lmtrain.training.state import TrainState
 
@@ -48,9 +47,7 @@ def changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Conf
             "It holds the settings of the run as JSON.",
             "Restore the file; every checkpoint holds the same settings in its training.json.",
         ) from None
-    if isinstance(mapping, dict) and isinstance(mapping.get("trainer"), dict):
-        mapping["trainer"].setdefault("evaluation_tokens", 0)  # earlier versions read everything, and a run keeps its numbers
-    old = reading.read_config(mapping)
+    old = _read_config(mapping)
     mapping = comparing.config_to_json(old)  # with settings that an earlier version did not have
     for key, value in changes.items():
         node = mapping
@@ -61,15 +58,18 @@ def changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Conf
             raise reading.SettingsProblemsError([reading.unknown_setting(key, _keys(mapping))])
         node[name] = value
     new = reading.read_config(mapping)
-    refused = []
-    for key, before, after, rule in comparing.iter_changes(old, new):
-        if rule is config.Resume.refused:
-            refused.append(f"{key} is {before} in this run and cannot become {after}.")
-        elif rule is config.Resume.warned:
-            log.warning("Resuming with %s=%s instead of %s: the run is no longer the one it was.", key, after, before)
+    differing = list(comparing.iter_changes(old, new))
+    refused = [
+        f"{key} is {before} in this run and cannot become {after}."
+        for key, before, after, rule in differing
+        if rule is config.Resume.refused
+    ]
     if refused:
         raise SettingsError("\n  * ".join(["These settings cannot change when a run goes on:", *refused]), "",
                             "\nLeave them out, or start a new run.")  # fmt: skip
+    for key, before, after, rule in differing:
+        if rule is config.Resume.warned:
+            log.warning("Resuming with %s=%s instead of %s: the run is no longer the one it was.", key, after, before)
     return new
 
 
@@ -84,10 +84,11 @@ def _keys(mapping: Mapping[str, Any], path: str = "") -> list[str]:
 def go_on(state: TrainState, path: Path, task: Task, run: RunDirectory, group: Group) -> None:
     """Puts the state where the run was when the checkpoint at `path` was saved, and says what differs since then."""
     before = load_state(state, path, task, group)
+    _refuse_another_measure(before, task, state)
     log.info("Going on from step %d (%s).", state.step, path)
     if group.leads and state.step == (state.best_step or 0):  # a kill may have come before it was marked
         mark(run.path, "best", path)
-    _say_stretched(before, task.settings, state, epochs_done(task.batches, state.position))
+    _say_stretched(before, task, state)
     if state.includes_evaluation and task.settings.trainer.max_seconds is not None:
         log.info("An earlier version began this run: its trainer.max_seconds limits the time of its evaluations, too.")
 
@@ -125,9 +126,15 @@ def _check_documents(checkpoint: Checkpoint, task: Task) -> config.Config:
     return before
 
 
+def _read_config(mapping: Any) -> config.Config:
+    if isinstance(mapping, dict) and isinstance(mapping.get("trainer"), dict):
+        mapping["trainer"].setdefault("evaluation_tokens", 0)  # earlier versions read everything, and a run keeps its numbers
+    return reading.read_config(mapping)
+
+
 def _read_saved(settings: Any) -> config.Config:
     try:
-        return reading.read_config(settings)
+        return _read_config(settings)
     except reading.SettingsProblemsError as error:
         problems = "; ".join(error.problems)[:1000].rstrip(".")
         raise UnfitError("settings", f"cannot be used: {problems}", "settings that a run can be started with") from error
@@ -145,11 +152,23 @@ def earlier_checkpoint(run: Path, state: TrainState, which: Literal["last", "bes
     return find_checkpoint(run, "best") if which == "best" else scheduled_checkpoint(run, state.saved_step)
 
 
-def _say_stretched(before: config.Config, now: config.Config, state: TrainState, epoch: float) -> None:
+def _refuse_another_measure(before: config.Config, task: Task, state: TrainState) -> None:
+    """Raises SettingsError if validations would read another text than those by which the best model was chosen so far."""
+    then, now = task.num_validated(before), task.num_validated(task.settings)
+    if then != now and state.best_value is not None:
+        raise SettingsError(
+            f"Validations would read up to {now:,} tokens of the validation text from now on. So far they read up to {then:,}.",
+            "The best model of a run is the one with the best validation, and numbers of different texts do not compare.",
+            f"Type trainer.evaluation_tokens={then} to go on as before, or start a new run.",
+        )
+
+
+def _say_stretched(before: config.Config, task: Task, state: TrainState) -> None:
     """Warns if another limit moves a schedule that goes by the fraction of the run: the rate may jump up again."""
+    now = task.settings
     base = now.optimizer.learning_rate
     schedule = build_schedule(now.schedule, base)
-    old, new = (base * schedule.rate(build_limits(settings).progress(state, epoch)) for settings in (before, now))
+    old, new = (base * schedule.rate(build_limits(settings).progress(state, task.batches)) for settings in (before, now))
     if old != new:
         log.warning(
             "The %s schedule stretches over the new length of the run: the learning rate goes on at %.2g instead of %.2g.",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from lmtrain.settings import quoting
 from lmtrain.shell import one_line
 
 MAX_BYTES = 1 << 20
+EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 SCALAR = (str, int, float, bool, type(None))
 
 
@@ -92,6 +94,7 @@ def read_space(path: Path) -> Space:
         raise _wrong(path, "Its `settings` are no mapping of names to values.")
     for name, value in settings.items():
         _check_name(path, name)
+        settings[name] = value = _as_meant(value)
         if not _is_value(value):
             raise _wrong(path, f"settings: {one_line(str(name))} is {_shown(value)}, which is no value of a setting.")
     if both := [name for name in settings if name in document["space"]]:
@@ -124,6 +127,7 @@ def _dimension(path: Path, name: Any, where: Any) -> Range | Choice:
     """Where the values of one setting are looked for."""
     _check_name(path, name)
     if isinstance(where, list):
+        where = _as_meant(where)
         if not where or not all(_is_value(value) for value in where):
             raise _wrong(path, f"{one_line(name)}: {_shown(where)} is no list of values.")
         if len({json.dumps(value) for value in where}) < len(where):
@@ -147,13 +151,15 @@ def _dimension(path: Path, name: Any, where: Any) -> Range | Choice:
     return Range(low, high, None if step is None else numbers[2], log)
 
 
+def _as_meant(value: Any) -> Any:
+    """Reads 1e-3 as the number that was meant, which YAML reads as text for want of a point; in a list, too."""
+    if isinstance(value, list):
+        return [_as_meant(item) for item in value]
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
+
+
 def _number(value: Any) -> Any:
-    """Reads 1e-3 as the number that was meant, which YAML reads as text for want of a point."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
+    value = _as_meant(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return value if is_number and abs(value) < 1e300 and math.isfinite(value) else None
 

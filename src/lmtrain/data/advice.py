@@ -136,11 +136,14 @@ def _unknown(corpus: Corpus) -> Iterator[str]:
             counts = corpus.train.counts(corpus.tokenizer.vocab_size)
             counts[[corpus.tokenizer.unk_id, corpus.tokenizer.eos_id]] = 0
             trained = f"only {in_training:.2%}" if in_training else "none"
+            rarest = int(counts[counts > 0].min(initial=1 << 31))
+            is_rare = counts[counts == rarest].sum() < MAX_UNKNOWN * len(corpus.train.ids)
             yield (
                 f"{share:.1%} of the {NAMES[name]} tokens are <unk>, but {trained} of the training tokens: its probability is "
                 "not learnt, and perplexities depend on chance. "
-                f"Type tokenizer.min_count={int(counts[counts > 0].min(initial=1 << 31)) + 1}, which makes rare {noun} <unk>."
-            )
+                + (f"Type tokenizer.min_count={rarest + 1}, which makes rare {noun} <unk>." if is_rare else
+                   f"No {noun} of the training text are rare. Type tokenizer=byte, or give other splits.")
+            )  # fmt: skip
             return
 
 

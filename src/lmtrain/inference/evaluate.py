@@ -462,11 +462,14 @@ def evaluate(
         model, text.ids, eos_id=tokenizer.eos_id, num_streams=num_streams, chunk_length=chunk_length, method=method,
         device=device, group=group,
     )  # fmt: skip
+    num_tokens, num_own = len(text.ids), _num_own(len(text.ids), num_streams, group)
+    done = 0
     with closing(chunks):  # so that weights which the method adapts are restored even where this is interrupted
         for scored in chunks:
             tally.add(scored.targets, scored.log_probs, scored.positions)
-            if progress is not None:
-                progress(scored.targets.size * group.size)
+            before, done = done, done + scored.targets.size
+            if progress is not None:  # the others are about as far
+                progress(done * num_tokens // num_own - before * num_tokens // num_own)
     return tally.together(group).evaluation(
         text, num_words=tokenizer.count_words(text.ids),
         spelling_nats=None if tokenizer.rare is None else text.spelling_micronats / 1e6,
@@ -511,6 +514,14 @@ def iter_positions(num_tokens: int, num_streams: int, chunk_length: int) -> Iter
         yield np.arange(first, min(first + chunk_length, length))[:, None] + starts_B
     if longer:
         yield (length + starts_B[:longer])[None]
+
+
+def _num_own(num_tokens: int, num_streams: int, group: Group) -> int:
+    """How many of the tokens are in the streams of this process."""
+    num_streams = max(1, min(num_streams, num_tokens))
+    own = group.columns(num_streams)
+    length, longer = divmod(num_tokens, num_streams)
+    return (own.last - own.first) * length + max(0, min(own.last, longer) - own.first)
 
 
 def _starts(num_tokens: int, num_streams: int) -> np.ndarray:

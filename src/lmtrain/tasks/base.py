@@ -131,6 +131,11 @@ class Task(ABC):
     def score(self, model: Any) -> Score:
         """Says how good `model` is on the validation split."""
 
+    def num_validated(self, settings: config.Config) -> int:
+        """Returns how many tokens the evaluations during training read at most under these settings; 0 for a task that reads
+        all of validation always."""
+        return 0
+
     def judge(self, model: Any, group: Group) -> Score:
         """Returns the same if several processes train together, which all call it. The first one scores, and all get the
         result."""

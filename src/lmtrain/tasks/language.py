@@ -153,10 +153,14 @@ class Language(Task):
     @cached_property
     def _judged(self) -> Split:
         """Returns what the evaluations during training read of validation: all of it, or blocks."""
-        trainer, valid = self.settings.trainer, self.corpus.valid
+        valid, streams = self.corpus.valid, self.settings.trainer.evaluation_streams
+        return part_of(valid, evenly_spaced(valid.ids, self.num_validated(self.settings), streams), self.corpus.tokenizer)
+
+    def num_validated(self, settings: config.Config) -> int:
+        trainer, whole = settings.trainer, len(self.corpus.valid.ids)
         between = trainer.evaluate_every * self.batches.batch_size * self.batches.chunk_length or len(self.corpus.train.ids)
-        most = default_bound(between) if trainer.evaluation_tokens is None else trainer.evaluation_tokens or len(valid.ids)
-        return part_of(valid, evenly_spaced(valid.ids, most, trainer.evaluation_streams), self.corpus.tokenizer)
+        most = default_bound(between) if trainer.evaluation_tokens is None else trainer.evaluation_tokens or whole
+        return min(most, whole)
 
     @cached_property
     def _num_streams(self) -> int:

@@ -58,7 +58,7 @@ class Nonfinite:
     def stop(self, state: TrainState, problem: str, batch: Batch | None, tried: str = "") -> None:
         """Saves the crash and raises DivergedError."""
         try:
-            kept = f"The state before it{' and the batch' if batch else ''} are in {self.save_crash(state, batch)}."
+            kept = f"The state before it{' and the batch are' if batch else ' is'} in {self.save_crash(state, batch)}."
         except ResourceError as error:
             kept = f"The crash itself could not be saved: {error}"
         raise DivergedError(

@@ -57,10 +57,12 @@ class Limits:
             if limit is not None:
                 yield name, value, limit
 
-    def progress(self, state: TrainState, epoch: float) -> Progress:
+    def progress(self, state: TrainState, batches: Batches) -> Progress:
         """Returns what schedules depend on."""
+        epoch = epochs_done(batches, state.position)
         fraction = fraction_done(
             step=state.step, epoch=epoch, elapsed_seconds=state.elapsed_seconds,
+            epochs_per_step=1 / batches.num_batches(state.position.epoch),
             num_steps=self.num_steps, num_epochs=self.num_epochs, max_seconds=self.max_seconds,
         )  # fmt: skip
         return Progress(step=state.step, epoch=epoch, fraction=fraction)

@@ -56,12 +56,11 @@ def steps(state: TrainState, batches: Batches, limits: Limits, group: Group = AL
         while True:
             state.running_seconds = clock() - started_at
             state.elapsed_seconds = group.seconds(state.elapsed_seconds)
-            epoch = epochs_done(batches, state.position)
-            if limits.fraction(state, epoch) >= 1:
+            if limits.fraction(state, epochs_done(batches, state.position)) >= 1:
                 return
             began_at = clock()
             batch = batches.batch(state.position)
-            report = state.learner.step(batch, limits.progress(state, epoch))
+            report = state.learner.step(batch, limits.progress(state, batches))
             report = report._replace(seconds=clock() - began_at)
             state.position = batches.next(state.position)
             state.step += 1

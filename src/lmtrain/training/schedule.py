@@ -41,6 +41,7 @@ def fraction_done(
     step: int,
     epoch: float,
     elapsed_seconds: float,
+    epochs_per_step: float = 0.0,
     num_steps: int | None = None,
     num_epochs: float | None = None,
     max_seconds: float | None = None,
@@ -48,11 +49,13 @@ def fraction_done(
     """Returns the fraction of the run that is over, by the nearest of its limits; 0 without one.
 
     A step counts at its middle, (step + 1/2) / num_steps, so neither the first of a warm-up nor the last of a decay has
-    rate 0. Under `max_seconds` the fraction depends on the machine's speed, and with it the run's exact numbers.
+    rate 0; so do steps of an epoch, of which each is `epochs_per_step`. Nobody knows how long the first step will take: under
+    `max_seconds` alone it counts at its beginning, and a step at the time that it begins. The fraction depends on the
+    machine's speed then, and with it the run's exact numbers.
     """
     shares = [
         (step + 0.5) / num_steps if num_steps else 0.0,
-        epoch / num_epochs if num_epochs else 0.0,
+        (epoch + epochs_per_step / 2) / num_epochs if num_epochs else 0.0,
         elapsed_seconds / max_seconds if max_seconds else 0.0,
     ]
     return min(max(shares), 1.0)
