@@ -128,12 +128,13 @@ def test_packed_sequences_are_read_as_torch_reads_them(
 def test_packed_sequences_under_autocast_with_noise_and_of_one_step(name: str, bidirectional: bool) -> None:
     theirs, ours = pair(name, 3, 4, 2, bidirectional=bidirectional)
     for x_dtype, hx_dtype in itertools.product((torch.float32, torch.bfloat16), (None, torch.float32, torch.bfloat16)):
-        packed = pack_sequence([torch.randn(n, 3, dtype=x_dtype) for n in (5, 3, 3, 1)])
-        hx = None if hx_dtype is None else given_state(name, 2 + 2 * bidirectional, 4, 4, dtype=hx_dtype)
-        with torch.autocast(**AUTOCAST):
-            made, expected = tensors(ours(packed, hx)), tensors(theirs(packed, hx))
-        assert [y.dtype for y in made] == [y.dtype for y in expected]
-        assert_close([y.float() for y in made], [y.float() for y in expected], rtol=0, atol=0.02)
+        for lengths in ((5, 3, 3, 1), (2, 2), (4,)):
+            packed = pack_sequence([torch.randn(n, 3, dtype=x_dtype) for n in lengths])
+            hx = None if hx_dtype is None else given_state(name, 2 + 2 * bidirectional, len(lengths), 4, dtype=hx_dtype)
+            with torch.autocast(**AUTOCAST):
+                made, expected = tensors(ours(packed, hx)), tensors(theirs(packed, hx))
+            assert [y.dtype for y in made] == [y.dtype for y in expected]
+            assert_close([y.float() for y in made], [y.float() for y in expected], rtol=0, atol=0.02)
     noisy = getattr(lmtrain.nn, name)(
         3, 4, bidirectional=bidirectional, weight_drop=0.5, zoneout=0.2, layer_norm=True, dtype=torch.float64
     )
@@ -422,6 +423,20 @@ def test_compiled_models_compute_what_they_are(name: str) -> None:
         module.zero_grad()
         compiled(x)[0].sum().backward()
         assert all(parameter.grad is not None for parameter in model.recurrence.parameters())
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace:DeprecationWarning")
+def test_a_trace_is_of_any_number_of_steps(name: str, bidirectional: bool) -> None:
+    _, ours = pair(name, 3, 4, 2, bidirectional=bidirectional)
+    traced = torch.jit.trace(ours, torch.randn(5, 2, 3))
+    for steps, streams in ((5, 2), (7, 2), (1, 3)):
+        x = torch.randn(steps, streams, 3)
+        assert_close(traced(x), ours(x))
+    with_norm = getattr(lmtrain.nn, name)(3, 4, layer_norm=True)
+    x = torch.randn(5, 2, 3)
+    assert_close(torch.jit.trace(with_norm, x)(x), with_norm(x))
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own, for torch.nn's jvp

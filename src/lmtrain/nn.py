@@ -25,6 +25,10 @@ Computes in float32, float64 and bfloat16. Autocast and `torch.compile` work as 
 bfloat16 the outputs have the types that torch's have on the CPU, and compiled code calls the module as it is.
 proj_size and float16 raise a ValueError.
 
+`torch.jit.trace` and the ONNX exporter that traces record torch's own class, for any number of steps; with one of the keywords
+above, the reference, for the number of steps that they see. `torch.jit.script` and `quantize_dynamic` know torch's classes
+alone: give one of these the `state_dict`.
+
 A packed sequence is read in runs of steps that have the same streams, so nothing is computed for steps that a stream lacks.
 
     legend   T steps · B streams · N tokens of a packed sequence · D size of a layer's input · H hidden · Z gates x H ·
@@ -91,9 +95,21 @@ class _Layers(nn.RNNBase):
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Outputs and final states, in the shapes and types in which torch's class of this name gives them."""
+        if torch._C._get_tracing_state() is not None and not self._is_more_than_torchs:
+            return super().forward(input, hx)
         if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled, and importing it would take a second
             return torch.compiler.disable(self._forward)(input, hx)
         return self._forward(input, hx)
+
+    @property
+    def _is_more_than_torchs(self) -> bool:
+        """Tells whether torch's class computes something else."""
+        return bool(
+            (self.weight_drop and self.training)
+            or self.zoneout
+            or self.layer_norm
+            or self.mode in ("RNN_SIGMOID", "RNN_IDENTITY")
+        )
 
     @abstractmethod
     def recur(
@@ -154,7 +170,7 @@ class _Layers(nn.RNNBase):
         streams, steps = torch.unique_consecutive(batch_sizes_T, return_counts=True)
         runs = list(zip(steps.tolist(), streams.tolist(), strict=True))
         results = self._all_layers(x_ND, states, runs)
-        if self.num_states > 1:  # under autocast torch's LSTM gives these the type of hx
+        if self.num_states > 1 and len(runs) > 1:  # under autocast torch's LSTM gives these the type of hx
             results = [tensor.to(states[0].dtype) for tensor in results]
         outputs_NH, *finals = results
         if places_B is not None:

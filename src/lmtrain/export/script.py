@@ -5,6 +5,7 @@ python model.py sample --prompt "Once"   writes text; with --temperature 0 alway
 """
 
 import argparse
+import io
 import json
 import signal
 import sys
@@ -30,7 +31,7 @@ class Tokenizer:
         self.facts, self.eos, self.unk, self.tokens = facts, facts["eos_id"], facts["unk_id"], facts["tokens"]
         self.ids = {token: number for number, token in enumerate(self.tokens)}
         # -- only spelled
-        self.seen: dict[bytes, dict[int, int]] = {}  # how often a letter (256: the end) came behind up to 4 others
+        self.letters_nats, self.seen = 0.0, dict[bytes, dict[int, int]]()  # nats; how often letters (256: end) came behind 4
         for word, count in facts["spelling"]["words"].items():
             padded = b"    " + word.encode()
             for place, context in ((at, padded[at - n : at]) for at in range(4, len(padded) + 1) for n in range(5)):
@@ -63,7 +64,7 @@ class Tokenizer:
         words = text.encode().replace(b"\n", b" <eos> ").split()
         ids = [self.ids.get(word.decode(), self.unk) for word in words]
         # -- only spelled
-        self.letters_nats = sum(self.spell(word) for word, number in zip(words, ids, strict=True) if number == self.unk)
+        self.letters_nats += sum(self.spell(word) for word, number in zip(words, ids, strict=True) if number == self.unk)
         # -- only reversed
         ends = [-1, *(place for place, number in enumerate(ids) if number == self.eos), len(ids)]
         lines = [(ids[start + 1 : end], ids[end : end + 1]) for start, end in zip(ends[:-1], ends[1:], strict=True)]  # noqa: RUF007
@@ -217,19 +218,18 @@ class Model:
 
 
 def score(model: Model, tokenizer: Tokenizer, text: str, independent: bool, per_token: bool) -> None:
-    ids = tokenizer.encode(text + "\n" * (tokenizer.facts["ends_last_line"] and not text.endswith("\n")))
-    state, before, number, total, line = model.start, tokenizer.eos, 1, 0.0, list[tuple[int, float]]()
+    text += "\n" * (tokenizer.facts["ends_last_line"] and not text.endswith("\n"))
+    state, before, total, size = model.start, tokenizer.eos, 0.0, 0
     print("line\tlog_prob\ttokens\tunknown")
-    for place, token in enumerate(ids, 1):
-        log_probs, state = model.read(before, state)
-        line, before = [*line, (token, float(log_probs[token]))], token
-        if per_token:
-            print(f"\t{token}\t{line[-1][1]:.8f}")
-        if token == tokenizer.eos or place == len(ids):
-            log_prob = sum(log_prob for _, log_prob in line)
-            print(f"{number}\t{log_prob:.6f}\t{len(line)}\t{sum(token == tokenizer.unk for token, _ in line)}")
-            number, total, line, state = number + 1, total + log_prob, [], model.start if independent else state
-    print(f"\nperplexity {torch.tensor(-total / len(ids), dtype=torch.float64).exp():.4f} · {len(ids)} tokens")
+    for number, line in enumerate(map(tokenizer.encode, io.StringIO(text, newline="\n")), 1):
+        log_prob = 0.0
+        for token in line:
+            log_probs, state = model.read(before, model.start if independent and before == tokenizer.eos else state)
+            log_prob, before = log_prob + float(log_probs[token]), token
+            print(f"\t{token}\t{float(log_probs[token]):.8f}\n" * per_token, end="")
+        print(f"{number}\t{log_prob:.6f}\t{len(line)}\t{line.count(tokenizer.unk)}")
+        total, size = total - log_prob, size + len(line)
+    print(f"\nperplexity {torch.tensor(total / size, dtype=torch.float64).exp():.4f} · {size} tokens")
     # -- only spelled
     print(f"{tokenizer.letters_nats:.4f} nats for the letters of unknown words")
     # -- end

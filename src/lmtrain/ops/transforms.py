@@ -103,5 +103,5 @@ class Looped(Function):
         name = cls.__name__.removesuffix("Function")
         raise NotImplementedError(
             f"{name} has no forward-mode derivative (torch.func.jvp, jacfwd, hessian). "
-            "Use torch.func.grad or jacrev, or its reference, which is plain PyTorch."
+            'Use torch.func.grad or jacrev, or backend="reference" where that can be given: it is plain PyTorch.'
         )
