@@ -7,12 +7,12 @@
 Every contestant starts from the same weights and sees the same batch. First losses and gradients are compared; then the
 contestants take turns, so that a machine that slows down slows all of them: a step to warm up, a step that is timed. Ours
 keep the memory that tensors free, as in our training; the others have it as glibc gives it. `dropin650` is the plain way
-itself, with `lmtrain.nn.LSTM` in the place of `torch.nn.LSTM` and nothing else of ours. A row gives the median time
-of a step and how many times as fast it is as `torch.nn`: in float32 (`ratio`: `torch.nn` modules, `cross_entropy`,
-`torch.optim.Adam` as one would write it), in the row's own precision (`alike`), under autocast (`auto`), and both once more
-with `torch.nn` under our memory setting, where freed blocks are kept (`kept`, `auto,k`; for rows that keep them too). `peak`
-is the fraction of the fastest square product that the same run measured. What could not be measured is "-" here and null in
-the file.
+itself, with `lmtrain.nn.LSTM` in the place of `torch.nn.LSTM` and nothing else of ours; `packed256` has these two modules
+alone, over a packed sequence of texts of 1 to 63 steps. A row gives the median time of a step and how many times as fast it
+is as `torch.nn`: in float32 (`ratio`: `torch.nn` modules, `cross_entropy`, `torch.optim.Adam` as one would write it), in
+the row's own precision (`alike`), under autocast (`auto`), and both once more with `torch.nn` under our memory setting,
+where freed blocks are kept (`kept`, `auto,k`; for rows that keep them too). `peak` is the fraction of the fastest square
+product that the same run measured. What could not be measured is "-" here and null in the file.
 `scripts/README.md` has the table and how to read it.
 
 On a CPU, a second table has the parts of a step of ours, each timed alone, beside a **limit** (`benchmarks/roofline.py`): the
@@ -55,7 +55,7 @@ from benchmarks.measuring import (
     with_memory_kept,
 )  # fmt: skip
 from benchmarks.ngrams import make_ngram_scorers
-from benchmarks.pieces import make_generators, make_heads, make_recurrences
+from benchmarks.pieces import make_generators, make_heads, make_packed, make_recurrences
 from benchmarks.presets import CPU_PRESETS, GPU_PRESETS, PRESETS, Preset
 from benchmarks.readme import tables
 from benchmarks.roofline import Limit, compared, limits_of, work_of
@@ -68,6 +68,7 @@ from lmtrain.errors import UserError
 MAKERS: dict[str, Callable[[Preset, torch.device], Iterator[Contestant]]] = {
     "step": make_steps,
     "dropin": make_dropins,
+    "packed": make_packed,
     "recurrence": make_recurrences,
     "head": make_heads,
     "generate": make_generators,

@@ -16,7 +16,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 SIZES: dict[str, Any] = {"hidden_size": 9, "batch_size": 3, "chunk_length": 5, "vocab_size": 13}
-PARTS = ["step", "dropin", "recurrence", "head", "generate", "score", "samples"]
+PARTS = ["step", "dropin", "packed", "recurrence", "head", "generate", "score", "samples"]
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def tiny(benchmark: ModuleType, part: str, **sizes: Any) -> Any:
 def test_every_part_has_contestants_that_agree(part: str, benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     rows = benchmark.run_preset(tiny(benchmark, part), 1, CPU)
     names = {(row.backend.split()[0], row.precision) for row in rows}
-    assert {(name, precision) for name in ("torch.nn", "lmtrain.nn" if part == "dropin" else "lmtrain")
+    assert {(name, precision) for name in ("torch.nn", "lmtrain.nn" if part in ("dropin", "packed") else "lmtrain")
             for precision in ("float32", "bfloat16")} <= names  # fmt: skip
     assert all(row.agrees is (None if part in ("generate", "samples") else True) for row in rows)
     assert rows[0].ratio == rows[0].ratio_alike == 1
@@ -213,7 +213,16 @@ def test_options_that_cannot_be_used_are_refused(
 
 
 def test_the_presets_of_the_commands_for_a_gpu_are_there(benchmark: ModuleType) -> None:
-    assert set(benchmark.CPU_PRESETS) >= {"lstm200", "lstm650", "gru650", "elman650", "char512", "dropin650", "head200"}
+    assert set(benchmark.CPU_PRESETS) >= {
+        "lstm200",
+        "lstm650",
+        "gru650",
+        "elman650",
+        "char512",
+        "dropin650",
+        "packed256",
+        "head200",
+    }
     assert set(benchmark.GPU_PRESETS) >= {"step650", "awd1152", "gru1024", "lstm1024", "step512chars"}
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
+import lmtrain.nn
 from benchmarks.measuring import PRECISIONS, Contestant, autocast, dtype_of, gradient, least_seconds, plain_precisions
 from benchmarks.models import Way, draw_tokens, our_model, plain_model, ways
 from benchmarks.parts import least_of, recurrence_parts
@@ -101,6 +103,41 @@ def _recurrence(
         name, precision, run, probe, parts if inputs.is_cuda else None,
         roofline_parts=roofline_parts if way.backend == "native" else None,
     )  # fmt: skip
+
+
+def make_packed(preset: Preset, device: torch.device) -> Iterator[Contestant]:
+    """Forward and backward over a packed sequence, torch's modules and ours in their place.
+
+    The texts have 1, 3, 5, ... steps, so that all together have as many as B streams of T steps where B = T.
+    """
+    lengths = torch.linspace(1, 2 * preset.chunk_length - 1, preset.batch_size).round().long().flip(0)
+    sizes = (preset.hidden_size, preset.hidden_size, preset.num_layers)
+    texts = torch.randn(int(lengths[0]), preset.batch_size, preset.hidden_size, device=device)
+    name = {"elman": "RNN"}.get(preset.cell, preset.cell.upper())
+    first = getattr(nn, name)(*sizes).to(device)
+    for library in (nn, lmtrain.nn):
+        module = getattr(library, name)(*sizes).to(device)
+        module.load_state_dict(first.state_dict())
+        for precision in PRECISIONS[device.type]:
+            yield _packed(library.__name__, precision, module, texts, lengths)
+
+
+def _packed(library: str, precision: str, module: Any, texts: Tensor, lengths: Tensor) -> Contestant:
+    leaf = texts.clone().requires_grad_()
+
+    def run() -> Tensor:
+        for tensor in (leaf, *module.parameters()):
+            tensor.grad = None
+        with autocast(precision, texts.device):
+            outputs: Tensor = module(pack_padded_sequence(leaf, lengths))[0].data
+        outputs.float().square().sum().backward()
+        return outputs
+
+    def probe() -> dict[str, Tensor]:
+        loss = run().detach().float().square().mean()
+        return {"loss": loss, "inputs": gradient(leaf), "recurrent": gradient(module.weight_hh_l0)}
+
+    return Contestant(library, precision, run, probe)
 
 
 class _Recorded:

@@ -16,7 +16,7 @@ class Preset:
     """One shape: what is timed, and its sizes."""
 
     name: str
-    part: str  # step, dropin, recurrence, head, generate, score, samples, ngram
+    part: str  # step, dropin, packed, recurrence, head, generate, score, samples, ngram
     cell: str = "lstm"
     num_layers: int = 2
     hidden_size: int = 200
@@ -69,7 +69,8 @@ class Preset:
         outputs = {"sampled": NUM_SAMPLES}.get(self.head, self.vocab_size)
         head = 2 * self.layer_sizes[-1][1] * outputs
         passes = 1 if self.part in ("generate", "score", "samples") else 3
-        return passes * self.num_tokens * (recurrence * (self.part != "head") + head * (self.part != "recurrence"))
+        has_head = self.part not in ("recurrence", "packed")
+        return passes * self.num_tokens * (recurrence * (self.part != "head") + head * has_head)
 
 
 CPU_PRESETS = {
@@ -81,6 +82,7 @@ CPU_PRESETS = {
         Preset("elman650", "recurrence", "elman", hidden_size=650),
         Preset("char512", "step", num_layers=1, hidden_size=512, batch_size=64, chunk_length=64, vocab_size=65, tied=False),
         Preset("dropin650", "dropin", hidden_size=650, vocab_size=PTB, tied=False),
+        Preset("packed256", "packed", hidden_size=256, batch_size=32, chunk_length=32),
         Preset("head200", "head"),
         Preset("sampled200", "step", "gru", num_layers=1, batch_size=64, tied=False, head="sampled"),
         Preset("generate200", "generate", batch_size=1, chunk_length=200),
