@@ -40,6 +40,7 @@ from __future__ import annotations
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -88,10 +89,10 @@ class _Layers(nn.RNNBase):
         if backend not in backends.NAMES:
             raise ValueError(f"Unknown backend '{backend}'. Select from {', '.join(backends.NAMES)}.")
         self.weight_drop, self.zoneout, self.layer_norm, self.backend = weight_drop, zoneout, layer_norm, backend
-        for layer in self._layer_names if layer_norm else ():
-            weight_ZH = getattr(self, f"weight_hh_{layer}")
+        for layer, direction in product(range(self.num_layers if layer_norm else 0), self._directions):
+            weight_ZH = getattr(self, f"weight_hh_l{layer}{direction}")
             for name in ("norm_ih", "norm_hh"):
-                self.register_parameter(f"{name}_{layer}", nn.Parameter(weight_ZH.new_ones(len(weight_ZH))))
+                self.register_parameter(f"{name}_l{layer}{direction}", nn.Parameter(weight_ZH.new_ones(len(weight_ZH))))
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Outputs and final states, in the shapes and types in which torch's class of this name gives them."""
@@ -136,10 +137,9 @@ class _Layers(nn.RNNBase):
         return ", ".join([super().extra_repr(), *(f"{name}={value}" for name, value in own.items())])
 
     @property
-    def _layer_names(self) -> list[str]:
-        """How the names of parameters end, in the order of the states."""
-        directions = ("", "_reverse") if self.bidirectional else ("",)
-        return [f"l{layer}{direction}" for layer in range(self.num_layers) for direction in directions]
+    def _directions(self) -> tuple[str, ...]:
+        """How the names of their parameters end."""
+        return ("", "_reverse") if self.bidirectional else ("",)
 
     def _forward(self, input: Any, hx: Any) -> tuple[Any, Any]:
         if isinstance(input, PackedSequence):
@@ -186,10 +186,11 @@ class _Layers(nn.RNNBase):
         for layer in range(self.num_layers):
             if layer and self.dropout:
                 x = F.dropout(x, self.dropout, self.training)  # the coins that torch's class throws
-            names = [name for name in self._layer_names if name.partition("_")[0] == f"l{layer}"]
             outputs = []
-            for name in names:
-                output, *final = self._layer(name, x, tuple(state_LBH[len(finals)] for state_LBH in states), runs)
+            for direction in self._directions:
+                output, *final = self._layer(
+                    f"l{layer}{direction}", x, tuple(state_LBH[len(finals)] for state_LBH in states), runs
+                )
                 outputs.append(output)
                 finals.append(final)
             x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
@@ -255,7 +256,7 @@ class _Layers(nn.RNNBase):
         Raises what torch raises where it does not fit.
         """
         own = type(self).__name__
-        size = (len(self._layer_names), *streams, self.hidden_size)
+        size = (self.num_layers * len(self._directions), *streams, self.hidden_size)
         if hx is None:
             return [x.new_zeros(size)] * self.num_states
         if self.num_states == 1:
@@ -289,7 +290,8 @@ class _Layers(nn.RNNBase):
 class LSTM(_Layers, nn.LSTM):
     """`torch.nn.LSTM` (Hochreiter and Schmidhuber 1997), with the keywords weight_drop, zoneout, layer_norm and backend.
 
-    LSTM(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, device=None, dtype=None)
+    LSTM(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, device=None,
+        dtype=None)
     """
 
     num_states = 2
@@ -307,7 +309,8 @@ class LSTM(_Layers, nn.LSTM):
 class GRU(_Layers, nn.GRU):
     """`torch.nn.GRU` (Cho et al. 2014), with the keywords weight_drop, zoneout, layer_norm and backend.
 
-    GRU(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, device=None, dtype=None)
+    GRU(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, device=None,
+        dtype=None)
     """
 
     def input_bias(self, bias_ih_Z: Tensor, bias_hh_Z: Tensor) -> Tensor:
@@ -327,8 +330,8 @@ class GRU(_Layers, nn.GRU):
 class RNN(_Layers, nn.RNN):
     """`torch.nn.RNN` (Elman 1990), with the keywords weight_drop, zoneout, layer_norm and backend.
 
-    RNN(input_size, hidden_size, num_layers=1, nonlinearity='tanh', bias=True, batch_first=False, dropout=0.0, device=None,
-        dtype=None); nonlinearity is 'tanh', 'relu', 'sigmoid' or 'identity'.
+    RNN(input_size, hidden_size, num_layers=1, nonlinearity='tanh', bias=True, batch_first=False, dropout=0.0,
+        bidirectional=False, device=None, dtype=None); nonlinearity is 'tanh', 'relu', 'sigmoid' or 'identity'.
     """
 
     def __init__(

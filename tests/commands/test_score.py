@@ -50,6 +50,8 @@ def test_a_pipe_that_has_a_name_is_read_as_standard_input_is(place: Path, call: 
     assert call("score", "run", "pipe", "--independent", "--json").out == expected
     writer.join()
     assert "is empty" in call("score", "run", os.devnull).err
+    ended = call("score", "run", "pipe", "--independent", "--with", "run")  # which reads it once for each model
+    assert (ended.code, "given together with the pipe pipe" in ended.err) == (2, True)
 
 
 def test_precision_is_that_of_products_and_the_same_in_python(place: Path, call: Call) -> None:

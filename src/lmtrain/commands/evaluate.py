@@ -18,14 +18,14 @@ from lmtrain.commands.options import (
     add_speed_options,
     choose_method,
     computing,
+    is_read_once,
     open_model,
     parse,
     whole,
 )
-from lmtrain.data.files import is_pipe
 from lmtrain.errors import SettingsError, as_typed
 from lmtrain.progress import watched
-from lmtrain.shell import expanded, printable, quoted_for_shell
+from lmtrain.shell import printable, quoted_for_shell
 
 if TYPE_CHECKING:
     import argparse
@@ -112,7 +112,7 @@ def _choose_text(options: argparse.Namespace) -> None:
 
 
 def _refuse_pipe(run: str, text: str) -> None:
-    if text == "-" or is_pipe(expanded(text)):
+    if is_read_once(text):
         raise SettingsError(
             f"{text} is a pipe.", "A text is read more than once here: it is also looked for in the training text.",
             f"Type  python -m lmtrain score {quoted_for_shell(run)} {text}  for the perplexity of a pipe.",

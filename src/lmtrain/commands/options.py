@@ -237,7 +237,7 @@ def read_text(path: str, *, at_once: bool = False, field: str = "text") -> Itera
     /dev/stdin or what a shell makes of <(command), is read once, as standard input is. With `at_once`, a block of a pipe is
     whatever has arrived. Raises DataError for what is not UTF-8 text.
     """
-    from lmtrain.data.files import STANDARD_INPUT, is_pipe
+    from lmtrain.data.files import STANDARD_INPUT
     from lmtrain.data.text import iter_decoded, iter_text, scan, warned
     from lmtrain.errors import DataError
     from lmtrain.shell import expanded
@@ -248,9 +248,17 @@ def read_text(path: str, *, at_once: bool = False, field: str = "text") -> Itera
                 "Standard input is closed.", '"-" means the text that is piped into this command.', "Pipe one, or give a file."
             )
         return iter_decoded(cast(BufferedIOBase, sys.stdin.buffer), STANDARD_INPUT, at_once=at_once)
-    if is_pipe(expanded(path)):
+    if is_read_once(path):
         return _iter_pipe(expanded(path), at_once)
     return iter_text(warned(scan(expanded(path), field)).path, field)
+
+
+def is_read_once(path: str) -> bool:
+    """Tells whether a text is standard input ("-") or another pipe."""
+    from lmtrain.data.files import is_pipe
+    from lmtrain.shell import expanded
+
+    return path == "-" or is_pipe(expanded(path))
 
 
 def _iter_pipe(path: Path, at_once: bool) -> Iterator[str]:

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from lmtrain.commands.options import computing, field_of, finite, open_model, read_text
+from lmtrain.commands.options import computing, field_of, finite, is_read_once, open_model, read_text
 from lmtrain.errors import DataError, SettingsError, as_typed
 from lmtrain.shell import printable
 
@@ -70,10 +70,9 @@ def check_pair_options(options: argparse.Namespace) -> None:
                 f"--with was given together with --{name.replace('_', '-')}.", "It is about whole lines, which are read twice.",
                 "Leave out one of them.",
             )  # fmt: skip
-    if options.file == "-":
-        raise SettingsError(
-            "--with was given together with standard input.", "The text is read once for each model.", "Give a file."
-        )
+    if is_read_once(options.file):
+        given = "standard input" if options.file == "-" else f"the pipe {options.file}"
+        raise SettingsError(f"--with was given together with {given}.", "The text is read once for each model.", "Give a file.")
 
 
 class Second:

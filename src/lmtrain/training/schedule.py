@@ -49,9 +49,9 @@ def fraction_done(
     """Returns the fraction of the run that is over, by the nearest of its limits; 0 without one.
 
     A step counts at its middle, (step + 1/2) / num_steps, so neither the first of a warm-up nor the last of a decay has
-    rate 0; so do steps of an epoch, of which each is `epochs_per_step`. Nobody knows how long the first step will take: under
-    `max_seconds` alone it counts at its beginning, and a step at the time that it begins. The fraction depends on the
-    machine's speed then, and with it the run's exact numbers.
+    rate 0; so does a step under `num_epochs`, of which each is `epochs_per_step`. Under `max_seconds` a step counts at the time
+    at which it begins, as nobody knows how long the first will take; so the fraction depends on the machine's speed, and with
+    it the run's exact numbers.
     """
     shares = [
         (step + 0.5) / num_steps if num_steps else 0.0,
