@@ -63,7 +63,7 @@ def test_the_drop_in_is_timed_beside_what_it_replaces(benchmark: ModuleType) -> 
     rows = benchmark.run_preset(tiny(benchmark, "dropin", tied=False), 1, CPU)
     assert [(row.backend, row.precision) for row in rows] == [
         (f"{library}{kept}", precision)
-        for library in ("torch.nn", "lmtrain.nn")
+        for library in ("torch.nn", "lmtrain.nn", "lmtrain.nn + loss")
         for precision in ("float32", "bfloat16")
         for kept in ("", ", memory kept")
     ]

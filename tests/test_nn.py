@@ -2,6 +2,7 @@
 
 import copy
 import doctest
+import inspect
 import io
 import itertools
 import pickle
@@ -14,10 +15,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad, vmap
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 from torch.testing import assert_close
 
@@ -593,12 +595,13 @@ def test_a_foreign_script_switches_by_one_line_and_gets_the_same_losses() -> Non
 
 def test_the_readmes_example_and_the_docstrings_run() -> None:
     section = (ROOT / "README.md").read_text(encoding="utf-8").partition("### A drop-in")[2].partition("\n## ")[0]
-    (block,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    blocks = "".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL))
     names: dict[str, Any] = {}
-    exec(block, names)
+    exec(blocks, names)
     assert names["outputs"].shape == (35, 20, 200)
-    (was,) = re.findall(r"# was (torch\.nn\..*)", block)
-    assert repr(eval(was, names)) == repr(names["lstm"])
+    layer, loss = (eval(was, names) for was in re.findall(r"# was (torch\.nn\..*)", blocks))
+    assert repr(layer) == repr(names["lstm"])
+    assert_close(names["loss"], loss)
     result = doctest.testmod(lmtrain.nn)
     assert result.attempted >= 5
     assert result.failed == 0
@@ -627,3 +630,120 @@ def test_a_layer_on_a_cpu_does_not_ask_for_the_default_device() -> None:
         y, _ = layer(x)
     assert y.device.type == "cpu"
     y.sum().backward()
+
+
+# ---- the loss of an output layer
+
+
+def plain_loss(input: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, **options: Any) -> Tensor:
+    return F.cross_entropy(F.linear(input, weight, bias).reshape(-1, len(weight)), target.reshape(-1), **options)
+
+
+@given(
+    shape=st.sampled_from([(), (1,), (7,), (3, 5), (2, 1, 3)]), V=st.sampled_from([1, 2, 17]), D=st.sampled_from([1, 4]),
+    with_bias=st.booleans(), reduction=st.sampled_from(["mean", "sum"]), ignore_index=st.sampled_from([-100, 0, 999]),
+    ignored=st.sampled_from([0.0, 0.5, 1.0]), dtype=st.sampled_from([torch.float32, torch.float64]), seed=st.integers(0, 9),
+)  # fmt: skip
+def test_the_loss_of_an_output_layer_is_torchs(
+    shape: tuple[int, ...], V: int, D: int, with_bias: bool, reduction: str, ignore_index: int, ignored: float,
+    dtype: torch.dtype, seed: int,
+) -> None:  # fmt: skip
+    torch.manual_seed(seed)
+    tensors = [torch.randn(*size, dtype=dtype, requires_grad=True) for size in ((*shape, D), (V, D), (V,))]
+    x, weight, bias = tensors if with_bias else [*tensors[:2], None]
+    leaves = tensors if with_bias else tensors[:2]
+    target = torch.randint(V, shape)
+    target = torch.where(torch.rand(shape) < ignored, ignore_index, target)
+    found = []
+    options = {"reduction": reduction, "ignore_index": ignore_index}
+    for loss in (
+        plain_loss(x, weight, target, bias, **options),
+        lmtrain.nn.linear_cross_entropy(x, weight, target, linear_bias=bias, **options),
+    ):
+        found.append([loss, *torch.autograd.grad(loss, leaves)])
+    assert_close(found[1], found[0], equal_nan=True)  # where nothing counts, a mean is torch's nan
+    with torch.no_grad():
+        options["reduction"] = "none"
+        each = plain_loss(x, weight, target, bias, **options).view(shape)
+        assert_close(lmtrain.nn.linear_cross_entropy(x, weight, target, linear_bias=bias, **options), each)
+
+
+def test_the_loss_keeps_no_logits_and_calls_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(F, "linear", lambda *_: pytest.fail("the logits of all tokens were made"))
+    hidden, output = torch.randn(5, 3, 8, requires_grad=True), nn.Linear(8, 11)
+    target = torch.randint(11, (5, 3))
+    target[0] = -100
+    loss = lmtrain.nn.linear_cross_entropy(hidden, output.weight, target, linear_bias=output.bias)
+    loss.backward()
+    assert hidden.grad is not None
+    assert hidden.grad.flatten(1).any(1).tolist() == [False] + [True] * 4
+
+
+def test_the_loss_under_autocast_and_in_bfloat16_is_float32() -> None:
+    torch.manual_seed(1)
+    x, weight, target = torch.randn(40, 16, requires_grad=True), torch.randn(90, 16), torch.randint(90, (40,))
+    with torch.autocast(**AUTOCAST):
+        ours, theirs = lmtrain.nn.linear_cross_entropy(x, weight, target), plain_loss(x, weight, target, None)
+    assert ours.dtype == theirs.dtype == torch.float32
+    assert_close(ours, theirs, rtol=0.01, atol=0.01)
+    assert torch.autograd.grad(ours, x)[0].dtype == torch.float32
+    narrow = lmtrain.nn.linear_cross_entropy(x.bfloat16(), weight.bfloat16(), target)
+    assert narrow.dtype == torch.float32
+    assert_close(narrow, ours, rtol=0.01, atol=0.01)
+
+
+def test_the_loss_in_torch_func_in_compiled_code_and_twice_differentiated() -> None:
+    torch.manual_seed(1)
+    x, weight, target = torch.randn(3, 6, 4), torch.randn(9, 4), torch.randint(9, (3, 6))
+
+    def plain(x: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+        return plain_loss(x, weight, target, None)
+
+    found = []
+    for loss in (plain, lmtrain.nn.linear_cross_entropy):
+        found.append([
+            vmap(loss, (0, None, 0))(x, weight, target),
+            vmap(grad(loss, argnums=1), (0, None, 0))(x, weight, target),
+            torch.compile(lambda *tensors, loss=loss: 2 * loss(*tensors), backend="eager")(x, weight, target),
+        ])  # fmt: skip
+    assert_close(found[1], found[0])
+    leaves = [tensor.double().requires_grad_() for tensor in (x[0], weight)]
+    assert torch.autograd.gradgradcheck(lmtrain.nn.linear_cross_entropy, (*leaves, target[0]))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"target": torch.zeros(5, dtype=torch.int64)}, "target should be [6], as input without its last size, got [5]"),
+        ({"target": torch.zeros(6)}, "target should be int64, got torch.float32"),
+        ({"linear_weight": torch.zeros(4, 9)}, "should be [V, D]; input is [6, 4], linear_weight [4, 9]"),
+        ({"linear_bias": torch.zeros(4)}, "linear_bias should be [9], got [4]"),
+        ({"input": torch.zeros(6, 4).double()}, "input has dtype torch.float64, linear_weight has torch.float32"),
+        ({"reduction": "none"}, "reduction='none' has no gradients"),
+        ({"reduction": "max"}, "reduction should be 'mean', 'sum' or 'none', got 'max'"),
+        ({"backend": "fast"}, "Unknown backend 'fast'"),
+    ],
+)
+def test_what_the_loss_refuses_is_said(changed: dict[str, Any], words: str) -> None:
+    arguments = {
+        "input": torch.zeros(6, 4, requires_grad=True),
+        "linear_weight": torch.zeros(9, 4),
+        "target": torch.zeros(6, dtype=torch.int64),
+    }
+    with pytest.raises(ValueError, match=re.escape(words)):
+        lmtrain.nn.linear_cross_entropy(**{**arguments, **changed})
+    arguments["target"][1] = 9
+    with pytest.raises(IndexError, match="with V=9 they lie in 0 to 8"):
+        lmtrain.nn.linear_cross_entropy(**arguments)
+
+
+def test_the_arguments_of_the_loss_are_torchs() -> None:
+    theirs = getattr(F, "linear_cross_entropy", None)
+    if theirs is None:
+        pytest.skip("PyTorch has linear_cross_entropy since 2.13")
+    own, torchs = (inspect.signature(function).parameters for function in (lmtrain.nn.linear_cross_entropy, theirs))
+    assert set(own) - set(torchs) == {"backend"}
+    assert set(torchs) - set(own) == {"weight", "label_smoothing", "options"}
+    shared = [name for name in own if name in torchs]
+    assert shared == [name for name in torchs if name in own]
+    assert [own[name].kind for name in shared] == [torchs[name].kind for name in shared]

@@ -19,7 +19,7 @@ TOLERANCE = {  # of the loss and of the gradient, relative
     "float32": (1e-5, 1e-3), "float64": (1e-5, 1e-3), "tf32": (1e-3, 1e-2), "bfloat16": (1e-2, 6e-2), "float16": (1e-2, 6e-2),
 }  # fmt: skip
 SLOW_GFLOPS = 10  # bfloat16 without instructions for it
-PLAIN_BACKENDS = ("torch.nn", "lmtrain.nn")
+PLAIN_BACKENDS = ("torch.nn", "lmtrain.nn", "lmtrain.nn + loss")
 PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "tf32", "bfloat16")}
 
 

@@ -10,9 +10,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 import lmtrain.config as config
+import lmtrain.nn
 from benchmarks.measuring import dtype_of, float32_products
 from benchmarks.presets import Preset
 from lmtrain.build import build_model, sparse_gradients
@@ -39,6 +41,15 @@ class PlainModel(nn.Module):
     def forward(self, tokens_TB: Tensor, state: Any) -> tuple[Tensor, Any]:
         hidden_TBH, state = self.recurrence(self.embedding(tokens_TB), state)
         return self.output(hidden_TBH), state
+
+    def loss(self, tokens_TB: Tensor, targets_TB: Tensor, state: Any, *, fused: bool) -> tuple[Tensor, Any]:
+        """The mean loss in nats, with the logits of all tokens or by `lmtrain.nn.linear_cross_entropy`; and the next state."""
+        if not fused:
+            logits_TBV, state = self(tokens_TB, state)
+            return F.cross_entropy(logits_TBV.flatten(0, 1), targets_TB.flatten()), state
+        hidden_TBH, state = self.recurrence(self.embedding(tokens_TB), state)
+        weight, bias = self.output.weight, self.output.bias
+        return lmtrain.nn.linear_cross_entropy(hidden_TBH, weight, targets_TB, linear_bias=bias), state
 
     def weights(self, layer: int) -> dict[str, Tensor]:
         """The parameters of one layer of the recurrence, by their names without the number."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -39,16 +38,19 @@ def make_steps(preset: Preset, device: torch.device) -> Iterator[Contestant]:
 
 
 def make_dropins(preset: Preset, device: torch.device) -> Iterator[Contestant]:
-    """The plain step, with torch's recurrence and with ours in its place."""
+    """The plain step, with torch's recurrence, with ours in its place, and with our loss of the output layer as well."""
     tokens_TB = draw_tokens(preset, device, preset.chunk_length + 1)
     ours = our_model(preset, "reference", device)
-    for library in (nn, lmtrain.nn):
+    for library, fused in ((nn, False), (lmtrain.nn, False), (lmtrain.nn, True)):
         for precision in PRECISIONS[device.type]:
             model = plain_model(preset, ours, device, library)
-            yield _plain_step(model, tokens_TB, precision, preset.num_layers, library.__name__)
+            name = f"{library.__name__} + loss" if fused else library.__name__
+            yield _plain_step(model, tokens_TB, precision, preset.num_layers, name, fused=fused)
 
 
-def _plain_step(model: PlainModel, tokens_TB: Tensor, precision: str, num_layers: int, backend: str = "torch.nn") -> Contestant:
+def _plain_step(
+    model: PlainModel, tokens_TB: Tensor, precision: str, num_layers: int, name: str = "torch.nn", *, fused: bool = False
+) -> Contestant:
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     inputs_TB, targets_TB = tokens_TB[:-1], tokens_TB[1:]
     state: Any = None
@@ -56,8 +58,7 @@ def _plain_step(model: PlainModel, tokens_TB: Tensor, precision: str, num_layers
     def loss_of() -> Tensor:
         nonlocal state
         with autocast(precision, tokens_TB.device):
-            logits_TBV, after = model(inputs_TB, state)
-            loss = F.cross_entropy(logits_TBV.flatten(0, 1), targets_TB.flatten())
+            loss, after = model.loss(inputs_TB, targets_TB, state, fused=fused)
         state = tree_map(Tensor.detach, after)
         return loss
 
@@ -84,7 +85,7 @@ def _plain_step(model: PlainModel, tokens_TB: Tensor, precision: str, num_layers
         return gradients | {"bias": gradient(model.output.bias)}
 
     # without scaling, gradients in float16 are not to be compared
-    return Contestant(backend, precision, run, probe if precision != "float16" else None)
+    return Contestant(name, precision, run, probe if precision != "float16" else None)
 
 
 def _our_step(preset: Preset, way: Way, precision: str, tokens_TB: Tensor, device: torch.device) -> Contestant:

@@ -1,4 +1,5 @@
-"""`torch.nn.LSTM`, `GRU` and `RNN` on this package's recurrences: change the name of the class and nothing else.
+"""`torch.nn.LSTM`, `GRU` and `RNN` on this package's recurrences: change the name of the class and nothing else. And the loss
+of an output layer, `linear_cross_entropy`, which is described there.
 
 >>> import lmtrain
 >>> lstm = lmtrain.nn.LSTM(10, 20, num_layers=2)  # was torch.nn.LSTM(10, 20, num_layers=2)
@@ -31,8 +32,8 @@ alone: give one of these the `state_dict`.
 
 A packed sequence is read in runs of steps that have the same streams, so nothing is computed for steps that a stream lacks.
 
-    legend   T steps · B streams · N tokens of a packed sequence · D size of a layer's input · H hidden · Z gates x H ·
-             L layers, each direction counted
+    legend   T steps · B streams · N tokens, of a packed sequence or to be predicted · D size of a layer's input · H hidden ·
+             Z gates x H · L layers, each direction counted
 """
 
 from __future__ import annotations
@@ -53,9 +54,13 @@ from lmtrain.ops import backends
 from lmtrain.ops.elman import NONLINEARITIES, elman
 from lmtrain.ops.gru import gru
 from lmtrain.ops.linear import linear
+from lmtrain.ops.linear_cross_entropy import linear_cross_entropy as total_cross_entropy
+from lmtrain.ops.linear_cross_entropy import linear_nats
 from lmtrain.ops.lstm import lstm
+from lmtrain.ops.recurrence import accumulate_dtype
+from lmtrain.ops.transforms import follow, is_followed, needs_grad
 
-__all__ = ["GRU", "LSTM", "RNN"]
+__all__ = ["GRU", "LSTM", "RNN", "linear_cross_entropy"]
 
 State = tuple[Tensor, ...]  # h, of an LSTM h and c
 Masks = list[Tensor | None]  # for each of them its zoneout
@@ -349,6 +354,90 @@ class RNN(_Layers, nn.RNN):
             projected_TBZ, state[0], weight_ZH, nonlinearity=self.nonlinearity, zoneout_TBH=zone[0], norm_gain_H=gain_Z,
             backend=self.backend,
         )  # fmt: skip
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    backend: str = "auto",
+) -> Tensor:
+    """The cross entropy of an output layer in nats, for which the logits of all tokens are never in memory at once.
+
+    >>> import lmtrain
+    >>> hidden, output = torch.randn(35, 20, 200), torch.nn.Linear(200, 10000)
+    >>> target = torch.randint(10000, (35, 20))
+    >>> loss = lmtrain.nn.linear_cross_entropy(hidden, output.weight, target, linear_bias=output.bias)
+    >>> torch.testing.assert_close(loss, F.cross_entropy(output(hidden).flatten(0, 1), target.flatten()))
+
+    input          what goes into the output layer, [..., D]
+    linear_weight  its weight, [V, D], which may be that of the embedding
+    target         int64, [...]: the class of each
+    linear_bias    its bias, [V], or None
+    reduction      `mean` over the targets that count, their `sum`, or `none`, the loss of each, which has no gradients
+    ignore_index   targets with this value do not count; with `none` their loss is 0
+    backend        see `lmtrain.ops.backends`
+
+    The name and the arguments are those of `torch.nn.functional.linear_cross_entropy` (PyTorch 2.13), of which it lacks
+    `weight`, `label_smoothing` and targets that are probabilities. The loss is float32 (float64 of float64), also where the
+    input is bfloat16; under autocast to bfloat16 the products are. How it works is told in `lmtrain.ops.linear_cross_entropy`.
+
+    Raises ValueError for what does not fit, and for `none` where gradients are asked for; IndexError for a target that is not
+    a class.
+    """
+    own = "lmtrain.nn.linear_cross_entropy"
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{own}: reduction should be 'mean', 'sum' or 'none', got {reduction!r}")
+    if backend not in backends.NAMES:
+        raise ValueError(f"Unknown backend '{backend}'. Select from {', '.join(backends.NAMES)}.")
+    if input.dim() == 0 or linear_weight.dim() != 2 or input.shape[-1] != linear_weight.shape[1]:
+        raise ValueError(
+            f"{own}: for an input [..., D] linear_weight should be [V, D]; input is {list(input.shape)}, linear_weight "
+            f"{list(linear_weight.shape)}"
+        )
+    if target.shape != input.shape[:-1]:
+        raise ValueError(
+            f"{own}: target should be {list(input.shape[:-1])}, as input without its last size, got {list(target.shape)}"
+        )
+    if target.dtype != torch.int64:
+        raise ValueError(f"{own}: target should be int64, got {target.dtype}")
+    if linear_bias is not None and linear_bias.shape != linear_weight.shape[:1]:
+        raise ValueError(f"{own}: linear_bias should be [{len(linear_weight)}], got {list(linear_bias.shape)}")
+    dtype, fitting = _dtypes(linear_weight)
+    if dtype not in (torch.float32, torch.float64, torch.bfloat16):
+        raise ValueError(f"{own} computes in float32, float64 and bfloat16, got {dtype}")
+    if input.dtype not in fitting:
+        raise ValueError(f"{own}: input has dtype {input.dtype}, linear_weight has {linear_weight.dtype}")
+    tensors = input, linear_weight, target, linear_bias
+    if reduction == "none" and any(x is not None and needs_grad(x) for x in tensors):
+        raise ValueError(f"{own}: reduction='none' has no gradients. Call it under torch.no_grad(), or use torch.nn for that.")
+    losses_of = _losses_of if "torch._dynamo" not in sys.modules else torch.compiler.disable(_losses_of)
+    return losses_of(*tensors, reduction, ignore_index, dtype, backend)
+
+
+def _losses_of(
+    input: Tensor, weight_VD: Tensor, target: Tensor, bias_V: Tensor | None, reduction: str, ignore_index: int,
+    dtype: torch.dtype, backend: str,
+) -> Tensor:  # fmt: skip
+    features_ND, targets_N = input.reshape(-1, input.shape[-1]), target.reshape(-1)
+    counts_N = targets_N != ignore_index
+    is_transformed = is_followed() or torch._C._are_functorch_transforms_active() or follow(input, weight_VD, target, bias_V)
+    if is_transformed or not counts_N.any():
+        logits_NV = F.linear(features_ND, weight_VD, bias_V)
+        losses = F.cross_entropy(logits_NV, targets_N, reduction=reduction, ignore_index=ignore_index)
+        return losses.view(target.shape) if reduction == "none" else losses
+    if not counts_N.all():
+        features_ND, targets_N = features_ND[counts_N], targets_N[counts_N]
+    if reduction == "none":
+        nats_N = torch.zeros(counts_N.shape, dtype=accumulate_dtype(dtype), device=input.device)
+        nats_N[counts_N] = linear_nats(features_ND, weight_VD, bias_V, targets_N, compute_dtype=dtype)
+        return nats_N.view(target.shape)
+    total = total_cross_entropy(features_ND, weight_VD, bias_V, targets_N, compute_dtype=dtype, backend=backend)
+    return total / len(targets_N) if reduction == "mean" else total
 
 
 Recur = Callable[[Tensor, State], tuple[Tensor, ...]]
