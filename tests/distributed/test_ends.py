@@ -4,6 +4,7 @@ import runpy
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -120,3 +121,21 @@ def test_a_loss_that_is_not_finite_on_one_is_so_on_all(policy: str) -> None:
         assert "is not finite at step 4" in Path(f"run{victim}/lmtrain.log").read_text() + said[0]
     if policy != "stop":
         torch.testing.assert_close(tensors("run0"), tensors("run1"), rtol=0, atol=0)
+
+
+def test_pytorch_keeps_no_connection_of_a_group_that_has_ended() -> None:
+    """Its functions for autograd would, if imported within the group: the others would wait until the process is gone."""
+    script = (
+        "import sys, torch.distributed\n"
+        "from lmtrain.distributed import launch\n"
+        "from lmtrain.errors import ResourceError\n"
+        "def begin(*_, **__):\n"
+        "    assert 'torch.distributed.nn.functional' in sys.modules\n"
+        "    raise RuntimeError('begun')\n"
+        "torch.distributed.init_process_group = begin\n"
+        "try:\n"
+        "    launch._grouped(torch.distributed.HashStore(), None, None, 0, 2)\n"
+        "except ResourceError as error:\n"
+        "    assert 'begun' in str(error)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -100,6 +100,10 @@ def _linked(store: Store, failures: Failures, rank: int, size: int) -> Links:
 
 
 def _grouped(store: Store, links: Links, failures: Failures, rank: int, size: int) -> Processes:
+    # PyTorch imports this when it first compiles or shards something. As its functions have the default group for a default
+    # value, it would then keep the connections of that group open, and the others would not notice that this process ends.
+    import torch.distributed.nn.functional  # noqa: F401
+
     try:
         dist.init_process_group(
             _backend(), store=PrefixStore(f"{_start()}/group", store), rank=rank, world_size=size, timeout=STEP_TIMEOUT
