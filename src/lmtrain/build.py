@@ -173,6 +173,19 @@ def build_corpus(
 
     given   the tokenizer of a model to start from; what the text adds to it is treated as `add` says
     """
+    return _load_corpus(
+        data, tokenizer, given=given, add=add, min_count=tokenizer.min_count, vocab_size=tokenizer.vocab_size,
+        vocabulary=_read_vocabulary(tokenizer.vocabulary) if tokenizer.vocabulary and given is None else None,
+        spelled=tokenizer.unknown is config.Unknown.spelled,
+    )  # fmt: skip
+
+
+def build_whole_corpus(data: config.DataConfig, tokenizer: config.TokenizerConfig) -> Corpus:
+    """The same to look at: every character or word has an id of its own, whatever split it is in and however rare it is."""
+    return _load_corpus(data, tokenizer, of_all_splits=True)
+
+
+def _load_corpus(data: config.DataConfig, tokenizer: config.TokenizerConfig, **vocabulary: Any) -> Corpus:
     assert isinstance(data, config.CorpusConfig)
     path: str | Path
     shards: dict[str, Any]
@@ -187,13 +200,11 @@ def build_corpus(
             raise AssertionError(f"no corpus for {type(data).__name__}")
     form = "_".join([data.normalize.name] * (data.normalize is not config.Normalization.none) + ["lower"] * tokenizer.lowercase)
     return load_corpus(
-        path, tokenizer=tokenizer.name.name, min_count=tokenizer.min_count, vocab_size=tokenizer.vocab_size,
-        subword=read_library_file(tokenizer.path) if tokenizer.path and given is None else None,
-        vocabulary=_read_vocabulary(tokenizer.vocabulary) if tokenizer.vocabulary and given is None else None,
-        given=given, add=add, reverse=data.reverse,
+        path, tokenizer=tokenizer.name.name, reverse=data.reverse,
+        subword=read_library_file(tokenizer.path) if tokenizer.path and vocabulary.get("given") is None else None,
         separators="".join(dict.fromkeys(map(character_of, tokenizer.separators))), normalize=form or "none",
-        spelled=tokenizer.unknown is config.Unknown.spelled,
-        valid_fraction=data.valid_fraction, test_fraction=data.test_fraction, cache_dir=expanded(data.cache_dir), **shards,
+        valid_fraction=data.valid_fraction, test_fraction=data.test_fraction, cache_dir=expanded(data.cache_dir),
+        **vocabulary, **shards,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,40 @@ def test_json_agrees_with_the_text_for_every_tokenizer(tokenizer: str, place: Pa
         assert sum(split["tokens"] for split in made["splits"].values()) == len(text.split())
         assert made["examples"] == text.splitlines()[:5]
     assert [each["order"] for each in made["unseen_ngrams"]["test"]] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("settings", [(), ("tokenizer.min_count=2",), ("tokenizer.vocab_size=5", "data.workers=1")])
+@pytest.mark.parametrize("tokenizer", ["word", "char"])
+@pytest.mark.parametrize("data", ["directory", "shards"])
+def test_what_the_vocabulary_lacks_is_counted_as_it_is_written(
+    data: str, tokenizer: str, settings: tuple[str, ...], tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = {"train": "the cat sat\nthe dog\n", "valid": "the bird sat\na bird\n", "test": "xylophone zebra quagga cat\n"}
+    for name, text in texts.items():
+        Path(f"{name}.txt").write_text(text)
+    path = "."
+    if data == "shards":
+        for name, text in texts.items():
+            Path(f"{name}.txt").unlink()
+            Path(name).mkdir()
+            for number, line in enumerate(text.splitlines(keepends=True)):
+                Path(name, f"{number}.txt").write_text(line)
+    ended = call("inspect", "data=text", f"data.path={path}", f"tokenizer={tokenizer}", *settings, "--json")
+    assert ended.code == 0, ended.err
+    made = json.loads(ended.out)
+    split = str.split if tokenizer == "word" else lambda text: list(text.replace("\n", ""))
+    counts = {name: Counter(split(text)) for name, text in texts.items()}
+    for name, counter in counts.items():
+        assert made["splits"][name]["types"] == len(counter)
+        assert made["splits"][name]["hapaxes"] == sum(count == 1 for count in counter.values())
+    for name in ("valid", "test"):
+        order = made["unseen_ngrams"][name][0]
+        unseen = counts[name].keys() - counts["train"].keys()
+        assert order["num_unseen_types"] == len(unseen)
+        assert order["num_unseen"] == sum(counts[name][token] for token in unseen)
+        assert made["splits"][name]["unknown"] > 0
+    assert "as it is written" in made["notes"][-1]
 
 
 def test_tags_entities_and_shared_sentences_are_counted(tagged: Path, call: Call) -> None:

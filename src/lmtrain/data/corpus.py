@@ -21,6 +21,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,6 +102,7 @@ def load_corpus(
     reverse: bool = False,
     given: Tokenizer | None = None,
     add: bool | None = False,
+    of_all_splits: bool = False,
     valid_fraction: float = 0.05,
     test_fraction: float = 0.05,
     split: Literal["contiguous", "shuffled_lines", "shuffled_documents"] = "contiguous",
@@ -115,9 +117,10 @@ def load_corpus(
     `field` is that of the text in the records of a .jsonl; so many `workers` (processes; 0: one per core) read shards.
 
     `tokenizer` and what follows it are the arguments of `learn_tokenizer`. A tokenizer that is `given` is taken instead; what
-    the text has besides its tokens is treated as `add` says (`growth.grown_tokenizer`). The fractions only
-    matter for a single file, and a test fraction of 0 gives no test split. Raises DataError for texts that cannot be used,
-    ResourceError for a cache that cannot be written.
+    the text has besides its tokens is treated as `add` says (`growth.grown_tokenizer`). The characters or words `of_all_splits`
+    make a vocabulary for looking at a text, and not for training. The fractions only matter for a single file, and a test
+    fraction of 0 gives no test split. Raises DataError for texts that cannot be used, ResourceError for a cache that cannot
+    be written.
     """
     assert 0 < valid_fraction < 1 - test_fraction <= 1
     kind = KINDS[tokenizer]
@@ -132,7 +135,7 @@ def load_corpus(
         texts = _scan_all(dealt, field, kind, workers, [])
     fractions = [str(valid_fraction), str(test_fraction)] if len(texts) == 1 else []
     learning: list[Any] = [tokenizer, min_count, vocab_size, hash_json([subword, vocabulary, separators, spelled, normalize])]
-    learning += ["reverse"] * reverse
+    learning += ["reverse"] * reverse + ["all splits"] * of_all_splits
     if given is not None:
         learning = [given.fingerprint(), hash_json(given.rare), add, *[min_count, vocab_size] * (add is not False)]
     hashes = [facts[0].sha256 if len(facts) == 1 else [fact.sha256 for fact in facts] for facts in texts]
@@ -147,7 +150,7 @@ def load_corpus(
             "min_count": min_count, "vocab_size": vocab_size, "vocabulary": vocabulary, "separators": separators,
             "spelled": spelled,
         }  # fmt: skip
-        _write(base, recipe, splits, Recipe(kind, subword, normalize, reverse, ways, given, add), workers)
+        _write(base, recipe, splits, Recipe(kind, subword, normalize, reverse, ways, given, add, of_all_splits), workers)
         corpus = _open_cache(base, recipe, is_new=True)
         assert corpus is not None
     shards = tuple(texts[0]) if fractions and len(texts[0]) > 1 else ()
@@ -166,6 +169,7 @@ class Recipe:
     ways: Mapping[str, Any]  # further arguments of `learn_tokenizer`
     given: Tokenizer | None  # which is taken instead, with what it lacks as `add` says
     add: bool | None
+    of_all_splits: bool  # whether tokens of all splits are counted
 
     @property
     def is_counted(self) -> bool:
@@ -185,11 +189,12 @@ class Recipe:
             self.kind.name, blocks, subword=self.subword, normalize=self.normalize, reverse=self.reverse, **self.ways
         )
 
-    def learn_from(self, training: Iterable[Numbered]) -> Tokenizer:
-        """Returns the tokenizer of characters or words that these passages have together."""
+    def learn_from(self, splits: Sequence[Iterable[Numbered]]) -> Tokenizer:
+        """Returns the tokenizer of the characters or words of the first of these splits, or of all of them."""
         if self.is_fixed:
             return self.learn(())
-        learnt = learn_from_counts(self.kind.name, count_tokens(training), **self.ways)
+        passages = chain.from_iterable(splits if self.of_all_splits else splits[:1])
+        learnt = learn_from_counts(self.kind.name, count_tokens(passages), **self.ways)
         learnt.normalize, learnt.reverse = self.normalize, self.reverse
         return learnt
 
@@ -207,7 +212,7 @@ def _write(base: Path, recipe: Any, splits: list[list[Passage]], how: Recipe, wo
     passages = [split[0] for split in splits]
     if how.is_counted and not how.is_fixed:
         with numbered(passages, how.reading(None).numbering(), base.parent) as found:
-            _write_numbered(base, recipe, passages, found, how.learn_from(found[:1]))
+            _write_numbered(base, recipe, passages, found, how.learn_from([[each] for each in found]))
         return
     tokenizer = how.learn(_training_text(passages[:1], how.kind))
     write_cache(base, recipe, tokenizer, lambda cache: write_passages(cache, NAMES, passages, tokenizer))
@@ -219,7 +224,7 @@ def _write_shards(base: Path, recipe: Any, splits: list[list[Passage]], how: Rec
     parts = iter(tokenise_all(passages, how.reading(learnt), base.parent, workers))
     found = [Parts([next(parts) for _ in split]) for split in splits]
     firsts = [split[0] for split in splits]
-    _write_numbered(base, recipe, firsts, found, learnt or how.learn_from(found[0]))
+    _write_numbered(base, recipe, firsts, found, learnt or how.learn_from(found))
 
 
 def _write_numbered(

@@ -91,18 +91,25 @@ def material_of(
     return Material(ids, 0, words.__getitem__, "word", line, unknown, overlaps, examples, sections)
 
 
-def material_of_corpus(corpus: Corpus) -> Material:
-    """Of a text, as its tokenizer reads it."""
-    tokenizer = corpus.tokenizer
+def material_of_corpus(corpus: Corpus, with_all_types: Callable[[], Corpus] | None) -> Material:
+    """Of a text, as its tokenizer reads it. `with_all_types` gives the same text with an id for what the vocabulary lacks."""
     splits = {name: split for name in NAMES if (split := getattr(corpus, name)) is not None}
-    unknown = {name: None if tokenizer.unk_id is None else split.num_unk / len(split.ids) for name, split in splits.items()}
+    has_unknown = corpus.tokenizer.unk_id is not None
+    unknown = {name: split.num_unk / len(split.ids) if has_unknown else None for name, split in splits.items()}
+    lacks = any(split.num_unk for split in splits.values())
+    if lacks and with_all_types is not None:
+        corpus, lacks = with_all_types(), False
+        splits = {name: getattr(corpus, name) for name in splits}
+    tokenizer = corpus.tokenizer
     overlaps = []
     for name, other in pairs_of(splits):
         found = find_overlap(splits[name].lines, splits[other].lines)
         overlaps.append(Overlap(name, other, found.num_found, found.num_compared))
     notes = ["A line of less than 32 bytes is looked for together with those that follow; of long texts a sample is."]
-    if unknown["train"]:
-        notes.append("What the vocabulary lacks is one type here, <unk>; tokenizer.min_count=1 counts every word.")
+    if lacks:
+        notes.append("What the vocabulary lacks is one type here, <unk>.")
+    elif any(unknown.values()):
+        notes.append("What the vocabulary lacks is counted here as it is written, each as a type of its own.")
     first = np.asarray(splits["train"].ids[:100_000])
     lines = np.split(first, np.flatnonzero(first == tokenizer.eos_id) + 1)
     return Material(

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from lmtrain.build import (
     build_learner,
     build_model,
     build_stream,
+    build_whole_corpus,
     choose_precision,
     sparse_gradients,
 )
@@ -90,7 +91,9 @@ class Language(Task):
         return describe(self.corpus)
 
     def material(self) -> Material:
-        return material_of_corpus(self.corpus)
+        data, tokenizer = self.settings.data, self.settings.tokenizer
+        is_counted = self.start is None and tokenizer.name in (config.TokenizerName.char, config.TokenizerName.word)
+        return material_of_corpus(self.corpus, partial(build_whole_corpus, data, tokenizer) if is_counted else None)
 
     def iter_advice(self) -> Iterator[str]:
         yield from self.corpus.notes

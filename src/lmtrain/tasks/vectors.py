@@ -7,7 +7,7 @@ end of a line. The score is the mean loss on the held-out text; `lmtrain vectors
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import lmtrain.config as config
-from lmtrain.build import build_corpus, build_gradient_learner
+from lmtrain.build import build_corpus, build_gradient_learner, build_whole_corpus
 from lmtrain.data.batches import Shuffled
 from lmtrain.data.corpus import describe
 from lmtrain.errors import DataError
@@ -78,7 +78,7 @@ class WordVectors(Task):
             ) from error
 
     def material(self) -> Material:
-        return material_of_corpus(self.corpus)
+        return material_of_corpus(self.corpus, partial(build_whole_corpus, self.settings.data, self.settings.tokenizer))
 
     def iter_advice(self) -> Iterator[str]:
         return iter(self.corpus.notes)
