@@ -4,12 +4,14 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import lmtrain
+from lmtrain import arguments
 from lmtrain.arguments import checked
 
 
@@ -148,7 +150,7 @@ def test_what_explains_and_what_stands_for_torch_refuse_wrong_types_too() -> Non
         (lambda: lmtrain.explain.explain("x", 3), "values=3"),  # type: ignore[arg-type]
         (lambda: lmtrain.explain.parse(3), "expression=3"),  # type: ignore[arg-type]
         (lambda: explained.text(element=3), "element=3"),  # type: ignore[arg-type]
-        (lambda: lmtrain.nn.LSTM("3", 4), "input_size"),
+        (lambda: lmtrain.nn.LSTM("3", 4), "size"),
         (lambda: lmtrain.nn.LSTM(3, 4, weight_drop="x"), "weight_drop should be of type float, got: str"),
         (lambda: lmtrain.nn.LSTM(3, 4, zoneout="x"), "zoneout should be of type float, got: str"),
         (lambda: lmtrain.nn.GRU(3, 4, layer_norm="x"), "layer_norm should be of type bool, got: str"),
@@ -159,3 +161,12 @@ def test_what_explains_and_what_stands_for_torch_refuse_wrong_types_too() -> Non
             ask()
     with pytest.raises(lmtrain.UserError, match="neither a number nor made of numbers"):
         lmtrain.explain.explain("x", x=Nothing())
+
+
+def test_a_name_of_a_type_stands_for_that_type() -> None:
+    """NumPy's NDArray is a TypeAliasType since its version 2.5."""
+    alias = SimpleNamespace(__value__=str | np.ndarray[Any, Any])
+    assert arguments._matches("x", alias)
+    assert arguments._matches(np.zeros(3), alias)
+    assert not arguments._matches(object(), alias)
+    assert arguments._said(alias) == "a string or an array of numbers"

@@ -30,6 +30,7 @@ from lmtrain.ops import native
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ["LSTM", "GRU", "RNN"]
+TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 AUTOCAST = {"device_type": "cpu", "dtype": torch.bfloat16}
 
 
@@ -135,7 +136,8 @@ def test_packed_sequences_under_autocast_with_noise_and_of_one_step(name: str, b
             hx = None if hx_dtype is None else given_state(name, 2 + 2 * bidirectional, len(lengths), 4, dtype=hx_dtype)
             with torch.autocast(**AUTOCAST):
                 made, expected = tensors(ours(packed, hx)), tensors(theirs(packed, hx))
-            assert [y.dtype for y in made] == [y.dtype for y in expected]
+            if TORCH >= (2, 13):  # earlier ones give some states another type
+                assert [y.dtype for y in made] == [y.dtype for y in expected]
             assert_close([y.float() for y in made], [y.float() for y in expected], rtol=0, atol=0.02)
     noisy = getattr(lmtrain.nn, name)(
         3, 4, bidirectional=bidirectional, weight_drop=0.5, zoneout=0.2, layer_norm=True, dtype=torch.float64
@@ -286,12 +288,16 @@ def test_arguments_have_torchs_order() -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("name", CLASSES)
 def test_what_the_constructor_refuses_or_warns_of_is_torchs(name: str, options: dict[str, Any]) -> None:
-    said = []
+    said: list[Any] = []
     for module in (nn, lmtrain.nn):
-        with pytest.raises((ValueError, TypeError, UserWarning)) as error:
+        try:
             getattr(module, name)(**{"input_size": 3, "hidden_size": 4, **options})
-        said.append((error.type, str(error.value)))
+        except (ValueError, TypeError, UserWarning) as error:
+            said.append((type(error), str(error)))
+        else:
+            said.append(None)
     assert said[0] == said[1]
+    assert said[0] is not None or TORCH < (2, 13)  # which looks at more of them than earlier ones
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -122,10 +122,17 @@ class _Pieces:
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
+    hint = _named(hint)
     return typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
 
 
+def _named(hint: Any) -> Any:
+    """What the name of a type stands for: NumPy's NDArray is such a name, a TypeAliasType, since its version 2.5."""
+    return getattr(typing.get_origin(hint) or hint, "__value__", hint)
+
+
 def _matches(value: Any, hint: Any) -> bool:
+    hint = _named(hint)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if len(parts := _parts(hint)) > 1:
         return any(_matches(value, part) for part in parts)
@@ -156,6 +163,7 @@ def _matches(value: Any, hint: Any) -> bool:
 
 def _said(hint: Any) -> str:
     """What a hint allows, in words."""
+    hint = _named(hint)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if len(parts := _parts(hint)) > 1:
         *first, last = dict.fromkeys(map(_said, parts))

@@ -389,6 +389,35 @@ def linear_cross_entropy(
     Raises ValueError for what does not fit, and for `none` where gradients are asked for; IndexError for a target that is not
     a class.
     """
+    run = _cross_entropy if "torch._dynamo" not in sys.modules else torch.compiler.disable(_cross_entropy)
+    return run(input, linear_weight, target, linear_bias, reduction, ignore_index, backend)
+
+
+def _cross_entropy(
+    input: Tensor, weight_VD: Tensor, target: Tensor, bias_V: Tensor | None, reduction: str, ignore_index: int, backend: str
+) -> Tensor:
+    dtype = _checked(input, weight_VD, target, bias_V, reduction, backend)
+    features_ND, targets_N = input.reshape(-1, input.shape[-1]), target.reshape(-1)
+    counts_N = targets_N != ignore_index
+    is_transformed = is_followed() or torch._C._are_functorch_transforms_active() or follow(input, weight_VD, target, bias_V)
+    if is_transformed or not counts_N.any():
+        logits_NV = F.linear(features_ND, weight_VD, bias_V)
+        losses = F.cross_entropy(logits_NV, targets_N, reduction=reduction, ignore_index=ignore_index)
+        return losses.view(target.shape) if reduction == "none" else losses
+    if not counts_N.all():
+        features_ND, targets_N = features_ND[counts_N], targets_N[counts_N]
+    if reduction == "none":
+        nats_N = torch.zeros(counts_N.shape, dtype=accumulate_dtype(dtype), device=input.device)
+        nats_N[counts_N] = linear_nats(features_ND, weight_VD, bias_V, targets_N, compute_dtype=dtype)
+        return nats_N.view(target.shape)
+    total = total_cross_entropy(features_ND, weight_VD, bias_V, targets_N, compute_dtype=dtype, backend=backend)
+    return total / len(targets_N) if reduction == "mean" else total
+
+
+def _checked(
+    input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Tensor | None, reduction: str, backend: str
+) -> torch.dtype:
+    """In which type they are multiplied."""
     own = "lmtrain.nn.linear_cross_entropy"
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"{own}: reduction should be 'mean', 'sum' or 'none', got {reduction!r}")
@@ -412,32 +441,9 @@ def linear_cross_entropy(
         raise ValueError(f"{own} computes in float32, float64 and bfloat16, got {dtype}")
     if input.dtype not in fitting:
         raise ValueError(f"{own}: input has dtype {input.dtype}, linear_weight has {linear_weight.dtype}")
-    tensors = input, linear_weight, target, linear_bias
-    if reduction == "none" and any(x is not None and needs_grad(x) for x in tensors):
+    if reduction == "none" and any(x is not None and needs_grad(x) for x in (input, linear_weight, linear_bias)):
         raise ValueError(f"{own}: reduction='none' has no gradients. Call it under torch.no_grad(), or use torch.nn for that.")
-    losses_of = _losses_of if "torch._dynamo" not in sys.modules else torch.compiler.disable(_losses_of)
-    return losses_of(*tensors, reduction, ignore_index, dtype, backend)
-
-
-def _losses_of(
-    input: Tensor, weight_VD: Tensor, target: Tensor, bias_V: Tensor | None, reduction: str, ignore_index: int,
-    dtype: torch.dtype, backend: str,
-) -> Tensor:  # fmt: skip
-    features_ND, targets_N = input.reshape(-1, input.shape[-1]), target.reshape(-1)
-    counts_N = targets_N != ignore_index
-    is_transformed = is_followed() or torch._C._are_functorch_transforms_active() or follow(input, weight_VD, target, bias_V)
-    if is_transformed or not counts_N.any():
-        logits_NV = F.linear(features_ND, weight_VD, bias_V)
-        losses = F.cross_entropy(logits_NV, targets_N, reduction=reduction, ignore_index=ignore_index)
-        return losses.view(target.shape) if reduction == "none" else losses
-    if not counts_N.all():
-        features_ND, targets_N = features_ND[counts_N], targets_N[counts_N]
-    if reduction == "none":
-        nats_N = torch.zeros(counts_N.shape, dtype=accumulate_dtype(dtype), device=input.device)
-        nats_N[counts_N] = linear_nats(features_ND, weight_VD, bias_V, targets_N, compute_dtype=dtype)
-        return nats_N.view(target.shape)
-    total = total_cross_entropy(features_ND, weight_VD, bias_V, targets_N, compute_dtype=dtype, backend=backend)
-    return total / len(targets_N) if reduction == "mean" else total
+    return dtype
 
 
 Recur = Callable[[Tensor, State], tuple[Tensor, ...]]

@@ -151,7 +151,7 @@ def test_a_sparse_gradient_of_the_look_up_is_added_to_that_of_a_tied_head_in_pla
     for sparse in (False, True):
         head, _, targets = make(tied)
         ids = torch.arange(T * B).view(T, B)
-        with torch.profiler.profile(record_shapes=True) as watched:
+        with torch.profiler.profile(record_shapes=True, acc_events=True) as watched:
             head.loss(nn.functional.embedding(ids, head.weight_VE, sparse=sparse), targets).backward()
         calls = [event.name for event in watched.events() if [V, D] in list(event.input_shapes)[:1]]
         assert "aten::add_" in calls

@@ -265,6 +265,7 @@ def _adapting(model: NeuralLanguageModel, dynamic: Dynamic | None) -> Iterator[L
                     weight.addcdiv_(gradient.to_dense(), divisor, value=-rate)
         torch.clear_autocast_cache()  # it has copies of the weights as they were
 
+    torch.clear_autocast_cache()  # copies that were made in inference mode cannot be learnt through (PyTorch 2.10)
     try:
         with freed_memory_kept():  # each segment makes gradients of all weights
             yield learn
