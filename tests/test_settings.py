@@ -66,7 +66,7 @@ def test_help_imports_neither_torch_nor_hydra() -> None:
         ("model=lstmm", r"model=lstmm does not exist; allowed are .*did you mean lstm\?"),
         ("model.cell=lstn", r"model\.cell=lstn .*allowed are elman, gru, lstm.*; did you mean lstm"),
         ("trainer.chunk_length=2.5", r"trainer\.chunk_length=2\.5 is not usable; allowed is a whole number"),
-        ("trainer.seed=true", r"trainer\.seed=True is not usable; allowed is a whole number"),
+        ("trainer.seed=true", r"trainer\.seed=true is not usable; allowed is a whole number"),
         ("trainer.seed=-1", r"at least 0"),
         ("model.dropout=1", r"at least 0 and below 1"),
         ("trainer.keep=-1", r"at least 0"),
@@ -116,11 +116,46 @@ def test_a_group_that_lacks_what_the_experiment_sets_is_said_in_our_words() -> N
         (["model=window", "model.average_span=3"], r"num_averages=0 and model\.average_span=3 need each other"),
         (["tokenizer=byte", "tokenizer.min_count=2"], r"cannot change the vocabulary of tokenizer=byte, which is fixed"),
         (["schedule=range_test", "schedule.low=2"], r"schedule\.low=2 must be below schedule\.high=1\."),
+        (
+            ["model.tie_weights=true", "model.project=true", "model.embeddings=svd", "model.freeze_embeddings=null"],
+            r"model\.freeze_embeddings=null would freeze the output layer",
+        ),
+        (["model.head=adaptive", "model.cutoffs=[9,5]"], r"model\.cutoffs=\[9,5\] must ascend"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         check_overrides(overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task=tag", "data.path=x"], r"those of task=tag are dense\. Type optimizer=adam\."),
+        (["task=tag", "data.path=x", "model=logistic"], r"those of task=tag are dense"),
+        *((["task=vectors", f"model={model}"], r"those of task=vectors are dense") for model in ("skipgram", "cbow", "glove")),
+        (["model.embeddings=x", "model.freeze_embeddings=null"], r"freeze_embeddings=null freezes them\. Type optimizer=adam"),
+        (["model.embeddings=x", "model.freeze_embeddings=1"], r"model\.freeze_embeddings=1\.0 freezes them"),
+        (["model.tie_weights=true", "model.project=true"], r"model\.tie_weights=true\. That changes every row"),
+    ],
+)
+def test_sparse_adam_needs_a_model_with_sparse_gradients(overrides: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        check_overrides([*overrides, "optimizer=sparse_adam"])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.embeddings=x"],
+        ["model.freeze_embeddings=1"],
+        ["model.embeddings=x", "model.freeze_embeddings=null", "model.head=sampled"],
+        ["task=classify", "data.path=x"],
+        ["task=classify", "data.path=x", "model=logistic"],
+    ],
+)
+def test_sparse_adam_takes_a_model_with_sparse_gradients(overrides: list[str]) -> None:
+    assert check_overrides([*overrides, "optimizer=sparse_adam"])
 
 
 @pytest.mark.parametrize(
@@ -192,6 +227,14 @@ def test_help_may_stand_behind_settings(tmp_path: Path) -> None:
 def test_text_without_a_path_says_what_to_type() -> None:
     with pytest.raises(SettingsError, match=r"Type data\.path=FILE"):
         check_overrides(["data=text"])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "null"), (True, "true"), (False, "false"), (0.5, "0.5"), ([1, 2], "[1,2]"), ("a", "a")]
+)
+def test_a_value_is_written_as_settings_write_it(value: object, text: str) -> None:
+    assert quoting.written(value) == text
+    assert shlex.split(quoting.typed("model.x", value)) == [f"model.x={text}"]
 
 
 def test_every_value_of_a_sweep_is_checked() -> None:

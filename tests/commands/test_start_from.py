@@ -132,7 +132,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_again_without_the_o
         ("tokenizer=char", "tokenizer=char was given; in base it is word"),
         ("tokenizer.min_count=3", "tokenizer.min_count is 1 in base"),
         ("data.normalize=nfc", "data.normalize is none in base"),
-        ("data.reverse=true", "data.reverse is False in base"),
+        ("data.reverse=true", "data.reverse is false in base"),
         ("model.init=uniform", "model.init is xavier in base"),
         ("model.embeddings=vectors.txt", "model.embeddings is '' in base"),
         ("start_from=nothing", "nothing"),

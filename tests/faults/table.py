@@ -227,7 +227,7 @@ FAULTS = (
         28, "value of a wrong type",
         (refusing("trainer.chunk_length=2.5", r"chunk_length=2\.5 is not usable; allowed is a whole number"),
          refusing("trainer.num_steps=1e3", r"num_steps=1000\.0 is not usable"),
-         refusing("data.path=null", r"data\.path=None is not usable; allowed is text")),
+         refusing("data.path=null", r"data\.path=null is not usable; allowed is text")),
     ),
     Fault(
         29, "rates, norms and decays that are negative, zero, NaN or infinite",

@@ -19,6 +19,7 @@ from lmtrain.errors import (
 from lmtrain.expected import Anything, agree, compare, within
 from lmtrain.files.strict_json import parse_json
 from lmtrain.settings import comparing, reading
+from lmtrain.settings.quoting import written
 from lmtrain.shell import printable
 from lmtrain.tasks.base import Task
 from lmtrain.training.arithmetic import begin_arithmetic, iter_changes
@@ -60,7 +61,7 @@ def changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Conf
     new = reading.read_config(mapping)
     differing = list(comparing.iter_changes(old, new))
     refused = [
-        f"{key} is {before} in this run and cannot become {after}."
+        f"{key} is {written(before)} in this run and cannot become {written(after)}."
         for key, before, after, rule in differing
         if rule is config.Resume.refused
     ]
@@ -69,7 +70,9 @@ def changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Conf
                             "\nLeave them out, or start a new run.")  # fmt: skip
     for key, before, after, rule in differing:
         if rule is config.Resume.warned:
-            log.warning("Resuming with %s=%s instead of %s: the run is no longer the one it was.", key, after, before)
+            log.warning(
+                "Resuming with %s=%s instead of %s: the run is no longer the one it was.", key, written(after), written(before)
+            )
     return new
 
 

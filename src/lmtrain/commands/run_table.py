@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmtrain.settings.defaults import SEED, default_settings
+from lmtrain.settings.quoting import written
 from lmtrain.training.run_record import Result, RunRecord
 
 ENDED_WELL = "finished"
@@ -239,9 +240,7 @@ def _setting(record: RunRecord, key: str) -> str:
 
 
 def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = f"{value:g}" if isinstance(value, float) else written(value)
     return text if len(text) <= MAX_LETTERS else f"...{text[3 - MAX_LETTERS :]}"
 
 

@@ -442,4 +442,5 @@ def _is_dead(process: Any) -> bool:
 
 
 def _typed(values: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items())
+    written = ((name, f"{value:.4g}" if isinstance(value, float) else quoting.written(value)) for name, value in values.items())
+    return " ".join(f"{name}={value}" for name, value in written)

@@ -77,9 +77,7 @@ def as_override(value: Any) -> str:
     """Returns a value as Hydra reads it."""
     if isinstance(value, list):
         return f"[{','.join(map(as_override, value))}]"
-    if isinstance(value, str):
-        return quoting.quoted(value)
-    return json.dumps(value) if isinstance(value, bool | None) else repr(value)
+    return quoting.quoted(value) if isinstance(value, str) else quoting.written(value)
 
 
 def read_space(path: Path) -> Space:

@@ -16,6 +16,7 @@ from lmtrain.config import (
     Cell,
     Config,
     CorpusConfig,
+    EmbeddingsConfig,
     ExamplesConfig,
     HeadName,
     Initialisation,
@@ -27,6 +28,7 @@ from lmtrain.config import (
     Objective,
     OneCycleConfig,
     OptimizerConfig,
+    OptimizerName,
     Precision,
     RangeTestConfig,
     RecurrentConfig,
@@ -42,6 +44,7 @@ from lmtrain.config import (
 from lmtrain.data import kinds
 from lmtrain.data.characters import character_of
 from lmtrain.errors import UserError, as_typed
+from lmtrain.settings.quoting import written
 
 
 def iter_conflicts(config: Config) -> Iterator[str]:
@@ -54,6 +57,8 @@ def iter_conflicts(config: Config) -> Iterator[str]:
     if isinstance(config.data, CorpusConfig):
         yield from _of_text(config.data, config.tokenizer)
     yield from _of_optimizer(config.optimizer, getattr(config.model, "tie_weights", False))
+    if config.optimizer.name is OptimizerName.sparse_adam:
+        yield from _of_sparse_adam(task_of(config.data, config.model), config.model)
     yield from _of_run(config)
 
 
@@ -118,7 +123,7 @@ def _of_model(model: NeuralConfig) -> Iterator[str]:
                 f"{model.embed_size} layer."
             )
     if model.head is HeadName.adaptive and sorted(set(model.cutoffs)) != model.cutoffs:
-        yield f"model.cutoffs={model.cutoffs} must ascend. Type for example model.cutoffs=[2000,10000]."
+        yield f"model.cutoffs={written(model.cutoffs)} must ascend. Type for example model.cutoffs=[2000,10000]."
     if model.head is HeadName.adaptive and model.project and not model.tie_weights:
         yield "model.project=true has no meaning for model.head=adaptive without model.tie_weights=true. Leave it out."
     if isinstance(model, RecurrentConfig) and model.backend in (Backend.native, Backend.triton):
@@ -142,8 +147,9 @@ def _of_model(model: NeuralConfig) -> Iterator[str]:
         )
     if model.tie_weights and model.embeddings and model.freeze_embeddings != 0:
         yield (
-            f"model.freeze_embeddings={model.freeze_embeddings} would freeze the output layer, too, as model.tie_weights=true "
-            "makes it of the same matrix. Type model.freeze_embeddings=0, or leave model.tie_weights out."
+            f"model.freeze_embeddings={written(model.freeze_embeddings)} would freeze the output layer, too, as "
+            "model.tie_weights=true makes it of the same matrix. Type model.freeze_embeddings=0, or leave model.tie_weights "
+            "out."
         )
     if model.init is Initialisation.identity and getattr(model, "cell", None) != Cell.elman:
         yield "model.init=identity is for the recurrence of model=elman (Le et al. 2015). Type that, or model.init=xavier."
@@ -192,6 +198,19 @@ def _of_optimizer(optimizer: OptimizerConfig, tie_weights: bool) -> Iterator[str
     )  # fmt: skip
     names = {f.name: f"optimizer.{f.name}=" for f in fields(optimizer)}
     yield from _typed(mistakes, **names | {"name": "optimizer=", "tie_weights": "model.tie_weights="})
+
+
+def _of_sparse_adam(task: str, model: ModelConfig) -> Iterator[str]:
+    """Whether a model has sparse gradients from the first step on: a sampled softmax has some even beside frozen vectors."""
+    is_frozen = isinstance(model, EmbeddingsConfig) and bool(model.embeddings) and model.freeze_embeddings != 0
+    if task not in ("language", "classify"):
+        yield f"optimizer=sparse_adam needs sparse gradients, and those of task={task} are dense. Type optimizer=adam."
+    elif is_frozen and getattr(model, "head", None) is not HeadName.sampled:
+        yield (
+            "optimizer=sparse_adam needs word vectors that are trained, and "
+            f"model.freeze_embeddings={written(getattr(model, 'freeze_embeddings'))} freezes them. Type optimizer=adam, or "
+            "model.freeze_embeddings=0."
+        )
 
 
 def _of_counts(model: NgramConfig) -> Iterator[str]:

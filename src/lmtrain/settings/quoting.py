@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from lmtrain.shell import quoted_for_shell
@@ -13,8 +14,8 @@ PATHS = ("resume", "start_from", "data.path", "data.train", "data.valid", "data.
 
 def typed(key: str, value: object) -> str:
     """`key=value` as one types it into a shell, quoted for the shell and for the settings where that is needed."""
-    text = str(value)
-    is_plain = isinstance(value, int | float) or (
+    text = written(value)
+    is_plain = isinstance(value, int | float | list | None) or (
         re.fullmatch(r"(\.{0,2}/)*[a-z_][\w./-]*", text, re.ASCII | re.IGNORECASE) and text.lower() not in NOT_TEXT
     )
     return quoted_for_shell(f"{key}={text if is_plain else quoted(text)}")
@@ -22,6 +23,13 @@ def typed(key: str, value: object) -> str:
 
 NOT_TEXT = ("null", "true", "false", "inf", "nan")
 """Words that are read as something else than text where they are not quoted."""
+
+
+def written(value: object) -> str:
+    """A value as settings write it, and not as Python does: null, true, [1,2]. Text stays as it is."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(written, value))}]"
+    return json.dumps(value) if isinstance(value, bool | None) else str(value)
 
 
 def quoted(text: str) -> str:

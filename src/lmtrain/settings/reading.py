@@ -15,6 +15,7 @@ from typing import Any
 from lmtrain.config import GROUPS, KINDS, MAX_LIST, Cell, Config, joined
 from lmtrain.errors import SettingsError
 from lmtrain.settings.conflicts import iter_conflicts
+from lmtrain.settings.quoting import written
 
 RENAMED = {
     "tokenizer.max_size": "tokenizer.vocab_size",
@@ -97,15 +98,15 @@ def _read_value(value: Any, hint: Any, metadata: Mapping[str, Any], key: str, pr
     try:
         value = _convert(value, hint)
     except ValueError as error:
-        problems.append(f"{key}={value} is not usable; {error}.")
+        problems.append(f"{key}={written(value)} is not usable; {error}.")
         return MISSING
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, (int, float)) and not isinstance(number, bool):
             wrong = _outside(number, metadata)
             if wrong:
-                problems.append(f"{key}={value} is out of range; allowed is {wrong}.")
+                problems.append(f"{key}={written(value)} is out of range; allowed is {wrong}.")
     if "only" in metadata and value != metadata["only"]:
-        problems.append(f"{key}={value} cannot be set; here it is always {metadata['only']}.")
+        problems.append(f"{key}={written(value)} cannot be set; here it is always {metadata['only']}.")
     return value
 
 

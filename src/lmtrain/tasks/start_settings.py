@@ -13,6 +13,7 @@ from typing import Any
 import lmtrain.config as config
 from lmtrain.errors import SettingsError
 from lmtrain.settings import comparing, reading
+from lmtrain.settings.quoting import written
 from lmtrain.shell import expanded, one_line
 from lmtrain.tasks.opening import training_settings
 from lmtrain.training.checkpoint import load_document, read_named
@@ -131,8 +132,8 @@ def _rules(cls: type) -> list[tuple[str, config.Resume]]:
 
 
 def _contradiction(run: str, key: str, own: Any, value: Any) -> str:
-    was = "''" if own == "" else own
-    return f"{key} is {was} in {one_line(run)}, whose model is started from, and cannot become {value}. Leave it out."
+    was = "''" if own == "" else written(own)
+    return f"{key} is {was} in {one_line(run)}, whose model is started from, and cannot become {written(value)}. Leave it out."
 
 
 def _name(group: Any) -> Any:
