@@ -12,7 +12,7 @@ from importlib import import_module
 
 from lmtrain import __version__
 from lmtrain.errors import ResourceError, UserError, is_out_of_memory
-from lmtrain.terminal import end_in_order, end_process, prepare_streams
+from lmtrain.terminal import PARENT, end_in_order, end_process, end_with, prepare_streams
 
 COMMANDS = {
     "sample": "write text",
@@ -44,6 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         try:
             with end_in_order():
+                if parent := os.environ.pop(PARENT, ""):
+                    end_with(int(parent))
                 _dispatch(arguments)
         except SystemExit as ended:
             if ended.code:

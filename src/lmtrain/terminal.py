@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -121,6 +122,21 @@ def end_in_order() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+PARENT = "LMTRAIN_PARENT"
+"""The variable with the number of the process that started this one, where this one ends with it."""
+
+
+def end_with(parent: int) -> None:
+    """From now on sends SIGTERM to this process once `parent` is not its parent any more: that was killed, and cannot do so."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

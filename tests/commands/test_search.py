@@ -199,6 +199,25 @@ def test_two_processes_share_a_study_that_goes_on_and_what_was_interrupted_is_ma
 
 
 @pytest.mark.slow
+def test_a_training_saves_and_ends_when_its_search_is_killed(place: Path) -> None:
+    pytest.importorskip("optuna")
+    Path("a.yaml").write_text(SPACE.replace("[gru, elman, ngram]", "[gru]").replace("null, trainer.num_steps: 12", "60"))
+    process = search("--trials", "1", "--directory", "found")
+    end = time.monotonic() + 60
+    while not Path("found/trial-0/metrics.jsonl").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    process.kill()
+    process.communicate(timeout=20)
+    end = time.monotonic() + 20
+    while (run := read_runs(["found"])[0]).status == "running":
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert (run.status, run.reason) == ("stopped", "stopped by SIGTERM")
+
+
+@pytest.mark.slow
 def test_hopeless_trials_are_ended_at_their_evaluations_and_what_fails_always_ends_the_search(place: Path) -> None:
     pytest.importorskip("optuna")
     Path("a.yaml").write_text(SPACE.replace("[gru, elman, ngram]", "[gru]"))

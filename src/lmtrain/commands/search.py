@@ -36,7 +36,7 @@ from lmtrain.progress import watched
 from lmtrain.settings import quoting
 from lmtrain.settings.reading import SettingsProblemsError, read_config
 from lmtrain.shell import expanded, one_line, printable, quoted_for_shell, shown
-from lmtrain.terminal import warn
+from lmtrain.terminal import PARENT, warn
 from lmtrain.training.run_record import NoRecordError, RunRecord, read_run
 
 EPILOG = """a space (the file SPACE.yaml):
@@ -246,9 +246,11 @@ class Search:
         """Trains in a process of its own, and yields the cost of each evaluation as it comes. Raises TrialError."""
         with tempfile.TemporaryFile() as errors, watched(path.name.replace("-", " ")):
             # It has a session of its own: Ctrl-C reaches this process alone, which then ends the training in order, once.
+            # If this process is killed, the training ends in order by itself.
+            environment = {self._application.VARIED: ",".join(self._space.space), PARENT: str(os.getpid())}
             process = subprocess.Popen(
                 [sys.executable, "-m", "lmtrain", *overrides], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=errors, start_new_session=True, env=os.environ | {self._application.VARIED: ",".join(self._space.space)},
+                stderr=errors, start_new_session=True, env=os.environ | environment,
             )  # fmt: skip
             try:
                 seen = 0

@@ -12,7 +12,6 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 import lmtrain
 from lmtrain.errors import ResourceError, UserError
 from lmtrain.progress import watched
+from lmtrain.terminal import end_with
 
 log = logging.getLogger("lmtrain")
 
@@ -139,16 +139,9 @@ class _Kept(logging.Handler):
         self.messages.append((record.levelno, record.getMessage()))
 
 
-def _end_with(parent: int) -> None:
-    """Ends this process, in the midst of a call, where its parent is another one: that which started it was killed."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
 def main() -> None:
     """Serves calls until the standard input ends."""
-    threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
+    end_with(int(sys.argv[1]))  # also in the midst of a call
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing else may write between the answers
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # bars are drawn by whoever asks
