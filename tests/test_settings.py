@@ -164,6 +164,16 @@ def test_sparse_adam_takes_a_model_with_sparse_gradients(overrides: list[str]) -
         (["schedule=range_test"], "optimizer.learning_rate", "another schedule than range_test"),
         (["schedule=one_cycle"], "optimizer.beta1", "another schedule than one_cycle"),
         (["schedule=one_cycle", "optimizer=sgd"], "schedule.beta1_low", "optimizer=adam, or a momentum"),
+        (["schedule=one_cycle", "optimizer=sgd", "optimizer.momentum=0.9"], "optimizer.momentum", "another schedule than one"),
+        (["schedule=range_test"], "trainer.final_split", "another schedule than range_test"),
+        (["schedule=range_test"], "trainer.baselines", "a final test"),
+        (["trainer.final_split=none"], "trainer.baselines", "a final test"),
+        (["model=window"], "trainer.backward_length", "a language model with a recurrence"),
+        (["task=tag", "data.path=x", "model=logistic"], "model.ngrams", "task=classify"),
+        *(
+            (["task=classify", "data.path=x", "model=logistic"], f"model.{name}", "task=tag")
+            for name in ("context", "affixes", "shape_features")
+        ),
         ([], "data.valid_fraction", "a single text, data=text data.path=FILE"),
         (["data=text", "data.path=."], "data.test_fraction", "a single text, data=text data.path=FILE"),
         ([], "model.hidden_dropout", "two layers or more"),
@@ -179,6 +189,21 @@ def test_a_setting_that_nothing_reads_is_said(overrides: list[str], key: str, ne
     (note,) = idle.iter_idle(reading.read_config(check_overrides(overrides)), [key])
     assert note.startswith(f"{key} has no effect here: it needs ")
     assert need in note
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keys"),
+    [
+        (["schedule=one_cycle", "optimizer=sgd", "optimizer.momentum=0"], ["optimizer.momentum"]),
+        (["task=tag", "data.path=x", "model=logistic"], ["model.context", "model.affixes", "model.shape_features"]),
+        (["task=tag", "data.path=x"], ["model.context", "model.affixes", "model.shape_features", "trainer.baselines"]),
+        (["task=classify", "data.path=x", "model=logistic"], ["model.ngrams"]),
+        (["model=window"], ["model.context", "trainer.final_split", "trainer.baselines"]),
+        (["model=gru"], ["trainer.backward_length"]),
+    ],
+)
+def test_a_setting_that_a_neighbour_reads_is_not_said(overrides: list[str], keys: list[str]) -> None:
+    assert not list(idle.iter_idle(reading.read_config(check_overrides(overrides)), keys))
 
 
 def test_a_setting_that_something_reads_is_not() -> None:

@@ -110,6 +110,14 @@ def test_three_lines_say_before_the_first_step_what_it_costs(place: Path, call: 
     assert not re.search("^Cost", call("resume=a").out, re.MULTILINE), "nothing is left to train"
 
 
+def test_a_range_test_is_said_to_end_without_a_test_and_keeps_the_checkpoints_that_are_said(place: Path, call: Call) -> None:
+    ended = call("TRAIN", "schedule=range_test", "trainer.num_steps=12", "trainer.evaluate_every=4", "trainer.keep=0",
+                 "hydra.run.dir=a")  # fmt: skip
+    assert "3 evaluations of 116 tokens." in ended.out
+    assert "the best alone stays" in ended.out
+    assert len(steps_in("a")) == 1
+
+
 def test_of_a_run_that_ends_by_time_the_steps_are_told_when_they_are_known(place: Path, call: Call) -> None:
     ended = call("TRAIN", "trainer.max_seconds=1", "trainer.num_steps=null", "trainer.evaluate_every=1000", "hydra.run.dir=a")
     assert "Cost: 1 second of training; an evaluation of 116 tokens every 1,000 steps, and the final test." in ended.out

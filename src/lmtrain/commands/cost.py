@@ -114,7 +114,9 @@ def _work(task: Task, limits: Limits, cadence: Cadence, state: TrainState) -> st
 
 
 def _final_test(task: Task) -> str:
-    return "" if task.settings.trainer.final_split is config.FinalSplit.none else ", and the final test"
+    settings = task.settings
+    is_range_test = isinstance(settings.schedule, config.RangeTestConfig)  # it ends with its curve
+    return "" if is_range_test or settings.trainer.final_split is config.FinalSplit.none else ", and the final test"
 
 
 def _disk(task: Task, state: TrainState) -> str:

@@ -141,6 +141,7 @@ class Training:
         """Tests the best model and says what to do next. A range test ends with its curve instead."""
         task, run, state = self.task, self.run, self.state
         if self.is_range_test:
+            self.saver.tidy(state)
             show_range_test(run)
             return
         score = final_test(run, task)

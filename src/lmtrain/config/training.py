@@ -78,14 +78,14 @@ class PlateauConfig(ScheduleConfig, kind="plateau"):
 
 
 class OneCycleConfig(ScheduleConfig, kind="one_cycle"):
-    """Up, flat, down, and a cosine to zero, with Adam's beta1 moving against the rate (Smith 2018)."""
+    """Up, flat, down, and a cosine to zero, with Adam's beta1, or a momentum, moving against the rate (Smith 2018)."""
 
     up: float = noted(0.083, "Share of the run that rises.", **FRACTION)
     flat: float = noted(0.417, "Share that stays at the peak.", **FRACTION)
     down: float = noted(0.417, "Share that falls back; the rest anneals to zero.", **FRACTION)
     div: float = noted(10.0, "The peak over the first rate.", least=1)
-    beta1_low: float = noted(0.7, "Adam's beta1 at the peak.", **FRACTION)
-    beta1_high: float = noted(0.8, "Adam's beta1 at both ends.", **FRACTION)
+    beta1_low: float = noted(0.7, "Adam's beta1, or the momentum of SGD and RMSprop where one is set, at the peak.", **FRACTION)
+    beta1_high: float = noted(0.8, "The same at both ends.", **FRACTION)
 
 
 class RangeTestConfig(ScheduleConfig, kind="range_test"):

@@ -11,6 +11,7 @@ from lmtrain.config import (
     Cell,
     Config,
     CorpusConfig,
+    FinalSplit,
     HeadName,
     LanguageConfig,
     LogisticConfig,
@@ -19,9 +20,11 @@ from lmtrain.config import (
     OneCycleConfig,
     OnNonfinite,
     RangeTestConfig,
+    RecurrentConfig,
     Smoothing,
     TextConfig,
     WordVectorsConfig,
+    task_of,
 )
 from lmtrain.data.sources import has_records, has_splits
 from lmtrain.rules import OPTIONS
@@ -50,9 +53,14 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
     num_layers = len(getattr(model, "hidden_sizes", [])) or getattr(model, "num_layers", 0)
     embeddings = getattr(model, "embeddings", "")
     is_cut = isinstance(data, TextConfig) and not has_splits(data.path)
-    is_language = isinstance(model, LanguageConfig)
+    is_language, is_recurrent = isinstance(model, LanguageConfig), isinstance(model, RecurrentConfig)
+    is_indicators, task = isinstance(model, LogisticConfig), task_of(data, model)
+    is_range_test = isinstance(schedule, RangeTestConfig)
     return {
         **{f"trainer.{name}": (is_language, "a language model") for name in OF_LANGUAGE},
+        "trainer.backward_length": (is_recurrent, "a language model with a recurrence, through which gradients reach back"),
+        **{f"model.{name}": (not is_indicators or task == "tag", "task=tag") for name in OF_TAGS},
+        "model.ngrams": (task == "classify", "task=classify"),
         "model.nonlinearity": (getattr(model, "cell", None) is Cell.elman, "model=elman"),
         "model.forget_bias": (getattr(model, "cell", None) is Cell.lstm, "model=lstm"),
         "model.cutoffs": (head is HeadName.adaptive, "model.head=adaptive"),
@@ -87,15 +95,22 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         "optimizer.ema_decay": (optimizer.averaging is Averaging.ema, "optimizer.averaging=ema"),
         "optimizer.patience": (optimizer.averaging is Averaging.nt_asgd, "optimizer.averaging=nt_asgd"),
         "optimizer.beta1": (not one_cycle, "another schedule than one_cycle, which moves it from schedule.beta1_high"),
+        "optimizer.momentum": (
+            not one_cycle or not optimizer.momentum,
+            "another schedule than one_cycle, where any momentum above 0 moves from schedule.beta1_high",
+        ),
         "optimizer.learning_rate": (
-            not isinstance(schedule, RangeTestConfig),
+            not is_range_test,
             "another schedule than range_test, which goes from schedule.low to schedule.high",
         ),
+        "trainer.final_split": (not is_range_test, "another schedule than range_test, which ends with its curve"),
         "schedule.beta1_low": (has_beta1, "optimizer=adam, or a momentum"),
         "schedule.beta1_high": (has_beta1, "optimizer=adam, or a momentum"),
         "trainer.baselines": (
-            not isinstance(model, (LogisticConfig, NgramConfig, WordVectorsConfig)),
-            "a model of a language, of tags or of labels that is none of the simplest itself",
+            not isinstance(model, (LogisticConfig, NgramConfig, WordVectorsConfig))
+            and not is_range_test
+            and trainer.final_split is not FinalSplit.none,
+            "a final test, of a model of a language, of tags or of labels that is none of the simplest itself",
         ),
         "trainer.evaluation_tokens": (isinstance(model, LanguageConfig), "a language model: other tasks evaluate all"),
         "trainer.sample_temperature": (trainer.sample_tokens != 0, "trainer.sample_tokens above 0"),
@@ -119,10 +134,12 @@ def remedy_for_divergence(config: Config, resume: str) -> str:
 
 
 OF_LANGUAGE = (
-    "chunk_length", "backward_length", "random_chunk_length", "random_offset", "evaluation_streams", "sample_tokens",
-    "cuda_graph",
+    "chunk_length", "random_chunk_length", "random_offset", "evaluation_streams", "sample_tokens", "cuda_graph",
 )  # fmt: skip
 """Settings of the trainer that no other task reads."""
+
+OF_TAGS = ("context", "shape_features", "affixes")
+"""Settings of logistic regression that task=classify does not read."""
 
 COUNTING_IGNORES = [
     f"trainer.{name}"
