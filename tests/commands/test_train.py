@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -265,8 +266,15 @@ def test_a_range_test_draws_its_curve_even_when_it_diverges(place: Path, capsys:
     train("run", *TINY, "optimizer=sgd", "schedule=range_test", "schedule.low=0.01", "schedule.high=1e12",
           "trainer.num_steps=60", "trainer.log_every=1", "trainer.clip_norm=0",
           "model=elman", "model.nonlinearity=relu")  # fmt: skip
-    assert "falls fastest at a learning rate of" in capsys.readouterr().out
+    assert "no learning rate can be read from the loss, which falls no more than batches differ" in capsys.readouterr().out
     assert Path("run/range_test.svg").read_text().startswith("<svg")
+
+
+def test_a_range_test_names_two_rates_where_the_loss_falls(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train("run", *TINY, "schedule=range_test", "trainer.num_steps=120", "trainer.log_every=1")
+    found = re.search(r"falls fastest at a learning rate of (\S+) and is lowest at (\S+) \(", capsys.readouterr().out)
+    assert found is not None
+    assert 0.001 < float(found[1]) < float(found[2]) < 1
 
 
 def test_no_steps_at_all_still_gives_a_model(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,7 +115,7 @@ def _limit(name: str, limit: float) -> str:
 
 
 def show_range_test(run: RunDirectory) -> None:
-    """Draws the loss over the learning rate, and names the two rates that one reads from it."""
+    """Draws the loss over the learning rate, and names the two rates that one reads from it, if it falls."""
     curve = read_curve(run.metrics)
     if len(curve) < 10:
         log.warning("A range test of %d records shows nothing: set trainer.log_every=1 and more trainer.num_steps.", len(curve))
@@ -124,9 +124,14 @@ def show_range_test(run: RunDirectory) -> None:
         write_atomically(run.path / "range_test.svg", draw_svg(curve))
     except (OSError, ResourceError) as error:
         log.warning("range_test.svg cannot be written (%s).", error)
-    steepest, lowest = suggest(curve)
-    print(f"\nRange test: the loss falls fastest at a learning rate of {steepest:.2g} and is lowest at {lowest:.2g} "
-          f"({printable(shown(run.path / 'range_test.svg'))}).")  # fmt: skip
+    drawing = printable(shown(run.path / "range_test.svg"))
+    if (rates := suggest(curve)) is None:
+        print("\nRange test: no learning rate can be read from the loss, which falls no more than batches differ "
+              f"({drawing}).\nType a larger trainer.num_steps, trainer.batch_size or schedule.high.")  # fmt: skip
+    else:
+        steepest, lowest = rates
+        print(f"\nRange test: the loss falls fastest at a learning rate of {steepest:.2g} and is lowest at {lowest:.2g} "
+              f"({drawing}).")  # fmt: skip
 
 
 def say_resume(run: RunDirectory, stop: Stop, state: TrainState) -> None:

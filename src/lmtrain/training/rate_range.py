@@ -2,7 +2,8 @@
 
 `schedule=range_test` trains with rates from `schedule.low` to `schedule.high`; afterwards `range_test.svg` in the run
 directory shows the loss over the rate, and two rates are named: the one where the smoothed loss falls fastest (a good peak for
-a schedule that warms up), and the one where it is lowest (about the largest that still trains).
+a schedule that warms up), and the one where it is lowest (about the largest that still trains). Where the loss falls by no more
+than batches differ, none is.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean, median
 
 Curve = list[tuple[float, float]]  # (learning rate, nats per token), the rate ascending
 
 WIDTH, HEIGHT, MARGIN = 720, 420, 60
+MEDIAN_OF_DIFFERENCES = 0.954  # of two draws from a normal distribution, in its standard deviations
+LEAST_FALL = 8.0  # in standard deviations of a window's mean; where nothing is learnt, chance comes to 6
 
 
 def read_curve(metrics: Path) -> Curve:
@@ -27,22 +32,40 @@ def read_curve(metrics: Path) -> Curve:
     return [(rate, nats) for rate, nats in points if rate and nats is not None]
 
 
-def smooth(curve: Curve, weight: float = 0.8) -> Curve:
-    """Returns exponentially weighted losses, corrected for their start."""
-    smoothed, total, norm = [], 0.0, 0.0
-    for rate, nats in curve:
-        total, norm = weight * total + (1 - weight) * nats, weight * norm + (1 - weight)
-        smoothed.append((rate, total / norm))
-    return smoothed
+def smooth(curve: Curve) -> Curve:
+    """Returns means over a window around each point, a tenth of the curve wide; it is cut off at both ends."""
+    reach = _reach(curve)
+    return [
+        (rate, fmean(nats for _, nats in curve[max(0, index - reach) : index + reach + 1]))
+        for index, (rate, _) in enumerate(curve)
+    ]
 
 
-def suggest(curve: Curve) -> tuple[float, float]:
-    """Returns the rate of the steepest fall of the smoothed loss per decade, and that of its minimum. It needs two points."""
-    points = smooth(curve)
-    lowest = min(range(len(points)), key=lambda i: points[i][1])
-    slopes = [(points[i + 1][1] - points[i][1]) / math.log(points[i + 1][0] / points[i][0]) for i in range(max(1, lowest))]
-    steepest = min(range(len(slopes)), key=slopes.__getitem__)
+def suggest(curve: Curve) -> tuple[float, float] | None:
+    """Returns the rate of the steepest fall of the smoothed loss per decade, and that of its minimum. It needs ten points.
+
+    A fall is measured from one window to the next. The first points do not count, as their windows hold few batches. Returns
+    None if the loss falls to its minimum by no more than such means of batches differ by chance.
+    """
+    points, reach = smooth(curve), _reach(curve)
+    lowest = min(range(reach, len(points)), key=lambda index: points[index][1])
+    fall = max(nats for _, nats in points[reach : lowest + 1]) - points[lowest][1]
+    between = median(abs(after[1] - before[1]) for before, after in pairwise(curve[: lowest + 1]))
+    scatter = between / MEDIAN_OF_DIFFERENCES / math.sqrt(2 * reach + 1)
+    if fall <= LEAST_FALL * scatter:
+        return None
+
+    def slope(index: int) -> float:
+        before, after = points[index - reach], points[min(index + reach, lowest)]
+        return (after[1] - before[1]) / math.log(after[0] / before[0])
+
+    steepest = min(range(2 * reach, max(lowest - reach, 2 * reach) + 1), key=slope)
     return points[steepest][0], points[lowest][0]
+
+
+def _reach(curve: Curve) -> int:
+    """Returns how many points a window reaches to each side."""
+    return max(1, len(curve) // 20)
 
 
 def draw_svg(curve: Curve) -> str:
