@@ -438,7 +438,8 @@ def _places(table: BackoffTable, words_NK: NDArray[np.int64]) -> NDArray[np.int6
 def _list_contexts(table: BackoffTable, words_NK: NDArray[np.int64]) -> None:
     """Lists the n-grams [N, K] and their beginnings, where they are not listed yet, so that longer ones can go on from them.
 
-    They get the probability that backing off gives them and a back-off weight of 1, so no probability changes.
+    They get the probability that backing off gives them and a back-off weight of 1, so no probability changes, but for one: a
+    back-off weight above 1 can make that "probability" larger than 1, in files that are no distributions, and it becomes 1.
     """
     for length in range(2, words_NK.shape[1] + 1):
         new_RK = np.unique(words_NK[_places(table, words_NK[:, :length]) < 0, :length], axis=0)
