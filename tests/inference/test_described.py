@@ -10,7 +10,7 @@ import lmtrain.config as config
 from lmtrain.build import build_model
 from lmtrain.data.tokenizer import CharTokenizer, WordTokenizer
 from lmtrain.inference import described
-from lmtrain.inference.evaluate import Static
+from lmtrain.inference.evaluate import Static, tempered
 from lmtrain.inference.surprise import Unit, score_units
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel, StatePolicy
 from lmtrain.models.mixture import Mixture
@@ -78,6 +78,17 @@ def test_what_is_impossible_adds_nothing_to_an_entropy() -> None:
     assert said.entropies.tolist() == pytest.approx([np.log(2), 0.0])
     assert said.log_probs.tolist() == [-np.inf, 0.0]
     assert said.ranks.tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-3, 0.7, 2.0, 1e300])
+def test_a_temperature_is_that_of_evaluation_also_where_everything_is_impossible(temperature: float) -> None:
+    log_probs_NV = torch.tensor([[0.5, 0.3, 0.2], [0.0, 0.0, 0.0], [0.7, 0.3, 0.0]]).log()
+    for targets in ([0, 0, 0], [1, 1, 1], [2, 2, 2]):
+        said = described.describe(log_probs_NV, torch.tensor(targets), temperature, True)
+        expected = tempered(log_probs_NV, torch.tensor(targets), temperature).numpy()
+        np.testing.assert_allclose(said.log_probs, expected, rtol=1e-6, atol=1e-12)
+        assert not np.isnan(said.entropies).any()
+        assert said.log_probs[1] == -np.inf
 
 
 def test_a_model_that_carries_its_state_is_read_as_one_stream() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lmtrain.data.tokenizer import Ids
 from lmtrain.inference.batch import windows
-from lmtrain.inference.evaluate import make_tokens, next_inputs
+from lmtrain.inference.evaluate import make_tokens, next_inputs, tempered_all
 from lmtrain.inference.score import equal_chunks
 from lmtrain.models.base import LanguageModel, State, evaluating
 
@@ -145,7 +145,7 @@ def _describe_batch(
 def describe(log_probs_NV: Tensor, targets_N: Tensor, temperature: float, in_full: bool) -> Described:
     """What distributions say, in few passes over them: sums are float64, powers of the type that the model gives."""
     if temperature != 1:
-        log_probs_NV = (log_probs_NV.double() / temperature).log_softmax(-1)
+        log_probs_NV = tempered_all(log_probs_NV, temperature)
     chosen_N1 = log_probs_NV.gather(1, targets_N[:, None])
     log_probs, entropies = chosen_N1[:, 0].double().cpu().numpy(), _entropies(log_probs_NV)
     if not in_full:

@@ -375,16 +375,30 @@ STATIC = Static()
 def tempered(log_probs_TBV: Tensor, targets_TB: Tensor, temperature: float) -> Tensor:
     """Log-probabilities [T, B] of the targets after dividing all by `temperature` and normalising again; float64.
 
-    Relative to the maximum, so that the likeliest token keeps its probability however small the temperature is. As in
-    sampling, nothing changes beyond 1e30 either way: float32 has no numbers for it.
+    Where everything has probability zero, it keeps it.
     """
-    temperature = min(max(temperature, 1e-30), 1e30)
-    peak_TB1 = log_probs_TBV.amax(-1, keepdim=True)
-    peak_TB1 = torch.where(peak_TB1 == -math.inf, 0.0, peak_TB1)  # in a context where everything has probability zero
-    log_norm_TB = ((log_probs_TBV - peak_TB1) / temperature).logsumexp(-1)
-    chosen_TB1 = log_probs_TBV.gather(-1, targets_TB[..., None]) - peak_TB1
-    chosen_TB = chosen_TB1.squeeze(-1).double() / temperature
+    relative_TBV, temperature = _relative(log_probs_TBV, temperature)
+    log_norm_TB = (relative_TBV / temperature).logsumexp(-1)
+    chosen_TB = relative_TBV.gather(-1, targets_TB[..., None]).squeeze(-1).double() / temperature
     return torch.where(chosen_TB == -math.inf, chosen_TB, chosen_TB - log_norm_TB)
+
+
+def tempered_all(log_probs_NV: Tensor, temperature: float) -> Tensor:
+    """The same of all tokens [N, V]."""
+    relative_NV, temperature = _relative(log_probs_NV, temperature)
+    scaled_NV = relative_NV.double() / temperature
+    return torch.where(scaled_NV == -math.inf, scaled_NV, scaled_NV - scaled_NV.logsumexp(-1, keepdim=True))
+
+
+def _relative(log_probs: Tensor, temperature: float) -> tuple[Tensor, float]:
+    """Log-probabilities less the largest of each row, and what to divide them by.
+
+    So the likeliest token keeps its probability however small the temperature is. As in sampling, nothing changes beyond 1e30
+    either way: float32 has no numbers for it.
+    """
+    peak = log_probs.amax(-1, keepdim=True)
+    peak = torch.where(peak == -math.inf, 0.0, peak)  # in a context where everything has probability zero
+    return log_probs - peak, min(max(temperature, 1e-30), 1e30)
 
 
 def next_inputs(previous_B: Tensor, targets_TB: Tensor, state: State) -> tuple[Tensor, State]:
