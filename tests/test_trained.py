@@ -162,6 +162,16 @@ def test_lists_are_rescored_as_by_the_two_commands(counted: Path, call: Call) ->
         lm.rescore(lists)
 
 
+def test_a_hypothesis_is_a_line_with_its_end_for_every_tokenizer(lm: lmtrain.Model, call: Call) -> None:
+    """`run` is a model of characters, and "the ca" is a beginning that goes on rather than ends."""
+    lists = {"u": [("the cat", -1.0), ("the ca", -1.0), ("", -1.0), ("a mat\n", -1.0)]}
+    Path("list").write_text("".join(f"u\t-1\t{text.strip()}\n" for text, _ in lists["u"]), encoding="utf-8")
+    rows = [json.loads(row) for row in call("score", "run", "list", "--nbest", "--json").out.splitlines()[:-1]]
+    for row, hypothesis in zip(rows, lists["u"], strict=True):
+        best = lm.rescore({"u": [hypothesis]}, weights=(1, 0)).best["u"]
+        assert (best.text, best.lm) == (hypothesis[0], pytest.approx(row["log_prob"], rel=1e-5))
+
+
 def test_a_mixture_from_python_is_that_of_the_command(counted: Path, call: Call) -> None:
     start = ("data=text", "data.path=text.txt", "model=ngram", "model.order=1", "tokenizer=word", "hydra.run.dir=other")
     assert call(*start).code == 0
@@ -278,6 +288,33 @@ def test_lines_may_end_as_they_do_elsewhere(cut: int, lm: lmtrain.Model) -> None
     assert lm.perplexity([blocks[i : i + cut] for i in range(0, len(blocks), cut)]) == lm.perplexity([text])
     assert lm.score(blocks) == lm.score(text)
     assert lm.sample("to\r\n", max_tokens=5) == lm.sample("to\n", max_tokens=5)
+
+
+@pytest.mark.parametrize("end", ["\r\r\n", "\r\n", "\r", "\n"])
+def test_a_file_is_scored_in_the_tokens_in_which_it_is_evaluated(end: str, place: Path, call: Call) -> None:
+    text = end.join(("to be", "or", ""))
+    Path("text").write_bytes(text.encode())
+    assert call("TRAIN", "tokenizer=byte", "hydra.run.dir=byte").code == 0
+    num_tokens = len(text.replace("\r\n", "\n"))
+    commands = (["evaluate"], ["score"], ["score", "--cache", "9"], ["score", "--dynamic", "sgd"], ["score", "--independent"],
+                ["score", "--unit", "token"])  # fmt: skip
+    for command, *options in commands:
+        bill = json.loads(call(command, "byte", "text", *options, "--json").out.splitlines()[-1])
+        assert bill.get("total", bill)["num_tokens"] == num_tokens, (command, *options)
+    Path("list").write_bytes(f"u\t0\tto be{end}".encode())
+    row = call("score", "byte", "list", "--nbest", "--json").out.splitlines()[-2]
+    assert json.loads(row)["num_tokens"] == len(f"to be{end}".replace("\r\n", "\n").removesuffix("\n")) + 1
+    lm = lmtrain.load("byte")
+    assert lm.perplexity("text") == lm.perplexity([text])
+    assert lm.compare(lm, "text").total.count == lm.compare(lm, [text]).total.count == num_tokens
+    assert [len(lm.log_probs(text)), lm.score(text)[0].num_tokens] == [num_tokens] * 2
+    assert sum(unit.num_tokens for unit in lm.surprise(text, unit="token")) == num_tokens
+
+
+def test_only_a_line_feed_ends_a_line_on_which_a_share_is_fitted(lm: lmtrain.Model, call: Call) -> None:
+    assert call("TRAIN", "tokenizer=byte", "hydra.run.dir=byte").code == 0
+    text, other = "the cat\u2028sat\non a\rmat\r\n", lmtrain.load("byte")
+    assert lm.fit_share(other, text) == lm.fit_share(other, ["the cat\u2028sat\n", "on a\rmat\n"])
 
 
 def test_distributions_come_in_the_precision_that_was_asked_for(lm: lmtrain.Model) -> None:

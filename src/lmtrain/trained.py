@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from lmtrain.arguments import checked, checked_methods
 from lmtrain.data.corpus import encode_file
 from lmtrain.data.encoded import EncodedText
-from lmtrain.data.text import iter_text
+from lmtrain.data.text import iter_text, with_line_ends
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.data.vocabulary import split_words
 from lmtrain.export.files import Exported, Format, Quantized, export_model
@@ -134,23 +135,24 @@ class Model:
         if other_weight == "fit":
             other_weight = 0.5 if other is None else self.fit_share(other, precision=precision)
         check_weight(other_weight)
-        texts = [texts] if isinstance(texts, str) else texts if other is None else [*texts]
-        with self._computing(precision):
-            scored = score_texts(
-                self.network, self.tokenizer, texts, per_token=per_token, method=method, batch_tokens=batch_tokens,
-                unknown_cost=unknown_cost, device=self.device,
-            )  # fmt: skip
-            results = [TextScore(text.total_nats, text.num_tokens, text.num_unk, text.tokens) for text in scored]
+        read = map(_as_read, [texts] if isinstance(texts, str) else texts)
+        options: dict[str, Any] = {"method": method, "batch_tokens": batch_tokens, "unknown_cost": unknown_cost}
         if other is None:
-            return results
-        others = other.score(
-            texts, precision=precision, batch_tokens=batch_tokens, unknown_cost=unknown_cost, temperature=temperature
-        )
+            return self._score(read, precision, per_token=per_token, **options)
+        both = [*read]
+        results = self._score(both, precision, per_token=per_token, **options)
+        others = other._score(both, precision, **options)
         pairs = [(result.log_prob, second.log_prob) for result, second in zip(results, others, strict=True)]
         return [
             replace(result, total_nats=-mixed(*pair, other_weight), log_probs=pair)
             for result, pair in zip(results, pairs, strict=True)
         ]
+
+    def _score(self, texts: Iterable[str], precision: str, **options: Any) -> list[TextScore]:
+        """The same of texts whose lines end in "\\n"."""
+        with self._computing(precision):
+            scored = score_texts(self.network, self.tokenizer, texts, device=self.device, **options)
+            return [TextScore(text.total_nats, text.num_tokens, text.num_unk, text.tokens) for text in scored]
 
     def fit_share(self, other: Model, lines: str | Iterable[str] | None = None, *, precision: Precision = "float32") -> float:
         """The share of `other` in a mixture over lines under which `lines` (a text or its lines) are likeliest.
@@ -159,9 +161,10 @@ class Model:
         Raises DataError where there is none.
         """
         if lines is None:
-            lines = saved_lines(self._trained, other._trained, "valid")
-        texts = lines.splitlines(keepends=True) if isinstance(lines, str) else [*lines]
-        first, second = ([one.log_prob for one in model.score(texts, precision=precision)] for model in (self, other))
+            texts = _lines(saved_lines(self._trained, other._trained, "valid"))
+        else:
+            texts = _lines(_as_read(lines)) if isinstance(lines, str) else [*map(_as_read, lines)]
+        first, second = ([one.log_prob for one in model._score(texts, precision)] for model in (self, other))
         return fit_share(first, second)
 
     def rescore(
@@ -174,7 +177,8 @@ class Model:
     ) -> Rescored:
         """The best hypothesis of each n-best list, by its id, as `lmtrain score --nbest` and `lmtrain rescore` find it.
 
-        lists       hypotheses of each id: (text, score), the score the logarithm of a probability: more is better
+        lists       hypotheses of each id: (text, score), the score the logarithm of a probability: more is better. A text is
+                    a line, and its end is scored with it
         weights     (lm_weight, word_penalty) of  score + lm_weight * log-probability + word_penalty * words
         references  what was said, by id; without weights, those with the fewest word errors on it are taken
         scoring     arguments of `score`
@@ -182,7 +186,8 @@ class Model:
         >>> lm.rescore({"utt": [("sat the cat", -1.0), ("the cat sat", -1.5)]}, weights=(1, 0)).best["utt"].text
         'the cat sat'
         """
-        scored = iter(self.score([text for own in lists.values() for text, _ in own], **scoring))
+        lines = (text if text.endswith("\n") else f"{text}\n" for own in lists.values() for text, _ in own)
+        scored = iter(self.score(lines, **scoring))
         hypotheses = {
             key: [Scored(text, float(score), next(scored).log_prob, len(split_words(text))) for text, score in own]
             for key, own in lists.items()
@@ -213,7 +218,7 @@ class Model:
         units: list[Unit] = []
         with self._computing(precision):
             score_units(
-                self.network, self.tokenizer, [text] if isinstance(text, str) else text, unit, units.append,
+                self.network, self.tokenizer, with_line_ends([text] if isinstance(text, str) else text), unit, units.append,
                 method=Static(temperature), unknown_cost=unknown_cost, side_by_side=independent or None, device=self.device,
             )  # fmt: skip
         return units
@@ -251,7 +256,7 @@ class Model:
             raise ValueError(f"num_streams={num_streams}; expected at least 1")
         with self._computing(precision):
             if text is not None and not isinstance(text, str | os.PathLike):
-                return score_text(self.network, self.tokenizer, text, method=method, device=self.device)
+                return score_text(self.network, self.tokenizer, with_line_ends(text), method=method, device=self.device)
             given: EncodedText
             if text is not None:
                 given = encode_file(Path(text), self.tokenizer, text_field(self.path))
@@ -298,8 +303,8 @@ class Model:
         )  # fmt: skip
         with self._computing(precision, "int8"):
             samples = sample(
-                self.network, self.tokenizer, prompt, settings, num_samples=num_samples, seed=seed, device=self.device,
-                int8=precision == "int8",
+                self.network, self.tokenizer, _as_read(prompt), settings, num_samples=num_samples, seed=seed,
+                device=self.device, int8=precision == "int8",
             )  # fmt: skip
             return ["".join(draw.text for draw in draws) for draws in samples]
 
@@ -334,8 +339,8 @@ class Model:
         )  # fmt: skip
         with self._computing(precision):
             return beam_search(
-                self.network, self.tokenizer, prompt, settings, beam=beam, num_best=num_best, length_power=length_power,
-                device=self.device,
+                self.network, self.tokenizer, _as_read(prompt), settings, beam=beam, num_best=num_best,
+                length_power=length_power, device=self.device,
             )  # fmt: skip
 
     def novelty(self, texts: str | Sequence[str], training: str | os.PathLike[str]) -> list[Novelty]:
@@ -356,7 +361,7 @@ class Model:
         if top < 1:
             raise ValueError(f"top={top}; expected at least 1")
         with self._computing(precision):
-            return next_tokens(self.network, self.tokenizer, prompt, top, device=self.device)
+            return next_tokens(self.network, self.tokenizer, _as_read(prompt), top, device=self.device)
 
     def log_probs(self, text: str, *, precision: Precision = "float32") -> NDArray[np.float32]:
         """Log-probabilities [N, V] (nats): row i is the distribution of token i of `text`, given the tokens before it.
@@ -395,7 +400,10 @@ class Model:
         """
         if other.device != self.device:
             raise ValueError(f"one model is on {self.device}, the other on {other.device}; expected the same device")
-        blocks = iter_text(Path(text), text_field(self.path)) if isinstance(text, str | os.PathLike) else text
+        if isinstance(text, str | os.PathLike):
+            blocks = iter_text(Path(text), text_field(self.path))
+        else:
+            blocks = None if text is None else with_line_ends(text)
         with self._computing(precision):
             return compare_saved(
                 self._trained, other._trained, blocks, labels=(str(self.path), str(other.path)), split=split,
@@ -438,7 +446,16 @@ class Model:
         return document if isinstance(document, dict) else {}
 
     def _ids_behind_eos(self, text: str) -> NDArray[np.int32]:
-        return np.concatenate([[self.tokenizer.eos_id], encode_prompt(self.tokenizer, text)]).astype(np.int32)
+        return np.concatenate([[self.tokenizer.eos_id], encode_prompt(self.tokenizer, _as_read(text))]).astype(np.int32)
+
+
+def _as_read(text: str) -> str:
+    """A caller's string as a file of it is read."""
+    return "".join(with_line_ends([text]))
+
+
+def _lines(text: str) -> list[str]:
+    return [*StringIO(text, newline="\n")]  # splitlines() would end lines at "\r" and U+2028, too
 
 
 def _best(training: Mapping[str, Any]) -> float | None:

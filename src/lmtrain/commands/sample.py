@@ -65,6 +65,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="a JSON line per token: text, nats, rank, entropy")
     options = parse(parser, arguments)
 
+    from lmtrain.data.text import with_line_ends
     from lmtrain.inference.drawing import SampleSettings
     from lmtrain.inference.sample import sample
     from lmtrain.tasks.opening import text_field, training_ids
@@ -75,7 +76,7 @@ def main(arguments: list[str]) -> None:
         min_p=options.min_p, max_tokens=options.max_tokens, stop=tuple(options.stop), allow_unk=options.allow_unk,
         no_repeat_ngram=options.no_repeat_ngram, words=read_words(options), statistics=options.json,
     )  # fmt: skip
-    prompt = options.prompt or ""
+    prompt = "".join(with_line_ends([options.prompt or ""]))
     if options.prompt_file is not None:
         prompt = "".join(read_text(options.prompt_file, field=field_of(options, options.prompt_file)))
     trained = open_model(options)

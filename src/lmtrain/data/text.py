@@ -215,7 +215,10 @@ def _iter_decoded(file: BufferedIOBase, path: Path, *, at_once: bool = False) ->
 
 
 def with_line_ends(blocks: Iterable[str]) -> Iterator[str]:
-    r"""Yields the same text in blocks whose lines end in "\n", where "\r\n" may have stood: as a file of it is read."""
+    r"""Yields the same text in blocks whose lines end in "\n", where "\r\n" may have stood: as a file of it is read.
+
+    For strings of a caller. Doing it twice would take a carriage return that belongs to the text: "\r\r\n" is read as "\r\n".
+    """
     held = ""
     for block in blocks:
         text = held + block

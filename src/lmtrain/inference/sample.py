@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from lmtrain.data.text import with_line_ends
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.errors import DataError
 from lmtrain.inference.constraints import Constraint
@@ -142,7 +141,6 @@ def sample_text(
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
     """The ids of a prompt, with a warning that lists what the tokenizer does not know."""
-    prompt = "".join(with_line_ends([prompt]))
     unknown = tokenizer.unknown_pieces(prompt)
     if unknown:
         listing = ", ".join(map(repr, unknown[:10])) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")

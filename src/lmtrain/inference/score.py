@@ -25,7 +25,6 @@ import torch
 from numpy.typing import NDArray
 
 from lmtrain.data.characters import spaced
-from lmtrain.data.text import with_line_ends
 from lmtrain.data.tokenizer import Ids, Tokenizer
 from lmtrain.data.vocabulary import EOS, utf8
 from lmtrain.errors import DataError
@@ -89,8 +88,8 @@ def score_text(
 ) -> Evaluation:
     """Returns the evaluation of a text in blocks cut anywhere (such as lines), after calling `on_line` for each line.
 
-    As in a corpus, a last line of words is ended where it is not. `chunk_length` is how many tokens are read before any
-    of them is scored.
+    Its lines end in "\\n", as those of a file that was read. As in a corpus, a last line of words is ended where it is not.
+    `chunk_length` is how many tokens are read before any of them is scored.
 
     independent   every line by itself, `batch_tokens` of them side by side: the fast way for a model that forgets at lines
     at_once       the lines that end in a block are scored before the next block is asked for; chunks are then cut otherwise,
@@ -174,7 +173,7 @@ class CountedText:
     """
 
     def __init__(self, blocks: Iterable[str], tokenizer: Tokenizer) -> None:
-        self.blocks, self.kind, self.separators = tokenizer.read(with_line_ends(blocks)), tokenizer.kind, tokenizer.separators
+        self.blocks, self.kind, self.separators = tokenizer.read(blocks), tokenizer.kind, tokenizer.separators
         self.num_chars = self.num_bytes = self.num_lines = 0
         self.tail = "\n"  # as much as could be the beginning of " <eos> "
         self.literals: deque[int] = deque()
