@@ -16,7 +16,7 @@ from lmtrain.build import build_corpus, build_learner, build_model, build_stream
 from lmtrain.data.stream import Stream
 from lmtrain.data.tokenizer import learn_tokenizer
 from lmtrain.errors import DataError, SettingsError, UserError, as_typed
-from lmtrain.inference.drawing import SampleSettings, exclude
+from lmtrain.inference.drawing import SampleSettings, draw
 from lmtrain.inference.dynamic import Adaptive, Cache, Dynamic
 from lmtrain.models.ngram import NgramModel
 from lmtrain.rules import MAX_TABLE_SIZE
@@ -31,7 +31,7 @@ FROM_PYTHON: dict[str, Callable[[], object]] = {
     "window is 0": lambda: Cache(window=0),
     "segment_length is 0": lambda: Dynamic(rate=0.1, segment_length=0),
     "temperature is 0": lambda: Adaptive(temperature=0),
-    "allow_unk=True": lambda: exclude(torch.tensor([0.0, -torch.inf]), 0),
+    "allow_unk=True": lambda: draw(torch.tensor([0.0, -torch.inf]), SampleSettings(), 0.5, excluded=0),
     "vocab_size=2 leaves": lambda: learn_tokenizer("word", ["a"], vocab_size=2),
     "min_count=2 and vocab_size=0": lambda: learn_tokenizer("byte", ["a"], min_count=2),
     "learning_rate=30 is": lambda: make_optimizer("adam", [], learning_rate=30),

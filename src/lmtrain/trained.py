@@ -400,10 +400,11 @@ class Model:
         """
         if other.device != self.device:
             raise ValueError(f"one model is on {self.device}, the other on {other.device}; expected the same device")
+        blocks: Iterable[str] | None = None
         if isinstance(text, str | os.PathLike):
             blocks = iter_text(Path(text), text_field(self.path))
-        else:
-            blocks = None if text is None else with_line_ends(text)
+        elif text is not None:
+            blocks = with_line_ends(text)
         with self._computing(precision):
             return compare_saved(
                 self._trained, other._trained, blocks, labels=(str(self.path), str(other.path)), split=split,

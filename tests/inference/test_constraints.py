@@ -1,5 +1,6 @@
 """What a text may not go on with, against the whole text."""
 
+import itertools
 import re
 from importlib.util import find_spec
 
@@ -7,10 +8,12 @@ import pytest
 import torch
 
 from lmtrain.data.tokenizer import CharTokenizer, WordTokenizer, learn_tokenizer
-from lmtrain.errors import SettingsError
+from lmtrain.errors import SettingsError, UserError
+from lmtrain.inference.beam import beam_search
 from lmtrain.inference.constraints import Constraint, WordList
 from lmtrain.inference.drawing import SampleSettings
 from lmtrain.inference.sample import sample
+from lmtrain.inference.writing import make_writer
 from lmtrain.models.base import LanguageModel
 
 CHARS = CharTokenizer(["\n", "a", "b", "c", "<unk>", " "])
@@ -89,6 +92,85 @@ def test_a_text_ends_where_nothing_is_left():
         list(next(sample(Uniform(5), WORDS, "to\n", settings)))
     with pytest.raises(SettingsError, match="no_repeat_ngram is 0"):
         SampleSettings(no_repeat_ngram=0)
+
+
+class Chain(LanguageModel):
+    """Every token depends on the one before it, and some have no probability."""
+
+    def __init__(self, *rows):
+        super().__init__()
+        self.log_probs_VV, self.vocab_size = torch.tensor(rows).log(), len(rows)
+
+    def initial_state(self, batch_size):
+        return (torch.zeros(batch_size),)
+
+    def log_probs(self, tokens_TB, state):
+        return self.log_probs_VV[tokens_TB], state
+
+
+EVEN = [0.25, 0.25, 0.25, 0.25, 0.0]
+TO_BE_TO = ([0.0, 0.5, 0.0, 0.5, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0, 0.0], EVEN, EVEN)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("truncation", [{}, {"top_k": 3}])
+def test_a_text_ends_where_the_model_gives_the_rest_no_probability_and_its_neighbours_go_on(temperature, truncation):
+    settings = SampleSettings(max_tokens=9, no_repeat_ngram=2, temperature=temperature, **truncation)
+    for model, prompt in ((Chain(*TO_BE_TO), ""), (Chain(*TO_BE_TO), "or")):
+        together, alone = (
+            [
+                [drawn.token for drawn in draws]
+                for draws in sample(model, WORDS, prompt, settings, num_samples=12, side_by_side=n)
+            ]
+            for n in (12, 1)
+        )
+        assert together == alone
+        for tokens in together:
+            pairs = [*itertools.pairwise([*([3] if prompt else []), *tokens])]
+            going_on = [token for token in range(4) if model.log_probs_VV[tokens[-1], token] > -torch.inf]
+            assert len(tokens) == 9 or all((tokens[-1], token) in pairs for token in going_on)
+        assert any(len(tokens) < 9 for tokens in together)
+    assert temperature == 0 or len({len(tokens) for tokens in together}) > 1
+    with pytest.raises(SettingsError, match="The constraints leave nothing to go on with"):
+        list(next(sample(Chain(*TO_BE_TO), WORDS, "to be to", settings)))
+
+
+@pytest.mark.parametrize("last", [[0.0, 0.0, 0.0, 0.0, 1.0], [0.0] * 5])
+def test_a_text_ends_where_a_model_knows_no_more_and_what_was_held_back_is_written(last, caplog):
+    """Behind "a", "b" and "c", either <unk> alone comes next, or nothing has a probability."""
+    chars = CharTokenizer(["\n", "a", "b", "c", "<unk>"])
+    model = Chain([0.0, 1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, 0.0], last, last)
+    settings = SampleSettings(max_tokens=9, stop=("bcc",))
+    for draws in sample(model, chars, "", settings, num_samples=2):
+        assert [drawn.text for drawn in draws] == ["a", "", "bc"]
+    assert "A text ends before its time. The model" in caplog.text
+    (best,) = beam_search(model, chars, "", settings, beam=3)
+    assert (best.text, best.tokens, best.log_prob) == ("abc", (1, 2, 3), 0.0)
+    with pytest.raises(UserError, match="<unk> and nothing else" if any(last) else "probability zero to every token"):
+        list(next(sample(model, chars, "abc", settings)))
+    with pytest.raises(UserError, match="<unk> and nothing else" if any(last) else "probability zero to every token"):
+        beam_search(model, chars, "abc", settings)
+
+
+def test_a_beam_keeps_beginnings_that_cannot_go_on():
+    settings = SampleSettings(max_tokens=9, no_repeat_ngram=2)
+    found = beam_search(Chain(*TO_BE_TO), WORDS, "", settings, beam=50, length_power=0.0)
+    assert (1, 2, 1) in [each.tokens for each in found]
+
+
+@pytest.mark.parametrize("name", ["char", "word", "byte"])
+def test_words_stops_and_the_word_that_a_prompt_has_begun_are_read_in_the_form_of_the_model(name):
+    tokenizer = learn_tokenizer(name, ["the king\n"] * 2, normalize="nfc_lower")
+    model, settings = Uniform(tokenizer.vocab_size), SampleSettings(max_tokens=40, words=("The", "KING"))
+    for draws in sample(model, tokenizer, "The ", settings, num_samples=3):
+        *written, _ = re.split("[ \\t\\n\\v\\f\\r]", "".join(drawn.text for drawn in draws))
+        assert {*written} <= {"the", "king", ""}
+    if not tokenizer.kind.has_words:
+        constraint = Constraint(tokenizer, "the KI", [], no_repeat_ngram=None, words=("King",))
+        assert constraint.beginning.begun == b"ki"
+    writer = make_writer(tokenizer, "", ("KING",))
+    ids = tokenizer.encode("the king")
+    assert [writer.write(int(token))[1] for token in ids] == [*[False] * (len(ids) - 1), True]
 
 
 def test_parts_of_words_from_their_end_are_on_no_list():

@@ -11,7 +11,7 @@ import torch
 from lmtrain.data.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer
 from lmtrain.errors import CheckpointError, DataError, SettingsError
 from lmtrain.inference import sample as sampler
-from lmtrain.inference.drawing import SampleSettings, draw, exclude, truncate
+from lmtrain.inference.drawing import SampleSettings, draw, truncate
 from lmtrain.inference.sample import read, sample, sample_text
 from lmtrain.inference.writing import release
 from lmtrain.models.base import LanguageModel
@@ -225,7 +225,7 @@ def test_a_text_is_shown_while_others_are_still_to_be_drawn(table, monkeypatch):
     monkeypatch.setattr(sampler, "draw_each", lambda *a, **k: drawn_tokens.append(1) or draw_each(*a, **k))
     first = next(sample(table, CHARS, "", SampleSettings(max_tokens=100), num_samples=3))
     next(first)
-    assert len(drawn_tokens) == 1
+    assert len(drawn_tokens) == 2, "the next one shows that the text goes on"
 
 
 def test_with_a_model_without_probabilities_among_many_texts_the_error_is_that_of_one():
@@ -289,7 +289,7 @@ def test_unk_is_drawn_only_where_it_is_allowed(table):
 
 def test_model_that_knows_only_unk_is_explained():
     with pytest.raises(SettingsError, match="allow_unk=True"):
-        exclude(log_probs(0.0, 0.0, 1.0), 2)
+        draw(log_probs(0.0, 0.0, 1.0), SampleSettings(), 0.5, excluded=2)
 
 
 def test_weights_that_are_not_finite_are_named(table):

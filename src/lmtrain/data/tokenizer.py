@@ -78,7 +78,7 @@ class Tokenizer(ABC):
 
     def encode(self, text: str) -> Ids:
         """Returns the ids of `text`, int32. Raises DataError for half a surrogate pair."""
-        ids = self._encode(normalized(text, self.normalize))
+        ids = self._encode(self.as_read(text))
         return reversed_lines(ids, self.eos_id) if self.reverse else ids
 
     def encode_blocks(self, blocks: Iterable[str]) -> Iterator[Ids]:
@@ -111,14 +111,18 @@ class Tokenizer(ABC):
         pieces = self._pieces(text)
         if not self.reverse:
             return pieces
-        ids = self._encode(normalized(text, self.normalize))
+        ids = self._encode(self.as_read(text))
         return [pieces[place] for place in _reversed_places(ids, self.eos_id).tolist()]
 
     def _pieces(self, text: str) -> list[str]:
         return [*text]
 
+    def as_read(self, text: str) -> str:
+        """Returns a text as this tokenizer reads it, in the normalisation form that it was learnt in."""
+        return normalized(text, self.normalize)
+
     def read(self, blocks: Iterable[str]) -> Iterator[str]:
-        """Returns the text as this tokenizer reads it, in the normalisation form that it was learnt in."""
+        """Returns the same of a text in blocks cut anywhere."""
         return iter_normalized(blocks, self.normalize)
 
     @abstractmethod
@@ -162,7 +166,7 @@ class Tokenizer(ABC):
 
     def unknown_pieces(self, text: str) -> list[str]:
         """Returns the different pieces of `text` that become `<unk>`, in order of appearance; a literal `<unk>` is none."""
-        return self._unknown_pieces(normalized(text, self.normalize))
+        return self._unknown_pieces(self.as_read(text))
 
     @abstractmethod
     def _unknown_pieces(self, text: str) -> list[str]: ...

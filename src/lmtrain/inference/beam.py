@@ -3,11 +3,11 @@
     score = log p(continuation | prompt) / number of its tokens ^ length_power
 
 A continuation ends with a stop string (that of a backward model at the beginning of its line), or after `max_tokens` tokens.
-The tokens that a stop string takes are counted in its probability, not in its text. One also ends where constraints leave
-nothing to go on with. Ended ones are compared by their scores: with length_power=0 by their probabilities, which favours short
-ones, with 1 by the mean per token (Wu et al. 2016, section 7). Search ends when no beginning can become better than the `beam`
-best that have ended: a longer one has a lower probability, which is divided by max_tokens ^ length_power at the most. With a
-beam as wide as there are continuations it is exact.
+The tokens that a stop string takes are counted in its probability, not in its text. One also ends where nothing that may come
+next has a probability. Ended ones are compared by their scores: with length_power=0 by their probabilities, which favours
+short ones, with 1 by the mean per token (Wu et al. 2016, section 7). Search ends when no beginning can become better than the
+`beam` best that have ended: a longer one has a lower probability, which is divided by max_tokens ^ length_power at the most.
+With a beam as wide as there are continuations it is exact.
 
     legend   B beginnings · V vocabulary
 """
@@ -24,7 +24,7 @@ from torch import Tensor
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.errors import SettingsError
 from lmtrain.inference.constraints import Track
-from lmtrain.inference.drawing import SampleSettings, exclude
+from lmtrain.inference.drawing import SampleSettings, exclude, nothing_to_draw
 from lmtrain.inference.evaluate import make_tokens
 from lmtrain.inference.sample import encode_prompt, make_constraint, read
 from lmtrain.inference.writing import make_writer
@@ -101,9 +101,13 @@ class _Search:
 
     def _extend(self, going: list[_Beginning], log_probs_BV: Tensor, *, last: bool) -> tuple[list[int], list[_Beginning]]:
         """The `beam` best that go on by one token, with the places of what they go on from; what has ended is noted."""
-        totals_BV = torch.tensor([each.log_prob for each in going], dtype=torch.float64)[:, None] + self._allowed(
-            going, log_probs_BV
-        )
+        allowed_BV = self._allowed(going, log_probs_BV)
+        for each, likeliest in zip(going, allowed_BV.amax(1).tolist(), strict=True):
+            if likeliest == -math.inf:
+                if not each.tokens:
+                    raise nothing_to_draw(log_probs_BV[0], self.excluded)
+                self._end(self._written(each.tokens, last=True)[0], each.tokens, each.log_prob)
+        totals_BV = torch.tensor([each.log_prob for each in going], dtype=torch.float64)[:, None] + allowed_BV
         size = totals_BV.shape[1]
         best = totals_BV.flatten().topk(min(totals_BV.numel(), 2 * self.beam))
         parents: list[int] = []
@@ -115,38 +119,32 @@ class _Search:
             before = going[parent]
             tokens = (*before.tokens, token)
             track = None if before.track is None or self.constraint is None else self.constraint.go_on(before.track, token)
-            is_last = last or (track is not None and self.constraint is not None and self.constraint.ends(track, self.excluded))
-            text, has_ended = self._written(tokens, last=is_last)
-            if has_ended or is_last:
-                self.ended.append(Hypothesis(text, tokens, total, total / len(tokens) ** self.power))
+            text, has_ended = self._written(tokens, last=last)
+            if has_ended or last:
+                self._end(text, tokens, total)
                 continue
             parents.append(parent)
             kept.append(_Beginning(tokens, total, track))
         return parents, kept
 
+    def _end(self, text: str, tokens: tuple[int, ...], log_prob: float) -> None:
+        self.ended.append(Hypothesis(text, tokens, log_prob, log_prob / len(tokens) ** self.power))
+
     def _allowed(self, going: list[_Beginning], log_probs_BV: Tensor) -> Tensor:
-        rows = log_probs_BV.double()
-        if self.constraint is not None:
-            tracks = [each.track for each in going if each.track is not None]
-            kept = [self.constraint.apply(row, track) for row, track in zip(rows, tracks, strict=True)]
-            rows = torch.stack(kept)
-            if not self.ended and bool((rows == -math.inf).all()):
-                self.constraint.apply_each(log_probs_BV, tracks, self.excluded)  # which says so
-        if self.excluded is None:
-            return rows
-        if len(going) == 1 and not going[0].tokens:
-            return torch.stack([exclude(row, self.excluded) for row in rows])  # which says where nothing else is possible
-        return rows.index_fill(1, torch.tensor([self.excluded]), -math.inf)
+        allowed_BV = exclude(log_probs_BV.double(), self.excluded)
+        if self.constraint is None:
+            return allowed_BV
+        return self.constraint.apply_each(allowed_BV, [each.track for each in going if each.track is not None])
 
     def _written(self, tokens: tuple[int, ...], *, last: bool) -> tuple[str, bool]:
         """The text of a continuation, and whether it ends here."""
         writer, parts = make_writer(self.tokenizer, self.prompt, self.settings.stop), []
-        for place, token in enumerate(tokens, 1):
-            text, stopped = writer.write(token, last=last and place == len(tokens))
+        for token in tokens:
+            text, stopped = writer.write(token)
             parts.append(text)
             if stopped:
                 return "".join(parts), True
-        return "".join(parts), False
+        return "".join(parts) + (writer.end() if last else ""), False
 
     def _is_decided(self, going: list[_Beginning]) -> bool:
         """Whether nothing that goes on can become better than the best that have ended."""

@@ -186,7 +186,7 @@ def compare_lines(
         raise DataError("The text is empty.", "At least one line is needed.", "Give a file or a split with some text.")
     lines = text.removesuffix("\n").split("\n")
     nats_a, nats_b = (_line_nats(side, lines, independent, device) for side in (a, b))
-    read = ["".join(a.tokenizer.read([line])) + "\n" for line in lines]
+    read = [f"{a.tokenizer.as_read(line)}\n" for line in lines]
     sizes = np.array([len(line) for line in read], np.float64)
     possible = np.isfinite(nats_a) & np.isfinite(nats_b)
     _check_some_left(int(possible.sum()))
@@ -258,7 +258,7 @@ def _line_nats(side: Side, lines: Sequence[str], independent: bool, device: str)
         raise unspelt(f"{side.label} reads {num_unk:,} pieces of the text as <unk> and does not spell them.")
     starts = np.cumsum([0, *map(len, each)])[:-1]
     nats: Floats = np.add.reduceat(_token_nats(side, np.concatenate(each), independent, device), starts)
-    spelt = [tokenizer.spelling_of("".join(tokenizer.read([line]))) for line in lines]
+    spelt = [tokenizer.spelling_of(tokenizer.as_read(line)) for line in lines]
     return nats + np.array(spelt) / 1e6
 
 

@@ -1,7 +1,8 @@
 """What a text that is being written may not go on with: n-grams that it has already, and words that are not on a list.
 
     no_repeat_ngram=3   no three tokens in a row occur twice, those of the prompt counted (Paulus et al. 2018)
-    words               every word, which is what stands between whitespace, is on the list; blanks and ends of lines are free
+    words               every word, which is what stands between whitespace, is on the list; blanks and ends of lines are free.
+                        The list and the prompt are read as the tokenizer reads text (in lower case, say)
 
 Words are followed by their bytes, so a list serves characters and subwords as well: a token is allowed where what it writes
 completes words of the list, and where what it begins is the beginning of one.
@@ -38,7 +39,7 @@ class WordList:
                 "A list of words was given for a backward model of parts of words.", "It writes words from their end.",
                 "Give a forward model, or one of tokenizer=word.",
             )  # fmt: skip
-        writable = [word for word in words if not tokenizer.unknown_pieces(word)]
+        writable = [tokenizer.as_read(word) for word in words if not tokenizer.unknown_pieces(word)]
         if len(writable) < len(words):
             log.warning("%d of %d words of the list are left out: the model cannot write them.", len(words) - len(writable),
                         len(words))  # fmt: skip
@@ -99,9 +100,9 @@ class Constraint:
         self, tokenizer: Tokenizer, prompt: str, prompt_ids: Sequence[int], *, no_repeat_ngram: int | None,
         words: Collection[str] | None,
     ) -> None:  # fmt: skip
-        self._length, self._vocab_size = no_repeat_ngram, tokenizer.vocab_size
+        self._length = no_repeat_ngram
         self._list = None if words is None else WordList(words, tokenizer)
-        begun = b"" if tokenizer.kind.has_words else prompt.encode("utf-8", "replace")
+        begun = b"" if tokenizer.kind.has_words else tokenizer.as_read(prompt).encode("utf-8", "replace")
         for blank in BLANKS:
             begun = begun.rpartition(bytes([blank]))[2]
         self.beginning = Track(tuple(prompt_ids), begun)
@@ -133,30 +134,9 @@ class Constraint:
         allowed_V[mask] = -torch.inf
         return allowed_V
 
-    def apply_each(self, log_probs_NV: Tensor, tracks: Sequence[Track], excluded: int | None) -> Tensor:
-        """The same for N texts. SettingsError where nothing is left of one that is not `excluded`, which begins so."""
-        rows = [self.apply(log_probs_V, track) for log_probs_V, track in zip(log_probs_NV, tracks, strict=True)]
-        allowed_NV = torch.stack(rows)
-        left_NV = allowed_NV if excluded is None else allowed_NV.index_fill(1, torch.tensor([excluded]), -torch.inf)
-        if bool((left_NV.amax(1) == -torch.inf).any()):
-            raise SettingsError(
-                "The constraints leave nothing to go on with.",
-                "At each place, some token must be allowed that the model gives a probability.",
-                "Give a larger no_repeat_ngram, more words, or another prompt.",
-            )
-        return allowed_NV
-
-    def ends(self, track: Track, excluded: int | None) -> bool:
-        """Whether a text ends because no token may come next."""
-        mask = self.forbidden(track)
-        if mask is None:
-            return False
-        if mask.dtype is not torch.bool:
-            return len({*mask.tolist(), *([] if excluded is None else [excluded])}) == self._vocab_size
-        others = mask.clone()
-        if excluded is not None:
-            others[excluded] = True
-        return bool(others.all())
+    def apply_each(self, log_probs_NV: Tensor, tracks: Sequence[Track]) -> Tensor:
+        """The same for N texts."""
+        return torch.stack([self.apply(log_probs_V, track) for log_probs_V, track in zip(log_probs_NV, tracks, strict=True)])
 
     def go_on(self, track: Track, token: int) -> Track:
         """The text with one more token."""

@@ -71,29 +71,35 @@ class OnlyUnknownError(SettingsError):
         )
 
 
-def exclude(log_probs_V: Tensor, token: int) -> Tensor:
-    """The same without `token`; not normalised."""
-    others_V = log_probs_V.clone()
-    others_V[token] = -math.inf
-    if others_V.amax() == -math.inf:
-        raise _nothing_to_draw(log_probs_V)
-    return others_V
+def exclude(log_probs: Tensor, token: int | None) -> Tensor:
+    """The same log-probabilities [..., V] without `token`, if there is one; not normalised."""
+    return log_probs if token is None else log_probs.index_fill(-1, torch.tensor([token]), -math.inf)
 
 
-def _nothing_to_draw(log_probs_V: Tensor) -> UserError:
+def nothing_to_draw(log_probs_V: Tensor, excluded: int | None) -> UserError:
+    """Says why nothing can be drawn from these without `excluded` and what constraints forbid."""
     if log_probs_V.amax() == -math.inf:
         return CheckpointError(
             "The model gives probability zero to every token that could come next.",
             "Sampling needs a model whose probabilities sum to one.",
             "Name another model, such as an n-gram model with model.smoothing=kneser_ney.",
         )
-    return OnlyUnknownError()
+    if exclude(log_probs_V, excluded).amax() == -math.inf:
+        return OnlyUnknownError()
+    return SettingsError(
+        "The constraints leave nothing to go on with.",
+        "At the first place, some token must be allowed that the model gives a probability.",
+        "Give a larger no_repeat_ngram, more words, or another prompt.",
+    )
 
 
 def truncate(log_probs_V: Tensor, settings: SampleSettings) -> Tensor:
-    """Log-probabilities of what may be drawn, normalised, -inf for the rest; of equals, lower ids come first."""
+    """Log-probabilities of what may be drawn, normalised, -inf for the rest; of equals, lower ids come first.
+
+    Raises ValueError where no token has a probability.
+    """
     if log_probs_V.amax() == -math.inf:
-        raise _nothing_to_draw(log_probs_V)
+        raise ValueError("no token has a probability.")
     if settings.temperature == 0:
         return torch.full_like(log_probs_V, -math.inf).index_fill(0, log_probs_V.argmax(), 0.0)
     # In log space and relative to the maximum: however small the temperature, the likeliest token keeps its probability.
@@ -117,23 +123,29 @@ def truncate(log_probs_V: Tensor, settings: SampleSettings) -> Tensor:
 
 
 def draw(log_probs_V: Tensor, settings: SampleSettings, uniform: float, *, excluded: int | None = None) -> int:
-    """The token that a number from 0 to 1 picks from what may be drawn."""
-    return draw_each(log_probs_V[None], settings, [uniform], excluded=excluded)[0]
+    """The token that a number from 0 to 1 picks from what may be drawn. Raises what `nothing_to_draw` says."""
+    (token,) = draw_each(log_probs_V[None], settings, [uniform], excluded=excluded)
+    if token is None:
+        raise nothing_to_draw(log_probs_V, excluded)
+    return token
 
 
 def draw_each(
     log_probs_NV: Tensor, settings: SampleSettings, uniforms: Sequence[float], *, excluded: int | None = None
-) -> list[int]:
-    """`draw` from each of N distributions with a number of its own."""
+) -> list[int | None]:
+    """`draw` from each of N distributions with a number of its own; None where nothing may be drawn."""
     try:  # a temperature alone needs no truncation, and then the vocabulary is gone through only once
         if not settings.truncates and settings.temperature > 0:
-            return draw_tokens(log_probs_NV, uniforms, temperature=settings.temperature, excluded=excluded)
-        allowed = [log_probs_V if excluded is None else exclude(log_probs_V, excluded) for log_probs_V in log_probs_NV]
-        return [draw_token(truncate(of, settings), number) for of, number in zip(allowed, uniforms, strict=True)]
+            return [*draw_tokens(log_probs_NV, uniforms, temperature=settings.temperature, excluded=excluded)]
+        allowed_NV = exclude(log_probs_NV, excluded)
+        return [draw_token(truncate(of, settings), number) for of, number in zip(allowed_NV, uniforms, strict=True)]
     except ValueError:
-        check_probabilities(not log_probs_NV.isnan().any())
-        hopeless = (log_probs_V for log_probs_V in log_probs_NV if log_probs_V.amax() == -math.inf)
-        raise _nothing_to_draw(next(hopeless, log_probs_NV[0])) from None
+        is_possible = (exclude(log_probs_NV, excluded).amax(1) > -math.inf).tolist()
+        check_probabilities(not (log_probs_NV.isnan().any() or all(is_possible)))
+        kept = [number for number, possible in enumerate(is_possible) if possible]
+        others = [uniforms[number] for number in kept]
+        drawn = iter(draw_each(log_probs_NV[kept], settings, others, excluded=excluded) if kept else [])
+        return [next(drawn) if possible else None for possible in is_possible]
 
 
 def check_probabilities(fine: bool) -> None:

@@ -28,7 +28,7 @@ from torch import Generator, Tensor
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.errors import DataError
 from lmtrain.inference.constraints import Constraint
-from lmtrain.inference.drawing import USUAL, SampleSettings, check_probabilities, check_setting, draw_each
+from lmtrain.inference.drawing import USUAL, SampleSettings, check_probabilities, check_setting, draw_each, nothing_to_draw
 from lmtrain.inference.evaluate import make_tokens
 from lmtrain.inference.writing import Writer, make_writer
 from lmtrain.models.base import LanguageModel, Reader, State, evaluating
@@ -191,31 +191,50 @@ def generate(
     """Draws (number of the text, draw, whether the text ends with it) of texts that all begin with `log_probs_V`.
 
     There is a generator and a writer for each text, which has up to `max_tokens` draws; token `excluded` is never drawn, nor
-    what the `constraint` forbids.
+    what the `constraint` forbids. A text ends where nothing else has a probability, so a draw is given when the next one is
+    known. Raises what `nothing_to_draw` says where that is the first one.
     """
     tracks = {} if constraint is None else dict.fromkeys(range(len(generators)), constraint.beginning)
     uniforms = [iter_uniforms(generator) for generator in generators]
     going = list(range(len(generators)))
     log_probs_NV = log_probs_V.expand(len(going), -1)
+    held: dict[int, Draw] = {}  # by text, the draw of which it is not known yet whether another one follows
     for remaining in reversed(range(settings.max_tokens)):
         allowed_NV = log_probs_NV
         if constraint is not None:
-            allowed_NV = constraint.apply_each(log_probs_NV, [tracks[text] for text in going], excluded)
+            allowed_NV = constraint.apply_each(log_probs_NV, [tracks[text] for text in going])
         tokens = draw_each(allowed_NV, settings, [next(uniforms[text]) for text in going], excluded=excluded)
-        token_of: dict[int, int] = {}
-        for text, drawn in zip(going, _describe(tokens, log_probs_NV, settings), strict=True):
-            last = not remaining
+        if None in tokens:
+            if not held:
+                raise nothing_to_draw(log_probs_V, excluded)
+            if constraint is None:
+                why = nothing_to_draw(log_probs_NV[tokens.index(None)], excluded).given
+                log.warning("A text ends before its time. %s", why)
+            log_probs_NV = log_probs_NV[[place for place, token in enumerate(tokens) if token is not None]]
+        token_of = {text: token for text, token in zip(going, tokens, strict=True) if token is not None}
+        for text, before in held.items():
+            goes_on = text in token_of
+            yield text, before if goes_on else _with_rest(before, writers[text]), not goes_on
+        if not token_of:
+            return
+        held = {}
+        for text, drawn in zip(token_of, _describe([*token_of.values()], log_probs_NV, settings), strict=True):
             if constraint is not None:
                 tracks[text] = constraint.go_on(tracks[text], drawn.token)
-                last = last or constraint.ends(tracks[text], excluded)
-            shown, stopped = writers[text].write(drawn.token, last=last)
-            yield text, drawn._replace(text=shown), stopped or last
-            if not (stopped or last):
-                token_of[text] = drawn.token
-        if not remaining or not token_of:
+            shown, stopped = writers[text].write(drawn.token)
+            drawn = drawn._replace(text=shown)
+            if stopped or not remaining:
+                yield text, drawn if stopped else _with_rest(drawn, writers[text]), True
+            else:
+                held[text] = drawn
+        if not held:
             return
-        going = list(token_of)
-        log_probs_NV = reader(list(token_of.values()), going)
+        going = list(held)
+        log_probs_NV = reader([drawn.token for drawn in held.values()], going)
+
+
+def _with_rest(last: Draw, writer: Writer) -> Draw:
+    return last._replace(text=last.text + writer.end())
 
 
 def iter_uniforms(generator: Generator) -> Iterator[float]:

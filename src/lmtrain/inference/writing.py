@@ -11,7 +11,7 @@ from lmtrain.errors import SettingsError
 def make_writer(tokenizer: Tokenizer, prompt: str, stops: Sequence[str]) -> Writer:
     """What writes a continuation of `prompt`. SettingsError for stop strings of a backward model."""
     if not tokenizer.reverse:
-        return Writer(tokenizer, prompt, stops)
+        return Writer(tokenizer, prompt, [tokenizer.as_read(stop) for stop in stops])
     if stops:
         raise SettingsError(
             "stop was given for a backward model.", "It writes what stands before the prompt, up to the beginning of its line.",
@@ -26,11 +26,15 @@ class Writer:
     def __init__(self, tokenizer: Tokenizer, prompt: str, stops: Sequence[str]) -> None:
         self._decoder, self._stops, self._held = tokenizer.make_decoder(prompt), stops, ""
 
-    def write(self, token: int, *, last: bool) -> tuple[str, bool]:
-        """What `token`, the last one or not, lets be shown; True where a stop string, which is left out, is complete."""
-        held = self._held + self._decoder.push(token) + (self._decoder.flush() if last else "")
-        text, self._held, stopped = release(held, self._stops)
-        return (text + self._held if last else text), stopped
+    def write(self, token: int) -> tuple[str, bool]:
+        """What `token` lets be shown; True where a stop string, which is left out, is complete."""
+        text, self._held, stopped = release(self._held + self._decoder.push(token), self._stops)
+        return text, stopped
+
+    def end(self) -> str:
+        """What was held back, of a text that ends without a stop string."""
+        text, held, _ = release(self._held + self._decoder.flush(), self._stops)
+        return text + held
 
 
 class BackwardWriter(Writer):
@@ -44,14 +48,15 @@ class BackwardWriter(Writer):
         line = prompt.rpartition("\n")[2]
         self._behind = " " if tokenizer.kind.has_words and line.strip() and line[0] not in " \t\v\f\r" else ""
 
-    def write(self, token: int, *, last: bool) -> tuple[str, bool]:
-        stopped = token == self._tokenizer.eos_id
-        if not stopped:
-            self._drawn.append(token)
-        if not (stopped or last):
-            return "", False
+    def write(self, token: int) -> tuple[str, bool]:
+        if token == self._tokenizer.eos_id:
+            return self.end(), True
+        self._drawn.append(token)
+        return "", False
+
+    def end(self) -> str:
         text = self._tokenizer.decode(self._drawn)
-        return text + self._behind * bool(text), stopped
+        return text + self._behind * bool(text)
 
 
 def release(held: str, stops: Sequence[str]) -> tuple[str, str, bool]:
