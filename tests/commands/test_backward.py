@@ -131,6 +131,22 @@ def test_the_share_of_the_second_model_is_fitted_on_text_that_is_new_to_both(her
     assert "fitted on lines (3 lines)" in end.err
 
 
+def test_a_forward_and_a_backward_model_are_compared_by_line_though_both_lack_words(
+    here: Path, call: Callable[..., Any]
+) -> None:
+    text = "the zebra sat\non a mat\nzebra\n"
+    (here / "own").write_text(text, encoding="utf-8")
+    end = call("compare", "forward", "backward", "own", "--independent", "--json")
+    assert end.code == 0, end.err
+    found = json.loads(end.out)
+    models, lines = [lmtrain.load(run) for run in ("forward", "backward")], text.splitlines()
+    assert sum(line.num_unknown for line in models[0].score(lines)) == 2
+    nats = [sum(line.total_nats for line in model.score(lines)) for model in models]
+    assert (found["unit"], found["num_lines"]) == ("character", 3)
+    assert [found["total"][name] * len(text) for name in ("nats_a", "nats_b")] == pytest.approx(nats, rel=1e-6)
+    assert call("compare", "forward", "backward").code == 0
+
+
 def test_an_nbest_list_is_rescored_by_both(here: Path, call: Callable[..., Any]) -> None:
     (here / "list").write_text("u\t-3\tthe cat sat\nu\t-3\tsat mat the\nv\t-1\ton a mat\n", encoding="utf-8")
     end = call("score", "forward", "list", "--nbest", "--with", "backward", "--log-base", "10")

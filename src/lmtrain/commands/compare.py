@@ -2,8 +2,8 @@
 
 Models of one vocabulary are compared token by token: by how often a token occurs in training text, by its place in the line and
 in the sentence, by token, and the twenty that differ most in their context. Models of other tokens are compared line by line,
-per character and byte, if neither has unknown words that it does not spell. The difference has an interval by a paired
-bootstrap over lines. Without a FILE, the test text that was saved with a model is taken.
+per character and byte, if neither has unknown words that it does not spell; so are a forward and a backward model. The
+difference has an interval by a paired bootstrap over lines. Without a FILE, the test text that was saved with a model is taken.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 
 Models of one vocabulary predict the same tokens, so every token has a difference, which is looked at by how often the token
 occurs in training text, by its place in the line and in the sentence, by token, and in context. Models of other tokens predict
-the same characters, as long as neither has an unknown word that is not spelt; then lines are what can be compared.
+the same characters, as long as neither has an unknown word that is not spelt; then lines are what can be compared. So they are
+of a forward and a backward model, whose tokens have other things before them; with one vocabulary they lack the same words.
 
 The mean difference has an interval by the paired bootstrap (Efron and Tibshirani 1993; Koehn 2004): lines are drawn with
 replacement, each with both models' nats and its number of tokens, and the ratio of the sums is taken anew.
@@ -135,6 +136,12 @@ def same_tokens(a: Tokenizer, b: Tokenizer) -> bool:
     return a.fingerprint() == b.fingerprint()
 
 
+def same_but_for_direction(a: Tokenizer, b: Tokenizer) -> bool:
+    """Whether both have the same tokens and the same unknown pieces, though one may read lines from their end."""
+    alike = [{name: value for name, value in one.to_json().items() if name != "reverse"} for one in (a, b)]
+    return alike[0] == alike[1]
+
+
 def compare_tokens(
     a: Side, b: Side, ids: Ids, *, counts: Ints | None = None, counted_in: str = "", independent: bool = False, seed: int = 1,
     num_resamples: int = RESAMPLES, device: str = "cpu",
@@ -173,9 +180,10 @@ def compare_lines(
     num_resamples: int = RESAMPLES,
     device: str = "cpu",
 ) -> Comparison:
-    """Two models of different tokens on the lines of a text.
+    """Two models of different tokens, or of opposite directions, on the lines of a text.
 
-    Raises SettingsError where they read it in different forms, DataError where one has unknown words that it does not spell.
+    Raises SettingsError where they read it in different forms, DataError where one has unknown words that it does not spell and
+    the other does not have, too.
     """
     if a.tokenizer.normalize != b.tokenizer.normalize:
         raise SettingsError(
@@ -185,7 +193,8 @@ def compare_lines(
     if not text:
         raise DataError("The text is empty.", "At least one line is needed.", "Give a file or a split with some text.")
     lines = text.removesuffix("\n").split("\n")
-    nats_a, nats_b = (_line_nats(side, lines, independent, device) for side in (a, b))
+    is_fair = same_but_for_direction(a.tokenizer, b.tokenizer)  # both lack the same words
+    nats_a, nats_b = (_line_nats(side, lines, independent, device, may_lack=is_fair) for side in (a, b))
     read = [f"{a.tokenizer.as_read(line)}\n" for line in lines]
     sizes = np.array([len(line) for line in read], np.float64)
     possible = np.isfinite(nats_a) & np.isfinite(nats_b)
@@ -243,8 +252,9 @@ def _token_nats(side: Side, ids: Ids, independent: bool, device: str) -> Floats:
         return nats
 
 
-def _line_nats(side: Side, lines: Sequence[str], independent: bool, device: str) -> Floats:
-    """The nats of every line with its end; what spelling its unknown words costs is among them."""
+def _line_nats(side: Side, lines: Sequence[str], independent: bool, device: str, *, may_lack: bool) -> Floats:
+    """The nats of every line with its end; what spelling its unknown words costs is among them. DataError where they are not
+    spelt, unless it `may_lack` some."""
     tokenizer, unk_id = side.tokenizer, side.tokenizer.unk_id
     each = [tokenizer.encode(f"{line}\n") for line in lines]
     for number, ids in enumerate(each, 1):
@@ -254,7 +264,7 @@ def _line_nats(side: Side, lines: Sequence[str], independent: bool, device: str)
                 "Lines are compared one by one.", "Take it out.",
             )  # fmt: skip
     num_unk = sum(int((ids == unk_id).sum()) for ids in each) if unk_id is not None and tokenizer.rare is None else 0
-    if num_unk:
+    if num_unk and not may_lack:
         raise unspelt(f"{side.label} reads {num_unk:,} pieces of the text as <unk> and does not spell them.")
     starts = np.cumsum([0, *map(len, each)])[:-1]
     nats: Floats = np.add.reduceat(_token_nats(side, np.concatenate(each), independent, device), starts)

@@ -9,7 +9,16 @@ import numpy as np
 
 from lmtrain.data.tokenizer import Ids, Tokenizer
 from lmtrain.errors import DataError, UserError
-from lmtrain.inference.comparison import Comparison, Ints, Side, compare_lines, compare_tokens, same_tokens, unspelt
+from lmtrain.inference.comparison import (
+    Comparison,
+    Ints,
+    Side,
+    compare_lines,
+    compare_tokens,
+    same_but_for_direction,
+    same_tokens,
+    unspelt,
+)
 from lmtrain.inference.score import CountedText
 from lmtrain.saved import Trained
 from lmtrain.tasks.opening import training_corpus
@@ -62,9 +71,9 @@ def saved_lines(a: Trained, b: Trained, split: SplitName, labels: tuple[str, str
 
     Where the tokens are different, its model must know every piece of it. Raises DataError if there is none.
     """
-    alike = [{name: value for name, value in one.tokenizer.to_json().items() if name != "reverse"} for one in (a, b)]
+    is_alike = same_but_for_direction(a.tokenizer, b.tokenizer)
     for one in (a, b):
-        if split in one.texts and (alike[0] == alike[1] or not (one.texts[split].ids == one.tokenizer.unk_id).any()):
+        if split in one.texts and (is_alike or not (one.texts[split].ids == one.tokenizer.unk_id).any()):
             return one.tokenizer.decode(one.texts[split].ids.tolist())
     there = [one for one in (a, b) if split in one.texts]
     if not there:
