@@ -131,6 +131,26 @@ def test_the_share_of_the_second_model_is_fitted_on_text_that_is_new_to_both(her
     assert "fitted on lines (3 lines)" in end.err
 
 
+@pytest.mark.parametrize("other", ["backward", "network"])
+def test_the_evaluation_below_mixed_lines_is_that_of_the_mixture(other: str, here: Path, call: Callable[..., Any]) -> None:
+    (here / "own").write_text("the zebra sat\non a mat\n", encoding="utf-8")
+    command = ("score", "forward", "own", "--independent", "--with", other, "--other-weight", "0.75")
+    *rows, last = map(json.loads, call(*command, "--json").out.splitlines())
+    total = last["total"]
+    nats = -sum(row["log_prob"] for row in rows)
+    assert nats != pytest.approx(-sum(row["log_prob_1"] for row in rows), rel=1e-4)
+    assert total["total_nats"] == total["lines"]["mixed_nats"] == pytest.approx(nats, rel=1e-12)
+    assert total["perplexity"] == pytest.approx(math.exp(nats / sum(row["num_tokens"] for row in rows)), rel=1e-12)
+    assert total["bits_per_byte"] == pytest.approx(nats / math.log(2) / 23, rel=1e-12)
+    assert [total[name] for name in ("unk_nats", "known_nats", "perplexity_without_unk", "num_impossible")] == [None] * 4
+    own = "" if other == "backward" else ", tokens of the first one"
+    assert total["method"] == f"static + mixture over lines with 0.75 of the second model{own}"
+    below = call(*command).out.split("\n\n")[1]
+    assert below.startswith(f"perplexity {total['perplexity']:.2f} · ")
+    assert "without <unk>" not in below
+    assert total["method"] in below
+
+
 def test_a_forward_and_a_backward_model_are_compared_by_line_though_both_lack_words(
     here: Path, call: Callable[..., Any]
 ) -> None:

@@ -32,7 +32,8 @@ JSON_NULLS = (
     "In JSON, null stands for infinity: of a sum or a mean where num_impossible, the number of tokens that have probability "
     "zero, is above 0 (first_impossible is the first of them, and first_impossible_at its place in the text, counted from "
     "1), and of a perplexity that is too large for a number, from 710 nats per token on. The log_prob of a line or a token "
-    "is null where its probability is zero. Null also stands for a mean over nothing."
+    "is null where its probability is zero. Null also stands for a mean over nothing, and for what a mixture over lines "
+    "(score --with) does not tell."
 )
 
 

@@ -15,6 +15,8 @@ from lmtrain.errors import DataError, SettingsError, as_typed
 from lmtrain.shell import printable
 
 if TYPE_CHECKING:
+    from lmtrain.data.tokenizer import Tokenizer
+    from lmtrain.inference.evaluate import Evaluation
     from lmtrain.inference.score import ScoredLine
     from lmtrain.saved import Trained
 
@@ -135,29 +137,47 @@ class Second:
         first, second = -line.total_nats, self._log_probs[line.number - 1]
         return dataclasses.replace(line, total_nats=-mixed(first, second, self._weight)), (first, second)
 
+    def evaluation(self, first: Evaluation, tokenizer: Tokenizer, total_nats: float) -> Evaluation:
+        """Returns that of the mixture. `first` is that of the first model, whose tokens are counted; `tokenizer` is its own.
+
+        What unknown words have of a mixture over lines is not known, nor what spelling them costs where the models differ.
+        """
+        from lmtrain.inference.comparison import same_but_for_direction
+
+        is_alike = same_but_for_direction(tokenizer, self._trained.tokenizer)
+        method = f"{first.method} + mixture over lines with {self._weight:g} of the second model"
+        return dataclasses.replace(
+            first, total_nats=total_nats, unk_nats=None, known_nats=None, num_impossible=None, first_impossible=None,
+            first_impossible_at=None, spelling_nats=first.spelling_nats if is_alike else None,
+            method=method if is_alike else f"{method}, tokens of the first one",
+        )  # fmt: skip
+
 
 class Sums:
     """Adds up all lines, by each model and by the mixture."""
 
     def __init__(self) -> None:
         self.nats = [0.0, 0.0, 0.0]
-        self.num_lines = 0
+        self.num_lines = self.num_impossible = 0
 
     def add(self, line: ScoredLine, parts: tuple[float, float]) -> None:
         """Counts a line."""
         self.num_lines += 1
+        self.num_impossible += line.total_nats == math.inf
         for place, nats in enumerate((line.total_nats, -parts[0], -parts[1])):
             self.nats[place] += nats
 
     def format(self) -> str:
         """Returns a line to read."""
         each = [f"{nats / max(1, self.num_lines):.4f}" for nats in self.nats]
+        zero = f", {self.num_impossible:,} of probability zero under both" if self.num_impossible else ""
         return (
-            f"nats per line: {each[0]} mixed, {each[1]} by the first model, {each[2]} by the second ({self.num_lines:,} lines)"
+            f"nats per line: {each[0]} mixed, {each[1]} by the first model, {each[2]} by the second "
+            f"({self.num_lines:,} lines{zero})"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the sums by name."""
         names = ("mixed_nats", "first_nats", "second_nats")
         values = {name: nats if math.isfinite(nats) else None for name, nats in zip(names, self.nats, strict=True)}
-        return values | {"num_lines": self.num_lines}
+        return values | {"num_lines": self.num_lines, "num_impossible": self.num_impossible}

@@ -7,8 +7,8 @@ side. The logarithm is -inf if the probability is zero; `--per-token` shows whic
 `--nbest` scores the hypotheses of n-best lists and writes them back in their order, each with its id, its score, its
 log-probability, its words, its unknown words and its text. `rescore` picks the best.
 
-`--with RUN` also scores every line by a second model, and by the mixture of both over lines. A forward and a backward model
-(data.reverse=true) are mixed in this way.
+`--with RUN` also scores every line by a second model, and by the mixture of both over lines, whose evaluation is printed
+below. A forward and a backward model (data.reverse=true) are mixed in this way.
 
 `--unit word` says where the model is surprised, and by what; `--html FILE` shows it in colours.
 """
@@ -144,6 +144,8 @@ def _score(options: argparse.Namespace, columns: tuple[str, ...]) -> None:
             batch_tokens=options.batch_tokens or BATCH_TOKENS, at_once=options.flush, unknown_cost=options.unknown_cost,
             device=options.device,
         )  # fmt: skip
+    if second is not None:
+        result = second.evaluation(result, trained.tokenizer, sums.nats[0])
     if options.json:
         total = result.to_json() | ({} if second is None else {"lines": sums.to_json()})
         print(json.dumps({"total": total}))

@@ -56,21 +56,22 @@ class Evaluation:
     and word hold them.
 
     A sum is infinite where one of its tokens has probability zero, and only there: `num_impossible` tokens have, the first
-    of which, `first_impossible`, is token number `first_impossible_at` (from 1) of the text.
+    of which, `first_impossible`, is token number `first_impossible_at` (from 1) of the text. In a mixture over lines single
+    tokens have no probability: `unk_nats`, `known_nats` and `num_impossible` are None.
     """
 
     total_nats: float
     num_tokens: int
     num_eos: int
     num_unk: int
-    unk_nats: float
+    unk_nats: float | None
     num_chars: int
     num_bytes: int
     num_streams: int
     state_policy: str
     method: str = "static"
     known_nats: float | None = None
-    num_impossible: int = 0
+    num_impossible: int | None = 0
     first_impossible: str | None = None
     first_impossible_at: int | None = None
     num_words: int | None = None
@@ -106,8 +107,12 @@ class Evaluation:
 
     @property
     def nats_per_known_token(self) -> float | None:
-        """The same over the tokens that are not `<unk>` (which still stand in the contexts); None where there is none."""
-        known_nats = self.total_nats - self.unk_nats if self.known_nats is None else self.known_nats
+        """The same over the tokens that are not `<unk>` (which still stand in the contexts); None where that is not known."""
+        known_nats = self.known_nats
+        if known_nats is None:
+            if self.unk_nats is None:
+                return None
+            known_nats = self.total_nats - self.unk_nats
         return _ratio(known_nats, self.num_tokens - self.num_unk)
 
     @property
