@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmtrain.data.columns import Entity, Sentence, entities, parse_columns, read_columns, scheme_of, split_tag
+from lmtrain.data.columns import (
+    Entity,
+    Sentence,
+    entities,
+    iter_rows,
+    parse_columns,
+    read_columns,
+    scheme_of,
+    split_tag,
+)
 from lmtrain.data.examples import find_splits
 from lmtrain.errors import DataError
 
@@ -49,6 +58,32 @@ def test_a_column_that_is_not_there_is_refused() -> None:
     for columns in ({"token_column": 4}, {"tag_column": 0}, {"tag_column": -4}):
         with pytest.raises(DataError, match=r"data\.token_column=1"):
             parsed("a b O", **{"token_column": 1, **columns})
+    with pytest.raises(DataError, match=r"Line 1 of x has no token.*Mend the line, or give another file\.$"):
+        parse_columns(["word"], "x", has_choice=False)
+
+
+def test_comments_are_no_tokens_where_tabs_separate_columns() -> None:
+    conll_u = "# a licence\n\n# sent_id = 1\n# text = a b\na\tX\n# within\n#b\tO\n\n# newdoc\n\nc\tO\n# end"
+    assert parsed(conll_u) == [(("a", "#b"), ("X", "O"), 5), (("c",), ("O",), 11)]
+    assert parsed("# O\n#b O\n\n# X") == [(("#", "#b"), ("O", "O"), 1), (("#",), ("X",), 4)], "tokens, between spaces"
+    with pytest.raises(DataError, match=r"Line 1 of file has no (tag|token)"):
+        parsed("#hashtag\na\tX")
+
+
+def test_only_comments_wait_for_the_line_that_says_what_they_are() -> None:
+    lines = iter(["", "# a", "", "b\tO", "#c d"])
+    rows = iter_rows(lines)
+    assert next(rows).ends_sentence
+    assert [next(rows).fields, next(lines)] == [(), "#c d"], "no line is read before it is needed"
+    assert [row.fields for row in rows] == [(), ("b", "O")]
+
+
+def test_a_file_whose_tokens_all_hold_blanks_gets_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, lines in (("odd", "The O\tO\nend O\tO\n"), ("fine", "New York\tO\nend\tO\n")):
+        (tmp_path / name).write_text(lines, encoding="utf-8")
+        read_columns(tmp_path / name)
+    (warning,) = caplog.messages
+    assert "odd holds a blank, as 'The O' does" in warning
 
 
 def test_files_of_another_encoding_and_without_sentences_are_refused(tmp_path: Path) -> None:

@@ -213,9 +213,11 @@ def test_predict_answers_a_file_and_standard_input_line_by_line(
     assert all(set(d["probabilities"]) == {"neg", "pos"} for d in documents)
     main(["predict", "run", "file", "--probabilities"])
     assert capsys.readouterr().out.startswith(f"pos\t{expected[0][1]}\tneg=0.")
-    with pytest.raises(SystemExit) as ended:
-        main(["predict", "run", "file", "--sentences"])
-    assert ended.value.code == 2
+    for options in (["--sentences"], ["--token-column", "1"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["predict", "run", "file", *options])
+        assert ended.value.code == 2
+        assert f"{options[0]} is for taggers" in capsys.readouterr().err
 
 
 def test_predict_reads_the_encoding_of_the_run_or_that_which_is_typed(

@@ -1,5 +1,6 @@
 """Taggers: they learn, go on bit for bit, are judged as CoNLL does, come back from the disk, and refuse what is no use."""
 
+import io
 import json
 import math
 import random
@@ -113,6 +114,81 @@ def test_predictions_are_written_as_the_data_are(mark: str, place: Path, capsys:
     (place / "sentences").write_text("Ann sat in New York\n\nBob slept", encoding="utf-8")
     main(["predict", "run", "sentences", "--sentences"])
     assert capsys.readouterr().out.splitlines()[0] == f"Ann/{mark}-PER sat/O in/O New/{mark}-LOC York/I-LOC"
+
+
+@pytest.fixture
+def run(place: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Trains a tagger on three columns, of which the second holds the token, between tabs or between spaces."""
+
+    def train(separator: str = "\t", join: str = "_") -> str:
+        for number, name in enumerate(("train", "dev", "test")):
+            lines = text(number, (40, 12, 12)[number]).splitlines()
+            rows = [f"1 {line}".split(" ") if line else [] for line in lines]
+            written = "".join(separator.join([row[0], row[1], row[-1]] if row else []) + "\n" for row in rows)
+            (place / "data" / f"{name}.txt").write_text(written.replace("Oslo", f"San{join}Juan"), encoding="utf-8")
+        lmtrain.train(*TINY, "data.token_column=2", "trainer.baselines=false", "hydra.run.dir=run")
+        capsys.readouterr()
+        return "run"
+
+    return train
+
+
+@pytest.mark.parametrize(("separator", "join"), [("\t", " "), (" ", "_")])
+def test_predict_reads_and_writes_columns_as_training_does(
+    separator: str, join: str, run: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(separator, join)
+    test = Path("data/test.txt").read_text(encoding="utf-8")
+    assert f"1{separator}San{join}Juan{separator}I-LOC" in test, "the token of the test"
+    main(["predict", "run", "data/test.txt"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(separator)[0] for line in lines] == test.splitlines()
+    Path("predicted").write_text("\n".join(lines), encoding="utf-8")
+    right, ours = read_columns(Path("data/test.txt"), token_column=2), read_columns(Path("predicted"), token_column=2)
+    assert [s.tokens for s in right.sentences] == [s.tokens for s in ours.sentences]
+    assert [s.tags for s in ours.sentences] == [
+        tagged.tags for tagged in lmtrain.load("run").tag(s.tokens for s in right.sentences)
+    ]
+    assert lmtrain.load("run").evaluate_file("predicted").value == 1
+
+
+def test_predict_reads_words_alone_and_the_column_that_is_typed_and_refuses_what_lacks_it(
+    run: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run()
+    Path("words").write_text("Ann\nsat\n\nBob\n", encoding="utf-8")
+    main(["predict", "run", "words"])
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["Ann", "sat", "", "Bob"]
+    Path("first").write_text("Ann X\nsat X\n", encoding="utf-8")
+    main(["predict", "run", "first", "--json", "--token-column", "1"])
+    assert json.loads(capsys.readouterr().out)["tokens"] == ["Ann", "sat"]
+    Path("short").write_text("1\tAnn\n2\n", encoding="utf-8")
+    Path("mixed").write_text("Ann\nNew York\n", encoding="utf-8")
+    for file, options, code, problem in (
+        ("short", [], 3, "Line 2 of short has no token in column 2: '2'."),
+        ("mixed", [], 3, "Line 2 of mixed has 2 columns, and the first has one: 'New"),
+        ("words", ["--token-column", "2"], 3, "Line 1 of words has no token in column 2: 'Ann'."),
+        ("words", ["--token-column", "1", "--sentences"], 2, "--token-column 1 was given together with --sentences."),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["predict", "run", file, *options])
+        assert ended.value.code == code
+        assert problem in capsys.readouterr().err
+
+
+def test_comments_of_conll_u_are_skipped_and_written_as_they_are(
+    run: Callable[..., str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    comment, sentence = "# sent_id = 1\n# text = Ann sat\n", "1\tAnn\tI-PER\n2\tsat\tO\n"
+    given = f"# a licence\n\n{comment}{sentence}\n# newdoc\n\n{comment}{sentence}"
+    Path("file").write_text(given, encoding="utf-8")
+    for name in ("file", "-"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+        main(["predict", "run", name])
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.rpartition("\t")[0] if "\t" in line else line for line in lines] == given.splitlines()
+    assert lmtrain.load("run").evaluate_file("file").num_tokens == 4
 
 
 def test_predict_says_that_a_file_is_empty_and_reads_other_encodings(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,8 @@
 """`python -m lmtrain predict RUN FILE` tags sentences with a trained tagger, and labels texts with a trained classifier.
 
-For a tagger (task=tag) the file has a token per line, in its first column, and a blank line between sentences. Every line is
-printed as it was, followed by a tab and its tag. With `--sentences` each line is a sentence, with spaces between tokens.
+For a tagger (task=tag) the file has a token per line, and a blank line between sentences. A line may have several columns,
+with the token where the data of the run have it. Every line is printed with its tag as one more column: behind a space where
+spaces separate the columns, else behind a tab. With `--sentences` each line is a sentence, with spaces between tokens.
 
 For a classifier (task=classify) every line is a text without a label. It is printed after its label and the label's
 probability, with tabs between; with `--probabilities`, those of the other labels come before the text, too.
@@ -14,11 +15,11 @@ import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lmtrain.commands.options import Parser, add_model_options, iter_lines, open_any, parse
+from lmtrain.commands.options import Parser, add_model_options, iter_lines, open_any, parse, whole
 from lmtrain.errors import CheckpointError, DataError, SettingsError
-from lmtrain.shell import expanded, printable
+from lmtrain.shell import expanded, one_line, printable
 
 if TYPE_CHECKING:
     from lmtrain.tasks.classify_saved import Classifier
@@ -28,12 +29,26 @@ SENTENCES = 256  # that are tagged at once
 MAX_COLUMNS = 2  # of a sentence of one word; with more it looks like a sentence of several
 
 
+class Line(NamedTuple):
+    """A line to print, with its token (empty where it has none), what stands before the tag, and its number of columns."""
+
+    text: str
+    token: str
+    separator: str
+    num_columns: int = 1
+    ends_sentence: bool = False
+
+
 def main(arguments: list[str]) -> None:
     """Prints the predictions, line for line."""
     parser = Parser("predict", __doc__)
     add_model_options(parser)
     parser.add_argument("file", metavar="FILE", help='what to predict for; "-": standard input, answered one by one')
     parser.add_argument("--sentences", action="store_true", help="a tagger: every line is a sentence")
+    parser.add_argument(
+        "--token-column", type=whole(1, 100), metavar="N",
+        help="a tagger: the column of the token, from 1 (default: as in the data of the run)",
+    )  # fmt: skip
     parser.add_argument("--probabilities", action="store_true", help="also the probability of what is predicted")
     parser.add_argument("--json", action="store_true", help="JSON lines, one per sentence or text")
     parser.add_argument("--encoding", help="of the file (default: that of the data which the run learnt from)")
@@ -54,11 +69,20 @@ def main(arguments: list[str]) -> None:
             f"Of a language model type  python -m lmtrain sample {options.run}  or  score {options.run} FILE.",
         )  # fmt: skip
     at_once = 1 if options.file == "-" else SENTENCES
-    blocks = ([line, None] for line in lines) if options.sentences else _blocks(lines)
-    for number, block in enumerate(_grouped(blocks, at_once)):
+    blocks: Iterator[list[Line]]
+    if options.sentences:
+        if options.token_column is not None:
+            raise SettingsError(
+                f"--token-column {options.token_column} was given together with --sentences.",
+                "With --sentences a line is a sentence and has no columns.", "Leave one of them out.",
+            )  # fmt: skip
+        blocks = ([Line(word, word, "/") for word in line.split()] for line in lines)
+    else:
+        blocks = _blocks(_with_tokens(lines, options, trained.columns.token_column))
+    for number, group in enumerate(_grouped(blocks, at_once)):
         if number == 0 and not options.sentences:
-            _warn_of_sentences(block[0])
-        for answer in _answers(trained, block, options.sentences, options.probabilities, options.json):
+            _warn_of_sentences(group[0])
+        for answer in _answers(trained, group, options):
             print(answer)
         if at_once == 1:
             sys.stdout.flush()
@@ -114,10 +138,12 @@ def _told_if_empty(lines: Iterator[str], file: str) -> Iterator[str]:
 
 def label_lines(classifier: Classifier, lines: Iterable[str], options: argparse.Namespace) -> None:
     """Prints the label of each line."""
-    if options.sentences:
-        raise SettingsError(
-            "--sentences is for taggers.", f"{options.run} holds a classifier, for which every line is a text.", "Leave it out."
-        )
+    for option, is_given in (("--sentences", options.sentences), ("--token-column", options.token_column is not None)):
+        if is_given:
+            raise SettingsError(
+                f"{option} is for taggers.", f"{options.run} holds a classifier, for which every line is a text.",
+                "Leave it out.",
+            )  # fmt: skip
     is_piped = options.file == "-"
     for line, found in classifier.iter_predictions(lines, at_once=1 if is_piped else SENTENCES):
         if options.json:
@@ -127,26 +153,51 @@ def label_lines(classifier: Classifier, lines: Iterable[str], options: argparse.
         print(found.label, f"{found.probability:.6f}", *others, line, sep="\t", flush=is_piped)
 
 
-def _blocks(lines: Iterable[str]) -> Iterator[list[str | None]]:
-    """Yields the lines of each sentence and the line that ends it; None at the end of the file."""
-    block: list[str | None] = []
+def _with_tokens(lines: Iterable[str], options: argparse.Namespace, column_of_run: int) -> Iterator[Line]:
+    """Yields the lines with their tokens. If the first one has a single column, the file is one of plain words."""
+    from lmtrain.data.columns import field_at, is_tabbed, iter_rows, shown_columns
+
+    column = column_of_run if options.token_column is None else options.token_column
+    name = "standard input" if options.file == "-" else one_line(options.file)
+    is_plain: bool | None = None if options.token_column is None else False
+    for row in iter_rows(lines):
+        if not row.fields:
+            yield Line(row.line, "", "", ends_sentence=row.ends_sentence)
+            continue
+        if is_plain is None:
+            is_plain = len(row.fields) == 1
+        if is_plain and len(row.fields) > 1:
+            raise DataError(
+                f"Line {row.number:,} of {name} has {len(row.fields)} columns, and the first has one: {shown_columns(row)}.",
+                "A file has a word per line, or columns in every line.",
+                "Mend the line; or type --token-column 1 to read the first column, or --sentences if every line is a sentence.",
+            )
+        token = row.fields[0] if is_plain else field_at(row.fields, column)
+        if not token:
+            raise DataError(
+                f"Line {row.number:,} of {name} has no token in column {column}: {shown_columns(row)}.",
+                "The token is in the column that --token-column names, or else where the data of the run had it; a file with "
+                "one column holds a word per line.",
+                "Mend the line, or type for example --token-column 1.",
+            )
+        separator = " " if len(row.fields) > 1 and not is_tabbed(row.line) else "\t"
+        yield Line(row.line, token, separator, len(row.fields))
+
+
+def _blocks(lines: Iterable[Line]) -> Iterator[list[Line]]:
+    """Yields the lines of each sentence, with the line that ends it."""
+    block: list[Line] = []
     for line in lines:
         block.append(line)
-        if _ends_sentence(line):
+        if line.ends_sentence:
             yield block
             block = []
     if block:
-        yield [*block, None]
+        yield block
 
 
-def _ends_sentence(line: str) -> bool:
-    from lmtrain.data.columns import BLANKS, DOCUMENT
-
-    return not line.strip(BLANKS) or line.startswith(DOCUMENT)
-
-
-def _grouped(blocks: Iterable[list[str | None]], size: int) -> Iterator[list[list[str | None]]]:
-    group: list[list[str | None]] = []
+def _grouped(blocks: Iterable[list[Line]], size: int) -> Iterator[list[list[Line]]]:
+    group: list[list[Line]] = []
     for block in blocks:
         group.append(block)
         if len(group) == size:
@@ -156,36 +207,27 @@ def _grouped(blocks: Iterable[list[str | None]], size: int) -> Iterator[list[lis
         yield group
 
 
-def _answers(
-    tagger: Tagger, blocks: list[list[str | None]], are_sentences: bool, with_probabilities: bool, as_json: bool
-) -> Iterator[str]:
-    tokens = [_tokens(block, are_sentences) for block in blocks]
+def _answers(tagger: Tagger, blocks: list[list[Line]], options: argparse.Namespace) -> Iterator[str]:
+    from lmtrain.data.columns import BLANKS
+
+    tokens = [[line.token for line in block if line.token] for block in blocks]
     for block, tagged in zip(blocks, tagger.tag(tokens), strict=True):
-        chances = tagged.probabilities if with_probabilities else None
-        if as_json:
+        chances = tagged.probabilities if options.probabilities else None
+        if options.json:
             document = {"tokens": tagged.tokens, "tags": tagged.tags, "entities": tagged.entities}
             yield json.dumps(document | ({} if chances is None else {"probabilities": chances}), ensure_ascii=False)
             continue
-        tails = [f"\t{tag}" + ("" if chances is None else f"\t{chances[i]:.6f}") for i, tag in enumerate(tagged.tags)]
-        if are_sentences:
+        if options.sentences:
             yield " ".join(f"{token}/{tag}" for token, tag in zip(tagged.tokens, tagged.tags, strict=True))
-        else:
-            yield from (f"{line}{tail}" for line, tail in zip(block, tails, strict=False))
-            yield from (line for line in block[-1:] if line is not None)
+            continue
+        found = iter(zip(tagged.tags, *([] if chances is None else [[f"{chance:.6f}" for chance in chances]]), strict=True))
+        for line in block:
+            yield line.separator.join([line.text.rstrip(BLANKS), *next(found)]) if line.token else line.text
 
 
-def _warn_of_sentences(block: list[str | None]) -> None:
+def _warn_of_sentences(block: list[Line]) -> None:
     """Warns if a sentence of one line has several words, because it is then hardly a word with its columns."""
-    words = (block[0] or "").split(" ")
-    if sum(line is not None for line in block) == 1 and len(words) > MAX_COLUMNS and "\t" not in words[0]:
-        advice = "Only the first word of each line is read. Where every line is a sentence, type --sentences."
-        print(f"lmtrain: {advice}", file=sys.stderr)
-
-
-def _tokens(block: list[str | None], are_sentences: bool) -> list[str]:
-    """Returns the tokens of a block: the first column of each line but the last, or all of the only line."""
-    from lmtrain.data.columns import BLANKS
-
-    if are_sentences:
-        return (block[0] or "").split()
-    return [(line or "").strip(BLANKS).replace("\t", " ").split(" ", 1)[0] for line in block[:-1]]
+    words = [line for line in block if line.token]
+    if len(words) == 1 and words[0].num_columns > MAX_COLUMNS and words[0].separator == " ":
+        advice = f"Only one word of each line is read, here {one_line(words[0].token)!r}."
+        print(f"lmtrain: {advice} Where every line is a sentence, type --sentences.", file=sys.stderr)

@@ -4,14 +4,17 @@
     official  O              separated by tabs if a file has any, else by spaces. A line of white space ends a sentence, and
     Ekeus     I-PER          so does a line that begins with -DOCSTART-.
 
+Where tabs separate columns, a line such as `# text = It rains.`, which has none, is a comment, as in CoNLL-U.
+
 A tag is O for what is in no entity, else a class, after an optional mark of its place in the entity: `I-` and `B-` for
 inside and beginning (IO, BIO and the older IOB1), `E-` and `S-` (or `L-` and `U-`) for the last token and the only one.
 """
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +26,19 @@ from lmtrain.shell import one_line
 OUTSIDE = "O"
 DOCUMENT = "-DOCSTART-"
 MARKED = re.compile(r"([BIESLUM])-(.+)", re.DOTALL)
+COMMENT = "#"
 BLANKS = " \t\r\f\v"  # other spaces, such as U+00A0, belong to tokens
+
+log = logging.getLogger("lmtrain")
+
+
+class Row(NamedTuple):
+    """A line of a file, by its number (from 1), with its columns. It has none where it is a comment or ends a sentence."""
+
+    number: int
+    line: str
+    fields: tuple[str, ...]
+    ends_sentence: bool
 
 
 class Sentence(NamedTuple):
@@ -50,59 +65,105 @@ def read_columns(
     path: Path, *, token_column: int = 1, tag_column: int = -1, encoding: str = "utf-8", typed: str | None = "data.encoding="
 ) -> Columns:
     """Returns the sentences of a file; `typed` as in `read_lines`. Raises DataError, with the line, for what is no token with a
-    tag, and for a file without any."""
+    tag, and for a file without any. Warns if each token holds a blank."""
     lines, digest = read_lines(path, encoding, typed=typed)
-    sentences = parse_columns(lines, str(path), token_column=token_column, tag_column=tag_column)
+    sentences = parse_columns(lines, str(path), token_column=token_column, tag_column=tag_column, has_choice=typed is not None)
     if not sentences:
         raise DataError(
             f"{one_line(str(path))} holds no sentence.",
             "A token and its tag stand on a line of their own.",
             "Give another file.",
         )
+    if all(" " in token for sentence in sentences for token in sentence.tokens):
+        log.warning(
+            "Every token of %s holds a blank, as %r does: its columns seem to be separated by blanks and by tabs. Separate all "
+            "of them by tabs, or all by blanks.", one_line(str(path)), one_line(sentences[0].tokens[0])[:80],
+        )  # fmt: skip
     return Columns(tuple(sentences), digest)
 
 
-def parse_columns(lines: Sequence[str], name: str, *, token_column: int = 1, tag_column: int = -1) -> list[Sentence]:
-    """Returns the sentences in the lines of the file `name`."""
-    with_tab = next((number for number, line in enumerate(lines, 1) if "\t" in line.strip(BLANKS)), None)
-    separator = re.compile(f"[{BLANKS}]+" if with_tab is None else "\t")
+def parse_columns(
+    lines: Sequence[str], name: str, *, token_column: int = 1, tag_column: int = -1, has_choice: bool = True
+) -> list[Sentence]:
+    """Returns the sentences in the lines of the file `name`. `has_choice` says whether a person can name other columns."""
+    rows = list(iter_rows(lines))
+    with_tab = next((row.number for row in rows if is_tabbed(row.line)), None)
     sentences: list[Sentence] = []
-    rows: list[tuple[str, str]] = []
+    open_rows: list[tuple[str, str, int]] = []
 
-    def end(line: int) -> None:
-        if rows:
-            tokens, tags = zip(*rows, strict=True)
-            sentences.append(Sentence(tokens, tags, line - len(rows)))
-            rows.clear()
+    def field(row: Row, column: int, what: str) -> str:
+        if len(row.fields) > 1 and (found := field_at(row.fields, column)):
+            return found
+        other = "say which columns they are: data.token_column=1 data.tag_column=-1" if has_choice else "give another file"
+        raise DataError(
+            f"Line {row.number:,} of {one_line(name)} has no {what}: {shown_columns(row)}.",
+            f"Every line has a token and a tag in columns of their own (here the {what} is in column {column}); a blank line "
+            "ends a sentence.",
+            f"Mend the line, or {other}.",
+        )
 
-    for number, line in enumerate(lines, 1):
-        if not line.strip(BLANKS) or line.startswith(DOCUMENT):
-            end(number)
-            continue
-        fields = [field.strip(BLANKS) for field in separator.split(line.strip(BLANKS))]
-        if with_tab is not None and len(fields) == 1 and re.search(f"[{BLANKS}]", fields[0]):
+    for row in rows:
+        if row.fields and with_tab is not None and len(row.fields) > 1 and not is_tabbed(row.line):
             raise DataError(
-                f"Line {number:,} of {one_line(name)} has no tab: {one_line(fields[0])[:80]!r}.",
+                f"Line {row.number:,} of {one_line(name)} has no tab: {one_line(row.line.strip(BLANKS))[:80]!r}.",
                 f"Columns are separated by tabs if any line has one, as line {with_tab:,} does; else by spaces.",
                 "Separate the columns of all lines alike.",
             )
-        rows.append((_field(fields, token_column, name, number, "token"), _field(fields, tag_column, name, number, "tag")))
-    end(len(lines) + 1)
+        if row.fields:
+            open_rows.append((field(row, token_column, "token"), field(row, tag_column, "tag"), row.number))
+        if open_rows and (row.ends_sentence or row is rows[-1]):
+            tokens, tags, numbers = zip(*open_rows, strict=True)
+            sentences.append(Sentence(tokens, tags, numbers[0]))
+            open_rows.clear()
     return sentences
 
 
-def _field(fields: list[str], column: int, name: str, line: int, what: str) -> str:
-    """Returns the field of a column, counted from 1, or from the end where it is negative."""
+def iter_rows(lines: Iterable[str]) -> Iterator[Row]:
+    """Yields the lines with their columns, each as soon as it comes. Lines that begin with # before all others wait for the
+    next one, which says whether tabs separate columns, so that these are comments."""
+    held: list[tuple[int, str]] = []
+    has_tabs: bool | None = None
+    for number, line in enumerate(lines, 1):
+        held.append((number, line))
+        if has_tabs is None and not _ends_sentence(line) and (is_tabbed(line) or not line.startswith(COMMENT)):
+            has_tabs = is_tabbed(line)
+        if has_tabs is not None or not held[0][1].startswith(COMMENT):
+            yield from (_row(*each, bool(has_tabs)) for each in held)
+            held.clear()
+    yield from (_row(*each, False) for each in held)
+
+
+def _row(number: int, line: str, has_tabs: bool) -> Row:
+    ends = _ends_sentence(line)
+    fields = () if ends else split_columns(line)
+    is_comment = has_tabs and line.startswith(COMMENT) and len(fields) > 1 and not is_tabbed(line)
+    return Row(number, line, () if is_comment else fields, ends)
+
+
+def _ends_sentence(line: str) -> bool:
+    return not line.strip(BLANKS) or line.startswith(DOCUMENT)
+
+
+def is_tabbed(line: str) -> bool:
+    """Tells whether tabs separate the columns of a line."""
+    return "\t" in line.strip(BLANKS)
+
+
+def split_columns(line: str) -> tuple[str, ...]:
+    """Returns the columns of a line: between tabs if it has any, else between spaces."""
+    separator = "\t" if is_tabbed(line) else f"[{BLANKS}]+"
+    return tuple(field.strip(BLANKS) for field in re.split(separator, line.strip(BLANKS)))
+
+
+def field_at(fields: Sequence[str], column: int) -> str:
+    """Returns the field of a column, counted from 1, or from the end where it is negative; empty if there is none."""
     index = column - 1 if column > 0 else column
-    field = fields[index] if -len(fields) <= index < len(fields) and column else ""
-    if field and (len(fields) > 1):
-        return field
-    raise DataError(
-        f"Line {line:,} of {one_line(name)} has no {what}: {one_line(chr(9).join(fields))[:80]!r}.",
-        f"Every line has a token and a tag in columns of their own (here the {what} is in column {column}); a blank line ends "
-        "a sentence.",
-        "Mend the line, or say which columns they are: data.token_column=1 data.tag_column=-1.",
-    )
+    return fields[index] if -len(fields) <= index < len(fields) and column else ""
+
+
+def shown_columns(row: Row) -> str:
+    """Returns the columns of a line for a message."""
+    return repr(one_line("\t".join(row.fields))[:80])
 
 
 # ---- tags

@@ -76,7 +76,7 @@ class Tagger:
 
     def evaluate_file(self, path: str | Path) -> TagScore:
         """Says how well it tags the sentences of a file in columns, which are read as those of its training."""
-        data = self._data() or config.ColumnsConfig()
+        data = self.columns
         columns = read_columns(
             expanded(path), token_column=data.token_column, tag_column=data.tag_column, encoding=data.encoding, typed=None
         )
@@ -87,10 +87,12 @@ class Tagger:
         assert isinstance(settings.data, config.ColumnsConfig)
         return self._judge(list(read_splits(settings.data)["train"].sentences))
 
-    def _data(self) -> config.ColumnsConfig | None:
+    @property
+    def columns(self) -> config.ColumnsConfig:
+        """Returns the settings by which the data of its training were read: which columns, and the encoding."""
         problems: list[str] = []
         data = reading.read_settings(config.DataConfig, self.settings.get("data"), "data", problems)
-        return data if isinstance(data, config.ColumnsConfig) else None
+        return data if isinstance(data, config.ColumnsConfig) else config.ColumnsConfig()
 
     def _judge(self, sentences: list[Sentence]) -> TagScore:
         scores_MC = self.model.scores([sentence.tokens for sentence in sentences])
