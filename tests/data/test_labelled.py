@@ -69,9 +69,22 @@ def test_comma_separated_values_are_read_by_the_names_of_their_columns() -> None
     assert parse_labelled(["a,b c", "1 x"], "x").labels == ("a,b", "1"), "without such names it is a label and a text"
 
 
+@pytest.mark.parametrize("header", ["label\ttext", "Label\t Text"])
+def test_columns_between_tabs_are_read_by_their_names_too(header: str) -> None:
+    lines = [header, '1\t"so, so" it is', "", "not good\t"]
+    assert parse_labelled(lines, "x") == Labelled(("1", "not good"), ('"so, so" it is', ""))
+    assert parse_labelled(["id\ttext\tlabel", "7\ta film\tgood"], "x") == Labelled(("good",), ("a film",))
+    assert parse_labelled(["label\tof texts", "1\tx"], "x").labels == ("label", "1"), "without such names it is a text"
+
+
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
+        (
+            ["label\ttext", "1\tx\ty"],
+            r"Line 2 of x\.csv has 3 fields: .*Each line has 2 \(label, text\); a text has no tabs in it",
+        ),
+        (["text\tlabel", "", "x\t"], r"Line 3 of x\.csv has no label"),
         (["review,sentiment", "x,1"], r"x\.csv begins with 'review,sentiment'\..* label and text are among them"),
         (["label,text", "1,x,y"], r"Line 2 of x\.csv has 3 fields: '1,x,y'\. Each line has 2 \(label, text\)"),
         (["label,text", "1,x", ","], r"Line 3 of x\.csv has no label"),

@@ -3,7 +3,8 @@ r"""Texts with labels. A line per text has the label, then a tab or a space, the
     1 the film is a delight        A label may have spaces in it if most lines of the file have a tab; else it ends at the
     0\tnot a film for anybody      first space or tab. Only "\n" ends a line. Blank lines are left out.
 
-A file of comma-separated values is read as well, if its first line names the columns label and text, among others or not:
+A file whose first line names the columns label and text, among others or not, is read by these names. Commas or tabs separate
+its columns; between commas a text may stand in quotation marks, which mean nothing between tabs:
 
     label,text
     1,"the film is a delight, and long"
@@ -71,57 +72,71 @@ def read_labelled(path: Path, encoding: str = "utf-8", *, typed: str | None = "d
 
 def parse_labelled(lines: Sequence[str], name: str) -> Labelled:
     """Returns the texts in the lines of the file `name`."""
-    if (header := _header(lines, name)) is not None:
-        return _parse_csv(lines, header, name)
+    first = next((line for line in lines if not is_empty(line)), "")[:MAX_HEADER]
+    if _names_columns(header := first.split("\t")):
+        rows = ((number, line.split("\t")) for number, line in enumerate(lines, 1) if not is_empty(line))
+        return _read_table(rows, header, name, "\t")
+    if _names_columns(header := _split_commas(first)):
+        return _read_table(_iter_comma_rows(lines, name), header, name, ",")
+    if Path(name).suffix.lower() == ".csv" and len(header) > 1:
+        raise DataError(
+            f"{one_line(name)} begins with {one_line(first[:80])!r}.",
+            "A file of comma-separated values begins with the names of its columns, and label and text are among them.",
+            "Name these columns label and text; or write a label, a tab and a text per line, in a file whose name has no .csv.",
+        )
     filled = [(number, line) for number, line in enumerate(lines, 1) if not is_empty(line)]
     has_tabs = 2 * sum("\t" in line for _, line in filled) > len(filled)
     pairs = [_split(line, name, number, has_tabs) for number, line in filled]
     return Labelled(tuple(label for label, _ in pairs), tuple(text for _, text in pairs))
 
 
-def _header(lines: Sequence[str], name: str) -> list[str] | None:
-    """Returns the names of the columns of comma-separated values; None for another file. Raises DataError for a .csv with
-    other columns."""
-    first = next((line for line in lines if not is_empty(line)), "")
+def _names_columns(fields: Sequence[str]) -> bool:
+    return len(fields) > 1 and {"label", "text"} <= set(map(_column_name, fields))
+
+
+def _column_name(field: str) -> str:
+    return field.strip(WHITESPACE).lower()
+
+
+def _split_commas(line: str) -> list[str]:
+    """Returns the fields of a line; none if it is no line of comma-separated values: a carriage return is within it."""
     try:
-        fields = [field.strip(WHITESPACE).lower() for field in next(csv.reader([first[:MAX_HEADER]]), [])]
-    except csv.Error:  # a carriage return within the line
-        return None
-    if len(fields) > 1 and {"label", "text"} <= set(fields):
-        return fields
-    if Path(name).suffix.lower() == ".csv" and len(fields) > 1:
-        raise DataError(
-            f"{one_line(name)} begins with {one_line(first[:80])!r}.",
-            "A file of comma-separated values begins with the names of its columns, and label and text are among them.",
-            "Name these columns label and text; or write a label, a tab and a text per line, in a file whose name has no .csv.",
-        )
-    return None
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
 
 
-def _parse_csv(lines: Sequence[str], header: Sequence[str], name: str) -> Labelled:
-    """Returns the texts of comma-separated values; a line's end within quotation marks becomes a space."""
-    label, text = header.index("label"), header.index("text")
-    rows: list[tuple[str, str]] = []
+def _iter_comma_rows(lines: Sequence[str], name: str) -> Iterator[tuple[int, list[str]]]:
+    """Yields the fields of comma-separated values, by line; a line's end within quotation marks becomes a space."""
     reader = csv.reader((f"{line}\n" for line in lines), strict=True)
     try:
-        filled = (fields for fields in reader if len(fields) > 1 or not is_empty("".join(fields)))
-        for fields in islice(filled, 1, None):
-            columns = ", ".join(map(one_line, header))
-            if len(fields) != len(header) or not fields[label].strip(WHITESPACE):
-                what = f"has {len(fields)} fields" if len(fields) != len(header) else "has no label"
-                raise DataError(
-                    f"Line {reader.line_num:,} of {one_line(name)} {what}: {one_line(','.join(fields)[:80])!r}.",
-                    f"Each line has {len(header)} ({columns}); a text with commas stands in quotation marks.",
-                    "Mend the line, or give another file.",
-                )
-            rows.append((fields[label].strip(WHITESPACE), fields[text].replace("\n", " ")))
+        for fields in reader:
+            if len(fields) > 1 or not is_empty("".join(fields)):
+                yield reader.line_num, [field.replace("\n", " ") for field in fields]
     except csv.Error as error:
         raise DataError(
             f"Line {reader.line_num:,} of {one_line(name)} cannot be read: {error}.",
             "Comma-separated values have quotation marks in pairs, doubled within a text.",
             "Mend the line, or give another file.",
         ) from None
-    return Labelled(tuple(label for label, _ in rows), tuple(text for _, text in rows))
+
+
+def _read_table(rows: Iterator[tuple[int, list[str]]], header: Sequence[str], name: str, separator: str) -> Labelled:
+    """Returns the texts in the rows of a file whose first row, `header`, names its columns."""
+    names = [_column_name(field) for field in header]
+    label, text = names.index("label"), names.index("text")
+    pairs: list[tuple[str, str]] = []
+    for number, fields in islice(rows, 1, None):
+        if len(fields) != len(names) or not fields[label].strip(WHITESPACE):
+            what = f"has {len(fields)} fields" if len(fields) != len(names) else "has no label"
+            within = "a text with commas stands in quotation marks" if separator == "," else "a text has no tabs in it"
+            raise DataError(
+                f"Line {number:,} of {one_line(name)} {what}: {one_line(separator.join(fields)[:80])!r}.",
+                f"Each line has {len(names)} ({', '.join(map(one_line, names))}); {within}.",
+                "Mend the line, or give another file.",
+            )
+        pairs.append((fields[label].strip(WHITESPACE), fields[text]))
+    return Labelled(tuple(label for label, _ in pairs), tuple(text for _, text in pairs))
 
 
 def _split(line: str, name: str, number: int, has_tabs: bool) -> tuple[str, str]:
