@@ -20,7 +20,7 @@ from lmtrain.models.base import NeuralLanguageModel
 from lmtrain.ops import activations, lstm
 from lmtrain.training.averaging import LastWeights
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
-from lmtrain.training.gradient_check import ALLOWED, GradientError, check_gradients
+from lmtrain.training.gradient_check import ALLOWED, GradientError, _compare, check_gradients
 from lmtrain.training.gradient_watch import watch_gradients
 from lmtrain.training.learner import SequenceLearner
 from lmtrain.training.schedule import Constant, Progress
@@ -95,6 +95,14 @@ def test_kinks_raise_no_alarm() -> None:
             checked = check_gradients(learner, make_stream().batch(Position()), 20, seed)
             assert checked.worst is not None
             assert checked.worst.error < ALLOWED, checked
+
+
+def test_steps_become_smaller_until_no_kink_is_between() -> None:
+    def loss_at(shift: float) -> float:
+        return shift + 5e-4 * (max(0.0, shift - 3e-5) - max(0.0, -shift - 3e-5))  # of slope 1 at 0, kinks on both sides
+
+    assert _compare("weight", "entry [0]", 1.0, loss_at, 0.0).error < 1e-9
+    assert _compare("weight", "entry [0]", 1.001, loss_at, 0.0).error > ALLOWED
 
 
 WRONG: dict[str, tuple[str, str, Any]] = {

@@ -10,14 +10,14 @@
 Half of the entries are drawn from those with a gradient other than 0, as a batch has only some rows of a table of words; the
 others are drawn from all. Frozen parameters are left out.
 
-If the two are not close enough, the slope is extrapolated from h and h / 2 (Richardson 1911), exact up to h^4. The error is
+If the two are not CLOSE, the slope is extrapolated from h and h / 2 (Richardson 1911), exact up to h^4. The error is
 
     |gradient - slope| / (max(|gradient|, |slope|) + r / ALLOWED)       r = ROUNDING |L| / h, what rounding may do to a slope
 
 so a small gradient raises no false alarm. If the slopes for h and h / 2 differ, there is a kink between them (a ReLU, a margin,
-l1): h is made smaller, and the gradient may also be that on one side of the kink. If many kinks are at the weights themselves,
-as at weights of 0, the gradient may be that of no side. So before an alarm is raised, everything is checked again with weights
-moved by normal numbers of deviation NEARBY.
+l1): h is made smaller until the error is at most CLOSE, and the gradient may also be that on one side of the kink. If many
+kinks are at the weights themselves, as at weights of 0, the gradient may be that of no side. So before an alarm is raised,
+everything is checked again with weights moved by normal numbers of deviation NEARBY.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from lmtrain.training.state import TrainState
 log = logging.getLogger("lmtrain")
 
 ALLOWED = 1e-4
+CLOSE = ALLOWED / 10  # with no larger error a slope is not looked at with a smaller h
 STEPS = (1e-4, 1e-5, 1e-6, 1e-7)
 ROUNDING = 64 * 2.0**-52
 NEARBY = 1e-4
@@ -229,14 +230,14 @@ def _compare(
         far = loss_at(-h), loss_at(h)
         whole, rounding = (far[1] - far[0]) / (2 * h), ROUNDING * max(map(abs, (loss, *far))) / h
         best = min(best, _difference(name, where, gradient, whole, rounding, typical), key=lambda d: d.error)
-        if best.error <= ALLOWED / 10:
+        if best.error <= CLOSE:
             break
         near = loss_at(-h / 2), loss_at(h / 2)
         half = (near[1] - near[0]) / h
         after, before = ((sign * (4 * near[i] - far[i] - 3 * loss) / h) for i, sign in ((1, 1), (0, -1)))
         for slope in ((4 * half - whole) / 3, after, before):
             best = min(best, _difference(name, where, gradient, slope, rounding, typical), key=lambda d: d.error)
-        if best.error <= ALLOWED or abs(half - whole) <= rounding + SMOOTH * max(abs(half), abs(whole)):
+        if best.error <= CLOSE or abs(half - whole) <= rounding + SMOOTH * max(abs(half), abs(whole)):
             break
     return best
 
