@@ -88,6 +88,17 @@ def test_a_value_that_is_none_is_refused(words: list[str], said: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("expression", "words", "said"),
+    [
+        ("a = 2; a*x", ["a=2", "x=1"], "a is defined in the expression, so it cannot be given a value"),
+        ("2*3", ["x=1"], "x is not in the expression. It has no names. Leave it out"),
+    ],
+)
+def test_a_value_that_an_expression_has_no_use_for_is_refused(expression: str, words: list[str], said: str) -> None:
+    assert said in message(expression, *words)
+
+
+@pytest.mark.parametrize(
     "value", [float("nan"), [1, float("inf")], "text", None, [[1], [2, 3]], np.zeros((2, 2, 2)), [], 10**400]
 )
 def test_a_value_from_python_that_is_none_is_refused(value: object) -> None:

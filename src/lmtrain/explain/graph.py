@@ -92,10 +92,10 @@ class Graph:
     FINAL: ClassVar[str] = "fsJL"
 
     def __init__(self, output: Node, source: Source | None = None, reserved: Iterable[str] = ()) -> None:
-        """`source`: what the graph was written as; `reserved`: names that no nameless node is given."""
-        self.output, self.source = output, source
+        """`source`: what the graph was written as; `reserved`: names that it defines, which no nameless node is given."""
+        self.output, self.source, self.reserved = output, source, frozenset(reserved)
         self._order = list(self._sort())
-        self._name({*reserved, *(node.name for node in self._order)})
+        self._name({*self.reserved, *(node.name for node in self._order)})
 
     def nodes_topologically_sorted(self) -> list[Node]:
         """All nodes, each behind its inputs; inputs and constants first."""

@@ -72,11 +72,16 @@ def bind(graph: Graph, values: Mapping[str, object]) -> None:
         if len(missing) > 10:
             given = f"{listed} and {len(missing) - 10} more names have no value."
         raise graph.error(given, "Every name needs one.", f"Type behind the expression for example  {example}  .", node)
+    if defined := [name for name in unused if name in graph.reserved]:
+        raise ExpressionError(
+            f"{defined[0]} is defined in the expression, so it cannot be given a value.",
+            "A name has the value of its definition.", "Leave the value out, or the definition.",
+        )  # fmt: skip
     if unused:
         listed = ", ".join(one_line(name)[:40] for name in unused[:10])
         raise ExpressionError(
             f"{listed} {'is' if len(unused) == 1 else 'are'} not in the expression.",
-            f"Its names are {', '.join(list(names)[:20]) or 'none'}.",
+            f"Its names are {', '.join(list(names)[:20])}." if names else "It has no names.",
             f"Leave {'it' if len(unused) == 1 else 'them'} out, or use {'it' if len(unused) == 1 else 'them'}.",
         )
     for name, node in names.items():
