@@ -405,6 +405,31 @@ def test_mcnemar_is_an_exact_binomial_test(pairs: list[tuple[bool, bool]]) -> No
     assert p == pytest.approx(min(1, 2 * tail))
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        (
+            "1",
+            "0",
+            "better 0.00 %, but the difference proves nothing; this model alone is right on 1 text, the other alone on 0 ",
+        ),
+        ("0", "1", "better 100.00 %, but the difference proves nothing; this model alone is right on 0 texts, the other"),
+        ("1", "1", "better 100.00 %, so this model is no better; this model alone is right on 0 texts, the other"),
+        (
+            "1" * 6,
+            "0" * 6,
+            "better 0.00 %, so this model is better; this model alone is right on 6 texts, the other alone on 0 ",
+        ),
+        ("0" * 6, "1" * 6, "better 100.00 %, so this model is no better; this model alone is right on 0 texts, the other"),
+    ],
+)
+def test_a_difference_that_may_be_chance_proves_nothing(ours: str, theirs: str, said: str) -> None:
+    right = {"0": 1, "1": 0}
+    probabilities = [[float(digit), 1 - float(digit)] for digit in ours]
+    score = scored([0] * len(ours), probabilities, baselines={"other": np.array([right[digit] for digit in theirs])})
+    assert score.compared_with("other").startswith(said.replace("better ", "other: accuracy ", 1))
+
+
 def test_mcnemar_of_many_texts_overflows_nowhere() -> None:
     first, second = np.arange(200_000) % 2 == 0, np.arange(200_000) % 2 == 1
     assert mcnemar(first, second).p == pytest.approx(1)

@@ -20,6 +20,7 @@ from lmtrain.tasks.counts import Counts, iter_classes, iter_confusion
 
 BINS = 10  # of calibration
 MAX_SHOWN = 200  # characters of a text
+MAX_CHANCE = 0.05  # with a smaller p a difference is taken for one
 
 Classes = NDArray[np.int64]  # [N], or one class for all texts: [1]
 
@@ -147,11 +148,14 @@ class ClassifyScore:
 
     def compared_with(self, name: str) -> str:
         """Returns a sentence on a simpler model."""
-        ours, theirs = self.accuracy, self.baseline_accuracy(name)
         test = self.mcnemar(name)
+        verdict = "so this model is better" if test.num_first > test.num_second else "so this model is no better"
+        if test.num_first != test.num_second and test.p >= MAX_CHANCE:
+            verdict = "but the difference proves nothing"
         return (
-            f"{name}: accuracy {_percent(theirs)} %, so this model is {'better' if ours > theirs else 'no better'}; it alone "
-            f"is right on {test.num_first:,} texts, the other alone on {test.num_second:,} (McNemar's p = {test.p:.3g})"
+            f"{name}: accuracy {_percent(self.baseline_accuracy(name))} %, {verdict}; this model alone is right on "
+            f"{test.num_first:,} text{'s' * (test.num_first != 1)}, the other alone on {test.num_second:,} "
+            f"(McNemar's p = {test.p:.3g})"
         )
 
     @property
