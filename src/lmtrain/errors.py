@@ -86,7 +86,7 @@ def refuse(mistakes: Iterable[UserError]) -> None:
 def as_typed(**names: str) -> Iterator[None]:
     """At the edge to the command line: an error that names arguments of Python then names what a person typed for them.
 
-    names   by argument what stands before its value: order="model.order=", top_k="--top-k "; or for a switch, alone,
+    names   by argument or setting what stands before its value: order="model.order=", top_k="--top-k "; or for a switch, alone,
             in the place of the value True: allow_unk="--allow-unk"
 
     >>> with as_typed(top_k="--top-k "):
@@ -94,7 +94,7 @@ def as_typed(**names: str) -> Iterator[None]:
     Traceback (most recent call last):
     lmtrain.errors.SettingsError: --top-k is 0. Allowed are whole numbers of at least 1. Type for example --top-k 40.
     """
-    mentions = re.compile(rf"(?<![\w.-])({'|'.join(names)})(=True\b|=| is )")
+    mentions = re.compile(rf"(?<![\w.-])({'|'.join(map(re.escape, names))})(=True\b|=| is )")
 
     def typed(mention: re.Match[str]) -> str:
         before, is_switch = names[mention[1]], not names[mention[1]].endswith(("=", " "))

@@ -3,6 +3,7 @@ no use."""
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 import lmtrain
+from lmtrain.__main__ import main
 from lmtrain.data.batches import Position, Shuffled
 from lmtrain.data.characters import iter_normalized, normalized
 from lmtrain.data.tokenizer import learn_tokenizer
@@ -168,13 +170,22 @@ def test_settings_that_vectors_do_not_read_are_named(data: Path, call: Call) -> 
     assert "tokenizer.lowercase has no effect here: it needs a running text; here type model.lowercase=true." in said
 
 
-def test_texts_without_neighbours_and_without_frequent_words_are_refused(data: Path) -> None:
+def test_texts_without_neighbours_and_without_frequent_words_are_refused(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (data / "data" / "valid.txt").write_text("cat\ndog\nnobody knows\n", encoding="utf-8")
     with pytest.raises(DataError, match="In the validation text no two words of the vocabulary stand together"):
         lmtrain.train("task=vectors", *TINY)
     assert not Path("run").exists()
     with pytest.raises(DataError, match="no word that is there 1000 times or more"):
         lmtrain.train("task=vectors", *TINY, "tokenizer.min_count=1000")
+    for method in ("skipgram", "svd"):
+        with pytest.raises(SystemExit) as ended:
+            main(["vectors", "train", "data", "--method", method, "--min-count", "1000", "--output", "o.vec"])
+        assert ended.value.code == 3
+        said = capsys.readouterr().err
+        assert re.search(r"1000 times.*Give a longer text, or .* --min-count 1\.$", said.splitlines()[-1])
+        assert "min_count" not in said
     (data / "data" / "valid.txt").write_text(text(5, 9), encoding="utf-8")
     (data / "data" / "test.txt").write_text("cat\ndog\n", encoding="utf-8")
     run = lmtrain.train("task=vectors", *TINY)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lmtrain.errors import DataError, ResourceError, SettingsError
+from lmtrain.vectors.batches import window_batches
 from lmtrain.vectors.text import BREAK, GAP, Text, read_words
 
 pytest.importorskip("scipy")
@@ -127,6 +128,18 @@ def test_texts_without_pairs_or_words_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("\n \n", encoding="utf-8")
     with pytest.raises(DataError, match=r"text\.txt has no word\. .* Give a text with words"):
         read_words(tmp_path / "text.txt", min_count=1)
+
+
+def test_words_that_do_not_end_are_said_instead_of_other_advice(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("".join(f"{'书' * 30}{number}\n" for number in range(9)), encoding="utf-8")
+    advice = r"words of the training text have 31 characters on average\. Only spaces, .* Put spaces between the words first\.$"
+    with pytest.raises(DataError, match=rf"at least 5 times\. .*{advice}"):
+        read_words(tmp_path / "text.txt")
+    text = read_words(tmp_path / "text.txt", min_count=1)
+    with pytest.raises(DataError, match=rf"No two of the 9 words stand together .*{advice}"):
+        train_svd(text, size=2)
+    with pytest.raises(DataError, match=rf"No two of the 9 words stand together\. .*{advice}"):
+        window_batches(text, "skipgram", batch_size=2)
 
 
 def test_without_scipy_one_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lmtrain.data.corpus import Corpus, Split
 from lmtrain.data.overlap import find_overlap
@@ -31,6 +32,7 @@ ONE_LINE_TOKENS = 1000  # of a training text in a single line: shorter ones are 
 SORTED = 0.98  # of the neighbouring lines are in alphabetical order; of natural text, half are ...
 SORTED_LINES = 100  # ... where there are at least so many, of the first SORTED_TOKENS tokens
 SORTED_TOKENS = 50_000
+SEPARATORS = "Only spaces, tabs and line ends separate words."
 NAMES = {"valid": "validation", "test": "test"}
 
 
@@ -54,27 +56,39 @@ def _held_out(corpus: Corpus) -> dict[str, Split]:
 # ---- words that do not end
 
 
-def _endless_words(corpus: Corpus) -> Iterator[str]:
-    """Finds languages without spaces, other separators than ours, and encoded data: words that occur once teach nothing."""
-    train, tokens = corpus.train, corpus.tokenizer.tokens
-    num_words = len(train.ids) - train.num_lines
+def endless_words(words: Sequence[str], counts_V: NDArray[np.int64], num_words: int, num_chars: int) -> str:
+    """Says what shows that words do not end where they should: empty if nothing does.
+
+    Finds languages without spaces, other separators than ours, and encoded data: words that occur once teach nothing. `words`
+    are those of the vocabulary with their counts; the text has `num_words`, the unknown ones included, in `num_chars`.
+    """
     if num_words < 1:
-        return
-    mean = (train.num_chars - train.num_lines) / num_words
-    lengths = np.fromiter((len(token) for token in tokens), np.int64, len(tokens))
-    num_long = int((lengths * corpus.train.counts(len(tokens)))[lengths > LONG_WORD].sum())
+        return ""
+    mean = num_chars / num_words
+    lengths_V = np.fromiter((len(word) for word in words), np.int64, len(words))
+    num_long = int((lengths_V * counts_V)[lengths_V > LONG_WORD].sum())
     if mean > LONG_MEAN:
-        problem = f"The words of the training text have {mean:.0f} characters on average"
-    elif num_long > LONG_SHARE * train.num_chars:
-        problem = f"Words of more than {LONG_WORD} characters make up {num_long / train.num_chars:.0%} of the training text"
-    elif num_words >= SELDOM_WORDS and len(tokens) > SELDOM * num_words:
-        problem = f"Nearly every word of the training text differs from all others ({len(tokens):,} types, {num_words:,} words)"
-    else:
-        return
-    yield (
-        f"{problem}, so a model of words learns next to nothing. Only spaces, tabs and line ends separate words. "
-        f"{_separator(tokens)}Type tokenizer=char."
-    )
+        return f"The words of the training text have {mean:.0f} characters on average"
+    if num_long > LONG_SHARE * num_chars:
+        return f"Words of more than {LONG_WORD} characters make up {num_long / num_chars:.0%} of the training text"
+    if num_words >= SELDOM_WORDS and len(words) > SELDOM * num_words:
+        return f"Nearly every word of the training text differs from all others ({len(words):,} types, {num_words:,} words)"
+    return ""
+
+
+def endless_words_of(corpus: Corpus) -> str:
+    """Returns `endless_words` of the training text of a corpus of words."""
+    train, tokens = corpus.train, corpus.tokenizer.tokens
+    num_words, num_chars = len(train.ids) - train.num_lines, train.num_chars - train.num_lines
+    return endless_words(tokens, train.counts(len(tokens)), num_words, num_chars)
+
+
+def _endless_words(corpus: Corpus) -> Iterator[str]:
+    if problem := endless_words_of(corpus):
+        yield (
+            f"{problem}, so a model of words learns next to nothing. {SEPARATORS} "
+            f"{_separator(corpus.tokenizer.tokens)}Type tokenizer=char."
+        )
 
 
 def _blanks(corpus: Corpus) -> Iterator[str]:

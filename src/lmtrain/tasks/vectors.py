@@ -16,6 +16,7 @@ from torch import nn
 
 import lmtrain.config as config
 from lmtrain.build import build_corpus, build_gradient_learner, build_whole_corpus
+from lmtrain.data.advice import endless_words_of
 from lmtrain.data.batches import Shuffled
 from lmtrain.data.corpus import describe
 from lmtrain.errors import DataError
@@ -32,7 +33,7 @@ from lmtrain.tasks.vectors_saved import load_word_vectors, read_vector_settings,
 from lmtrain.training.checkpoint import Checkpoint
 from lmtrain.training.learner import GradientLearner
 from lmtrain.vectors.table import Vectors
-from lmtrain.vectors.text import as_text
+from lmtrain.vectors.text import as_text, spaced
 
 SHOWN = (20, 50, 100, 200, 500, 1000, 2000, 5000)  # ranks of the words whose neighbours are shown
 
@@ -51,12 +52,14 @@ class WordVectors(Task):
         self.fingerprint = self.corpus.fingerprint
         self.text = as_text(self.corpus.train.ids, self.corpus.tokenizer)
         if not self.text.words:
+            least, problem = settings.tokenizer.min_count, endless_words_of(self.corpus)
             raise DataError(
-                "The training text has no word" + f" that is there {settings.tokenizer.min_count} times or more." * (
-                    settings.tokenizer.min_count > 1) + "." * (settings.tokenizer.min_count == 1),
+                "The training text has no word" + (f" that is there {least} times or more." if least > 1 else "."),
                 "Vectors are learnt of words that are frequent enough.",
-                "Give a longer text, or type tokenizer.min_count=1.",
-            )  # fmt: skip
+                spaced(problem)
+                if problem
+                else "Give a longer text" + (", or type tokenizer.min_count=1." if least > 1 else "."),
+            )
 
     @cached_property
     def batches(self) -> Shuffled:

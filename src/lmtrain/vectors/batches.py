@@ -121,7 +121,8 @@ class _Windows:
         if not len(self.centres):
             raise DataError(
                 f"No two of the {len(text.words):,} words stand together.",
-                f"Words are learnt from their neighbours within {window} words, in one line.", "Give a longer text.",
+                f"Words are learnt from their neighbours within {window} words, in one line.",
+                text.remedy("Give a longer text."),
             )  # fmt: skip
 
     def _there(self, positions: NDArray[Any], offsets: NDArray[Any]) -> NDArray[np.bool_]:

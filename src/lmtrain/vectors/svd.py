@@ -58,7 +58,7 @@ def train_svd(
         raise DataError(
             f"No two of the {len(text.words):,} words stand together" + " more often than by chance" * (counts == "ppmi") + ".",
             f"Pairs are counted within {window} words in one line.",
-            f"Give a longer text, or type for example window={2 * window}.",
+            text.remedy(f"Give a longer text, or type for example window={2 * window}."),
         )
     left_VE, singular_E = decompose(matrix, size)
     return Vectors(text.words, (left_VE * _raised(singular_E, power)).astype(np.float32))

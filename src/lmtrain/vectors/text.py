@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtrain.data.advice import SEPARATORS, endless_words
 from lmtrain.data.files import listing
 from lmtrain.data.sources import find_sources
 from lmtrain.data.text import TextFacts, iter_checked, scan, warned
@@ -48,6 +49,12 @@ class Text:
     def lines(self) -> Ids:
         """The number of the line of each id [N]; a line's end belongs to the next line."""
         return np.cumsum(self.ids == BREAK, dtype=np.int32)
+
+    def remedy(self, otherwise: str) -> str:
+        """What to do where this text has too little to learn from: `otherwise`, but for words that do not end."""
+        lengths_V = np.fromiter(map(len, self.words), np.int64, len(self.words))
+        problem = endless_words(self.words, self.counts, int(self.counts.sum()), int(lengths_V @ self.counts))
+        return spaced(problem) if problem else otherwise
 
     def row(self, word: str) -> int:
         """The index of `word`. Raises DataError where it is not there or too rare."""
@@ -84,13 +91,21 @@ def read_words(path: str | Path, *, min_count: int = 5, max_words: int | None = 
     tokenizer = learn_tokenizer("word", _blocks(files, lowercase), min_count=min_count)
     text = as_text(np.concatenate([*tokenizer.encode_blocks(_blocks(files, lowercase))]), tokenizer, max_words=max_words)
     if not text.words:
+        num_lines = int(np.count_nonzero(text.ids == BREAK))
+        problem = endless_words((), text.counts, text.num_tokens, sum(facts.num_chars for facts in files) - num_lines)
         raise DataError(
             f"{listing([str(facts.path) for facts in files])} has no word"
             + (f" that is there at least {min_count} times." if min_count > 1 else "."),
             "Word vectors are made of words that are frequent enough.",
+            spaced(problem) if problem else
             "Give a longer text, or let rarer words in with min_count=1." if min_count > 1 else "Give a text with words.",
-        )
+        )  # fmt: skip
     return text
+
+
+def spaced(problem: str) -> str:
+    """What to do about words that do not end, which `problem` says."""
+    return f"{problem}. {SEPARATORS} Put spaces between the words first."
 
 
 def as_text(

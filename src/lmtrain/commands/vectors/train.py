@@ -20,20 +20,28 @@ if TYPE_CHECKING:
 
 
 TRAINED = ("skipgram", "cbow", "glove")
+SETTINGS = {
+    "model.embed_size": "size", "model.window": "window", "tokenizer.min_count": "min_count", "trainer.num_epochs": "epochs",
+    "trainer.seed": "seed",
+}  # fmt: skip
+"""The options that stand for settings of a training, by setting."""
+
+TYPED = {name: f"--{option.replace('_', '-')} " for name, option in SETTINGS.items()}
 
 
-@as_typed(size="--size ", min_count="--min-count ", window="--window ")
+@as_typed(size="--size ", min_count="--min-count ", window="--window ", **TYPED)
 def train(arguments: list[str]) -> None:
     """`python -m lmtrain vectors train TEXT --method METHOD --output FILE` learns vectors from words that are neighbours.
 
     TEXT is a text file, or a directory with train, valid and test, of which only the training split is used.
 
     svd is the truncated singular value decomposition of the matrix that counts how often two words occur within a window of
-    each other, in one line. The same text gives the same file on every run.
+    each other, in one line. It reads the whole of a text file. The same text gives the same file on every run.
 
     skipgram, cbow and glove are trained as every model is, in a run directory, from which training can go on (task=vectors). A
-    text file is cut into training, validation and test text first. The vectors of the last checkpoint are written: they measure
-    better than those of the least loss on the validation text. Every other setting can be given after --set.
+    text file is cut into training, validation and test text first; they learn from its training text alone. The vectors of the
+    last checkpoint are written: they measure better than those of the least loss on the validation text. Every other setting
+    can be given after --set.
     """
     parser = Parser("vectors train", train.__doc__)
     parser.add_argument("text", metavar="TEXT", help="a text file, or a directory with train, valid and test")
@@ -91,10 +99,9 @@ def _learnt(options: argparse.Namespace) -> Vectors:
     from lmtrain.tasks.opening import load_vectors
 
     settings = {
-        "data.path": options.text, "model.embed_size": options.size, "model.window": options.window,
-        "tokenizer.min_count": options.min_count, "tokenizer.lowercase": options.lowercase,
+        "data.path": options.text, "tokenizer.lowercase": options.lowercase,
         "tokenizer.vocab_size": 0 if options.max_words is None else options.max_words + 2,  # with <eos> and <unk>
-        "trainer.num_epochs": options.epochs, "trainer.seed": options.seed, "hydra.run.dir": options.run,
+        **{name: getattr(options, option) for name, option in SETTINGS.items()}, "hydra.run.dir": options.run,
     }  # fmt: skip
     of_method = "experiment=glove" if options.method == "glove" else f"task=vectors model={options.method}"
     overrides = [
