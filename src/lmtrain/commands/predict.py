@@ -178,7 +178,7 @@ def _with_tokens(lines: Iterable[str], options: argparse.Namespace, column_of_ru
                 f"Line {row.number:,} of {name} has no token in column {column}: {shown_columns(row)}.",
                 "The token is in the column that --token-column names, or else where the data of the run had it; a file with "
                 "one column holds a word per line.",
-                "Mend the line, or type for example --token-column 1.",
+                "Mend the line; or type for example --token-column 1, or --sentences if every line is a sentence.",
             )
         separator = " " if len(row.fields) > 1 and not is_tabbed(row.line) else "\t"
         yield Line(row.line, token, separator, len(row.fields))
