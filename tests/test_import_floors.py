@@ -108,7 +108,6 @@ def test_who_asks_for_a_kind_is_who_build_says() -> None:
     may_ask = ("build", "config", "settings", "tasks")  # a task knows the settings of its own data and models
     asking = {str(path): asked_kinds(path, kinds) for path in FILES if room(path) not in may_ask}
     assert {path: names for path, names in asking.items() if names} == {
-        "commands/training.py": {"RangeTestConfig"},
         "export/plain.py": {
             "Mixture",
             "NgramModel",

@@ -1,11 +1,10 @@
 """From settings to objects: the only file that turns one into the other, each choice one `match`.
 
-Besides it, `config`, `settings/` and `tasks/` (each knows the settings of its own data and models), seven files ask which kind
+Besides it, `config`, `settings/` and `tasks/` (each knows the settings of its own data and models), eight files ask which kind
 they hold: `saved` (an ARPA file holds counts, a mixture has parts), `memory` (neural models are estimated, counts are not),
-`export/plain` (each leaves the package in a form of its own),
-`inference/dynamic` (the neural parts of a mixture adapt), `models/direct` (hashed n-grams need the full softmax),
-`models/growth` (where new tokens belong), `training/graphed` (SparseAdam cannot be recorded) and `commands/training` (a range
-test ends with a drawing).
+`export/plain` (each leaves the package in a form of its own), `inference/dynamic` (the neural parts of a mixture adapt),
+`models/direct` (hashed n-grams need the full softmax), `models/growth` (where new tokens belong), `training/graphed`
+(SparseAdam cannot be recorded) and `training/gradient_watch` (gradients are followed through recurrences).
 `tests/test_import_floors.py` lists them.
 """
 

@@ -114,9 +114,8 @@ def _work(task: Task, limits: Limits, cadence: Cadence, state: TrainState) -> st
 
 
 def _final_test(task: Task) -> str:
-    settings = task.settings
-    is_range_test = isinstance(settings.schedule, config.RangeTestConfig)  # it ends with its curve
-    return "" if is_range_test or settings.trainer.final_split is config.FinalSplit.none else ", and the final test"
+    is_none = task.settings.is_range_test or task.settings.trainer.final_split is config.FinalSplit.none
+    return "" if is_none else ", and the final test"
 
 
 def _disk(task: Task, state: TrainState) -> str:

@@ -116,7 +116,7 @@ def _train_prepared(
             try:
                 reason = fit(session)
             except DivergedError:
-                if not training.is_range_test:
+                if not training.task.settings.is_range_test:
                     raise
                 reason = "diverged, as the high rates of a range test do"
             finally:

@@ -80,11 +80,6 @@ class Training:
         """Returns the best validation so far, if there was one."""
         return None if self.state.best_value is None else self.task.reached(self.state.best_value)
 
-    @property
-    def is_range_test(self) -> bool:
-        """Tells whether the learning rate rises until training diverges."""
-        return isinstance(self.task.settings.schedule, config.RangeTestConfig)
-
     def say_what_is_to_come(self) -> None:
         """Logs what the run will cost, and what looks wrong with its settings."""
         settings = self.task.settings
@@ -140,7 +135,7 @@ class Training:
     def conclude(self, telemetry: Telemetry) -> None:
         """Tests the best model and says what to do next. A range test ends with its curve instead."""
         task, run, state = self.task, self.run, self.state
-        if self.is_range_test:
+        if task.settings.is_range_test:
             self.saver.tidy(state)
             show_range_test(run)
             return

@@ -29,6 +29,11 @@ class Config(Settings):
         None, "Words that the new text adds: true adds them to the vocabulary, false reads them as <unk>, null refuses them."
     )
 
+    @property
+    def is_range_test(self) -> bool:
+        """Whether the learning rate rises until training diverges. Such a run ends with a curve and without a test."""
+        return isinstance(self.schedule, RangeTestConfig)
+
 
 KINDS: dict[type, tuple[type, ...]] = {
     ModelConfig: (

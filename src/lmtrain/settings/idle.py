@@ -19,7 +19,6 @@ from lmtrain.config import (
     Objective,
     OneCycleConfig,
     OnNonfinite,
-    RangeTestConfig,
     RecurrentConfig,
     Smoothing,
     TextConfig,
@@ -55,7 +54,7 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
     is_cut = isinstance(data, TextConfig) and not has_splits(data.path)
     is_language, is_recurrent = isinstance(model, LanguageConfig), isinstance(model, RecurrentConfig)
     is_indicators, task = isinstance(model, LogisticConfig), task_of(data, model)
-    is_range_test = isinstance(schedule, RangeTestConfig)
+    is_range_test = config.is_range_test
     return {
         **{f"trainer.{name}": (is_language, "a language model") for name in OF_LANGUAGE},
         "trainer.backward_length": (is_recurrent, "a language model with a recurrence, through which gradients reach back"),
