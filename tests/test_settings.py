@@ -177,6 +177,8 @@ def test_sparse_adam_takes_a_model_with_sparse_gradients(overrides: list[str]) -
         ([], "data.valid_fraction", "a single text, data=text data.path=FILE"),
         (["data=text", "data.path=."], "data.test_fraction", "a single text, data=text data.path=FILE"),
         ([], "model.hidden_dropout", "two layers or more"),
+        ([], "model.residual", "a layer of as many outputs as inputs"),
+        (["model=window"], "model.residual", "a layer of as many outputs as inputs"),
         ([], "model.locked_dropout", "a model.dropout above 0"),
         (
             ["model.head=adaptive", "model.tie_weights=true", "model.project=true"],
@@ -200,6 +202,9 @@ def test_a_setting_that_nothing_reads_is_said(overrides: list[str], key: str, ne
         (["task=classify", "data.path=x", "model=logistic"], ["model.ngrams"]),
         (["model=window"], ["model.context", "trainer.final_split", "trainer.baselines"]),
         (["model=gru"], ["trainer.backward_length"]),
+        (["model.embed_size=384"], ["model.residual"]),
+        (["model.projection_size=128"], ["model.residual"]),
+        (["model=window", "model.num_layers=2"], ["model.residual"]),
     ],
 )
 def test_a_setting_that_a_neighbour_reads_is_not_said(overrides: list[str], keys: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from itertools import pairwise
 
 from lmtrain.config import (
     COUNTED,
@@ -15,6 +16,7 @@ from lmtrain.config import (
     HeadName,
     LanguageConfig,
     LogisticConfig,
+    ModelConfig,
     NgramConfig,
     Objective,
     OneCycleConfig,
@@ -22,6 +24,7 @@ from lmtrain.config import (
     RecurrentConfig,
     Smoothing,
     TextConfig,
+    WindowConfig,
     WordVectorsConfig,
     task_of,
 )
@@ -73,6 +76,10 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         "model.unigram_bias": (not config.start_from, "a new model; here the weights are those of start_from"),
         "model.hidden_size": (not getattr(model, "hidden_sizes", None), "an empty model.hidden_sizes"),
         "model.num_layers": (not getattr(model, "hidden_sizes", None), "an empty model.hidden_sizes"),
+        "model.residual": (
+            any(size == after for size, after in pairwise(_sizes(model))),
+            "a layer of as many outputs as inputs",
+        ),
         "model.hidden_dropout": (num_layers > 1, "two layers or more"),
         "model.locked_dropout": (drops, "a model.dropout above 0"),
         "model.freeze_embeddings": (bool(embeddings), "model.embeddings=RUN|FILE"),
@@ -114,6 +121,17 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         "trainer.evaluation_tokens": (isinstance(model, LanguageConfig), "a language model: other tasks evaluate all"),
         "trainer.sample_temperature": (trainer.sample_tokens != 0, "trainer.sample_tokens above 0"),
     }
+
+
+def _sizes(model: ModelConfig) -> list[int]:
+    """The size of what enters the first layer of a recurrent or a window model, and of what leaves each layer."""
+    match model:
+        case RecurrentConfig():
+            sizes = model.hidden_sizes or [model.hidden_size] * model.num_layers
+            return [model.embed_size, *(model.projection_size or size for size in sizes)]
+        case WindowConfig():
+            return [(model.context + model.num_averages) * model.embed_size, *[model.hidden_size] * model.num_layers]
+    return []
 
 
 SMALLEST_FLOAT = 2.0**-126  # in float32; training rounds what is smaller to 0
