@@ -81,6 +81,7 @@ CPU_PRESETS = {
         Preset("gru650", "recurrence", "gru", hidden_size=650),
         Preset("elman650", "recurrence", "elman", hidden_size=650),
         Preset("char512", "step", num_layers=1, hidden_size=512, batch_size=64, chunk_length=64, vocab_size=65, tied=False),
+        Preset("dropin200", "dropin", tied=False),
         Preset("dropin650", "dropin", hidden_size=650, vocab_size=PTB, tied=False),
         Preset("packed256", "packed", hidden_size=256, batch_size=32, chunk_length=32),
         Preset("head200", "head"),
