@@ -233,14 +233,22 @@ def test_a_folder_that_is_swapped_after_it_was_opened_changes_nothing(tmp_path: 
 # --- what is believed -----------------------------------------------------------------------------------------------
 
 
+def rewrite(path: Path, content: bytes) -> None:
+    """Under the same name, in another file: in place, it would be cut off under the process that has loaded it."""
+    mode = path.stat().st_mode
+    path.unlink()
+    path.write_bytes(content)
+    path.chmod(mode)
+
+
 def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    rewrite(path, path.read_bytes()[: path.stat().st_size // 2])
 
 
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 1
-    path.write_bytes(content)
+    rewrite(path, content)
 
 
 def link(path: Path) -> None:
@@ -259,10 +267,10 @@ def other_library(path: Path) -> None:
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
-    "nothing": lambda path: None, "absent": Path.unlink, "empty": lambda path: path.write_bytes(b""), "cut": cut, "flip": flip,
-    "rubbish": lambda path: path.write_bytes(os.urandom(99)), "link": link, "pipe": pipe, "other library": other_library,
+    "nothing": lambda path: None, "absent": Path.unlink, "empty": lambda path: rewrite(path, b""), "cut": cut, "flip": flip,
+    "rubbish": lambda path: rewrite(path, os.urandom(99)), "link": link, "pipe": pipe, "other library": other_library,
     "writable by the group": lambda path: path.chmod(0o664), "writable by others": lambda path: path.chmod(0o646),
-    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "longer": lambda path: rewrite(path, path.read_bytes() + b"\0"),
 }  # fmt: skip
 DOUBLE = [*itertools.product(CHANGES, CHANGES)]
 SINGLE = [pair for pair in DOUBLE if "nothing" in pair]
@@ -296,7 +304,7 @@ def test_a_library_that_does_not_load_is_built_again_by_itself(
     """As one that was made for a newer C library: what is stored is whole, and of no use."""
     assert again(monkeypatch) is None
     library = the(folder, "*.so")
-    for change in (lambda: library.write_bytes(b"no library"), lambda: other_library(library)):
+    for change in (lambda: rewrite(library, b"no library"), lambda: other_library(library)):
         change()
         library.with_suffix(".sha256").write_text(hashlib.sha256(library.read_bytes()).hexdigest())
         caplog.clear()
