@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import math
 import random
 import subprocess
@@ -159,6 +160,9 @@ def test_predict_reads_words_alone_and_the_column_that_is_typed_and_refuses_what
     Path("words").write_text("Ann\nsat\n\nBob\n", encoding="utf-8")
     main(["predict", "run", "words"])
     assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["Ann", "sat", "", "Bob"]
+    Path("lines").write_text("Ann sat\n\n", encoding="utf-8")
+    main(["predict", "run", "lines", "--sentences", "--probabilities"])
+    assert re.fullmatch(r"Ann/\S+/[01]\.\d{6} sat/\S+/[01]\.\d{6}\n\n", capsys.readouterr().out)
     Path("first").write_text("Ann X\nsat X\n", encoding="utf-8")
     main(["predict", "run", "first", "--json", "--token-column", "1"])
     assert json.loads(capsys.readouterr().out)["tokens"] == ["Ann", "sat"]

@@ -217,12 +217,9 @@ def _answers(tagger: Tagger, blocks: list[list[Line]], options: argparse.Namespa
             document = {"tokens": tagged.tokens, "tags": tagged.tags, "entities": tagged.entities}
             yield json.dumps(document | ({} if chances is None else {"probabilities": chances}), ensure_ascii=False)
             continue
-        if options.sentences:
-            yield " ".join(f"{token}/{tag}" for token, tag in zip(tagged.tokens, tagged.tags, strict=True))
-            continue
         found = iter(zip(tagged.tags, *([] if chances is None else [[f"{chance:.6f}" for chance in chances]]), strict=True))
-        for line in block:
-            yield line.separator.join([line.text.rstrip(BLANKS), *next(found)]) if line.token else line.text
+        written = [line.separator.join([line.text.rstrip(BLANKS), *next(found)]) if line.token else line.text for line in block]
+        yield from [" ".join(written)] if options.sentences else written
 
 
 def _warn_of_sentences(block: list[Line]) -> None:
