@@ -66,8 +66,16 @@ def test_comments_are_no_tokens_where_tabs_separate_columns() -> None:
     conll_u = "# a licence\n\n# sent_id = 1\n# text = a b\na\tX\n# within\n#b\tO\n\n# newdoc\n\nc\tO\n# end"
     assert parsed(conll_u) == [(("a", "#b"), ("X", "O"), 5), (("c",), ("O",), 11)]
     assert parsed("# O\n#b O\n\n# X") == [(("#", "#b"), ("O", "O"), 1), (("#",), ("X",), 4)], "tokens, between spaces"
+    assert parsed("#sent_id=1\n#\na\tX") == [(("a",), ("X",), 3)], "as CoNLL-U says, no space has to follow"
     with pytest.raises(DataError, match=r"Line 1 of file has no (tag|token)"):
-        parsed("#hashtag\na\tX")
+        parsed("#hashtag\na X")
+
+
+def test_tabs_at_the_beginning_of_a_line_are_columns_and_those_at_its_end_are_none() -> None:
+    assert parsed("a\tX\t\nb\tO\t \t") == [(("a", "b"), ("X", "O"), 1)]
+    assert parsed("\ta O\t") == [(("a",), ("O",), 1)], "only spaces separate columns"
+    with pytest.raises(DataError, match="Line 1 of file has no token"):
+        parsed("\tNN\tO")
 
 
 def test_only_comments_wait_for_the_line_that_says_what_they_are() -> None:
@@ -75,6 +83,7 @@ def test_only_comments_wait_for_the_line_that_says_what_they_are() -> None:
     rows = iter_rows(lines)
     assert next(rows).ends_sentence
     assert [next(rows).fields, next(lines)] == [(), "#c d"], "no line is read before it is needed"
+    assert next(iter_rows(iter(["#", "#b c"]))).fields == ("#",), "a word is answered at once"
     assert [row.fields for row in rows] == [(), ("b", "O")]
 
 

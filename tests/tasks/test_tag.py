@@ -163,6 +163,14 @@ def test_predict_reads_words_alone_and_the_column_that_is_typed_and_refuses_what
     Path("lines").write_text("Ann sat\n\n", encoding="utf-8")
     main(["predict", "run", "lines", "--sentences", "--probabilities"])
     assert re.fullmatch(r"Ann/\S+/[01]\.\d{6} sat/\S+/[01]\.\d{6}\n\n", capsys.readouterr().out)
+    Path("gaps").write_text("1\tNew York\t\n2\tsat\tX\n\t\t\n3\tBob\t\t\n", encoding="utf-8")
+    main(["predict", "run", "gaps"])
+    assert [line.split("\t")[:-1] for line in capsys.readouterr().out.splitlines()] == [
+        ["1", "New York", ""], ["2", "sat", "X"], ["", ""], ["3", "Bob", "", ""]
+    ]  # fmt: skip
+    Path("spaced").write_text("New York\t\nsat\t\n", encoding="utf-8")
+    main(["predict", "run", "spaced", "--json", "--token-column", "1"])
+    assert json.loads(capsys.readouterr().out)["tokens"] == ["New York", "sat"]
     Path("first").write_text("Ann X\nsat X\n", encoding="utf-8")
     main(["predict", "run", "first", "--json", "--token-column", "1"])
     assert json.loads(capsys.readouterr().out)["tokens"] == ["Ann", "sat"]

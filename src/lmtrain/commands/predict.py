@@ -155,7 +155,7 @@ def label_lines(classifier: Classifier, lines: Iterable[str], options: argparse.
 
 def _with_tokens(lines: Iterable[str], options: argparse.Namespace, column_of_run: int) -> Iterator[Line]:
     """Yields the lines with their tokens. If the first one has a single column, the file is one of plain words."""
-    from lmtrain.data.columns import field_at, is_tabbed, iter_rows, shown_columns
+    from lmtrain.data.columns import BLANKS, field_at, is_tabbed, iter_rows, shown_columns
 
     column = column_of_run if options.token_column is None else options.token_column
     name = "standard input" if options.file == "-" else one_line(options.file)
@@ -164,15 +164,19 @@ def _with_tokens(lines: Iterable[str], options: argparse.Namespace, column_of_ru
         if not row.fields:
             yield Line(row.line, "", "", ends_sentence=row.ends_sentence)
             continue
+        has_tab = "\t" in row.line
+        fields = (
+            row.fields if not has_tab or is_tabbed(row.line) else (row.line.strip(BLANKS),)
+        )  # its only tabs are at its ends
         if is_plain is None:
-            is_plain = len(row.fields) == 1
-        if is_plain and len(row.fields) > 1:
+            is_plain = len(fields) == 1 and not has_tab
+        if is_plain and len(fields) > 1:
             raise DataError(
-                f"Line {row.number:,} of {name} has {len(row.fields)} columns, and the first has one: {shown_columns(row)}.",
-                "A file has a word per line, or columns in every line.",
+                f"Line {row.number:,} of {name} has {len(fields)} columns, and the first has one: {shown_columns(row)}.",
+                "A file has a word per line, or columns in every line. A word with a space in it has a tab behind it.",
                 "Mend the line; or type --token-column 1 to read the first column, or --sentences if every line is a sentence.",
             )
-        token = row.fields[0] if is_plain else field_at(row.fields, column)
+        token = fields[0] if is_plain else field_at(fields, column)
         if not token:
             raise DataError(
                 f"Line {row.number:,} of {name} has no token in column {column}: {shown_columns(row)}.",
@@ -180,8 +184,8 @@ def _with_tokens(lines: Iterable[str], options: argparse.Namespace, column_of_ru
                 "one column holds a word per line.",
                 "Mend the line; or type for example --token-column 1, or --sentences if every line is a sentence.",
             )
-        separator = " " if len(row.fields) > 1 and not is_tabbed(row.line) else "\t"
-        yield Line(row.line, token, separator, len(row.fields))
+        separator = " " if len(fields) > 1 and not has_tab else "\t"
+        yield Line(row.line.rstrip(BLANKS.replace("\t", "")), token, separator, len(fields))
 
 
 def _blocks(lines: Iterable[Line]) -> Iterator[list[Line]]:
@@ -208,8 +212,6 @@ def _grouped(blocks: Iterable[list[Line]], size: int) -> Iterator[list[list[Line
 
 
 def _answers(tagger: Tagger, blocks: list[list[Line]], options: argparse.Namespace) -> Iterator[str]:
-    from lmtrain.data.columns import BLANKS
-
     tokens = [[line.token for line in block if line.token] for block in blocks]
     for block, tagged in zip(blocks, tagger.tag(tokens), strict=True):
         chances = tagged.probabilities if options.probabilities else None
@@ -218,7 +220,7 @@ def _answers(tagger: Tagger, blocks: list[list[Line]], options: argparse.Namespa
             yield json.dumps(document | ({} if chances is None else {"probabilities": chances}), ensure_ascii=False)
             continue
         found = iter(zip(tagged.tags, *([] if chances is None else [[f"{chance:.6f}" for chance in chances]]), strict=True))
-        written = [line.separator.join([line.text.rstrip(BLANKS), *next(found)]) if line.token else line.text for line in block]
+        written = [line.separator.join([line.text, *next(found)]) if line.token else line.text for line in block]
         yield from [" ".join(written)] if options.sentences else written
 
 

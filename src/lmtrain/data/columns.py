@@ -86,8 +86,8 @@ def parse_columns(
     lines: Sequence[str], name: str, *, token_column: int = 1, tag_column: int = -1, has_choice: bool = True
 ) -> list[Sentence]:
     """Returns the sentences in the lines of the file `name`. `has_choice` says whether a person can name other columns."""
-    rows = list(iter_rows(lines))
-    with_tab = next((row.number for row in rows if is_tabbed(row.line)), None)
+    with_tab = next((number for number, line in enumerate(lines, 1) if is_tabbed(line)), None)
+    rows = list(iter_rows(lines, with_tab is not None))
     sentences: list[Sentence] = []
     open_rows: list[tuple[str, str, int]] = []
 
@@ -118,14 +118,15 @@ def parse_columns(
     return sentences
 
 
-def iter_rows(lines: Iterable[str]) -> Iterator[Row]:
-    """Yields the lines with their columns, each as soon as it comes. Lines that begin with # before all others wait for the
-    next one, which says whether tabs separate columns, so that these are comments."""
+def iter_rows(lines: Iterable[str], has_tabs: bool | None = None) -> Iterator[Row]:
+    """Yields the lines with their columns, each as soon as it comes. `has_tabs` says whether tabs separate columns, so that
+    lines which begin with # and have none are comments. Where it is None the first line that is surely no comment says so,
+    and those before it wait."""
     held: list[tuple[int, str]] = []
-    has_tabs: bool | None = None
     for number, line in enumerate(lines, 1):
         held.append((number, line))
-        if has_tabs is None and not _ends_sentence(line) and (is_tabbed(line) or not line.startswith(COMMENT)):
+        may_be_comment = line.startswith(COMMENT) and "\t" not in line and len(split_columns(line)) > 1
+        if has_tabs is None and not _ends_sentence(line) and not may_be_comment:
             has_tabs = is_tabbed(line)
         if has_tabs is not None or not held[0][1].startswith(COMMENT):
             yield from (_row(*each, bool(has_tabs)) for each in held)
@@ -135,9 +136,8 @@ def iter_rows(lines: Iterable[str]) -> Iterator[Row]:
 
 def _row(number: int, line: str, has_tabs: bool) -> Row:
     ends = _ends_sentence(line)
-    fields = () if ends else split_columns(line)
-    is_comment = has_tabs and line.startswith(COMMENT) and len(fields) > 1 and not is_tabbed(line)
-    return Row(number, line, () if is_comment else fields, ends)
+    is_comment = has_tabs and line.startswith(COMMENT) and "\t" not in line
+    return Row(number, line, () if ends or is_comment else split_columns(line), ends)
 
 
 def _ends_sentence(line: str) -> bool:
@@ -150,9 +150,10 @@ def is_tabbed(line: str) -> bool:
 
 
 def split_columns(line: str) -> tuple[str, ...]:
-    """Returns the columns of a line: between tabs if it has any, else between spaces."""
-    separator = "\t" if is_tabbed(line) else f"[{BLANKS}]+"
-    return tuple(field.strip(BLANKS) for field in re.split(separator, line.strip(BLANKS)))
+    """Returns the columns of a line: between tabs if it has any, else between spaces. Tabs at its end make no more columns."""
+    if is_tabbed(line):
+        return tuple(field.strip(BLANKS) for field in line.rstrip(BLANKS).split("\t"))
+    return tuple(re.split(f"[{BLANKS}]+", line.strip(BLANKS)))
 
 
 def field_at(fields: Sequence[str], column: int) -> str:
