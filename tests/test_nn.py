@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -696,20 +697,45 @@ def test_the_loss_under_autocast_and_in_bfloat16_is_float32() -> None:
     narrow = lmtrain.nn.linear_cross_entropy(x.bfloat16(), weight.bfloat16(), target)
     assert narrow.dtype == torch.float32
     assert_close(narrow, ours, rtol=0.01, atol=0.01)
+    for reduction in ("mean", "sum"):
+        none_counts = torch.full_like(target, -100)
+        assert (
+            lmtrain.nn.linear_cross_entropy(x.bfloat16(), weight.bfloat16(), none_counts, reduction=reduction).dtype
+            == torch.float32
+        )
+
+
+def test_the_loss_of_tokens_none_of_which_counts_makes_no_logits_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a batch that is padding alone."""
+    rows, linear = [], F.linear
+    monkeypatch.setattr(F, "linear", lambda x, *rest: rows.append(len(x)) or linear(x, *rest))
+    x, weight, target = torch.randn(40, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True), torch.full((40,), -100)
+    lmtrain.nn.linear_cross_entropy(x, weight, target, reduction="sum").backward()
+    assert rows == [1]
+    for leaf in (x, weight):
+        assert leaf.grad is not None
+        assert not leaf.grad.any()
+
+
+def test_the_loss_on_the_device_meta_has_a_shape() -> None:
+    with torch.device("meta"):
+        x, weight, target = torch.empty(3, 5, 4), torch.empty(9, 4), torch.empty(3, 5, dtype=torch.int64)
+    assert lmtrain.nn.linear_cross_entropy(x, weight, target).shape == ()
 
 
 def test_the_loss_in_torch_func_in_compiled_code_and_twice_differentiated() -> None:
     torch.manual_seed(1)
     x, weight, target = torch.randn(3, 6, 4), torch.randn(9, 4), torch.randint(9, (3, 6))
 
-    def plain(x: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-        return plain_loss(x, weight, target, None)
+    def plain(x: Tensor, weight: Tensor, target: Tensor, **options: Any) -> Tensor:
+        return plain_loss(x, weight, target, None, **options)
 
     found = []
     for loss in (plain, lmtrain.nn.linear_cross_entropy):
         found.append([
             vmap(loss, (0, None, 0))(x, weight, target),
             vmap(grad(loss, argnums=1), (0, None, 0))(x, weight, target),
+            vmap(partial(loss, reduction="none"), (0, None, 0))(x, weight, target),
             torch.compile(lambda *tensors, loss=loss: 2 * loss(*tensors), backend="eager")(x, weight, target),
         ])  # fmt: skip
     assert_close(found[1], found[0])
@@ -725,6 +751,7 @@ def test_the_loss_in_torch_func_in_compiled_code_and_twice_differentiated() -> N
         ({"linear_weight": torch.zeros(4, 9)}, "should be [V, D]; input is [6, 4], linear_weight [4, 9]"),
         ({"linear_bias": torch.zeros(4)}, "linear_bias should be [9], got [4]"),
         ({"input": torch.zeros(6, 4).double()}, "input has dtype torch.float64, linear_weight has torch.float32"),
+        ({"linear_bias": torch.zeros(9).double()}, "linear_bias has dtype torch.float64, linear_weight has torch.float32"),
         ({"reduction": "none"}, "reduction='none' has no gradients"),
         ({"reduction": "max"}, "reduction should be 'mean', 'sum' or 'none', got 'max'"),
         ({"backend": "fast"}, "Unknown backend 'fast'"),

@@ -62,6 +62,8 @@ from lmtrain.ops.transforms import follow, is_followed, needs_grad
 
 __all__ = ["GRU", "LSTM", "RNN", "linear_cross_entropy"]
 
+OWN = "lmtrain.nn.linear_cross_entropy"
+
 State = tuple[Tensor, ...]  # h, of an LSTM h and c
 Masks = list[Tensor | None]  # for each of them its zoneout
 Runs = list[tuple[int, int]]  # of a packed sequence: steps, and the streams that have them; ever fewer of these
@@ -385,6 +387,7 @@ def linear_cross_entropy(
     The name and the arguments are those of `torch.nn.functional.linear_cross_entropy` (PyTorch 2.13), of which it lacks
     `weight`, `label_smoothing` and targets that are probabilities. The loss is float32 (float64 of float64), also where the
     input is bfloat16; under autocast to bfloat16 the products are. How it works is told in `lmtrain.ops.linear_cross_entropy`.
+    Within `torch.func`, in traces and with backend="reference" PyTorch computes it, with all logits.
 
     Raises ValueError for what does not fit, and for `none` where gradients are asked for; IndexError for a target that is not
     a class.
@@ -399,16 +402,25 @@ def _cross_entropy(
     dtype = _checked(input, weight_VD, target, bias_V, reduction, backend)
     features_ND, targets_N = input.reshape(-1, input.shape[-1]), target.reshape(-1)
     counts_N = targets_N != ignore_index
-    is_transformed = is_followed() or torch._C._are_functorch_transforms_active() or follow(input, weight_VD, target, bias_V)
-    if is_transformed or not counts_N.any():
-        logits_NV = F.linear(features_ND, weight_VD, bias_V)
-        losses = F.cross_entropy(logits_NV, targets_N, reduction=reduction, ignore_index=ignore_index)
+    tensors = input, weight_VD, target, bias_V
+    is_plain = is_followed() or torch._C._are_functorch_transforms_active() or follow(*tensors) or input.is_meta
+    if not is_plain:
+        if reduction == "none" and any(x is not None and needs_grad(x) for x in tensors):
+            raise ValueError(
+                f"{OWN}: reduction='none' has no gradients. Call it under torch.no_grad(), or use torch.nn for that."
+            )
+        if reduction != "none" and not counts_N.any():  # torch's mean of nothing, and gradients of zero, from one token
+            features_ND, targets_N, is_plain = features_ND[:1], targets_N[:1], True
+    if is_plain:
+        losses = F.linear(features_ND, weight_VD, bias_V).to(accumulate_dtype(dtype))
+        losses = F.cross_entropy(losses, targets_N, reduction=reduction, ignore_index=ignore_index)
         return losses.view(target.shape) if reduction == "none" else losses
     if not counts_N.all():
         features_ND, targets_N = features_ND[counts_N], targets_N[counts_N]
     if reduction == "none":
         nats_N = torch.zeros(counts_N.shape, dtype=accumulate_dtype(dtype), device=input.device)
-        nats_N[counts_N] = linear_nats(features_ND, weight_VD, bias_V, targets_N, compute_dtype=dtype)
+        if len(targets_N):
+            nats_N[counts_N] = linear_nats(features_ND, weight_VD, bias_V, targets_N, compute_dtype=dtype)
         return nats_N.view(target.shape)
     total = total_cross_entropy(features_ND, weight_VD, bias_V, targets_N, compute_dtype=dtype, backend=backend)
     return total / len(targets_N) if reduction == "mean" else total
@@ -418,31 +430,30 @@ def _checked(
     input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Tensor | None, reduction: str, backend: str
 ) -> torch.dtype:
     """In which type they are multiplied."""
-    own = "lmtrain.nn.linear_cross_entropy"
     if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"{own}: reduction should be 'mean', 'sum' or 'none', got {reduction!r}")
+        raise ValueError(f"{OWN}: reduction should be 'mean', 'sum' or 'none', got {reduction!r}")
     if backend not in backends.NAMES:
         raise ValueError(f"Unknown backend '{backend}'. Select from {', '.join(backends.NAMES)}.")
     if input.dim() == 0 or linear_weight.dim() != 2 or input.shape[-1] != linear_weight.shape[1]:
         raise ValueError(
-            f"{own}: for an input [..., D] linear_weight should be [V, D]; input is {list(input.shape)}, linear_weight "
+            f"{OWN}: for an input [..., D] linear_weight should be [V, D]; input is {list(input.shape)}, linear_weight "
             f"{list(linear_weight.shape)}"
         )
     if target.shape != input.shape[:-1]:
         raise ValueError(
-            f"{own}: target should be {list(input.shape[:-1])}, as input without its last size, got {list(target.shape)}"
+            f"{OWN}: target should be {list(input.shape[:-1])}, as input without its last size, got {list(target.shape)}"
         )
     if target.dtype != torch.int64:
-        raise ValueError(f"{own}: target should be int64, got {target.dtype}")
+        raise ValueError(f"{OWN}: target should be int64, got {target.dtype}")
     if linear_bias is not None and linear_bias.shape != linear_weight.shape[:1]:
-        raise ValueError(f"{own}: linear_bias should be [{len(linear_weight)}], got {list(linear_bias.shape)}")
+        raise ValueError(f"{OWN}: linear_bias should be [{len(linear_weight)}], got {list(linear_bias.shape)}")
     dtype, fitting = _dtypes(linear_weight)
     if dtype not in (torch.float32, torch.float64, torch.bfloat16):
-        raise ValueError(f"{own} computes in float32, float64 and bfloat16, got {dtype}")
+        raise ValueError(f"{OWN} computes in float32, float64 and bfloat16, got {dtype}")
     if input.dtype not in fitting:
-        raise ValueError(f"{own}: input has dtype {input.dtype}, linear_weight has {linear_weight.dtype}")
-    if reduction == "none" and any(x is not None and needs_grad(x) for x in (input, linear_weight, linear_bias)):
-        raise ValueError(f"{own}: reduction='none' has no gradients. Call it under torch.no_grad(), or use torch.nn for that.")
+        raise ValueError(f"{OWN}: input has dtype {input.dtype}, linear_weight has {linear_weight.dtype}")
+    if linear_bias is not None and linear_bias.dtype not in fitting:
+        raise ValueError(f"{OWN}: linear_bias has dtype {linear_bias.dtype}, linear_weight has {linear_weight.dtype}")
     return dtype
 
 

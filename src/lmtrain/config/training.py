@@ -14,7 +14,9 @@ class OptimizerConfig(Settings):
     learning_rate: float = noted(0.006, "Learning rate before the schedule.", above=0, most=1000)
     weight_decay: float = noted(0.0, "L2: decoupled in adamw, in the gradient elsewhere; not on biases and norms.", least=0)
     l1: float = noted(0.0, "L1: weight of the sum of absolute weights.", least=0)
-    momentum: float = noted(OptimizerOptions.momentum, "SGD and RMSprop.", **FRACTION)
+    momentum: float = noted(
+        OptimizerOptions.momentum, "SGD and RMSprop. Above 0, schedule=one_cycle moves it from beta1_high.", **FRACTION
+    )
     nesterov: bool = noted(OptimizerOptions.nesterov, "SGD with Nesterov's momentum.")
     beta1: float = noted(OptimizerOptions.beta1, "Adam: decay of the mean of gradients.", **FRACTION)
     beta2: float = noted(OptimizerOptions.beta2, "Adam: decay of the mean of squares.", **FRACTION)

@@ -55,12 +55,11 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
     num_layers = len(getattr(model, "hidden_sizes", [])) or getattr(model, "num_layers", 0)
     embeddings = getattr(model, "embeddings", "")
     is_cut = isinstance(data, TextConfig) and not has_splits(data.path)
-    is_language, is_recurrent = isinstance(model, LanguageConfig), isinstance(model, RecurrentConfig)
+    is_language = isinstance(model, LanguageConfig)
     is_indicators, task = isinstance(model, LogisticConfig), task_of(data, model)
     is_range_test = config.is_range_test
     return {
         **{f"trainer.{name}": (is_language, "a language model") for name in OF_LANGUAGE},
-        "trainer.backward_length": (is_recurrent, "a language model with a recurrence, through which gradients reach back"),
         **{f"model.{name}": (not is_indicators or task == "tag", "task=tag") for name in OF_TAGS},
         "model.ngrams": (task == "classify", "task=classify"),
         "model.nonlinearity": (getattr(model, "cell", None) is Cell.elman, "model=elman"),
@@ -101,10 +100,6 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         "optimizer.ema_decay": (optimizer.averaging is Averaging.ema, "optimizer.averaging=ema"),
         "optimizer.patience": (optimizer.averaging is Averaging.nt_asgd, "optimizer.averaging=nt_asgd"),
         "optimizer.beta1": (not one_cycle, "another schedule than one_cycle, which moves it from schedule.beta1_high"),
-        "optimizer.momentum": (
-            not one_cycle or not optimizer.momentum,
-            "another schedule than one_cycle, where any momentum above 0 moves from schedule.beta1_high",
-        ),
         "optimizer.learning_rate": (
             not is_range_test,
             "another schedule than range_test, which goes from schedule.low to schedule.high",
@@ -151,7 +146,8 @@ def remedy_for_divergence(config: Config, resume: str) -> str:
 
 
 OF_LANGUAGE = (
-    "chunk_length", "random_chunk_length", "random_offset", "evaluation_streams", "sample_tokens", "cuda_graph",
+    "chunk_length", "backward_length", "random_chunk_length", "random_offset", "evaluation_streams", "sample_tokens",
+    "cuda_graph",
 )  # fmt: skip
 """Settings of the trainer that no other task reads."""
 
