@@ -264,6 +264,10 @@ def test_a_value_is_written_as_settings_write_it(value: object, text: str) -> No
     assert shlex.split(quoting.typed("model.x", value)) == [f"model.x={text}"]
 
 
+def test_text_in_a_list_is_quoted_where_it_needs_it() -> None:
+    assert quoting.as_override(["word", "a,b", "null", 1, None]) == '[word,"a,b","null",1,null]'
+
+
 def test_every_value_of_a_sweep_is_checked() -> None:
     with pytest.raises(SettingsError, match="model=gruu does not exist"):
         check_overrides(["model=lstm,gruu"])

@@ -43,7 +43,7 @@ def test_a_space_has_choices_and_ranges(tmp_path: Path) -> None:
     assert not rate.is_whole
     assert not space.space["model.dropout"].is_whole  # type: ignore[union-attr]
     overrides = space.overrides({"model.hidden_sizes": [5, 6], "x": True})
-    assert {"trainer.max_seconds=null", 'data.path="text.txt"', "model.hidden_sizes=[5,6]", "x=true"} <= set(overrides)
+    assert {"trainer.max_seconds=null", "data.path=text.txt", "model.hidden_sizes=[5,6]", "x=true"} <= set(overrides)
 
 
 def test_exponents_without_a_point_are_numbers_wherever_they_stand(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ class Composition:
         """The settings with the first value of every override, but for the groups `chosen`."""
         groups = {item.key_or_group: item for item in self.parsed if self.is_group(item)}
         names = {key: values_of(item, self.sources)[0] for key, item in groups.items()} | dict(chosen)
-        overrides = tuple(f"{'+' * groups[key].is_add()}{key}={_choice(name)}" for key, name in names.items())
+        overrides = tuple(f"{'+' * groups[key].is_add()}{key}={quoting.as_override(name)}" for key, name in names.items())
         settings = copy.deepcopy(compose(self.sources, overrides))
         for item in self.parsed:
             if item.key_or_group not in groups and not item.is_hydra_override():
@@ -159,11 +159,6 @@ def values_of(item: Override, sources: Sources) -> list[Any]:
     if not 1 <= len(values) <= MAX_SWEEP:
         reading.raise_problems([f"{item.input_line} stands for no value, or for more than {MAX_SWEEP:,}."])
     return values
-
-
-def _choice(value: Any) -> str:
-    """A choice of a group, or a list of some, as Hydra reads it."""
-    return f"[{','.join(map(_choice, value))}]" if isinstance(value, list) else quoting.quoted(value)
 
 
 def _check_choices(item: Override, sources: Sources) -> list[str]:

@@ -70,14 +70,7 @@ class Space:
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
         """Returns the command line of a trial."""
-        return [f"{name}={as_override(value)}" for name, value in {**self.settings, **values}.items()]
-
-
-def as_override(value: Any) -> str:
-    """Returns a value as Hydra reads it."""
-    if isinstance(value, list):
-        return f"[{','.join(map(as_override, value))}]"
-    return quoting.quoted(value) if isinstance(value, str) else quoting.written(value)
+        return [f"{name}={quoting.as_override(value)}" for name, value in {**self.settings, **values}.items()]
 
 
 def read_space(path: Path) -> Space:

@@ -14,11 +14,18 @@ PATHS = ("resume", "start_from", "data.path", "data.train", "data.valid", "data.
 
 def typed(key: str, value: object) -> str:
     """`key=value` as one types it into a shell, quoted for the shell and for the settings where that is needed."""
-    text = written(value)
-    is_plain = isinstance(value, int | float | list | None) or (
-        re.fullmatch(r"(\.{0,2}/)*[a-z_][\w./-]*", text, re.ASCII | re.IGNORECASE) and text.lower() not in NOT_TEXT
-    )
-    return quoted_for_shell(f"{key}={text if is_plain else quoted(text)}")
+    return quoted_for_shell(f"{key}={as_override(value)}")
+
+
+def as_override(value: object) -> str:
+    """A value as Hydra reads it; text is quoted where it would be read as something else."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_override, value))}]"
+    if isinstance(value, int | float | None):
+        return written(value)
+    text = str(value)
+    is_plain = re.fullmatch(r"(\.{0,2}/)*[a-z_][\w./-]*", text, re.ASCII | re.IGNORECASE) and text.lower() not in NOT_TEXT
+    return text if is_plain else quoted(text)
 
 
 NOT_TEXT = ("null", "true", "false", "inf", "nan")

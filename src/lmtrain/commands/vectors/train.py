@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lmtrain.commands.options import Parser, parse, whole
 from lmtrain.commands.vectors.options import FORMATS, new_file
 from lmtrain.errors import SettingsError, as_typed
-from lmtrain.settings.quoting import quoted, written
+from lmtrain.settings.quoting import as_override
 from lmtrain.shell import printable, quoted_for_shell, shown
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _learnt(options: argparse.Namespace) -> Vectors:
     }  # fmt: skip
     of_method = "experiment=glove" if options.method == "glove" else f"task=vectors model={options.method}"
     overrides = [
-        f"{name}={quoted(value) if isinstance(value, str) else written(value)}"
+        f"{name}={as_override(value)}"
         for name, value in settings.items() if value is not None
     ]  # fmt: skip
     run_module = import_module("lmtrain.run")  # by name, because it is above commands
