@@ -28,7 +28,7 @@ from lmtrain.data.vocabulary import split_words
 from lmtrain.export.files import Exported, Format, Quantized, export_model
 from lmtrain.inference.batch import BATCH_TOKENS
 from lmtrain.inference.beam import Hypothesis, beam_search
-from lmtrain.inference.comparison import Comparison
+from lmtrain.inference.comparison import Comparison, same_but_for_direction
 from lmtrain.inference.drawing import SampleSettings
 from lmtrain.inference.evaluate import STATIC, Evaluation, Method, Static, evaluate, make_tokens
 from lmtrain.inference.novelty import Novelty, novelty_of
@@ -123,6 +123,7 @@ class Model:
         `temperature` divides the log-probabilities of all tokens before they are normalised again.
         `other`: a second model, a backward one, say; the numbers are then those of the mixture over texts (`inference.pair`),
         in which it has the share `other_weight` ("fit": that of `fit_share`), and `log_probs` those of each.
+        Where the tokenizers differ, what spelling unknown words costs (tokenizer.unknown=spelled) is a part of all numbers.
 
         >>> [round(result.log_prob, 1) for result in lm.score(["the cat sat on a mat", "mat a on sat cat the"])]
         [-19.6, -19.3]
@@ -140,6 +141,7 @@ class Model:
         if other is None:
             return self._score(read, precision, per_token=per_token, **options)
         both = [*read]
+        options["spelt"] = not same_but_for_direction(self.tokenizer, other.tokenizer)
         results = self._score(both, precision, per_token=per_token, **options)
         others = other._score(both, precision, **options)
         pairs = [(result.log_prob, second.log_prob) for result, second in zip(results, others, strict=True)]
@@ -164,7 +166,8 @@ class Model:
             texts = _lines(saved_lines(self._trained, other._trained, "valid"))
         else:
             texts = _lines(_as_read(lines)) if isinstance(lines, str) else [*map(_as_read, lines)]
-        first, second = ([one.log_prob for one in model._score(texts, precision)] for model in (self, other))
+        spelt = not same_but_for_direction(self.tokenizer, other.tokenizer)
+        first, second = ([one.log_prob for one in model._score(texts, precision, spelt=spelt)] for model in (self, other))
         return fit_share(first, second)
 
     def rescore(

@@ -151,6 +151,37 @@ def test_the_evaluation_below_mixed_lines_is_that_of_the_mixture(other: str, her
     assert total["method"] in below
 
 
+def test_models_of_different_tokens_are_mixed_with_the_spelling_of_unknown_words(here: Path, call: Callable[..., Any]) -> None:
+    text = "the zebra sat zebra\nquick\non a mat\n"
+    (here / "own").write_text(text, encoding="utf-8")
+    spelled = ("tokenizer=word", "tokenizer.unknown=spelled", "model=ngram", "model.order=3", "hydra.run.dir=spelled")
+    assert call(*TINY, *spelled).code == 0
+    lines, model, other = text.splitlines(), lmtrain.load("spelled"), lmtrain.load("network")
+    spelling = [model.tokenizer.spelling_of(line) / 1e6 for line in lines]
+    assert spelling[0] > spelling[1] > spelling[2] == 0
+    alone = [one.log_prob - nats for one, nats in zip(model.score(lines), spelling, strict=True)]
+    others = [one.log_prob for one in other.score([f"{line}\n" for line in lines])]
+    for runs, parts in ((("spelled", "network"), (alone, others)), (("network", "spelled"), (others, alone))):
+        expected = [(*pair, mixed(*pair, 0.5)) for pair in zip(*parts, strict=True)]
+        out = call("score", runs[0], "own", "--independent", "--with", runs[1], "--json")
+        assert out.code == 0, out.err
+        *rows, last = [json.loads(line) for line in out.out.splitlines() if line[0] == "{"]
+        for row, values in zip(rows, expected, strict=True):
+            assert [row[name] for name in ("log_prob_1", "log_prob_2", "log_prob")] == pytest.approx(values, rel=1e-6)
+        total = last["total"]
+        nats = -sum(row[-1] for row in expected)
+        assert total["bits_per_character"] == pytest.approx(nats / math.log(2) / len(text), rel=1e-6)
+        assert total["perplexity"] == pytest.approx(math.exp(nats / total["num_tokens"]), rel=1e-6)
+        assert total["method"].endswith("tokens of the first one, spelling of unknown words in all numbers")
+        first, second = map(lmtrain.load, runs)
+        found = first.score([f"{line}\n" for line in lines], other=second)
+        assert [one.log_prob for one in found] == pytest.approx([row[-1] for row in expected], rel=1e-6)
+        assert first.fit_share(second, text) == pytest.approx(fit_share(*parts), abs=1e-4)
+    assert "not spelt" not in call("score", "spelled", "own", "--independent", "--with", "network").out
+    (alike,) = model.score(lines[:1], other=model)
+    assert alike.log_prob == pytest.approx(model.score(lines[:1])[0].log_prob), "one cost for both is left out"
+
+
 def test_a_forward_and_a_backward_model_are_compared_by_line_though_both_lack_words(
     here: Path, call: Callable[..., Any]
 ) -> None:

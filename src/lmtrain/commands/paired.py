@@ -15,7 +15,6 @@ from lmtrain.errors import DataError, SettingsError, as_typed
 from lmtrain.shell import printable
 
 if TYPE_CHECKING:
-    from lmtrain.data.tokenizer import Tokenizer
     from lmtrain.inference.evaluate import Evaluation
     from lmtrain.inference.score import ScoredLine
     from lmtrain.saved import Trained
@@ -78,9 +77,13 @@ def check_pair_options(options: argparse.Namespace) -> None:
 
 
 class Second:
-    """Holds what the second model says about the lines of a file, 8 bytes per line."""
+    """Holds what the second model says about the lines of a file, 8 bytes per line.
 
-    def __init__(self, options: argparse.Namespace, columns: tuple[str, ...]) -> None:
+    is_alike   whether both models have the same tokens. If not, what spelling its unknown words costs is a part of a line
+    """
+
+    def __init__(self, options: argparse.Namespace, columns: tuple[str, ...], first: Trained) -> None:
+        from lmtrain.inference.comparison import same_but_for_direction
         from lmtrain.inference.keyed import KeyedLines
         from lmtrain.models.base import StatePolicy
 
@@ -88,6 +91,7 @@ class Second:
         self._options = options
         self._trained = open_model(argparse.Namespace(**{**vars(options), "run": options.other}))
         self._trained.model.forget_at(StatePolicy.line)
+        self._first, self.is_alike = first, same_but_for_direction(first.tokenizer, self._trained.tokenizer)
         text = read_text(options.file, field=field_of(options, options.file))
         lines = KeyedLines(text, columns, options.format or "plain") if columns else text
         self._log_probs = self._score(self._trained, lines)
@@ -103,11 +107,11 @@ class Second:
             score_text(
                 trained.model, trained.tokenizer, lines, on_line=lambda line: found.append(-line.total_nats),
                 method=Static(options.temperature), independent=True, batch_tokens=options.batch_tokens or BATCH_TOKENS,
-                unknown_cost=options.unknown_cost, device=options.device,
+                unknown_cost=options.unknown_cost, spelt=not self.is_alike, device=options.device,
             )  # fmt: skip
         return found
 
-    def fit(self, first: Trained) -> None:
+    def fit(self) -> None:
         """Where it is asked for, finds the share under which a text is likeliest that neither model was trained on."""
         from lmtrain.inference.pair import fit_share
         from lmtrain.tasks.comparing import saved_lines
@@ -117,10 +121,10 @@ class Second:
         path = self._options.fit_on
         try:
             given = None if path is None else read_text(path, field=field_of(self._options, path))
-            text = saved_lines(first, self._trained, "valid") if given is None else "".join(given)
+            text = saved_lines(self._first, self._trained, "valid") if given is None else "".join(given)
         except DataError as error:
             raise DataError(error.given, error.allowed, error.remedy if path else "Type --fit-on FILE.") from error
-        scored = [self._score(trained, [text]) for trained in (first, self._trained)]
+        scored = [self._score(trained, [text]) for trained in (self._first, self._trained)]
         self._weight = fit_share(*scored)
         print(
             printable(
@@ -137,19 +141,18 @@ class Second:
         first, second = -line.total_nats, self._log_probs[line.number - 1]
         return dataclasses.replace(line, total_nats=-mixed(first, second, self._weight)), (first, second)
 
-    def evaluation(self, first: Evaluation, tokenizer: Tokenizer, total_nats: float) -> Evaluation:
-        """Returns that of the mixture. `first` is that of the first model, whose tokens are counted; `tokenizer` is its own.
+    def evaluation(self, first: Evaluation, total_nats: float) -> Evaluation:
+        """Returns that of the mixture. `first` is that of the first model, whose tokens are counted.
 
-        What unknown words have of a mixture over lines is not known, nor what spelling them costs where the models differ.
+        What unknown words have of a mixture over lines is not known.
         """
-        from lmtrain.inference.comparison import same_but_for_direction
-
-        is_alike = same_but_for_direction(tokenizer, self._trained.tokenizer)
         method = f"{first.method} + mixture over lines with {self._weight:g} of the second model"
+        if not self.is_alike:
+            is_spelt = any(trained.tokenizer.rare is not None for trained in (self._first, self._trained))
+            method += f", tokens of the first one{', spelling of unknown words in all numbers' if is_spelt else ''}"
         return dataclasses.replace(
             first, total_nats=total_nats, unk_nats=None, known_nats=None, num_impossible=None, first_impossible=None,
-            first_impossible_at=None, spelling_nats=first.spelling_nats if is_alike else None,
-            method=method if is_alike else f"{method}, tokens of the first one",
+            first_impossible_at=None, method=method,
         )  # fmt: skip
 
 

@@ -112,7 +112,8 @@ def _score(options: argparse.Namespace, columns: tuple[str, ...]) -> None:
     scoring, text = _read(options)
     keyed = KeyedLines(text, columns, options.format or "plain", keep_text=options.nbest) if columns else None
     table = Table(columns, options.log_base or "e", parts=options.other is not None) if options.nbest else None
-    second, sums = Second(options, columns) if options.other else None, Sums()
+    trained, sums = open_model(options), Sums()
+    second = Second(options, columns, trained) if options.other else None
 
     def show(line: ScoredLine) -> None:
         before, parts = None if keyed is None else keyed.take(), None
@@ -132,20 +133,19 @@ def _score(options: argparse.Namespace, columns: tuple[str, ...]) -> None:
             row = (f"{header}\n" if line.number == 1 else "") + for_terminal(format_line(line, key)) + own
         print(row, flush=options.flush)
 
-    trained = open_model(options)
     if options.independent:
         trained.model.forget_at(StatePolicy.line)
     if second is not None:
-        second.fit(trained)
+        second.fit()
     with computing(options), scoring:
         result = score_text(
             trained.model, trained.tokenizer, text if keyed is None else keyed, on_line=show, per_token=options.per_token,
             method=choose_method(options, trained), independent=options.independent,
             batch_tokens=options.batch_tokens or BATCH_TOKENS, at_once=options.flush, unknown_cost=options.unknown_cost,
-            device=options.device,
+            spelt=second is not None and not second.is_alike, device=options.device,
         )  # fmt: skip
     if second is not None:
-        result = second.evaluation(result, trained.tokenizer, sums.nats[0])
+        result = second.evaluation(result, sums.nats[0])
     if options.json:
         total = result.to_json() | ({} if second is None else {"lines": sums.to_json()})
         print(json.dumps({"total": total}))

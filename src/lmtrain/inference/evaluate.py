@@ -53,7 +53,7 @@ class Evaluation:
     `known_nats` for the others. Both are sums of their own (`known_nats` is the difference only where it is not given),
     because a difference of infinities is not a number. `num_words` are what stands between whitespace, and ends of lines.
     Where unknown words are spelt by letters, `spelling_nats` were paid for that besides, and the numbers per character, byte
-    and word hold them.
+    and word hold them. In a mixture of models of different tokens they are among `total_nats`, and 0 here.
 
     A sum is infinite where one of its tokens has probability zero, and only there: `num_impossible` tokens have, the first
     of which, `first_impossible`, is token number `first_impossible_at` (from 1) of the text. In a mixture over lines single
@@ -164,8 +164,10 @@ class Evaluation:
         if self.spelling_nats:
             share = number_text(self.spelling_nats / math.log(2) / self.num_chars, 4)
             unspelt = f" (spelt by letters: {share} of the bits per character)"
+        elif self.num_unk and self.spelling_nats is None:
+            unspelt = " (not spelt, so bits per character are no match for a character model's)"
         else:
-            unspelt = " (not spelt, so bits per character are no match for a character model's)" if self.num_unk else ""
+            unspelt = ""
         streams = "1 stream" if self.num_streams == 1 else f"{self.num_streams} streams"
         memory = "carried" if self.state_policy == "carry" else f"forgotten at each {self.state_policy}"
         return (

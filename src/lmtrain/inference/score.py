@@ -84,6 +84,7 @@ def score_text(
     batch_tokens: int = BATCH_TOKENS,
     at_once: bool = False,
     unknown_cost: float = 0.0,
+    spelt: bool = False,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
     """Returns the evaluation of a text in blocks cut anywhere (such as lines), after calling `on_line` for each line.
@@ -95,12 +96,14 @@ def score_text(
     at_once       the lines that end in a block are scored before the next block is asked for; chunks are then cut otherwise,
                   so numbers may differ in their last bits, and the method must prescribe no segments
     unknown_cost  nats that each unknown word costs besides what the model asks for `<unk>`, which stands for them all
+    spelt         what the spelling of an unknown word costs is a part of its log-probability, where the tokenizer spells them,
+                  so that lines are comparable with those of other tokens; the `spelling_nats` of the evaluation are then 0
 
     Where the literal `<eos>` stands in a text of words, it is the end of a line for the model, as in training, but belongs to
     the row of the line in which it stands. Raises what `check_numbers` does, and DataError for an empty text.
     """
     text = CountedText(blocks, tokenizer)
-    source = Source(tokenizer, per_token, unknown_cost)
+    source = Source(tokenizer, per_token, unknown_cost, spelt=spelt)
     pieces, total, line = source.encode(text), Tally(tokenizer), _Line(source)
     if independent:
         assert isinstance(method, Static), "what adapts goes from line to line"
@@ -147,6 +150,7 @@ def score_texts(
     method: Static = STATIC,
     batch_tokens: int = BATCH_TOKENS,
     unknown_cost: float = 0.0,
+    spelt: bool = False,
     device: torch.device | str = "cpu",
 ) -> Iterator[ScoredLine]:
     """Every text by itself, numbered from 1: what `score_text` says of it, all its lines together. Texts may be empty.
@@ -158,7 +162,7 @@ def score_texts(
         blocks = CountedText([text or "\n" * tokenizer.kind.ends_last_line], tokenizer)
         return np.concatenate([np.empty(0, np.int32), *source.encode(blocks)])
 
-    source = Source(tokenizer, per_token, unknown_cost)
+    source = Source(tokenizer, per_token, unknown_cost, spelt=spelt)
     scored = score_batches(model, tokenizer, map(encoded, texts), method=method, batch_tokens=batch_tokens, device=device)
     for number, (ids, log_probs) in enumerate(map(source.priced, scored), 1):
         whole = _Line(source, number)
@@ -231,9 +235,11 @@ def equal_chunks(pieces: Iterable[Ids], length: int, at_once: bool) -> Iterator[
 class Source:
     """What a text loses when it becomes ids: how its unknown words stood, kept until they are shown, and what they cost."""
 
-    def __init__(self, tokenizer: Tokenizer, per_token: bool, unknown_cost: float) -> None:
+    def __init__(self, tokenizer: Tokenizer, per_token: bool, unknown_cost: float, *, spelt: bool = False) -> None:
         self.tokenizer, self.per_token, self.unknown_cost = tokenizer, per_token, unknown_cost
+        self.spelt = spelt and tokenizer.rare is not None
         self._unknown: deque[str] = deque()
+        self._spelling: deque[int] = deque()  # of each unknown word that is not priced yet
         self._literals: deque[int] = deque()
         self._num_ends = 0
         self._micronats, self.num_words, self._last = 0, 0, tokenizer.eos_id
@@ -245,7 +251,8 @@ class Source:
 
     @property
     def spelling_nats(self) -> float | None:
-        """What the letters of its unknown words cost so far; None where the tokenizer does not spell them."""
+        """What the letters of its unknown words cost so far, besides what is in the log-probabilities; None where the tokenizer
+        does not spell them."""
         return None if self.tokenizer.rare is None else self._micronats / 1e6
 
     def ends_row(self) -> bool:
@@ -260,14 +267,16 @@ class Source:
     def encode(self, blocks: CountedText) -> Iterator[Ids]:
         """The ids of one text that comes in blocks cut anywhere."""
         self._literals = blocks.literals
-        if self.per_token and self.tokenizer.unk_id is not None:
+        if (self.per_token or self.spelt) and self.tokenizer.unk_id is not None:
             for text in self.tokenizer.whole(blocks):
                 ids = self.tokenizer.encode(text)
                 unknown = np.flatnonzero(ids == self.tokenizer.unk_id).tolist()
                 if unknown:
                     pieces = self.tokenizer.pieces(text)
-                    self._unknown.extend(pieces[place] for place in unknown)
-                self._micronats += self.tokenizer.spelling_of(text)
+                    words = [pieces[place] for place in unknown]
+                    self._unknown.extend(words if self.per_token else [])
+                    self._spelling.extend(map(self.tokenizer.spelling_of, words if self.spelt else []))
+                self._micronats += 0 if self.spelt else self.tokenizer.spelling_of(text)
                 yield ids
             return
         for ids, micronats in self.tokenizer.encode_spelt(blocks):
@@ -282,7 +291,13 @@ class Source:
     def priced(self, scored: tuple[Ids, NDArray[np.float64]]) -> tuple[Ids, NDArray[np.float64]]:
         """The same with the cost of unknown words."""
         ids, log_probs = scored
-        return ids, (log_probs - self.unknown_cost * (ids == self.tokenizer.unk_id) if self.unknown_cost else log_probs)
+        is_unk = ids == self.tokenizer.unk_id
+        if self.unknown_cost:
+            log_probs = log_probs - self.unknown_cost * is_unk
+        if self.spelt and is_unk.any():
+            log_probs = log_probs.copy()
+            log_probs[is_unk] -= [self._spelling.popleft() / 1e6 for _ in range(int(is_unk.sum()))]
+        return ids, log_probs
 
     def text(self, token: int) -> str:
         """How the next token, which is this one, stood in the text."""
