@@ -152,6 +152,21 @@ def test_a_text_ends_where_a_model_knows_no_more_and_what_was_held_back_is_writt
         beam_search(model, chars, "abc", settings)
 
 
+def test_a_beam_warns_once_of_continuations_that_end_before_their_time(caplog):
+    """Behind "a" and "b" only <unk> comes, behind "c" either "b" or an end."""
+    chars, unk = CharTokenizer(["\n", "a", "b", "c", "<unk>"]), [0.0, 0.0, 0.0, 0.0, 1.0]
+    model = Chain([0.0, 0.5, 0.0, 0.5, 0.0], unk, unk, [0.5, 0.0, 0.5, 0.0, 0.0], unk)
+    settings = SampleSettings(max_tokens=9, stop=("\n",))
+    found = beam_search(model, chars, "", settings, beam=3, length_power=0.0)
+    assert [each.tokens for each in found] == [(1,), (3, 0), (3, 2)]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["A continuation ends before its time. The model expects <unk> and nothing else."]
+    caplog.clear()
+    beam_search(Chain(*[[0.5, 0.5, 0.0, 0.0, 0.0]] * 5), chars, "", settings, beam=3)
+    beam_search(Uniform(5), WORDS, "", SampleSettings(max_tokens=9, no_repeat_ngram=1, words=("to",)), beam=3)
+    assert not caplog.records
+
+
 def test_a_beam_keeps_beginnings_that_cannot_go_on():
     settings = SampleSettings(max_tokens=9, no_repeat_ngram=2)
     found = beam_search(Chain(*TO_BE_TO), WORDS, "", settings, beam=50, length_power=0.0)

@@ -4,16 +4,18 @@
 
 A continuation ends with a stop string (that of a backward model at the beginning of its line), or after `max_tokens` tokens.
 The tokens that a stop string takes are counted in its probability, not in its text. One also ends where nothing that may come
-next has a probability. Ended ones are compared by their scores: with length_power=0 by their probabilities, which favours
-short ones, with 1 by the mean per token (Wu et al. 2016, section 7). Search ends when no beginning can become better than the
-`beam` best that have ended: a longer one has a lower probability, which is divided by max_tokens ^ length_power at the most.
-With a beam as wide as there are continuations it is exact.
+next has a probability; where it is not constraints that leave nothing, a warning says it once. Ended ones are compared by their
+scores: with length_power=0 by their probabilities, which favours short ones, with 1 by the mean per token (Wu et al. 2016,
+section 7). Search ends when no beginning can become better than the `beam` best that have ended: a longer one has a lower
+probability, which is divided by max_tokens ^ length_power at the most. With a beam as wide as there are continuations it is
+exact.
 
     legend   B beginnings · V vocabulary
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -31,6 +33,7 @@ from lmtrain.inference.writing import make_writer
 from lmtrain.models.base import LanguageModel, State, evaluating
 
 USUAL = SampleSettings()
+log = logging.getLogger("lmtrain")
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class _Search:
         self.excluded = None if settings.allow_unk else tokenizer.unk_id
         self.constraint = make_constraint(tokenizer, prompt, self.ids, settings)
         self.ended: list[Hypothesis] = []
+        self.has_warned = False
         make_writer(tokenizer, prompt, settings.stop)  # which refuses what does not go together
 
     def run(self) -> list[Hypothesis]:
@@ -102,10 +106,14 @@ class _Search:
     def _extend(self, going: list[_Beginning], log_probs_BV: Tensor, *, last: bool) -> tuple[list[int], list[_Beginning]]:
         """The `beam` best that go on by one token, with the places of what they go on from; what has ended is noted."""
         allowed_BV = self._allowed(going, log_probs_BV)
-        for each, likeliest in zip(going, allowed_BV.amax(1).tolist(), strict=True):
+        for place, (each, likeliest) in enumerate(zip(going, allowed_BV.amax(1).tolist(), strict=True)):
             if likeliest == -math.inf:
+                why = nothing_to_draw(log_probs_BV[place], self.excluded)
                 if not each.tokens:
-                    raise nothing_to_draw(log_probs_BV[0], self.excluded)
+                    raise why
+                if self.constraint is None and not self.has_warned:
+                    log.warning("A continuation ends before its time. %s", why.given)
+                    self.has_warned = True
                 self._end(self._written(each.tokens, last=True)[0], each.tokens, each.log_prob)
         totals_BV = torch.tensor([each.log_prob for each in going], dtype=torch.float64)[:, None] + allowed_BV
         size = totals_BV.shape[1]
