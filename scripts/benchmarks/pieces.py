@@ -263,5 +263,8 @@ class Numbers:
     def push(self, token_id: int) -> str:
         return ""
 
+    def is_open(self) -> bool:
+        return False
+
     def flush(self) -> str:
         return ""

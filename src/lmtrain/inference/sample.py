@@ -67,6 +67,7 @@ def sample(
 ) -> Iterator[Iterator[Draw]]:
     """Continuations of `prompt`, each drawn while it is iterated over; their joined texts do not repeat the prompt.
 
+    A draw comes as soon as it is drawn; one behind which text is held back when the next one shows that the text goes on.
     Text number i is drawn with seed + i, and `side_by_side` of them at once. An empty prompt is the start of a line. A backward
     model writes what stands before the prompt on its line, or a line where the prompt is empty. Unknown pieces of it become
     `<unk>` with a warning. With `int8`, texts are written with weights of 8 bits (`LanguageModel.reader_factory`).
@@ -82,7 +83,7 @@ def sample(
     make_reader = model.reader_factory(device, int8=int8)
     excluded = None if settings.allow_unk else tokenizer.unk_id
 
-    def start(numbers: range) -> Iterator[tuple[int, Draw, bool]]:
+    def start(numbers: range) -> Iterator[tuple[int, Draw | None, bool]]:
         reader = make_reader(tuple(tensor.expand(len(numbers), *tensor.shape[1:]).contiguous() for tensor in state))
         generators = [torch.Generator().manual_seed(seed + number) for number in numbers]
         writers = [make_writer(tokenizer, prompt, settings.stop) for _ in numbers]
@@ -102,9 +103,9 @@ def make_constraint(tokenizer: Tokenizer, prompt: str, ids: np.ndarray, settings
     )  # fmt: skip
 
 
-def _apart(draws: Iterator[tuple[int, Draw, bool]], num_texts: int) -> list[Iterator[Draw]]:
+def _apart(draws: Iterator[tuple[int, Draw | None, bool]], num_texts: int) -> list[Iterator[Draw]]:
     """The texts whose draws come side by side, each as an iterator of its own; what is drawn too early is kept."""
-    kept: list[deque[tuple[Draw, bool]]] = [deque() for _ in range(num_texts)]
+    kept: list[deque[tuple[Draw | None, bool]]] = [deque() for _ in range(num_texts)]
 
     def text(number: int) -> Iterator[Draw]:
         ended = False
@@ -113,7 +114,8 @@ def _apart(draws: Iterator[tuple[int, Draw, bool]], num_texts: int) -> list[Iter
                 other, *drawn_and_ended = next(draws)
                 kept[other].append(tuple(drawn_and_ended))  # type: ignore[arg-type]
             drawn, ended = kept[number].popleft()
-            yield drawn
+            if drawn is not None:
+                yield drawn
 
     return [text(number) for number in range(num_texts)]
 
@@ -187,18 +189,19 @@ def generate(
     *,
     excluded: int | None,
     constraint: Constraint | None = None,
-) -> Iterator[tuple[int, Draw, bool]]:
+) -> Iterator[tuple[int, Draw | None, bool]]:
     """Draws (number of the text, draw, whether the text ends with it) of texts that all begin with `log_probs_V`.
 
     There is a generator and a writer for each text, which has up to `max_tokens` draws; token `excluded` is never drawn, nor
-    what the `constraint` forbids. A text ends where nothing else has a probability, so a draw is given when the next one is
-    known. Raises what `nothing_to_draw` says where that is the first one.
+    what the `constraint` forbids. A text ends where nothing else has a probability: with None, if its last draw was
+    given. A draw behind which the writer holds text back is given when the next one is known, any other one at once. Raises
+    what `nothing_to_draw` says where nothing has a probability at the first place.
     """
     tracks = {} if constraint is None else dict.fromkeys(range(len(generators)), constraint.beginning)
     uniforms = [iter_uniforms(generator) for generator in generators]
     going = list(range(len(generators)))
     log_probs_NV = log_probs_V.expand(len(going), -1)
-    held: dict[int, Draw] = {}  # by text, the draw of which it is not known yet whether another one follows
+    held: dict[int, Draw | None] = {}  # by text that goes on, its last draw if that was not given
     for remaining in reversed(range(settings.max_tokens)):
         allowed_NV = log_probs_NV
         if constraint is not None:
@@ -214,7 +217,10 @@ def generate(
         token_of = {text: token for text, token in zip(going, tokens, strict=True) if token is not None}
         for text, before in held.items():
             goes_on = text in token_of
-            yield text, before if goes_on else _with_rest(before, writers[text]), not goes_on
+            if before is not None:
+                yield text, before if goes_on else _with_rest(before, writers[text]), not goes_on
+            elif not goes_on:
+                yield text, None, True
         if not token_of:
             return
         held = {}
@@ -225,12 +231,14 @@ def generate(
             drawn = drawn._replace(text=shown)
             if stopped or not remaining:
                 yield text, drawn if stopped else _with_rest(drawn, writers[text]), True
-            else:
-                held[text] = drawn
+                continue
+            held[text] = drawn if writers[text].is_open() else None
+            if held[text] is None:
+                yield text, drawn, False
         if not held:
             return
         going = list(held)
-        log_probs_NV = reader([drawn.token for drawn in held.values()], going)
+        log_probs_NV = reader([token_of[text] for text in going], going)
 
 
 def _with_rest(last: Draw, writer: Writer) -> Draw:

@@ -31,6 +31,10 @@ class Writer:
         text, self._held, stopped = release(self._held + self._decoder.push(token), self._stops)
         return text, stopped
 
+    def is_open(self) -> bool:
+        """Whether something is held back."""
+        return bool(self._held) or self._decoder.is_open()
+
     def end(self) -> str:
         """What was held back, of a text that ends without a stop string."""
         text, held, _ = release(self._held + self._decoder.flush(), self._stops)
@@ -53,6 +57,9 @@ class BackwardWriter(Writer):
             return self.end(), True
         self._drawn.append(token)
         return "", False
+
+    def is_open(self) -> bool:
+        return bool(self._drawn)
 
     def end(self) -> str:
         text = self._tokenizer.decode(self._drawn)
