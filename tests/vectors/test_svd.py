@@ -125,9 +125,10 @@ def test_texts_without_pairs_or_words_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("a b\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"no word that is there at least 2 times.*min_count=1"):
         read_words(tmp_path / "text.txt", min_count=2)
-    (tmp_path / "text.txt").write_text("\n \n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"text\.txt has no word\. .* Give a text with words"):
-        read_words(tmp_path / "text.txt", min_count=1)
+    for nothing in ("\n \n", ""):
+        (tmp_path / "text.txt").write_text(nothing, encoding="utf-8")
+        with pytest.raises(DataError, match=r"text\.txt has no word\. .* Give a text with words"):
+            read_words(tmp_path / "text.txt", min_count=1)
 
 
 def test_words_that_do_not_end_are_said_instead_of_other_advice(tmp_path: Path) -> None:

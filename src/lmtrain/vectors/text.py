@@ -89,7 +89,8 @@ def read_words(path: str | Path, *, min_count: int = 5, max_words: int | None = 
     """
     files = [warned(scan(file)) for file in find_sources(path)[0]]
     tokenizer = learn_tokenizer("word", _blocks(files, lowercase), min_count=min_count)
-    text = as_text(np.concatenate([*tokenizer.encode_blocks(_blocks(files, lowercase))]), tokenizer, max_words=max_words)
+    ids = [*tokenizer.encode_blocks(_blocks(files, lowercase))] or [np.empty(0, np.int32)]  # an empty file has no block
+    text = as_text(np.concatenate(ids), tokenizer, max_words=max_words)
     if not text.words:
         num_lines = int(np.count_nonzero(text.ids == BREAK))
         problem = endless_words((), text.counts, text.num_tokens, sum(facts.num_chars for facts in files) - num_lines)
