@@ -128,13 +128,19 @@ PARENT = "LMTRAIN_PARENT"
 """The variable with the number of the process that started this one, where this one ends with it."""
 
 
-def end_with(parent: int) -> None:
-    """From now on sends SIGTERM to this process once `parent` is not its parent any more: that was killed, and cannot do so."""
+def end_with(parent: int, seconds: float = 60.0) -> None:
+    """From now on ends this process once `parent` is not its parent any more: that was killed, and cannot do so.
+
+    It gets SIGTERM, and so many seconds to save what it has; where it ignores SIGTERM, as `trap "" TERM` bequeaths, none.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(seconds)
+        os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -11,7 +11,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src"
 SCRIPT = """
-import time
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as `trap "" TERM` bequeaths it
 from lmtrain.data.workers import Call, run_all
 try:
     run_all([Call(time.sleep, (60,), 10_000_000)] * 3, "Sleeping", 2)

@@ -141,7 +141,7 @@ class _Kept(logging.Handler):
 
 def main() -> None:
     """Serves calls until the standard input ends."""
-    end_with(int(sys.argv[1]))  # also in the midst of a call
+    end_with(int(sys.argv[1]), 0.0)  # also in the midst of a call; there is nothing to save
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing else may write between the answers
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # bars are drawn by whoever asks
