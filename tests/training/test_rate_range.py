@@ -2,6 +2,7 @@ import json
 import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -33,6 +34,28 @@ def test_the_suggested_rates_are_where_the_loss_falls_fastest_and_where_it_is_lo
 def test_the_noise_of_batches_is_no_fall(num_points: int) -> None:
     for loss in (lambda share: 3.0, lambda share: 3 + explosion(share)):
         assert sum(suggest(curve(loss, num_points, seed)) is not None for seed in range(50)) <= 1
+
+
+@pytest.mark.parametrize("num_points", [10, 50, 300])
+def test_batches_each_of_which_is_like_the_one_before_are_no_fall(num_points: int) -> None:
+    found = 0
+    for seed in range(200):
+        points, alike = curve(lambda share: 3.0, num_points, seed), 0.0
+        for index, (rate, nats) in enumerate(points):
+            alike = 0.7 * alike + nats - 3
+            points[index] = rate, 3 + alike
+        found += suggest(points) is not None
+    assert found <= 6
+
+
+def test_of_a_test_that_began_again_the_longest_part_counts(tmp_path: Path) -> None:
+    again = [*CURVE[:30], *CURVE, *CURVE[5:25]]
+    assert suggest(again) == suggest(CURVE) is not None
+    records = [{"optim/learning_rate": rate, "train/nats_per_token": nats} for rate, nats in again]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert read_curve(tmp_path / "metrics.jsonl") == CURVE
+    assert suggest([(0.1, 5 - index) for index in range(30)]) is None, "one rate"
+    assert suggest([]) is None
 
 
 @pytest.mark.parametrize("num_points", [60, 140, 300])
