@@ -349,7 +349,7 @@ def test_empty_texts_spoil_nothing_and_are_counted(place: Path, capsys: pytest.C
 
 
 def test_a_changed_text_is_refused_on_resume_and_other_settings_are_not_mixed_in(trained: Path) -> None:
-    with pytest.raises(lmtrain.SettingsError, match=r"model.lowercase is False in this run"):
+    with pytest.raises(lmtrain.SettingsError, match=r"model.lowercase is false in this run"):
         lmtrain.train("resume=run", "model.lowercase=true")
     (trained / "data" / "train.txt").write_text(text(7, 40), encoding="utf-8")
     with pytest.raises(lmtrain.CheckpointError, match="The text has changed"):
