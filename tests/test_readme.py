@@ -1,5 +1,7 @@
 """What the READMEs say and a test can check: commands run, links lead somewhere, figures are those that scripts make."""
 
+import gzip
+import json
 import re
 import runpy
 import shlex
@@ -50,6 +52,9 @@ def commands(pattern: str) -> list[str]:
     return sorted({match[1] or "" for match in found if match})
 
 
+SPACE = """settings: {data: text, data.path: my.txt, tokenizer: word, trainer.num_steps: 2, trainer.max_seconds: null}
+space: {model.hidden_size: {low: 4, high: 8}}
+"""
 LMTRAIN = commands(r"python -m lmtrain(?: (.*?))?")
 SETTINGS = [words for words in LMTRAIN if words.split(" ")[0] not in COMMANDS and words != "--help"]
 OTHERS = [words for words in LMTRAIN if words.split(" ")[0] in COMMANDS]
@@ -111,6 +116,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = (f"{word} {number % 5 - 2} {number % 3} {number} 1\n" for number, word in enumerate(words))
     (place / "brown.vec").write_text("".join(rows), encoding="utf-8")
     (place / "my.txt").write_text("".join(lines * 60), encoding="utf-8")
+    (place / "TEXT").write_text("\n".join(lines * 60), encoding="utf-8")  # a document per line
+    (place / "corpus").mkdir()
+    with gzip.open(place / "corpus" / "part.jsonl.gz", "wt", encoding="utf-8") as records:
+        records.writelines(f"{json.dumps({'text': line})}\n" for line in lines * 60)
+    (place / "SPACE.yaml").write_text(SPACE, encoding="utf-8")
     (place / "FILE").write_text("the cat ran near the door .\nthe dog sat .\n", encoding="utf-8")
     for directory in (place / "DIRECTORY", place / "DATA"):
         directory.mkdir()
@@ -132,7 +142,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = "data=text data.path=my.txt tokenizer=word trainer.num_threads=1"
     lstm = f"{small} model.hidden_size=8 model.embed_size=8 trainer.num_steps=5"
     for settings, run, *others in (
-        (lstm, "RUN", "RUN_A", "LSTM", "outputs/RUN", "BEFORE", "AFTER"),
+        (lstm, "RUN", "RUN_A", "LSTM", "outputs/RUN", "outputs/sweep/0", "BEFORE", "AFTER"),
         (f"{lstm} model=window", "WINDOW"),
         (f"{small} model=ngram model.order=3", "RUN_B", "NGRAM5"),
         ("task=tag data.path=TAGS tokenizer.min_count=1 trainer.num_steps=4", "TAGGER"),
@@ -159,7 +169,14 @@ def run_python(place: Path, arguments: str) -> str:
 def test_every_training_runs(words: str, place: Path) -> None:
     """Two steps of it, or twenty of a range test; a resumed run has had its steps."""
     words = re.sub(r"trainer\.num_steps=\d+", "trainer.num_steps=20", words)
-    words = words.replace("tinyshakespeare/input.txt", "my.txt")
+    words = words.replace("tinyshakespeare/input.txt", "my.txt").replace("../shared/data/brown", "DATA")
+    if "glove.6B.50d" in words:
+        words = re.sub(r"\.\./shared/data/vectors/[\w.]+", "vectors.txt", words).replace(
+            "model.embed_size=50", "model.embed_size=4"
+        )
+        words = words.replace("../shared/data/ner_wikigold", "TAGS")
+    if launcher := re.search(r"hydra/launcher=([a-z]+)", words):
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher[1]}_launcher")
     few = "" if "trainer.num_steps=" in words or "resume=" in words else " trainer.num_steps=2"
     words = re.sub(r"resume=outputs/\d{4}-\S*", "resume=outputs/RUN", words)
     assert run_python(place, f"-m lmtrain{few} {words}")
@@ -169,7 +186,8 @@ def test_every_training_runs(words: str, place: Path) -> None:
 @pytest.mark.parametrize("words", [words for words in OTHERS if words not in AS_IT_STANDS])
 def test_every_command_runs(words: str, place: Path) -> None:
     words = re.sub(r"outputs/\d{4}-\S*", "RUN", words).replace("../shared/data/brown", "DATA")
-    if "--method svd" in words or "--check-superposition" in words:  # smaller, for a small text
+    words = re.sub(r"--trials \d+", "--trials 2", words)
+    if "--method svd" in words or "--check-superposition" in words or "--retrain" in words:  # smaller, for a small text
         words += " --size 8"
     if "--method atoms" in words:
         words += " --num-atoms 4"
