@@ -412,8 +412,8 @@ def _cross_entropy(
         if reduction != "none" and not counts_N.any():  # torch's mean of nothing, and gradients of zero, from one token
             features_ND, targets_N, is_plain = features_ND[:1], targets_N[:1], True
     if is_plain:
-        losses = F.linear(features_ND, weight_VD, bias_V).to(accumulate_dtype(dtype))
-        losses = F.cross_entropy(losses, targets_N, reduction=reduction, ignore_index=ignore_index)
+        logits_NV = F.linear(features_ND, weight_VD, bias_V).to(accumulate_dtype(dtype))
+        losses = F.cross_entropy(logits_NV, targets_N, reduction=reduction, ignore_index=ignore_index)
         return losses.view(target.shape) if reduction == "none" else losses
     if not counts_N.all():
         features_ND, targets_N = features_ND[counts_N], targets_N[counts_N]
