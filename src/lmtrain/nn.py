@@ -23,7 +23,7 @@ Dropout and weight_drop act in training alone; zoneout in evaluation takes expec
 generator of the device, which `torch.manual_seed` seeds. `RNN` also takes nonlinearity='sigmoid' and 'identity'.
 
 Computes in float32, float64 and bfloat16. Autocast and `torch.compile` work as with torch's classes: under autocast to
-bfloat16 the outputs have the types that torch's have on the CPU, and compiled code calls the module as it is.
+bfloat16 the outputs have the types that torch's (2.13) have on the CPU, and compiled code calls the module as it is.
 proj_size and float16 raise a ValueError.
 
 `torch.jit.trace` and the ONNX exporter that traces record torch's own class, for any number of steps; with one of the keywords
