@@ -642,18 +642,20 @@ def test_a_layer_on_a_cpu_does_not_ask_for_the_default_device() -> None:
 # ---- the loss of an output layer
 
 
-def plain_loss(input: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, **options: Any) -> Tensor:
-    return F.cross_entropy(F.linear(input, weight, bias).reshape(-1, len(weight)), target.reshape(-1), **options)
+def plain_loss(input: Tensor, linear_weight: Tensor, target: Tensor, bias: Tensor | None, **options: Any) -> Tensor:
+    logits = F.linear(input, linear_weight, bias).reshape(-1, len(linear_weight))
+    return F.cross_entropy(logits, target.reshape(-1), **options)
 
 
 @given(
     shape=st.sampled_from([(), (1,), (7,), (3, 5), (2, 1, 3)]), V=st.sampled_from([1, 2, 17]), D=st.sampled_from([1, 4]),
     with_bias=st.booleans(), reduction=st.sampled_from(["mean", "sum"]), ignore_index=st.sampled_from([-100, 0, 999]),
-    ignored=st.sampled_from([0.0, 0.5, 1.0]), dtype=st.sampled_from([torch.float32, torch.float64]), seed=st.integers(0, 9),
+    ignored=st.sampled_from([0.0, 0.5, 1.0]), dtype=st.sampled_from([torch.float32, torch.float64]),
+    weighted=st.sampled_from([False, False, True]), smoothing=st.sampled_from([0.0, 0.0, 0.1, 1.0]), seed=st.integers(0, 9),
 )  # fmt: skip
 def test_the_loss_of_an_output_layer_is_torchs(
     shape: tuple[int, ...], V: int, D: int, with_bias: bool, reduction: str, ignore_index: int, ignored: float,
-    dtype: torch.dtype, seed: int,
+    dtype: torch.dtype, weighted: bool, smoothing: float, seed: int,
 ) -> None:  # fmt: skip
     torch.manual_seed(seed)
     tensors = [torch.randn(*size, dtype=dtype, requires_grad=True) for size in ((*shape, D), (V, D), (V,))]
@@ -662,17 +664,19 @@ def test_the_loss_of_an_output_layer_is_torchs(
     target = torch.randint(V, shape)
     target = torch.where(torch.rand(shape) < ignored, ignore_index, target)
     found = []
-    options = {"reduction": reduction, "ignore_index": ignore_index}
-    for loss in (
-        plain_loss(x, weight, target, bias, **options),
-        lmtrain.nn.linear_cross_entropy(x, weight, target, linear_bias=bias, **options),
-    ):
+    options = {"reduction": reduction, "ignore_index": ignore_index, "label_smoothing": smoothing}
+    options["weight"] = torch.rand(V, dtype=dtype) if weighted else None
+    own = partial(lmtrain.nn.linear_cross_entropy, x, weight, target, linear_bias=bias)
+    for loss in (plain_loss(x, weight, target, bias, **options), own(**options)):
         found.append([loss, *torch.autograd.grad(loss, leaves)])
     assert_close(found[1], found[0], equal_nan=True)  # where nothing counts, a mean is torch's nan
+    options["reduction"], upstream = "none", torch.randn(shape, dtype=dtype)
+    found = []
+    for losses in (plain_loss(x, weight, target, bias, **options).view(shape), own(**options)):
+        found.append([losses, *torch.autograd.grad(losses, leaves, upstream)])
+    assert_close(found[1], found[0])
     with torch.no_grad():
-        options["reduction"] = "none"
-        each = plain_loss(x, weight, target, bias, **options).view(shape)
-        assert_close(lmtrain.nn.linear_cross_entropy(x, weight, target, linear_bias=bias, **options), each)
+        assert_close(own(**options), found[0][0])
 
 
 def test_the_loss_keeps_no_logits_and_calls_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -752,7 +756,8 @@ def test_the_loss_in_torch_func_in_compiled_code_and_twice_differentiated() -> N
         ({"linear_bias": torch.zeros(4)}, "linear_bias should be [9], got [4]"),
         ({"input": torch.zeros(6, 4).double()}, "input has dtype torch.float64, linear_weight has torch.float32"),
         ({"linear_bias": torch.zeros(9).double()}, "linear_bias has dtype torch.float64, linear_weight has torch.float32"),
-        ({"reduction": "none"}, "reduction='none' has no gradients"),
+        ({"weight": torch.zeros(4)}, "weight should be [9], one of each class, got [4]"),
+        ({"label_smoothing": 1.5}, "label_smoothing should lie in 0 to 1, got 1.5"),
         ({"reduction": "max"}, "reduction should be 'mean', 'sum' or 'none', got 'max'"),
         ({"backend": "fast"}, "Unknown backend 'fast'"),
     ],
@@ -776,7 +781,7 @@ def test_the_arguments_of_the_loss_are_torchs() -> None:
         pytest.skip("PyTorch has linear_cross_entropy since 2.13")
     own, torchs = (inspect.signature(function).parameters for function in (lmtrain.nn.linear_cross_entropy, theirs))
     assert set(own) - set(torchs) == {"backend"}
-    assert set(torchs) - set(own) == {"weight", "label_smoothing", "options"}
+    assert set(torchs) - set(own) == {"options"}
     shared = [name for name in own if name in torchs]
     assert shared == [name for name in torchs if name in own]
     assert [own[name].kind for name in shared] == [torchs[name].kind for name in shared]

@@ -364,8 +364,10 @@ def linear_cross_entropy(
     target: Tensor,
     *,
     linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
     reduction: str = "mean",
     ignore_index: int = -100,
+    label_smoothing: float = 0.0,
     backend: str = "auto",
 ) -> Tensor:
     """The cross entropy of an output layer in nats, for which the logits of all tokens are never in memory at once.
@@ -376,44 +378,55 @@ def linear_cross_entropy(
     >>> loss = lmtrain.nn.linear_cross_entropy(hidden, output.weight, target, linear_bias=output.bias)
     >>> torch.testing.assert_close(loss, F.cross_entropy(output(hidden).flatten(0, 1), target.flatten()))
 
-    input          what goes into the output layer, [..., D]
-    linear_weight  its weight, [V, D], which may be that of the embedding
-    target         int64, [...]: the class of each
-    linear_bias    its bias, [V], or None
-    reduction      `mean` over the targets that count, their `sum`, or `none`, the loss of each, which has no gradients
-    ignore_index   targets with this value do not count; with `none` their loss is 0
-    backend        see `lmtrain.ops.backends`
+    input            what goes into the output layer, [..., D]
+    linear_weight    its weight, [V, D], which may be that of the embedding
+    target           int64, [...]: the class of each
+    linear_bias      its bias, [V], or None
+    weight           what each class counts, [V], or None for 1; `mean` then divides by what the targets count together
+    reduction        `mean` over the targets that count, their `sum`, or `none`, the loss of each
+    ignore_index     targets with this value do not count; with `none` their loss is 0
+    label_smoothing  what part of each target, from 0 to 1, is spread evenly over all classes
+    backend          see `lmtrain.ops.backends`
 
-    The name and the arguments are those of `torch.nn.functional.linear_cross_entropy` (PyTorch 2.13), of which it lacks
-    `weight`, `label_smoothing` and targets that are probabilities. The loss is float32 (float64 of float64), also where the
-    input is bfloat16; under autocast to bfloat16 the products are. How it works is told in `lmtrain.ops.linear_cross_entropy`.
-    Within `torch.func`, in traces and with backend="reference" PyTorch computes it, with all logits.
+    The name and the arguments are those of `torch.nn.functional.linear_cross_entropy` (PyTorch 2.13). Targets that are
+    probabilities are not among them. The loss is float32 (float64 of float64), also where the input is bfloat16; under autocast
+    to bfloat16 the products are. How it works is told in `lmtrain.ops.linear_cross_entropy`.
 
-    Raises ValueError for what does not fit, and for `none` where gradients are asked for; IndexError for a target that is not
-    a class.
+    With `weight`, with `label_smoothing`, for gradients of `none`, within `torch.func` and in traces PyTorch computes it, with
+    the logits of all tokens in memory.
+
+    Raises ValueError for what does not fit; IndexError for a target that is not a class.
     """
     run = _cross_entropy if "torch._dynamo" not in sys.modules else torch.compiler.disable(_cross_entropy)
-    return run(input, linear_weight, target, linear_bias, reduction, ignore_index, backend)
+    of_classes = {"weight": weight, "label_smoothing": label_smoothing}
+    return run(input, linear_weight, target, linear_bias, of_classes, reduction, ignore_index, backend)
 
 
 def _cross_entropy(
-    input: Tensor, weight_VD: Tensor, target: Tensor, bias_V: Tensor | None, reduction: str, ignore_index: int, backend: str
+    input: Tensor,
+    weight_VD: Tensor,
+    target: Tensor,
+    bias_V: Tensor | None,
+    of_classes: dict[str, Any],
+    reduction: str,
+    ignore_index: int,
+    backend: str,
 ) -> Tensor:
-    dtype = _checked(input, weight_VD, target, bias_V, reduction, backend)
+    dtype = _checked(input, weight_VD, target, bias_V, of_classes, reduction, backend)
     features_ND, targets_N = input.reshape(-1, input.shape[-1]), target.reshape(-1)
     counts_N = targets_N != ignore_index
     tensors = input, weight_VD, target, bias_V
     is_plain = is_followed() or torch._C._are_functorch_transforms_active() or follow(*tensors) or input.is_meta
-    if not is_plain:
-        if reduction == "none" and any(x is not None and needs_grad(x) for x in tensors):
-            raise ValueError(
-                f"{OWN}: reduction='none' has no gradients. Call it under torch.no_grad(), or use torch.nn for that."
-            )
-        if reduction != "none" and not counts_N.any():  # torch's mean of nothing, and gradients of zero, from one token
-            features_ND, targets_N, is_plain = features_ND[:1], targets_N[:1], True
+    is_plain = is_plain or of_classes["weight"] is not None or of_classes["label_smoothing"] > 0
+    is_plain = is_plain or (reduction == "none" and any(x is not None and needs_grad(x) for x in tensors))
+    if not is_plain and reduction != "none" and not counts_N.any():
+        features_ND, targets_N, is_plain = features_ND[:1], targets_N[:1], True  # torch's mean of nothing, gradients of zero
     if is_plain:
-        logits_NV = F.linear(features_ND, weight_VD, bias_V).to(accumulate_dtype(dtype))
-        losses = F.cross_entropy(logits_NV, targets_N, reduction=reduction, ignore_index=ignore_index)
+        wide_dtype = accumulate_dtype(dtype)
+        logits_NV = F.linear(features_ND, weight_VD, bias_V).to(wide_dtype)
+        if of_classes["weight"] is not None:
+            of_classes = {**of_classes, "weight": of_classes["weight"].to(wide_dtype)}
+        losses = F.cross_entropy(logits_NV, targets_N, reduction=reduction, ignore_index=ignore_index, **of_classes)
         return losses.view(target.shape) if reduction == "none" else losses
     if not counts_N.all():
         features_ND, targets_N = features_ND[counts_N], targets_N[counts_N]
@@ -427,7 +440,13 @@ def _cross_entropy(
 
 
 def _checked(
-    input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Tensor | None, reduction: str, backend: str
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    linear_bias: Tensor | None,
+    of_classes: dict[str, Any],
+    reduction: str,
+    backend: str,
 ) -> torch.dtype:
     """In which type they are multiplied."""
     if reduction not in ("mean", "sum", "none"):
@@ -447,6 +466,11 @@ def _checked(
         raise ValueError(f"{OWN}: target should be int64, got {target.dtype}")
     if linear_bias is not None and linear_bias.shape != linear_weight.shape[:1]:
         raise ValueError(f"{OWN}: linear_bias should be [{len(linear_weight)}], got {list(linear_bias.shape)}")
+    weight, smoothing = of_classes["weight"], of_classes["label_smoothing"]
+    if weight is not None and weight.shape != linear_weight.shape[:1]:
+        raise ValueError(f"{OWN}: weight should be [{len(linear_weight)}], one of each class, got {list(weight.shape)}")
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"{OWN}: label_smoothing should lie in 0 to 1, got {smoothing}")
     dtype, fitting = _dtypes(linear_weight)
     if dtype not in (torch.float32, torch.float64, torch.bfloat16):
         raise ValueError(f"{OWN} computes in float32, float64 and bfloat16, got {dtype}")
