@@ -94,7 +94,7 @@ def test_counted_pairs_come_once_per_epoch() -> None:
     seen[batch.words_N, batch.contexts_N] += batch.counts_N.numpy()
     assert (seen == counts).all()
     assert batch.num_items == 5
-    with pytest.raises(DataError, match="No two words"):
+    with pytest.raises(DataError, match="No line of the text has two words"):
         pair_batches(sparse.csr_array((3, 3)), batch_size=2)
 
 

@@ -160,7 +160,11 @@ def pair_batches(counts: Any, *, batch_size: int, seed: int = 1, scale: float = 
     """
     pairs = counts.tocoo()
     if not pairs.nnz:
-        raise DataError("No two words stand together.", "GloVe learns from pairs of words.", "Give a longer text.")
+        raise DataError(
+            "No line of the text has two words of the vocabulary near each other.",
+            "GloVe learns from such pairs.",
+            "Give a longer text.",
+        )
 
     def make(numbers: NDArray[Any], position: Position) -> Pairs:
         return Pairs(
