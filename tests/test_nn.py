@@ -436,7 +436,7 @@ def test_compiled_models_compute_what_they_are(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_trace_is_of_any_number_of_steps(name: str, bidirectional: bool) -> None:
     _, ours = pair(name, 3, 4, 2, bidirectional=bidirectional)
     traced = torch.jit.trace(ours, torch.randn(5, 2, 3))
@@ -448,7 +448,6 @@ def test_a_trace_is_of_any_number_of_steps(name: str, bidirectional: bool) -> No
     assert_close(torch.jit.trace(with_norm, x)(x), with_norm(x))
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own, for torch.nn's jvp
 @pytest.mark.parametrize("name", CLASSES)
 def test_derivatives_of_functions_as_torch_func_takes_them(name: str) -> None:
     theirs, ours = pair(name, 3, 4, 2, dtype=torch.float64)

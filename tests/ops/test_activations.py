@@ -172,7 +172,6 @@ def test_swish_in_float16_at_1000_has_the_gradient_0_for_beta() -> None:
 # --- torch.func -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # PyTorch's own use of it
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_torch_func_gives_what_autograd_gives(name: str, generator: Generator) -> None:
     function, (x, *parameter) = ACTIVATIONS[name], (y.detach() for y in arguments(name, generator))

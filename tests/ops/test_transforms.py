@@ -154,7 +154,6 @@ def test_a_class_of_tensors_is_computed_by_kernels_unless_it_follows_operations(
     assert linear_cross_entropy(fake.flatten(0, 1), layer.weight_ih_l0, None, torch.zeros(8, dtype=torch.int64)).shape == ()
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # PyTorch's own use of it
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_jvp_is_right_or_says_what_to_use_instead(name: str) -> None:
     function, batch = FUNCTIONS[name]
