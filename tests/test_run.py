@@ -1,5 +1,7 @@
 """`lmtrain.train`: a training from Python is that of the command line, and leaves the process as it was."""
 
+import errno
+import io
 import logging
 import os
 import random
@@ -140,6 +142,43 @@ def test_it_runs_in_a_thread(place: Path) -> None:
     thread.start()
     thread.join()
     assert runs[0].best is not None
+
+
+def test_a_second_one_beside_the_first_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would share the log, the random states, Hydra's state and the working directory."""
+    step, refused = GradientLearner.step, []
+
+    def beside(self: GradientLearner, chunk: Any, progress: Progress) -> StepReport:
+        if progress.step == 2:
+            with pytest.raises(SettingsError, match="Another thread of this process trains"):
+                lmtrain.train(*SMALL, "hydra.run.dir=other")
+            refused.append(progress.step)
+        return step(self, chunk, progress)
+
+    monkeypatch.setattr(GradientLearner, "step", beside)
+    assert lmtrain.train(*SMALL, "hydra.run.dir=mine").best is not None
+    assert refused == [2]
+    assert not Path("other").exists()
+    with pytest.raises(SettingsError):
+        lmtrain.train("nosuch=1")
+    assert lmtrain.train("resume=mine", "trainer.num_steps=7").best is not None  # what is refused keeps nobody out
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_it_trains_where_there_are_no_standard_streams(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, name, None)
+    assert lmtrain.train(*SMALL, "hydra.run.dir=mine").best is not None
+    assert getattr(sys, name) is None
+
+
+def test_output_that_cannot_be_written_is_not_blamed_on_the_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    with pytest.raises(BrokenPipeError):
+        lmtrain.train(*SMALL, "hydra.run.dir=mine")
 
 
 def test_ctrl_c_saves_and_is_raised(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

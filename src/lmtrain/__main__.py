@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs one command; a user's mistake is one paragraph and an exit code, without a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     prepare_streams()
+    os.environ.pop("OMP_DYNAMIC", None)  # with fewer threads than they asked for PyTorch's products of bfloat16 are wrong
     try:
         try:
             with end_in_order():

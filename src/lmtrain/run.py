@@ -11,8 +11,10 @@ import logging
 import os
 import random
 import signal
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +25,11 @@ import torch
 
 from lmtrain.application import train_here
 from lmtrain.arguments import checked
+from lmtrain.errors import SettingsError
 from lmtrain.tasks.base import Reached
 from lmtrain.trained import Model, load
+
+_IN_USE = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,11 @@ def train(*settings: str) -> Run:
         run = lmtrain.train("model=gru", "data=text", "data.path=my.txt", "trainer.max_seconds=60")
         run = lmtrain.train(f"resume={run.path}", "trainer.max_seconds=120")
 
-    Raises a `UserError` for what the command line refuses in words. Ctrl-C stops training behind the present step, saves,
-    and is then raised as KeyboardInterrupt; the run can be resumed.
+    Raises a `UserError` for what the command line refuses in words, and while another thread trains: a training sets what the
+    whole process shares. Ctrl-C stops training behind the present step, saves, and is then raised as KeyboardInterrupt; the
+    run can be resumed.
     """
-    with _left_as_it_was():
+    with _alone(), _left_as_it_was():
         try:
             return Run(*train_here(settings))
         except SystemExit as stopped:
@@ -70,13 +76,32 @@ def train(*settings: str) -> Run:
 
 
 @contextmanager
+def _alone() -> Iterator[None]:
+    """Lets one training of this process run at a time."""
+    if not _IN_USE.acquire(blocking=False):
+        raise SettingsError(
+            "Another thread of this process trains.",
+            "One process trains one model at a time.",
+            "Wait for it, or train in a process of its own, for example by the command line.",
+        )
+    try:
+        yield
+    finally:
+        _IN_USE.release()
+
+
+@contextmanager
 def _left_as_it_was() -> Iterator[None]:
-    """Puts back what training sets for the whole process."""
+    """Puts back what training sets for the whole process, and gives it standard streams where there are none."""
     place, raises = os.getcwd(), logging.raiseExceptions
     threads, states = torch.get_num_threads(), (random.getstate(), np.random.get_state(), torch.get_rng_state())
     flushes = float(torch.tensor(1e-320, dtype=torch.float64) * 1) == 0
     try:
-        yield
+        with ExitStack() as stack:
+            for stream, redirected in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
+                if stream is None:  # as in a program without a console
+                    stack.enter_context(redirected(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(flushes)

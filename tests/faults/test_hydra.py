@@ -219,6 +219,29 @@ def test_a_link_in_place_of_the_log_is_not_followed(place: Path, call: Callable[
     assert (place / "victim.txt").read_text(encoding="utf-8") == "mine\n"
 
 
+def test_a_flipped_letter_in_the_settings_of_a_run_is_damage_and_no_typing_error(place: Path, call: Callable[..., Any]) -> None:
+    file = place / "run" / "settings.json"
+    file.write_text(file.read_text(encoding="utf-8").replace("num_threads", "num_phreads"), encoding="utf-8")
+    ended = call("resume=run", "trainer.num_steps=12")
+    assert ended.code == 4
+    assert f"{file.relative_to(place)} cannot be read: trainer.num_phreads does not exist" in " ".join(ended.err.split())
+
+
+def test_a_run_that_was_killed_as_soon_as_it_was_locked_begins_again(place: Path, call: Callable[..., Any]) -> None:
+    (place / "new" / "checkpoints").mkdir(parents=True)
+    (place / "new" / "run.lock").write_text('{"process": 1, "host": "here", "since": "2026-11-28"}\n', encoding="utf-8")
+    ended = call("TRAIN", "hydra.run.dir=new")
+    assert ended.code == 0, ended.err
+    assert "it is taken over" in (place / "new" / "lmtrain.log").read_text(encoding="utf-8")
+
+
+def test_fewer_threads_than_asked_for_are_never_had(call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's products of bfloat16 are wrong then."""
+    monkeypatch.setenv("OMP_DYNAMIC", "true")
+    call("--version")
+    assert "OMP_DYNAMIC" not in os.environ
+
+
 def test_a_run_that_is_given_less_than_it_has_used_says_so_and_what_is_more(place: Path, call: Callable[..., Any]) -> None:
     ended = call("resume=run", "trainer.num_steps=2")
     assert ended.code == 0

@@ -60,7 +60,9 @@ def test_a_file_system_that_cannot_sync_a_directory_is_no_error_but_a_failing_di
 
 def test_too_little_free_space_is_told_in_gigabytes(tmp_path):
     check_free_space(tmp_path, 1)
-    with pytest.raises(ResourceError, match=r"GB free\. This run's checkpoints need 1e\+09 GB.*trainer\.keep=2"):
+    with pytest.raises(ResourceError, match=r"GB free\. This run's checkpoints need 1e\+09 GB\. Free some space, or run else"):
         check_free_space(tmp_path, 10**18)
+    with pytest.raises(ResourceError, match=r"keep fewer checkpoints with trainer\.keep=2, or run elsewhere"):
+        check_free_space(tmp_path, 10**18, can_keep_fewer=True)
     with pytest.raises(ResourceError, match="or copy the run to a larger disk and resume the copy"):
         check_free_space(tmp_path, 10**18, is_resumed=True)

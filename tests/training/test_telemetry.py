@@ -12,11 +12,13 @@ import shutil
 import struct
 import sys
 import termios
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import markdown
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
@@ -27,6 +29,7 @@ from lmtrain.commands.results import run_name
 from lmtrain.data.batches import Position
 from lmtrain.inference.evaluate import Evaluation
 from lmtrain.training.bar import Bar, clock
+from lmtrain.training.board import Board
 from lmtrain.training.learner import StepReport
 from lmtrain.training.limits import Forecast
 from lmtrain.training.markdown import unwrapped, wrapped
@@ -286,6 +289,34 @@ def test_what_a_resumed_run_does_again_is_shown_once(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
     tensorboard = reader(tmp_path)
     assert [step for step, _ in shown(tensorboard, "val/perplexity")] == [1, 2, 3, 4]
+
+
+def test_a_clock_that_was_set_back_hides_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads the files of a run in the order of the times in their names."""
+    now = time.time()
+    for earlier, first in ((0, 0), (7200, 2), (7200, 3), (9000, 4)):
+        monkeypatch.setattr(time, "time", lambda earlier=earlier: now - earlier)
+        with Telemetry(tmp_path, resume_step=first) as telemetry:
+            for step in range(first + 1, 7):
+                telemetry.record_evaluation(state_at(step), BILL, "", False)
+    tensorboard = reader(tmp_path)
+    assert [step for step, _ in shown(tensorboard, "val/perplexity")] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("name", ["projector_config.pbtxt", "00000"])
+def test_a_link_in_place_of_vectors_for_the_projector_is_not_followed(name: str, tmp_path: Path) -> None:
+    target = tmp_path / "mine"
+    if name == "00000":
+        (target / "words").mkdir(parents=True)
+    precious = target / "words" / "metadata.tsv" if name == "00000" else target
+    precious.write_text("precious")
+    board = Board(tmp_path / "tensorboard", "name", 0, lambda work: work() is None)
+    (tmp_path / "tensorboard" / "name" / name).symlink_to(target)
+    board.add_vectors(["a", "b"], np.eye(2, dtype=np.float32))
+    board.close()
+    assert precious.read_text() == "precious"
+    assert "metadata.tsv" in (tmp_path / "tensorboard" / "name" / "projector_config.pbtxt").read_text()
+    assert (tmp_path / "tensorboard" / "name" / "00000" / "words" / "metadata.tsv").read_text() == "a\nb\n"
 
 
 TEXTS = [

@@ -24,7 +24,7 @@ from lmtrain.application import jobs
 from lmtrain.application.command import checked, is_one_of_several
 from lmtrain.application.composing import PLAIN, register_schemas
 from lmtrain.application.directories import LogFile, directory_of_job, past_hydra
-from lmtrain.errors import SettingsError, UserError
+from lmtrain.errors import SettingsError
 
 if TYPE_CHECKING:
     from lmtrain.tasks.base import Reached
@@ -50,14 +50,14 @@ def train_here(overrides: Sequence[str]) -> tuple[Path, Reached | None]:
             "It takes settings such as model=gru, and no options of the command line.",
             "For a sweep, call it once for each value.",
         )
-    ended: list[tuple[Path, Reached | None] | UserError] = []
+    ended: list[tuple[Path, Reached | None] | Exception] = []
 
     def task(composed: DictConfig) -> None:
         directory = directory_of_job()
         with _logged(directory / "lmtrain.log"):
             try:
                 ended.append((directory, jobs.train(composed, changes)))
-            except UserError as error:
+            except Exception as error:  # raised below: Hydra's own are told apart from it
                 ended.append(error)
 
     with _own_hydra():
@@ -70,7 +70,7 @@ def train_here(overrides: Sequence[str]) -> tuple[Path, Reached | None]:
         except (OSError, HydraException, OmegaConfBaseException) as error:
             raise jobs.refused_by_hydra(error) from error
     (end,) = ended
-    if isinstance(end, UserError):
+    if isinstance(end, Exception):
         raise end
     return end
 

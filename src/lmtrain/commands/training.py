@@ -11,6 +11,7 @@ import torch
 import lmtrain.config as config
 from lmtrain.build import build_limits
 from lmtrain.commands.cost import (
+    MIN_KEPT,
     checkpoint_bytes,
     describe_cost,
     describe_spent,
@@ -160,7 +161,8 @@ def begin(task: Task, run: RunDirectory, checkpoint: Path | None, group: Group) 
     arithmetic = note_arithmetic(run, state.learner, task, group, is_resumed=checkpoint is not None)
     if group.leads:
         num_bytes = (checkpoint_bytes(task, state.learner.model) or 0) * num_checkpoints(trainer.keep)
-        check_free_space(run.path, num_bytes, is_resumed=checkpoint is not None)
+        is_resumed, can_keep_fewer = checkpoint is not None, trainer.keep > MIN_KEPT
+        check_free_space(run.path, num_bytes, is_resumed=is_resumed, can_keep_fewer=can_keep_fewer)
     log.info("%s", describe_training(task, state.learner, run.path))
     if group.size > 1:
         log.info("%s", say_processes(group, task))

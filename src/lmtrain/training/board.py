@@ -18,6 +18,7 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Board:
 
     def _open(self, purge_step: int) -> None:
         self._place = find_curves(self._directory) or self._place
+        _make_earlier(self._place)
         self._writer = SummaryWriter(_utf8(self._place), purge_step=purge_step)
 
     def close(self) -> None:
@@ -108,7 +110,11 @@ class Board:
         labels = [word if word.isprintable() and word.strip() else ascii(word) for word in words[:PROJECTED]]
 
         def add(writer: SummaryWriter) -> None:
-            shutil.rmtree(self._place / "00000", ignore_errors=True)  # of an earlier process
+            for path in (self._place / "00000", self._place / "projector_config.pbtxt"):  # of an earlier process
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:  # a link is removed, and what it names stays as it is
+                    path.unlink(missing_ok=True)
             writer.add_embedding(rounded_VE, [_encodable(label) for label in labels], tag="words", global_step=0)
 
         self._do(add)
@@ -127,6 +133,19 @@ class Board:
             writer, self._writer = self._writer, None
             if self._attempt(lambda: write(writer)):
                 self._writer = writer
+
+
+def _make_earlier(place: Path) -> None:
+    """Renames files of curves whose names hold a later second than now, as where the clock was set back.
+
+    TensorBoard reads files in the order of their names. It would take this process's for an earlier one, and forget its steps.
+    """
+    latest = int(time.time()) - 1
+    for path in sorted(place.glob("events.out.tfevents.*"), reverse=True):
+        *parts, seconds, rest = path.name.split(".", 4)
+        if seconds.isdecimal() and int(seconds) > latest:
+            path.rename(path.with_name(".".join((*parts, f"{latest:010d}", rest))))
+            latest -= 1
 
 
 def _add_scalars(writer: SummaryWriter, numbers: Mapping[str, float | None], step: int) -> None:

@@ -28,17 +28,18 @@ def remove_temporaries(directory: Path) -> None:
                 log.warning("%s cannot be removed (%s); it only takes space, and is tried again later.", path, error)
 
 
-def check_free_space(directory: Path, num_bytes: int, *, is_resumed: bool = False) -> None:
+def check_free_space(directory: Path, num_bytes: int, *, is_resumed: bool = False, can_keep_fewer: bool = False) -> None:
     """Raises ResourceError unless the file system of `directory` has `num_bytes` free (quotas are not seen).
 
-    The message tells how a run goes on elsewhere, which for one that `is_resumed` needs a copy of it.
+    The message tells how a run goes on elsewhere, which for one that `is_resumed` needs a copy of it, and whether it could do
+    with fewer checkpoints.
     """
     free_bytes = shutil.disk_usage(directory).free
     if free_bytes < num_bytes:
         raise ResourceError(
             f"{directory} has {free_bytes / 1e9:.3g} GB free.",
             f"This run's checkpoints need {num_bytes / 1e9:.3g} GB.",
-            "Free some space, keep fewer checkpoints with trainer.keep=2, or "
+            f"Free some space, {'keep fewer checkpoints with trainer.keep=2, ' if can_keep_fewer else ''}or "
             + (
                 "copy the run to a larger disk and resume the copy."
                 if is_resumed

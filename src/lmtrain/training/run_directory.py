@@ -150,9 +150,9 @@ def open_run_directory(path: Path, command_line: Sequence[str] | None = None, *,
         raise _unwritable(path, error, new) from error
     try:
         try:
-            run._lock.say_what_was_found()
             if new:
                 refuse_what_is_not_ours(path)  # once more, now that nobody else writes here
+            run._lock.say_what_was_found()  # which begins the log
             if run._lock.is_exclusive:  # else they may be of a process that lives
                 for directory in (path, run.checkpoints, path / "crash" / "checkpoints", path / "start" / "checkpoints"):
                     remove_temporaries(directory)

@@ -223,7 +223,8 @@ class Session:
         except ResourceError as error:
             self.state.saved_step = before
             if is_final:
-                raise
+                remedy = f"{error.remedy} Then go on from the last checkpoint with resume=RUN."
+                raise ResourceError(error.given, error.allowed, remedy) from error
             log.warning("%s Training goes on; the next checkpoint will be tried again.", error)
             return
         if problem:
