@@ -234,7 +234,10 @@ def test_a_printed_setting_can_be_typed_back(text: str) -> None:
         (["--lr", "0.1"], "--lr is not an option of training. Settings are written key=value, without dashes."),
         (["--trainer.seed=3"], "Type for example  python -m lmtrain trainer.seed=3"),
         (["data.path=my.txt"], "Type data=text or data=columns or data=labelled as well."),
-        (["model=window", "model.cell=gru"], f"Type model={'|'.join(config.Cell.__members__)} or model=encoder as well."),
+        (["model=window", "model.cell=gru"], f"Type model={'|'.join(config.Cell.__members__)} as well."),
+        (["task=tag", "model.window=3"], "model.window does not exist."),  # vectors have it, which tag nothing
+        (["model.lr=1"], "model.lr does not exist; did you mean optimizer.learning_rate?"),
+        (["model.k=1"], "model.k does not exist."),
     ],
 )
 def test_what_is_not_a_setting_says_how_one_is_written(arguments: list[str], words: str, tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def _apply(settings: dict[str, Any], item: Override, sources: Sources) -> str | 
         return f"{key} cannot be set by itself. Choose the group: {parents[-1]}=NAME."
     node = _within(settings, parents)
     if not isinstance(node, dict) or name not in node:
-        return reading.unknown_setting(key, list(_iter_keys(settings)))
+        return reading.unknown_setting(key, list(_iter_keys(settings)), _within(settings, [*parents, "kind"]))
     if isinstance(node[name], dict):
         return f"{key} is a group of settings. Set one of them, for example {key}.{next(iter(node[name]))}=..."
     node[name] = values_of(item, sources)[0]

@@ -56,7 +56,8 @@ def changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Conf
         for parent in parents:
             node = node.get(parent, {}) if isinstance(node, dict) else {}
         if not isinstance(node, dict) or name not in node:
-            raise reading.SettingsProblemsError([reading.unknown_setting(key, _keys(mapping))])
+            kind = node.get("kind") if isinstance(node, dict) else None
+            raise reading.SettingsProblemsError([reading.unknown_setting(key, _keys(mapping), kind)])
         node[name] = value
     new = reading.read_config(mapping)
     differing = list(comparing.iter_changes(old, new))

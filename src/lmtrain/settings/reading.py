@@ -12,7 +12,7 @@ from dataclasses import MISSING
 from enum import Enum
 from typing import Any
 
-from lmtrain.config import GROUPS, KINDS, MAX_LIST, Cell, Config, joined
+from lmtrain.config import GROUPS, KINDS, MAX_LIST, TASKS, Cell, Config, ModelConfig, joined
 from lmtrain.errors import SettingsError
 from lmtrain.settings.conflicts import iter_conflicts
 from lmtrain.settings.quoting import written
@@ -23,6 +23,22 @@ RENAMED = {
     "model.direct_table": "model.maxent_table",
 }
 """Settings that had another name once: read silently where a run saved them, refused where they are typed."""
+
+ELSEWHERE = {
+    **dict.fromkeys(("lr", "rate", "alpha"), "optimizer.learning_rate"),
+    **dict.fromkeys(("wd", "decay", "l2"), "optimizer.weight_decay"),
+    **dict.fromkeys(("emsize", "emb_dim", "emb_size", "embedding_dim", "embedding_size", "dim"), "model.embed_size"),
+    **dict.fromkeys(("nhid", "hidden", "hidden_dim", "units", "rnn_size"), "model.hidden_size"),
+    **dict.fromkeys(("nlayers", "layers", "depth"), "model.num_layers"),
+    **dict.fromkeys(("bptt", "seq_len", "sequence_length", "block_size"), "trainer.chunk_length"),
+    **dict.fromkeys(("bs", "batch"), "trainer.batch_size"),
+    **dict.fromkeys(("clip", "grad_clip", "max_grad_norm"), "trainer.clip_norm"),
+    **dict.fromkeys(("epochs", "max_epochs"), "trainer.num_epochs"),
+    **dict.fromkeys(("steps", "max_steps", "max_iters"), "trainer.num_steps"),
+    **dict.fromkeys(("tied", "weight_tying"), "model.tie_weights"),
+    "n": "model.order",
+}
+"""What other programs call some settings, for the advice to one who types it here."""
 
 
 def with_new_names(mapping: Any) -> Any:
@@ -71,7 +87,8 @@ def read_settings(cls: type, mapping: object, path: str, problems: list[str]) ->
     hints = typing.get_type_hints(cls)
     for key in mapping:
         if key not in fields:
-            problems.append(unknown_setting(joined(path, str(key)), [joined(path, name) for name in fields]))
+            allowed = [joined(path, name) for name in fields]
+            problems.append(unknown_setting(joined(path, str(key)), allowed, getattr(cls, "kind", "")))
     values = {}
     for name, spec in fields.items():
         key, hint = joined(path, name), hints[name]
@@ -158,12 +175,15 @@ def _outside(number: float, metadata: Mapping[str, Any]) -> str:
     return low + high
 
 
-def unknown_setting(key: str, allowed: list[str]) -> str:
-    """One line for a setting that does not exist, with the nearest one that does, or the choice that it belongs to."""
+def unknown_setting(key: str, allowed: list[str], kind: object = "") -> str:
+    """One line for a setting that does not exist, with the nearest one that does, or the choice that it belongs to.
+
+    kind  of the settings of that group now: only choices for the same tasks are named
+    """
     if key in RENAMED:
         return f"{key} is now called {RENAMED[key]}. Type {RENAMED[key]}= instead."
     group, _, name = key.partition(".")
-    classes = KINDS.get(GROUPS.get(group, object), ())
+    classes = [cls for cls in KINDS.get(GROUPS.get(group, object), ()) if _are_of_one_task(kind, getattr(cls, "kind"))]
     owners = [getattr(cls, "kind") for cls in classes if name in {f.name for f in dataclasses.fields(cls)}]
     if owners:
         choices = " or ".join(f"{group}={'|'.join(Cell.__members__) if owner == 'recurrent' else owner}" for owner in owners)
@@ -181,7 +201,21 @@ def unknown_setting(key: str, allowed: list[str]) -> str:
     return f"{key} does not exist{nearest(key, allowed)}"
 
 
+def _are_of_one_task(*kinds: object) -> bool:
+    """Whether some task has models of all these kinds; True for kinds of other things."""
+    of_tasks = [{getattr(cls, "kind") for cls in KINDS[ModelConfig] if issubclass(cls, models)} for _, models in TASKS.values()]
+    return not set.union(*of_tasks).issuperset(kinds) or any(models.issuperset(kinds) for models in of_tasks)
+
+
 def nearest(word: str, allowed: list[str]) -> str:
-    """'; did you mean X?' where something allowed is near, else '.'."""
-    close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else "."
+    """'; did you mean X?' where something allowed is near, first in the same group, else '.'."""
+    group, _, name = word.rpartition(".")
+    if ELSEWHERE.get(name) in allowed:
+        return f"; did you mean {ELSEWHERE[name]}?"
+    allowed = [key for key in allowed if not key.endswith(".kind")]  # which is set by the choice of a group
+    beside = [key for key in allowed if key.rpartition(".")[0] == group]
+    for keys, cutoff in ((beside, 0.6), (allowed, 0.8)):
+        by_name = {key.rpartition(".")[2]: key for key in keys}
+        if close := difflib.get_close_matches(name, by_name, n=1, cutoff=cutoff):
+            return f"; did you mean {by_name[close[0]]}?"
+    return "."
