@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from lmtrain.ops.lookup import sparse_rows
 from lmtrain.ops.shapes import check_dtype
 from lmtrain.ops.transforms import Looped, call, follow, is_followed
 
@@ -76,7 +77,7 @@ class BagsFunction(Looped):
         (d_NE,), (ids_M, offsets_N, weights_M) = d_outputs, ctx.saved_tensors
         d_ME = d_NE[bags_of(ids_M, offsets_N)] * weights_M[:, None]
         if ctx.sparse:
-            d_table = torch.sparse_coo_tensor(ids_M[None], d_ME, ctx.shape, check_invariants=False)
+            d_table = sparse_rows(ids_M, d_ME, ctx.shape)
         else:
             d_table = d_NE.new_zeros(ctx.shape).index_add(0, ids_M, d_ME)
         return d_table, None, None, None, None

@@ -27,6 +27,12 @@ def lookup(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
     return y_TBZ
 
 
+def sparse_rows(rows_R: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+    """A sparse tensor of that shape with `values` in these rows, of which the same may come again."""
+    with torch.sparse.check_sparse_tensor_invariants(False):  # PyTorch 2.11 warns where the argument of that name says so
+        return torch.sparse_coo_tensor(rows_R[None], values, shape)
+
+
 class Lookup(torch.autograd.Function):
     """A look-up whose gradient is a sum of rows, or a matrix product."""
 

@@ -31,6 +31,7 @@ from torch.nn.functional import embedding, linear, pad
 
 from lmtrain.ops.backends import Call, choose, kernels
 from lmtrain.ops.linear_cross_entropy import items_of, times_upstream
+from lmtrain.ops.lookup import sparse_rows
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
 from lmtrain.ops.transforms import Looped, call, follow, is_for_reference, without_autocast
@@ -205,7 +206,7 @@ def forward_sampled_cross_entropy(
 def _scattered(rows_R: Tensor, values: Tensor, like: Tensor, sparse: bool) -> Tensor:
     """Returns a tensor of the shape of `like` with these rows, and zeros elsewhere. Rows that occur twice are added."""
     if sparse:
-        return torch.sparse_coo_tensor(rows_R[None], values, like.shape, check_invariants=False)
+        return sparse_rows(rows_R, values, like.shape)
     return torch.zeros_like(like).index_add_(0, rows_R, values)
 
 
