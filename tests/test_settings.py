@@ -200,6 +200,7 @@ def test_a_setting_that_nothing_reads_is_said(overrides: list[str], key: str, ne
         (["task=tag", "data.path=x", "model=logistic"], ["model.context", "model.affixes", "model.shape_features"]),
         (["task=tag", "data.path=x"], ["model.context", "model.affixes", "model.shape_features", "trainer.baselines"]),
         (["task=classify", "data.path=x", "model=logistic"], ["model.ngrams"]),
+        (["task=classify", "data.path=x", "model=naive_bayes"], ["model.add_k"]),
         (["model=window"], ["model.context", "trainer.final_split", "trainer.baselines"]),
         (["model.embed_size=384"], ["model.residual", "tokenizer.unknown", "data.reverse"]),
         (["task=vectors", "data.path=x"], ["data.reverse"]),

@@ -86,7 +86,7 @@ def needs_of(config: Config) -> dict[str, tuple[bool, str]]:
         "model.project_embeddings": (embeddings not in ("", FROM_TEXT), "model.embeddings=RUN|FILE"),
         "model.noise_power": (getattr(model, "num_negatives", 1) > 0, "model.num_negatives above 0"),
         "model.corrupt": (getattr(model, "objective", None) is Objective.max_margin, "model.objective=max_margin"),
-        "model.add_k": (getattr(model, "smoothing", None) is Smoothing.add_k, "model.smoothing=add_k"),
+        "model.add_k": (getattr(model, "smoothing", Smoothing.add_k) is Smoothing.add_k, "model.smoothing=add_k"),
         "tokenizer.unknown": (task != "vectors", "a language model"),
         "data.reverse": (not isinstance(model, GloveConfig), "another model than glove, which counts pairs in either order"),
         "tokenizer.lowercase": (isinstance(data, CorpusConfig), "a running text; here type model.lowercase=true"),
