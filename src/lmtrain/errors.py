@@ -45,6 +45,10 @@ class DataError(UserError):
     exit_code = 3
 
 
+class EncodingError(DataError):
+    """A text that is not UTF-8 but may be text in another encoding."""
+
+
 class CheckpointError(UserError):
     """A checkpoint or a run directory that is missing, damaged, newer than this program, or of another model."""
 

@@ -1,5 +1,6 @@
 """Sentences in columns: what is read, which entities tags mean, and what is refused with its line."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,16 @@ from lmtrain.data.columns import (
     Entity,
     Sentence,
     entities,
+    intended,
+    iter_misfits,
     iter_rows,
     parse_columns,
     read_columns,
     scheme_of,
     split_tag,
+    split_words,
 )
-from lmtrain.data.examples import find_splits
+from lmtrain.data.examples import find_splits, read_lines
 from lmtrain.errors import DataError
 
 
@@ -45,7 +49,7 @@ def test_columns_are_counted_from_both_ends() -> None:
 
 @pytest.mark.parametrize(("text", "line"), [("a X\nb\n", 2), ("a\tX\n\nb\t\n", 3), ("a X\n\n\nword", 4)])
 def test_a_line_without_a_tag_is_refused_with_its_number(text: str, line: int) -> None:
-    with pytest.raises(DataError, match=rf"Line {line} of file has no (tag|token)"):
+    with pytest.raises(DataError, match=rf"Line {line} of file has one column only: "):
         parsed(text)
 
 
@@ -58,8 +62,29 @@ def test_a_column_that_is_not_there_is_refused() -> None:
     for columns in ({"token_column": 4}, {"tag_column": 0}, {"tag_column": -4}):
         with pytest.raises(DataError, match=r"data\.token_column=1"):
             parsed("a b O", **{"token_column": 1, **columns})
-    with pytest.raises(DataError, match=r"Line 1 of x has no token.*Mend the line, or give another file\.$"):
+    with pytest.raises(DataError, match=r"Line 1 of x has one column only.*Mend the line, or give another file\.$"):
         parse_columns(["word"], "x", has_choice=False)
+
+
+def test_a_column_that_is_both_the_first_and_the_last_is_refused() -> None:
+    with pytest.raises(DataError, match=r"Line 2 of file has 2 columns, so that column 2 is column -1: 'c\\tO'\."):
+        parsed("1 a O\nc O", token_column=2)
+    with pytest.raises(DataError, match=r"Line 1 of file has no token in column 0: "):
+        parsed("a O", token_column=0)
+
+
+def test_lines_with_another_number_of_columns_than_most_get_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    parsed("a NN O\n\nNew York NN B-LOC\nb NN O\nc O\n\nd NN O")
+    (warning,) = caplog.messages
+    assert warning.startswith("Lines of file have 3 columns, except for 2 of 5. The first of these is line 3, with 4: 'New")
+    caplog.clear()
+    parsed("-DOCSTART- X\n\na\tNN\tO\t\n# text = a b\n\n# b\nb\tNN\tO\n")
+    assert not caplog.messages, "comments, documents and tabs at the end of a line are no columns"
+
+
+def test_words_of_a_text_are_cut_as_columns_are() -> None:
+    assert split_words(" 10\u00a0km\tof\u3000x\r\n\u2028 ") == ["10\u00a0km", "of\u3000x", "\u2028"]
+    assert split_words(" \n") == []
 
 
 def test_comments_are_no_tokens_where_tabs_separate_columns() -> None:
@@ -67,7 +92,7 @@ def test_comments_are_no_tokens_where_tabs_separate_columns() -> None:
     assert parsed(conll_u) == [(("a", "#b"), ("X", "O"), 5), (("c",), ("O",), 11)]
     assert parsed("# O\n#b O\n\n# X") == [(("#", "#b"), ("O", "O"), 1), (("#",), ("X",), 4)], "tokens, between spaces"
     assert parsed("#sent_id=1\n#\na\tX") == [(("a",), ("X",), 3)], "as CoNLL-U says, no space has to follow"
-    with pytest.raises(DataError, match=r"Line 1 of file has no (tag|token)"):
+    with pytest.raises(DataError, match=r"Line 1 of file has one column only: '#hashtag'"):
         parsed("#hashtag\na X")
 
 
@@ -133,6 +158,44 @@ def test_the_scheme_is_recognised(name: str) -> None:
     assert scheme_of(sentences).name.startswith(name)
 
 
+def test_a_few_slips_do_not_change_the_scheme() -> None:
+    for name, tags in SCHEMES.items():
+        sentences = [Sentence(tuple("x" * len(each.split())), tuple(each.split()), 1) for each in tags * 20]
+        scheme = scheme_of(sentences)
+        assert not list(iter_misfits(sentences, scheme))
+        slips = [Sentence(("x", "y"), ("O", tag), 7) for tag in ("I-A", "B-A", "S-A", "A")]
+        assert scheme_of([*sentences, *slips]) == scheme
+        wrong = [(sentence.tags[place], sentence.line) for sentence, place in iter_misfits(slips, scheme)]
+        right = {"IO": "I-A", "IOB1": "I-A", "BIO": "B-A", "IOBES": "S-A", "classes": "A"}[name]
+        assert wrong == [(tag, 7) for tag in ("I-A", "B-A", "S-A", "A") if tag != right]
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_scheme_of_random_entities_is_recognised_behind_slips(name: str) -> None:
+    is_plain, chance = name in ("IO", "classes"), random.Random(name)
+    scheme = scheme_of([Sentence(tuple("x" * len(tags.split())), tuple(tags.split()), 1) for tags in SCHEMES[name]])
+    for _ in range(20):
+        sentences = []
+        for _ in range(60):
+            tags: list[str] = []
+            for _ in range(chance.randint(2, 6)):
+                cls, length = chance.choice("OAB"), chance.randint(1, 3)
+                is_behind = bool(tags) and cls != "O" and split_tag(tags[-1]).cls == cls
+                tags += ["O"] * (is_behind and is_plain)
+                marks = [scheme.mark(i == 0, i == length - 1, is_behind) for i in range(length)]
+                tags += [cls if cls == "O" or not mark else f"{mark}-{cls}" for mark in marks]
+            slipped = [chance.choice(["O", "A", "B-A", "I-A", "E-A", "S-A"]) if chance.random() < 0.03 else tag for tag in tags]
+            sentences.append(Sentence(tuple("x" * len(tags)), tuple(slipped), 1))
+        assert scheme_of(sentences) == scheme
+
+
+@pytest.mark.parametrize(
+    ("tag", "meant"), [("o", "O"), ("B_ORG", "B-ORG"), ("i-PER", "I-PER"), ("B-b-x", "B-b-x"), ("e-mail", "e-mail")]
+)
+def test_a_tag_that_looks_like_another_is_told(tag: str, meant: str) -> None:
+    assert intended(tag) == meant
+
+
 @given(st.lists(st.sampled_from(["O", "A", "B"]), max_size=12), st.sampled_from(sorted(SCHEMES)))
 def test_tags_made_of_classes_mean_what_the_classes_mean(classes: list[str], name: str) -> None:
     sentences = [Sentence(tuple("x" * len(tags.split())), tuple(tags.split()), 1) for tags in SCHEMES[name]]
@@ -152,3 +215,17 @@ def test_a_directory_says_which_file_is_which_or_is_asked_to(tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"does not say which file is valid; .*data\.valid=FILE"):
         find_splits(str(tmp_path), {})
     assert set(find_splits("", {"train": "a", "valid": "b", "test": ""})) == {"train", "valid"}
+    with pytest.raises(DataError, match=r"valid\.txt is one file\. .* Type data\.train=FILE data\.valid=FILE, and"):
+        find_splits(str(tmp_path / "valid.txt"), {})
+
+
+def test_a_file_whose_lines_end_in_carriage_returns_alone_gets_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mac").write_bytes(b"a O\rb O\r")
+    assert len(read_lines(tmp_path / "mac")[0]) == 1
+    assert "mac contains 2 carriage returns without a line feed, where no line ends. So all of it is one line." in caplog.text
+    caplog.clear()
+    (tmp_path / "windows").write_bytes(b"a O\r\nb O\r\n")
+    assert read_lines(tmp_path / "windows")[0] == ["a O", "b O"]
+    assert not caplog.messages

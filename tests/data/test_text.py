@@ -125,7 +125,8 @@ def test_one_of_a_kind_is_counted_as_one(file, caplog):
     warned(scan(path))
     assert caplog.messages == [
         f"{path} contains 1 control character (NUL and the like), kept like any other character. Is it text?",
-        f"{path} contains 1 carriage return without a line feed, where no line ends.",
+        f"{path} contains 1 carriage return without a line feed, where no line ends. So all of it is one line. To end lines "
+        rf"there, type  tr '\r' '\n' < {path} > lines.txt  and give the result.",
     ]
 
 

@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import lmtrain
 from lmtrain.__main__ import main
-from lmtrain.data.columns import Sentence, entities, read_columns
+from lmtrain.application import read_settings
+from lmtrain.data.columns import Scheme, Sentence, entities, read_columns
+from lmtrain.tasks.choose import open_task
 from lmtrain.tasks.tag_score import average_precision_of, best_threshold, score_tags
 from lmtrain.training.checkpoint import find_checkpoint, load_checkpoint
 
@@ -289,8 +292,69 @@ def test_what_does_not_go_together_is_refused(place: Path) -> None:
     assert "data/dev.txt has the tag B-ORG" in refused("data.strict_tags=true")()
     lmtrain.train(*TINY, "hydra.run.dir=lenient")
     assert "tags that train lacks, and that count as missed: B-ORG" in Path("lenient/lmtrain.log").read_text()
-    (place / "data" / "train.txt").write_text("Ann I-PER\n", encoding="utf-8")
-    assert "Every token of the training data is of one class" in refused("model.objective=max_margin")()
+    assert "the token and the tag stand in two columns" in refused("data.token_column=-1")()
+    assert "the token and the tag stand in two columns" in refused("data.tag_column=0")()
+    assert "data/dev.txt is one file. A training needs one part to learn from" in refused("data.path=data/dev.txt")()
+
+
+@pytest.mark.parametrize("tag", ["O", "I-PER"])
+@pytest.mark.parametrize("objective", ["softmax", "logistic", "max_margin"])
+def test_data_with_nothing_to_tell_apart_are_refused(tag: str, objective: str, place: Path) -> None:
+    (place / "data" / "train.txt").write_text(f"Ann {tag}\n", encoding="utf-8")
+    what = "has one tag" if objective == "softmax" else "is of one class"
+    cls = tag if objective == "softmax" else tag.removeprefix("I-")
+    for target in [[]] if objective == "softmax" else [[], ["model.target_class=LOC"]]:
+        said = refused(f"model.objective={objective}", *target)()
+        assert f"Every token of the training data {what}, {cls}. There is something to learn" in said
+
+
+def append(name: str, lines: str) -> None:
+    path = Path("data") / f"{name}.txt"
+    path.write_text(f"{path.read_text(encoding='utf-8')}\n{lines}", encoding="utf-8")
+
+
+def test_one_odd_tag_is_said_and_changes_no_other(place: Path, call: Callable[..., Any]) -> None:
+    for number, name in enumerate(("train", "dev", "test")):
+        (place / "data" / f"{name}.txt").write_text(text(number, 30, "B"), encoding="utf-8")
+    append("train", "Bob O\nnull I-PER\n\nextra extra\n")
+    ended = call(*TINY, "model.objective=logistic", "hydra.run.dir=run", "trainer.baselines=false")
+    assert "tags are written as BIO\n" in ended.err + ended.out
+    said = r"BIO, which would write 2 of the \d+ tags of entities in train otherwise\. The first is I-PER of 'null', in"
+    assert re.search(said, Path("run/lmtrain.log").read_text())
+    assert lmtrain.load("run").tag("Ann sat in New York")[0].tags == ("B-PER", "O", "O", "B-LOC", "I-LOC")
+
+
+def test_a_run_goes_on_to_write_tags_as_it_began(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("lmtrain.tasks.tag.scheme_of", lambda sentences: Scheme("BIO", True, True, False))
+        lmtrain.train(*TINY, "model.objective=logistic", "hydra.run.dir=run", "trainer.baselines=false")
+    lmtrain.train("resume=run", "trainer.num_epochs=6")
+    assert last("run").documents["model"]["scheme"]["name"] == "BIO"
+
+
+def test_a_split_without_entities_gets_no_verdict(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "data" / "test.txt").write_text("she O\nsat O\n", encoding="utf-8")
+    lmtrain.train(*TINY, "hydra.run.dir=run", "trainer.num_epochs=1")
+    assert "test has nothing to be found, so its score is 0 for any model." in Path("run/lmtrain.log").read_text()
+    printed = capsys.readouterr().out
+    assert "On test there is nothing to be found, so it does not tell how good a model is." in printed
+    assert "On test this model" not in printed
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("Ann B_PER\nsat o\n", "No tag is O, which marks words outside of entities. B_PER looks like B-PER, o looks like O;"),
+        ("Ann B_PER\nsat O\n", "B_PER looks like B-PER; as they are written, these are classes of their own."),
+        ("Ann S_X\nsat VBD\n", ""),
+    ],
+)  # fmt: skip
+def test_tags_that_look_like_others_are_remarked(rows: str, said: str, place: Path) -> None:
+    Path("rows").write_text(rows, encoding="utf-8")
+    task = open_task(read_settings([*TINY, "data.path=''", "data.train=rows", "data.valid=rows"]), torch.device("cpu"))
+    advice = "\n".join(task.iter_advice())
+    assert said in advice
+    assert ("looks like" in advice) == bool(said)
 
 
 def test_a_changed_text_is_refused_on_resume(place: Path) -> None:

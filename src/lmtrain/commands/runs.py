@@ -34,7 +34,7 @@ from lmtrain.training.run_record import NoRecordError, RunRecord, find_runs, rea
 
 EPILOG = """examples:
   runs                                       all runs in outputs/
-  runs outputs/sweep --group-by model        one row for each model, mean and standard deviation over its runs
+  runs outputs/sweep --group-by model        one row for each model, mean and standard deviation over its runs (seeds, folds)
   runs outputs --csv runs.csv                also everything that is known of each run, one per line"""
 
 

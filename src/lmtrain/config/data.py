@@ -49,14 +49,15 @@ class ExamplesConfig(DataConfig):
 class ColumnsConfig(ExamplesConfig, kind="columns"):
     """Tokens with tags, a token per line in columns, as of CoNLL; a blank line ends a sentence."""
 
-    token_column: int = kept(1, "Which column holds the token, from 1; -1 is the last.", least=-100, most=100)
-    tag_column: int = kept(-1, "Which column holds the tag, from 1; -1 is the last.", least=-100, most=100)
+    token_column: int = kept(1, "Which column holds the token, counted from 1; -1 is the last.", least=-100, most=100)
+    tag_column: int = kept(-1, "Which column holds the tag, counted from 1; -1 is the last.", least=-100, most=100)
     strict_tags: bool = free(False, "Refuses tags of valid and test that train lacks, instead of counting them as missed.")
 
 
 class LabelledConfig(ExamplesConfig, kind="labelled"):
     """Texts with labels, one per line: the label, then a tab or a space, then the text."""
 
+    path: str = free("", "A directory with a file each for train, valid (or dev) and test; with data.folds also a single file.")
     folds: int = kept(0, "Cuts all texts together into so many folds for cross-validation; 0: none.", least=0, most=1000)
     fold: int = kept(1, "Which fold is the test, from 1; the one after it validates.", least=1, most=1000)
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +28,7 @@ from lmtrain.shell import one_line
 OUTSIDE = "O"
 DOCUMENT = "-DOCSTART-"
 MARKED = re.compile(r"([BIESLUM])-(.+)", re.DOTALL)
+MARKED_OTHERWISE = re.compile(r"\A([BIESLUMbi])[-_](.+)\Z", re.DOTALL)
 COMMENT = "#"
 BLANKS = " \t\r\f\v"  # other spaces, such as U+00A0, belong to tokens
 
@@ -85,20 +88,31 @@ def read_columns(
 def parse_columns(
     lines: Sequence[str], name: str, *, token_column: int = 1, tag_column: int = -1, has_choice: bool = True
 ) -> list[Sentence]:
-    """Returns the sentences in the lines of the file `name`. `has_choice` says whether a person can name other columns."""
+    """Returns the sentences in the lines of the file `name`. Warns of lines with more or fewer columns than most have.
+
+    `has_choice` says whether a person can name other columns.
+    """
     with_tab = next((number for number, line in enumerate(lines, 1) if is_tabbed(line)), None)
     rows = list(iter_rows(lines, with_tab is not None))
     sentences: list[Sentence] = []
     open_rows: list[tuple[str, str, int]] = []
 
-    def field(row: Row, column: int, what: str) -> str:
-        if len(row.fields) > 1 and (found := field_at(row.fields, column)):
-            return found
+    def pair(row: Row) -> tuple[str, str]:
+        token, tag = field_at(row.fields, token_column), field_at(row.fields, tag_column)
+        if len(row.fields) == 1:
+            problem = "has one column only"
+        elif not token or not tag:
+            what, column = ("tag", tag_column) if token else ("token", token_column)
+            problem = f"has no {what} in column {column}"
+        elif (token_column - tag_column) % (len(row.fields) + 1) == 0:  # one is counted from the end
+            problem = f"has {len(row.fields)} columns, so that column {token_column} is column {tag_column}"
+        else:
+            return token, tag
         other = "say which columns they are: data.token_column=1 data.tag_column=-1" if has_choice else "give another file"
         raise DataError(
-            f"Line {row.number:,} of {one_line(name)} has no {what}: {shown_columns(row)}.",
-            f"Every line has a token and a tag in columns of their own (here the {what} is in column {column}); a blank line "
-            "ends a sentence.",
+            f"Line {row.number:,} of {one_line(name)} {problem}: {shown_columns(row)}.",
+            f"Every line has a token (here in column {token_column}) and a tag (in column {tag_column}; -1 is the last). A "
+            "blank line ends a sentence.",
             f"Mend the line, or {other}.",
         )
 
@@ -110,12 +124,25 @@ def parse_columns(
                 "Separate the columns of all lines alike.",
             )
         if row.fields:
-            open_rows.append((field(row, token_column, "token"), field(row, tag_column, "tag"), row.number))
+            open_rows.append((*pair(row), row.number))
         if open_rows and (row.ends_sentence or row is rows[-1]):
             tokens, tags, numbers = zip(*open_rows, strict=True)
             sentences.append(Sentence(tokens, tags, numbers[0]))
             open_rows.clear()
+    _warn_of_columns([row for row in rows if row.fields], name)
     return sentences
+
+
+def _warn_of_columns(rows: Sequence[Row], name: str) -> None:
+    """Warns if some lines have more or fewer columns than most: a token or a tag is then hardly where it is read."""
+    usual = max(Counter(len(row.fields) for row in rows).items(), key=lambda item: item[1], default=(0, 0))[0]
+    if odd := [row for row in rows if len(row.fields) != usual]:
+        log.warning(
+            "Lines of %s have %s columns, except for %s of %s. The first of these is line %s, with %s: %s. Its token or "
+            "tag is hardly in the column where it is read.",
+            one_line(name), usual, f"{len(odd):,}", f"{len(rows):,}", f"{odd[0].number:,}", len(odd[0].fields),
+            shown_columns(odd[0]),
+        )  # fmt: skip
 
 
 def iter_rows(lines: Iterable[str], has_tabs: bool | None = None) -> Iterator[Row]:
@@ -156,6 +183,11 @@ def split_columns(line: str) -> tuple[str, ...]:
     return tuple(re.split(f"[{BLANKS}]+", line.strip(BLANKS)))
 
 
+def split_words(text: str) -> list[str]:
+    """Returns the words of a text, cut where the columns of lines are: other spaces, such as U+00A0, belong to words."""
+    return re.findall(f"[^{BLANKS}\n]+", text)
+
+
 def field_at(fields: Sequence[str], column: int) -> str:
     """Returns the field of a column, counted from 1, or from the end where it is negative; empty if there is none."""
     index = column - 1 if column > 0 else column
@@ -177,10 +209,18 @@ class Tag(NamedTuple):
     cls: str
 
 
+@lru_cache(maxsize=1 << 12)
 def split_tag(tag: str) -> Tag:
     """Returns the parts of a tag; L and U are E and S by other names."""
     match = MARKED.fullmatch(tag)
     return Tag({"L": "E", "U": "S", "M": "I"}.get(match[1], match[1]), match[2]) if match else Tag("", tag)
+
+
+def intended(tag: str) -> str:
+    """Returns the tag as it is written here, where it is written in another way that looks like it: o is O, B_ORG is B-ORG."""
+    if tag == OUTSIDE.lower():
+        return OUTSIDE
+    return tag if MARKED.fullmatch(tag) else MARKED_OTHERWISE.sub(lambda found: f"{found[1].upper()}-{found[2]}", tag)
 
 
 class Entity(NamedTuple):
@@ -223,33 +263,64 @@ class Scheme(NamedTuple):
             return list(classes)
         padded = [OUTSIDE, *classes, OUTSIDE]
         return [
-            cls if cls == OUTSIDE else f"{self._mark(before != cls, after != cls)}-{cls}"
+            cls if cls == OUTSIDE else f"{self.mark(before != cls, after != cls)}-{cls}"
             for before, cls, after in zip(padded, padded[1:], padded[2:], strict=False)
         ]
 
-    def _mark(self, is_first: bool, is_last: bool) -> str:
+    def mark(self, is_first: bool, is_last: bool, is_behind_its_class: bool = False) -> str:
+        """Returns the mark of a token of an entity, which may stand behind another entity of its class."""
+        if not self.is_marked:
+            return ""
         if self.ends and is_last:
             return "S" if is_first else "E"
-        return "B" if self.begins and is_first else "I"
+        return "B" if is_first and (self.begins or (is_behind_its_class and not self.ends)) else "I"
 
 
 def scheme_of(sentences: Iterable[Sentence]) -> Scheme:
-    """Says which scheme sentences are tagged by."""
-    marks: set[str] = set()
-    opens_inside = has_plain = False
-    for sentence in sentences:
-        before = Tag("", OUTSIDE)
-        for tag in map(split_tag, sentence.tags):
-            marks.add(tag.mark)
-            has_plain |= not tag.mark and tag.cls != OUTSIDE
-            opens_inside |= tag.mark == "I" and before.cls == OUTSIDE
-            before = tag
-    marks.discard("")
-    if not marks or has_plain:
+    """Says by which scheme most tags are written. A few slips do not change it: `iter_misfits` finds them.
+
+    Tags have marks if most of those in entities do. Entities have an end of their own (E- and S-) if most end so. They begin
+    with B- if most do of those behind O or another class, because behind their own class they do in any scheme.
+    """
+    has_mark: Counter[bool] = Counter()
+    firsts: Counter[str] = Counter()
+    firsts_of_longer: Counter[str] = Counter()  # of entities of several tokens, whose first one cannot be the last as well
+    lasts: Counter[str] = Counter()
+    num_behind_own_class = 0
+    for sentence, entity, is_behind in _iter_entities(sentences):
+        marks = [split_tag(tag).mark for tag in sentence.tags[entity.start : entity.end]]
+        has_mark.update(map(bool, marks))
+        lasts[marks[-1]] += 1
+        if len(marks) > 1:
+            firsts_of_longer[marks[0]] += 1
+        if is_behind:
+            num_behind_own_class += marks[0] == "B"
+        else:
+            firsts[marks[0]] += 1
+    if has_mark[True] <= has_mark[False]:
         return Scheme("classes without marks", is_marked=False, begins=False, ends=False)
-    if marks & {"E", "S"}:
-        return Scheme("IOBES", is_marked=True, begins="B" in marks, ends=True)
-    if "B" in marks:
-        name = "IOB1 (B- only between neighbours of one class)" if opens_inside else "BIO"
-        return Scheme(name, is_marked=True, begins=not opens_inside, ends=False)
-    return Scheme("IO (I- only)", is_marked=True, begins=False, ends=False)
+    if lasts["E"] + lasts["S"] > lasts["B"] + lasts["I"]:
+        return Scheme("IOBES", is_marked=True, begins=firsts_of_longer["B"] >= firsts_of_longer["I"], ends=True)
+    if firsts["B"] >= firsts["I"]:
+        return Scheme("BIO", is_marked=True, begins=True, ends=False)
+    has_neighbours = num_behind_own_class >= max(1, firsts["B"])
+    name = "IOB1 (B- only between neighbours of one class)" if has_neighbours else "IO (I- only)"
+    return Scheme(name, is_marked=True, begins=False, ends=False)
+
+
+def iter_misfits(sentences: Iterable[Sentence], scheme: Scheme) -> Iterator[tuple[Sentence, int]]:
+    """Yields the tags of entities that the scheme writes otherwise: the sentence, and the place of the tag in it."""
+    for sentence, entity, is_behind in _iter_entities(sentences):
+        for place in range(entity.start, entity.end):
+            expected = scheme.mark(place == entity.start, place == entity.end - 1, is_behind)
+            if split_tag(sentence.tags[place]).mark != expected:
+                yield sentence, place
+
+
+def _iter_entities(sentences: Iterable[Sentence]) -> Iterator[tuple[Sentence, Entity, bool]]:
+    """Yields each entity with its sentence, and whether it stands behind another entity of its class."""
+    for sentence in sentences:
+        before = Entity(0, 0, OUTSIDE)
+        for entity in entities(sentence.tags):
+            yield sentence, entity, (before.end, before.cls) == (entity.start, entity.cls)
+            before = entity

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import logging
 import re
 from pathlib import Path
 
 from lmtrain.data.files import listing, unreadable
-from lmtrain.data.text import check_beginning, is_binary
+from lmtrain.data.text import check_beginning, is_binary, note_on_returns
 from lmtrain.errors import DataError
 from lmtrain.shell import expanded, one_line, quoted_for_shell
+
+log = logging.getLogger("lmtrain")
 
 NAMES = {"train": "train", "valid": "valid|dev", "test": "test"}
 """What the name of a split's file contains, in any case."""
 
 
-def find_splits(path: str, files: dict[str, str]) -> dict[str, Path]:
+def find_splits(path: str, files: dict[str, str], *, or_else: str = "") -> dict[str, Path]:
     """Returns the file of each split: those that `files` names, or the one in the directory `path` whose name says which it is.
 
-    There may be no test split. Raises DataError if a split is missing or where several files could be it.
+    There may be no test split. Raises DataError if a split is missing or where several files could be it, and for a path of
+    one file; `or_else` is what else can be done with that.
     """
     if not path:
         return {split: expanded(file) for split, file in files.items() if file}
     directory = expanded(path)
     try:
+        if directory.is_file():
+            raise DataError(
+                f"{one_line(path)} is one file.",
+                "A training needs one part to learn from and another to validate on.",
+                f"Type {or_else}data.train=FILE data.valid=FILE, and data.test=FILE where there is one.",
+            )
         names = sorted(entry.name for entry in directory.iterdir() if entry.is_file() and not entry.name.startswith("."))
     except (OSError, ValueError) as error:
         raise unreadable(directory, error) from None
@@ -79,8 +89,10 @@ def read_lines(path: Path, encoding: str = "utf-8", *, typed: str | None = "data
             f"The encoding of the files is what {typed.strip(' =')} says, utf-8 by default.",
             f"Type {typed}latin-1 for an older Western European text, or convert the files to UTF-8.",
         ) from None
-    lines = text.split("\n")
-    return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)], digest
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+    if num_returns := text.count("\r") - text.count("\r\n"):
+        log.warning("%s", note_on_returns(path, num_returns, has_lines="\n" in text))
+    return lines, digest
 
 
 def is_utf8(encoding: str) -> bool:

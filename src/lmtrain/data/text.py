@@ -21,7 +21,7 @@ import numpy as np
 
 from lmtrain.data.files import check_file, listing, typed, unreadable
 from lmtrain.data.packed import open_unpacked
-from lmtrain.errors import DataError
+from lmtrain.errors import DataError, EncodingError
 from lmtrain.progress import amount, watched
 from lmtrain.shell import one_line, quoted_for_shell
 
@@ -258,13 +258,14 @@ def scan(path: Path, field: str = "text") -> TextFacts:
     """Reads a file once for its hash and size. Notes control characters, and carriage returns that end no line."""
     digest = hashlib.sha256()
     num_chars = num_bytes = num_controls = num_returns = 0
-    is_blank, has_eos = True, False
+    is_blank, has_eos, has_lines = True, False, False
     if (size := check_file(path)) >= LONG_BYTES:
         log.info("Reading %s, %sB, once to hash and count it.", one_line(str(path)), amount(size))
     with watched(f"Hashing and counting {one_line(path.name)}", size, "B") as advance:
         for text, data in iter_blocks(path, field):
             is_blank = is_blank and text.isspace()
             has_eos = has_eos or b"<eos>" in data
+            has_lines = has_lines or b"\n" in data
             digest.update(data)
             num_chars, num_bytes = num_chars + len(text), num_bytes + len(data)
             if _has_controls(data):
@@ -276,8 +277,7 @@ def scan(path: Path, field: str = "text") -> TextFacts:
         controls = _counted(num_controls, "control character")
         notes.append(f"{path} contains {controls} (NUL and the like), kept like any other character. Is it text?")
     if num_returns:
-        returns = _counted(num_returns, "carriage return")
-        notes.append(f"{path} contains {returns} without a line feed, where no line ends.")
+        notes.append(note_on_returns(path, num_returns, has_lines=has_lines))
     return TextFacts(path, digest.hexdigest(), num_chars, num_bytes, is_blank, has_eos, field, tuple(notes))
 
 
@@ -286,6 +286,13 @@ def warned(facts: TextFacts) -> TextFacts:
     for note in facts.notes:
         log.warning("%s", note)
     return facts
+
+
+def note_on_returns(path: Path, number: int, *, has_lines: bool) -> str:
+    """Says that so many carriage returns of a file end no line. `has_lines` says whether it has a line feed at all."""
+    note = f"{path} contains {_counted(number, 'carriage return')} without a line feed, where no line ends."
+    convert = f"tr '\\r' '\\n' < {typed(path)} > lines.txt"
+    return note if has_lines else f"{note} So all of it is one line. To end lines there, type  {convert}  and give the result."
 
 
 def _has_controls(data: bytes) -> bool:
@@ -322,7 +329,7 @@ def _invalid(path: Path, data: bytes, place: int, offset: int, line: int) -> Dat
         return DataError(
             found, "Allowed is text in UTF-8, and this is hardly text: it is full of control characters.", "Give a text file."
         )
-    return DataError(
+    return EncodingError(
         found,
         "Allowed is text in UTF-8.",
         f"Type  iconv -f LATIN1 -t UTF-8 {typed(path)} > text.txt  (or the encoding that it has) and give the result.",

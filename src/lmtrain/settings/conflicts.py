@@ -14,6 +14,7 @@ from lmtrain.config import (
     KINDS,
     TASKS,
     Cell,
+    ColumnsConfig,
     Config,
     CorpusConfig,
     EmbeddingsConfig,
@@ -107,6 +108,13 @@ def _of_examples(data: ExamplesConfig) -> Iterator[str]:
             f"data.folds={data.folds} data.fold={data.fold}: one fold tests, one validates and the others are learnt from. "
             "Type for example data.folds=10 and a data.fold from 1 to 10."
         )
+    if isinstance(data, ColumnsConfig):
+        token, tag = data.token_column, data.tag_column
+        if 0 in (token, tag) or token == tag:
+            yield (
+                f"data.token_column={token} data.tag_column={tag}: the token and the tag stand in two columns, which are "
+                "counted from 1, or from the last one with -1. Type for example data.token_column=1 data.tag_column=-1."
+            )
     try:
         "".encode(data.encoding)
     except LookupError:

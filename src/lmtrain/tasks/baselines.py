@@ -8,7 +8,7 @@ it is recorded or kept.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,12 +34,14 @@ class Comparison:
     measure   what is compared
     values    by the name of a model, the first of which is the one that was trained, and by split
     notes     sentences about what was left out, and about tests
+    empty     splits in which there is nothing to be found, which tell no model from another
     is_share  whether values are numbers from 0 to 1, of which the larger is the better; otherwise the smaller is (perplexity)
     """
 
     measure: str
     values: Mapping[str, Mapping[SplitName, float]]
     notes: Sequence[str] = ()
+    empty: Collection[SplitName] = ()
     is_share: bool = True
 
     def format(self) -> str:
@@ -53,6 +55,9 @@ class Comparison:
             lines.append(f"{name:<{width}}" + "".join(f"{scale * row[split]:>10.2f}" for split in splits))
         for split in splits:
             if split == "train":
+                continue
+            if split in self.empty:
+                lines.append(f"On {split} there is nothing to be found, so it does not tell how good a model is.")
                 continue
             if not_worse := [name for name in others if sign * self.values[name][split] >= sign * self.values[own][split]]:
                 lines.append(f"On {split} this model is no better than {_listed(not_worse)}.")

@@ -22,13 +22,12 @@ from lmtrain.data.batches import Position, Shuffled
 from lmtrain.data.examples import find_splits
 from lmtrain.data.indicators import learn_indicators
 from lmtrain.data.labelled import Labelled, Splits, cut_folds, describe, fingerprint, iter_advice, labels_of, read_labelled
-from lmtrain.errors import DataError
 from lmtrain.expected import agree, compare, within
 from lmtrain.memory import check_weights, count_parameters
 from lmtrain.models.classifier import ClassifierNetwork, CountedClassifier, Texts
 from lmtrain.saved import describe_tokenizer, vectors_of
 from lmtrain.settings import comparing
-from lmtrain.shell import expanded, one_line
+from lmtrain.shell import expanded
 from lmtrain.tasks.base import Files, Loaded, SplitName, Task
 from lmtrain.tasks.baselines import Comparison
 from lmtrain.tasks.classify_baselines import FREQUENT, NAIVE_BAYES, classes_of, lowercase_of, ngrams_of, others, predict_simply
@@ -240,15 +239,10 @@ class Classify(Task):
 
 def read_splits(data: config.LabelledConfig) -> dict[str, Labelled]:
     """Returns the texts of every split. Raises DataError for files that cannot be used."""
-    path = expanded(data.path)
-    if data.path and path.is_file():
-        if not data.folds:
-            raise DataError(
-                f"{one_line(data.path)} is one file.", "There is something to learn from, and something else to validate on.",
-                "Type data.folds=10 to cut it into folds, or data.train=FILE data.valid=FILE.",
-            )  # fmt: skip
-        files = {"train": path}
+    if data.folds and data.path and expanded(data.path).is_file():
+        files = {"train": expanded(data.path)}
     else:
-        files = find_splits(data.path, {"train": data.train, "valid": data.valid, "test": data.test})
+        named = {"train": data.train, "valid": data.valid, "test": data.test}
+        files = find_splits(data.path, named, or_else="data.folds=10 to cut it into folds, or ")
     splits = {name: read_labelled(file, data.encoding) for name, file in files.items()}
     return cut_folds(splits, data.folds, data.fold) if data.folds else splits

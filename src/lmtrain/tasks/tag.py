@@ -23,7 +23,17 @@ from torch import Tensor
 import lmtrain.config as config
 from lmtrain.build import build_gradient_learner
 from lmtrain.data.batches import Batches, Position, Shuffled, random_of
-from lmtrain.data.columns import OUTSIDE, Columns, Sentence, entities, read_columns, scheme_of, split_tag
+from lmtrain.data.columns import (
+    OUTSIDE,
+    Columns,
+    Sentence,
+    entities,
+    intended,
+    iter_misfits,
+    read_columns,
+    scheme_of,
+    split_tag,
+)
 from lmtrain.data.examples import find_splits
 from lmtrain.data.features import Features, learn_features
 from lmtrain.errors import DataError, SettingsError
@@ -83,6 +93,7 @@ class Tag(Task):
             more=self.given.words if self.given else (),
         )  # fmt: skip
         self.objective = self.model.objective.name if isinstance(self.model, config.TaggerConfig) else "softmax"
+        self._check_tags()
         self.outputs = self._outputs(train) if start is None else self._outputs_of(start, train)
         self.known_entities = frozenset(
             sentence.tokens[entity.start : entity.end] for sentence in train for entity in entities(sentence.tags)
@@ -99,19 +110,30 @@ class Tag(Task):
         """Returns the only class to find; empty: all of them."""
         return self.model.target_class if isinstance(self.model, config.TaggerConfig) else ""
 
+    def _check_tags(self) -> None:
+        """Raises an error if nothing can be told from anything else, or where the class to find is lacking."""
+        is_softmax = self.objective == "softmax"
+        found = self.known_tags if is_softmax else {split_tag(tag).cls for tag in self.known_tags}
+        if len(found) < 2:
+            (only,) = found
+            raise DataError(
+                f"Every token of the training data {'has one tag' if is_softmax else 'is of one class'}, {one_line(only)}.",
+                "There is something to learn where tokens are of two classes or more, of which O may be one.",
+                f"Give data with {'entities' if only == OUTSIDE else 'another class, or O'}.",
+            )
+        if self._target and self._target not in (classes := found - {OUTSIDE}):
+            raise SettingsError(
+                f"model.target_class={one_line(self._target)} is no class of the training data.",
+                f"Their classes are {', '.join(map(one_line, sorted(classes)))}.", "Type one of them, or leave it out for all.",
+            )  # fmt: skip
+
     def _outputs(self, train: Sequence[Sentence]) -> Outputs:
         tags = Counter(tag for sentence in train for tag in sentence.tags)
         ordered = sorted(tags, key=lambda tag: (tag != OUTSIDE, -tags[tag], tag))
         if self.objective == "softmax":
             return Outputs(tuple(ordered), (), scheme_of(train))
         classes = tuple(dict.fromkeys(cls for cls in (split_tag(tag).cls for tag in ordered) if cls != OUTSIDE))
-        wanted = self._target
-        if wanted and wanted not in classes:
-            raise SettingsError(
-                f"model.target_class={one_line(wanted)} is no class of the training data.",
-                f"Their classes are {', '.join(map(one_line, classes))}.", "Type one of them, or leave it out for all.",
-            )  # fmt: skip
-        return Outputs((), (wanted,) if wanted else classes, scheme_of(train))
+        return Outputs((), (self._target,) if self._target else classes, scheme_of(train))
 
     def _outputs_of(self, start: Tagger, train: Sequence[Sentence]) -> Outputs:
         """Returns those of the tagger to start from, which must know every tag of the training data."""
@@ -151,12 +173,6 @@ class Tag(Task):
         num_parameters = count_parameters(lambda: build_tagger(self.model, self.features, num_outputs))
         check_weights(self.settings, num_parameters, self.device)
         super().check()
-        _, _, outputs_M = self._training_arrays
-        if self.objective == "max_margin" and all((outputs_M == c).all() for c in np.unique(outputs_M)):
-            raise DataError(
-                "Every token of the training data is of one class.", "max_margin compares windows of a class with others.",
-                "Give data with another class, or O.",
-            )  # fmt: skip
 
     def _batch(self, numbers: NDArray[Any], position: Position) -> Windows:
         _, centres_M, outputs_M = self._training_arrays
@@ -279,6 +295,31 @@ class Tag(Task):
                 if lacking := {tag for sentence in sentences for tag in sentence.tags} - self.known_tags:
                     listed = ", ".join(map(one_line, sorted(lacking)))
                     yield f"{name} has tags that train lacks, and that count as missed: {listed}."
+                if self.wording.value != "accuracy" and not any(map(self._has_entity, sentences)):
+                    yield f"{name} has nothing to be found, so its score is 0 for any model."
+        yield from self._advice_on_writing()
+
+    def _has_entity(self, sentence: Sentence) -> bool:
+        return any(not self._target or entity.cls == self._target for entity in entities(sentence.tags))
+
+    def _advice_on_writing(self) -> Iterator[str]:
+        """Yields which tags are written otherwise than the others, or look like tags of another meaning."""
+        scheme = self.outputs.scheme
+        for name, columns in self.splits.items():
+            misfits = list(iter_misfits(columns.sentences, scheme))
+            if misfits:
+                (sentence, place), num_tags = misfits[0], sum(tag != OUTSIDE for s in columns.sentences for tag in s.tags)
+                yield (
+                    f"Most tags are written as {scheme.name}, which would write {len(misfits):,} of the {num_tags:,} tags of "
+                    f"entities in {name} otherwise. The first is {one_line(sentence.tags[place])} of "
+                    f"{one_line(sentence.tokens[place])!r}, in the sentence of line {sentence.line:,}."
+                )
+        meant = {tag: intended(tag) for tag in self.known_tags}
+        odd = sorted(tag for tag in meant if meant[tag] != tag)
+        if odd and OUTSIDE in meant.values():  # which tags of parts of speech have not
+            shown = ", ".join(f"{one_line(tag)} looks like {one_line(meant[tag])}" for tag in odd[:5])
+            lacks = "" if OUTSIDE in meant else "No tag is O, which marks words outside of entities. "
+            yield f"{lacks}{shown}{', ...' * (len(odd) > 5)}; as they are written, these are classes of their own."
 
     def files(self) -> Files:
         tensors, documents = describe_sentences(self.splits)
@@ -299,7 +340,8 @@ class Tag(Task):
 
         with within("model.json: "):
             settings, outputs = read_tag_settings(checkpoint.documents.get("model"))
-            compare(self.outputs.to_json(), outputs.to_json())
+            compare(self.outputs._replace(scheme=outputs.scheme).to_json(), outputs.to_json())
+        self.outputs = outputs  # it goes on to write tags as it began
         return settings
 
     def load(self, path: Path) -> Loaded:

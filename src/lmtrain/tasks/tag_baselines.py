@@ -28,11 +28,11 @@ def compare(task: Tag, model: Any) -> Comparison:
     splits = compared_splits(task)
     logistic, notes = _logistic(task)
     guesses = {FREQUENT: _frequent(task.splits["train"].sentences)} | ({LOGISTIC: logistic} if logistic else {})
-    shares: dict[str, dict[SplitName, float]] = {
-        THIS: {split: getattr(task.final_score(model, split), measure) for split in splits}
-    }
+    scores = {split: task.final_score(model, split) for split in splits}
+    shares: dict[str, dict[SplitName, float]] = {THIS: {split: getattr(score, measure) for split, score in scores.items()}}
     shares |= {name: {split: _score(task, split, guess, measure) for split in splits} for name, guess in guesses.items()}
-    return Comparison(measure.replace("_f1", " F1"), shares, notes)
+    empty = [split for split, score in scores.items() if measure == "entity_f1" and not score.total.num_there]
+    return Comparison(measure.replace("_f1", " F1"), shares, notes, empty)
 
 
 def _score(task: Tag, split: SplitName, guess: Guess, measure: str) -> float:
