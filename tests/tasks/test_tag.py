@@ -357,6 +357,49 @@ def test_tags_that_look_like_others_are_remarked(rows: str, said: str, place: Pa
     assert ("looks like" in advice) == bool(said)
 
 
+def test_predict_asks_about_lines_that_differ_in_their_columns(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lmtrain.train(*TINY, "hydra.run.dir=run", "trainer.num_epochs=1", "trainer.baselines=false")
+    capsys.readouterr()
+    for name, lines, said in (
+        ("more", "Ann saw Rome .\nBob went to Rome .\nAnn\n", "Line 2 of more has 5 columns, and line 1 has 4 columns. Only"),
+        ("fewer", "Ann saw Rome\nBob\n", "Line 2 of fewer has 1 column, and line 1 has 3 columns. Only one word"),
+        ("later", "Ann saw\n\nBob went to Rome .\n", "Line 3 of later has 5 columns, and line 1 has 2 columns."),
+        ("conll", "-DOCSTART- -X- O O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\nPeter NNP B-NP B-PER\n", ""),
+        ("words", "Ann\nsat\n\nBob\n", ""),
+        ("tabs", "# a b c\nAnn\tX\n# d e\nsat\nNew York\tX\tY\n", ""),
+    ):
+        Path(name).write_text(lines, encoding="utf-8")
+        main(["predict", "run", name])
+        printed = capsys.readouterr()
+        assert printed.err.count("\n") == bool(said)
+        assert said in printed.err
+        words = [line for line in printed.out.splitlines() if line and line[0] not in "#-"]
+        assert len({line.rindex("\t") > line.rfind(" ") if "\t" in line else False for line in words}) == 1, "one separator"
+        main(["predict", "run", name, "--token-column", "1"])
+        assert capsys.readouterr().err == ""
+
+
+def test_predict_cuts_sentences_as_training_data_are_cut(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tagger = lmtrain.train(*TINY, "hydra.run.dir=run", "trainer.num_epochs=1", "trainer.baselines=false").model
+    assert tagger.tag("10\u00a0km in\u3000x\n")[0].tokens == ("10\u00a0km", "in\u3000x")
+    Path("lines").write_text("10\u00a0km in\u2028x\n", encoding="utf-8")
+    capsys.readouterr()
+    main(["predict", "run", "lines", "--sentences", "--json"])
+    assert json.loads(capsys.readouterr().out)["tokens"] == ["10\u00a0km", "in\u2028x"]
+
+
+def test_predict_names_the_option_for_encodings_and_refuses_probabilities_that_are_none(
+    place: Path, call: Callable[..., Any]
+) -> None:
+    lmtrain.train(*TINY, "model.objective=max_margin", "hydra.run.dir=run", "trainer.num_epochs=1", "trainer.baselines=false")
+    Path("latin").write_bytes("Zoë\n".encode("latin-1"))
+    ended = call("predict", "run", "latin")
+    assert (ended.code, "Type --encoding latin-1" in ended.err, "iconv" in ended.err) == (3, True, False)
+    ended = call("predict", "run", "latin", "--encoding", "latin-1", "--probabilities")
+    assert (ended.code, ended.out) == (2, "")
+    assert "The scores of max-margin are no probabilities" in ended.err
+
+
 def test_a_changed_text_is_refused_on_resume(place: Path) -> None:
     lmtrain.train(*TINY, "hydra.run.dir=run")
     (place / "data" / "train.txt").write_text(text(7, 40), encoding="utf-8")

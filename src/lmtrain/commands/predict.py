@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lmtrain.commands.options import Parser, add_model_options, iter_lines, open_any, parse, whole
-from lmtrain.errors import CheckpointError, DataError, SettingsError
+from lmtrain.errors import CheckpointError, DataError, EncodingError, SettingsError
 from lmtrain.shell import expanded, one_line, printable
 
 if TYPE_CHECKING:
@@ -30,12 +30,16 @@ MAX_COLUMNS = 2  # of a sentence of one word; with more it looks like a sentence
 
 
 class Line(NamedTuple):
-    """A line to print, with its token (empty where it has none), what stands before the tag, and its number of columns."""
+    """A line to print, with its token (empty where it has none) and what stands before the tag.
+
+    num_spaced  how many columns spaces separate in it;  number: its number in the file, from 1
+    """
 
     text: str
     token: str
     separator: str
-    num_columns: int = 1
+    num_spaced: int = 1
+    number: int = 0
     ends_sentence: bool = False
 
 
@@ -49,11 +53,14 @@ def main(arguments: list[str]) -> None:
         "--token-column", type=whole(1, 100), metavar="N",
         help="a tagger: the column of the token, from 1 (default: as in the data of the run)",
     )  # fmt: skip
-    parser.add_argument("--probabilities", action="store_true", help="also the probability of what is predicted")
+    parser.add_argument(
+        "--probabilities", action="store_true", help="also the probability of what is predicted (max_margin has none)"
+    )
     parser.add_argument("--json", action="store_true", help="JSON lines, one per sentence or text")
     parser.add_argument("--encoding", help="of the file (default: that of the data which the run learnt from)")
     options = parse(parser, arguments)
 
+    from lmtrain.data.columns import split_words
     from lmtrain.tasks.classify_saved import Classifier
     from lmtrain.tasks.tag_saved import Tagger
 
@@ -68,6 +75,11 @@ def main(arguments: list[str]) -> None:
             f"{options.run} holds neither a tagger nor a classifier.", "Of word vectors see  python -m lmtrain vectors.",
             f"Of a language model type  python -m lmtrain sample {options.run}  or  score {options.run} FILE.",
         )  # fmt: skip
+    if options.probabilities and trained.model.network.objective == "max_margin":
+        raise SettingsError(
+            f"--probabilities was given for {options.run}, which was trained with model.objective=max_margin.",
+            "The scores of max-margin are no probabilities; those of softmax and logistic are.", "Leave it out.",
+        )  # fmt: skip
     at_once = 1 if options.file == "-" else SENTENCES
     blocks: Iterator[list[Line]]
     if options.sentences:
@@ -76,12 +88,12 @@ def main(arguments: list[str]) -> None:
                 f"--token-column {options.token_column} was given together with --sentences.",
                 "With --sentences a line is a sentence and has no columns.", "Leave one of them out.",
             )  # fmt: skip
-        blocks = ([Line(word, word, "/") for word in line.split()] for line in lines)
+        blocks = ([Line(word, word, "/") for word in split_words(line)] for line in lines)
     else:
         blocks = _blocks(_with_tokens(lines, options, trained.columns.token_column))
-    for number, group in enumerate(_grouped(blocks, at_once)):
-        if number == 0 and not options.sentences:
-            _warn_of_sentences(group[0])
+        if options.token_column is None:
+            blocks = _warned_of_sentences(blocks, _named(options.file))
+    for group in _grouped(blocks, at_once):
         for answer in _answers(trained, group, options):
             print(answer)
         if at_once == 1:
@@ -95,7 +107,7 @@ def _lines(options: argparse.Namespace, settings: Mapping[str, Any]) -> Iterator
     encoding = options.encoding or (settings.get("data") or {}).get("encoding") or "utf-8"
     try:
         if is_utf8(encoding):
-            return iter_lines(options.file)
+            return _naming_encodings(iter_lines(options.file))
         "".encode(encoding)
     except LookupError:
         raise SettingsError(
@@ -111,6 +123,18 @@ def _lines(options: argparse.Namespace, settings: Mapping[str, Any]) -> Iterator
     if options.file != "-":
         return iter(read_lines(expanded(options.file), encoding, typed="--encoding ")[0])
     return _decoded_input(encoding)
+
+
+def _naming_encodings(lines: Iterator[str]) -> Iterator[str]:
+    """Yields the lines of what should be UTF-8. Where it is not, the error names the option of this command."""
+    try:
+        yield from lines
+    except EncodingError as error:
+        raise EncodingError(
+            error.given,
+            "Text is read as UTF-8 unless --encoding says otherwise.",
+            "Type --encoding latin-1 for an older Western European text, or name the encoding that it has.",
+        ) from None
 
 
 def _decoded_input(encoding: str) -> Iterator[str]:
@@ -158,7 +182,8 @@ def _with_tokens(lines: Iterable[str], options: argparse.Namespace, column_of_ru
     from lmtrain.data.columns import BLANKS, field_at, is_tabbed, iter_rows, shown_columns
 
     column = column_of_run if options.token_column is None else options.token_column
-    name = "standard input" if options.file == "-" else one_line(options.file)
+    name = _named(options.file)
+    has_spaces: bool | None = None  # whether spaces separate the columns of the first line
     is_plain: bool | None = None if options.token_column is None else False
     for row in iter_rows(lines):
         if not row.fields:
@@ -184,8 +209,11 @@ def _with_tokens(lines: Iterable[str], options: argparse.Namespace, column_of_ru
                 "one column holds a word per line.",
                 "Mend the line; or type for example --token-column 1, or --sentences if every line is a sentence.",
             )
-        separator = " " if len(fields) > 1 and not has_tab else "\t"
-        yield Line(row.line.rstrip(BLANKS.replace("\t", "")), token, separator, len(fields))
+        if has_spaces is None:
+            has_spaces = len(fields) > 1 and not has_tab
+        separator = " " if has_spaces and not has_tab else "\t"
+        num_spaced = 1 if has_tab else len(fields)
+        yield Line(row.line.rstrip(BLANKS.replace("\t", "")), token, separator, num_spaced, row.number)
 
 
 def _blocks(lines: Iterable[Line]) -> Iterator[list[Line]]:
@@ -224,9 +252,36 @@ def _answers(tagger: Tagger, blocks: list[list[Line]], options: argparse.Namespa
         yield from [" ".join(written)] if options.sentences else written
 
 
-def _warn_of_sentences(block: list[Line]) -> None:
-    """Warns if a sentence of one line has several words, because it is then hardly a word with its columns."""
-    words = [line for line in block if line.token]
-    if len(words) == 1 and words[0].num_columns > MAX_COLUMNS and words[0].separator == " ":
-        advice = f"Only one word of each line is read, here {one_line(words[0].token)!r}."
-        print(f"lmtrain: {advice} Where every line is a sentence, type --sentences.", file=sys.stderr)
+def _warned_of_sentences(blocks: Iterable[list[Line]], name: str) -> Iterator[list[Line]]:
+    """Yields the same, and warns once if lines look like sentences of words between spaces rather than words with columns."""
+    first: Line | None = None
+    is_told = False
+    for block in blocks:
+        words = [line for line in block if line.token]
+        if words and first is None:
+            first = words[0]
+            if len(words) == 1 and first.num_spaced > MAX_COLUMNS:
+                _tell_of_sentences(first, "and no other line belongs to its sentence", name)
+                is_told = True
+        odd = next((line for line in words if first and line.num_spaced != first.num_spaced), None)
+        if odd and first and not is_told:
+            _tell_of_sentences(odd, f"and line {first.number:,} has {_counted(first.num_spaced)}", name)
+            is_told = True
+        yield block
+
+
+def _tell_of_sentences(line: Line, problem: str, name: str) -> None:
+    print(
+        f"lmtrain: Line {line.number:,} of {name} has {_counted(line.num_spaced)}, {problem}. Only one word of each line is "
+        f"read, here {one_line(line.token)!r}. Where every line is a sentence, type --sentences; where it is not, "
+        "--token-column N names the column that is read.",
+        file=sys.stderr,
+    )
+
+
+def _counted(num_columns: int) -> str:
+    return f"{num_columns} column{'s' * (num_columns != 1)}"
+
+
+def _named(file: str) -> str:
+    return "standard input" if file == "-" else one_line(file)

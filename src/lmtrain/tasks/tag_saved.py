@@ -12,7 +12,7 @@ from torch import Tensor
 
 import lmtrain.config as config
 from lmtrain.arguments import checked_methods
-from lmtrain.data.columns import Scheme, Sentence, entities, parse_columns, read_columns
+from lmtrain.data.columns import Scheme, Sentence, entities, parse_columns, read_columns, split_words
 from lmtrain.data.features import read_features
 from lmtrain.errors import DataError
 from lmtrain.expected import ANY_LENGTH, Anything, Flag, Like, agree, compare, within
@@ -49,9 +49,9 @@ class Tagger:
         return f"<lmtrain.Tagger {self._settings.kind}, {len(names)} outputs, vocabulary {sizes[0]:,}, {self.path}>"
 
     def tag(self, sentences: str | Iterable[str | Sequence[str]]) -> list[TaggedSentence]:
-        """Returns the tags of sentences. A sentence is a list of tokens, or a text with white space between tokens."""
+        """Returns the tags of sentences. A sentence is a list of tokens, or a text with blanks between tokens."""
         given = [sentences] if isinstance(sentences, str) else list(sentences)
-        tokens = [sentence.split() if isinstance(sentence, str) else list(sentence) for sentence in given]
+        tokens = [split_words(sentence) if isinstance(sentence, str) else list(sentence) for sentence in given]
         tagged = self.model.tag(tokens)
         return [
             TaggedSentence(tuple(words), tuple(each.tags), None if each.probabilities is None else tuple(each.probabilities))
