@@ -54,6 +54,9 @@ def test_a_drawing_is_written_whole_and_overwrites_nothing(call: Call, tmp_path:
         (("x", "x=1", "--json", "--jacobian"), "--jacobian was given with --json"), (("x", "x=1", "--nudge", "nan"), "--nudge"),
         (("x", "x=1", "--element", "y"), "names no entry"), (("x", "x=1", "--elemnt", "x"), "Did you mean --element"),
         (("x", "y"), '"y" gives no value'), (("--x", "x=1"), "cannot be used"), (("softmax", "C=x"), "from 2 to 40"),
+        (("lstms",), "Did you mean  explain lstm  "), (("LSTM", "hidden=3"), "Did you mean  explain lstm  "),
+        (("sotfmax", "C=3", "y=1"), "Lessons are chain"), (("widow", "activation=tanh"), "explain window"),
+        (("q", "x=1"), "q has no value"),
         (("exp(x)\x1b[2J", "x=1"), r"\\x1b"), (("+".join(["x"] * 300), "x=1", "--svg", "no.svg"), "A drawing holds 150"),
     ],
 )  # fmt: skip

@@ -278,6 +278,17 @@ def test_a_tie_is_said() -> None:
     assert "tie" not in explain("max(x, y)", x=1, y=2).text()
 
 
+def test_the_gradient_of_the_sum_of_a_softmax_is_0_and_of_unlikely_entries_no_rounding() -> None:
+    assert explain("softmax(x)", x=[1, 2, 3]).gradients["x"].tolist() == [0, 0, 0]
+    unlikely = explain("[1, 0, 0] @ softmax(x)", x=[-50, 0, 0]).gradients["x"]
+    assert unlikely[1] == pytest.approx(-np.exp(-50) / 4)
+
+
+def test_a_tensor_that_requires_a_gradient_is_given_for_its_numbers() -> None:
+    x = torch.tensor([1, 2], dtype=torch.bfloat16, requires_grad=True)
+    assert explain("x @ x", x=x).gradients["x"].tolist() == [2, 4]
+
+
 def test_values_are_shown_whole_or_with_their_shape() -> None:
     assert show(np.array([[1.0, -0.0], [2.5, 1e-9]])) == "[[1, 0], [2.5, 1e-09]]"
     assert show(np.zeros((5, 10))) == "(5 x 10) 0, 0, 0, ..."

@@ -10,9 +10,11 @@ and sum. A value is a number, a vector [1,2] or a matrix [[1,2],[3,4]]. Definiti
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import math
 import re
+from collections.abc import Iterable
 
 from lmtrain.commands.drawing import new_drawing, write_drawing
 from lmtrain.commands.options import Parser, parse
@@ -49,6 +51,7 @@ def main(arguments: list[str]) -> None:
     if options.expression in LESSONS:
         explanation = LESSONS[options.expression](options.values)
     else:
+        _check_lesson(options.expression.strip(), options.values, LESSONS)
         explanation = explain(options.expression, read_assignments(options.values))
     if options.json:
         shown = json.dumps(explanation.to_json(), allow_nan=False)
@@ -60,6 +63,20 @@ def main(arguments: list[str]) -> None:
     if drawing is not None:
         write_drawing("--svg", drawing, explanation.svg())
     print(shown)
+
+
+def _check_lesson(expression: str, words: Iterable[str], lessons: Iterable[str]) -> None:
+    """Raises SettingsError for the name of a lesson with a typing error: a single name that has no value."""
+    from lmtrain.explain.parser import FUNCTIONS
+
+    named = {word.partition("=")[0].strip() for word in words}
+    if not expression.isidentifier() or expression in named or expression in FUNCTIONS:
+        return
+    if close := difflib.get_close_matches(expression.lower(), lessons, n=1):
+        raise SettingsError(
+            f"{expression} is no lesson, and as an expression it has no value.", f"Lessons are {', '.join(lessons)}.",
+            f"Did you mean  explain {close[0]}  ?",
+        )  # fmt: skip
 
 
 def parse_expression(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:

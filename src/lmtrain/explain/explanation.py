@@ -77,7 +77,7 @@ def explain(expression: str, values: Mapping[str, object] | None = None, /, **mo
     """Runs an expression forward and backward. Raises UserError, with a caret under the mistake where there is one.
 
     expression   see `lmtrain.explain.parser`
-    values       by name a number, a vector or a matrix (lists or NumPy arrays); also as keywords
+    values       by name a number, a vector or a matrix (lists, NumPy arrays or tensors); also as keywords
 
     >>> explanation = explain("(x + y) * max(y, z)", x=1, y=2, z=0)
     >>> float(explanation.value)

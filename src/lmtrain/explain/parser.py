@@ -10,6 +10,9 @@ Functions are those of FUNCTIONS. All else that stands where an operand may stan
 
 from __future__ import annotations
 
+import difflib
+import math
+
 from lmtrain.arguments import checked
 from lmtrain.explain.functions import (
     Exp,
@@ -41,6 +44,11 @@ FUNCTIONS: dict[str, type[Gate]] = {
 }  # fmt: skip
 OF_ONE: dict[type[Gate], type[Gate]] = {Maximum: Largest, Minimum: Smallest}
 """What those that take two or more arguments are of one: the largest and the smallest entry."""
+INSTEAD = {
+    "sqrt": "x ** 0.5", "square": "x ** 2", "pow": "x ** y", "abs": "max(x, -x)", "ln": "log(x)", "logistic": "sigmoid(x)",
+    "maximum": "max(x, y)", "minimum": "min(x, y)", "dot": "x @ y", "matmul": "x @ y", "norm": "sum(x * x) ** 0.5",
+}  # fmt: skip
+"""How well-known functions that are not among FUNCTIONS are written with them."""
 
 
 @checked
@@ -174,7 +182,7 @@ class _Parser(Reader):
             self.fail(
                 f'"{token.text}" is not a function.',
                 f"Functions are {', '.join(FUNCTIONS)}.",
-                f"To multiply, write {token.text} * (...).",
+                _instead_of(token.text),
             )
         gate, opened = FUNCTIONS[token.text], self.take()
         arguments = [self.expression(0, depth + 1)]
@@ -204,3 +212,14 @@ class _Parser(Reader):
             raise self.source.error(*problem, start)
         text = self.source.text[start : self.tokens[self.next - 1].position + 1]
         return Node.constant(value, text if len(text) <= 30 else "[...]")
+
+
+def _instead_of(name: str) -> str:
+    """What to write for a word before a bracket that is none of the functions."""
+    close = difflib.get_close_matches(name.lower(), FUNCTIONS, n=1, cutoff=0.75)
+    if name.lower() in INSTEAD:
+        return f"Write for example {INSTEAD[name.lower()]}."
+    if close:
+        return f"Did you mean {close[0]}?"
+    multiply = f"o multiply, write {name} * (...)."
+    return f"Write it with these, or, t{multiply}" if callable(getattr(math, name, None)) else f"T{multiply}"

@@ -14,6 +14,7 @@ from lmtrain.shell import one_line
 
 MAX_LENGTH = 10_000  # characters of an expression
 MAX_VALUE = 1_000_000  # characters of the value of a name
+EXAMPLES = "Write for example 1.5 or [1, 2] or [[1, 2], [3, 4]]."
 
 TOKEN = re.compile(
     r"(?P<number>(?:[0-9]+(?:\.(?!T\b)[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
@@ -40,13 +41,24 @@ def parse_value(name: str, text: str) -> NDArray[np.float64]:
         value = reader.numbers()
         if reader.peek.kind != "end":
             reader.fail(
-                f"{reader.found()} cannot stand in a value.", "A value is a number, a vector or a matrix.", "Leave it out."
+                f"{reader.found()} cannot stand in a value.",
+                "A value is a decimal number, a vector or a matrix; nothing is computed in it.",
+                _remedy(text.strip()),
             )
         if problem := shape_problem(value):
             raise reader.source.error(*problem, 0)
     except ExpressionError as error:
         raise ExpressionError(f"The value of {name} cannot be read. {error.given}", error.allowed, error.remedy) from None
     return np.asarray(value, dtype=np.float64)
+
+
+def _remedy(text: str) -> str:
+    """What to type for a number with something behind it that no value has."""
+    if re.fullmatch(r"[-+]?[0-9]+,[0-9]+", text):
+        return f"Write {text.replace(',', '.')} for a number, or [{text}] for a vector."
+    if re.fullmatch(r"[^,\s]*[*/+-].*", text):
+        return "Write the decimal number that it comes to, such as 0.333."
+    return EXAMPLES
 
 
 class Reader:
@@ -91,6 +103,8 @@ class Reader:
             remedy = "To multiply, write * between them, or @ for matrices."
         elif self.peek.text == "=":
             remedy = "To define a name, write it alone before the =, and a semicolon behind the definition."
+        elif ends and self.peek.text == ",":
+            remedy = "Write decimal numbers with a point, such as 1.5; commas separate the arguments of a function."
         else:
             remedy = "Leave it out." if ends else "Write a name, a number or a bracket here."
         self.fail(f"{self.found()} cannot stand here.", "", remedy)
@@ -120,13 +134,20 @@ class Reader:
             self.fail(
                 f"{self.found()} stands where a number should.",
                 "A value is a finite number, a vector of such, or a matrix of rows of one length.",
-                "Write for example 1.5 or [1, 2] or [[1, 2], [3, 4]].",
+                EXAMPLES,
             )
         opened = self.take()
         values = [] if self.peek.text == "]" else [self.numbers(depth + 1)]
         while self.peek.text == ",":
             self.take()
             values.append(self.numbers(depth + 1))
+        if self.peek.text != "]" and self.peek.kind != "end":
+            self.fail(
+                f"{self.found()} cannot stand here.",
+                "Commas separate the numbers of a vector, and the rows of a matrix, which have brackets of their own; "
+                "nothing is computed in them.",
+                EXAMPLES,
+            )
         self.close("]", opened)
         return values
 

@@ -43,6 +43,8 @@ def read_assignments(words: Iterable[str]) -> dict[str, Array]:
 def as_value(name: str, value: object) -> Array:
     """A number or nested lists (or anything that NumPy takes) as float64. Raises ExpressionError for what has no place here."""
     problem = shape_problem(value)
+    if hasattr(value, "detach"):  # a tensor of PyTorch, of any type and on any device
+        value = value.detach().tolist()
     try:
         array = np.asarray(0.0 if problem else value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
