@@ -60,7 +60,6 @@ NEEDED: dict[str, Any] = {
     "sentences": "the", "settings": "a=b", "models": [], "split": "test",
 }  # fmt: skip
 """What else is given where an argument is wrong; nothing of it is looked at before."""
-TAKES_ANYTHING = {"settings of evaluate_training"}
 
 
 def test_every_public_function_refuses_a_wrong_type_and_names_the_argument(things: dict[str, Any]) -> None:

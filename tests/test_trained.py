@@ -18,6 +18,7 @@ import lmtrain.trained
 from lmtrain.errors import CheckpointError, DataError, SettingsError
 from lmtrain.inference.dynamic import Adaptive, Cache, Dynamic
 from lmtrain.inference.evaluate import Static
+from lmtrain.vectors.files import FORMATS
 
 Call = Callable[..., Any]
 
@@ -237,8 +238,21 @@ def test_words_have_vectors(lm: lmtrain.Model, counted: Path) -> None:
     assert "c" in vectors
     assert "nosuch" not in vectors
     assert vectors["c"].tolist() == lm.network.embedding.weight[int(lm.tokenizer.encode("c")[0])].tolist()  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="has no word vectors"):
+    with pytest.raises(lmtrain.CheckpointError, match="has no word vectors"):
         lmtrain.load("counted").vectors  # noqa: B018
+
+
+def test_an_empty_path_is_said_and_a_file_of_vectors_has_its_own_door(lm: lmtrain.Model, tmp_path: Path) -> None:
+    with pytest.raises(lmtrain.DataError, match="The path is empty"):
+        lm.perplexity("")
+    vectors = lmtrain.Vectors(("the", "cat"), np.ones((2, 3), np.float32))
+    for format in FORMATS:
+        vectors.save(file := tmp_path / "file", format=format)
+        with pytest.raises(lmtrain.CheckpointError, match=r"is a file of word vectors\..*lmtrain\.load_vectors\("):
+            lmtrain.load(file)
+    (tmp_path / "text").write_text("no vectors 1\n", encoding="utf-8")
+    with pytest.raises(lmtrain.CheckpointError, match=r"text is a file\."):
+        lmtrain.load(tmp_path / "text")
 
 
 def test_a_model_says_in_one_line_what_it_is(lm: lmtrain.Model, counted: Path, call: Call) -> None:

@@ -287,6 +287,17 @@ def import_arpa(path: Path, directory: Path, like: Trained | None = None) -> Ngr
     return model
 
 
+class NoVectorsError(CheckpointError, ValueError):
+    """A model without word vectors was asked for them."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{one_line(str(path))} has no word vectors.",
+            "Networks over words have them; counts, indicators and mixtures have none.",
+            "Give a run of one of these, or a file of vectors.",
+        )
+
+
 def vectors_of(model: Any, tokenizer: Tokenizer) -> Vectors | None:
     """The embedding of a model of any task with the texts of its tokens; None for a model that has none."""
     embedding = getattr(model, "embedding", None)

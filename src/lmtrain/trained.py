@@ -25,6 +25,7 @@ from lmtrain.data.encoded import EncodedText
 from lmtrain.data.text import iter_text, with_line_ends
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.data.vocabulary import split_words
+from lmtrain.errors import CheckpointError
 from lmtrain.export.files import Exported, Format, Quantized, export_model
 from lmtrain.inference.batch import BATCH_TOKENS
 from lmtrain.inference.beam import Hypothesis, beam_search
@@ -40,13 +41,14 @@ from lmtrain.inference.score import ScoredToken, score_text, score_texts
 from lmtrain.inference.surprise import Unit, UnitName, score_units
 from lmtrain.models.base import LanguageModel, evaluating
 from lmtrain.ops.transforms import Products
-from lmtrain.saved import Trained, load_trained, save_mixture, saved_text, vectors_of
+from lmtrain.saved import NoVectorsError, Trained, load_trained, save_mixture, saved_text, vectors_of
 from lmtrain.shell import one_line
 from lmtrain.targets import new_directory
 from lmtrain.tasks.comparing import SplitName, compare_saved, saved_lines
 from lmtrain.tasks.mixing import fit_mixture
 from lmtrain.tasks.opening import open_saved, text_field, training_corpus, training_ids
 from lmtrain.training.checkpoint import load_document
+from lmtrain.vectors.files import is_file_of_vectors
 from lmtrain.vectors.table import Vectors
 
 Precision = Literal["float32", "bfloat16"]
@@ -432,10 +434,10 @@ class Model:
 
     @property
     def vectors(self) -> Vectors:
-        """The words with their vectors, from the model's embedding. ValueError where the model has none."""
+        """The words with their vectors, from the model's embedding. Raises CheckpointError where it has none."""
         vectors = vectors_of(self.network, self.tokenizer)
         if vectors is None:
-            raise ValueError(f"{self.path} has no word vectors; a window or recurrent model has them")
+            raise NoVectorsError(self.path)
         return vectors
 
     @property
@@ -524,5 +526,10 @@ def load(path: str | os.PathLike[str], *, device: str = "cpu", checkpoint: Liter
         raise ValueError(f"checkpoint={checkpoint!r}; expected 'best' or 'last'")
     if device != "cpu" and not (device.partition(":")[0] == "cuda" and torch.cuda.is_available()):
         raise ValueError(f"device={device!r}; expected 'cpu'{', or a GPU such as cuda' * torch.cuda.is_available()}")
+    if is_file_of_vectors(Path(path)):
+        raise CheckpointError(
+            f"{one_line(str(path))} is a file of word vectors.", "lmtrain.load takes directories: runs and checkpoints.",
+            f"Type  lmtrain.load_vectors({str(path)!r})  .",
+        )  # fmt: skip
     saved = open_saved(Path(path), prefer=checkpoint, device=device)
     return Model(saved, device) if isinstance(saved, Trained) else saved

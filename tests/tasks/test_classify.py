@@ -190,6 +190,9 @@ def test_python_classifies_texts_with_probabilities(trained: Path) -> None:
     assert classifier.splits == ["valid", "test"]
     assert classifier.evaluate().num_texts == 12, "the test split, where there is one"
     assert classifier.evaluate("valid", "test").num_texts == 25
+    assert classifier.evaluate_training().num_texts == 40
+    with pytest.raises(lmtrain.DataError, match="No dev split was saved"):
+        classifier.evaluate("valid", "dev")
     assert classifier.vectors.matrix.shape == (len(classifier.vectors.words), 6)
 
 
@@ -292,8 +295,9 @@ def test_folds_are_cut_from_one_file(place: Path) -> None:
     given = ["task=classify", "data.path=all", "data.folds=5", *TRAINER, "model=naive_bayes"]
     tested = [lmtrain.train(*given, f"data.fold={fold}", f"hydra.run.dir=run{fold}").model for fold in (1, 5)]
     assert [model.evaluate("test").num_texts for model in tested] == [6, 6]
-    with pytest.raises(ValueError, match="has no word vectors"):
-        _ = tested[0].vectors
+    for expected in (ValueError, lmtrain.CheckpointError):
+        with pytest.raises(expected, match=r"has no word vectors\. Networks over words have them"):
+            _ = tested[0].vectors
     assert tested[0].evaluate("valid").num_texts == 6
     with pytest.raises(lmtrain.DataError, match=r"all is one file\..*Type data\.folds=10"):
         lmtrain.train("task=classify", "data.path=all", "hydra.run.dir=refused")

@@ -98,6 +98,18 @@ def test_a_tagger_learns_resumes_bit_for_bit_and_comes_back(
     assert run["final_split"] == "test"
 
 
+def test_without_a_test_split_the_last_one_is_judged_and_another_is_refused_in_words(place: Path) -> None:
+    (place / "data" / "test.txt").unlink()
+    tagger = lmtrain.train(*TINY, "trainer.num_epochs=1", "hydra.run.dir=run").model
+    assert tagger.evaluate() == tagger.evaluate("valid")
+    assert tagger.evaluate_training().num_tokens > tagger.evaluate().num_tokens
+    for expected in (KeyError, lmtrain.DataError):
+        with pytest.raises(expected, match=r"^No dev split .* Saved are: valid\. Type  evaluate\('valid'\), or evaluate_file"):
+            tagger.evaluate("dev")
+    with pytest.raises(lmtrain.DataError, match=r"Type  evaluate_training\(\)"):
+        tagger.evaluate("train")
+
+
 @pytest.mark.parametrize("mark", ["B", "I"])
 def test_predictions_are_written_as_the_data_are(mark: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, name in enumerate(("train", "dev", "test")):

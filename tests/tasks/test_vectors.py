@@ -99,6 +99,8 @@ def test_vectors_are_learnt_go_on_bit_for_bit_and_come_back(method: str, data: P
     assert trained.splits == ["valid", "test"]
     session = json.loads(Path("run/run.json").read_text())["sessions"][-1]
     assert session["final"][value] == trained.evaluate().value
+    with pytest.raises(lmtrain.DataError, match=r"No x split was saved with .* Saved are: valid, test\."):
+        trained.evaluate("x")
     words = {"cat", "dog", "Mouse", "horse", "Rome", "Oslo", "Paris", "London"}
     assert set(trained.vectors.words) == words, "neither ends of lines nor what is unknown has a vector"
     assert trained.vectors.matrix.shape == (8, 6)
@@ -281,7 +283,7 @@ def test_taggers_have_vectors_and_logistic_regression_has_none(data: Path, call:
     assert projected("tagger")[0] == list(tagger.vectors.words)
     assert call("vectors", "neighbours", "tagger", "rome").code == 0
     regression = lmtrain.train(*common, "model=logistic", "hydra.run.dir=regression").model
-    with pytest.raises(ValueError, match="has no word vectors"):
+    with pytest.raises(CheckpointError, match="has no word vectors"):
         assert regression.vectors
     with pytest.raises(CheckpointError, match="has no word vectors"):
         lmtrain.load_vectors("regression")

@@ -49,6 +49,20 @@ def test_neighbours_are_those_of_the_definition_without_the_word_and_without_zer
     assert order.index("w7") == order.index("w6") + 1, "of equal ones the first comes first"
 
 
+def test_lists_make_vectors_too() -> None:
+    vectors = Vectors(["a", "b"], [[1, 2], [3, 4]])  # type: ignore[arg-type]
+    assert (vectors.words, vectors["b"].tolist(), vectors.matrix.dtype) == (("a", "b"), [3, 4], np.float32)
+    assert vectors.neighbours([3, 4], 1)[0][0] == "b"  # type: ignore[arg-type]
+
+
+def test_a_vector_of_another_size_and_an_unknown_method_are_said(random: Vectors) -> None:
+    with pytest.raises(DataError, match=r"A vector of shape \(3,\) was given\. The vectors of these words have 6 numbers each"):
+        random.neighbours(random["w0"][:3])
+    for ask in (lambda: random.analogy("w0", "w1", "w2", method="foo"), lambda: random.evaluate_analogies("no", method="foo")):
+        with pytest.raises(ValueError, match="method='foo'; expected 'add' or 'mul'"):
+            ask()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_analogies_are_those_of_the_definition(random: Vectors, method: str) -> None:
     a, b, c = (random[word].astype(np.float64) for word in ("w1", "w2", "w3"))

@@ -17,13 +17,11 @@ def evaluate_examples(options: argparse.Namespace) -> None:
             "--streams, --temperature, --dynamic and --cache are for language models.",
             f"{options.run} was trained for another task.", "Leave them out.",
         )  # fmt: skip
-    from lmtrain.tasks.opening import training_settings
-
     trained = open_any(options)
     if options.text is not None:
         score = trained.evaluate_file(options.text)
     elif options.split == "train":
-        score = trained.evaluate_training(training_settings(trained.path))
+        score = trained.evaluate_training()
     elif options.split in trained.splits:
         score = trained.evaluate(options.split)
     else:

@@ -21,6 +21,11 @@ def check_file(path: Path) -> int:
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from None
     if not stat.S_ISREG(mode := found.st_mode):
+        if path == Path():
+            raise DataError(
+                f'The path is empty or ".", which is the current directory, {path.cwd()}.', "Text is read from files.",
+                "Give the path of a file.",
+            )  # fmt: skip
         kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
         raise DataError(
             f"{path} is {kinds.get(stat.S_IFMT(mode), 'a device')}.",

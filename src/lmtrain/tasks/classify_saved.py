@@ -21,14 +21,22 @@ from lmtrain.data.tokenizer import WordTokenizer
 from lmtrain.errors import CheckpointError
 from lmtrain.expected import ANY_LENGTH, Anything, Like, Whole, agree, compare, within
 from lmtrain.models.classifier import ClassifierNetwork
-from lmtrain.saved import vectors_of
+from lmtrain.saved import NoVectorsError, vectors_of
 from lmtrain.settings import reading
 from lmtrain.shell import expanded, one_line
 from lmtrain.tasks.classify import read_splits
 from lmtrain.tasks.classify_baselines import FREQUENT, NAIVE_BAYES, classes_of, lowercase_of, ngrams_of, others, predict_simply
 from lmtrain.tasks.classify_model import TextModel, build_classifier
 from lmtrain.tasks.classify_score import ClassifyScore
-from lmtrain.tasks.restoring import lines_in, open_checkpoint, read_model_settings, read_word_tokenizer, run_settings
+from lmtrain.tasks.opening import training_settings
+from lmtrain.tasks.restoring import (
+    chosen_splits,
+    lines_in,
+    open_checkpoint,
+    read_model_settings,
+    read_word_tokenizer,
+    run_settings,
+)
 from lmtrain.training.checkpoint import believing, load_document
 from lmtrain.training.learner import expected_weights, load_weights
 from lmtrain.vectors.table import Vectors
@@ -94,9 +102,9 @@ class Classifier:
 
     @property
     def vectors(self) -> Vectors:
-        """Returns the words with their vectors. Raises ValueError if the model has none."""
+        """Returns the words with their vectors. Raises CheckpointError if the model has none."""
         if (vectors := vectors_of(self.model.network, self.model.indicators.tokenizer)) is None:
-            raise ValueError(f"{self.path} has no word vectors; model=averaging and model=encoder have them")
+            raise NoVectorsError(self.path)
         return vectors
 
     @property
@@ -105,11 +113,12 @@ class Classifier:
         return list(self._splits)
 
     def evaluate(self, *splits: str) -> ClassifyScore:
-        """Says how well it classifies a split that was saved with it, or several together. KeyError if there is none.
+        """Says how well it classifies a split that was saved with it, or several together. By default the test split, where
+        there was one, else valid.
 
-        By default the test split, where there was one, else valid.
+        Raises DataError, which is a KeyError here, if there is none of this name.
         """
-        saved = [self._splits[split] for split in splits or [self.splits[-1]]]
+        saved = chosen_splits(self._splits, splits, self.path)
         baselines = {
             FREQUENT: self._most_frequent,
             NAIVE_BAYES: np.concatenate([split.naive_bayes_N for split in saved]),
@@ -127,8 +136,9 @@ class Classifier:
         check_labels(labelled, self.labels, str(path))
         return self._judge(labelled.texts, classes_of(labelled, self.labels), {FREQUENT: self._most_frequent})
 
-    def evaluate_training(self, settings: config.Config) -> ClassifyScore:
+    def evaluate_training(self) -> ClassifyScore:
         """Says how well it classifies what it was trained on, from where that was then."""
+        settings = training_settings(self.path)
         assert isinstance(settings.data, config.LabelledConfig)
         splits = read_splits(settings.data)
         document = load_document(self.path, "training")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from lmtrain.data.corpus import Corpus, encode_file
 from lmtrain.data.tokenizer import Ids, Tokenizer
 from lmtrain.errors import CheckpointError, SettingsError, UnfitError
 from lmtrain.expected import within
-from lmtrain.saved import Trained, load_trained, read_tokenizer, task_in, vectors_of
+from lmtrain.saved import NoVectorsError, Trained, load_trained, read_tokenizer, task_in, vectors_of
 from lmtrain.settings import reading
 from lmtrain.shell import expanded, one_line
 from lmtrain.training.checkpoint import believing, load_checkpoint, load_document, read_named
@@ -128,24 +128,12 @@ def load_vectors(path: str | Path, *, checkpoint: Literal["best", "last"] = "bes
     if not path.is_dir():
         return Vectors.load(path, format=format)
     saved = open_saved(path, prefer=checkpoint)
-    vectors = _vectors_of(saved)
+    vectors = vectors_of(saved.model, saved.tokenizer) if isinstance(saved, Trained) else saved.vectors
     if vectors is None:
-        raise CheckpointError(
-            f"{saved.path} has no word vectors.", "Networks over words have them; counts, indicators and mixtures have none.",
-            "Give a run of one of these, or a file of vectors.",
-        )  # fmt: skip
+        raise NoVectorsError(saved.path)
     if not np.isfinite(vectors.matrix).all():
         raise CheckpointError(
             f"The word vectors of {saved.path} hold numbers that are not finite.", "Every number must be finite.",
             "Give a checkpoint from before the training diverged.",
         )  # fmt: skip
     return vectors
-
-
-def _vectors_of(saved: Any) -> Vectors | None:
-    if isinstance(saved, Trained):
-        return vectors_of(saved.model, saved.tokenizer)
-    try:
-        return cast(Vectors, saved.vectors)
-    except ValueError:  # which a model without any raises
-        return None

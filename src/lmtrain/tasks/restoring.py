@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -12,13 +12,14 @@ from torch import Tensor
 
 import lmtrain.config as config
 from lmtrain.data.tokenizer import WordTokenizer
-from lmtrain.errors import CheckpointError
+from lmtrain.errors import CheckpointError, DataError
 from lmtrain.expected import agree, within
 from lmtrain.saved import read_tokenizer, task_in
 from lmtrain.settings import comparing, reading
 from lmtrain.shell import one_line
 from lmtrain.training.checkpoint import Checkpoint, load_checkpoint, load_document, read_named
 
+Split = TypeVar("Split")
 Settings = TypeVar("Settings", bound=config.ModelConfig)
 
 NOUNS = {"tag": "A tagger", "classify": "A classifier", "vectors": "A model of word vectors"}
@@ -65,6 +66,25 @@ def run_settings(path: Path, model: config.ModelConfig) -> dict[str, Any]:
     document = load_document(path, "training")
     saved = document.get("settings") if isinstance(document, dict) else None
     return dict(saved or {"model": comparing.config_to_json(model)})
+
+
+class NoSplitError(DataError, KeyError):
+    """A split was asked for that was not saved with a model. KeyError would show its text in quotation marks."""
+
+    __str__ = Exception.__str__
+
+
+def chosen_splits(saved: Mapping[str, Split], names: Sequence[str], path: Path) -> list[Split]:
+    """Returns the splits of these names, without any the last one of those that were saved. Raises NoSplitError."""
+    for name in names or [*saved][-1:] or ["test"]:
+        if name not in saved:
+            listed = ", ".join(saved) or "none"
+            first = "evaluate_training()" if name == "train" else f"evaluate({[*saved][-1]!r})" if saved else ""
+            raise NoSplitError(
+                f"No {one_line(name)} split was saved with {one_line(str(path))}.", f"Saved are: {listed}.",
+                f"Type  {first}{', or ' * bool(first)}evaluate_file(FILE)  .",
+            )  # fmt: skip
+    return [saved[name] for name in names or [*saved][-1:]]
 
 
 def text_to_tensor(text: str) -> Tensor:

@@ -16,9 +16,18 @@ from lmtrain.data.columns import Scheme, Sentence, entities, parse_columns, read
 from lmtrain.data.features import read_features
 from lmtrain.errors import DataError
 from lmtrain.expected import ANY_LENGTH, Anything, Flag, Like, agree, compare, within
+from lmtrain.saved import NoVectorsError
 from lmtrain.settings import reading
 from lmtrain.shell import expanded
-from lmtrain.tasks.restoring import lines_in, open_checkpoint, read_model_settings, read_word_tokenizer, run_settings
+from lmtrain.tasks.opening import training_settings
+from lmtrain.tasks.restoring import (
+    chosen_splits,
+    lines_in,
+    open_checkpoint,
+    read_model_settings,
+    read_word_tokenizer,
+    run_settings,
+)
 from lmtrain.tasks.tag import build_tagger, judge, read_splits, vectors_in
 from lmtrain.tasks.tag_model import Outputs, TagModel
 from lmtrain.tasks.tag_score import TagScore
@@ -49,7 +58,12 @@ class Tagger:
         return f"<lmtrain.Tagger {self._settings.kind}, {len(names)} outputs, vocabulary {sizes[0]:,}, {self.path}>"
 
     def tag(self, sentences: str | Iterable[str | Sequence[str]]) -> list[TaggedSentence]:
-        """Returns the tags of sentences. A sentence is a list of tokens, or a text with blanks between tokens."""
+        """Returns each sentence with its `tokens`, their `tags` and `probabilities`, and its `entities` (`TaggedSentence`).
+
+        A sentence is a list of tokens, or a text with blanks between tokens. `entities` are pairs of text and class:
+
+            tagger.tag("Kojima was born in Osaka .")[0].entities
+        """
         given = [sentences] if isinstance(sentences, str) else list(sentences)
         tokens = [split_words(sentence) if isinstance(sentence, str) else list(sentence) for sentence in given]
         tagged = self.model.tag(tokens)
@@ -60,9 +74,9 @@ class Tagger:
 
     @property
     def vectors(self) -> Vectors:
-        """Returns the words with their vectors. Raises ValueError if there are none, as logistic regression has none."""
+        """Returns the words with their vectors. Raises CheckpointError if there are none, as in logistic regression."""
         if (vectors := vectors_in(self.model.network, self.model.features)) is None:
-            raise ValueError(f"{self.path} has no word vectors; model=tagger has them")
+            raise NoVectorsError(self.path)
         return vectors
 
     @property
@@ -70,9 +84,13 @@ class Tagger:
         """Returns the splits that were saved with it: valid, and test where there was one."""
         return list(self._splits)
 
-    def evaluate(self, split: str = "test") -> TagScore:
-        """Says how well it tags a split that was saved with it. Raises KeyError if there is none of this name."""
-        return self._judge(self._splits[split])
+    def evaluate(self, split: str | None = None) -> TagScore:
+        """Says how well it tags a split that was saved with it. By default the test split, where there was one, else valid.
+
+        Raises DataError, which is a KeyError here, if there is none of this name.
+        """
+        (sentences,) = chosen_splits(self._splits, [] if split is None else [split], self.path)
+        return self._judge(sentences)
 
     def evaluate_file(self, path: str | Path) -> TagScore:
         """Says how well it tags the sentences of a file in columns, which are read as those of its training."""
@@ -82,8 +100,9 @@ class Tagger:
         )
         return self._judge(list(columns.sentences))
 
-    def evaluate_training(self, settings: config.Config) -> TagScore:
+    def evaluate_training(self) -> TagScore:
         """Says how well it tags what it was trained on, from the place where that was then."""
+        settings = training_settings(self.path)
         assert isinstance(settings.data, config.ColumnsConfig)
         return self._judge(list(read_splits(settings.data)["train"].sentences))
 

@@ -18,8 +18,8 @@ from lmtrain.data.corpus import encode_file
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.expected import ANY_LENGTH, MAX_COUNT, Anything, Like, agree, compare, within
 from lmtrain.shell import expanded
-from lmtrain.tasks.opening import text_field
-from lmtrain.tasks.restoring import open_checkpoint, read_model_settings, read_word_tokenizer, run_settings
+from lmtrain.tasks.opening import text_field, training_settings
+from lmtrain.tasks.restoring import chosen_splits, open_checkpoint, read_model_settings, read_word_tokenizer, run_settings
 from lmtrain.tasks.vectors_model import VectorScore, build_vectors, held_out, judge, wording_of
 from lmtrain.training.checkpoint import believing
 from lmtrain.training.learner import load_weights
@@ -57,16 +57,21 @@ class TrainedVectors:
         """Returns the splits that were saved with them: valid, and test where there was one."""
         return list(self._texts)
 
-    def evaluate(self, split: str = "test") -> VectorScore:
-        """Returns the loss on a split that was saved with them. Raises KeyError if there is none of this name."""
-        return self._judge(self._texts[split])
+    def evaluate(self, split: str | None = None) -> VectorScore:
+        """Returns the loss on a split that was saved with them. By default the test split, where there was one, else valid.
+
+        Raises DataError, which is a KeyError here, if there is none of this name.
+        """
+        (ids,) = chosen_splits(self._texts, [] if split is None else [split], self.path)
+        return self._judge(ids)
 
     def evaluate_file(self, path: str | Path) -> VectorScore:
         """Returns the loss on a text file."""
         return self._judge(encode_file(expanded(path), self.tokenizer, text_field(self.path)).ids)
 
-    def evaluate_training(self, settings: config.Config) -> VectorScore:
+    def evaluate_training(self) -> VectorScore:
         """Returns the loss on the text that they were trained on, from where that was then."""
+        settings = training_settings(self.path)
         return self._judge(build_corpus(settings.data, settings.tokenizer).train.ids)
 
     def _judge(self, ids: NDArray[Any]) -> VectorScore:

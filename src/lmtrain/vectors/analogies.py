@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lmtrain.data.text import iter_text
 from lmtrain.errors import DataError
 from lmtrain.shell import one_line
-from lmtrain.vectors.table import Vectors, score_analogies
+from lmtrain.vectors.table import Vectors, check_method, score_analogies
 
 BLOCK_NUMBERS = 1 << 24  # scores that are computed at once: 64 MB
 
@@ -146,8 +146,7 @@ def evaluate_analogies(
     vectors: Vectors, path: Path, *, method: str = "add", most_frequent: int | None = None, keep_case: bool = False
 ) -> Analogies:
     """Answers the questions of a file. See `Vectors.evaluate_analogies`."""
-    if method not in ("add", "mul"):
-        raise ValueError(f"method={method!r}; expected 'add' or 'mul'")
+    check_method(method)
     sections = read_questions(path)
     lower_case = not keep_case and not vectors.has_capitals
     vectors = vectors.most_frequent(most_frequent)

@@ -78,6 +78,19 @@ def read_vectors(path: Path, format: str | None = None) -> Vectors:
     return vectors
 
 
+def is_file_of_vectors(path: Path) -> bool:
+    """Whether a file begins with a word and its vector, in one of FORMATS."""
+    try:
+        with open_unpacked(path) as (file, _):
+            found = _recognise(file, path)
+            file.seek(0)
+            if found == "npz":
+                return len(_read_npz(file, path)) > 0
+            return len(next(_iter_rows(file, path, found)).numbers) > 1
+    except (DataError, StopIteration):
+        return False
+
+
 def _counted(rows: Iterator[Row], advance: Advance) -> Iterator[Row]:
     for row in rows:
         yield row

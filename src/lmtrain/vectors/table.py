@@ -36,7 +36,7 @@ METHODS = ("add", "mul")
 
 @dataclass(frozen=True)
 class Vectors:
-    """Words with their vectors: row `i` of `matrix` [V, E] (float32) belongs to `words[i]`.
+    """Words with their vectors: row `i` of `matrix` [V, E] (float32) belongs to `words[i]`. Both may be given as lists.
 
     >>> vectors = Vectors(("king", "man", "woman", "queen"), np.float32([[1, 1], [0, 1], [0, -1], [1, -1]]))
     >>> vectors["king"].tolist(), "prince" in vectors, len(vectors)
@@ -47,6 +47,8 @@ class Vectors:
     matrix: Matrix
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "words", tuple(self.words))
+        object.__setattr__(self, "matrix", np.asarray(self.matrix, np.float32))
         if self.matrix.ndim != 2 or len(self.words) != len(self.matrix):
             raise ValueError(f"{len(self.words)} words were given with a matrix of shape {self.matrix.shape}; expected [V, E]")
 
@@ -151,7 +153,7 @@ class Vectors:
     def neighbours(self, word: str | Matrix, number: int = 10) -> Ranking:
         """The `number` words of the largest cosine with `word` (itself left out) or with a vector [E], and their cosines.
 
-        Raises `lmtrain.DataError` for a word that is not there.
+        Raises `lmtrain.DataError` for a word that is not there and a vector of another size.
 
         >>> [word for word, _ in Vectors.load("animals.txt").neighbours("cat", 2)]
         ['dog', 'car']
@@ -159,10 +161,16 @@ class Vectors:
         if isinstance(word, str):
             (row,) = self.rows([word])
             return self._best(self.unit @ self.unit[row], number, {row})
-        length = np.linalg.norm(word)
+        vector, size = np.asarray(word), self.matrix.shape[1]
+        if vector.shape != (size,):
+            raise DataError(
+                f"A vector of shape {vector.shape} was given.", f"The vectors of these words have {size} numbers each.",
+                f"Give a vector of {size} numbers.",
+            )  # fmt: skip
+        length = np.linalg.norm(vector)
         if not length:
             raise DataError("A vector of zeros was given.", "It has no direction and so no neighbours.", "Give another one.")
-        return self._best(self.unit @ (word / length).astype(np.float32), number, set())
+        return self._best(self.unit @ (vector / length).astype(np.float32), number, set())
 
     @checked
     def analogy(self, a: str, b: str, c: str, number: int = 10, *, method: str = "add") -> Ranking:
@@ -177,6 +185,7 @@ class Vectors:
         >>> [word for word, _ in royal.analogy("man", "woman", "king")]
         ['queen']
         """
+        check_method(method)
         rows = self.rows([a, b, c])
         return self._best(score_analogies(self.unit, np.array([rows]), method)[0], number, set(rows))
 
@@ -229,6 +238,12 @@ class Vectors:
 def ranking_to_json(ranking: Ranking, score: str = "cosine") -> list[dict[str, str | float]]:
     """As a list of dictionaries; `score` names what the words scored."""
     return [{"word": word, score: value} for word, value in ranking]
+
+
+def check_method(method: str) -> None:
+    """Raises ValueError for what is no method of answering analogies."""
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}; expected {' or '.join(map(repr, METHODS))}")
 
 
 def score_analogies(unit_VE: Matrix, questions_N3: NDArray[np.int64], method: str) -> Matrix:
