@@ -156,7 +156,7 @@ def test_how_far_words_moved_between_two_checkpoints(files: Path, call: Call) ->
     ("arguments", "code", "words"),
     [
         (["analogys"], 2, r"Did you mean  python -m lmtrain vectors analogy\?"),
-        (["analogy", "royal.vec", "man", "woman"], 2, r"2 words were given\. An analogy has three"),
+        (["analogy", "royal.vec", "man", "woman"], 2, r"The analogy was given 2 words\. An analogy has three"),
         (["analogy", "royal.vec", "man", "woman", "kind"], 3, r"'kind' is not among these words\..*Did you mean king"),
         (["neighbours", "nowhere", "man"], 3, r"There is no file or directory .*nowhere"),
         (["neighbours", "text.txt", "man"], 3, r"text\.txt ends with '\w+', which is no number"),

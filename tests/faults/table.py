@@ -670,8 +670,8 @@ FAULTS = (
     ),
     Fault(
         94, "a text of blank lines, evaluated and scored",
-        (Case(("evaluate", "run", "--text", "given.txt"), 0, "1 tokens scored", {"given.txt": b"\n"}),
-         Case(("score", "run", "given.txt"), 0, "1 tokens scored", {"given.txt": b"\n"}),
+        (Case(("evaluate", "run", "--text", "given.txt"), 0, "1 token scored", {"given.txt": b"\n"}),
+         Case(("score", "run", "given.txt"), 0, "1 token scored", {"given.txt": b"\n"}),
          Case(("evaluate", "run", "--text", "given.txt"), 3, "given.txt is empty", {"given.txt": b""})),
         (f"{HERE}sums.py::test_evaluate_and_score_say_the_same_of_the_smallest_texts",),
     ),

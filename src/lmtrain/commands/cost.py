@@ -12,6 +12,7 @@ import torch
 import lmtrain.config as config
 from lmtrain.data.batches import Batches, Position
 from lmtrain.machine import num_waiting
+from lmtrain.quantity import counted
 from lmtrain.tasks.base import Task
 from lmtrain.training.learner import shared_once
 from lmtrain.training.limits import Cadence, Limits, epochs_done
@@ -45,8 +46,9 @@ def iter_warm_up_advice(settings: config.Config, limits: Limits, batches: Batche
     rising, per_epoch = share * steps, batches.num_batches(state.position.epoch)
     if rising > max(LONG_WARM_UP, per_epoch):
         limit = min(("num_steps", "num_epochs"), key=lambda limit: _steps_of(limits, limit, per_epoch))
+        long = f"{counted(round(rising), 'step')} ({counted(rising / per_epoch, 'epoch', '.3g')})"
         yield (
-            f"The learning rate rises for the first {_steps(round(rising))} ({rising / per_epoch:.3g} epochs): "
+            f"The learning rate rises for the first {long}: "
             f"schedule.{name}={share:g} is a fraction of the run, which trainer.{limit}={getattr(limits, limit):g} makes long. "
             f"For a rise of one epoch type schedule.{name}={min(per_epoch / steps, share):.2g}; to let a long run "
             "end by itself use schedule=constant with trainer.patience, or trainer.max_seconds."
@@ -97,9 +99,10 @@ def _work(task: Task, limits: Limits, cadence: Cadence, state: TrainState) -> st
     steps = limits.steps_to_come(state, batches)
     per_epoch = batches.num_batches(state.position.epoch)
     evaluated = task.judged_on().get("num_tokens")
-    of_so_many = f" of {evaluated:,} tokens" if evaluated else ""
+    of_so_many = f" of {counted(evaluated, 'token')}" if evaluated else ""
     if steps is None:
-        every = f"every {_steps(cadence.evaluate_every)}" if cadence.evaluate_every else f"every epoch ({_steps(per_epoch)})"
+        often = cadence.evaluate_every
+        every = f"every {counted(often, 'step')}" if often else f"every epoch ({counted(per_epoch, 'step')})"
         seconds = (limits.max_seconds or 0) - state.elapsed_seconds
         return f"Cost: {duration(seconds)} of training; an evaluation{of_so_many} {every}{_final_test(task)}."
     items_per_epoch = batches.done_before(Position(epoch=1))[1][-1]
@@ -108,8 +111,8 @@ def _work(task: Task, limits: Limits, cadence: Cadence, state: TrainState) -> st
     number = max(1, -(-steps // between)) if steps else 0
     to_come = " to come" if state.step else ""
     return (
-        f"Cost: {_steps(steps)}{to_come}, about {num_items:,} {items} ({steps / per_epoch:.3g} epochs); "
-        f"{number:,} evaluation{'s' * (number != 1)}{of_so_many}{_final_test(task)}."
+        f"Cost: {counted(steps, 'step')}{to_come}, about {num_items:,} {items} ({counted(steps / per_epoch, 'epoch', '.3g')}); "
+        f"{counted(number, 'evaluation')}{of_so_many}{_final_test(task)}."
     )
 
 
@@ -146,11 +149,7 @@ def describe_time(limits: Limits, state: TrainState, batches: Any, seconds_per_s
         assert left is not None, "something ends a run"
         steps, seconds = int(left / seconds_per_step) if seconds_per_step else 0, left
     each = f"{seconds_per_step:.2g} s each"
-    return f"Time: about {duration(seconds)} for the {_steps(steps or 0)} to come ({each}), without evaluations."
-
-
-def _steps(number: int) -> str:
-    return f"{number:,} step{'s' * (number != 1)}"
+    return f"Time: about {duration(seconds)} for the {counted(steps or 0, 'step')} to come ({each}), without evaluations."
 
 
 def describe_spent(state: TrainState) -> str:
@@ -164,8 +163,7 @@ def describe_spent(state: TrainState) -> str:
 def duration(seconds: float) -> str:
     """Returns a time to read."""
     if seconds < 100:
-        number = f"{max(seconds, 0):.3g}"
-        return f"{number} second{'s' * (number != '1')}"
+        return counted(max(seconds, 0), "second", ".3g")
     if seconds < 100 * 60:
         return f"{seconds / 60:.0f} minutes"
     return f"{seconds / 3600:.1f} hours"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from lmtrain.commands.contamination import look_for, name_parts
 from lmtrain.commands.options import Parser, new_directory, parse, whole
 from lmtrain.errors import SettingsError
+from lmtrain.quantity import counted
 from lmtrain.shell import printable, quoted_for_shell, shown
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _mix(options: argparse.Namespace, output: Path) -> Path:
         impossible_N = np.flatnonzero(log_probs_N == -np.inf)
         which = f" ({fitted.name_token(impossible_N[0])} has probability zero)" if len(impossible_N) else ""
         print(printable(f"{weight:.4f}  {run}   validation perplexity alone {alone}{which}"))
-    streams = f"{fitted.num_streams} stream{'s' * (fitted.num_streams != 1)}"
+    streams = counted(fitted.num_streams, "stream")
     print(f"        mixture: validation perplexity {perplexity_text(fitted.nats())} ({streams})")
     _say_contamination(options.runs, parts)
     return save_mixture(parts, fitted.weights, output)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmtrain.commands.options import computing, field_of, finite, is_read_once, open_model, read_text
 from lmtrain.errors import DataError, SettingsError, as_typed
+from lmtrain.quantity import counted
 from lmtrain.shell import printable
 
 if TYPE_CHECKING:
@@ -126,12 +127,8 @@ class Second:
             raise DataError(error.given, error.allowed, error.remedy if path else "Type --fit-on FILE.") from error
         scored = [self._score(trained, [text]) for trained in (self._first, self._trained)]
         self._weight = fit_share(*scored)
-        print(
-            printable(
-                f"--other-weight {self._weight:.6g}, fitted on {path or 'the validation text'} ({len(scored[0]):,} lines)"
-            ),
-            file=sys.stderr,
-        )
+        fitted = f"{path or 'the validation text'} ({counted(len(scored[0]), 'line')})"
+        print(printable(f"--other-weight {self._weight:.6g}, fitted on {fitted}"), file=sys.stderr)
 
     def mix(self, line: ScoredLine) -> tuple[ScoredLine, tuple[float, float]]:
         """Returns a line as the mixture scores it, and what each of the models says."""
@@ -176,7 +173,7 @@ class Sums:
         zero = f", {self.num_impossible:,} of probability zero under both" if self.num_impossible else ""
         return (
             f"nats per line: {each[0]} mixed, {each[1]} by the first model, {each[2]} by the second "
-            f"({self.num_lines:,} lines{zero})"
+            f"({counted(self.num_lines, 'line')}{zero})"
         )
 
     def to_json(self) -> dict[str, Any]:

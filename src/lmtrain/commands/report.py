@@ -21,6 +21,7 @@ from lmtrain.commands.run_table import Table, by_task, iter_failures, table_of_g
 from lmtrain.commands.runs import read_runs
 from lmtrain.errors import ResourceError, UserError, check_address_space
 from lmtrain.files.unfinished import unfinished_file
+from lmtrain.quantity import counted
 from lmtrain.shell import printable, shown
 from lmtrain.terminal import warn
 from lmtrain.training.markdown import unwrapped
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> None:
             new_path(options.output)  # somebody may have made it in the meantime
     except OSError as error:
         raise ResourceError(f"--output {output} cannot be written: {error}.", "", "Give another path.") from error
-    print(printable(f"Saved in {shown(output)}: {len(records):,} run{'s' * (len(records) != 1)}. Open it in a browser."))
+    print(printable(f"Saved in {shown(output)}: {counted(len(records), 'run')}. Open it in a browser."))
 
 
 def report(records: Sequence[RunRecord], most_tokens: int = 20_000, device: str = "cpu") -> str:
@@ -68,7 +69,7 @@ def report(records: Sequence[RunRecord], most_tokens: int = 20_000, device: str 
         sections += _of_task(runs, most_tokens, device)
     if failed := list(iter_failures(records, _name)):
         sections.append(draw.heading("Failed") + "".join(f"<p>{draw.shown(line)}</p>" for line in failed))
-    return draw.page(f"{len(records):,} run{'s' * (len(records) != 1)} of lmtrain", sections)
+    return draw.page(f"{counted(len(records), 'run')} of lmtrain", sections)
 
 
 def _of_task(runs: Sequence[RunRecord], most_tokens: int, device: str) -> list[str]:

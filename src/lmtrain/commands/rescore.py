@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from lmtrain.commands.keyed import LOG_NAMES, add_format_option, columns_of
 from lmtrain.commands.options import Parser, finite, parse, read_text
 from lmtrain.errors import DataError, SettingsError
+from lmtrain.quantity import counted
 from lmtrain.shell import one_line
 from lmtrain.terminal import for_terminal
 
@@ -58,14 +59,15 @@ def _rescore(options: argparse.Namespace) -> None:
         print(json.dumps(row) if options.json else for_terminal(f"{key}{separator}{best.text}"))
     ties = sum(num_ties > 0 for num_ties in made.ties.values())
     print(
-        f"lm_weight {made.weights[0]:.6g} · word_penalty {made.weights[1]:.6g} · {len(lists):,} lists, {ties:,} with a tie",
+        f"lm_weight {made.weights[0]:.6g} · word_penalty {made.weights[1]:.6g} · {counted(len(lists), 'list')}, "
+        f"{ties:,} with a tie",
         file=sys.stderr,
     )
     if made.num_words is None:
         return
     rate = f"{100 * made.errors / made.num_words:.2f} %" if made.num_words else "no rate without words"
     print(
-        f"word errors {made.errors:,} of {made.num_words:,} words ({rate}); the first of each list makes "
+        f"word errors {made.errors:,} of {counted(made.num_words, 'word')} ({rate}); the first of each list makes "
         f"{made.errors_of_first:,}, the best that the lists hold {made.errors_of_best:,}", file=sys.stderr,
     )  # fmt: skip
     if options.json:

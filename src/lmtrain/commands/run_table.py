@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmtrain.quantity import counted
 from lmtrain.settings.defaults import SEED, default_settings
 from lmtrain.settings.quoting import written
 from lmtrain.training.run_record import Result, RunRecord
@@ -253,7 +254,7 @@ def _seconds(value: float | None) -> str:
 
 
 def _count_of(records: Sequence[RunRecord]) -> str:
-    return f"{len(records):,} run{'s' * (len(records) != 1)}"
+    return counted(len(records), "run")
 
 
 def _exp(value: float) -> float:

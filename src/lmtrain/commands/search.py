@@ -33,6 +33,7 @@ from lmtrain.commands.search_space import Space, experiment, read_space
 from lmtrain.errors import ResourceError, SettingsError, UserError
 from lmtrain.files.unfinished import write_atomically
 from lmtrain.progress import watched
+from lmtrain.quantity import counted
 from lmtrain.settings import quoting
 from lmtrain.settings.reading import SettingsProblemsError, read_config
 from lmtrain.shell import expanded, one_line, printable, quoted_for_shell, shown
@@ -311,7 +312,7 @@ class Search:
         for trial in trials:
             name = "interrupted" if trial.user_attrs.get("reason") == INTERRUPTED else WORDS.get(trial.state.name, "")
             kinds[name] = kinds.get(name, 0) + 1
-        print(f"\n{len(trials)} trials: {', '.join(f'{number} {name}' for name, number in kinds.items())}.")
+        print(f"\n{counted(len(trials), 'trial')}: {', '.join(f'{number} {name}' for name, number in kinds.items())}.")
         completed = self._completed()
         if not completed:
             return
@@ -324,7 +325,7 @@ class Search:
         settings = [*self._space.settings.items(), *typed, *values.items()]
         text = experiment(
             settings, self._application.GROUPS,
-            [command, f"The best of {len(completed)} trials that came to their end, of {len(trials)} in all."],
+            [command, f"The best of {counted(len(completed), 'trial')} that came to their end, of {len(trials)} in all."],
             f"Validation: {written} (trial {best.number}).",
         )  # fmt: skip
         file = self._directory / "experiment" / "best.yaml"

@@ -14,6 +14,7 @@ import lmtrain.config as config
 from lmtrain.commands.results import describe_test, num_parameters
 from lmtrain.errors import DivergedError, ResourceError
 from lmtrain.files.unfinished import write_atomically
+from lmtrain.quantity import counted
 from lmtrain.settings import idle, quoting
 from lmtrain.shell import printable, quoted_for_shell, shown
 from lmtrain.tasks.base import Task
@@ -34,10 +35,9 @@ def describe_training(task: Task, learner: Learner, path: Path) -> str:
     if learner.has_gradients:
         precision = str(task.precision).removeprefix("torch.")
         chosen = " (chosen for this device)" if settings.trainer.precision is config.Precision.auto else ""
-        threads = f"{num_threads} thread{'s' * (num_threads != 1)}"
         facts += [
-            f"{num_parameters(learner.model):,} parameters",
-            f"on {task.device} with {threads}",
+            counted(num_parameters(learner.model), "parameter"),
+            f"on {task.device} with {counted(num_threads, 'thread')}",
             f"products in {precision}{chosen}",
         ]
     return f"Model: {', '.join(facts)}. Run: {shown(path)}"
@@ -89,9 +89,7 @@ def how_it_ended(settings: config.Config, reached: Mapping[str, tuple[float, flo
         return "The text has been counted."
     beyond = {name: done for name, (limit, done) in reached.items() if _is_beyond(name, limit, done)}
     ended = ", ".join(_limit(name, limit) for name, (limit, _) in reached.items() if name not in beyond)
-    behind = " and ".join(
-        f"{HOW_FAR[name].format(done)}, beyond {_limit(name, reached[name][0])}" for name, done in beyond.items()
-    )
+    behind = " and ".join(f"{_how_far(name, done)}, beyond {_limit(name, reached[name][0])}" for name, done in beyond.items())
     said = [f"Training ended at {ended}."] * bool(ended) + [f"The run was already {behind}."] * bool(behind)
     further = " ".join(
         _limit(name, max(2 * (math.ceil(done) if name in beyond else limit), 1)) for name, (limit, done) in reached.items()
@@ -99,10 +97,12 @@ def how_it_ended(settings: config.Config, reached: Mapping[str, tuple[float, flo
     return f"{' '.join(said)} To go on from there:\n  python -m lmtrain {quoting.typed('resume', shown(path))} {further}"
 
 
-HOW_FAR = {
-    "num_steps": "at step {:,.0f}", "num_epochs": "in epoch {:,.0f}", "max_seconds": "at {:,.0f} seconds",
-    "patience": "at {:,.0f} evaluations without improvement",
-}  # fmt: skip
+def _how_far(limit: str, done: float) -> str:
+    return {
+        "num_steps": f"at step {done:,.0f}", "num_epochs": f"in epoch {done:,.0f}",
+        "max_seconds": f"at {counted(done, 'second', ',.0f')}",
+        "patience": f"at {counted(done, 'evaluation', ',.0f')} without improvement",
+    }[limit]  # fmt: skip
 
 
 def _is_beyond(name: str, limit: float, done: float) -> bool:

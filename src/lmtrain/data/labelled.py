@@ -25,6 +25,7 @@ from pathlib import Path
 from lmtrain.data.examples import read_lines
 from lmtrain.data.vocabulary import WHITESPACE
 from lmtrain.errors import DataError
+from lmtrain.quantity import counted
 from lmtrain.shell import one_line
 
 MAX_HEADER = 10_000  # characters of the first line
@@ -211,7 +212,7 @@ def check_labels(split: Labelled, known: Sequence[str], name: str) -> None:
         labels = ", ".join(one_line(label) for label in known[:20]) + ", ..." * (len(known) > 20)
         count = sum(label in unknown for label in split.labels)
         raise DataError(
-            f"{one_line(name)} has labels that the training split lacks: {some} ({count:,} of {len(split):,} texts).",
+            f"{one_line(name)} has labels that the training split lacks: {some} ({count:,} of {counted(len(split), 'text')}).",
             f"The labels of the training split are {labels}.",
             "Mend these lines or take them out; a label ends at the first tab or space of its line.",
         )
@@ -242,6 +243,10 @@ def iter_advice(splits: Splits) -> Iterator[str]:
     train = set(splits["train"].texts)
     for name, split in splits.items():
         if split.num_empty:
-            yield f"{split.num_empty:,} of {len(split):,} texts of {name} have no word: their average is 0."
+            yield (
+                f"Texts without a word: {split.num_empty:,} of {len(split):,} of {name}. A model sees nothing of them, "
+                "so it says the same of each."
+            )
         if name != "train" and (shared := sum(text in train for text in split.texts if not is_empty(text))):
-            yield f"{shared:,} of {len(split):,} texts of {name} are in train: scores on them say too much."
+            are = "is" if shared == 1 else "are"
+            yield f"{shared:,} of {len(split):,} texts of {name} {are} in train: scores on them say too much."

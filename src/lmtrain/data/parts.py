@@ -26,6 +26,7 @@ from lmtrain.data.tokenizer import FORMAT as TOKENIZER_FORMAT
 from lmtrain.data.tokenizer import Tokenizer, learn_from_counts
 from lmtrain.data.workers import Call, run_all
 from lmtrain.errors import DataError
+from lmtrain.quantity import counted
 
 FORMAT = 1  # of a part; a change makes what was cached stale
 BLOCK = 1 << 20  # ids that are renumbered at a time
@@ -115,7 +116,7 @@ def check_size(split: str, passage: Passage, num_tokens: int) -> None:
     if num_tokens < 2:
         whole = passage.facts.path.stem == split
         raise DataError(
-            f"The {split} split of {passage.facts.path} has {num_tokens} token{'s' * (num_tokens != 1)}.",
+            f"The {split} split of {passage.facts.path} has {counted(num_tokens, 'token')}.",
             "Every split needs at least 2.",
             "Give more text." if whole else "Give more text, or other shares: data.valid_fraction and data.test_fraction.",
         )

@@ -36,7 +36,7 @@ def iter_shard_advice(shards: Sequence[TextFacts]) -> Iterator[str]:
     odd = sorted(_different(shards), key=lambda found: -round(found[1], 3))
     if odd:
         names = [one_line(shard.path.name) for shard, _ in odd]
-        more = f" and {len(names) - SHOWN} others" if len(names) > SHOWN else ""
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         yield (
             f"{', '.join(names[:SHOWN])}{more} differ{'s' * (len(names) == 1)} in kind from the other shards (up to "
             f"{odd[0][1]:.2f} bits per pair of characters; shards of one kind differ by less than {OTHER_KIND}): another "

@@ -23,6 +23,7 @@ from lmtrain.data.files import check_file, listing, typed, unreadable
 from lmtrain.data.packed import open_unpacked
 from lmtrain.errors import DataError, EncodingError
 from lmtrain.progress import amount, watched
+from lmtrain.quantity import counted
 from lmtrain.shell import one_line, quoted_for_shell
 
 log = logging.getLogger("lmtrain")
@@ -274,7 +275,7 @@ def scan(path: Path, field: str = "text") -> TextFacts:
             advance(len(data))
     notes = []
     if num_controls:
-        controls = _counted(num_controls, "control character")
+        controls = counted(num_controls, "control character")
         notes.append(f"{path} contains {controls} (NUL and the like), kept like any other character. Is it text?")
     if num_returns:
         notes.append(note_on_returns(path, num_returns, has_lines=has_lines))
@@ -290,7 +291,7 @@ def warned(facts: TextFacts) -> TextFacts:
 
 def note_on_returns(path: Path, number: int, *, has_lines: bool) -> str:
     """Says that so many carriage returns of a file end no line. `has_lines` says whether it has a line feed at all."""
-    note = f"{path} contains {_counted(number, 'carriage return')} without a line feed, where no line ends."
+    note = f"{path} contains {counted(number, 'carriage return')} without a line feed, where no line ends."
     convert = f"tr '\\r' '\\n' < {typed(path)} > lines.txt"
     return note if has_lines else f"{note} So all of it is one line. To end lines there, type  {convert}  and give the result."
 
@@ -300,10 +301,6 @@ def _has_controls(data: bytes) -> bool:
     seen = np.frombuffer(data, np.uint8)
     num_usual = np.count_nonzero(seen == ord("\n")) + np.count_nonzero(seen == ord("\t"))
     return bool(np.count_nonzero(seen < ord(" ")) + np.count_nonzero(seen == 127) > num_usual)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def check_beginning(path: Path, beginning: bytes) -> None:

@@ -67,7 +67,7 @@ def iter_derivation(graph: Graph, element: str) -> Iterator[str]:
             made = f"{_terms(node, entry, slopes, name)} = {number(float(slopes[node][entry]))}"
             yield f"    d {at(node.named, entry)} / d {name} = {made}"
         if len(reached) > SHOWN:
-            yield f"    ... and {len(reached) - SHOWN} more entries"
+            yield f"    ... and {len(reached) - SHOWN} more"
     total = float(np.asarray(slopes.get(output, np.zeros(()))).sum())
     assert source.gradient is not None
     summed = " (summed over its entries)" if output.named.shape else ""
@@ -92,7 +92,7 @@ def _terms(node: Node, entry: Shape, slopes: dict[Node, Array], name: str) -> st
                 local = before if local == "1" else f"-{before}" if local == "-1" else f"{_bracketed(local)} * {before}"
             terms.append(local)
     shown = " + ".join(terms[:SHOWN]) or "0"
-    return shown + (f" + {len(terms) - SHOWN} more terms" if len(terms) > SHOWN else "")
+    return shown + (f" + {len(terms) - SHOWN} more" if len(terms) > SHOWN else "")
 
 
 def _local_row(node: Node, which: int, entry: Shape) -> Array:

@@ -23,6 +23,7 @@ from lmtrain.explain.reader import parse_value
 from lmtrain.explain.source import ExpressionError
 from lmtrain.explain.text import jacobian_of
 from lmtrain.explain.values import bind, number, show
+from lmtrain.quantity import counted
 from lmtrain.shell import one_line
 
 Settings = dict[str, object]
@@ -159,8 +160,8 @@ def window(words: Iterable[str]) -> Explanation:
     explanation = Explanation(
         made(f"z = W @ x + b; s = u @ {f}" if f == "z" else f"z = W @ x + b; h = {f}; s = u @ h", values),
         [
-            f"A scored window: s = u^T f(W x + b), f = {activation}; x is the vectors of {num_words} words, one behind the",
-            f"other, {size} numbers each; {hidden} hidden units.",
+            f"A scored window: s = u^T f(W x + b), f = {activation}; x is the vectors of {counted(num_words, 'word')},",
+            f"one behind the other, {counted(size, 'number')} each; {counted(hidden, 'hidden unit')}.",
         ],
     )
     delta, d_x = explanation.gradients["b"], explanation.gradients["x"]

@@ -43,4 +43,4 @@ def iter_nudges(graph: Graph, step: float, element: str | None = None) -> Iterat
             node.value = kept
     graph.forward()
     if len(entries) > SHOWN:
-        yield f"  ... and {len(entries) - SHOWN} more entries; --element names one of them"
+        yield f"  ... and {len(entries) - SHOWN} more; --element names one of them"

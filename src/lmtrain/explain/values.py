@@ -72,7 +72,7 @@ def bind(graph: Graph, values: Mapping[str, object]) -> None:
         example = " ".join(f"{node.name}=1" for node in missing[:10])
         given = f"{listed} {'has' if len(missing) == 1 else 'have'} no value."
         if len(missing) > 10:
-            given = f"{listed} and {len(missing) - 10} more names have no value."
+            given = f"{listed} and {len(missing) - 10} more have no value."
         raise graph.error(given, "Every name needs one.", f"Type behind the expression for example  {example}  .", node)
     if defined := [name for name in unused if name in graph.reserved]:
         raise ExpressionError(

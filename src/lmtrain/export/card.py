@@ -20,6 +20,7 @@ from lmtrain.data.corpus import describe as describe_corpus
 from lmtrain.errors import UserError
 from lmtrain.inference.evaluate import STATIC, Evaluation, check_numbers, evaluate
 from lmtrain.progress import watched
+from lmtrain.quantity import counted
 from lmtrain.saved import Trained, load_lines
 from lmtrain.settings.defaults import differing_settings
 from lmtrain.shell import one_line
@@ -88,7 +89,7 @@ def _title(trained: Trained) -> str:
 
 def _model(trained: Trained, facts: Mapping[str, Any]) -> str:
     parts = facts.get("parts", [facts])
-    lines = [f"A mixture of {len(parts)} models.\n"] if "parts" in facts else []
+    lines = [f"A mixture of {counted(len(parts), 'model')}.\n"] if "parts" in facts else []
     for number, part in enumerate(parts):
         share = f"Part {number}, weight {facts['weights'][number]:.6g}: " if "parts" in facts else ""
         lines.append(f"* {share}{_in_words(part)}; state {_memory(part['state_policy'])}")
@@ -111,7 +112,7 @@ def _in_words(facts: Mapping[str, Any]) -> str:
         case {"layers": layers}:
             sizes = "-".join(str(layer["hidden_size"]) for layer in layers)
             kind = facts.get("cell", "window")
-            context = f" over the last {facts['context']} tokens" if kind == "window" else ""
+            context = f" over the last {counted(facts['context'], 'token')}" if kind == "window" else ""
             extras = [f"hashed n-grams up to order {facts['hashed_order']}"] if facts["hashed_order"] else []
             extras += [f"adaptive softmax with cutoffs {facts['cutoffs']}"] if facts["cutoffs"] else []
             return f"{kind}{context}, hidden layers {sizes}" + "".join(f", {extra}" for extra in extras)
@@ -174,7 +175,7 @@ def _history(trained: Trained, name: str, format: str) -> str:
         sessions = read_sessions(trained.path.parent.parent)
     except NoRecordError:
         sessions = []
-    rows = [f"These are the weights after {trained.step:,} steps."] if trained.step else []
+    rows = [f"These are the weights after {counted(trained.step, 'step')}."] if trained.step else []
     for session in sessions:
         command = [str(word) for word in session.get("command_line", [])[1:]]
         took = session.get("elapsed_seconds")

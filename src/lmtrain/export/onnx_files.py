@@ -14,6 +14,7 @@ from lmtrain.errors import DataError, SettingsError
 from lmtrain.export.plain import Facts, Plain
 from lmtrain.inference.evaluate import iter_target_log_probs, perplexity_text
 from lmtrain.progress import watched
+from lmtrain.quantity import counted
 from lmtrain.saved import Trained
 
 MAX_COMPARED = 500  # tokens of a text by which a graph is compared with the model
@@ -132,7 +133,7 @@ def _measured(facts: Facts, trained: Trained, directory: Path, quantize: str | N
     if quantize:
         part, streams = ids[:MAX_MEASURED], min(STREAMS, len(ids))
         nats = {kind: -_by_steps(directory / files[0], facts, part, streams).mean() for kind, files in facts["files"].items()}
-        yield _cost(nats, f"{len(part):,} tokens of the {name} text in {streams} stream{'s' * (streams != 1)}")
+        yield _cost(nats, f"{len(part):,} tokens of the {name} text in {counted(streams, 'stream')}")
 
 
 def _cost(nats: Mapping[str, float], where: str) -> str:

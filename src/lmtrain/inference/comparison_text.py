@@ -8,6 +8,7 @@ from itertools import groupby
 from lmtrain.inference.comparison import Comparison, Occurrence, Row
 from lmtrain.inference.evaluate import number_text, perplexity_text
 from lmtrain.inference.graphemes import belong_together
+from lmtrain.quantity import counted
 from lmtrain.shell import one_line
 
 TSV_HEADER = "section\tgroup\tline\tcount\tnats_a\tnats_b\tdifference\tbefore\tbehind"
@@ -29,12 +30,12 @@ def _head(comparison: Comparison) -> Iterator[str]:
     else:
         low, high = comparison.interval
         sure = f"95 % interval {low:+.4f} to {high:+.4f} (paired bootstrap over {comparison.num_lines:,} lines)"
-    yield f"A - B: {total.difference:+.4f} nats per {unit} over {total.count:,} {unit}s; {sure}: {comparison.verdict}"
+    yield f"A - B: {total.difference:+.4f} nats per {unit} over {counted(total.count, unit)}; {sure}: {comparison.verdict}"
     resampled = ""
     if comparison.interval is not None and total.difference:
         winner, share = ("B", comparison.better_b) if total.difference > 0 else ("A", 1 - comparison.better_b)
         resampled = f"; {winner} is better in {100 * share:.4g} % of the resampled texts"
-    yield f"A is better in {comparison.lines_a:,} lines, B in {comparison.lines_b:,}{resampled}"
+    yield f"A is better in {counted(comparison.lines_a, 'line')}, B in {comparison.lines_b:,}{resampled}"
     if comparison.impossible_a or comparison.impossible_b:
         what = "tokens" if unit == "token" else "lines"
         yield (

@@ -31,6 +31,7 @@ from torch import Tensor
 from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import CheckpointError, DataError, DivergedError, SettingsError
 from lmtrain.models.base import LanguageModel, State, evaluating
+from lmtrain.quantity import counted
 
 if TYPE_CHECKING:
     from lmtrain.data.encoded import EncodedText
@@ -168,13 +169,13 @@ class Evaluation:
             unspelt = " (not spelt, so bits per character are no match for a character model's)"
         else:
             unspelt = ""
-        streams = "1 stream" if self.num_streams == 1 else f"{self.num_streams} streams"
         memory = "carried" if self.state_policy == "carry" else f"forgotten at each {self.state_policy}"
         return (
             f"{' · '.join(numbers)}\n"
-            f"{self.num_tokens:,} tokens scored, {self.num_eos:,} of them <eos>, {self.num_unk:,} <unk>{unspelt} · "
-            f"{self.num_chars:,} characters · {self.num_bytes:,} bytes\n"
-            f"{self.method} · {streams} · state {memory}" + (f"\n{self.impossible}" if self.impossible else "")
+            f"{counted(self.num_tokens, 'token')} scored, {self.num_eos:,} of them <eos>, {self.num_unk:,} <unk>{unspelt} · "
+            f"{counted(self.num_chars, 'character')} · {counted(self.num_bytes, 'byte')}\n"
+            f"{self.method} · {counted(self.num_streams, 'stream')} · state {memory}"
+            + (f"\n{self.impossible}" if self.impossible else "")
         )
 
     def to_json(self) -> dict[str, Any]:

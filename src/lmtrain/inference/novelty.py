@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from lmtrain.data.overlap import RATIO
 from lmtrain.data.tokenizer import Ids, Tokenizer
+from lmtrain.quantity import counted
 
 LONGEST_NGRAM = 5
 BLOCK = 1 << 20  # places of the training text that are looked at together
@@ -44,8 +45,8 @@ class Novelty:
         """A line to read."""
         shares = ", ".join(f"{n}: {'-' if share is None else f'{share:.1%}'}" for n, share in enumerate(self.seen, 1))
         return (
-            f"longest copy {self.num_copied:,} of {self.num_tokens:,} tokens {self.copied[:200]!r} · n-grams seen in training "
-            f"{shares}"
+            f"longest copy {self.num_copied:,} of {counted(self.num_tokens, 'token')} {self.copied[:200]!r} · "
+            f"n-grams seen in training {shares}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def _words(text: str) -> list[str]:
 def _check_ids(lists: set[str], references: set[str]) -> None:
     for missing, what in ((lists - references, "reference"), (references - lists, "hypothesis")):
         if missing:
-            others = f" and {len(missing) - 1:,} others" if len(missing) > 1 else ""
+            others = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
             raise DataError(
                 f"There is no {what} for {one_line(min(missing)[:60])!r}{others}.",
                 "Every list has one reference, and every reference a list.",

@@ -14,6 +14,7 @@ import lmtrain.config as config
 from lmtrain.data.indicators import Indicators
 from lmtrain.data.labelled import Labelled, Splits
 from lmtrain.models.classifier import CountedClassifier, Texts
+from lmtrain.quantity import counted
 from lmtrain.tasks.base import SplitName
 from lmtrain.tasks.baselines import THIS, Comparison, compared_splits, logistic_settings, train_beside, wants_logistic
 from lmtrain.tasks.classify_model import TextModel, build_classifier, encode
@@ -40,7 +41,7 @@ def compare(task: Classify, model: Any) -> Comparison:
         for name in [name for name in names if name != FREQUENT]:
             test, short = scores[split].mcnemar(name), name.partition(" (")[0]
             notes.append(
-                f"Against {short} on {split}: only this model is right on {test.num_first:,} texts, only {short} on "
+                f"Against {short} on {split}: only this model is right on {counted(test.num_first, 'text')}, only {short} on "
                 f"{test.num_second:,}; p = {test.p:.3g} (McNemar's test, exact)."
             )
     return Comparison("accuracy", shares, notes)

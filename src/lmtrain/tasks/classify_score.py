@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtrain.quantity import counted
 from lmtrain.shell import one_line
 from lmtrain.tasks.counts import Counts, iter_classes, iter_confusion
 
@@ -138,7 +139,7 @@ class ClassifyScore:
         empty = f", {self.num_empty:,} of them without a word" if self.num_empty else ""
         return "\n".join(
             [
-                f"accuracy {_percent(self.accuracy)} % of {self.num_texts:,} texts{empty} · "
+                f"accuracy {_percent(self.accuracy)} % of {counted(self.num_texts, 'text')}{empty} · "
                 f"macro F1 {_percent(self.macro_f1)} · {self.nats_per_text:.4f} nats per text",
                 *iter_classes("class", self.classes.items()),
                 *iter_confusion(self.labels, self._taken, "texts"), *self._iter_calibration(),
@@ -154,7 +155,7 @@ class ClassifyScore:
             verdict = "but the difference proves nothing"
         return (
             f"{name}: accuracy {_percent(self.baseline_accuracy(name))} %, {verdict}; this model alone is right on "
-            f"{test.num_first:,} text{'s' * (test.num_first != 1)}, the other alone on {test.num_second:,} "
+            f"{counted(test.num_first, 'text')}, the other alone on {test.num_second:,} "
             f"(McNemar's p = {test.p:.3g})"
         )
 

@@ -21,6 +21,7 @@ import lmtrain.config as config
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.errors import DataError, SettingsError
 from lmtrain.progress import watched
+from lmtrain.quantity import counted
 from lmtrain.shell import one_line
 from lmtrain.tasks.opening import load_vectors
 from lmtrain.vectors.svd import train_svd
@@ -75,7 +76,8 @@ def given_vectors(settings: config.EmbeddingsConfig, embed_size: int) -> Vectors
         return Vectors(vectors.words, projected(vectors.matrix, embed_size))
     projection = f", or model.project_embeddings=true to project them onto {embed_size}" * (size > embed_size)
     raise SettingsError(
-        f"The vectors of {one_line(settings.embeddings)} have {size} numbers each, and model.embed_size is {embed_size}.",
+        f"The vectors of {one_line(settings.embeddings)} have {counted(size, 'number')} each, "
+        f"and model.embed_size is {embed_size}.",
         "A model takes vectors of the size of its own.", f"Type model.embed_size={size}{projection}.",
     )  # fmt: skip
 

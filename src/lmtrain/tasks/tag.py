@@ -40,6 +40,7 @@ from lmtrain.errors import DataError, SettingsError
 from lmtrain.expected import compare, within
 from lmtrain.memory import check_weights, count_parameters
 from lmtrain.models.tagger import IndicatorTagger, TaggerNetwork, Windows, WindowTagger
+from lmtrain.quantity import counted
 from lmtrain.saved import describe_tokenizer
 from lmtrain.settings import comparing
 from lmtrain.shell import one_line
@@ -291,7 +292,8 @@ class Tag(Task):
             if name in self.splits:
                 sentences = self.splits[name].sentences
                 if shared := sum(sentence.tokens in train for sentence in sentences):
-                    yield f"{shared:,} of {len(sentences):,} sentences of {name} are in train: scores on them say too much."
+                    of, are = counted(len(sentences), "sentence"), "is" if shared == 1 else "are"
+                    yield f"{shared:,} of {of} of {name} {are} in train: scores on them say too much."
                 if lacking := {tag for sentence in sentences for tag in sentence.tags} - self.known_tags:
                     listed = ", ".join(map(one_line, sorted(lacking)))
                     yield f"{name} has tags that train lacks, and that count as missed: {listed}."

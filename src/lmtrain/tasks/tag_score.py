@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.data.columns import OUTSIDE, Sentence, entities, split_tag
+from lmtrain.quantity import counted
 from lmtrain.tasks.counts import Counts, iter_classes, iter_confusion
 
 
@@ -77,11 +78,13 @@ class TagScore:
         if self.unseen.num_there:
             unseen = f"F1 {100 * self.unseen.f1:.2f} ({self.unseen.num_there:,} there)"
             lines.append(f"entities that training does not have: {unseen}")
-        lines.append(f"{100 * self.accuracy:.2f} % of {self.num_tokens:,} tags are right")
+        lines.append(
+            f"{100 * self.accuracy:.2f} % of {counted(self.num_tokens, 'tag')} {'is' if self.num_tokens == 1 else 'are'} right"
+        )
         for cls, precision in self.average_precision.items():
             lines.append(f"average precision of {cls}: {precision:.4f}")
         if self.num_unknown_tags:
-            lines.append(f"{self.num_unknown_tags:,} tokens have a tag that training lacks; they count as missed")
+            lines.append(f"counted as missed: {counted(self.num_unknown_tags, 'token')} with a tag that training lacks")
         classes = sorted({name for pair in self.confusion for name in pair}, key=lambda name: (name != OUTSIDE, name))
         return "\n".join([*lines, *iter_confusion(classes, self.confusion, "tokens")])
 

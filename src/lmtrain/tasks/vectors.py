@@ -22,6 +22,7 @@ from lmtrain.data.corpus import describe
 from lmtrain.errors import DataError
 from lmtrain.expected import within
 from lmtrain.memory import check_weights
+from lmtrain.quantity import counted
 from lmtrain.saved import describe_texts, describe_tokenizer
 from lmtrain.settings import comparing
 from lmtrain.shell import one_line, quoted_for_shell
@@ -76,7 +77,7 @@ class WordVectors(Task):
         except DataError as error:
             raise DataError(
                 "In the validation text no two words of the vocabulary stand together.",
-                f"They must stand within {self.model.window} words of each other, in one line.",
+                f"They must stand within {counted(self.model.window, 'word')} of each other, in one line.",
                 "Give a longer validation text, or a smaller tokenizer.min_count.",
             ) from error
 

@@ -17,6 +17,7 @@ from lmtrain.build import build_corpus
 from lmtrain.data.corpus import encode_file
 from lmtrain.data.tokenizer import Tokenizer
 from lmtrain.expected import ANY_LENGTH, MAX_COUNT, Anything, Like, agree, compare, within
+from lmtrain.quantity import counted
 from lmtrain.shell import expanded
 from lmtrain.tasks.opening import text_field, training_settings
 from lmtrain.tasks.restoring import chosen_splits, open_checkpoint, read_model_settings, read_word_tokenizer, run_settings
@@ -44,8 +45,8 @@ class TrainedVectors:
         self._settings, self._texts, self._counts, self._device = settings, texts, counts, device
 
     def __repr__(self) -> str:
-        size = self._settings.embed_size
-        return f"<lmtrain.TrainedVectors {self._settings.kind}, {len(self._counts):,} words of {size} numbers, {self.path}>"
+        sizes = f"{counted(len(self._counts), 'word')} of {counted(self._settings.embed_size, 'number')}"
+        return f"<lmtrain.TrainedVectors {self._settings.kind}, {sizes}, {self.path}>"
 
     @property
     def vectors(self) -> Vectors:

@@ -19,6 +19,7 @@ from lmtrain.distributed.group import ALONE, Group
 from lmtrain.errors import ResourceError
 from lmtrain.machine import RunningTime
 from lmtrain.progress import BrokenOffError, given_up_when
+from lmtrain.quantity import counted
 from lmtrain.training.learner import StepReport
 from lmtrain.training.limits import Cadence, Forecast, Limits, epochs_done
 from lmtrain.training.score import TOKENS, Score
@@ -92,7 +93,7 @@ class Session:
         if not self.limits.is_stale(self.state):
             return "finished"
         number, patience = self.state.num_stale, self.limits.patience
-        return f"no improvement in {number} evaluation{'s' * (number != 1)} (trainer.patience={patience})"
+        return f"no improvement in {counted(number, 'evaluation')} (trainer.patience={patience})"
 
     @property
     def owes_evaluation(self) -> bool:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from lmtrain.data.text import iter_text
 from lmtrain.errors import DataError
+from lmtrain.quantity import counted
 from lmtrain.shell import one_line
 from lmtrain.vectors.table import Vectors, check_method, score_analogies
 
@@ -127,7 +128,7 @@ def read_questions(path: Path) -> list[tuple[str, list[tuple[str, ...]]]]:
             )
         elif words and len(words) != 4:
             raise DataError(
-                f"Line {number} of {path} has {len(words)} word{'s' * (len(words) != 1)}: {one_line(repr(line[:60]))}.",
+                f"Line {number} of {path} has {counted(len(words), 'word')}: {one_line(repr(line[:60]))}.",
                 "A question has four: a is to b as c is to d.",
                 "Mend the line, or take it out.",
             )

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lmtrain.data.batches import Position, Shuffled, random_of
 from lmtrain.errors import DataError
+from lmtrain.quantity import counted
 from lmtrain.vectors.noise import Noise, keep_probabilities
 from lmtrain.vectors.text import Text
 
@@ -121,7 +122,7 @@ class _Windows:
         if not len(self.centres):
             raise DataError(
                 f"No two of the {len(text.words):,} words stand together.",
-                f"Words are learnt from their neighbours within {window} words, in one line.",
+                f"Words are learnt from their neighbours within {counted(window, 'word')}, in one line.",
                 text.remedy("Give a longer text."),
             )  # fmt: skip
 

@@ -25,11 +25,13 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtrain.data.files import typed
 from lmtrain.data.packed import open_unpacked, read_to_end
 from lmtrain.data.text import check_beginning
 from lmtrain.errors import DataError, ResourceError
 from lmtrain.files.unfinished import unfinished_file
 from lmtrain.progress import Advance, watched
+from lmtrain.quantity import counted
 from lmtrain.shell import one_line
 from lmtrain.vectors.binary import iter_binary
 from lmtrain.vectors.table import Vectors
@@ -138,7 +140,7 @@ def _iter_rows(file: BinaryIO, path: Path, format: str) -> Iterator[Row]:
         yield row
     if number != claimed:
         raise DataError(
-            f"The first line of {path} announces {claimed:,} words, and {number:,} are there.",
+            f"The first line of {path} announces {counted(claimed, 'word')}, and {number:,} are there.",
             "Both must be the same, since rows may have been lost.",
             f"Copy or write the file again; or, if all are there, put  {number} {size}  into its first line"
             + ("." if format == "word2vec-binary" else ", or take that line out and type --format glove."),
@@ -174,11 +176,11 @@ def _iter_text(file: BinaryIO, path: Path, size: int | None, offset: int = 0) ->
                 "Give a file of vectors, or mend the line.",
             ) from None  # fmt: skip
         if len(values) != size or (len(word) > 1 and _is_number(word[-1])):
+            there = counted(len(values) + sum(map(_is_number, word[1:])), "number")
             raise DataError(
-                f"{place.capitalize()} of {path} has {len(values) + sum(map(_is_number, word[1:]))} numbers behind its word, "
-                f"where {size} are needed.",
+                f"{place.capitalize()} of {path} has {there} behind its word, instead of {size}.",
                 "All vectors of a file have the same size.",
-                f"Look at it with  sed -n {line_number}p  , and copy or write the file again.",
+                f"Look at it with  sed -n {line_number}p {typed(path)}  , and copy or write the file again.",
             )
         yield Row(b" ".join(word), values, place, start + (len(line) - len(line.lstrip(b" \t"))))
 

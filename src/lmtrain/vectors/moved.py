@@ -65,7 +65,7 @@ def compare_vectors(before: Vectors, after: Vectors, *, align: bool = False) -> 
     """How far each word of both moved. Raises DataError for sizes that differ, and where no word is in both."""
     if before.matrix.shape[1] != after.matrix.shape[1]:
         raise DataError(
-            f"The vectors have {before.matrix.shape[1]} and {after.matrix.shape[1]} numbers.",
+            f"The vectors have the sizes {before.matrix.shape[1]} and {after.matrix.shape[1]}.",
             "A word can be compared with itself where both vectors have the same size.",
             "Give vectors of one training, or of two with the same size.",
         )

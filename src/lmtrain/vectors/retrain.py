@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lmtrain.errors import DataError
+from lmtrain.quantity import counted
 from lmtrain.shell import one_line
 from lmtrain.vectors.senses import Senses
 from lmtrain.vectors.svd import train_svd
@@ -38,9 +39,11 @@ class Retrained:
         """A line for each sense, and how alike each two are."""
         lines = ["Vectors trained again, with a name for each sense:"]
         for name, ranking in self.near.items():
-            lines.append(f"  {one_line(name)} ({self.names[name]:,} times): {', '.join(one_line(word) for word, _ in ranking)}")
+            lines.append(
+                f"  {one_line(name)} ({counted(self.names[name], 'time')}): {', '.join(one_line(word) for word, _ in ranking)}"
+            )
         for name in self.rare:
-            lines.append(f"  {one_line(name)} ({self.names[name]:,} times) is too rare for a vector; see --min-count.")
+            lines.append(f"  {one_line(name)} ({counted(self.names[name], 'time')}) is too rare for a vector; see --min-count.")
         lines += [f"  cosine of {one_line(a)} and {one_line(b)}: {cosine:.3f}" for a, b, cosine in self.cosines]
         return "\n".join(lines)
 
@@ -73,7 +76,7 @@ def retrain(text: Text, found: Senses, *, min_count: int = 5, num_neighbours: in
     kept = [name for name in names if name in renamed.words]
     if not kept:
         raise DataError(
-            f"No sense of {one_line(found.word)} was seen {min_count} times.", "Rarer words get no vector.",
+            f"No sense of {one_line(found.word)} was seen {counted(min_count, 'time')}.", "Rarer words get no vector.",
             "Give a smaller --min-count, fewer senses with --k, or a longer text.",
         )  # fmt: skip
     vectors = train_svd(renamed, **settings)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.errors import DataError, ResourceError, SettingsError
+from lmtrain.quantity import counted
 from lmtrain.vectors.table import Vectors
 from lmtrain.vectors.text import Text
 
@@ -57,7 +58,7 @@ def train_svd(
     if not matrix.nnz:
         raise DataError(
             f"No two of the {len(text.words):,} words stand together" + " more often than by chance" * (counts == "ppmi") + ".",
-            f"Pairs are counted within {window} words in one line.",
+            f"Pairs are counted within {counted(window, 'word')} in one line.",
             text.remedy(f"Give a longer text, or type for example window={2 * window}."),
         )
     left_VE, singular_E = decompose(matrix, size)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lmtrain.arguments import checked
 from lmtrain.errors import DataError
+from lmtrain.quantity import counted
 from lmtrain.shell import one_line
 
 if TYPE_CHECKING:
@@ -164,9 +165,10 @@ class Vectors:
         vector, size = np.asarray(word), self.matrix.shape[1]
         if vector.shape != (size,):
             raise DataError(
-                f"A vector of shape {vector.shape} was given.", f"The vectors of these words have {size} numbers each.",
-                f"Give a vector of {size} numbers.",
-            )  # fmt: skip
+                f"A vector of shape {vector.shape} was given.",
+                f"The vectors of these words have {counted(size, 'number')} each.",
+                "Give a vector of this size.",
+            )
         length = np.linalg.norm(vector)
         if not length:
             raise DataError("A vector of zeros was given.", "It has no direction and so no neighbours.", "Give another one.")

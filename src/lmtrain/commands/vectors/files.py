@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lmtrain.commands.options import Parser, parse
 from lmtrain.commands.vectors.options import FORMATS, new_file, read_vectors
+from lmtrain.quantity import counted
 from lmtrain.shell import printable
 
 
@@ -23,4 +24,4 @@ def export(arguments: list[str]) -> None:
     vectors = read_vectors(options.vectors, options.checkpoint, options.from_format)
     vectors.save(output, format=options.format)
     size = vectors.matrix.shape[1]
-    print(printable(f"Saved in {output}: {len(vectors):,} words, {size} numbers each ({options.format})."))
+    print(printable(f"Saved in {output}: {counted(len(vectors), 'word')}, {counted(size, 'number')} each ({options.format})."))

@@ -6,6 +6,7 @@ from lmtrain.commands.options import Parser, parse, whole
 from lmtrain.commands.vectors.measures import add_method
 from lmtrain.commands.vectors.options import add_json, add_source_options, new_file, open_vectors, print_json, vectors_parser
 from lmtrain.errors import DataError, SettingsError
+from lmtrain.quantity import counted
 from lmtrain.shell import one_line, printable
 
 NUMBER = "how many words are shown (default: 10)"
@@ -44,7 +45,7 @@ def analogy(arguments: list[str]) -> None:
     options = parse(parser, arguments)
     if len(options.words) != 3:
         raise SettingsError(
-            f"{len(options.words)} words were given.", "An analogy has three: A is to B as C is to ...?",
+            f"The analogy was given {counted(len(options.words), 'word')}.", "An analogy has three: A is to B as C is to ...?",
             "Type for example  python -m lmtrain vectors analogy outputs/RUN man woman king.",
         )  # fmt: skip
     a, b, c = options.words

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lmtrain.commands.options import Parser, parse, whole
 from lmtrain.commands.vectors.options import FORMATS, new_file
 from lmtrain.errors import SettingsError, as_typed
+from lmtrain.quantity import counted
 from lmtrain.settings.quoting import as_override
 from lmtrain.shell import printable, quoted_for_shell, shown
 
@@ -60,9 +61,9 @@ def train(arguments: list[str]) -> None:
     output = new_file(options.output)
     vectors = _decomposed(parse(parser, arguments)) if options.method == "svd" else _learnt(options)
     vectors.save(output, format=options.format)
-    file = quoted_for_shell(shown(output))
+    file, size = quoted_for_shell(shown(output)), vectors.matrix.shape[1]
     print(
-        printable(f"Saved in {output}: {len(vectors):,} words, {vectors.matrix.shape[1]} numbers each. Next:\n")
+        printable(f"Saved in {output}: {counted(len(vectors), 'word')}, {counted(size, 'number')} each. Next:\n")
         + f"  python -m lmtrain vectors neighbours {file} {quoted_for_shell(vectors.words[min(100, len(vectors) - 1)])}"
     )
 
@@ -86,8 +87,9 @@ def _decomposed(options: argparse.Namespace) -> Vectors:
     from lmtrain.vectors.text import read_words
 
     text = read_words(options.text, min_count=options.min_count, max_words=options.max_words, lowercase=options.lowercase)
+    least = f" seen {options.min_count} times or more" * (options.min_count > 1)
     print(
-        f"{text.num_tokens:,} words read, {len(text.words):,} different ones seen {options.min_count} times or more "
+        f"{counted(text.num_tokens, 'word')} read, {len(text.words):,} different ones{least} "
         f"({text.counts.sum() / text.num_tokens:.2%} of the text).",
         file=sys.stderr,
     )
