@@ -13,6 +13,7 @@ import pytest
 import lmtrain.config as config
 from lmtrain.application import Sources, check_overrides, register_schemas
 from lmtrain.application.composing import compose
+from lmtrain.commands.help import main as show_help
 from lmtrain.commands.settings import main, options_of
 from lmtrain.errors import SettingsError
 from lmtrain.settings import comparing, idle, quoting, reading
@@ -382,6 +383,18 @@ def test_there_is_one_set_of_defaults() -> None:
     plain = reading.read_config(check_overrides([]))
     kinds = {group: {"kind": getattr(plain, group).kind} for group in ("model", "data", "schedule")}
     assert reading.read_config(kinds) == plain
+
+
+def test_vectors_of_the_training_text_are_offered_where_they_can_be_made(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["model"])
+    parts = capsys.readouterr().out.split("\n\n")
+    offered = {re.match(r"\s*model=(\w+)", part)[1]: "or svd" in part for part in parts if "model.embeddings=" in part}  # type: ignore[index]
+    assert offered == {"lstm": True, "window": True, "tagger": False, "averaging": False, "encoder": False}, offered
+
+
+def test_the_help_names_all_that_can_be_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    show_help([])
+    assert "taggers, classifiers and word vectors" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_settings_outside_groups_are_listed_too(capsys: pytest.CaptureFixture[str]) -> None:

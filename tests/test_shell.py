@@ -14,7 +14,7 @@ from lmtrain.application import Sources, check_overrides, register_schemas
 from lmtrain.application.composing import initialised
 from lmtrain.application.overrides import as_meant, resumed_run
 from lmtrain.settings.quoting import typed
-from lmtrain.shell import OBEYED, expanded, printable, quoted_for_shell, shown
+from lmtrain.shell import OBEYED, expanded, num_columns, padded, printable, quoted_for_shell, shown
 
 PIECES = [
     "${oc.env:HOME}", "${", "}", "\\", "'", '"', "\n", "\t", "$", "$(id)", "`id`", "{a,b}", "*", "~", "~root", "-", "/", "123",
@@ -94,3 +94,13 @@ def test_a_home_that_is_not_known_makes_a_name_of_the_tilde(monkeypatch: pytest.
     assert expanded("a/~") == Path("a/~")
     assert shown("~nosuchuser") == "./~nosuchuser"
     assert shown("-x") == "./-x"
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"), [("cafe", 4), ("cafe\u0301", 4), ("日本", 4), ("क्षि", 3), ("\u0e01\u0e31", 1), ("", 0)]
+)
+def test_a_text_is_padded_to_columns_of_a_terminal(text: str, columns: int) -> None:
+    assert num_columns(text) == columns
+    assert padded(text, 6) == text + " " * (6 - columns)
+    assert padded(text, 6, right=True) == " " * (6 - columns) + text
+    assert padded(text, 0) == text

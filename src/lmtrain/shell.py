@@ -34,6 +34,22 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n")
 
 
+def num_columns(text: str) -> int:
+    """How many columns of a terminal a text takes: a wide character two, a combining or a format character none."""
+    return len(text) if text.isascii() else sum(map(_num_columns, text))
+
+
+def padded(text: str, width: int, *, right: bool = False) -> str:
+    """`text` with the blanks that fill `width` columns behind it, or `right`: before it."""
+    blanks = " " * (width - num_columns(text))
+    return blanks + text if right else text + blanks
+
+
+def _num_columns(character: str) -> int:
+    is_drawn_over_others = unicodedata.category(character) in ("Mn", "Me", "Cf")
+    return 0 if is_drawn_over_others else 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
 def _printable(character: str) -> str:
     if character in "\n\t" or not _is_obeyed(character):
         return character

@@ -70,6 +70,12 @@ def test_similarity_shows_coverage_and_the_same_numbers_as_json(files: Path, cal
     assert (document["num_compared"], document["missing"]) == (3, ["boy"])
 
 
+def test_the_scores_of_words_with_accents_stand_below_each_other(files: Path, call: Call) -> None:
+    lmtrain.Vectors(("tea", "cafe\u0301", "日本"), np.float32([[1, 0], [1, 0], [1, 0]])).save("wide.vec")
+    shown = call("vectors", "neighbours", "wide.vec", "tea").out
+    assert shown == "tea\n  cafe\u0301  1.0000\n  日本  1.0000\n"
+
+
 def test_a_word_without_a_vector_is_named_behind_the_neighbours_of_the_others(files: Path, call: Call) -> None:
     alone = call("vectors", "neighbours", "royal.vec", "man", "queen")
     both = call("vectors", "neighbours", "royal.vec", "man", "Zebra", "queen", "gnu")
@@ -183,7 +189,7 @@ def test_how_far_words_moved_between_two_checkpoints(files: Path, call: Call) ->
         (["senses", "royal.vec", "king", "--method", "atoms"], 2, r"--num-atoms 500 was given for 6 words"),
         (["senses", "royal.vec", "--pseudo-word", "cat", "cat", "--data", "text.txt"], 2, r"was given one word twice"),
         (["senses", "royal.vec", "--check-superposition", "a", "b", "--data", "text.txt"], 2, r"trains vectors of its own"),
-        (["moved", "royal.vec", "run"], 3, r"The vectors have 3 and 6 numbers"),
+        (["moved", "royal.vec", "run"], 3, r"The vectors have the sizes 3 and 6"),
         (["train", "text.txt", "--output", "new"], 2, r"required: --method"),
         (["train", "text.txt", "--method", "svd", "--output", "new"], 2, r"--size 100 was given for 10 words.* --size 5"),
         (["train", "text.txt", "--method", "svd", "--output", "new", "--min-count", "999"], 3, r"at least 999 .*--min-count 1"),
@@ -214,7 +220,7 @@ def test_a_model_without_vectors_and_vectors_that_are_not_finite_are_refused(
     assert "has no word vectors" in ended.err
     diverged = lmtrain.load_vectors("run")
     diverged.matrix[0, 0] = np.nan
-    monkeypatch.setattr("lmtrain.tasks.opening._vectors_of", lambda saved: diverged)
+    monkeypatch.setattr("lmtrain.tasks.opening.vectors_of", lambda *_: diverged)
     ended = call("vectors", "neighbours", "run", "a")
     assert ended.code == 4
     assert "hold numbers that are not finite" in ended.err

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import pydoc
 import random
 import re
 import subprocess
@@ -108,6 +109,10 @@ def test_without_a_test_split_the_last_one_is_judged_and_another_is_refused_in_w
             tagger.evaluate("dev")
     with pytest.raises(lmtrain.DataError, match=r"Type  evaluate_training\(\)"):
         tagger.evaluate("train")
+
+
+def test_the_help_of_a_tagger_names_what_it_gives() -> None:
+    assert "entities" in pydoc.render_doc(lmtrain.Tagger)
 
 
 @pytest.mark.parametrize("mark", ["B", "I"])

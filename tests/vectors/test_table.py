@@ -63,6 +63,13 @@ def test_a_vector_of_another_size_and_an_unknown_method_are_said(random: Vectors
             ask()
 
 
+@pytest.mark.parametrize(("there", "asked", "form"), [("café", "cafe\u0301", "NFC"), ("cafe\u0301", "café", "NFD")])
+def test_a_word_that_is_there_in_another_unicode_form_is_said(there: str, asked: str, form: str) -> None:
+    vectors = Vectors((there, "tea"), np.ones((2, 2), np.float32))
+    with pytest.raises(DataError, match=rf"is there in another Unicode form, .*normalize\('{form}', word\)"):
+        vectors.neighbours(asked)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_analogies_are_those_of_the_definition(random: Vectors, method: str) -> None:
     a, b, c = (random[word].astype(np.float64) for word in ("w1", "w2", "w3"))

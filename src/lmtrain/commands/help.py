@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmtrain.config import conf_directory
 
-TEXT = """lmtrain trains language models (n-gram, fixed-window, recurrent), taggers and classifiers.
+TEXT = """lmtrain trains language models (n-gram, fixed-window, recurrent), taggers, classifiers and word vectors.
 
 Train (settings are key=value, groups are chosen by name):
 

@@ -28,7 +28,7 @@ from lmtrain.commands.run_table import (
 from lmtrain.errors import ResourceError, SettingsError
 from lmtrain.files.unfinished import write_atomically
 from lmtrain.settings.reading import nearest
-from lmtrain.shell import expanded, one_line, shown
+from lmtrain.shell import expanded, num_columns, one_line, padded, shown
 from lmtrain.terminal import warn
 from lmtrain.training.run_record import NoRecordError, RunRecord, find_runs, read_run
 
@@ -122,11 +122,11 @@ def as_text(table: Table) -> str:
     """Lays out columns beside each other: the first to the left, numbers to the right."""
     rows = [table.columns, *table.rows]
     cells = [[one_line(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(table.columns))]
+    widths = [max(num_columns(row[column]) for row in cells) for column in range(len(table.columns))]
     is_last = [column == len(widths) - 1 and table.columns[column] == "ended" for column in range(len(widths))]
     lines = [
         "  ".join(
-            cell.ljust(width) if column == 0 or last else cell.rjust(width)
+            padded(cell, width, right=column > 0 and not last)
             for column, (cell, width, last) in enumerate(zip(row, widths, is_last, strict=True))
         ).rstrip()
         for row in cells

@@ -28,7 +28,7 @@ class EmbeddingsConfig(ModelConfig):
 
     embed_size: int = kept(100, "Size of the vector of a token or word.", **SIZE)
     init_range: float = noted(0.1, "Half width of the uniform distribution that vectors are drawn from.", above=0, most=10)
-    embeddings: str = free("", "Word vectors to start from: a run, a file, or svd (made of the training text); empty: drawn.")
+    embeddings: str = free("", "Word vectors to start from: a run or a file; empty: drawn.")
     freeze_embeddings: float | None = noted(
         0.0, "Epochs before the vectors that were given are trained as well; null: never.", least=0
     )
@@ -63,6 +63,7 @@ class NeuralConfig(EmbeddingsConfig, LanguageConfig):
     """What the fixed-window and the recurrent models share."""
 
     embed_size: int = 128
+    embeddings: str = free("", "Word vectors to start from: a run, a file, or svd (made of the training text); empty: drawn.")
     hidden_size: int = kept(384, "Units of each hidden layer.", **SIZE)
     num_layers: int = kept(1, "Number of hidden layers.", least=1, most=1000)
     layer_norm: bool = kept(False, "Layer normalisation (Ba et al. 2016).")

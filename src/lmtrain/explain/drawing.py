@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
@@ -11,7 +10,7 @@ from lmtrain.explain.gates import Array, short
 from lmtrain.explain.graph import Graph, Node
 from lmtrain.explain.layout import Item, place
 from lmtrain.explain.values import number, show
-from lmtrain.shell import one_line
+from lmtrain.shell import num_columns, one_line
 
 MAX_NODES = 150
 WIDEST = 28  # characters of a value on an edge
@@ -54,8 +53,7 @@ def svg_document(title: str, width: float, height: float, body: Sequence[str]) -
 
 def text_width(text: str, size: float) -> float:
     """How wide a text is in a font whose characters are all of one width; wide characters take two."""
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
-    return (len(text) + wide) * 0.61 * size
+    return num_columns(text) * 0.61 * size
 
 
 def brief(value: Array) -> str:

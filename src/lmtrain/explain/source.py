@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 
 from lmtrain.errors import UserError
-from lmtrain.shell import one_line
+from lmtrain.shell import num_columns, one_line
 
 AROUND = 40  # characters that are shown on either side of the caret
 
@@ -34,10 +33,4 @@ class Source:
         start, end = max(0, position - AROUND), position + AROUND
         before = ("..." if start else "") + one_line(self.text[start:position])
         behind = one_line(self.text[position:end]) + ("..." if end < len(self.text) else "")
-        return f"  {before}{behind}\n  {' ' * _columns(before)}^"
-
-
-def _columns(text: str) -> int:
-    """How many columns of a terminal a text takes."""
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
-    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
+        return f"  {before}{behind}\n  {' ' * num_columns(before)}^"

@@ -9,6 +9,7 @@ import numpy as np
 from lmtrain.explain.gates import Array, describe, short
 from lmtrain.explain.graph import Graph, Node
 from lmtrain.explain.values import number, show
+from lmtrain.shell import num_columns, padded
 
 MAX_JACOBIAN = 400  # entries of a Jacobian that are shown
 
@@ -156,6 +157,6 @@ def _value(node: Node) -> Array:
 
 def _columns(*columns: list[str]) -> Iterator[str]:
     """Lines whose columns stand under each other, where none is very wide."""
-    widths = [min(max(map(len, column), default=0), 44) for column in columns]
+    widths = [min(max(map(num_columns, column), default=0), 44) for column in columns]
     for row in zip(*columns, strict=True):
-        yield "  " + "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width).rstrip()
+        yield "  " + "   ".join(padded(cell, width) for cell, width in zip(row, widths, strict=True) if width).rstrip()

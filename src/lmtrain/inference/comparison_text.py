@@ -9,7 +9,7 @@ from lmtrain.inference.comparison import Comparison, Occurrence, Row
 from lmtrain.inference.evaluate import number_text, perplexity_text
 from lmtrain.inference.graphemes import belong_together
 from lmtrain.quantity import counted
-from lmtrain.shell import one_line
+from lmtrain.shell import one_line, padded
 
 TSV_HEADER = "section\tgroup\tline\tcount\tnats_a\tnats_b\tdifference\tbefore\tbehind"
 MAX_SHOWN = 80  # characters of a line
@@ -54,7 +54,7 @@ def _tables(comparison: Comparison) -> Iterator[str]:
 
 def _row(row: Row) -> str:
     name = _cut(row.group, 34)
-    return f"  {name:<34}{row.count:>12,}{row.nats_a:>10.4f}{row.nats_b:>10.4f}{row.difference:>+10.4f}"
+    return f"  {padded(name, 34)}{row.count:>12,}{row.nats_a:>10.4f}{row.nats_b:>10.4f}{row.difference:>+10.4f}"
 
 
 def _contexts(comparison: Comparison) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from lmtrain.shell import one_line
+from lmtrain.shell import num_columns, one_line, padded
 
 MAX_CLASSES = 12  # of a table of confusions
 HEAD = "is \\ taken for"
@@ -39,11 +39,11 @@ class Counts(NamedTuple):
 def iter_classes(head: str, rows: Iterable[tuple[str, Counts]]) -> Iterator[str]:
     """Yields a table with a line for each class, in per cent; `head` says what the classes are of."""
     named = [(one_line(name), counts) for name, counts in rows]
-    width = max(map(len, [head, *(name for name, _ in named)]))
+    width = max(map(num_columns, [head, *(name for name, _ in named)]))
     yield f"{head:<{width}} precision  recall      F1   right   found   there"
     for name, counts in named:
         shares = f"{100 * counts.precision:>9.2f} {100 * counts.recall:>7.2f} {100 * counts.f1:>7.2f}"
-        yield f"{name:<{width}} {shares} {counts.num_right:>7,} {counts.num_found:>7,} {counts.num_there:>7,}"
+        yield f"{padded(name, width)} {shares} {counts.num_right:>7,} {counts.num_found:>7,} {counts.num_there:>7,}"
 
 
 def iter_confusion(classes: Sequence[str], counts: Mapping[tuple[str, str], int], unit: str) -> Iterator[str]:
@@ -55,7 +55,7 @@ def iter_confusion(classes: Sequence[str], counts: Mapping[tuple[str, str], int]
             yield f"  {one_line(right)} taken for {one_line(taken)}: {count:,}"
         return
     names = list(map(one_line, classes))
-    first, width = max(map(len, [HEAD, *names])) + 1, max([7, *map(len, names)]) + 1
-    yield f"{HEAD:<{first}}" + "".join(f"{name:>{width}}" for name in names)
+    first, width = max(map(num_columns, [HEAD, *names])) + 1, max([7, *map(num_columns, names)]) + 1
+    yield f"{HEAD:<{first}}" + "".join(padded(name, width, right=True) for name in names)
     for row, name in zip(classes, names, strict=True):
-        yield f"{name:<{first}}" + "".join(f"{counts.get((row, column), 0):>{width},}" for column in classes)
+        yield padded(name, first) + "".join(f"{counts.get((row, column), 0):>{width},}" for column in classes)

@@ -20,7 +20,7 @@ from lmtrain.data.corpus import Corpus
 from lmtrain.data.overlap import find_overlap
 from lmtrain.data.sources import NAMES
 from lmtrain.explain.drawing import GRADIENT, INK, NORMAL, QUIET, SMALL, VALUE, svg_document, svg_text
-from lmtrain.shell import one_line
+from lmtrain.shell import num_columns, one_line, padded
 
 NUM_FREQUENT, NUM_EXAMPLES = 20, 5
 WIDTH, HEIGHT, LEFT, TOP = 560.0, 380.0, 80.0, 60.0
@@ -128,11 +128,11 @@ def pairs_of(splits: Iterable[str]) -> list[tuple[str, str]]:
 def shares_of(name: str, heading: str, counts: Mapping[str, Counter[str]]) -> Section:
     """Counts how often each tag or label occurs in every split."""
     labels = [label for label, _ in sum(counts.values(), Counter[str]()).most_common()]
-    width = max([len(one_line(label)) for label in labels], default=0)
+    width = max([num_columns(one_line(label)) for label in labels], default=0)
     lines = [" " * width + "".join(f"{split:>18}" for split in counts)]
     for label in labels:
         cells = [f"{c[label]:>10,}{c[label] / max(c.total(), 1):>8.1%}" for c in counts.values()]
-        lines.append(f"{one_line(label):<{width}}" + "".join(cells))
+        lines.append(padded(one_line(label), width) + "".join(cells))
     return Section(name, heading, lines, {split: dict(counter) for split, counter in counts.items()})
 
 

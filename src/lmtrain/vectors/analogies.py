@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lmtrain.data.text import iter_text
 from lmtrain.errors import DataError
 from lmtrain.quantity import counted
-from lmtrain.shell import one_line
+from lmtrain.shell import num_columns, one_line, padded
 from lmtrain.vectors.table import Vectors, check_method, score_analogies
 
 BLOCK_NUMBERS = 1 << 24  # scores that are computed at once: 64 MB
@@ -85,12 +85,12 @@ class Analogies:
         """A table: a line for each section, then the sums."""
         kinds = [self.semantic, self.syntactic] if all(kind.num_questions for kind in (self.semantic, self.syntactic)) else []
         shown = [*self.sections, *kinds, self.total]
-        width = max(len(one_line(section.name)) for section in shown)
+        width = max(num_columns(one_line(section.name)) for section in shown)
         lines = [f"{'section':<{width}}  accuracy   correct  answered  questions  coverage"]
         for section in shown:
             accuracy = f"{section.accuracy:.2%}" if section.num_answered else "-"
             lines.append(
-                f"{one_line(section.name):<{width}}  {accuracy:>8}  {section.num_correct:>8,}  {section.num_answered:>8,}"
+                f"{padded(one_line(section.name), width)}  {accuracy:>8}  {section.num_correct:>8,}  {section.num_answered:>8,}"
                 f"  {section.num_questions:>9,}  {f'{section.coverage:.2%}' if section.num_questions else '-':>8}"
             )
         lines.insert(len(lines) - 1 - len(kinds), "")

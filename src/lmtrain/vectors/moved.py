@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.errors import DataError
-from lmtrain.shell import one_line
+from lmtrain.shell import num_columns, one_line, padded
 from lmtrain.vectors.table import Ranking, Vectors, ranking_to_json
 
 NUM_SHOWN = 10
@@ -46,8 +46,8 @@ class Moved:
             values = [cosine for _, cosine in self.cosines]
             lines.append(f"mean cosine of a word with itself {np.mean(values):.4f}, median {np.median(values):.4f}")
         if shown := self.furthest[:number]:
-            width = max(len(one_line(word)) for word, _ in shown)
-            lines += ["", "moved furthest", *(f"  {one_line(word):<{width}}  {cosine:.4f}" for word, cosine in shown)]
+            width = max(num_columns(one_line(word)) for word, _ in shown)
+            lines += ["", "moved furthest", *(f"  {padded(one_line(word), width)}  {cosine:.4f}" for word, cosine in shown)]
         return "\n".join(lines)
 
     def to_json(self, number: int = NUM_SHOWN) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lmtrain.data.text import iter_text
 from lmtrain.errors import DataError
-from lmtrain.shell import one_line
+from lmtrain.shell import num_columns, one_line, padded
 from lmtrain.vectors.table import Vectors
 
 NUM_WORST = 10
@@ -79,11 +79,11 @@ class Similarity:
             shown = ", ".join(map(one_line, self.missing[:8])) + f" and {len(self.missing) - 8} more" * (len(self.missing) > 8)
             lines.append(f"without a vector: {shown}")
         if self.pairs:
-            width = max(len(one_line(f"{pair.first} {pair.second}")) for pair in self.worst)
+            width = max(num_columns(one_line(f"{pair.first} {pair.second}")) for pair in self.worst)
             lines += ["", f"{'furthest off':<{width}}   human  cosine   rank by humans  rank by cosine"]
         for pair in self.worst if self.pairs else []:
             lines.append(
-                f"{one_line(f'{pair.first} {pair.second}'):<{width}}  {pair.human:>6.2f}  {pair.cosine:>6.3f}"
+                f"{padded(one_line(f'{pair.first} {pair.second}'), width)}  {pair.human:>6.2f}  {pair.cosine:>6.3f}"
                 f"  {pair.human_rank:>15g}  {pair.cosine_rank:>14g}"
             )
         return "\n".join(lines)

@@ -9,7 +9,8 @@ table and takes part in no comparison.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -132,12 +133,14 @@ class Vectors:
         variants = [v for word in words for v in (word.lower(), word.capitalize(), word.upper()) if v in known and v != word]
         near = difflib.get_close_matches(words[0], self.words[:100_000], n=3)
         close = list(dict.fromkeys(word for word in [*variants, *near] if word not in words))
+        other_forms = [said for word in words if (said := in_other_form(word, known))]
         kind = "have a vector of zeros" if all(word in self for word in words) else "are not among these words"
         return DataError(
             f"{shown} {kind if len(words) > 1 else kind.replace('have', 'has').replace('are', 'is')}.",
             f"Allowed are the {int(self.matrix.any(axis=1).sum()):,} words that have a vector other than zero.",
-            f"Did you mean {', '.join(map(one_line, close[:3]))}?" if close else "Give another word, or larger vectors.",
-        )
+            other_forms[0] if other_forms
+            else f"Did you mean {', '.join(map(one_line, close[:3]))}?" if close else "Give another word, or larger vectors.",
+        )  # fmt: skip
 
     @checked
     def similarity(self, first: str, second: str) -> float:
@@ -240,6 +243,17 @@ class Vectors:
 def ranking_to_json(ranking: Ranking, score: str = "cosine") -> list[dict[str, str | float]]:
     """As a list of dictionaries; `score` names what the words scored."""
     return [{"word": word, score: value} for word, value in ranking]
+
+
+def in_other_form(word: str, words: Container[str]) -> str:
+    """A sentence on the Unicode form in which a word is there that is not there as it is; empty where there is none."""
+    for form, name in (("NFC", "composed"), ("NFD", "decomposed")):
+        if (other := unicodedata.normalize(form, word)) != word and other in words:  # type: ignore[arg-type]
+            return (
+                f"{one_line(repr(word[:60]))} is there in another Unicode form, with {name} accents: "
+                f"copy it from these words, or take unicodedata.normalize({form!r}, word) in Python."
+            )
+    return ""
 
 
 def check_method(method: str) -> None:

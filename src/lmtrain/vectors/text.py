@@ -26,6 +26,7 @@ from lmtrain.data.tokenizer import Tokenizer, learn_tokenizer
 from lmtrain.data.vocabulary import whole_words
 from lmtrain.errors import DataError
 from lmtrain.shell import one_line
+from lmtrain.vectors.table import in_other_form
 
 Ids = NDArray[np.int32]
 
@@ -65,7 +66,7 @@ class Text:
             raise DataError(
                 f"{one_line(repr(word[:60]))} is not among the {len(self.words):,} words that were read from the text.",
                 "Allowed are these words, in capitals or not as they were read.",
-                f"Did you mean {one_line(close[0])}?" if close else "Give another word.",
+                in_other_form(word, self.words) or (f"Did you mean {one_line(close[0])}?" if close else "Give another word."),
             ) from None
 
     def merged(self, first: str, second: str, name: str) -> Text:

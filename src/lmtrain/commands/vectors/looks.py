@@ -7,7 +7,7 @@ from lmtrain.commands.vectors.measures import add_method
 from lmtrain.commands.vectors.options import add_json, add_source_options, new_file, open_vectors, print_json, vectors_parser
 from lmtrain.errors import DataError, SettingsError
 from lmtrain.quantity import counted
-from lmtrain.shell import one_line, printable
+from lmtrain.shell import num_columns, one_line, padded, printable
 
 NUMBER = "how many words are shown (default: 10)"
 
@@ -116,5 +116,5 @@ def moved(arguments: list[str]) -> None:
 
 
 def _table(ranking: list[tuple[str, float]]) -> str:
-    width = max((len(one_line(word)) for word, _ in ranking), default=0)
-    return "\n".join(f"  {one_line(word):<{width}}  {score:.4f}" for word, score in ranking)
+    width = max((num_columns(one_line(word)) for word, _ in ranking), default=0)
+    return "\n".join(f"  {padded(one_line(word), width)}  {score:.4f}" for word, score in ranking)
