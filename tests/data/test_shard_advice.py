@@ -57,7 +57,7 @@ def test_two_shards_that_differ_are_both_named(advise):
 
 def test_many_that_differ_are_counted(advise):
     (said,) = advise([prose("one", number) for number in range(5)] + [prose("third", number) for number in range(5)])
-    assert "and 7 others differ in kind" in said
+    assert "and 7 more differ in kind" in said
 
 
 def test_shards_of_one_kind_and_short_ones_are_not_remarked_on(advise):

@@ -34,7 +34,7 @@ def test_a_rotation_of_all_words_is_taken_away() -> None:
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
-    with pytest.raises(DataError, match="have 2 and 3 numbers"):
+    with pytest.raises(DataError, match="have the sizes 2 and 3"):
         compare_vectors(table(a=[1, 2]), table(a=[1, 2, 3]))
     with pytest.raises(DataError, match="No word is in both"):
         compare_vectors(table(a=[1, 2]), table(b=[1, 2]))
