@@ -235,6 +235,26 @@ def test_means_and_standard_deviations_are_over_seeds_of_runs_that_ended_well() 
     assert [row[:2] for row in grouped.rows] == [["lstm", "4"]]
 
 
+def test_perplexities_of_different_vocabularies_have_no_mean() -> None:
+    """A group may hold them where its settings were named: --group-by model, say."""
+    runs = [record("words", 2.0, 1, vocabulary="a"), record("bytes", 1.0, 2, bits=2.0, vocabulary="b")]
+    runs += [record(f"own{seed}", 2.0, seed, vocabulary="a", settings={"model": "gru"}) for seed in (1, 2)]
+    table = table_of_groups(runs, ["model"])
+    assert table is not None
+    cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert cells["lstm"]["valid ppl"] == "-"
+    assert cells["lstm"]["valid bits/char"].startswith("1.5000 ± ")
+    assert cells["gru"]["valid ppl"] == f"{math.exp(2):.2f} ± 0.00"
+    assert table.notes == ["ppl has no mean (-) where the runs of a row have different vocabularies."]
+
+
+def test_what_is_left_out_of_the_means_is_counted_by_its_reason() -> None:
+    runs = [record("a", 2.0, 1), record("b", 2.0, 2), record("infinite", None, 3), record("killed", 2.0, 4, status="killed")]
+    table = table_of_groups(runs, None)
+    assert table is not None
+    assert table.notes == ["1 that did not end well is not counted.", "1 without a finite validation is not counted."]
+
+
 def test_a_number_of_the_validation_text_under_test_is_marked() -> None:
     runs = [record("a", 2.0, 1, test=2.5, test_split="valid"), record("b", 2.1, 2, test=2.6, test_split="test"),
             record("c", 2.2, 3, test_split="valid")]  # fmt: skip

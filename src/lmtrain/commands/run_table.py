@@ -36,12 +36,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Measure:
-    """A number by which runs are compared, with how it is written."""
+    """A number by which runs are compared, with how it is written, and whether it compares within one vocabulary alone."""
 
     name: str
     of: Callable[[Result], float | None]
     write: Callable[[float], str]
     higher_is_better: bool = False
+    of_one_vocabulary: bool = False
 
     def order(self, result: Result | None) -> tuple[bool, float]:
         """Returns what is smaller for a better result; results without the number come last."""
@@ -49,8 +50,10 @@ class Measure:
         return value is None, 0.0 if value is None else -value if self.higher_is_better else value
 
 
-NATS = Measure("nats/token", lambda result: result.value, "{:.4f}".format)
-PERPLEXITY = Measure("ppl", lambda result: None if result.value is None else _exp(result.value), "{:.2f}".format)
+NATS = Measure("nats/token", lambda result: result.value, "{:.4f}".format, of_one_vocabulary=True)
+PERPLEXITY = Measure(
+    "ppl", lambda result: None if result.value is None else _exp(result.value), "{:.2f}".format, of_one_vocabulary=True
+)
 BITS = Measure("bits/char", lambda result: result.bits_per_character, "{:.4f}".format)
 
 
@@ -93,20 +96,28 @@ def table_of_runs(records: Sequence[RunRecord], name: Callable[[RunRecord], str]
 def table_of_groups(records: Sequence[RunRecord], keys: Sequence[str] | None) -> Table | None:
     """Returns mean ± standard deviation over the runs that differ in the seed alone, or that agree in the settings `keys`.
 
-    Only runs that have ended well count. None if there is no group of several runs and none was asked for.
+    Only runs that have ended well count. None if there is no group of several runs and none was asked for. Numbers that
+    compare within one vocabulary alone have no mean where the runs of a group have several.
     """
-    counted = [record for record in records if record.status == ENDED_WELL and record.valid is not None]
+    finished = [record for record in records if record.status == ENDED_WELL]
+    counted = [record for record in finished if record.valid is not None]
     groups = group(counted, keys)
     if not groups or (keys is None and max(map(len, groups)) < 2):
         return None
     measures = measures_of(records)
     settings = varying(counted) if keys is None else list(keys)
     ordered = sorted(groups, key=lambda runs: mean_order(runs, measures[0]))
-    rows = []
+    rows, without_mean = [], list[str]()
     for runs in ordered:
         mark = OF_VALIDATION if any(run.test_split == "valid" for run in runs) else ""
+        has_several = len({_vocabulary(run) for run in runs}) > 1
+        incomparable = [measure for measure in measures if has_several and measure.of_one_vocabulary]
+        without_mean += [measure.name for measure in incomparable]
         spreads = [
-            _marked(spread([None if result is None else measure.of(result) for result in results], measure.write), of_test)
+            _marked(
+                spread([None if r is None or measure in incomparable else measure.of(r) for r in results], measure.write),
+                of_test,
+            )
             for results, of_test in (([run.valid for run in runs], ""), ([run.test for run in runs], mark))
             for measure in measures
         ]
@@ -114,8 +125,16 @@ def table_of_groups(records: Sequence[RunRecord], keys: Sequence[str] | None) ->
         rows.append([*(_setting(runs[0], key) for key in settings), str(len(runs)), str(seeds), *spreads])
     over = "over seeds" if keys is None else f"of the runs of each {', '.join(keys)}"
     heading = f"{records[0].task}: mean ± standard deviation {over}, best first ({_how(measures[0])})"
-    left_out = len(records) - len(counted)
-    notes = [f"{left_out} that did not end well {'is' if left_out == 1 else 'are'} not counted."] if left_out else []
+    notes = [
+        f"{left_out} {what} {'is' if left_out == 1 else 'are'} not counted."
+        for left_out, what in (
+            (len(records) - len(finished), "that did not end well"),
+            (len(finished) - len(counted), "without a finite validation"),
+        )
+        if left_out
+    ]
+    if without_mean:
+        notes.append(f"{without_mean[0]} has no mean ({NOTHING}) where the runs of a row have different vocabularies.")
     if any(run.test_split == "valid" for run in counted):
         notes.append(NOTE_OF_VALIDATION)
     return Table(heading, [*settings, "runs", "seeds", *_headings(measures)], rows, notes)
