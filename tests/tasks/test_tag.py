@@ -223,13 +223,20 @@ def test_comments_of_conll_u_are_skipped_and_written_as_they_are(
     assert lmtrain.load("run").evaluate_file("file").num_tokens == 4
 
 
-def test_predict_says_that_a_file_is_empty_and_reads_other_encodings(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_says_that_a_file_is_empty_and_reads_other_encodings(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     lmtrain.train(*TINY, "hydra.run.dir=run", "trainer.num_epochs=1", "trainer.baselines=false")
     capsys.readouterr()
     for options in ([], ["--sentences"], ["--json"]):
         Path("empty").write_bytes(b"")
         main(["predict", "run", "empty", *options])
         assert capsys.readouterr() == ("", "lmtrain: empty is empty: there is nothing to predict.\n")
+    Path("blanks").write_text("\n\nAnn\nsat\n\n\n\nPisa\n\n\n", encoding="utf-8")
+    for name in ("blanks", "-"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path("blanks").read_bytes())))
+        main(["predict", "run", name, "--json"])
+        assert [json.loads(row)["tokens"] for row in capsys.readouterr().out.splitlines()] == [["Ann", "sat"], ["Pisa"]]
     Path("latin").write_bytes("Zoë\r\nsat\r\n".encode("latin-1"))
     main(["predict", "run", "latin", "--encoding", "latin-1"])
     assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["Zoë", "sat"]

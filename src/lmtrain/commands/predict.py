@@ -244,6 +244,8 @@ def _answers(tagger: Tagger, blocks: list[list[Line]], options: argparse.Namespa
     for block, tagged in zip(blocks, tagger.tag(tokens), strict=True):
         chances = tagged.probabilities if options.probabilities else None
         if options.json:
+            if not tagged.tokens and not options.sentences:
+                continue  # blank lines without a sentence before them
             document = {"tokens": tagged.tokens, "tags": tagged.tags, "entities": tagged.entities}
             yield json.dumps(document | ({} if chances is None else {"probabilities": chances}), ensure_ascii=False)
             continue
