@@ -114,3 +114,11 @@ def test_capitals_are_those_of_words_and_not_of_special_tokens() -> None:
 def test_sizes_that_do_not_fit_are_a_mistake_of_the_program() -> None:
     with pytest.raises(ValueError, match=r"2 words were given with a matrix of shape \(3, 1\)"):
         Vectors(("a", "b"), np.ones((3, 1), np.float32))
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_no_word_at_all_is_refused(number: int) -> None:
+    vectors = Vectors(("a", "b", "c"), np.eye(3, dtype=np.float32))
+    for ask in (lambda: vectors.neighbours("a", number), lambda: vectors.analogy("a", "b", "c", number)):
+        with pytest.raises(ValueError, match=rf"number={number}; expected at least 1"):
+            ask()

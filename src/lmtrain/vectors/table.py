@@ -233,6 +233,8 @@ class Vectors:
 
     def _best(self, scores_V: Matrix, number: int, left_out: set[int]) -> Ranking:
         """The words of the `number` largest scores; of equal ones the first word first."""
+        if number < 1:
+            raise ValueError(f"number={number}; expected at least 1")
         allowed_V = np.asarray(self.matrix.any(axis=1))
         allowed_V[list(left_out)] = False
         candidates = np.flatnonzero(allowed_V)
