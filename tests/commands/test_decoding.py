@@ -45,7 +45,9 @@ def test_samples_obey_a_list_of_words_and_say_what_is_copied(place: Path, call: 
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--beam", "0"], 2, "'0' is not a whole number from 1"),
+        (["--beam", "0"], 2, "--beam is 0. Allowed are whole numbers from 1 to 4096."),
+        (["--beam", "5000"], 2, "--beam is 5000. Allowed are whole numbers from 1 to 4096."),
+        (["--next", "2"], 2, "--max-tokens was given together with --next"),
         (["--beam", "3", "--temperature", "0.5"], 2, "--temperature was given together with --beam"),
         (["--beam", "3", "--precision", "int8"], 2, "--precision int8 was given together with --beam"),
         (["--beam", "3", "--seed", "7"], 2, "--seed was given together with --beam"),
@@ -76,3 +78,22 @@ def test_another_vocabulary_is_compared_as_a_text(place: Path, call: Callable[..
     end = call("sample", "run", "--max-tokens", "3", "--novelty", "words")
     assert end.code == 2
     assert "--novelty words has another vocabulary" in end.err
+
+
+@pytest.mark.parametrize("option", ["--allow-unk", "--precision int8", "--temperature 0"])
+def test_what_the_next_tokens_do_not_depend_on_is_refused(option: str, place: Path, call: Callable[..., Any]) -> None:
+    end = call("sample", "run", "--next", "2", *option.split())
+    assert (end.code, f"{option.removesuffix(' 0')} was given together with --next" in end.err) == (2, True)
+
+
+def test_a_model_that_does_not_compute_with_8_bits_is_refused(place: Path, call: Callable[..., Any]) -> None:
+    assert call("data=text", "data.path=text.txt", "model=ngram", "hydra.run.dir=counted").code == 0
+    end = call("sample", "counted", "--precision", "int8")
+    assert end.code == 2
+    assert "--precision int8 was given for a model" in end.err
+    assert "Take --precision bfloat16" in end.err
+
+
+def test_a_beam_is_as_wide_from_python_as_typed(place: Path) -> None:
+    with pytest.raises(lmtrain.SettingsError, match=r"beam is 1000000\. Allowed are whole numbers from 1 to 4096"):
+        lmtrain.load("run").beam(beam=10**6)

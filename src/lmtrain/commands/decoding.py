@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from lmtrain.saved import Trained
 
 OF_DRAWING = ("temperature", "top_k", "top_p", "min_p", "seed")  # options that a beam does not read
-OF_WRITING = (*OF_DRAWING, "num_samples", "beam", "stop", "no_repeat_ngram", "words", "novelty")  # what --next does not read
-MAX_BEAM = 4096
+OF_BEAM = ("beam", "num_samples", "max_tokens", "stop", "allow_unk", "no_repeat_ngram", "words", "novelty")
+OF_WRITING = (*OF_DRAWING, *OF_BEAM)  # what --next does not read
 
 
 def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     """Adds options for beams, for what texts must not have, and for what they have in common with the training text."""
     group = parser.add_argument_group("decoding")
     group.add_argument(
-        "--beam", type=whole(1, MAX_BEAM),
+        "--beam", type=int,
         help="the likeliest continuations, best first, with their scores; this many are kept at each length (--num-samples: so "
         "many are written)",
     )  # fmt: skip
@@ -52,12 +52,17 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
 def check_decoding_options(options: argparse.Namespace) -> None:
     """Raises SettingsError for options that exclude each other."""
     for name in OF_WRITING * (options.next is not None):
-        if getattr(options, name) not in (None, []):
+        if getattr(options, name) not in (None, []) and getattr(options, name) is not False:
             option = f"--{name.replace('_', '-')}"
             raise SettingsError(
                 f"{option} was given together with --next.", "It writes no text: it only says what could come first.",
                 "Leave out one of them.",
             )  # fmt: skip
+    if options.precision == "int8" and (options.next, options.beam) != (None, None):
+        raise SettingsError(
+            f"--precision int8 was given together with {'--beam' if options.next is None else '--next'}.",
+            "It computes in float32 or bfloat16.", "Type --precision bfloat16.",
+        )  # fmt: skip
     if options.beam is None:
         if options.length_power is not None:
             raise SettingsError(
@@ -68,11 +73,6 @@ def check_decoding_options(options: argparse.Namespace) -> None:
         raise SettingsError(
             f"--length-power is {options.length_power:g}.", "Allowed are numbers of at least 0.", "Leave it out (1)."
         )
-    if options.precision == "int8":
-        raise SettingsError(
-            "--precision int8 was given together with --beam.", "A beam computes in float32 or bfloat16.",
-            "Type --precision bfloat16.",
-        )  # fmt: skip
     for name in OF_DRAWING:
         if getattr(options, name) is not None:
             option = f"--{name.replace('_', '-')}"

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", help="text to go on from (default: the start of a line)")
     source.add_argument("--prompt-file", metavar="FILE", help='the same from a file; "-": standard input')
-    parser.add_argument("--max-tokens", type=int, default=200, help="length of a sample in tokens (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=int, help="length of a sample in tokens (default: 200)")
     parser.add_argument("--temperature", type=float, help="0: always the likeliest token (default: 0.8)")
     parser.add_argument("--top-k", type=int, help="draw only from the K likeliest tokens")
     parser.add_argument("--top-p", type=float, help="draw only from the likeliest tokens that make up P")
@@ -73,8 +73,9 @@ def main(arguments: list[str]) -> None:
     check_decoding_options(options)
     settings = SampleSettings(
         temperature=0.8 if options.temperature is None else options.temperature, top_k=options.top_k, top_p=options.top_p,
-        min_p=options.min_p, max_tokens=options.max_tokens, stop=tuple(options.stop), allow_unk=options.allow_unk,
-        no_repeat_ngram=options.no_repeat_ngram, words=read_words(options), statistics=options.json,
+        min_p=options.min_p, max_tokens=200 if options.max_tokens is None else options.max_tokens, stop=tuple(options.stop),
+        allow_unk=options.allow_unk, no_repeat_ngram=options.no_repeat_ngram, words=read_words(options),
+        statistics=options.json,
     )  # fmt: skip
     prompt = "".join(with_line_ends([options.prompt or ""]))
     if options.prompt_file is not None:

@@ -24,15 +24,15 @@ import torch
 from torch import Tensor
 
 from lmtrain.data.tokenizer import Tokenizer
-from lmtrain.errors import SettingsError
 from lmtrain.inference.constraints import Track
-from lmtrain.inference.drawing import SampleSettings, exclude, nothing_to_draw
+from lmtrain.inference.drawing import SampleSettings, check_setting, exclude, nothing_to_draw
 from lmtrain.inference.evaluate import make_tokens
 from lmtrain.inference.sample import encode_prompt, make_constraint, read
 from lmtrain.inference.writing import make_writer
 from lmtrain.models.base import LanguageModel, State, evaluating
 
 USUAL = SampleSettings()
+MAX_BEAM = 4096  # a wider one asks for more memory than there is
 log = logging.getLogger("lmtrain")
 
 
@@ -69,11 +69,9 @@ def beam_search(
     Of the settings `max_tokens`, `stop`, `allow_unk` and the constraints are read. Raises SettingsError for values out of
     range, and what `sample` raises.
     """
-    for name, value, least in (("beam", beam, 1), ("num_best", num_best, 1), ("length_power", length_power, 0)):
-        if value is not None and not least <= value < math.inf:
-            raise SettingsError(
-                f"{name} is {value}.", f"Allowed are finite numbers of at least {least}.", f"Type for example {name}={least}."
-            )
+    check_setting(1 <= beam <= MAX_BEAM, "beam", beam, f"whole numbers from 1 to {MAX_BEAM}", "8")
+    check_setting(num_best is None or num_best >= 1, "num_best", num_best, "whole numbers of at least 1", "1")
+    check_setting(0 <= length_power < math.inf, "length_power", length_power, "finite numbers of at least 0", "1")
     search = _Search(model, tokenizer, prompt, settings, beam, length_power, device)
     return search.run()[: beam if num_best is None else num_best]
 

@@ -20,7 +20,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lmtrain.choices import StatePolicy as StatePolicy
-from lmtrain.errors import ResourceError
+from lmtrain.errors import SettingsError
 from lmtrain.models.dropout import dropout, dropped_rows, locked_dropout
 from lmtrain.models.heads import Head
 from lmtrain.models.penalties import activation_penalty, temporal_activation_penalty
@@ -83,16 +83,16 @@ class LanguageModel(nn.Module, ABC):
     def reader_factory(self, device: torch.device | str = "cpu", *, int8: bool = False) -> Callable[[State], Reader]:
         """From a state (of B streams) to what reads on from there, token by token, as `log_probs` does in evaluation.
 
-        `int8` asks for weights of 8 bits, which are read faster and are less exact. Raises ResourceError where the model has
-        no such way.
+        `int8` asks for weights of 8 bits, which are read faster and are less exact. Raises SettingsError where the model
+        does not compute with them.
 
         Models override it where they are faster so. What can be prepared once for many texts is prepared here; afterwards
         weights must not change, nor the precision (an open autocast).
         """
         if int8:
-            raise ResourceError(
-                "precision=int8 was given for a model, or a device, that has no such way of writing.",
-                "Recurrent models without layer normalisation, zoneout and residual layers have it on a CPU.",
+            raise SettingsError(
+                "precision=int8 was given for a model or a device that does not compute with weights of 8 bits.",
+                "Recurrent models without layer normalisation, zoneout and residual layers do so, on a CPU.",
                 "Take precision=bfloat16 or float32.",
             )
 
