@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -98,7 +98,13 @@ def test_every_public_function_refuses_a_wrong_type_and_names_the_argument(thing
         (lambda lm: lm.sample(top_k=2.5), "Model.sample() was given top_k=2.5; expected a whole number or None"),
         (lambda lm: lm.sample(temperature=True), "Model.sample() was given temperature=True; expected a number"),
         (lambda lm: lm.perplexity(3), "Model.perplexity() was given text=3; expected a string, a path, several, each a string"),
-        (lambda lm: lm.perplexity(split=None), "was given split=None; expected 'test' or 'valid' or 'train'"),
+        (lambda lm: lm.perplexity(split=3), "was given split=3; expected 'test' or 'valid' or 'train' or None"),
+        (lambda lm: lm.sample(words="the"), "words='the'; expected a list of strings or None, such as ['the']"),
+        (lambda lm: lm.beam(words="the"), "words='the'; expected a list of strings or None, such as ['the']"),
+        (
+            lambda lm: lmtrain.mix("run", "mixed"),
+            "expected several, each a lmtrain.Model, a string or a path, such as ['run']",
+        ),
         (
             lambda lm: lm.rescore({"u": [("the", "x")]}),
             "was given lists={'u': [('the', 'x')]}; expected a mapping from a string",
@@ -108,7 +114,7 @@ def test_every_public_function_refuses_a_wrong_type_and_names_the_argument(thing
         (lambda lm: lm.score(), "missing 1 required positional argument: 'texts'"),
         (lambda lm: lm.score("the", perr_token=True), "unexpected keyword argument 'perr_token'"),
     ],
-    ids=range(12),
+    ids=range(15),
 )
 def test_what_is_given_and_what_is_expected_is_said(ask: Callable[[Any], Any], said: str, place: Path) -> None:
     with pytest.raises(TypeError) as error:
@@ -169,3 +175,22 @@ def test_a_name_of_a_type_stands_for_that_type() -> None:
     assert arguments._matches(np.zeros(3), alias)
     assert not arguments._matches(object(), alias)
     assert arguments._said(alias) == "a string or an array of numbers"
+
+
+def test_what_is_expected_is_said_without_ambiguity() -> None:
+    @checked
+    def tag(sentences: str | Iterable[str | Sequence[str]]) -> None:
+        pass
+
+    with pytest.raises(TypeError, match=r"sentences=None; expected a string or several, each a string or a list of strings$"):
+        tag(None)  # type: ignore[arg-type]
+
+
+def test_an_empty_path_is_refused_by_the_name_of_its_argument() -> None:
+    @checked
+    def look_at(path: str | Path, name: str = "") -> None:
+        pass
+
+    with pytest.raises(lmtrain.SettingsError, match=r"^path is empty\. .*Give one: path=PATH\.$"):
+        look_at("")
+    look_at("there", name="")

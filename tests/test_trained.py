@@ -334,3 +334,33 @@ def test_only_a_line_feed_ends_a_line_on_which_a_share_is_fitted(lm: lmtrain.Mod
 def test_distributions_come_in_the_precision_that_was_asked_for(lm: lmtrain.Model) -> None:
     exact, rounded = lm.log_probs("to be"), lm.log_probs("to be", precision="bfloat16")
     assert 0 < np.abs(exact - rounded).max() < 0.1
+
+
+def test_what_would_change_nothing_is_refused(lm: lmtrain.Model) -> None:
+    for share in (0.3, "fit"):
+        with pytest.raises(ValueError, match=r"other_weight=.* was given without other"):
+            lm.score("the", other_weight=share)  # type: ignore[arg-type]
+    for ask in (lm.perplexity, lambda text, split: lm.compare(lm, text, split=split)):
+        with pytest.raises(ValueError, match="split='valid' was given together with text"):
+            ask("text.txt", split="valid")  # type: ignore[operator]
+
+
+def test_numbers_out_of_range_are_refused_by_their_names(lm: lmtrain.Model) -> None:
+    with pytest.raises(ValueError, match="num_streams=0; expected at least 1"):
+        lmtrain.mix([lm, lm], "mixed", num_streams=0)
+    with pytest.raises(ValueError, match="seed=-1; expected a whole number"):
+        lm.compare(lm, seed=-1)
+
+
+def test_messages_speak_of_python_alone(lm: lmtrain.Model, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(DataError, match=r"Give a text that has one\.$"):
+        lm.perplexity([])
+    with pytest.raises(DataError, match=r"Correct the ids\.$"):
+        lm.rescore({"a": [("the", 0.0)]}, references={"b": "the"})
+    lm.log_probs("ß")
+    assert caplog.messages == ["The text contains 'ß', unknown to this model and read as <unk>."]
+    with pytest.raises(SettingsError, match=r"rate is -1\. .* Type for example rate=0\.1\.$"):
+        Dynamic(rate=-1)
+    for open_ in (lmtrain.load, lmtrain.load_vectors, lm.perplexity, lm.compare):
+        with pytest.raises(SettingsError, match="is empty"):
+            open_("") if open_ != lm.compare else lm.compare(lm, "")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from numbers import Integral, Real
 from typing import Any, Literal, ParamSpec, TypeVar
 
+from lmtrain.errors import SettingsError
 from lmtrain.surroundings import as_in_a_new_process
 
 P = ParamSpec("P")
@@ -96,6 +97,8 @@ def _fitted(value: Any, hint: Any, name: str, function: str) -> Any:
     parts = [part for part in _parts(hint) if _matches(value, part)]
     if not parts:
         raise _wrong(value, hint, name, function)
+    if isinstance(value, str) and not value and any(_is_path(part) for part in _parts(hint)):
+        raise SettingsError(f"{name} is empty.", "It must be the path of a file or a directory.", f"Give one: {name}=PATH.")
     for part in parts:
         if typing.get_origin(part) is Iterable and not isinstance(value, str | bytes | Sized):
             return _Pieces(value, typing.get_args(part)[0], name, function)
@@ -105,7 +108,8 @@ def _fitted(value: Any, hint: Any, name: str, function: str) -> Any:
 def _wrong(value: Any, hint: Any, name: str, function: str) -> TypeError:
     shown = repr(value)
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-    return TypeError(f"{function}() was given {name}={shown}; expected {_said(hint)}")
+    example = f", such as [{shown}]" if isinstance(value, str) and any(_matches([value], part) for part in _parts(hint)) else ""
+    return TypeError(f"{function}() was given {name}={shown}; expected {_said(hint)}{example}")
 
 
 class _Pieces:
@@ -124,6 +128,11 @@ class _Pieces:
 def _parts(hint: Any) -> tuple[Any, ...]:
     hint = _named(hint)
     return typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+
+
+def _is_path(hint: Any) -> bool:
+    kind = typing.get_origin(hint) or hint
+    return isinstance(kind, type) and issubclass(kind, os.PathLike)
 
 
 def _named(hint: Any) -> Any:
@@ -151,7 +160,7 @@ def _matches(value: Any, hint: Any) -> bool:
             return False
         if not isinstance(value, Sized):
             return origin is Iterable
-        return isinstance(value, str) or all(_matches(one, arguments[0]) for one in value)
+        return not isinstance(value, str) and all(_matches(one, arguments[0]) for one in value)  # a string is not its letters
     kind = origin or hint
     if getattr(kind, "__name__", "") == "ndarray":  # or what NumPy makes one of
         return isinstance(value, Sized) and not isinstance(value, str | bytes)
@@ -177,7 +186,7 @@ def _said(hint: Any) -> str:
     if origin is Mapping:
         return f"a mapping from {_said(arguments[0])} to {_said(arguments[1])}"
     if origin in (Iterable, Sequence):
-        return f"several, each {_said(arguments[0])}"
+        return "a list of strings" if (origin, *arguments) == (Sequence, str) else f"several, each {_said(arguments[0])}"
     kind = origin or hint
     if getattr(kind, "__name__", "") == "ndarray":
         return "an array of numbers"

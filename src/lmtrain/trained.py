@@ -114,7 +114,7 @@ class Model:
         unknown_cost: float = 0.0,
         temperature: float = 1.0,
         other: Model | None = None,
-        other_weight: float | Literal["fit"] = 0.5,
+        other_weight: float | Literal["fit"] | None = None,
     ) -> list[TextScore]:
         """How likely each text is: one result per text, in their order. A string is one text.
 
@@ -124,7 +124,7 @@ class Model:
         `unknown_cost`: nats that each unknown word costs besides what the model asks for `<unk>`.
         `temperature` divides the log-probabilities of all tokens before they are normalised again.
         `other`: a second model, a backward one, say; the numbers are then those of the mixture over texts (`inference.pair`),
-        in which it has the share `other_weight` ("fit": that of `fit_share`), and `log_probs` those of each.
+        in which it has the share `other_weight` (by default 0.5; "fit": that of `fit_share`), and `log_probs` those of each.
         Where the tokenizers differ, what spelling unknown words costs (tokenizer.unknown=spelled) is a part of all numbers.
 
         >>> [round(result.log_prob, 1) for result in lm.score(["the cat sat on a mat", "mat a on sat cat the"])]
@@ -135,9 +135,12 @@ class Model:
         if not math.isfinite(unknown_cost):
             raise ValueError(f"unknown_cost={unknown_cost}; expected a finite number of nats")
         method = Static(temperature)
-        if other_weight == "fit":
-            other_weight = 0.5 if other is None else self.fit_share(other, precision=precision)
-        check_weight(other_weight)
+        if other is None and other_weight is not None:
+            raise ValueError(f"other_weight={other_weight!r} was given without other; expected the second model, too")
+        share = 0.5 if other_weight is None or other_weight == "fit" else other_weight
+        check_weight(share)
+        if other is not None and other_weight == "fit":
+            share = self.fit_share(other, precision=precision)
         read = map(_as_read, [texts] if isinstance(texts, str) else texts)
         options: dict[str, Any] = {"method": method, "batch_tokens": batch_tokens, "unknown_cost": unknown_cost}
         if other is None:
@@ -148,7 +151,7 @@ class Model:
         others = other._score(both, precision, **options)
         pairs = [(result.log_prob, second.log_prob) for result, second in zip(results, others, strict=True)]
         return [
-            replace(result, total_nats=-mixed(*pair, other_weight), log_probs=pair)
+            replace(result, total_nats=-mixed(*pair, share), log_probs=pair)
             for result, pair in zip(results, pairs, strict=True)
         ]
 
@@ -240,7 +243,7 @@ class Model:
         self,
         text: str | os.PathLike[str] | Iterable[str] | None = None,
         *,
-        split: Literal["test", "valid", "train"] = "test",
+        split: Literal["test", "valid", "train"] | None = None,
         num_streams: int = 1,
         method: Method = STATIC,
         precision: Precision = "float32",
@@ -248,7 +251,7 @@ class Model:
         """What `lmtrain evaluate` prints, as an object; its `perplexity` is the number.
 
         text         the path of a file, or the text itself in blocks that are cut anywhere (an open file, a list of lines);
-                     without it the `split` that was saved with the model ("train" is read from where it was)
+                     without it the `split` that was saved with the model (by default "test"; "train" is read from where it was)
         num_streams  more are faster and slightly pessimistic; a text in blocks is read as one
         method       `inference.evaluate.Static(temperature)`, or  `inference.dynamic.Adaptive(dynamic=Dynamic(rate=0.1,
                      decay=0.002), cache=Cache(window=2000))`, which adapts while it reads
@@ -259,14 +262,17 @@ class Model:
         """
         if num_streams < 1:
             raise ValueError(f"num_streams={num_streams}; expected at least 1")
+        _check_one_text(text, split)
         with self._computing(precision):
             if text is not None and not isinstance(text, str | os.PathLike):
                 return score_text(self.network, self.tokenizer, with_line_ends(text), method=method, device=self.device)
             given: EncodedText
             if text is not None:
                 given = encode_file(Path(text), self.tokenizer, text_field(self.path))
+            elif split == "train":
+                given = training_corpus(self.path).train
             else:
-                given = training_corpus(self.path).train if split == "train" else saved_text(self._trained, split)
+                given = saved_text(self._trained, "test" if split is None else split)
             return evaluate(self.network, given, self.tokenizer, num_streams=num_streams, method=method, device=self.device)
 
     def sample(
@@ -390,21 +396,25 @@ class Model:
         other: Model,
         text: str | os.PathLike[str] | Iterable[str] | None = None,
         *,
-        split: SplitName = "test",
+        split: SplitName | None = None,
         independent: bool = False,
         seed: int = 1,
         precision: Precision = "float32",
     ) -> Comparison:
         """Where `other` (B) is better than this model (A), and where it is worse, as `lmtrain compare` says it.
 
-        `text` is the path of a file, or the text itself in blocks that are cut anywhere; without it, the `split` that was saved
-        with one of the models. `independent`: no line sees the lines before it. `seed` is the bootstrap's.
+        `text` is the path of a file, or the text itself in blocks that are cut anywhere; without it, the `split` (by default
+        "test") that was saved with one of the models. `independent`: no line sees the lines before it. `seed` is that of the
+        bootstrap.
 
         >>> lm.compare(lm).total.difference
         0.0
         """
         if other.device != self.device:
             raise ValueError(f"one model is on {self.device}, the other on {other.device}; expected the same device")
+        if not 0 <= seed < 1 << 32:
+            raise ValueError(f"seed={seed}; expected a whole number from 0 to {(1 << 32) - 1}")
+        _check_one_text(text, split)
         blocks: Iterable[str] | None = None
         if isinstance(text, str | os.PathLike):
             blocks = iter_text(Path(text), text_field(self.path))
@@ -412,8 +422,8 @@ class Model:
             blocks = with_line_ends(text)
         with self._computing(precision):
             return compare_saved(
-                self._trained, other._trained, blocks, labels=(str(self.path), str(other.path)), split=split,
-                independent=independent, seed=seed, device=self.device,
+                self._trained, other._trained, blocks, labels=(str(self.path), str(other.path)),
+                split="test" if split is None else split, independent=independent, seed=seed, device=self.device,
             )  # fmt: skip
 
     def export(
@@ -452,7 +462,14 @@ class Model:
         return document if isinstance(document, dict) else {}
 
     def _ids_behind_eos(self, text: str) -> NDArray[np.int32]:
-        return np.concatenate([[self.tokenizer.eos_id], encode_prompt(self.tokenizer, _as_read(text))]).astype(np.int32)
+        ids = encode_prompt(self.tokenizer, _as_read(text), called="text")
+        return np.concatenate([[self.tokenizer.eos_id], ids]).astype(np.int32)
+
+
+def _check_one_text(text: object, split: str | None) -> None:
+    """ValueError where a text and a split are given: either says what is read."""
+    if text is not None and split is not None:
+        raise ValueError(f"split={split!r} was given together with text; expected one of them")
 
 
 def _as_read(text: str) -> str:
@@ -502,8 +519,8 @@ def mix(models: Sequence[Model | str | os.PathLike[str]], directory: str | os.Pa
     `num_streams` streams; they stand in `settings["model"]["weights"]`. Raises SettingsError for models of different
     vocabularies or directions, and where something is at `directory` already; DataError without a validation text.
     """
-    if isinstance(models, str):
-        raise TypeError(f"mix() was given models={models!r}; expected several, such as [{models!r}, OTHER]")
+    if num_streams < 1:
+        raise ValueError(f"num_streams={num_streams}; expected at least 1")
     opened = [model if isinstance(model, Model) else Model(load_trained(os.fspath(model))) for model in models]
     parts, devices = [model._trained for model in opened], {model.device for model in opened}
     if len(devices) > 1:

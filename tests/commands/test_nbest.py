@@ -180,6 +180,7 @@ def test_weights_are_used_or_found_and_the_best_is_picked(counted: Path, call: C
         (["rescore", "scored", "--weights", "1", "0", "--format", "kaldi"], 3, "ids end with the number of the hypothesis"),
         (["rescore", "scored", "--references", "text.txt"], 3, "Line 1 of text.txt is"),
         (["rescore", "scored", "--references", "fewer"], 3, "There is no reference for 'übung'"),
+        (["rescore", "scored", "--references", "fewer"], 3, "With --format kaldi, hypotheses are utterance-1"),
         (["rescore", "scored", "--references", "more"], 3, "There is no hypothesis for 'x'"),
     ],
 )

@@ -228,7 +228,7 @@ def test_dynamic_evaluation_of_several_streams_is_refused_because_it_would_peek(
 
 
 def test_models_without_features_are_refused(table):
-    with pytest.raises(SettingsError, match=r"TrigramTable does not have\. They work with every neural model"):
+    with pytest.raises(SettingsError, match=r"a model of counted n-grams does not have\. They work with every neural model"):
         judged(table, TEXT, method=Adaptive(cache=CACHE))
 
 

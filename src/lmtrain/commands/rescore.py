@@ -52,7 +52,13 @@ def _rescore(options: argparse.Namespace) -> None:
 
     lists = _read_lists(options)
     references = None if options.references is None else _read_references(options)
-    made = rescore(lists, weights=None if options.weights is None else tuple(options.weights), references=references)
+    try:
+        made = rescore(lists, weights=None if options.weights is None else tuple(options.weights), references=references)
+    except DataError as error:
+        if references is None or references.keys() == lists.keys():
+            raise
+        advice = f"{error.remedy} With --format kaldi, hypotheses are utterance-1 and so on, and the reference is utterance."
+        raise DataError(error.given, error.allowed, advice) from error
     separator = " " if options.format == "kaldi" else "\t"
     for key, best in made.best.items():
         row = {"id": key, "text": best.text, "total": best.total(made.weights), "ties": made.ties[key]}

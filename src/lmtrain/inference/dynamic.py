@@ -84,7 +84,8 @@ class Dynamic:
     rms: Mapping[str, Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check(0 <= self.rate < math.inf, "rate", self.rate, "finite numbers of at least 0", "0.0001")
+        usual = "0.1" if self.rms is None else "0.0001"
+        _check(0 <= self.rate < math.inf, "rate", self.rate, "finite numbers of at least 0", usual)
         _check(0 <= self.decay <= 1, "decay", self.decay, "numbers from 0 to 1", "0.008")
         _check(self.segment_length >= 1, "segment_length", self.segment_length, "whole numbers of at least 1", "20")
         _check(0 < self.epsilon < math.inf, "epsilon", self.epsilon, "finite numbers above 0", "0.001")
@@ -190,7 +191,7 @@ def neural_models(model: LanguageModel) -> list[NeuralLanguageModel]:
 def _neural(model: LanguageModel) -> NeuralLanguageModel:
     if not isinstance(model, NeuralLanguageModel):
         raise SettingsError(
-            f"Dynamic evaluation and the cache need features and gradients, which {type(model).__name__} does not have.",
+            "Dynamic evaluation and the cache need features and gradients, which a model of counted n-grams does not have.",
             "They work with every neural model.",
             "Leave out dynamic evaluation and the cache, or name a run of such a model.",
         )

@@ -116,7 +116,7 @@ def _check_ids(lists: set[str], references: set[str]) -> None:
             raise DataError(
                 f"There is no {what} for {one_line(min(missing)[:60])!r}{others}.",
                 "Every list has one reference, and every reference a list.",
-                "Correct the ids. With --format kaldi, hypotheses are utterance-1 and so on, and the reference is utterance.",
+                "Correct the ids.",
             )
 
 

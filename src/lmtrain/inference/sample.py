@@ -141,18 +141,18 @@ def sample_text(
 # ---- the verbs
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
-    """The ids of a prompt, with a warning that lists what the tokenizer does not know."""
+def encode_prompt(tokenizer: Tokenizer, prompt: str, *, called: str = "prompt") -> np.ndarray:
+    """The ids of a prompt (or of what is `called` otherwise), with a warning that lists what the tokenizer does not know."""
     unknown = tokenizer.unknown_pieces(prompt)
     if unknown:
         listing = ", ".join(map(repr, unknown[:10])) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
         if tokenizer.unk_id is None:
             raise DataError(
-                f"The prompt contains {listing}, which this model's vocabulary of {tokenizer.vocab_size} tokens lacks.",
+                f"The {called} contains {listing}, which this model's vocabulary of {tokenizer.vocab_size} tokens lacks.",
                 "It has no <unk> to stand for unknown text.",
                 "Leave that out, or train with tokenizer=byte, which accepts any text.",
             )
-        log.warning("The prompt contains %s, unknown to this model and read as <unk>.", listing)
+        log.warning("The %s contains %s, unknown to this model and read as <unk>.", called, listing)
     return tokenizer.encode(prompt)
 
 

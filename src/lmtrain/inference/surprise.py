@@ -117,7 +117,7 @@ def score_units(
         if found.ends_line:
             line, position = line + 1, 0
     if not total.num_tokens:
-        raise DataError("The text to score is empty.", "At least one line is needed.", "Give a file or a pipe with text.")
+        raise DataError("The text to score is empty.", "At least one line is needed.", "Give a text that has one.")
     return total.evaluation(
         text, num_words=source.num_words, spelling_nats=source.spelling_nats, num_streams=1,
         state_policy=model.state_policy.value, method=method.label + source.label,
