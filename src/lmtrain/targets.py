@@ -8,13 +8,18 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lmtrain.errors import SettingsError
-from lmtrain.files.unfinished import unfinished_directory
+from lmtrain.files.unfinished import parents_of, unfinished_directory
 
 
 def new_path(path: str, *, option: str = "--output") -> Path:
-    """Where a command writes; SettingsError where something is already, and for an empty path."""
+    """Where a command writes; SettingsError where something is already, and for an empty path or "-"."""
     if not path:
         raise SettingsError(f"{option} is empty.", "It must be a new path.", f"Type for example {option} out.")
+    if path == "-":
+        raise SettingsError(
+            f"{option} is -.", "It must be a new path: nothing is written to standard output here.",
+            f"Type for example {option} out, or {option} ./- for a file of this name.",
+        )  # fmt: skip
     if os.path.lexists(path):
         raise SettingsError(f"{option} {path} is there already.", "Nothing is overwritten.", "Give another path, or remove it.")
     return Path(path)
@@ -29,9 +34,7 @@ def new_directory(path: str, *, option: str = "--output") -> Iterator[Path]:
     directory = new_path(path, option=option)
     with ExitStack() as undo:
         try:
-            for parent in reversed([parent for parent in directory.parents if not os.path.exists(parent)]):
-                parent.mkdir()
-                undo.callback(_remove_if_empty, parent)
+            undo.enter_context(parents_of(directory))
             with suppress(FileNotFoundError):
                 directory.lstat()  # which tells of a name that is too long; the one that is filled first is a shorter one
             unfinished = undo.enter_context(unfinished_directory(directory))
@@ -51,8 +54,3 @@ def _cannot_be_made(option: str, path: str, error: OSError) -> SettingsError:
         "It must be a new path in a directory that you may write in.",
         "Give another path.",
     )
-
-
-def _remove_if_empty(directory: Path) -> None:
-    with suppress(OSError):
-        directory.rmdir()

@@ -203,8 +203,9 @@ def test_missing_file_and_directory_are_said(tmp_path: Path) -> None:
         read_arpa(tmp_path / "nowhere")
     with pytest.raises(DataError, match="is a directory"):
         read_arpa(tmp_path)
-    with pytest.raises(ResourceError, match=r"nowhere/model.arpa cannot be written: No such file"):
-        write_arpa(trained(2, "add_k"), TOKENS, tmp_path / "nowhere" / "model.arpa")
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError, match=r"file/model.arpa cannot be written: Not a directory"):
+        write_arpa(trained(2, "add_k"), TOKENS, tmp_path / "file" / "model.arpa")
 
 
 @pytest.mark.parametrize("token", ["", "two words", "tab\t", "<eos>", "b", "\ud800"])

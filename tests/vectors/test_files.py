@@ -157,8 +157,19 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         Vectors.load(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"is a directory\..*lmtrain\.load_vectors\('"):
         Vectors.load(tmp_path)
+    (tmp_path / "file").touch()
     with pytest.raises(ResourceError, match="cannot be written"):
-        Vectors(("a",), np.ones((1, 1), np.float32)).save(tmp_path / "no" / "directory")
+        Vectors(("a",), np.ones((1, 1), np.float32)).save(tmp_path / "file" / "directory")
+
+
+@pytest.mark.parametrize("format", ["word2vec", "word2vec-binary", "glove"])
+def test_a_file_is_packed_as_its_name_says(format: str, tmp_path: Path) -> None:
+    vectors = Vectors(("a", "b"), np.arange(4, dtype=np.float32).reshape(2, 2))
+    vectors.save(tmp_path / "new" / "file.gz", format=format)
+    with gzip.open(tmp_path / "new" / "file.gz") as file:
+        assert file.read(1)
+    back = Vectors.load(tmp_path / "new" / "file.gz", format=format)
+    assert (back.words, back.matrix.tolist()) == (vectors.words, vectors.matrix.tolist())
 
 
 @pytest.mark.parametrize(

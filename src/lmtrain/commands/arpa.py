@@ -1,8 +1,8 @@
 """`python -m lmtrain arpa SOURCE --output TARGET` converts n-gram models to and from ARPA files, as KenLM and SRILM write them.
 
-It makes a file from a run directory, and from a file (also one packed by gzip, bzip2 or xz) a directory that `evaluate`,
-`score`, `sample` and `mix` take. Characters and subwords are written so that spaces survive (as <0x20>). Such a file is read
-with --like RUN, which says how text becomes those tokens.
+It makes a file from a run directory (packed where its name ends in .gz, .bz2 or .xz), and from a file (also a packed one) a
+directory that `evaluate`, `score`, `sample` and `mix` take. Characters and subwords are written so that spaces survive (as
+<0x20>). Such a file is read with --like RUN, which says how text becomes those tokens.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> None:
             "Leave it out.",
         )
 
+    from lmtrain.models.arpa import listed
     from lmtrain.saved import export_arpa, import_arpa, load_trained
 
     if from_file:
@@ -48,5 +49,5 @@ def main(arguments: list[str]) -> None:
                 "The model is a backward one: before a line is scored by the file, its tokens must be turned round.",
                 file=sys.stderr,
             )
-    numbers = ", ".join(f"{len(keys):,}" for keys in model.table.keys)
+    numbers = ", ".join(f"{number:,}" for number in listed(model))
     print(f"Saved in {printable(str(output))}: order {model.order}, n-grams of each order: {numbers}.{next_step}")

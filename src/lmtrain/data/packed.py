@@ -7,13 +7,13 @@ import gzip
 import lzma
 import re
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from lmtrain.data.files import check_file, unreadable
-from lmtrain.errors import DataError
+from lmtrain.errors import DataError, SettingsError
 from lmtrain.shell import quoted_for_shell
 
 
@@ -92,6 +92,26 @@ def open_unpacked(path: Path) -> Iterator[tuple[BinaryIO, str | None]]:
         raise unreadable(path, error) from None
     except (EOFError, zlib.error, lzma.LZMAError) as error:
         raise _damaged(path, packer, error) from None
+
+
+PACKERS: dict[str, Callable[[BinaryIO], Any]] = {  # without the time, so that the same text is the same file
+    ".gz": lambda file: gzip.GzipFile("", "wb", fileobj=file, mtime=0),
+    ".bz2": lambda file: bz2.BZ2File(file, "wb"),
+    ".xz": lambda file: lzma.LZMAFile(file, "wb"),  # noqa: SIM115  # closed by `packing`
+}
+
+
+@contextmanager
+def packing(file: BinaryIO, name: str) -> Iterator[BinaryIO]:
+    """What to write to instead of `file`, so that it is packed if its `name` ends in .gz, .bz2 or .xz.
+
+    Raises SettingsError for .zst.
+    """
+    suffix = Path(name).suffix.lower()
+    if suffix == ".zst":
+        raise SettingsError(f"{name} ends in .zst.", "Allowed are .gz, .bz2 and .xz for a packed file.", "Give another name.")
+    with PACKERS[suffix](file) if suffix in PACKERS else nullcontext(file) as packed:
+        yield packed
 
 
 def read_to_end(file: BinaryIO) -> None:

@@ -17,7 +17,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,6 +45,28 @@ def is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except (FileNotFoundError, NotADirectoryError):
         return False
+
+
+@contextmanager
+def parents_of(path: Path) -> Iterator[None]:
+    """Makes the directories above `path` that are missing. At the end of the block those go that are still empty."""
+    with ExitStack() as undo:
+        for parent in reversed([parent for parent in path.parents if not os.path.exists(parent)]):
+            parent.mkdir()
+            undo.callback(_remove_if_empty, parent)
+        yield
+
+
+def _remove_if_empty(directory: Path) -> None:
+    with suppress(OSError):
+        directory.rmdir()
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """`unfinished_file`, which also makes the directories above `path` that are missing."""
+    with parents_of(path), unfinished_file(path) as file:
+        yield file
 
 
 @contextmanager

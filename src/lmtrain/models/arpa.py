@@ -39,11 +39,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.data.files import listing
-from lmtrain.data.packed import open_unpacked, read_to_end
+from lmtrain.data.packed import open_unpacked, packing, read_to_end
 from lmtrain.data.text import check_beginning
 from lmtrain.data.vocabulary import EOS, MAX_TYPES, MAX_WORD, UNK
 from lmtrain.errors import DataError, ResourceError, SettingsError
-from lmtrain.files.unfinished import unfinished_file
+from lmtrain.files.unfinished import new_file
 from lmtrain.models.backoff import BackoffTable
 from lmtrain.models.base import StatePolicy
 from lmtrain.models.ngram import NgramModel
@@ -82,9 +82,9 @@ RELATIVES = (  # what other files of n-gram models begin with, what they are, wh
 def write_arpa(model: NgramModel, tokens: Sequence[str], path: str | Path) -> None:
     """Writes `model`, whose tokens read `tokens` (by id), so that the file appears complete or not at all.
 
-    Ten digits are written, so log-probabilities come back to a relative 1e-9. Raises SettingsError for a model that
-    does not forget at every line's end, DataError for a token that ARPA cannot hold, ResourceError where the file cannot
-    be written.
+    It is packed where its name ends in .gz, .bz2 or .xz. Ten digits are written, so log-probabilities come back to a
+    relative 1e-9. Raises SettingsError for a model that does not forget at every line's end and for a name in .zst, DataError
+    for a token that ARPA cannot hold, ResourceError where the file cannot be written.
     """
     if model.state_policy is not StatePolicy.line:
         raise SettingsError(
@@ -96,17 +96,26 @@ def write_arpa(model: NgramModel, tokens: Sequence[str], path: str | Path) -> No
     _check_tokens(tokens, model.eos_id)
     path = Path(path)
     try:
-        number = sum(map(len, model.table.keys))
-        with unfinished_file(path) as file, watched("Writing n-grams", number, "n-grams") as advance:
+        number = sum(listed(model))
+        with (
+            new_file(path) as file,
+            packing(file, path.name) as packed,
+            watched("Writing n-grams", number, "n-grams") as advance,
+        ):
             for line in _iter_lines(model, tokens):
-                file.write(line.encode())
+                packed.write(line.encode())
                 advance(1)
     except OSError as error:
         raise ResourceError(
             f"{path} cannot be written: {error.strerror}.",
-            "Allowed is a file in a directory that exists.",
+            "Allowed is a file in a directory that you may write in.",
             "Give another path.",
         ) from error
+
+
+def listed(model: NgramModel) -> list[int]:
+    """How many n-grams of each order a file lists: also `<s>`, which shares its number with `</s>` here."""
+    return [len(keys) + (order == 1) for order, keys in enumerate(model.table.keys, 1)]
 
 
 def _check_tokens(tokens: Sequence[str], eos_id: int) -> None:
@@ -131,8 +140,8 @@ def _iter_lines(model: NgramModel, tokens: Sequence[str]) -> Iterator[str]:
     as_last = [*as_context]
     as_context[model.eos_id], as_last[model.eos_id] = "<s>", "</s>"
     yield "\\data\\\n"
-    for order, keys in enumerate(table.keys, 1):
-        yield f"ngram {order}={len(keys) + (order == 1)}\n"
+    for order, number in enumerate(listed(model), 1):
+        yield f"ngram {order}={number}\n"
     contexts = [""]
     for order in range(1, table.order + 1):
         yield f"\n\\{order}-grams:\n"

@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.data.files import typed
-from lmtrain.data.packed import open_unpacked, read_to_end
+from lmtrain.data.packed import open_unpacked, packing, read_to_end
 from lmtrain.data.text import check_beginning
 from lmtrain.errors import DataError, ResourceError
-from lmtrain.files.unfinished import unfinished_file
+from lmtrain.files.unfinished import new_file
 from lmtrain.progress import Advance, watched
 from lmtrain.quantity import counted
 from lmtrain.shell import one_line
@@ -300,19 +300,22 @@ def _shown(text: bytes) -> str:
 
 
 def write_vectors(vectors: Vectors, path: Path, format: str) -> None:
-    """Writes `vectors` so that the file appears whole or not at all. See `lmtrain.Vectors.save`."""
+    """Writes `vectors` so that the file appears whole or not at all; text is packed where the name ends in .gz, .bz2 or .xz.
+
+    See `lmtrain.Vectors.save`.
+    """
     if format not in FORMATS:
         raise ValueError(f"format={format!r}; expected one of {', '.join(FORMATS)}")
     _check(vectors, format)
     try:
-        with unfinished_file(path) as file:
+        with new_file(path) as file, packing(file, "" if format == "npz" else path.name) as packed:
             if format == "npz":
-                np.savez_compressed(file, words=np.array(vectors.words, np.str_), matrix=vectors.matrix)
+                np.savez_compressed(packed, words=np.array(vectors.words, np.str_), matrix=vectors.matrix)
             else:
-                file.writelines(_iter_written(vectors, format))
+                packed.writelines(_iter_written(vectors, format))
     except OSError as error:
         raise ResourceError(
-            f"{path} cannot be written: {error.strerror}.", "Allowed is a file in a directory that exists.",
+            f"{path} cannot be written: {error.strerror}.", "Allowed is a file in a directory that you may write in.",
             "Give another path.",
         ) from error  # fmt: skip
 
