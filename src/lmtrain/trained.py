@@ -536,7 +536,8 @@ def mix(models: Sequence[Model | str | os.PathLike[str]], directory: str | os.Pa
 def load(path: str | os.PathLike[str], *, device: str = "cpu", checkpoint: Literal["best", "last"] = "best") -> Any:
     """The model at `path`: a run directory, a checkpoint of one, a mixture, or an imported ARPA file.
 
-    A language model is a `Model`, a tagger a `Tagger`, a classifier a `Classifier`. `checkpoint` says which one of a run.
+    A language model is a `Model`, a tagger a `Tagger`, a classifier a `Classifier`; of word vectors it is a
+    `TrainedVectors`. `checkpoint` says which one of a run.
     Raises `lmtrain.CheckpointError` for what is missing, damaged or no model of ours.
     """
     if checkpoint not in ("best", "last"):

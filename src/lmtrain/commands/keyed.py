@@ -49,11 +49,11 @@ def choose_columns(options: argparse.Namespace) -> tuple[str, ...]:
         if getattr(options, name) is not None and not options.nbest:
             option = f"--{name.replace('_', '-')}"
             raise SettingsError(
-                f"{option} was given without --nbest.", "It says something of n-best lists.", "Type --nbest, too."
+                f"{option} was given without --nbest.", "It is an option of n-best lists.", "Type --nbest, too."
             )
     if options.format is not None and not (options.nbest or options.key_column):
         raise SettingsError(
-            "--format was given without --nbest and --key-column.",
+            "--format was given without --nbest or --key-column.",
             "It says how columns are separated.",
             "Type one of them, too.",
         )

@@ -1,10 +1,11 @@
 """`python -m lmtrain rescore FILE` prints the best hypothesis of each n-best list that `score --nbest` has written.
 
-    total = score + lm_weight * log-probability + word_penalty * words        more is better; without scores they count as 0
+    total = score + lm_weight * log-probability + word_penalty * words
 
-The weights are given (`--weights LM_WEIGHT WORD_PENALTY`), or found on `--references` as those with the fewest word errors.
-References are lines of an id and a text, separated as the n-best list was. Of equal totals the first hypothesis is taken, and
-a message says how often that happened. The result, a line per id, is printed to standard output, all else to standard error.
+More is better; without scores they count as 0. The weights are given (`--weights LM_WEIGHT WORD_PENALTY`), or found on
+`--references` as those with the fewest word errors. References are lines of an id and a text, separated as the n-best list was.
+Of equal totals the first hypothesis is taken, and a message says how often that happened. The result, a line per id, is printed
+to standard output, all else to standard error.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--weights", nargs=2, type=finite, metavar=("LM_WEIGHT", "WORD_PENALTY"), help="leave them out to have them found"
     )
-    parser.add_argument("--references", metavar="FILE", help="what was said: the weights are found, or judged, on it")
+    parser.add_argument(
+        "--references", metavar="FILE", help='what was said: the weights are found, or judged, on it; "-": standard input'
+    )
     add_format_option(parser)
     parser.add_argument("--json", action="store_true", help="JSON lines; with references the last one is the total")
     options = parse(parser, arguments)

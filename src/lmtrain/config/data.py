@@ -25,9 +25,9 @@ class PydocsConfig(CorpusConfig, kind="pydocs"):
 
 
 class TextConfig(CorpusConfig, kind="text"):
-    """Your own text: one file, or a directory holding train, valid and test (.txt or .tokens)."""
+    """Your own text: one file, many, or a directory holding train, valid and test (.txt or .tokens)."""
 
-    path: str = free("", "A text file, or a directory with train.txt, valid.txt and test.txt.")
+    path: str = free("", "A text file; a pattern, a list or a directory of files; or a directory with train, valid and test.")
     split: SplitWay = kept(
         SplitWay.contiguous, "How a text without splits is cut: contiguous, shuffled_lines or shuffled_documents."
     )

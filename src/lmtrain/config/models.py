@@ -75,7 +75,7 @@ class NeuralConfig(EmbeddingsConfig, LanguageConfig):
         [2000, 10000], "Adaptive softmax: the rank at which each tail cluster begins.", least=1, most=1 << 24
     )
     div_value: float = kept(4.0, "Adaptive softmax: how much smaller each further cluster's features are.", least=1)
-    num_samples: int = noted(512, "Sampled softmax: shared negatives a chunk.", least=1, most=1 << 24)
+    num_samples: int = noted(512, "Sampled softmax: shared negatives per chunk.", least=1, most=1 << 24)
     proposal: Proposal = kept(Proposal.log_uniform, "Sampled softmax: where negatives come from.")
     dropout: float = noted(0.0, "Dropout on embeddings, between layers and before the output, where not set below.", **FRACTION)
     input_dropout: float | None = noted(None, "Dropout on the embeddings; null: as `dropout`.", **FRACTION)
@@ -105,7 +105,7 @@ class RecurrentConfig(RecurrenceConfig, NeuralConfig, kind="recurrent"):
     nonlinearity: Nonlinearity = kept(Nonlinearity.tanh, "Elman's non-linearity: tanh, relu, sigmoid or identity (none).")
     hidden_sizes: list[int] = kept([], "A size for every layer; replaces hidden_size and num_layers.", **SIZE)
     projection_size: int = kept(0, "Size of a linear projection behind every layer; 0: none.", least=0, most=1 << 16)
-    weight_drop: float = noted(0.0, "DropConnect on the recurrent weights, once a chunk (Merity 2017).", **FRACTION)
+    weight_drop: float = noted(0.0, "DropConnect on the recurrent weights, once per chunk (Merity 2017).", **FRACTION)
     zoneout: float = noted(0.0, "Probability that a unit keeps its state (Krueger 2017).", **FRACTION)
     forget_bias: float = noted(1.0, "LSTM: initial bias of the forget gate (Jozefowicz 2015).", least=-100, most=100)
 

@@ -75,7 +75,7 @@ def dropped_rows(embedded: Tensor, ids: Tensor, vocab_size: int, p: float, gener
 
 
 def weight_drop(weight_ZH: Tensor, p: float, generator: Generator) -> Tensor:
-    """The recurrent weight with every entry zeroed with probability `p`; call it once a chunk, outside the recurrence."""
+    """The recurrent weight with every entry zeroed with probability `p`; call it once per chunk, outside the recurrence."""
     return _drop(weight_ZH, weight_ZH.shape, p, generator)
 
 

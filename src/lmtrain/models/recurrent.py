@@ -7,7 +7,7 @@ tokens; the recurrence itself is `lmtrain.ops`. Weights are laid out
 and ordered as in `torch.nn.RNN`, `GRU` and `LSTM` (Elman and LSTM keep one bias, the sum of PyTorch's two).
 
 Regularisers, each an argument, each drawn from the caller's generator: dropout on embedding rows (Gal 2016), between
-layers, locked over time (Gal and Ghahramani 2016), DropConnect on the recurrent weight once a chunk (Wan 2013; Merity
+layers, locked over time (Gal and Ghahramani 2016), DropConnect on the recurrent weight once per chunk (Wan 2013; Merity
 2017), zoneout (Krueger 2017).
 
     legend   T steps in a chunk · B streams · E embedding · H hidden · Z gates x H · D size of a layer's output
