@@ -40,9 +40,9 @@ def test_a_drawing_is_written_whole_and_overwrites_nothing(call: Call, tmp_path:
     assert (again.code, again.out) == (2, "")
     assert "is there already" in again.err
     assert file.read_bytes() == before
-    missing = call(*EXAMPLE, "--svg", str(tmp_path / "no" / "graph.svg"))
-    assert (missing.code, missing.out) == (2, "")
-    assert "cannot be written" in missing.err
+    below = call(*EXAMPLE, "--svg", str(file / "graph.svg"))
+    assert (below.code, below.out) == (2, "")
+    assert "cannot be written" in below.err
     assert [path.name for path in tmp_path.iterdir()] == ["a graph.svg"]
 
 
@@ -50,7 +50,7 @@ def test_a_drawing_is_written_whole_and_overwrites_nothing(call: Call, tmp_path:
     ("arguments", "said"),
     [
         ((), "No expression was given"), (("x +", "x=1"), r"ends too early\.\n  x \+\n     \^\n"),
-        (("x", "--svg", ""), "names no file"),
+        (("x", "--svg", ""), "--svg is empty"), (("x", "--svg", "-"), "--svg is -"),
         (("x", "x=1", "--json", "--jacobian"), "--jacobian was given with --json"), (("x", "x=1", "--nudge", "nan"), "--nudge"),
         (("x", "x=1", "--element", "y"), "names no entry"), (("x", "x=1", "--elemnt", "x"), "Did you mean --element"),
         (("x", "y"), '"y" gives no value'), (("--x", "x=1"), "cannot be used"), (("softmax", "C=x"), "from 2 to 40"),

@@ -175,7 +175,7 @@ def test_weights_are_used_or_found_and_the_best_is_picked(counted: Path, call: C
         (["rescore", "empty", "--weights", "1", "0"], 3, "holds no hypotheses"),
         (["rescore", "spoilt", "--weights", "1", "0"], 3, "Line 2 of spoilt is no row"),
         (["rescore", "halves", "--weights", "1", "0"], 3, "Line 2 of halves is no row"),
-        (["export", "run", "--output", ""], 2, "--output is empty. It must be a new path"),
+        (["export", "run", "--output", ""], 2, "--output is empty. It must be a path"),
         (["rescore", "nowhere", "--weights", "1", "0"], 3, "There is no file"),
         (["rescore", "scored", "--weights", "1", "0", "--format", "kaldi"], 3, "ids end with the number of the hypothesis"),
         (["rescore", "scored", "--references", "text.txt"], 3, "Line 1 of text.txt is"),

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,8 @@ def test_evaluate_takes_a_file_with_a_blank_in_its_name_before_and_behind_option
     assert call("evaluate", "run", "small text.txt", "--json") == wanted
     assert call("evaluate", "run", "--json", "small text.txt") == wanted
     for arguments in (("",), ("--text", "")):  # a variable of the shell that is not set
-        assert call("evaluate", "run", *arguments).code == 3
+        ended = call("evaluate", "run", *arguments)
+        assert (ended.code, "is empty. It must be a path." in ended.err) == (2, True)
 
 
 def test_what_may_be_left_out_may_stand_behind_an_option(place: Path, call: Call) -> None:
@@ -184,3 +186,62 @@ def test_a_file_that_names_a_checkpoint_is_as_good_as_the_checkpoint(place: Path
         ended = call(*command)
         assert ended.code == 0, ended.err
     assert call("mix", best, "run/checkpoints/last", "--output", "mixed").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ("score run ''", "FILE"), ("score '' text.txt", "RUN"), ("sample ''", "RUN"), ("sample run --words ''", "--words"),
+        ("mix run '' --output new", "RUN"), ("compare run ''", "RUN_B"), ("arpa '' --output new", "SOURCE"),
+        ("vectors neighbours '' the", "RUN|FILE"), ("report ''", "RUN"), ("runs ''", "DIR"), ("rescore ''", "FILE"),
+        ("score run text.txt --html ''", "--html"), ("sample run --novelty ''", "--novelty"), ("inspect --svg ''", "--svg"),
+    ],
+)  # fmt: skip
+def test_an_empty_path_is_said_to_be_empty(arguments: str, name: str, place: Path, call: Call) -> None:
+    """It would be the current directory."""
+    ended = call(*shlex.split(arguments))
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"lmtrain: {name} is empty. It must be a path.")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "score run run", "sample run --words run", "sample run --prompt-file run", "rescore run --weights 1 0",
+        "score run text.txt --independent --with run --other-weight fit --fit-on run",
+    ],
+)  # fmt: skip
+def test_a_directory_is_no_text(arguments: str, place: Path, call: Call) -> None:
+    ended = call(*shlex.split(arguments))
+    assert ended.code == 3
+    assert ended.err.endswith("run is a directory. A text file is needed. Give a file.\n")
+
+
+@pytest.mark.parametrize("arguments", ["evaluate {} --checkpoint last", "vectors export {} --checkpoint last --output new",
+                                       "compare run {} --checkpoint last"])  # fmt: skip
+def test_a_path_that_says_which_checkpoint_leaves_no_choice(arguments: str, place: Path, call: Call) -> None:
+    step = next(path for path in (place / "run/checkpoints").iterdir() if path.is_dir())
+    for path in ("run/checkpoints/best", f"run/checkpoints/{step.name}"):
+        ended = call(*arguments.format(path).split())
+        assert (ended.code, ended.out) == (2, "")
+        assert f"--checkpoint last was given together with {path}." in ended.err
+        assert "Leave out --checkpoint, or give run." in ended.err
+    assert call("sample", "run/checkpoints/last", "--checkpoint", "last", "--max-tokens", "1").code == 0
+
+
+def test_directories_above_a_file_to_write_are_made(place: Path, call: Call) -> None:
+    for number, command in enumerate(
+        ("score run text.txt --html", "report run --tokens 0 --output", "runs run --csv", "explain x x=1 --svg",
+         "vectors export run --format npz --output", "vectors plot run a t --output")
+    ):  # fmt: skip
+        file = Path(f"new{number}") / "below" / "file.svg"
+        ended = call(*command.split(), str(file))
+        assert ended.code == 0, ended.err
+        assert file.is_file()
+    assert call("score", "run", "nowhere", "--html", "none/file").code == 3
+    assert not Path("none").exists()
+
+
+def test_paragraphs_of_a_help_stay_and_so_does_what_is_indented(place: Path, call: Call) -> None:
+    assert "\n\n    total = score + lm_weight * log-probability + word_penalty * words\n\n" in call("rescore", "--help").out
+    assert "\n\n    python -m lmtrain completion >> ~/.bashrc\n\n" in call("completion", "--help").out

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("run_b", metavar="RUN_B", help="another one")
     parser.add_argument("file", metavar="FILE", nargs="?", help='a text of your own; "-": standard input')
     parser.add_argument("--split", choices=("test", "valid"), help="that was saved with a model (default: test)")
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="of run directories (default: best)")
+    parser.add_argument("--checkpoint", choices=("best", "last"), help="of run directories (default: best)")
     parser.add_argument("--independent", action="store_true", help="no line sees the lines before it")
     parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=1, metavar="N", help="of the bootstrap (default: 1)")
     output = parser.add_mutually_exclusive_group()

@@ -41,7 +41,7 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--next", type=whole(1), metavar="N", help="instead of text, the N likeliest next tokens with their probabilities"
     )
-    group.add_argument("--words", metavar="FILE", help="write only words of this list, one per line")
+    group.add_argument("--words", metavar="FILE", help='write only words of this list, one per line; "-": standard input')
     group.add_argument(
         "--novelty",
         metavar="RUN|TEXT",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import io
 import logging
 import math
@@ -37,6 +38,11 @@ JSON_NULLS = (
 )
 
 
+MODELS = {"AFTER", "BEFORE", "RUN", "RUN_A", "RUN_B", "RUN|FILE"}
+PATHS = MODELS | {"DIR", "DIRECTORY", "FILE", "PAIRS", "QUESTIONS", "RUN|TEXT", "SOURCE", "SPACE", "TARGET", "TEXT"}
+"""How the help of commands calls a path, and one of a model."""
+
+
 class Parser(argparse.ArgumentParser):
     """Parses the arguments of one command. It raises a SettingsError for wrong ones, a paragraph like any other.
 
@@ -57,7 +63,24 @@ class Parser(argparse.ArgumentParser):
             options, surplus = self.parse_known_intermixed_args(args, namespace)
         if surplus:
             self._refuse(next(filter(_is_option, surplus), surplus[0]))
+        self._check_paths(options)
         return options
+
+    def _check_paths(self, options: argparse.Namespace) -> None:
+        """Raises SettingsError for an empty path, which would be the current directory."""
+        from lmtrain.errors import SettingsError
+
+        chosen = getattr(options, "checkpoint", None)
+        for action in self._actions:
+            given = getattr(options, action.dest, None)
+            for path in given if isinstance(given, list) else [given]:
+                if action.metavar in PATHS and path == "" != action.const:
+                    name = next(iter(action.option_strings), action.metavar)
+                    raise SettingsError(f"{name} is empty.", "It must be a path.", f"See  {self.prog} --help.")
+                if action.metavar in MODELS and path and chosen:
+                    _check_choice(chosen, path)
+        if hasattr(options, "checkpoint") and chosen is None:
+            options.checkpoint = "best"
 
     def _refuse(self, argument: str) -> NoReturn:
         from lmtrain.errors import SettingsError
@@ -83,8 +106,27 @@ class Parser(argparse.ArgumentParser):
         raise SettingsError(f"{message[0].upper()}{message[1:]}.", "", remedy or see)
 
 
+def _check_choice(chosen: str, path: str) -> None:
+    """Raises SettingsError where a path names another checkpoint than `--checkpoint`: itself, or by its `best` or `last`."""
+    from lmtrain.errors import SettingsError
+    from lmtrain.shell import expanded
+
+    found = expanded(path)
+    names_one = found.is_file() if found.name in ("best", "last") else (found / "manifest.json").is_file()
+    if names_one and found.parent.name == "checkpoints" and found.name != chosen:
+        raise SettingsError(
+            f"--checkpoint {chosen} was given together with {path}.", "This path says itself which checkpoint.",
+            f"Leave out --checkpoint, or give {quoted_for_shell(str(found.parent.parent))}.",
+        )  # fmt: skip
+
+
 class _Formatter(argparse.HelpFormatter):
-    """Names values by the last word of their option: `--dynamic-rate RATE`."""
+    """Names values by the last word of their option: `--dynamic-rate RATE`. Paragraphs stay, and what is indented as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        paragraphs = inspect.cleandoc(text).split("\n\n")
+        return "\n\n".join(each if each.startswith(" ") else fill(each, width, indent) for each in paragraphs)
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         return action.dest.rpartition("_")[2].upper()
@@ -108,7 +150,7 @@ def _did_you_mean(word: str, allowed: list[str]) -> str | None:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Adds RUN, and the option for its checkpoint."""
     parser.add_argument("run", metavar="RUN", help="a run directory, a checkpoint directory or a mixture")
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="of a run directory (default: best)")
+    parser.add_argument("--checkpoint", choices=("best", "last"), help="of a run directory (default: best)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
 
 
@@ -294,7 +336,11 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options for the method: fixed weights, or adaptation while reading."""
     group = parser.add_argument_group("adapting while reading (reported by name, never as the static number)")
     group.add_argument("--temperature", type=float, default=1.0, help="divides the log-probabilities (default: 1)")
-    group.add_argument("--dynamic", choices=("sgd", "rms"), help="dynamic evaluation (Krause et al. 2018)")
+    group.add_argument(
+        "--dynamic",
+        choices=("sgd", "rms"),
+        help="dynamic evaluation (Krause et al. 2018); rms: of a single network, not of a mixture of several",
+    )
     group.add_argument("--dynamic-rate", type=float, help="its learning rate (default: sgd 0.1, rms 0.0001)")
     group.add_argument("--dynamic-decay", type=float, help="its pull to the trained weights (default: 0.002)")
     group.add_argument("--dynamic-segment", type=whole(1), help="tokens between two of its updates (default: 20)")

@@ -35,7 +35,9 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
         help='of the second model (default: 0.5); "fit": the one that suits --fit-on best',
     )  # fmt: skip
     group.add_argument(
-        "--fit-on", metavar="FILE", help="lines on which the share is fitted (default: the validation text saved with a model)"
+        "--fit-on",
+        metavar="FILE",
+        help='lines on which the share is fitted; "-": standard input (default: the validation text saved with a model)',
     )
 
 

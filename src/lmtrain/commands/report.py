@@ -20,7 +20,7 @@ from lmtrain.commands.report_page import Curve, colour_of
 from lmtrain.commands.run_table import Table, by_task, iter_failures, table_of_groups, table_of_runs
 from lmtrain.commands.runs import read_runs
 from lmtrain.errors import ResourceError, UserError, check_address_space
-from lmtrain.files.unfinished import unfinished_file
+from lmtrain.files.unfinished import new_file
 from lmtrain.quantity import counted
 from lmtrain.shell import printable, shown
 from lmtrain.terminal import warn
@@ -54,11 +54,12 @@ def main(arguments: list[str]) -> None:
         check_address_space()  # before torch is imported
     text = report(records, options.tokens, options.device)
     try:
-        with unfinished_file(output) as file:
+        with new_file(output) as file:
             file.write(text.encode("utf-8", "backslashreplace"))
             new_path(options.output)  # somebody may have made it in the meantime
     except OSError as error:
-        raise ResourceError(f"--output {output} cannot be written: {error}.", "", "Give another path.") from error
+        reason = error.strerror or error
+        raise ResourceError(f"--output {output} cannot be written: {reason}.", "", "Give another path.") from error
     print(printable(f"Saved in {shown(output)}: {counted(len(records), 'run')}. Open it in a browser."))
 
 

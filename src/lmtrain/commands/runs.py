@@ -26,7 +26,7 @@ from lmtrain.commands.run_table import (
     value_of,
 )
 from lmtrain.errors import ResourceError, SettingsError
-from lmtrain.files.unfinished import write_atomically
+from lmtrain.files.unfinished import new_file
 from lmtrain.settings.reading import nearest
 from lmtrain.shell import expanded, num_columns, one_line, padded, shown
 from lmtrain.terminal import warn
@@ -183,9 +183,10 @@ def write_csv(path: Path, records: Sequence[RunRecord]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     try:
-        write_atomically(path, stream.getvalue().encode(errors="backslashreplace").decode())
+        with new_file(path) as file:
+            file.write(stream.getvalue().encode(errors="backslashreplace"))
     except OSError as error:
-        raise ResourceError(f"--csv {path} cannot be written: {error}.", "", "Give another path.") from error
+        raise ResourceError(f"--csv {path} cannot be written: {error.strerror or error}.", "", "Give another path.") from error
 
 
 def _csv_value(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmtrain.commands.options import new_path
 from lmtrain.errors import SettingsError
-from lmtrain.files.unfinished import unfinished_file
+from lmtrain.files.unfinished import new_file
 from lmtrain.shell import printable
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def add_surprise_options(parser: argparse.ArgumentParser) -> None:
 
 def check_surprise_options(options: argparse.Namespace) -> None:
     """Raises SettingsError for options that exclude each other."""
-    asked = "--unit" if options.unit else "--html" if options.html else None
+    asked = "--unit" if options.unit else "--html" if options.html is not None else None
     if asked is None:
         if options.bits:
             raise SettingsError("--bits was given without --unit.", "It is about surprisal.", "Type --unit word as well.")
@@ -137,7 +137,7 @@ def page(path: str, title: str, unit: str, has_words: bool) -> Iterator[tuple[Ca
     """
     target = new_path(path, option="--html")
     try:
-        with unfinished_file(target) as file:
+        with new_file(target) as file:
 
             def write(text: str) -> None:
                 file.write(text.encode("utf-8", "backslashreplace"))
@@ -151,8 +151,8 @@ def page(path: str, title: str, unit: str, has_words: bool) -> Iterator[tuple[Ca
         raise
     except OSError as error:
         raise SettingsError(
-            f"--html {path} cannot be made: {error}.", "It must be a new file in a directory that you may write in.",
-            "Give another path.",
+            f"--html {path} cannot be made: {error.strerror or error}.",
+            "It must be a new file in a directory that you may write in.", "Give another path.",
         ) from error  # fmt: skip
 
 

@@ -20,13 +20,10 @@ def check_file(path: Path) -> int:
         raise missing(path) from None
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from None
-    if not stat.S_ISREG(mode := found.st_mode):
-        if path == Path():
-            raise DataError(
-                f'The path is empty or ".", which is the current directory, {path.cwd()}.', "Text is read from files.",
-                "Give the path of a file.",
-            )  # fmt: skip
-        kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    if stat.S_ISDIR(mode := found.st_mode):
+        raise DataError(f"{path} is a directory.", "A text file is needed.", "Give a file.")
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
         raise DataError(
             f"{path} is {kinds.get(stat.S_IFMT(mode), 'a device')}.",
             "Text is read from regular files, because it is read more than once.",
@@ -46,6 +43,10 @@ def is_pipe(path: Path) -> bool:
 
 def missing(path: Path) -> DataError:
     """Returns the error for a path that does not exist, which says where it was looked for and what is there instead."""
+    if str(path) == "-":
+        return DataError(
+            "- was given, and there is no file of this name.", "Standard input is not read here.", "Give the path of a file."
+        )
     absolute = Path.cwd() / path
     parent = next(parent for parent in absolute.parents if parent.is_dir())
     try:

@@ -469,6 +469,8 @@ def find_checkpoint(path: str | Path, prefer: Pointer = "best") -> Path:
 
     If there is no `best`, `last` is taken. Raises CheckpointError, which says what is found instead. Nothing is verified yet.
     """
+    if path == "":
+        raise CheckpointError("The path of a model is empty.", "A run or a checkpoint is a directory.", "Give its path.")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
         raise CheckpointError(
             f"{path} is an address on the network.",

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.errors import DataError, ResourceError
-from lmtrain.files.unfinished import unfinished_file
+from lmtrain.files.unfinished import new_file
 from lmtrain.shell import one_line
 from lmtrain.vectors.table import Vectors
 
@@ -73,11 +73,11 @@ def draw_words(vectors: Vectors, words: Sequence[str], pairs: Sequence[tuple[str
 def write(svg: str, path: Path) -> None:
     """Writes a drawing so that it appears whole or not at all. Raises ResourceError where it cannot be written."""
     try:
-        with unfinished_file(path) as file:
+        with new_file(path) as file:
             file.write(svg.encode("utf-8", "replace"))
     except OSError as error:
         raise ResourceError(
-            f"{path} cannot be written: {error.strerror}.", "Allowed is a file in a directory that exists.",
+            f"{path} cannot be written: {error.strerror}.", "Allowed is a file in a directory that you may write in.",
             "Give another path.",
         ) from error  # fmt: skip
 

@@ -73,8 +73,9 @@ class Vectors:
     def save(self, path: str | os.PathLike[str], *, format: str = "word2vec") -> None:
         """Writes a file that appears whole or not at all, in the place of one that is there.
 
-        `format` is "word2vec" (text), "word2vec-binary", "glove" or "npz". What is read again is the same, bit by bit. Raises
-        `lmtrain.DataError` for a word that the format cannot hold, such as one with a blank; npz holds every word.
+        `format` is "word2vec" (text), "word2vec-binary", "glove" or "npz". What is read again is the same, bit by bit. A file
+        whose name ends in .gz, .bz2 or .xz is packed, but for npz. Raises `lmtrain.DataError` for a word that the format cannot
+        hold, such as one with a blank; npz holds every word.
 
         >>> Vectors(("cat", "dog"), np.float32([[1, 2], [3, 4]])).save("two.npz", format="npz")
         >>> Vectors.load("two.npz")["dog"].tolist()
@@ -238,7 +239,7 @@ class Vectors:
         allowed_V = np.asarray(self.matrix.any(axis=1))
         allowed_V[list(left_out)] = False
         candidates = np.flatnonzero(allowed_V)
-        order = candidates[np.argsort(-scores_V[candidates], kind="stable")[: max(number, 0)]]
+        order = candidates[np.argsort(-scores_V[candidates], kind="stable")[:number]]
         return [(self.words[row], float(scores_V[row])) for row in order]
 
 

@@ -15,7 +15,7 @@ def export(arguments: list[str]) -> None:
     """
     parser = Parser("vectors export", export.__doc__)
     parser.add_argument("vectors", metavar="RUN|FILE", help="a run or checkpoint directory, or a file of vectors")
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="of a run directory (default: best)")
+    parser.add_argument("--checkpoint", choices=("best", "last"), help="of a run directory (default: best)")
     parser.add_argument("--format", choices=FORMATS, default="word2vec", help="of what is written (default: word2vec)")
     parser.add_argument("--from-format", choices=FORMATS, help="of a file whose content is taken for another format")
     parser.add_argument("--output", metavar="FILE", required=True, help="the file to write")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lmtrain.commands.options import Parser, new_path
 from lmtrain.errors import SettingsError
-from lmtrain.shell import expanded
+from lmtrain.shell import expanded, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ def vectors_parser(command: str, description: str | None) -> Parser:
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say how RUN|FILE is read."""
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="of a run directory (default: best)")
+    parser.add_argument("--checkpoint", choices=("best", "last"), help="of a run directory (default: best)")
     parser.add_argument("--format", choices=FORMATS, help="of a file whose content is taken for another format")
 
 
@@ -59,14 +59,15 @@ def new_file(path: str, suffixes: tuple[str, ...] = ()) -> Path:
             f"--output {path} does not end in {' or '.join(suffixes)}.", "The suffix says what is written.",
             f"Type --output {file.with_suffix(suffixes[0])}.",
         )  # fmt: skip
-    if not file.parent.is_dir():
+    above = next(parent for parent in file.absolute().parents if parent.exists())
+    if not above.is_dir():
         raise SettingsError(
-            f"--output {path} is in {file.parent}, which is no directory.", "It must be in a directory that exists.",
-            f"Type  mkdir -p {file.parent}  first, or give another path.",
+            f"--output {path} is below {shown(above)}, which is no directory.", "A file is in a directory.",
+            "Give another path.",
         )  # fmt: skip
-    if not os.access(file.parent, os.W_OK):
+    if not os.access(above, os.W_OK):
         raise SettingsError(
-            f"--output {path} cannot be made: you may not write in {file.parent}.",
+            f"--output {path} cannot be made: you may not write in {shown(above)}.",
             "It must be a new file in a directory that you may write in.", "Give another path.",
         )  # fmt: skip
     return file
