@@ -7,12 +7,14 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import lmtrain.training.checkpoint  # noqa: F401 (it has errors of its own)
 from lmtrain.errors import UserError, is_out_of_memory
 from lmtrain.inference.drawing import OnlyUnknownError
+from lmtrain.saved import NoVectorsError
 from lmtrain.settings import reading
 
 
@@ -27,6 +29,8 @@ def made(cls: type[UserError]) -> UserError:
         return reading.SettingsProblemsError(["one", "two"])
     if cls is OnlyUnknownError:
         return OnlyUnknownError()
+    if cls is NoVectorsError:
+        return NoVectorsError(Path("run"))
     return cls("It was given.", "It is allowed.", "Type this.")
 
 

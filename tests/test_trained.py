@@ -243,7 +243,7 @@ def test_words_have_vectors(lm: lmtrain.Model, counted: Path) -> None:
 
 
 def test_an_empty_path_is_said_and_a_file_of_vectors_has_its_own_door(lm: lmtrain.Model, tmp_path: Path) -> None:
-    with pytest.raises(lmtrain.DataError, match="The path is empty"):
+    with pytest.raises(SettingsError, match=r"text is empty\. It must be the path"):
         lm.perplexity("")
     vectors = lmtrain.Vectors(("the", "cat"), np.ones((2, 3), np.float32))
     for format in FORMATS:

@@ -98,7 +98,7 @@ def test_a_target_in_a_setting_is_refused_wherever_it_stands(place: Path, call: 
     settings = json.loads((place / "run" / "settings.json").read_text())
     (place / "run" / "settings.json").write_text(json.dumps(settings | {"model": settings["model"] | target}))
     ended = call("resume=run")
-    assert (ended.code, "model._target_ does not exist" in ended.err) == (2, True)
+    assert (ended.code, "model._target_ does not exist" in ended.err) == (4, True)
 
     forge(place / "run", model_json=changed("run", "model", "settings", "_target_", value="os.system"))
     ended = call("sample", "run")

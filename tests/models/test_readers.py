@@ -9,7 +9,7 @@ from torch import Tensor
 import lmtrain.config as config
 from lmtrain.build import build_model
 from lmtrain.data.tokenizer import CharTokenizer
-from lmtrain.errors import ResourceError
+from lmtrain.errors import SettingsError
 from lmtrain.inference.drawing import SampleSettings
 from lmtrain.inference.sample import sample_text
 from lmtrain.models.base import LanguageModel, StatePolicy
@@ -152,9 +152,9 @@ def test_a_row_of_zeros_stays_zero_in_int8_and_one_that_is_not_a_number_says_so(
 def test_models_without_a_native_step_refuse_int8() -> None:
     for settings in ({"layer_norm": True}, {"zoneout": 0.1}):
         model = make_model(37, embed_size=5, hidden_size=9, num_layers=1, **settings)
-        with pytest.raises(ResourceError, match="precision=int8 was given for a model"):
+        with pytest.raises(SettingsError, match="precision=int8 was given for a model"):
             model.reader_factory(int8=True)
-        with pytest.raises(ResourceError, match="precision=int8"):
+        with pytest.raises(SettingsError, match="precision=int8"):
             Mixture([make_model(37, embed_size=5, hidden_size=9), model], [0.5, 0.5]).reader_factory(int8=True)
 
 

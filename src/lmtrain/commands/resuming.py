@@ -41,14 +41,18 @@ log = logging.getLogger("lmtrain")
 def changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Config:
     """Returns the settings of a run with `changes`. It refuses those that would make another run, and warns of others."""
     try:
-        old = _read_config(reading.with_new_names(parse_json((directory / "settings.json").read_bytes())))
-    except (OSError, ValueError, reading.SettingsProblemsError) as error:
-        reason = "; ".join(error.problems) if isinstance(error, reading.SettingsProblemsError) else str(error)
+        mapping = reading.with_new_names(parse_json((directory / "settings.json").read_bytes()))
+        problems: list[str] = []
+        reading.read_settings(config.Config, mapping, "", problems)
+        if problems:  # no run has written that
+            raise ValueError("; ".join(problems))
+    except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{directory / 'settings.json'} cannot be read: {printable(reason, 1000).rstrip('.')}.",
+            f"{directory / 'settings.json'} cannot be read: {printable(str(error), 1000).rstrip('.')}.",
             "It holds the settings of the run as JSON.",
             "Restore the file; every checkpoint holds the same settings in its training.json.",
         ) from None
+    old = _read_config(mapping)
     mapping = comparing.config_to_json(old)  # with settings that an earlier version did not have
     for key, value in changes.items():
         node = mapping
