@@ -32,7 +32,7 @@ def message(expression: str, *values: str) -> str:
         ("x y", [], "To multiply, write *", 2),
         ("x^2", [], 'Write "**"', 1),
         ("x × y", [], r'Write "*"', 2),
-        ("sin(x)", [], "Write it with these, or, to multiply, write sin *", 0),
+        ("sin(x)", [], "There are no others.", 0),
         ("1 + sqrt(x)", [], "Write for example x ** 0.5.", 4),
         ("Sigmod(x)", [], "Did you mean sigmoid?", 0),
         ("w(x)", [], "To multiply, write w *", 0),

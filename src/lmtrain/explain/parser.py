@@ -221,5 +221,4 @@ def _instead_of(name: str) -> str:
         return f"Write for example {INSTEAD[name.lower()]}."
     if close:
         return f"Did you mean {close[0]}?"
-    multiply = f"o multiply, write {name} * (...)."
-    return f"Write it with these, or, t{multiply}" if callable(getattr(math, name, None)) else f"T{multiply}"
+    return "There are no others." if callable(getattr(math, name, None)) else f"To multiply, write {name} * (...)."
