@@ -150,7 +150,7 @@ def test_a_second_one_beside_the_first_is_refused(place: Path, monkeypatch: pyte
 
     def beside(self: GradientLearner, chunk: Any, progress: Progress) -> StepReport:
         if progress.step == 2:
-            with pytest.raises(SettingsError, match="Another thread of this process trains"):
+            with pytest.raises(SettingsError, match="A training is going on in this process"):
                 lmtrain.train(*SMALL, "hydra.run.dir=other")
             refused.append(progress.step)
         return step(self, chunk, progress)

@@ -29,7 +29,16 @@ from lmtrain.errors import SettingsError
 from lmtrain.tasks.base import Reached
 from lmtrain.trained import Model, load
 
-_IN_USE = threading.Lock()
+_in_use = threading.Lock()
+
+
+def _in_child() -> None:
+    """A forked child trains nothing, whatever a thread of its parent does."""
+    global _in_use
+    _in_use = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,8 @@ def train(*settings: str) -> Run:
         run = lmtrain.train("model=gru", "data=text", "data.path=my.txt", "trainer.max_seconds=60")
         run = lmtrain.train(f"resume={run.path}", "trainer.max_seconds=120")
 
-    Raises a `UserError` for what the command line refuses in words, and while another thread trains: a training sets what the
-    whole process shares. Ctrl-C stops training behind the present step, saves, and is then raised as KeyboardInterrupt; the
+    Raises a `UserError` for what the command line refuses in words, and while a training goes on in this process: it sets what
+    the whole process shares. Ctrl-C stops training behind the present step, saves, and is then raised as KeyboardInterrupt; the
     run can be resumed.
     """
     with _alone(), _left_as_it_was():
@@ -78,16 +87,16 @@ def train(*settings: str) -> Run:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Lets one training of this process run at a time."""
-    if not _IN_USE.acquire(blocking=False):
+    if not (in_use := _in_use).acquire(blocking=False):
         raise SettingsError(
-            "Another thread of this process trains.",
-            "One process trains one model at a time.",
+            "A training is going on in this process.",
+            "A process trains one model at a time.",
             "Wait for it, or train in a process of its own, for example by the command line.",
         )
     try:
         yield
     finally:
-        _IN_USE.release()
+        in_use.release()
 
 
 @contextmanager

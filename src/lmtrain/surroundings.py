@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import re
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 
 @contextmanager
@@ -15,6 +19,7 @@ def as_in_a_new_process() -> Iterator[None]:
     if (torch := sys.modules.get("torch")) is None or not hasattr(torch, "autocast"):  # or it is just being imported
         yield
         return
+    _take_all_threads()
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
@@ -29,3 +34,12 @@ def as_in_a_new_process() -> Iterator[None]:
             stack.callback(torch.set_default_dtype, dtype)
             torch.set_default_dtype(torch.float32)
         yield
+
+
+def _take_all_threads() -> None:
+    """Undoes OMP_DYNAMIC for this thread. With fewer threads than they asked for PyTorch's products of bfloat16 are wrong."""
+    if os.environ.get("OMP_DYNAMIC", "").strip().lower() == "true":
+        with suppress(OSError):
+            loaded = Path("/proc/self/maps").read_text(errors="replace")
+            for library in set(re.findall(r"/.*libgomp\S*", loaded)):
+                ctypes.CDLL(library).omp_set_dynamic(0)

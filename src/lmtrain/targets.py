@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lmtrain.errors import SettingsError
 from lmtrain.files.unfinished import parents_of, unfinished_directory
+from lmtrain.shell import expanded
 
 
 def new_path(path: str, *, option: str = "--output") -> Path:
@@ -20,9 +21,9 @@ def new_path(path: str, *, option: str = "--output") -> Path:
             f"{option} is -.", "It must be a new path: nothing is written to standard output here.",
             f"Type for example {option} out, or {option} ./- for a file of this name.",
         )  # fmt: skip
-    if os.path.lexists(path):
+    if os.path.lexists(file := expanded(path)):
         raise SettingsError(f"{option} {path} is there already.", "Nothing is overwritten.", "Give another path, or remove it.")
-    return Path(path)
+    return file
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def new_directory(path: str, *, option: str = "--output") -> Iterator[Path]:
 
 def _cannot_be_made(option: str, path: str, error: OSError) -> SettingsError:
     return SettingsError(
-        f"{option} {path} cannot be made: {error}.",
+        f"{option} {path} cannot be made: {error.strerror or error}.",
         "It must be a new path in a directory that you may write in.",
         "Give another path.",
     )

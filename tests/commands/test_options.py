@@ -217,16 +217,39 @@ def test_a_directory_is_no_text(arguments: str, place: Path, call: Call) -> None
     assert ended.err.endswith("run is a directory. A text file is needed. Give a file.\n")
 
 
-@pytest.mark.parametrize("arguments", ["evaluate {} --checkpoint last", "vectors export {} --checkpoint last --output new",
-                                       "compare run {} --checkpoint last"])  # fmt: skip
+@pytest.mark.parametrize("arguments", ["evaluate {} --checkpoint {}", "vectors export {} --checkpoint {} --output new",
+                                       "compare {} run/checkpoints/best --checkpoint {}"])  # fmt: skip
 def test_a_path_that_says_which_checkpoint_leaves_no_choice(arguments: str, place: Path, call: Call) -> None:
-    step = next(path for path in (place / "run/checkpoints").iterdir() if path.is_dir())
-    for path in ("run/checkpoints/best", f"run/checkpoints/{step.name}"):
-        ended = call(*arguments.format(path).split())
-        assert (ended.code, ended.out) == (2, "")
-        assert f"--checkpoint last was given together with {path}." in ended.err
-        assert "Leave out --checkpoint, or give run." in ended.err
-    assert call("sample", "run/checkpoints/last", "--checkpoint", "last", "--max-tokens", "1").code == 0
+    ended = call(*arguments.format("run/checkpoints/best", "last").split())
+    assert (ended.code, ended.out) == (2, "")
+    assert "--checkpoint last was given together with run/checkpoints/best" in ended.err
+
+
+@pytest.mark.parametrize("pointer", ["best", "last"])
+def test_a_path_may_name_the_checkpoint_that_is_chosen(pointer: str, place: Path, call: Call) -> None:
+    step = (place / "run/checkpoints" / pointer).read_text(encoding="utf-8").strip()
+    for path in (f"run/checkpoints/{pointer}", f"run/checkpoints/{step}", "run"):
+        assert call("sample", path, "--checkpoint", pointer, "--max-tokens", "1").code == 0
+    assert call("compare", "run", f"run/checkpoints/{pointer}", "--checkpoint", "last").code == 0  # the option is of the first
+    assert call("vectors", "export", f"run/checkpoints/{pointer}", "--format", "npz", "--output", "new.npz").code == 0
+
+
+@pytest.mark.parametrize("arguments", ["sample run --words - --prompt-file -", "rescore - --references -"])
+def test_standard_input_is_read_by_one_option(arguments: str, place: Path, call: Call) -> None:
+    ended = call(*arguments.split())
+    assert ended.code == 2
+    assert "are both -. Standard input can be read once." in ended.err
+
+
+def test_the_home_directory_is_meant_where_a_shell_leaves_its_sign(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert call("runs", "run", "--csv", "~/runs.csv").code == 0
+    assert call("vectors", "export", "run", "--format", "npz", "--output", "~/new/vectors.npz").code == 0
+    assert (tmp_path / "runs.csv").is_file()
+    assert (tmp_path / "new" / "vectors.npz").is_file()
+    assert not (place / "~").exists()
 
 
 def test_directories_above_a_file_to_write_are_made(place: Path, call: Call) -> None:

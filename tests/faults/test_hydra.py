@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import hydra
 import pytest
+import torch
 from hydra._internal.hydra import Hydra
 
 from lmtrain.settings import quoting
@@ -224,7 +227,7 @@ def test_a_flipped_letter_in_the_settings_of_a_run_is_damage_and_no_typing_error
     file.write_text(file.read_text(encoding="utf-8").replace("num_threads", "num_phreads"), encoding="utf-8")
     ended = call("resume=run", "trainer.num_steps=12")
     assert ended.code == 4
-    assert f"{file.relative_to(place)} cannot be read: trainer.num_phreads does not exist" in " ".join(ended.err.split())
+    assert f"{file.relative_to(place)} cannot be used: trainer.num_phreads does not exist" in " ".join(ended.err.split())
 
 
 def test_a_run_that_was_killed_as_soon_as_it_was_locked_begins_again(place: Path, call: Callable[..., Any]) -> None:
@@ -240,6 +243,19 @@ def test_fewer_threads_than_asked_for_are_never_had(call: Callable[..., Any], mo
     monkeypatch.setenv("OMP_DYNAMIC", "true")
     call("--version")
     assert "OMP_DYNAMIC" not in os.environ
+
+
+def test_fewer_threads_than_asked_for_are_never_had_from_python() -> None:
+    library = next((Path(torch.__file__).parent / "lib").glob("libgomp*"), None)
+    if library is None:
+        pytest.skip("this PyTorch has no libgomp of its own")
+    code = (
+        f"import ctypes, torch, lmtrain; omp = ctypes.CDLL({str(library)!r}); assert omp.omp_get_dynamic(); "
+        "lmtrain.Vectors(['a', 'b'], torch.eye(2)).neighbours('a'); print(omp.omp_get_dynamic())"
+    )
+    environment = os.environ | {"OMP_DYNAMIC": "true"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, timeout=60)
+    assert ended.stdout == b"0\n"
 
 
 def test_a_run_that_is_given_less_than_it_has_used_says_so_and_what_is_more(place: Path, call: Callable[..., Any]) -> None:

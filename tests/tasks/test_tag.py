@@ -343,7 +343,9 @@ def test_one_odd_tag_is_said_and_changes_no_other(place: Path, call: Callable[..
     append("train", "Bob O\nnull I-PER\n\nextra extra\n")
     ended = call(*TINY, "model.objective=logistic", "hydra.run.dir=run", "trainer.baselines=false")
     assert "tags are written as BIO\n" in ended.err + ended.out
-    said = r"BIO, which would write 2 of the \d+ tags of entities in train otherwise\. The first is I-PER of 'null', in"
+    said = (
+        r"2 of \d+ tags of entities in train are not written as BIO, as this model writes tags\. The first is I-PER of 'null',"
+    )
     assert re.search(said, Path("run/lmtrain.log").read_text())
     assert lmtrain.load("run").tag("Ann sat in New York")[0].tags == ("B-PER", "O", "O", "B-LOC", "I-LOC")
 

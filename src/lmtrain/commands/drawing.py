@@ -6,13 +6,13 @@ from pathlib import Path
 
 from lmtrain.errors import SettingsError
 from lmtrain.files.unfinished import new_file
-from lmtrain.shell import expanded, one_line
+from lmtrain.shell import one_line
 from lmtrain.targets import new_path
 
 
 def new_drawing(option: str, path: str) -> Path:
     """Returns where `option` writes its drawing. Raises SettingsError if something is there already."""
-    return new_path(str(expanded(path)) if path else path, option=option)
+    return new_path(path, option=option)
 
 
 def write_drawing(option: str, path: Path, svg: str) -> None:

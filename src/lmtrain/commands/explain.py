@@ -48,10 +48,10 @@ def main(arguments: list[str]) -> None:
     from lmtrain.explain.lessons import LESSONS
     from lmtrain.explain.values import read_assignments
 
-    if options.expression in LESSONS:
-        explanation = LESSONS[options.expression](options.values)
+    if (name := options.expression.strip()) in LESSONS:
+        explanation = LESSONS[name](options.values)
     else:
-        _check_lesson(options.expression.strip(), options.values, LESSONS)
+        _check_lesson(name, options.values, LESSONS)
         explanation = explain(options.expression, read_assignments(options.values))
     if options.json:
         shown = json.dumps(explanation.to_json(), allow_nan=False)

@@ -67,18 +67,30 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def _check_paths(self, options: argparse.Namespace) -> None:
-        """Raises SettingsError for an empty path, which would be the current directory."""
+        """Raises SettingsError for an empty path, which would be the current directory, and for what cannot have an effect."""
         from lmtrain.errors import SettingsError
 
-        chosen = getattr(options, "checkpoint", None)
+        chosen, models, from_standard_input = getattr(options, "checkpoint", None), list[str](), list[str]()
         for action in self._actions:
             given = getattr(options, action.dest, None)
             for path in given if isinstance(given, list) else [given]:
+                name = next(iter(action.option_strings), action.metavar)
                 if action.metavar in PATHS and path == "" != action.const:
-                    name = next(iter(action.option_strings), action.metavar)
                     raise SettingsError(f"{name} is empty.", "It must be a path.", f"See  {self.prog} --help.")
-                if action.metavar in MODELS and path and chosen:
-                    _check_choice(chosen, path)
+                if action.metavar in PATHS and path == "-":
+                    from_standard_input.append(str(name))
+                if action.metavar in MODELS and path:
+                    models.append(path)
+        if len(from_standard_input) > 1:
+            raise SettingsError(
+                f"{' and '.join(from_standard_input)} are both -.", "Standard input can be read once.",
+                "Write one of the texts to a file, and name that file.",
+            )  # fmt: skip
+        if chosen and models and all(_names_another(chosen, path) for path in models):
+            raise SettingsError(
+                f"--checkpoint {chosen} was given together with {' and '.join(models)}.",
+                "Such a path says itself which checkpoint.", "Leave out --checkpoint, or give the directory of the run.",
+            )  # fmt: skip
         if hasattr(options, "checkpoint") and chosen is None:
             options.checkpoint = "best"
 
@@ -106,18 +118,19 @@ class Parser(argparse.ArgumentParser):
         raise SettingsError(f"{message[0].upper()}{message[1:]}.", "", remedy or see)
 
 
-def _check_choice(chosen: str, path: str) -> None:
-    """Raises SettingsError where a path names another checkpoint than `--checkpoint`: itself, or by its `best` or `last`."""
-    from lmtrain.errors import SettingsError
+def _names_another(chosen: str, path: str) -> bool:
+    """Whether a path is that of a checkpoint of a run, itself or by `best` or `last`, and of another one than `chosen`."""
     from lmtrain.shell import expanded
 
-    found = expanded(path)
-    names_one = found.is_file() if found.name in ("best", "last") else (found / "manifest.json").is_file()
-    if names_one and found.parent.name == "checkpoints" and found.name != chosen:
-        raise SettingsError(
-            f"--checkpoint {chosen} was given together with {path}.", "This path says itself which checkpoint.",
-            f"Leave out --checkpoint, or give {quoted_for_shell(str(found.parent.parent))}.",
-        )  # fmt: skip
+    found = expanded(path).absolute()
+    if found.parent.name != "checkpoints":
+        return False
+    if found.name in ("best", "last"):
+        return found.is_file() and found.name != chosen
+    try:
+        return (found / "manifest.json").is_file() and (found.parent / chosen).read_text("utf-8").strip() != found.name
+    except (OSError, ValueError):
+        return True
 
 
 class _Formatter(argparse.HelpFormatter):

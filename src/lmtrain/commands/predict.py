@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lmtrain.commands.options import Parser, add_model_options, iter_lines, open_any, parse, whole
 from lmtrain.errors import CheckpointError, DataError, EncodingError, SettingsError
+from lmtrain.quantity import counted
 from lmtrain.shell import expanded, one_line, printable
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def main(arguments: list[str]) -> None:
         blocks = ([Line(word, word, "/") for word in split_words(line)] for line in lines)
     else:
         blocks = _blocks(_with_tokens(lines, options, trained.columns.token_column))
-        if options.token_column is None:
+        if options.token_column is None and trained.columns.token_column == 1:
             blocks = _warned_of_sentences(blocks, _named(options.file))
     for group in _grouped(blocks, at_once):
         for answer in _answers(trained, group, options):
@@ -267,22 +268,18 @@ def _warned_of_sentences(blocks: Iterable[list[Line]], name: str) -> Iterator[li
                 is_told = True
         odd = next((line for line in words if first and line.num_spaced != first.num_spaced), None)
         if odd and first and not is_told:
-            _tell_of_sentences(odd, f"and line {first.number:,} has {_counted(first.num_spaced)}", name)
+            _tell_of_sentences(odd, f"and line {first.number:,} has {counted(first.num_spaced, 'column')}", name)
             is_told = True
         yield block
 
 
 def _tell_of_sentences(line: Line, problem: str, name: str) -> None:
     print(
-        f"lmtrain: Line {line.number:,} of {name} has {_counted(line.num_spaced)}, {problem}. Only one word of each line is "
-        f"read, here {one_line(line.token)!r}. Where every line is a sentence, type --sentences; where it is not, "
+        f"lmtrain: Line {line.number:,} of {name} has {counted(line.num_spaced, 'column')}, {problem}. Only one word of each "
+        f"line is read, here {one_line(line.token)!r}. Where every line is a sentence, type --sentences; where it is not, "
         "--token-column N names the column that is read.",
         file=sys.stderr,
     )
-
-
-def _counted(num_columns: int) -> str:
-    return f"{num_columns} column{'s' * (num_columns != 1)}"
 
 
 def _named(file: str) -> str:

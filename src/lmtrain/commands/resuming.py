@@ -44,13 +44,14 @@ def changed_settings(directory: Path, changes: Mapping[str, Any]) -> config.Conf
         mapping = reading.with_new_names(parse_json((directory / "settings.json").read_bytes()))
         problems: list[str] = []
         reading.read_settings(config.Config, mapping, "", problems)
-        if problems:  # no run has written that
-            raise ValueError("; ".join(problems))
+        if problems:  # no run of this version has written that
+            raise ValueError(problems[0])
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{directory / 'settings.json'} cannot be read: {printable(str(error), 1000).rstrip('.')}.",
+            f"{directory / 'settings.json'} cannot be used: {printable(str(error), 1000).rstrip('.')}.",
             "It holds the settings of the run as JSON.",
-            "Restore the file; every checkpoint holds the same settings in its training.json.",
+            "Restore the file (every checkpoint holds the same settings in its training.json), or resume with the version of "
+            "lmtrain that wrote it.",
         ) from None
     old = _read_config(mapping)
     mapping = comparing.config_to_json(old)  # with settings that an earlier version did not have

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from lmtrain.data.examples import read_lines
 from lmtrain.errors import DataError
+from lmtrain.quantity import counted
 from lmtrain.shell import one_line
 
 OUTSIDE = "O"
@@ -88,7 +89,8 @@ def read_columns(
 def parse_columns(
     lines: Sequence[str], name: str, *, token_column: int = 1, tag_column: int = -1, has_choice: bool = True
 ) -> list[Sentence]:
-    """Returns the sentences in the lines of the file `name`. Warns of lines with more or fewer columns than most have.
+    """Returns the sentences in the lines of the file `name`. Warns of lines with another number of columns than others, where
+    one column is counted from the end.
 
     `has_choice` says whether a person can name other columns.
     """
@@ -108,7 +110,12 @@ def parse_columns(
             problem = f"has {len(row.fields)} columns, so that column {token_column} is column {tag_column}"
         else:
             return token, tag
-        other = "say which columns they are: data.token_column=1 data.tag_column=-1" if has_choice else "give another file"
+        if len(row.fields) == 1:
+            other = "separate them by a tab or a space"
+        elif has_choice:
+            other = "say which columns they are, for example data.token_column=1 data.tag_column=-1"
+        else:
+            other = "give another file"
         raise DataError(
             f"Line {row.number:,} of {one_line(name)} {problem}: {shown_columns(row)}.",
             f"Every line has a token (here in column {token_column}) and a tag (in column {tag_column}; -1 is the last). A "
@@ -129,18 +136,19 @@ def parse_columns(
             tokens, tags, numbers = zip(*open_rows, strict=True)
             sentences.append(Sentence(tokens, tags, numbers[0]))
             open_rows.clear()
-    _warn_of_columns([row for row in rows if row.fields], name)
+    if (token_column > 0) != (tag_column > 0):  # else what stands behind both, or before both, changes neither
+        _warn_of_columns([row for row in rows if row.fields], name)
     return sentences
 
 
 def _warn_of_columns(rows: Sequence[Row], name: str) -> None:
-    """Warns if some lines have more or fewer columns than most: a token or a tag is then hardly where it is read."""
+    """Warns if some lines have another number of columns than others: their token or tag may not be where it is read."""
     usual = max(Counter(len(row.fields) for row in rows).items(), key=lambda item: item[1], default=(0, 0))[0]
     if odd := [row for row in rows if len(row.fields) != usual]:
         log.warning(
-            "Lines of %s have %s columns, except for %s of %s. The first of these is line %s, with %s: %s. Its token or "
-            "tag is hardly in the column where it is read.",
-            one_line(name), usual, f"{len(odd):,}", f"{len(rows):,}", f"{odd[0].number:,}", len(odd[0].fields),
+            "%s of %s of %s have another number of columns than the usual %s. The first is line %s, with %s: %s. Its token or "
+            "its tag may not be in the column where it is read.",
+            f"{len(odd):,}", counted(len(rows), "line"), one_line(name), usual, f"{odd[0].number:,}", len(odd[0].fields),
             shown_columns(odd[0]),
         )  # fmt: skip
 
@@ -195,8 +203,8 @@ def field_at(fields: Sequence[str], column: int) -> str:
 
 
 def shown_columns(row: Row) -> str:
-    """Returns the columns of a line for a message."""
-    return repr(one_line("\t".join(row.fields))[:80])
+    """Returns a line for a message."""
+    return repr(one_line(row.line.strip(BLANKS))[:80])
 
 
 # ---- tags
@@ -313,7 +321,8 @@ def iter_misfits(sentences: Iterable[Sentence], scheme: Scheme) -> Iterator[tupl
     for sentence, entity, is_behind in _iter_entities(sentences):
         for place in range(entity.start, entity.end):
             expected = scheme.mark(place == entity.start, place == entity.end - 1, is_behind)
-            if split_tag(sentence.tags[place]).mark != expected:
+            found = split_tag(sentence.tags[place]).mark
+            if found != expected and (found, expected) != ("E", "S"):  # IOE2 ends entities of one token by E-
                 yield sentence, place
 
 

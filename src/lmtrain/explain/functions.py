@@ -266,7 +266,8 @@ class Softmax(Gate):
 
     def backward(self, upstream: Array, output: Array, *inputs: Array) -> tuple[Array, ...]:
         likeliest = output.argmax(axis=-1, keepdims=True)
-        upstream = upstream - np.take_along_axis(upstream, likeliest, axis=-1)  # all the same, as p sums to 1: it rounds less
+        about = upstream - np.take_along_axis(upstream, likeliest, axis=-1)  # all the same, as p sums to 1: it rounds less
+        upstream = about if np.isfinite(about).all() else upstream
         return (output * (upstream - (upstream * output).sum(axis=-1, keepdims=True)),)
 
     def local(self, output: Named, *inputs: Named) -> tuple[str, ...]:

@@ -36,7 +36,10 @@ ELSEWHERE = {
     **dict.fromkeys(("epochs", "max_epochs"), "trainer.num_epochs"),
     **dict.fromkeys(("steps", "max_steps", "max_iters"), "trainer.num_steps"),
     **dict.fromkeys(("tied", "weight_tying"), "model.tie_weights"),
+    **dict.fromkeys(("threads", "num_workers"), "trainer.num_threads"),
+    **dict.fromkeys(("gpu", "cuda"), "trainer.device"),
     "n": "model.order",
+    "warmup_steps": "schedule.warmup",
 }
 """What other programs call some settings, for the advice to one who types it here."""
 
@@ -210,11 +213,12 @@ def _are_of_one_task(*kinds: object) -> bool:
 def nearest(word: str, allowed: list[str]) -> str:
     """'; did you mean X?' where something allowed is near, first in the same group, else '.'."""
     group, _, name = word.rpartition(".")
-    if ELSEWHERE.get(name) in allowed:
-        return f"; did you mean {ELSEWHERE[name]}?"
     allowed = [key for key in allowed if not key.endswith(".kind")]  # which is set by the choice of a group
+    same = [key for key in allowed if key.rpartition(".")[2] == name]
+    if same := same or [key for key in allowed if key == ELSEWHERE.get(name)]:
+        return f"; did you mean {same[0]}?"
     beside = [key for key in allowed if key.rpartition(".")[0] == group]
-    for keys, cutoff in ((beside, 0.6), (allowed, 0.8)):
+    for keys, cutoff in ((beside, 0.6), (allowed, 0.7)):
         by_name = {key.rpartition(".")[2]: key for key in keys}
         if close := difflib.get_close_matches(name, by_name, n=1, cutoff=cutoff):
             return f"; did you mean {by_name[close[0]]}?"

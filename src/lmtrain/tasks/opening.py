@@ -18,6 +18,7 @@ from lmtrain.saved import NoVectorsError, Trained, load_trained, read_tokenizer,
 from lmtrain.settings import reading
 from lmtrain.shell import expanded, one_line
 from lmtrain.training.checkpoint import believing, load_checkpoint, load_document, read_named
+from lmtrain.vectors.files import is_of_run
 from lmtrain.vectors.table import Vectors
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def load_vectors(path: str | Path, *, checkpoint: Literal["best", "last"] = "bes
     CheckpointError for a model without word vectors, and what `lmtrain.load` and `Vectors.load` raise.
     """
     path = expanded(path)
-    if not path.is_dir():
+    if not is_of_run(path):
         return Vectors.load(path, format=format)
     saved = open_saved(path, prefer=checkpoint)
     vectors = vectors_of(saved.model, saved.tokenizer) if isinstance(saved, Trained) else saved.vectors

@@ -306,22 +306,24 @@ class Tag(Task):
 
     def _advice_on_writing(self) -> Iterator[str]:
         """Yields which tags are written otherwise than the others, or look like tags of another meaning."""
-        scheme = self.outputs.scheme
-        for name, columns in self.splits.items():
-            misfits = list(iter_misfits(columns.sentences, scheme))
-            if misfits:
-                (sentence, place), num_tags = misfits[0], sum(tag != OUTSIDE for s in columns.sentences for tag in s.tags)
-                yield (
-                    f"Most tags are written as {scheme.name}, which would write {len(misfits):,} of the {num_tags:,} tags of "
-                    f"entities in {name} otherwise. The first is {one_line(sentence.tags[place])} of "
-                    f"{one_line(sentence.tokens[place])!r}, in the sentence of line {sentence.line:,}."
-                )
         meant = {tag: intended(tag) for tag in self.known_tags}
         odd = sorted(tag for tag in meant if meant[tag] != tag)
         if odd and OUTSIDE in meant.values():  # which tags of parts of speech have not
             shown = ", ".join(f"{one_line(tag)} looks like {one_line(meant[tag])}" for tag in odd[:5])
             lacks = "" if OUTSIDE in meant else "No tag is O, which marks words outside of entities. "
             yield f"{lacks}{shown}{', ...' * (len(odd) > 5)}; as they are written, these are classes of their own."
+            return
+        scheme = self.outputs.scheme
+        for name, columns in self.splits.items():
+            misfits = list(iter_misfits(columns.sentences, scheme))
+            if misfits:
+                (sentence, place), num_tags = misfits[0], sum(tag != OUTSIDE for s in columns.sentences for tag in s.tags)
+                number, are = f"{len(misfits):,} of {counted(num_tags, 'tag')}", "is" if len(misfits) == 1 else "are"
+                yield (
+                    f"{number} of entities in {name} {are} not written as {scheme.name}, as this model writes tags. The first "
+                    f"is {one_line(sentence.tags[place])} of {one_line(sentence.tokens[place])!r}, in the sentence of line "
+                    f"{sentence.line:,}."
+                )
 
     def files(self) -> Files:
         tensors, documents = describe_sentences(self.splits)
@@ -343,7 +345,9 @@ class Tag(Task):
         with within("model.json: "):
             settings, outputs = read_tag_settings(checkpoint.documents.get("model"))
             compare(self.outputs._replace(scheme=outputs.scheme).to_json(), outputs.to_json())
-        self.outputs = outputs  # it goes on to write tags as it began
+        if outputs.scheme != self.outputs.scheme:
+            log.info("This run goes on to write tags as it began: as %s.", outputs.scheme.name)
+        self.outputs = outputs
         return settings
 
     def load(self, path: Path) -> Loaded:

@@ -55,6 +55,11 @@ class Row(NamedTuple):
     offset: int  # in bytes, of the word
 
 
+def is_of_run(path: Path) -> bool:
+    """Tells whether a path is that of a run or a checkpoint, also by `checkpoints/best`, and not that of a file of vectors."""
+    return path.is_dir() or (path.name in ("best", "last") and path.absolute().parent.name == "checkpoints")
+
+
 def read_vectors(path: Path, format: str | None = None) -> Vectors:
     """The vectors in a file of one of FORMATS; None: what its content says. See `lmtrain.Vectors.load`."""
     if format not in (None, *FORMATS):

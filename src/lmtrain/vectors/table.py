@@ -49,8 +49,12 @@ class Vectors:
     matrix: Matrix
 
     def __post_init__(self) -> None:
+        matrix = self.matrix.detach().cpu().tolist() if hasattr(self.matrix, "detach") else self.matrix  # of PyTorch
+        if isinstance(self.words, str) or np.iscomplexobj(matrix):
+            raise TypeError("words are a list of strings, and a matrix holds real numbers")
+        is_array = isinstance(matrix, np.ndarray) and np.issubdtype(matrix.dtype, np.floating)
         object.__setattr__(self, "words", tuple(self.words))
-        object.__setattr__(self, "matrix", np.asarray(self.matrix, np.float32))
+        object.__setattr__(self, "matrix", matrix if is_array else np.asarray(matrix, np.float32))
         if self.matrix.ndim != 2 or len(self.words) != len(self.matrix):
             raise ValueError(f"{len(self.words)} words were given with a matrix of shape {self.matrix.shape}; expected [V, E]")
 
@@ -166,7 +170,7 @@ class Vectors:
         if isinstance(word, str):
             (row,) = self.rows([word])
             return self._best(self.unit @ self.unit[row], number, {row})
-        vector, size = np.asarray(word), self.matrix.shape[1]
+        vector, size = np.asarray(word.detach().cpu().tolist() if hasattr(word, "detach") else word), self.matrix.shape[1]
         if vector.shape != (size,):
             raise DataError(
                 f"A vector of shape {vector.shape} was given.",
@@ -174,8 +178,9 @@ class Vectors:
                 "Give a vector of this size.",
             )
         length = np.linalg.norm(vector)
-        if not length:
-            raise DataError("A vector of zeros was given.", "It has no direction and so no neighbours.", "Give another one.")
+        if not (length and np.isfinite(length)):
+            what = "numbers that are not finite" if length else "zeros"
+            raise DataError(f"A vector of {what} was given.", "It has no direction and so no neighbours.", "Give another one.")
         return self._best(self.unit @ (vector / length).astype(np.float32), number, set())
 
     @checked

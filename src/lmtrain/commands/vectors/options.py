@@ -38,7 +38,9 @@ def open_vectors(options: argparse.Namespace, path: str | None = None) -> Vector
 
 def read_vectors(path: str, checkpoint: Literal["best", "last"], format: str | None) -> Vectors:
     """Returns what `lmtrain.load_vectors` does; for a file, PyTorch is not imported, which takes seconds."""
-    if not expanded(path).is_dir():
+    from lmtrain.vectors.files import is_of_run
+
+    if not is_of_run(expanded(path)):
         from lmtrain.vectors.table import Vectors
 
         return Vectors.load(expanded(path), format=format)
