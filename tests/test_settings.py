@@ -243,6 +243,8 @@ def test_a_printed_setting_can_be_typed_back(text: str) -> None:
         (["task=tag", "model.window=3"], "model.window does not exist."),  # vectors have it, which tag nothing
         (["model.lr=1"], "model.lr does not exist; did you mean optimizer.learning_rate?"),
         (["model.k=1"], "model.k does not exist."),
+        (["model.batch_size=1"], "model.batch_size does not exist; did you mean trainer.batch_size?"),
+        (["trainer.threads=1"], "trainer.threads does not exist; did you mean trainer.num_threads?"),
     ],
 )
 def test_what_is_not_a_setting_says_how_one_is_written(arguments: list[str], words: str, tmp_path: Path) -> None:

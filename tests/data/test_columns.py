@@ -84,6 +84,8 @@ def test_lines_with_another_number_of_columns_than_most_get_one_warning(caplog: 
     caplog.clear()
     parsed("-DOCSTART- X\n\na\tNN\tO\t\n# text = a b\n\n# b\nb\tNN\tO\n")
     assert not caplog.messages, "comments, documents and tabs at the end of a line are no columns"
+    parsed("a B-LOC\nb O note\nc O\n", tag_column=2)
+    assert not caplog.messages, "where both are counted from the beginning, what stands behind them changes nothing"
 
 
 def test_words_of_a_text_are_cut_as_columns_are() -> None:
@@ -233,3 +235,9 @@ def test_a_file_whose_lines_end_in_carriage_returns_alone_gets_a_warning(
     (tmp_path / "windows").write_bytes(b"a O\r\nb O\r\n")
     assert read_lines(tmp_path / "windows")[0] == ["a O", "b O"]
     assert not caplog.messages
+
+
+def test_entities_that_end_by_e_also_where_they_are_one_token_are_no_slips() -> None:
+    """IOE2."""
+    sentences = parse_columns(["a I-X", "b E-X", "c E-Y", "d O", "", "e E-X", "f I-Y", "g E-Y", ""], "file")
+    assert not list(iter_misfits(sentences, scheme_of(sentences)))
