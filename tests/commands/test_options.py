@@ -102,8 +102,11 @@ def test_a_sample_ends_before_the_line_end_that_is_typed_as_an_escape(place: Pat
         (["arpa", "run", "d", "--output", "e"], r"d is one argument too many .* Did you mean  --output d\?"),
         (["evaluate", "run", "text.txt", "--text", "a"], r"text\.txt was given together with --text a\."),
         (["evaluate", "run", "text.txt", "--split", "test"], r"text\.txt was given together with --split test\."),
-        (["evaluate", "run", "-"], r"- is a pipe\..*Type  python -m lmtrain score run -  for the perplexity of a pipe\."),
-        (["evaluate", "run", "--text", os.devnull], r"null is a pipe\..*lmtrain score run"),
+        (
+            ["evaluate", "run", "-"],
+            r"Standard input can be read once\..*Type  python -m lmtrain score run -  for its perplexity\.",
+        ),
+        (["evaluate", "run", "--text", os.devnull], r"null can be read once\..*lmtrain score run"),
         (["evaluate", "run", "--split", "vaild"], r"Did you mean valid\?"),
         (["settings", "modle"], r"Did you mean model\?"),
         (["verify", "now"], r"now is one argument too many for  python -m lmtrain verify\. It takes nothing"),

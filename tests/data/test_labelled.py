@@ -146,7 +146,7 @@ def test_empty_texts_and_texts_that_training_has_are_said() -> None:
     splits = {"train": labelled("0 a", "1 b", "1 "), "valid": labelled("0 a", "1 ", "0 c")}
     assert labels_of(splits) == ("0", "1")
     advice = " ".join(iter_advice(splits))
-    assert "Texts without a word: 1 of 3 of train." in advice
+    assert "1 of 3 texts of train has no word." in advice
     assert "1 of 3 texts of valid is in train" in advice, "an empty text is none of them"
 
 

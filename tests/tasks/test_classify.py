@@ -349,7 +349,7 @@ def test_empty_texts_spoil_nothing_and_are_counted(place: Path, capsys: pytest.C
         assert run.best is not None
         assert math.isfinite(run.best.value)
         assert "15 texts, 2 of them without a word" in capsys.readouterr().out
-        assert "Texts without a word: 2 of 15 of valid." in Path(f"run{number}/lmtrain.log").read_text()
+        assert "2 of 15 texts of valid have no word." in Path(f"run{number}/lmtrain.log").read_text()
 
 
 def test_a_changed_text_is_refused_on_resume_and_other_settings_are_not_mixed_in(trained: Path) -> None:

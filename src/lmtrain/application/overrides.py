@@ -42,6 +42,8 @@ def _parsed(override: str) -> Override:
 def _unreadable(override: str) -> str:
     """Why Hydra does not take `override` for key=value, and what to type instead."""
     key, equal, value = override.partition("=")
+    if not override:
+        return "An empty word is not key=value. Leave it out."
     if not equal:
         if expanded(override).exists():
             return (

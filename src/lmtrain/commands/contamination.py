@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from lmtrain.data.overlap import Hashes, Overlap, find_overlap
+from lmtrain.quantity import counted
 
 SUSPICIOUS = 0.01
 MAX_NATURAL = 0.05
@@ -48,7 +49,7 @@ class Finding(NamedTuple):
             first, *others = (f"{overlap.share:.1%}" for _, overlap in known)
             shares = [f"{first} are in the training text of {known[0][0]}"]
             shares += [f"{share} in that of {name}" for share, (name, _) in zip(others, known[1:], strict=True)]
-            sentences.append(f"Of {compared:,} distinct lines of {self.text}, {', '.join(shares)}.")
+            sentences.append(f"Of {counted(compared, 'distinct line')} of {self.text}, {', '.join(shares)}.")
         if unknown:
             sentences.append(
                 f"Whether {self.text} is in the training text of {unknown} cannot be told: no hashes of its lines were saved."

@@ -114,6 +114,7 @@ def _choose_text(options: argparse.Namespace) -> None:
 def _refuse_pipe(run: str, text: str) -> None:
     if is_read_once(text):
         raise SettingsError(
-            f"{text} is a pipe.", "A text is read more than once here: it is also looked for in the training text.",
-            f"Type  python -m lmtrain score {quoted_for_shell(run)} {text}  for the perplexity of a pipe.",
+            f"{'Standard input' if text == '-' else text} can be read once.",
+            "A text is read more than once here: it is also looked for in the training text.",
+            f"Type  python -m lmtrain score {quoted_for_shell(run)} {text}  for its perplexity.",
         )  # fmt: skip

@@ -325,7 +325,7 @@ class Search:
         settings = [*self._space.settings.items(), *typed, *values.items()]
         text = experiment(
             settings, self._application.GROUPS,
-            [command, f"The best of {counted(len(completed), 'trial')} that came to their end, of {len(trials)} in all."],
+            [command, f"The best of {counted(len(completed), 'trial')} that came to an end, of {len(trials)} in all."],
             f"Validation: {written} (trial {best.number}).",
         )  # fmt: skip
         file = self._directory / "experiment" / "best.yaml"

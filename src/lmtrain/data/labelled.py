@@ -243,10 +243,11 @@ def iter_advice(splits: Splits) -> Iterator[str]:
     train = set(splits["train"].texts)
     for name, split in splits.items():
         if split.num_empty:
+            have = "has" if split.num_empty == 1 else "have"
             yield (
-                f"Texts without a word: {split.num_empty:,} of {len(split):,} of {name}. A model sees nothing of them, "
-                "so it says the same of each."
+                f"{split.num_empty:,} of {counted(len(split), 'text')} of {name} {have} no word. A model sees "
+                "nothing of such texts, so it says the same of each."
             )
         if name != "train" and (shared := sum(text in train for text in split.texts if not is_empty(text))):
             are = "is" if shared == 1 else "are"
-            yield f"{shared:,} of {len(split):,} texts of {name} {are} in train: scores on them say too much."
+            yield f"{shared:,} of {counted(len(split), 'text')} of {name} {are} in train: scores on them say too much."

@@ -142,7 +142,7 @@ class Vectors:
         kind = "have a vector of zeros" if all(word in self for word in words) else "are not among these words"
         return DataError(
             f"{shown} {kind if len(words) > 1 else kind.replace('have', 'has').replace('are', 'is')}.",
-            f"Allowed are the {int(self.matrix.any(axis=1).sum()):,} words that have a vector other than zero.",
+            f"Allowed are words with a vector other than zero, {int(self.matrix.any(axis=1).sum()):,} of {len(self.words):,}.",
             other_forms[0] if other_forms
             else f"Did you mean {', '.join(map(one_line, close[:3]))}?" if close else "Give another word, or larger vectors.",
         )  # fmt: skip
