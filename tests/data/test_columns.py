@@ -241,3 +241,10 @@ def test_entities_that_end_by_e_also_where_they_are_one_token_are_no_slips() -> 
     """IOE2."""
     sentences = parse_columns(["a I-X", "b E-X", "c E-Y", "d O", "", "e E-X", "f I-Y", "g E-Y", ""], "file")
     assert not list(iter_misfits(sentences, scheme_of(sentences)))
+
+
+def test_what_is_no_file_of_tags_is_answered_as_what_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path, words in ((".", "is a directory"), ("-", "Standard input is not read here"), ("none", "There is no file")):
+        with pytest.raises(DataError, match=words):
+            read_columns(Path(path))

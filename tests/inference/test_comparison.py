@@ -176,11 +176,11 @@ def test_models_of_words_with_other_vocabularies_hear_why_and_what_to_do(place: 
     refused = call("compare", "five", "six", "text.txt")
     assert refused.code == 3
     assert re.search(rf"five reads [\d,]+ pieces of the text as <unk>.*{remedy}", refused.err)
-    assert "Give a FILE." in call("compare", "spelt", "again").err
+    assert "Give a file." in call("compare", "spelt", "again").err
     assert call("compare", "spelt", "again", "text.txt").code == 0
     assert call(*common, "tokenizer.vocab_size=5", "data.test_fraction=0", "hydra.run.dir=without").code == 0
     assert call(*common, "tokenizer.vocab_size=6", "data.test_fraction=0", "hydra.run.dir=too").code == 0
-    assert re.search(r"No test text was saved with either.*--split valid", call("compare", "without", "too").err)
+    assert re.search(r"No test text was saved with either.*the split valid", call("compare", "without", "too").err)
 
 
 def test_the_resampled_texts_are_counted_for_the_winner() -> None:
@@ -225,5 +225,5 @@ def test_the_command_refuses_what_cannot_be(place: Path, call: Callable[..., Any
     assert call("compare", "run", "nowhere").code == 4
     lm = lmtrain.load("run")
     del lm._trained.texts["test"]
-    with pytest.raises(lmtrain.DataError, match=r"No test text was saved with either model.*--split valid"):
+    with pytest.raises(lmtrain.DataError, match=r"No test text was saved with either model.*the split valid"):
         lm.compare(lm)

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--streams", type=whole(1), default=16, help="streams in which validation is scored (default: 16)")
     options = parse(parser, arguments)
     if len(options.runs) < 2:
-        raise SettingsError("One model was given.", "A mixture needs at least two.", "Name a second RUN.")
+        raise SettingsError("One model was given.", "A mixture needs at least two.", "Give another one.")
     with new_directory(options.output) as output:
         path = Path(options.output) / _mix(options, output).relative_to(output)
     directory = quoted_for_shell(shown(options.output))

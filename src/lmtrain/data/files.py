@@ -21,7 +21,7 @@ def check_file(path: Path) -> int:
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from None
     if stat.S_ISDIR(mode := found.st_mode):
-        raise DataError(f"{path} is a directory.", "A text file is needed.", "Give a file.")
+        raise unreadable(path, IsADirectoryError())
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
         raise DataError(
@@ -67,6 +67,10 @@ def missing(path: Path) -> DataError:
 
 def unreadable(path: Path, error: OSError | ValueError) -> DataError:
     """Returns the error for a path that the operating system refuses to read."""
+    if isinstance(error, FileNotFoundError):
+        return missing(path)
+    if isinstance(error, IsADirectoryError):
+        return DataError(f"{path} is a directory.", "A text file is needed.", "Give a file.")
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     remedy = f"Type  chmod u+r {typed(path)}" if isinstance(error, PermissionError) else "Check the path and the disk"
     return DataError(f"{path} cannot be read: {reason}.", "A text file must be readable.", f"{remedy}, or give another file.")

@@ -62,7 +62,7 @@ def _no_text(both: tuple[Trained, Trained], split: SplitName) -> DataError:
     there = any(other in one.texts for one in both)
     return DataError(
         f"No {split} text was saved with either model.", "A text is needed to compare them.",
-        f"Type  --split {other}  or give a FILE." if there else "Give a FILE.",
+        f"Choose the split {other}, or give a file." if there else "Give a file.",
     )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def saved_lines(a: Trained, b: Trained, split: SplitName, labels: tuple[str, str
         raise unspelt(f"{', and '.join(sizes)}. What is saved of the {split} text has unknown pieces, which are not spelt.")
     raise DataError(
         f"Neither model was saved with a {split} text of which every piece is in its vocabulary.",
-        "Models of different tokens are compared on the text itself.", "Give a FILE.",
+        "Models of different tokens are compared on the text itself.", "Give a file.",
     )  # fmt: skip
 
 

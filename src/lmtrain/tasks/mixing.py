@@ -81,7 +81,7 @@ def fit_mixture(
 def _check(parts: Sequence[Trained], names: Sequence[str]) -> None:
     if len(parts) < 2:
         given = "One model was" if parts else "No models were"
-        raise SettingsError(f"{given} given.", "A mixture needs at least two.", "Name a second RUN.")
+        raise SettingsError(f"{given} given.", "A mixture needs at least two.", "Give another one.")
     first = parts[0]
     for name, part in zip(names, parts, strict=True):
         if part.tokenizer.reverse != first.tokenizer.reverse:
