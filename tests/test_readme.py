@@ -59,6 +59,7 @@ LMTRAIN = commands(r"python -m lmtrain(?: (.*?))?")
 SETTINGS = [words for words in LMTRAIN if words.split(" ")[0] not in COMMANDS and words != "--help"]
 OTHERS = [words for words in LMTRAIN if words.split(" ")[0] in COMMANDS]
 SCRIPTS = commands(r"python scripts/(.*?)")
+OF_A_MIXTURE = ["LONG", "LONG2", "MEDIUM", "MEDIUM2", "MEDIUM3"]
 AS_IT_STANDS = ["mix", "sample"]  # in a table or in a sentence: the name of a command, not a command
 
 
@@ -142,9 +143,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = "data=text data.path=my.txt tokenizer=word trainer.num_threads=1"
     lstm = f"{small} model.hidden_size=8 model.embed_size=8 trainer.num_steps=5"
     for settings, run, *others in (
-        (lstm, "RUN", "RUN_A", "LSTM", "outputs/RUN", "outputs/sweep/0", "BEFORE", "AFTER"),
+        (lstm, "RUN", "RUN_A", "LSTM", "outputs/RUN", "outputs/sweep/0", "BEFORE", "AFTER", "CHARS", *OF_A_MIXTURE),
         (f"{lstm} model=window", "WINDOW"),
-        (f"{small} model=ngram model.order=3", "RUN_B", "NGRAM5"),
+        (f"{small} model=ngram model.order=3", "RUN_B", "NGRAM5", "NGRAM7"),
         ("task=tag data.path=TAGS tokenizer.min_count=1 trainer.num_steps=4", "TAGGER"),
         ("task=classify data.path=TEXTS tokenizer.min_count=1 trainer.num_steps=4", "CLASSIFIER"),
     ):
@@ -187,6 +188,8 @@ def test_every_training_runs(words: str, place: Path) -> None:
 def test_every_command_runs(words: str, place: Path) -> None:
     words = re.sub(r"outputs/\d{4}-\S*", "RUN", words).replace("../shared/data/brown", "DATA")
     words = re.sub(r"--trials \d+", "--trials 2", words)
+    words = words.replace(" [FILE]", "").replace(" >> ~/.bashrc", "").replace("explain NAME", "explain chain")
+    words = words.replace("runs DIR", "runs outputs")
     if "--method svd" in words or "--check-superposition" in words or "--retrain" in words:  # smaller, for a small text
         words += " --size 8"
     if "--method atoms" in words:
