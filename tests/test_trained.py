@@ -340,6 +340,8 @@ def test_what_would_change_nothing_is_refused(lm: lmtrain.Model) -> None:
     for share in (0.3, "fit"):
         with pytest.raises(ValueError, match=r"other_weight=.* was given without other"):
             lm.score("the", other_weight=share)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="other_weight='most'; expected a number or 'fit'"):
+        lm.score("the", other=lm, other_weight="most")  # type: ignore[arg-type]
     for ask in (lm.perplexity, lambda text, split: lm.compare(lm, text, split=split)):
         with pytest.raises(ValueError, match="split='valid' was given together with text"):
             ask("text.txt", split="valid")  # type: ignore[operator]

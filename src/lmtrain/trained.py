@@ -137,6 +137,8 @@ class Model:
         method = Static(temperature)
         if other is None and other_weight is not None:
             raise ValueError(f"other_weight={other_weight!r} was given without other; expected the second model, too")
+        if isinstance(other_weight, str) and other_weight != "fit":
+            raise ValueError(f"other_weight={other_weight!r}; expected a number or 'fit'")
         share = 0.5 if other_weight is None or other_weight == "fit" else other_weight
         check_weight(share)
         if other is not None and other_weight == "fit":
