@@ -203,7 +203,7 @@ def compare(expected: Any, given: Any, field: str = "") -> None:
     elif isinstance(leaf, Each):
         items = [leaf.item] * len(given)
     for number, (description, item) in enumerate(zip(items, given if items else [], strict=True)):
-        if type(description) is not type(item) or description != item:  # the usual case is cheap in long lists
+        if repr(description) != repr(item):  # the usual case is cheap in long lists; == holds of False and 0
             compare(description, item, f"{field}[{number}]")
 
 

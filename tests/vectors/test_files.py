@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmtrain.errors import DataError, ResourceError
-from lmtrain.vectors.files import FORMATS
+from lmtrain.vectors.files import FORMATS, format_of
 from lmtrain.vectors.table import Vectors
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "vectors"
@@ -170,6 +170,20 @@ def test_a_file_is_packed_as_its_name_says(format: str, tmp_path: Path) -> None:
         assert file.read(1)
     back = Vectors.load(tmp_path / "new" / "file.gz", format=format)
     assert (back.words, back.matrix.tolist()) == (vectors.words, vectors.matrix.tolist())
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("v.npz", "npz"), ("V.NPZ", "npz"), ("v.bin", "word2vec-binary"), ("v.bin.gz", "word2vec-binary"),
+        ("v.bin.vec", "word2vec"), ("v.vec", "word2vec"), ("v.txt.xz", "word2vec"), ("npz", "word2vec"), (".bin", "word2vec"),
+    ],
+)  # fmt: skip
+def test_the_name_says_the_format(name: str, format: str, tmp_path: Path) -> None:
+    vectors = Vectors(("a", "b"), np.arange(4, dtype=np.float32).reshape(2, 2))
+    vectors.save(tmp_path / name)
+    assert format_of(name) == format
+    assert Vectors.load(tmp_path / name, format=format).matrix.tolist() == vectors.matrix.tolist()
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtrain.data.files import typed
-from lmtrain.data.packed import open_unpacked, packing, read_to_end
+from lmtrain.data.packed import PACKERS, open_unpacked, packing, read_to_end
 from lmtrain.data.text import check_beginning
 from lmtrain.errors import DataError, ResourceError
 from lmtrain.files.unfinished import new_file
@@ -302,6 +302,13 @@ def _shown(text: bytes) -> str:
 
 
 # ---- writing
+
+
+def format_of(name: str) -> str:
+    """The format that the name of a new file asks for: .npz and .bin (also packed) have one, all others are word2vec's text."""
+    path = Path(name.lower())
+    suffix = Path(path.stem).suffix if path.suffix in PACKERS else path.suffix
+    return {".npz": "npz", ".bin": "word2vec-binary"}.get(suffix, "word2vec")
 
 
 def write_vectors(vectors: Vectors, path: Path, format: str) -> None:

@@ -74,20 +74,21 @@ class Vectors:
         return read_vectors(Path(path), format)
 
     @checked
-    def save(self, path: str | os.PathLike[str], *, format: str = "word2vec") -> None:
+    def save(self, path: str | os.PathLike[str], *, format: str | None = None) -> None:
         """Writes a file that appears whole or not at all, in the place of one that is there.
 
-        `format` is "word2vec" (text), "word2vec-binary", "glove" or "npz". What is read again is the same, bit by bit. A file
-        whose name ends in .gz, .bz2 or .xz is packed, but for npz. Raises `lmtrain.DataError` for a word that the format cannot
+        `format` is "word2vec" (text), "word2vec-binary", "glove" or "npz"; None: npz for a name that ends in .npz,
+        word2vec-binary for .bin, else word2vec. What is read again is the same, bit by bit. A file whose name ends in .gz, .bz2
+        or .xz is packed, but for npz. Raises `lmtrain.DataError` for a word that the format cannot
         hold, such as one with a blank; npz holds every word.
 
-        >>> Vectors(("cat", "dog"), np.float32([[1, 2], [3, 4]])).save("two.npz", format="npz")
+        >>> Vectors(("cat", "dog"), np.float32([[1, 2], [3, 4]])).save("two.npz")
         >>> Vectors.load("two.npz")["dog"].tolist()
         [3.0, 4.0]
         """
-        from lmtrain.vectors.files import write_vectors
+        from lmtrain.vectors.files import format_of, write_vectors
 
-        write_vectors(self, Path(path), format)
+        write_vectors(self, Path(path), format or format_of(os.fspath(path)))
 
     @cached_property
     def _rows(self) -> dict[str, int]:

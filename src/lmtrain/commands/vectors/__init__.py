@@ -14,7 +14,7 @@ from importlib import import_module
 from lmtrain.errors import SettingsError
 
 COMMANDS = {
-    "export": ("files", "RUN|FILE --format FORMAT --output FILE", "writes a file that other programs read"),
+    "export": ("files", "RUN|FILE --output FILE", "writes a file that other programs read"),
     "train": ("train", "TEXT --method METHOD --output FILE", "makes vectors from the words that stand together in a text"),
     "analogies": ("measures", "RUN|FILE QUESTIONS", "accuracy on a : b :: c : ?, by section"),
     "similarity": ("measures", "RUN|FILE PAIRS", "correlation with human judgements of pairs"),

@@ -48,7 +48,7 @@ def train(arguments: list[str]) -> None:
     parser.add_argument("text", metavar="TEXT", help="a text file, or a directory with train, valid and test")
     parser.add_argument("--method", choices=("svd", *TRAINED), required=True, help="how vectors are made")
     parser.add_argument("--output", metavar="FILE", required=True, help="the file to write")
-    parser.add_argument("--format", choices=FORMATS, default="word2vec", help="of what is written (default: word2vec)")
+    parser.add_argument("--format", choices=FORMATS, help="of what is written (default: what the name says, or word2vec)")
     add_text_options(parser)
     add_svd_options(parser)
     trained = parser.add_argument_group("skipgram, cbow and glove")
