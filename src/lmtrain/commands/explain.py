@@ -30,7 +30,6 @@ EXAMPLES = """examples:
 def main(arguments: list[str]) -> None:
     """Prints the explanation."""
     parser = Parser("explain", __doc__, EXAMPLES)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("expression", metavar="EXPRESSION", nargs="?", help="what is explained, or the name of a lesson")
     parser.add_argument("values", metavar="name=value", nargs="*", help="a value for every name in it")
     parser.add_argument("--svg", metavar="FILE", help="draws the graph: values above, gradients below the edges")

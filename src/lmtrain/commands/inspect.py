@@ -29,7 +29,6 @@ EXAMPLES = """examples:
 def read_options(arguments: list[str]) -> argparse.Namespace:
     """Returns the options of the command."""
     parser = Parser("inspect", __doc__, EXAMPLES)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings, as training takes them")
     parser.add_argument("--svg", metavar="FILE", help="draws Zipf's plot: the frequency of words over their rank")
     parser.add_argument("--json", action="store_true", help="everything as JSON")

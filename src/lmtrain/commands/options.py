@@ -51,8 +51,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, command: str, description: str | None, epilog: str | None = None, *, behind: str | None = None) -> None:
         super().__init__(
-            prog=f"python -m lmtrain {command}", description=description, epilog=epilog, allow_abbrev=False,
-            formatter_class=_Formatter,
+            prog=f"python -m lmtrain {command}", description=description and inspect.cleandoc(description), epilog=epilog,
+            allow_abbrev=False, formatter_class=_Formatter,
         )  # fmt: skip
         self._behind = behind
 
@@ -134,12 +134,12 @@ def _names_another(chosen: str, path: str) -> bool:
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Names values by the last word of their option: `--dynamic-rate RATE`. Paragraphs stay, and what is indented as it is."""
+    """Names values by the last word of their option: `--dynamic-rate RATE`. A paragraph with indented lines stays as it is."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = super()._fill_text
-        paragraphs = inspect.cleandoc(text).split("\n\n")
-        return "\n\n".join(each if each.startswith(" ") else fill(each, width, indent) for each in paragraphs)
+        paragraphs = text.strip("\n").split("\n\n")
+        return "\n\n".join(each if "\n " in f"\n{each}" else fill(each, width, indent) for each in paragraphs)
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         return action.dest.rpartition("_")[2].upper()

@@ -7,7 +7,6 @@ went on. RUN is a run, or a directory with runs below it.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -39,7 +38,6 @@ MAX_LETTERS = 600  # of a sample
 def main(arguments: list[str]) -> None:
     """Writes the page."""
     parser = Parser("report", __doc__, EPILOG)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run directories, or directories with runs below them")
     parser.add_argument("--output", metavar="FILE", default="report.html", help="the page (default: report.html)")
     parser.add_argument(

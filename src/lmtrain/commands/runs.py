@@ -40,10 +40,7 @@ EPILOG = """examples:
 
 def main(arguments: list[str]) -> None:
     """Prints the tables."""
-    import argparse
-
     parser = Parser("runs", __doc__, EPILOG)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("directories", metavar="DIR", nargs="*", default=["outputs"], help="(default: outputs)")
     parser.add_argument("--group-by", metavar="SETTING,...", type=_names,
                         help="settings such as model,optimizer.learning_rate: one row for each of their values (default: all "

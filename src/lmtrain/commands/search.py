@@ -8,7 +8,6 @@ several times. A study that exists goes on.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import math
@@ -76,7 +75,6 @@ class PrunedError(Exception):
 def main(arguments: list[str]) -> None:
     """Searches until the study has as many trials as are asked for."""
     parser = Parser("search", __doc__, EPILOG)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("space", metavar="SPACE", help="the YAML file with what is searched, see below")
     parser.add_argument("--trials", type=whole(1), default=20, help="of the whole study, whoever makes them (default: 20)")
     parser.add_argument("--storage", metavar="URL", help="of the study (default: sqlite:///DIR/study.db)")
