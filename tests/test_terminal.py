@@ -1,9 +1,17 @@
-"""A process ends with the one that started it, whatever it makes of SIGTERM."""
+"""How processes end: with the one that started them, and by signals that come at bad moments."""
 
+import importlib
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+
+from lmtrain.terminal import end_in_order, signal_to_end
+from lmtrain.training.signals import catch_signals
 
 PROGRAM = """
 import os, signal, sys, time
@@ -27,3 +35,61 @@ def test_a_process_ends_with_its_parent_whatever_it_makes_of_sigterm(handler: st
     command = [sys.executable, "-c", PROGRAM.format(handler=handler)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.communicate(timeout=20)[0] == HANDLERS[handler], "the pipe ends with the last of both"
+
+
+ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit, signal.SIGHUP: SystemExit}
+MODULE = """
+import os, signal, time
+for _ in range({times}):
+    try:
+        os.kill(os.getpid(), {number})
+        time.sleep(0.05)
+    except BaseException:
+        raise ImportError("what is raised here is lost")
+whole = True
+"""
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_a_module_is_imported_to_its_end_before_a_signal_ends_what_is_done(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"imported_{number.name}"
+    (tmp_path / f"{name}.py").write_text(MODULE.format(times=1, number=int(number)), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = [signal.getsignal(each) for each in (*ENDS, signal.SIGUSR1, signal.SIGALRM)]
+    with pytest.raises(ENDS[number]) as ended, end_in_order():  # noqa: PT012
+        importlib.import_module(name)
+        assert signal_to_end() == number
+        time.sleep(5)
+        pytest.fail("nothing was raised")
+    assert sys.modules.pop(name).whole
+    assert number == signal.SIGINT or ended.value.code == 128 + number  # type: ignore[attr-defined]
+    assert [signal.getsignal(each) for each in (*ENDS, signal.SIGUSR1, signal.SIGALRM)] == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_second_signal_waits_for_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "imported_twice.py").write_text(MODULE.format(times=2, number=int(signal.SIGTERM)), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match="is lost"), end_in_order():
+        importlib.import_module("imported_twice")
+
+
+def test_a_signal_whose_exception_is_lost_ends_the_process_later() -> None:
+    with pytest.raises(SystemExit) as ended, end_in_order():  # noqa: PT012
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except BaseException:
+            pass
+        with catch_signals() as stop:
+            assert (stop.requested, stop.reason) == (True, "SIGTERM")
+    assert ended.value.code == 143
+    assert signal_to_end() == 0
+
+
+def test_a_save_that_nothing_can_answer_is_not_asked_for() -> None:
+    with end_in_order():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.01)

@@ -111,17 +111,76 @@ def _standard_stream(stream: io.TextIOWrapper, kind: type[io.FileIO]) -> io.Text
 
 @contextmanager
 def end_in_order() -> Iterator[None]:
-    """Within it SIGTERM and SIGHUP raise SystemExit with 128 + the signal's number, so that what is half done is removed."""
-    before = {}
+    """Within it a signal ends what is done by an exception, so that what is half done is removed.
+
+        SIGINT            KeyboardInterrupt
+        SIGTERM, SIGHUP   SystemExit with 128 + the signal's number
+        SIGUSR1           nothing: it asks a training to save, which only its loop can do (`catch_signals`)
+
+    Modules are imported to their end first, unless a second signal comes: others catch what is raised in the middle, go on
+    without it, or leave half a module behind.
+    """
+    ending, before = _Ending(), {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, _end)
+        handlers = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM), ending.note)
+        for number, handler in (handlers | {signal.SIGUSR1: _do_nothing}).items():
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                before[number] = signal.signal(number, handler)
+    _endings.append(ending)
     try:
         yield
+        ending.go_through()  # a weak reference's callback, for example, lets no exception pass
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _endings.pop()
+        if ending.number:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def signal_to_end() -> int:
+    """The number of the signal that has told this process to end, though it goes on; 0 if there was none."""
+    return _endings[-1].number if _endings else 0
+
+
+class _Ending:
+    """The signal that ends the process. `_home` is the frame of who waits for it: what is imported below counts."""
+
+    AGAIN_SECONDS = 0.02
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._home = sys._getframe(3)  # behind this, `end_in_order` and its context manager
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        is_second = bool(self.number) and number != signal.SIGALRM
+        if number != signal.SIGALRM:
+            self.number = number
+        if not is_second and self._is_importing(frame):
+            signal.setitimer(signal.ITIMER_REAL, self.AGAIN_SECONDS)  # SIGALRM asks again
+        else:
+            self.go_through()
+
+    def go_through(self) -> None:
+        """Raises what ends the process, if a signal came."""
+        if self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.number:
+            raise SystemExit(128 + self.number)
+
+    def _is_importing(self, frame: FrameType | None) -> bool:
+        while frame is not None and frame is not self._home:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                return True
+            frame = frame.f_back
+        return False
+
+
+_endings: list[_Ending] = []
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 PARENT = "LMTRAIN_PARENT"
@@ -143,7 +202,3 @@ def end_with(parent: int, seconds: float = 60.0) -> None:
         os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)

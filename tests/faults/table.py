@@ -1,4 +1,4 @@
-"""The 121 faults that a trainer has to survive: how each ends here, and the tests that hold it.
+"""The 122 faults that a trainer has to survive: how each ends here, and the tests that hold it.
 
 A fault is tested by `cases` (commands, typed in a directory with text.txt and a trained `run`, with the exit code and a
 pattern of the message; `test_commands.py` runs them), by named `tests`, or both. `why` says what was decided where more
@@ -886,6 +886,14 @@ FAULTS = (
          f"{CHECKED}::test_right_gradients_pass_and_looking_at_them_changes_nothing",
          f"{CHECKED}::test_training_is_bit_for_bit_as_without_it_and_goes_on_so"),
         "Kinks and rounding are told from errors; random numbers, states and weights stay as they are, bit for bit.",
+    ),
+    Fault(
+        132, "a signal while modules are imported, or where nothing that is raised is heard; SIGUSR1 outside of the loop", (),
+        ("tests/test_terminal.py::test_a_module_is_imported_to_its_end_before_a_signal_ends_what_is_done",
+         "tests/test_terminal.py::test_a_second_signal_waits_for_no_module",
+         "tests/test_terminal.py::test_a_signal_whose_exception_is_lost_ends_the_process_later",
+         "tests/test_terminal.py::test_a_save_that_nothing_can_answer_is_not_asked_for"),
+        "The process ends with 128 + the number of the signal: behind the import, or at the next moment that can.",
     ),
 )  # fmt: skip
 

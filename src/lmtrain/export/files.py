@@ -9,6 +9,7 @@ All have card.md, and subword.json where tokens are subwords.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,7 +73,8 @@ def export_model(
         match format:
             case "torch":
                 _write_script(made, config, directory)
-                torch.save(made.weights, directory / "weights.pt")
+                torch.save(made.weights, written := io.BytesIO())  # a disk that is full makes its own writer raise anything
+                (directory / "weights.pt").write_bytes(written.getbuffer())
             case "safetensors":
                 # Of one storage, as those of a tied head and of clusters are, each is written by itself.
                 save_file({n: w.clone() for n, w in made.weights.items()}, directory / "model.safetensors", {"format": "pt"})
@@ -106,9 +108,7 @@ def _writing() -> Iterator[None]:
     """Raises ResourceError where the disk refuses, in the words of whoever writes."""
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise
+    except (OSError, SafetensorError) as error:
         raise ResourceError(
             f"The export cannot be written: {str(error).splitlines()[0]}.",
             "The disk must have room for the weights, in float32.", "Free some room, or give another path.",

@@ -186,8 +186,7 @@ class Model:
             # -- only gru
             if self.facts["cell"] == "gru":
                 (p_r, p_z, p_n), (q_r, q_z, q_n) = p.chunk(3), q.chunk(3)
-                z = (p_z + q_z).sigmoid()
-                new = [(1 - z) * (p_n + (p_r + q_r).sigmoid() * q_n).tanh() + z * h]
+                new = [torch.lerp((p_n + (p_r + q_r).sigmoid() * q_n).tanh(), h, (p_z + q_z).sigmoid())]
             # -- only elman
             if self.facts["cell"] == "elman":
                 new = [getattr(torch, self.facts["nonlinearity"].replace("identity", "clone"))(p + q)]
@@ -236,17 +235,19 @@ def score(model: Model, tokenizer: Tokenizer, text: str, independent: bool, per_
 
 
 def sample(model: Model, tokenizer: Tokenizer, prompt: str, max_tokens: int, temperature: float, seed: int) -> None:
-    """Prints the prompt and how it goes on; `<unk>` is never drawn."""
+    """Prints the prompt and how it goes on; `<unk>` is never drawn, and a text ends where nothing else is expected."""
     generator, drawn, state = torch.Generator().manual_seed(seed), list[int](), model.start
     for token in [tokenizer.eos, *tokenizer.encode(prompt)]:
         row, state = model.read(token, state)
-    while len(drawn) < max_tokens and not (tokenizer.facts["reverse"] and tokenizer.eos in drawn):
-        # -- only unknown
-        row[tokenizer.unk] = -torch.inf
-        # -- end
+    # -- only unknown
+    row[tokenizer.unk] = -torch.inf
+    # -- end
+    while len(drawn) < max_tokens and row.max() > -torch.inf and not (tokenizer.facts["reverse"] and tokenizer.eos in drawn):
         weights = ((row - row.max()) / max(temperature, 1e-30)).exp()
         drawn.append(int(row.argmax() if temperature == 0 else torch.multinomial(weights, 1, generator=generator)))
         row, state = model.read(drawn[-1], state)
+        # -- only unknown
+        row[tokenizer.unk] = -torch.inf
     # -- only forward
     print(prompt + tokenizer.decode(drawn, prompt))
     # -- only reversed

@@ -1,4 +1,6 @@
-"""Signals become requests that the loop answers between two steps. Outside of the loop they end the process as Ctrl-C does.
+"""Signals become requests that the loop answers between two steps.
+
+Outside of the loop they end the process as Ctrl-C does, and SIGUSR1 does nothing (`lmtrain.terminal.end_in_order`).
 
     SIGINT, SIGTERM, SIGHUP   finish the step or break off the evaluation, save, end with 128 + the number (130, 143, 129)
     the same once more        end at once
@@ -21,6 +23,7 @@ from types import FrameType
 from typing import NoReturn
 
 from lmtrain.distributed.group import ALONE, Group
+from lmtrain.terminal import signal_to_end
 
 log = logging.getLogger("lmtrain")
 
@@ -106,6 +109,8 @@ def catch_signals(group: Group = ALONE) -> Iterator[Stop]:
         for number in (*STOPPING, signal.SIGUSR1):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, stop._on_save if number == signal.SIGUSR1 else stop._on_stop)
+        if earlier := signal_to_end():  # it came while something let no exception pass
+            stop._on_stop(earlier, None)
     else:
         log.info("Not in the main thread: signals end this run without a checkpoint.")
     try:
