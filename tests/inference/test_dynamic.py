@@ -13,7 +13,10 @@ from lmtrain.errors import SettingsError
 from lmtrain.inference.dynamic import Adaptive, Cache, Dynamic, gradient_rms
 from lmtrain.inference.evaluate import STATIC, Static, evaluate, iter_target_log_probs
 from lmtrain.inference.score import score_text
+from lmtrain.models.direct import DirectNgramModel
+from lmtrain.models.heads import FullSoftmax
 from lmtrain.models.mixture import Mixture
+from lmtrain.models.window import WindowLanguageModel
 
 TEXT = np.array([1, 2, 0, 3, 1, 2, 4, 1, 2, 0, 3, 3, 1])
 CACHE = Cache(window=4, theta=0.7, weight=0.3)
@@ -136,21 +139,25 @@ def test_gradient_rms_is_the_root_mean_square_over_segments(recurrent):
         torch.testing.assert_close(value, expected.to(value), rtol=1e-12, atol=1e-15, msg=name)
 
 
+def with_cache(own, hidden, text, cache):
+    """Grave et al. 2017 with loops: of the model's own probabilities [T, V] those of the text, with the cache mixed in."""
+    result = []
+    for t, target in enumerate(text):
+        looked_at = range(max(0, t - cache.window), t)
+        mass = [math.exp(cache.theta * (hidden[t] @ hidden[i]).item()) for i in looked_at]
+        matching = sum(m for m, i in zip(mass, looked_at, strict=True) if text[i] == target)
+        mixed = (1 - cache.weight) * own[t, target].item() + cache.weight * matching / sum(mass) if mass else own[t, target]
+        result.append(float(mixed))
+    return result
+
+
 def reference_cache(model, text, cache):
-    """Grave et al. 2017 with loops."""
     model = copy.deepcopy(model).eval()
     inputs = torch.tensor([0, *text[:-1]])[:, None]
     with torch.no_grad():
         features, _ = model.features(inputs, model.initial_state(1))
         own = model.head.log_probs(features)[:, 0].exp()
-    result = []
-    for t, target in enumerate(text):
-        looked_at = range(max(0, t - cache.window), t)
-        mass = [math.exp(cache.theta * (features[t, 0] @ features[i, 0]).item()) for i in looked_at]
-        matching = sum(m for m, i in zip(mass, looked_at, strict=True) if text[i] == target)
-        mixed = (1 - cache.weight) * own[t, target].item() + cache.weight * matching / sum(mass) if mass else own[t, target]
-        result.append(math.log(mixed))
-    return result
+    return np.log(with_cache(own, features[:, 0], text, cache))
 
 
 @pytest.mark.parametrize("chunk_length", [1, 2, 5, 100])
@@ -160,6 +167,24 @@ def test_cache_follows_the_published_formula_however_the_text_is_cut(recurrent, 
     cache = Cache(window=window, theta=theta, weight=0.3)
     found = log_probs(recurrent, TEXT, Adaptive(cache=cache), chunk_length=chunk_length)
     np.testing.assert_allclose(found, reference_cache(recurrent, TEXT, cache), rtol=1e-11)
+
+
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_cache_looks_at_the_hidden_layer_alone_where_ngrams_are_hashed(is_mixed):
+    torch.manual_seed(4)
+    inner = WindowLanguageModel(
+        head=FullSoftmax(3, 5), embedding=torch.nn.Embedding(5, 4), context=2, hidden_size=3, num_layers=1, activation="tanh",
+        eos_id=0,
+    )  # fmt: skip
+    model = DirectNgramModel(inner, order=3, table_size=50).double().eval()
+    torch.nn.init.normal_(model.head.table)
+    cache, inputs = Cache(window=4, theta=0.7, weight=0.3), torch.tensor([0, *TEXT[:-1]])[:, None]
+    with torch.no_grad():
+        hidden = inner.features(inputs, inner.initial_state(1))[0][:, 0]
+        own = model.log_probs(inputs, model.initial_state(1))[0][:, 0].exp()
+    expected = np.log(with_cache(own, hidden, TEXT, cache))
+    whole = Mixture([model, model], [0.5, 0.5]) if is_mixed else model
+    np.testing.assert_allclose(log_probs(whole, TEXT, Adaptive(cache=cache), chunk_length=5), expected, rtol=1e-11)
 
 
 def test_cache_of_weight_zero_and_steps_of_size_zero_change_nothing(recurrent):

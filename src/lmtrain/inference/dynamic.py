@@ -14,7 +14,8 @@ over weight tensors of their means. When the text ends, the trained weights are 
 
 The text must be one stream: with several, the later ones would teach the weights what the earlier ones have yet to predict.
 
-Continuous cache (Grave, Joulin and Usunier 2017). With h_t the features that predict token t+1, and a window of past tokens,
+Continuous cache (Grave, Joulin and Usunier 2017). With h_t the last hidden layer, which predicts token t+1, and a window of
+past tokens,
 
     p(w) = (1 - weight) p_model(w) + weight p_cache(w)
     p_cache(w) is proportional to  sum_{t-window <= i < t} exp(theta h_t.h_i) [w_{i+1} = w]
@@ -54,7 +55,7 @@ from lmtrain.models.mixture import Mixture
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
-    """Predicts tokens that followed similar features among the last `window`; `theta` sharpens, `weight` is its part."""
+    """Predicts tokens that followed similar hidden layers among the last `window`; `theta` sharpens, `weight` is its part."""
 
     window: int = 2000
     theta: float = 0.66
@@ -173,7 +174,7 @@ def _make_score(
                 with torch.no_grad():
                     log_probs_TB = tempered(model.head.log_probs(features_TBD), targets_TB, temperature)
             if memory is not None:
-                log_probs_TB = memory.mix(log_probs_TB, features_TBD, targets_TB)
+                log_probs_TB = memory.mix(log_probs_TB, model.hidden(features_TBD), targets_TB)
         if learn is not None:
             learn(-own_TB.mean())
         return log_probs_TB
@@ -202,17 +203,17 @@ def _neural(model: LanguageModel) -> NeuralLanguageModel:
 
 
 class _Memory:
-    """The last `window` features and, with each, the token that followed it."""
+    """The last `window` hidden layers and, with each, the token that followed it."""
 
     def __init__(self, cache: Cache) -> None:
         self.cache = cache
         self.keys_MBD: Tensor | None = None
         self.words_MB: Tensor | None = None
 
-    def mix(self, log_probs_TB: Tensor, features_TBD: Tensor, targets_TB: Tensor) -> Tensor:
+    def mix(self, log_probs_TB: Tensor, hidden_TBD: Tensor, targets_TB: Tensor) -> Tensor:
         """Mixes the model's log-probabilities of the targets with the cache's, then remembers the segment."""
-        keys_SBD, words_SB = self._with(features_TBD, targets_TB)
-        num_steps, num_keys = len(features_TBD), len(keys_SBD)
+        keys_SBD, words_SB = self._with(hidden_TBD, targets_TB)
+        num_steps, num_keys = len(hidden_TBD), len(keys_SBD)
         step_T = torch.arange(num_keys - num_steps, num_keys, device=keys_SBD.device)
         age_TS = step_T[:, None] - torch.arange(num_keys, device=keys_SBD.device)
         seen_TBS = ((age_TS >= 1) & (age_TS <= self.cache.window))[:, None]
@@ -231,12 +232,12 @@ class _Memory:
         self.keys_MBD, self.words_MB = keys_SBD[-self.cache.window :], words_SB[-self.cache.window :]
         return torch.where(all_TB > -math.inf, mixed_TB, log_probs_TB)  # nothing has been seen at the very start
 
-    def _with(self, features_TBD: Tensor, targets_TB: Tensor) -> tuple[Tensor, Tensor]:
-        features_TBD = features_TBD.to(torch.promote_types(features_TBD.dtype, torch.float32))
+    def _with(self, hidden_TBD: Tensor, targets_TB: Tensor) -> tuple[Tensor, Tensor]:
+        hidden_TBD = hidden_TBD.to(torch.promote_types(hidden_TBD.dtype, torch.float32))
         if self.keys_MBD is None or self.words_MB is None:
-            return features_TBD, targets_TB
+            return hidden_TBD, targets_TB
         streams = targets_TB.shape[1]
-        keys_SBD = torch.cat([self.keys_MBD[:, :streams], features_TBD])
+        keys_SBD = torch.cat([self.keys_MBD[:, :streams], hidden_TBD])
         return keys_SBD, torch.cat([self.words_MB[:, :streams], targets_TB])
 
 

@@ -219,6 +219,10 @@ class NeuralLanguageModel(LanguageModel):
         raw_TBD, state = self.activations(tokens_TB, state, generator, carry_after=carry_after)
         return self._drop(raw_TBD, self.output_dropout, generator), state
 
+    def hidden(self, features_TBD: Tensor) -> Tensor:
+        """The last hidden layer h within what `features` gives: all of it, but for a family that has more to tell its head."""
+        return features_TBD
+
     def training_loss(
         self,
         tokens_TB: Tensor,

@@ -76,6 +76,9 @@ class DirectNgramModel(NeuralLanguageModel):
         recent = history_NB[start : start + self.order - 1].T.contiguous()
         return torch.cat([features_TBD, columns_TBO], dim=-1), (recent, *inner_state)
 
+    def hidden(self, features_TBD: Tensor) -> Tensor:
+        return features_TBD[..., : 1 - self.order]  # a bucket is a name, whose size means nothing
+
     def _buckets(self, history_NB: Tensor) -> Tensor:
         """For every token the buckets of the contexts that end with it, [N, B, O]; before the history stands `<eos>`.
 
