@@ -1,5 +1,6 @@
 """Correlation with human judgements: every form of file, ties, what is missing; SciPy's numbers; the published figures."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -112,3 +113,16 @@ def test_the_worst_pairs_are_those_whose_ranks_are_furthest_apart(tmp_path: Path
 def test_glove_correlates_as_others_measured(vectors: str, pairs: str, spearman: float, compared: int) -> None:
     result = Vectors.load(SHARED / "vectors" / vectors).evaluate_similarity(SHARED / "word_tests" / pairs)
     assert (round(result.spearman, 4), len(result.pairs)) == (spearman, compared)
+
+
+def test_pairs_of_the_same_cosine_tie_and_none_is_above_one(tmp_path: Path) -> None:
+    matrix = np.random.default_rng(2).normal(size=(60, 30)).astype(np.float32)
+    vectors = Vectors(tuple(f"w{i}" for i in range(60)), matrix)
+    assert {vectors.similarity(word, word) for word in vectors.words} == {1.0}
+    assert all(vectors.similarity(a, b) == vectors.similarity(b, a) for a, b in itertools.pairwise(vectors.words))
+    same = [f"w{i} w{i} 10\n" for i in range(60)]
+    turned = [f"w{i} w{i + 1} 1\nw{i + 1} w{i} 1\n" for i in range(20)]
+    (tmp_path / "pairs").write_text("".join([*same, *turned]), encoding="utf-8")
+    pairs = evaluate_similarity(vectors, tmp_path / "pairs").pairs
+    assert {pair.cosine_rank for pair in pairs[:60]} == {30.5}
+    assert all(first.cosine_rank == second.cosine_rank for first, second in zip(pairs[60::2], pairs[61::2], strict=True))

@@ -122,3 +122,10 @@ def test_no_word_at_all_is_refused(number: int) -> None:
     for ask in (lambda: vectors.neighbours("a", number), lambda: vectors.analogy("a", "b", "c", number)):
         with pytest.raises(ValueError, match=rf"number={number}; expected at least 1"):
             ask()
+
+
+def test_neighbours_of_the_same_vector_have_the_cosine_one_and_stand_in_their_order() -> None:
+    matrix = np.random.default_rng(3).normal(size=(7, 300)).astype(np.float32)[np.arange(49) % 7]
+    vectors = Vectors(tuple(f"w{i}" for i in range(49)), matrix)
+    for row in range(7):
+        assert vectors.neighbours(f"w{row}", 6) == [(f"w{row + 7 * i}", 1.0) for i in range(1, 7)]

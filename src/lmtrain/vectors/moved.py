@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lmtrain.errors import DataError
 from lmtrain.shell import num_columns, one_line, padded
-from lmtrain.vectors.table import Ranking, Vectors, ranking_to_json
+from lmtrain.vectors.table import Ranking, Vectors, cosines, ranking_to_json
 
 NUM_SHOWN = 10
 
@@ -77,12 +77,10 @@ def compare_vectors(before: Vectors, after: Vectors, *, align: bool = False) -> 
     still = np.asarray((first == second).all(axis=1))
     if align:
         first = (first @ rotation(first, second)).astype(np.float32)
-    lengths = [np.linalg.norm(matrix.astype(np.float64), axis=1) for matrix in (first, second)]
-    both = np.flatnonzero(lengths[0] * lengths[1])
-    products = (first[both].astype(np.float64) * second[both]).sum(axis=1)
-    cosines = np.clip(products / (lengths[0] * lengths[1])[both], -1, 1)
-    order = np.argsort(cosines, kind="stable")
-    ranking = [(common[both[place]], float(cosines[place])) for place in order]
+    both = np.flatnonzero(first.any(axis=1) & second.any(axis=1))
+    found = cosines(first[both], second[both])
+    order = np.argsort(found, kind="stable")
+    ranking = [(common[both[place]], float(found[place])) for place in order]
     furthest = [pair for pair, place in zip(ranking, order, strict=True) if not still[both[place]]]
     return Moved(
         ranking, furthest, int(still.sum()), len(common) - len(both), len(before) - len(common), len(after) - len(common)

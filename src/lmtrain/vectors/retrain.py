@@ -51,8 +51,7 @@ class Retrained:
     def cosines(self) -> list[tuple[str, str, float]]:
         """Of each two senses."""
         names = list(self.near)
-        units = {name: self.vectors.unit[self.vectors.rows([name])[0]] for name in names}
-        return [(a, b, float(units[a] @ units[b])) for i, a in enumerate(names) for b in names[i + 1 :]]
+        return [(a, b, self.vectors.similarity(a, b)) for i, a in enumerate(names) for b in names[i + 1 :]]
 
     def to_json(self) -> dict[str, Any]:
         """As a dictionary."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from lmtrain.data.text import iter_text
 from lmtrain.errors import DataError
 from lmtrain.shell import num_columns, one_line, padded
-from lmtrain.vectors.table import Vectors
+from lmtrain.vectors.table import Vectors, cosines
 
 NUM_WORST = 10
 PART_OF_SPEECH = re.compile(r"(.+)-[nvajr]")
@@ -164,15 +164,14 @@ def evaluate_similarity(vectors: Vectors, path: Path, *, keep_case: bool = False
     row_of = {word: vectors.row(word) for word in words}
     known = [pair for pair in pairs if row_of[pair.first] is not None and row_of[pair.second] is not None]
     rows = np.array([[row_of[pair.first], row_of[pair.second]] for pair in known], np.int64).reshape(-1, 2)
-    unit = vectors.unit
-    cosines = np.array([unit[a].astype(np.float64) @ unit[b].astype(np.float64) for a, b in rows])
+    found = cosines(vectors.matrix[rows[:, 0]], vectors.matrix[rows[:, 1]])
     human = np.array([pair.human for pair in known])
-    human_ranks, cosine_ranks = average_ranks(-human), average_ranks(-cosines)
-    compared = (Compared(*row) for row in zip(*zip(*known, strict=True), cosines.tolist(), human_ranks.tolist(),
+    human_ranks, cosine_ranks = average_ranks(-human), average_ranks(-found)
+    compared = (Compared(*row) for row in zip(*zip(*known, strict=True), found.tolist(), human_ranks.tolist(),
                                               cosine_ranks.tolist(), strict=True)) if known else ()  # fmt: skip
     missing = tuple(word for word in words if row_of[word] is None)
     return Similarity(
-        correlation(human_ranks, cosine_ranks), correlation(human, cosines), len(pairs), tuple(compared), missing, lower_case
+        correlation(human_ranks, cosine_ranks), correlation(human, found), len(pairs), tuple(compared), missing, lower_case
     )
 
 

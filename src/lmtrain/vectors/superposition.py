@@ -21,6 +21,7 @@ from lmtrain.errors import SettingsError
 from lmtrain.shell import one_line
 from lmtrain.vectors.moved import rotation
 from lmtrain.vectors.svd import train_svd
+from lmtrain.vectors.table import cosines
 from lmtrain.vectors.text import Text
 
 
@@ -75,5 +76,4 @@ def check_superposition(text: Text, first: str, second: str, **settings: Any) ->
     share = float(counts[0] / counts.sum())
     expected = np.array([share, 1 - share]) @ parts
     weights = np.linalg.lstsq(parts.T, found, rcond=None)[0]
-    cosine = found @ expected / np.linalg.norm(found) / np.linalg.norm(expected)
-    return Superposition((first, second), float(cosine), share, float(weights[0] / weights.sum()))
+    return Superposition((first, second), float(cosines(found, expected)), share, float(weights[0] / weights.sum()))

@@ -14,7 +14,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ Ranking = list[tuple[str, float]]
 
 EPSILON = 1e-3  # added to the divisor of 3CosMul (Levy and Goldberg 2014)
 METHODS = ("add", "mul")
+ROUNDING = 1e-4  # more than a cosine in float32 is wrong by
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,8 @@ class Vectors:
         >>> round(animals.similarity("cat", "dog"), 2), round(animals.similarity("cat", "car"), 2)
         (0.86, 0.05)
         """
-        first_E, second_E = self.unit[self.rows([first, second])].astype(np.float64)
-        return float(first_E @ second_E)
+        first_E, second_E = self.matrix[self.rows([first, second])]
+        return float(cosines(first_E, second_E))
 
     @checked
     def neighbours(self, word: str | Matrix, number: int = 10) -> Ranking:
@@ -170,7 +171,7 @@ class Vectors:
         """
         if isinstance(word, str):
             (row,) = self.rows([word])
-            return self._best(self.unit @ self.unit[row], number, {row})
+            return self._nearest(self.matrix[row], number, {row})
         vector, size = np.asarray(word.detach().cpu().tolist() if hasattr(word, "detach") else word), self.matrix.shape[1]
         if vector.shape != (size,):
             raise DataError(
@@ -182,7 +183,7 @@ class Vectors:
         if not (length and np.isfinite(length)):
             what = "numbers that are not finite" if length else "zeros"
             raise DataError(f"A vector of {what} was given.", "It has no direction and so no neighbours.", "Give another one.")
-        return self._best(self.unit @ (vector / length).astype(np.float32), number, set())
+        return self._nearest(vector, number, set())
 
     @checked
     def analogy(self, a: str, b: str, c: str, number: int = 10, *, method: str = "add") -> Ranking:
@@ -238,7 +239,15 @@ class Vectors:
         """The first `number` words, as files of vectors begin with the most frequent ones; None: all."""
         return self if number is None or number >= len(self) else Vectors(self.words[:number], self.matrix[:number])
 
-    def _best(self, scores_V: Matrix, number: int, left_out: set[int]) -> Ranking:
+    def _nearest(self, vector_E: Matrix, number: int, left_out: set[int]) -> Ranking:
+        """The words of the `number` largest cosines: found in float32, and ranked in float64."""
+        scores_V = (self.unit @ (vector_E / np.linalg.norm(vector_E)).astype(np.float32)).astype(np.float64)
+        found = self._best(scores_V, number, left_out)
+        rows = np.flatnonzero(scores_V >= (found[-1][1] if found else 1) - ROUNDING)
+        scores_V[rows] = cosines(self.matrix[rows], vector_E)
+        return self._best(scores_V, number, left_out)
+
+    def _best(self, scores_V: NDArray[np.floating[Any]], number: int, left_out: set[int]) -> Ranking:
         """The words of the `number` largest scores; of equal ones the first word first."""
         if number < 1:
             raise ValueError(f"number={number}; expected at least 1")
@@ -247,6 +256,19 @@ class Vectors:
         candidates = np.flatnonzero(allowed_V)
         order = candidates[np.argsort(-scores_V[candidates], kind="stable")[:number]]
         return [(self.words[row], float(scores_V[row])) for row in order]
+
+
+def cosines(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
+    """The cosine of each two vectors, from -1 to 1 and in float64: [..., E], [..., E] -> [...]; of a vector of zeros 0.
+
+    The same vectors have the same cosine whatever their order, and a vector has 1 with itself: sqrt(x x) is exact.
+
+    >>> cosines(np.array([[3, 4], [1, 0]]), np.array([3, 4])).tolist()
+    [1.0, 0.6]
+    """
+    first, second = (np.ldexp(of, -np.frexp(np.abs(of).max(-1, keepdims=True))[1]) for of in map(np.float64, (first, second)))
+    squares = (first * first).sum(-1) * (second * second).sum(-1)  # of numbers below 1, so that none overflows
+    return np.clip((first * second).sum(-1) / np.sqrt(np.where(squares, squares, 1)), -1, 1)
 
 
 def ranking_to_json(ranking: Ranking, score: str = "cosine") -> list[dict[str, str | float]]:
@@ -277,7 +299,7 @@ def score_analogies(unit_VE: Matrix, questions_N3: NDArray[np.int64], method: st
     if method == "add":
         wanted_NE = unit_VE[b] - unit_VE[a] + unit_VE[c]
         lengths_N1 = np.linalg.norm(wanted_NE, axis=1, keepdims=True)
-        return (wanted_NE / np.where(lengths_N1, lengths_N1, 1)) @ unit_VE.T
+        return np.clip((wanted_NE / np.where(lengths_N1, lengths_N1, 1)) @ unit_VE.T, -1, 1)
     assert method == "mul", method
     rows, places = np.unique(questions_N3, return_inverse=True)
     cosines_RV = (1 + unit_VE[rows] @ unit_VE.T) / 2
