@@ -85,6 +85,8 @@ def test_what_the_vocabulary_lacks_is_counted_as_it_is_written(
         unseen = counts[name].keys() - counts["train"].keys()
         assert order["num_unseen_types"] == len(unseen)
         assert order["num_unseen"] == sum(counts[name][token] for token in unseen)
+        if not settings:
+            assert made["splits"][name]["unknown"] == order["num_unseen"] / counts[name].total()
         assert made["splits"][name]["unknown"] > 0
     assert "as it is written" in made["notes"][-1]
 

@@ -95,7 +95,8 @@ def material_of_corpus(corpus: Corpus, with_all_types: Callable[[], Corpus] | No
     """Of a text, as its tokenizer reads it. `with_all_types` gives the same text with an id for what the vocabulary lacks."""
     splits = {name: split for name in NAMES if (split := getattr(corpus, name)) is not None}
     has_unknown = corpus.tokenizer.unk_id is not None
-    unknown = {name: split.num_unk / len(split.ids) if has_unknown else None for name, split in splits.items()}
+    num_tokens = {name: np.count_nonzero(split.ids != corpus.tokenizer.eos_id) for name, split in splits.items()}
+    unknown = {name: split.num_unk / max(num_tokens[name], 1) if has_unknown else None for name, split in splits.items()}
     lacks = any(split.num_unk for split in splits.values())
     if lacks and with_all_types is not None:
         corpus, lacks = with_all_types(), False
