@@ -6,8 +6,9 @@ probabilities become a little smaller together):
 
     vector_new = vector_<unk>        bias_new = bias_<unk> + log(count_new / count of all new tokens)         (counts + 1)
 
-New tokens are rare, so they belong to the last cluster of an adaptive softmax. `<unk>` may be in another one, whose vectors
-have another size; there, a new token gets the mean vector and the mean bias of the cluster instead.
+New tokens are rare, so they belong to the last cluster of an adaptive softmax. `<unk>` may stand elsewhere, among vectors of
+another size. Then the vector is the mean of the cluster's, and the mean of its biases takes the place of that of `<unk>`: all
+new tokens together begin as one average token of the cluster. (Tied vectors are those of the embedding, so of `<unk>`.)
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from lmtrain.errors import SettingsError
 from lmtrain.models.base import NeuralLanguageModel
 from lmtrain.models.direct import DirectNgramModel
-from lmtrain.models.heads import AdaptiveSoftmax
+from lmtrain.models.heads import AdaptiveSoftmax, Head
 
 
 def grown_weights(
@@ -41,24 +42,27 @@ def grown_weights(
             "Type start_from_new_tokens=false, or train a new model.",
         )
     log_shares_N = (counts_N.double() + 1).log() - (counts_N.double() + 1).sum().log()
-    head = model.head
-    has_clusters = isinstance(head, AdaptiveSoftmax)
     own, grown = model.state_dict(), dict(weights)
     for name, old in weights.items():
         num_new = own[name].shape[0] - old.shape[0] if old.ndim else 0
         if not num_new:
             continue
         assert (num_new, own[name].shape[1:]) == (len(log_shares_N), old.shape[1:]), f"{name} has no row per token"
-        if name == "embedding.weight":
-            rows = old[unk_id].expand(num_new, -1)
-        elif has_clusters:
-            assert isinstance(head, AdaptiveSoftmax)
-            rows = old[-(head.sizes[-1] - num_new) :].mean(0).expand(num_new, *old.shape[1:])
-        elif name.endswith("proposal_V"):
-            rows = old[unk_id] * log_shares_N.exp().to(old)
+        like = old[unk_id] if name == "embedding.weight" else _row_of_new(old, model.head, unk_id, num_new)
+        if name.endswith("proposal_V"):
+            rows = like * log_shares_N.exp().to(old)
         elif old.ndim == 1:
-            rows = old[unk_id] + log_shares_N.to(old)
+            rows = like + log_shares_N.to(old)
         else:
-            rows = old[unk_id].expand(num_new, -1)
+            rows = like.expand(num_new, -1)
         grown[name] = torch.cat([old, rows])
     return grown
+
+
+def _row_of_new(old: Tensor, head: Head, unk_id: int, num_new: int) -> Tensor:
+    """The row that new tokens take, in a tensor of the output layer: of all tokens, or of those of the last cluster."""
+    if not isinstance(head, AdaptiveSoftmax):
+        return old[unk_id]
+    start = len(old) - (head.sizes[-1] - num_new)  # of the last cluster within these rows
+    place = start + unk_id - head.cutoffs[-1]
+    return old[place] if place >= start else old[start:].mean(0)
