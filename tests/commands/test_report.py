@@ -81,6 +81,26 @@ def test_figures_of_words_are_those_of_the_exact_evaluation(place: Path, call: C
     assert predicted.by_place["above 20"] is None
 
 
+@pytest.mark.parametrize("way", ["a list of words", "new tokens"])
+def test_ranks_are_by_frequency_where_ids_differ(way: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "c c c c c c a a a b b\n" * 100
+    if way == "new tokens":
+        Path("text.txt").write_text(text.replace("c", "a"))
+        assert call("TRAIN", "tokenizer=word", "hydra.run.dir=start").code == 0
+    Path("text.txt").write_text(text)
+    Path("words.txt").write_text("b\na\nc\n")
+    ways = {
+        "a list of words": ("tokenizer=word", "tokenizer.vocabulary=words.txt"),
+        "new tokens": ("start_from=start", "start_from_new_tokens=true"),
+    }
+    ended = call("TRAIN", *ways[way], "hydra.run.dir=run")
+    assert ended.code == 0, ended.err
+    predicted = predict(Path("run"), 10**9, "cpu")
+    assert predicted is not None
+    assert {text: rank for text, *_, rank in predicted.worst} == {"c": 1, "a": 2, "b": 3, "<eos>": 4}
+
+
 def test_other_tasks_and_runs_without_records_or_models_have_a_page(place: Path, call: Call, capsys: Any) -> None:
     Path("TAGS").mkdir()
     for name in ("train", "valid", "test"):

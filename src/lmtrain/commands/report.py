@@ -152,7 +152,7 @@ def _words(runs: Sequence[RunRecord], names: Sequence[str], most_tokens: int, de
         return []
     few = f" The {MAX_PREDICTED} best runs." if len(runs) > MAX_PREDICTED else ""
     note = f"The first {most_tokens:,} tokens of validation, at most; each run by its best checkpoint.{few}"
-    sections = [draw.heading("Perplexity by frequency: the rank of a word in the vocabulary", note)]
+    sections = [draw.heading("Perplexity by frequency: the rank of a word in the training text", note)]
     for attribute, title in (("by_rank", ""), ("by_place", "Perplexity by place in the line")):
         rows = {name: getattr(predicted, attribute) for name, predicted in found.items()}
         kept = [kind for kind in next(iter(rows.values())) if any(row[kind] is not None for row in rows.values())]

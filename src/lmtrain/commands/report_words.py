@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtrain.errors import UserError
 from lmtrain.progress import watched
 from lmtrain.shell import one_line
 
@@ -59,16 +60,27 @@ def predict(run: Path, most_tokens: int, device: str) -> Predicted | None:
 
 
 def _ranks(trained: Any, least: int) -> NDArray[np.int64]:
-    """Returns the rank of every token by its frequency, from 1. Learnt vocabularies descend in it; of others the text is
-    asked."""
+    """Returns the rank of every token by its frequency in training, from 1. Vocabularies of characters and words that were
+    learnt there descend in it; of others, what is kept of the text is asked."""
     size = max(trained.tokenizer.vocab_size, least)
     start = trained.texts.get("train_start")
-    if trained.tokenizer.name in ("char", "word") or start is None:
+    if start is None or _descends(trained):
         return np.arange(1, size + 1)
     order = np.argsort(-np.bincount(start.ids, minlength=size), kind="stable")
     ranks = np.empty(size, np.int64)
     ranks[order] = np.arange(1, size + 1)
     return ranks
+
+
+def _descends(trained: Any) -> bool:
+    """Says whether ids descend in frequency: neither listed (tokenizer.vocabulary) nor learnt on another text (start_from)."""
+    from lmtrain.tasks.opening import training_settings
+
+    try:
+        settings = training_settings(trained.path)
+    except UserError:
+        return False
+    return trained.tokenizer.name in ("char", "word") and not settings.tokenizer.vocabulary and not settings.start_from
 
 
 def _places(ids: NDArray[Any], eos_id: int) -> NDArray[np.int64]:
