@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from lmtrain.data.tokenizer import Ids, Tokenizer
+from lmtrain.data.vocabulary import utf8
 from lmtrain.errors import DataError, UserError
 from lmtrain.inference.comparison import (
     Comparison,
@@ -41,7 +42,7 @@ def compare_saved(
         return compare_tokens(
             side_a, side_b, ids, counts=counts, counted_in=counted_in, independent=independent, seed=seed, device=device
         )  # fmt: skip
-    text = saved_lines(a, b, split, labels) if blocks is None else "".join(blocks)
+    text = _saved_exactly(a, b, split, labels) if blocks is None else "".join(blocks)
     return compare_lines(side_a, side_b, text, independent=independent, seed=seed, device=device)
 
 
@@ -63,6 +64,19 @@ def _no_text(both: tuple[Trained, Trained], split: SplitName) -> DataError:
     return DataError(
         f"No {split} text was saved with either model.", "A text is needed to compare them.",
         f"Choose the split {other}, or give a file." if there else "Give a file.",
+    )  # fmt: skip
+
+
+def _saved_exactly(a: Trained, b: Trained, split: SplitName, labels: tuple[str, str]) -> str:
+    """Returns `saved_lines` of either. DataError where the text as it was cannot be told from its tokens."""
+    there = [one.texts[split] for one in (a, b) if split in one.texts]
+    for text in (saved_lines(a, b, split, labels), saved_lines(b, a, split)):
+        if (len(text), len(utf8(text))) in [(saved.num_chars, saved.num_bytes) for saved in there]:
+            return text
+    raise DataError(
+        f"What was saved of the {split} text is its tokens, from which its characters cannot be told: unknown words are <unk> "
+        "there, and several blanks are one.",
+        "Models of different tokens or directions are compared on the text itself.", "Give a file.",
     )  # fmt: skip
 
 
