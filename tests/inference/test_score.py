@@ -123,6 +123,15 @@ def test_words_are_counted_wherever_the_text_is_cut(cut):
     assert bill.perplexity_per_word == pytest.approx(256 ** (len(text) / 8))
 
 
+@pytest.mark.parametrize(("text", "num_words"), [("to be\n", 3), ("to\tbe\n", None)])
+def test_words_are_not_counted_where_an_unknown_character_may_be_a_blank(text, num_words):
+    tokenizer = CharTokenizer(["\n", "<unk>", " ", "b", "e", "o", "t"])
+    bill = score_text(Uniform(), tokenizer, [text])
+    saved = evaluate(Uniform(), EncodedText(tokenizer.encode(text), len(text), len(text)), tokenizer)
+    assert (bill.num_words, saved.num_words) == (num_words, num_words)
+    assert (bill.to_json()["perplexity_per_word"] is None) == (num_words is None)
+
+
 def test_lines_are_written_for_people_and_for_programs():
     tokens = (ScoredToken("to", 1.5, False), ScoredToken("<unk>", math.inf, True), ScoredToken("\n", 0.25, False))
     line = ScoredLine(7, math.inf, 3, 1, tokens)

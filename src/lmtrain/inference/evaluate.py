@@ -263,13 +263,17 @@ class Tally:
     def evaluation(
         self, text: HasSizes, *, num_words: int, spelling_nats: float | None, num_streams: int, state_policy: str, method: str
     ) -> Evaluation:
-        """The sums, with the sizes of the text of which all tokens were added."""
+        """The sums, with the sizes of the text of which all tokens were added.
+
+        Words are not counted where characters are unknown: each may have been a blank.
+        """
+        is_counted = self.tokenizer.kind.has_words or not self.num_unk
         position, token = self.first_impossible or (None, None)
         return Evaluation(
             self.total_nats, self.num_tokens, self.num_eos, self.num_unk, self.unk_nats,
             text.num_chars, text.num_bytes, num_streams, state_policy, method, self.known_nats,
             self.num_impossible, None if token is None else self.tokenizer.token_text(token),
-            None if position is None else position + 1, num_words, spelling_nats,
+            None if position is None else position + 1, num_words if is_counted else None, spelling_nats,
         )  # fmt: skip
 
 
