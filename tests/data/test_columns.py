@@ -248,3 +248,23 @@ def test_what_is_no_file_of_tags_is_answered_as_what_is_no_text(tmp_path: Path, 
     for path, words in ((".", "is a directory"), ("-", "Standard input is not read here"), ("none", "There is no file")):
         with pytest.raises(DataError, match=words):
             read_columns(Path(path))
+
+
+def test_json_lines_are_refused_with_the_command_that_converts_them(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"tokens": ["a"], "tags": ["O"]}\n')
+    with pytest.raises(
+        DataError, match=r"train\.jsonl holds JSON lines: .* stand on a line of their own\. Type  jq -r .*transpose"
+    ):
+        read_columns(tmp_path / "train.jsonl")
+
+
+def test_numbers_of_tokens_that_are_read_as_the_tokens_get_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (file := tmp_path / "x.conllu").write_text("# text = It rains\n1\tIt\tit\tPRON\n2\train\train\tVERB\n3\t7\t7\tNUM\n")
+    read_columns(file)
+    assert "Nearly all tokens of" in caplog.text
+    assert "type data.token_column=2." in caplog.text
+    caplog.clear()
+    read_columns(file, token_column=2)
+    file.write_text("1980 B-DATE\n1990 B-DATE\n")
+    read_columns(file)
+    assert not caplog.records, "numbers that are the words, and no column beside them"

@@ -1,5 +1,8 @@
 """Files of labelled texts: where the label ends, what a line is, what is refused, and folds."""
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -90,11 +93,48 @@ def test_columns_between_tabs_are_read_by_their_names_too(header: str) -> None:
         (["label,text", "1,x", ","], r"Line 3 of x\.csv has no label"),
         (["label,text", '1,"x'], r"Line 2 of x\.csv cannot be read: unexpected end of data"),
         (["label,text", '1,"x" y'], r"Line 2 of x\.csv cannot be read"),
+        (["label,text", "1,x", '1,"open', "1,y"], r"Line 3 of x\.csv with those up to line 4 cannot be read: unexpected end"),
+        (["label,text", '1,"so', 'it goes",on', "1,y"], r"Line 2 of x\.csv has 3 fields"),
+        (["label,text,Text", "1,x,y"], r"x\.csv has 2 columns of the name text: label, text, text\..* Give the others another"),
+        (["label\ttext\tlabel", "1\tx\ty"], r"x\.csv has 2 columns of the name label"),
+        (
+            ["label;text", "1;x"],
+            r"of x\.csv are separated by semicolons: .* by commas or by tabs\. Type  python -c '.*' < x\.csv",
+        ),
+        (["id|label|text", "1|1|x"], r"of x\.csv are separated by vertical bars"),
+        (["review;sentiment", "x;1"], r"x\.csv begins with 'review;sentiment'\. .* label and text are among them"),
     ],
 )
 def test_comma_separated_values_that_do_not_fit_are_refused(lines: list[str], problem: str) -> None:
     with pytest.raises(DataError, match=problem):
         parse_labelled(lines, "x.csv")
+
+
+def test_the_command_for_semicolons_writes_a_table_that_is_read(tmp_path: Path) -> None:
+    (file := tmp_path / "it's.csv").write_text('label;text\n1;"so, so; it is"\n')
+    with pytest.raises(DataError) as refused:
+        read_labelled(file)
+    command = (
+        refused.value.remedy.removeprefix("Type  ").removesuffix("  and give the result.").replace("python", sys.executable)
+    )
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    assert read_labelled(tmp_path / "commas.csv").texts == ("so, so; it is",)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (
+            '{"label": "1", "text": "x"}',
+            r"x holds JSON lines: .* data=text alone\. .* Type  jq -r '\[\.label, \.text\] \| @tsv' FILE",
+        ),
+        (json.dumps({"text": "x" * 20_000}), "x holds JSON lines"),
+    ],
+)
+def test_json_lines_are_refused_with_the_command_that_converts_them(line: str, problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
+        parse_labelled(["", line], "x")
+    assert parse_labelled(["{} x", '{"a": y'], "x").labels == ("{}", '{"a":'), "what begins like a record may be a label"
 
 
 def test_what_is_no_text_in_any_encoding_gets_no_advice_on_encodings(tmp_path: Path) -> None:

@@ -86,6 +86,15 @@ def test_invalid_utf8_is_refused_with_its_place(file, monkeypatch, data, said, b
         (b"BZh91AY&SY", "is bzip2"),
         (b"\x28\xb5\x2f\xfd rest", "is zstandard"),
         (b"\xfd7zXZ\0rest", "is xz"),
+        (
+            b"a.txt".ljust(257, b"\0") + b"ustar\x0000" + bytes(300),
+            "is a tar archive, not plain text. Allowed is text in UTF-8. Type  tar -xf",
+        ),
+        (
+            ("to be or not to be\n" * 3).encode("utf-16-le"),
+            "is UTF-16, not plain text. Allowed is text in UTF-8. Type  iconv -f UTF-16LE",
+        ),
+        (("to be or not to be\n" * 3).encode("utf-16-be"), "is UTF-16"),
     ],
 )
 def test_what_is_no_plain_text_is_recognised(file, data, said):

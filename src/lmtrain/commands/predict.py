@@ -67,7 +67,10 @@ def main(arguments: list[str]) -> None:
 
     trained = open_any(options)
     if isinstance(trained, Classifier | Tagger):
-        lines = _told_if_empty(_lines(options, trained.settings), options.file)
+        is_tagger, words = isinstance(trained, Tagger), '.tokens | join(" ")' if options.sentences else '.tokens[], ""'
+        unit = "text" if not is_tagger else "sentence" if options.sentences else "token"
+        lines = _lines(options, trained.settings)
+        lines = _told_if_empty(lines, options.file, f"Here a line is a {unit}.", words if is_tagger else ".text")
     if isinstance(trained, Classifier):
         label_lines(trained, lines, options)
         return
@@ -150,10 +153,14 @@ def _decoded_input(encoding: str) -> Iterator[str]:
         ) from None  # fmt: skip
 
 
-def _told_if_empty(lines: Iterator[str], file: str) -> Iterator[str]:
-    """Yields the lines, and says so if there are none."""
+def _told_if_empty(lines: Iterator[str], file: str, allowed: str, chosen: str) -> Iterator[str]:
+    """Yields the lines, and says so if there are none. Raises DataError if the first is a record of JSON lines."""
+    from lmtrain.data.examples import refuse_records
+
     is_empty = True
     for line in lines:
+        if is_empty:
+            refuse_records(line, _named(file), allowed, chosen)
         is_empty = False
         yield line
     if is_empty:

@@ -21,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from lmtrain.data.examples import read_lines
+from lmtrain.data.examples import read_lines, refuse_records
 from lmtrain.errors import DataError
 from lmtrain.quantity import counted
 from lmtrain.shell import one_line
@@ -71,6 +71,9 @@ def read_columns(
     """Returns the sentences of a file; `typed` as in `read_lines`. Raises DataError, with the line, for what is no token with a
     tag, and for a file without any. Warns if each token holds a blank."""
     lines, digest = read_lines(path, encoding, typed=typed)
+    first = next((line for line in lines if line.strip(BLANKS)), "")
+    records = '([.tokens, .tags] | transpose[] | @tsv), ""'
+    refuse_records(first, str(path), "Here a token and its tag stand on a line of their own.", records)
     sentences = parse_columns(lines, str(path), token_column=token_column, tag_column=tag_column, has_choice=typed is not None)
     if not sentences:
         raise DataError(
@@ -83,7 +86,33 @@ def read_columns(
             "Every token of %s holds a blank, as %r does: its columns seem to be separated by blanks and by tabs. Separate all "
             "of them by tabs, or all by blanks.", one_line(str(path)), one_line(sentences[0].tokens[0])[:80],
         )  # fmt: skip
+    if typed is not None:
+        _warn_of_numbers(sentences, lines, path, token_column, tag_column)
     return Columns(tuple(sentences), digest)
+
+
+def _warn_of_numbers(
+    sentences: Sequence[Sentence], lines: Sequence[str], path: Path, token_column: int, tag_column: int
+) -> None:
+    """Warns if nearly all tokens are whole numbers, as the first column of CoNLL-U is, and a column of words is beside them."""
+    if not _are_numbers([token for sentence in sentences for token in sentence.tokens]):
+        return
+    has_tabs = any(map(is_tabbed, lines))
+    rows = [row.fields for row in iter_rows(lines, has_tabs) if row.fields]
+    read = [column % (len(rows[0]) + 1) for column in (token_column, tag_column)]
+    for column in range(1, len(rows[0]) + 1):
+        if column not in read and not _are_numbers([field_at(fields, column) for fields in rows], 0.5):
+            log.warning(
+                "Nearly all tokens of %s are whole numbers, such as %r. They are read from column %s; column %s has %r there. "
+                "If the words are in that column, type data.token_column=%s.",
+                one_line(str(path)), field_at(rows[0], token_column), token_column, column,
+                one_line(field_at(rows[0], column))[:80], column,
+            )  # fmt: skip
+            return
+
+
+def _are_numbers(fields: Sequence[str], share: float = 0.9) -> bool:
+    return sum(map(str.isdecimal, fields)) >= share * len(fields)
 
 
 def parse_columns(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import json
 import logging
 import re
 from pathlib import Path
 
 from lmtrain.data.files import listing, unreadable
-from lmtrain.data.text import check_beginning, is_binary, note_on_returns
+from lmtrain.data.text import BEGINNING, check_beginning, is_binary, note_on_returns
 from lmtrain.errors import DataError
 from lmtrain.shell import expanded, one_line, quoted_for_shell
 
@@ -65,7 +66,7 @@ def read_lines(path: Path, encoding: str = "utf-8", *, typed: str | None = "data
             data = file.read()
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
-    check_beginning(path, data[:8])
+    check_beginning(path, data[:BEGINNING])
     digest = hashlib.sha256(data).hexdigest()
     try:
         text = data.removeprefix(codecs.BOM_UTF8).decode(encoding) if is_utf8(encoding) else data.decode(encoding)
@@ -93,6 +94,22 @@ def read_lines(path: Path, encoding: str = "utf-8", *, typed: str | None = "data
     if num_returns := text.count("\r") - text.count("\r\n"):
         log.warning("%s", note_on_returns(path, num_returns, has_lines="\n" in text))
     return lines, digest
+
+
+def refuse_records(line: str, name: str, allowed: str, chosen: str) -> None:
+    """Raises DataError where the first line of a file is a record of JSON lines. `allowed` says what is read instead, and
+    `chosen` is what jq takes to write it."""
+    try:
+        record = json.loads(line) if line.lstrip().startswith("{") else None
+    except (ValueError, RecursionError):
+        return
+    if record:
+        file = quoted_for_shell(name) if Path(name).is_file() else "FILE"
+        raise DataError(
+            f"{one_line(name)} holds JSON lines: it begins with {one_line(line[:80])!r}.",
+            f"JSON lines are read by data=text alone. {allowed}",
+            f"Type  jq -r {quoted_for_shell(chosen)} {file} > converted.txt  (with your names) and give the result.",
+        )
 
 
 def is_utf8(encoding: str) -> bool:

@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from lmtrain.data.examples import read_lines
+from lmtrain.data.examples import read_lines, refuse_records
 from lmtrain.data.vocabulary import WHITESPACE
 from lmtrain.errors import DataError
 from lmtrain.quantity import counted
-from lmtrain.shell import one_line
+from lmtrain.shell import one_line, quoted_for_shell
 
 MAX_HEADER = 10_000  # characters of the first line
+OTHER_SEPARATORS = {";": "semicolons", "|": "vertical bars"}
 
 Splits = Mapping[str, "Labelled"]
 
@@ -73,13 +74,24 @@ def read_labelled(path: Path, encoding: str = "utf-8", *, typed: str | None = "d
 
 def parse_labelled(lines: Sequence[str], name: str) -> Labelled:
     """Returns the texts in the lines of the file `name`."""
-    first = next((line for line in lines if not is_empty(line)), "")[:MAX_HEADER]
+    first = next((line for line in lines if not is_empty(line)), "")
+    refuse_records(first, name, "Here a file has a label, a tab or a space, and a text per line.", "[.label, .text] | @tsv")
+    first = first[:MAX_HEADER]
     if _names_columns(header := first.split("\t")):
         rows = ((number, line.split("\t")) for number, line in enumerate(lines, 1) if not is_empty(line))
         return _read_table(rows, header, name, "\t")
-    if _names_columns(header := _split_commas(first)):
+    if _names_columns(header := _split_row(first, ",")):
         return _read_table(_iter_comma_rows(lines, name), header, name, ",")
-    if Path(name).suffix.lower() == ".csv" and len(header) > 1:
+    for separator, separators in OTHER_SEPARATORS.items():
+        if _names_columns(_split_row(first, separator)):
+            convert = f"import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter={separator!r}))"
+            file = quoted_for_shell(name)
+            raise DataError(
+                f"The columns of {one_line(name)} are separated by {separators}: it begins with {one_line(first[:80])!r}.",
+                "Columns with names are separated by commas or by tabs.",
+                f"Type  python -c {quoted_for_shell(convert)} < {file} > commas.csv  and give the result.",
+            )
+    if Path(name).suffix.lower() == ".csv" and (len(header) > 1 or ";" in first):
         raise DataError(
             f"{one_line(name)} begins with {one_line(first[:80])!r}.",
             "A file of comma-separated values begins with the names of its columns, and label and text are among them.",
@@ -99,25 +111,30 @@ def _column_name(field: str) -> str:
     return field.strip(WHITESPACE).lower()
 
 
-def _split_commas(line: str) -> list[str]:
-    """Returns the fields of a line; none if it is no line of comma-separated values: a carriage return is within it."""
+def _split_row(line: str, separator: str) -> list[str]:
+    """Returns the fields of a line; none if it is no line of separated values: a carriage return is within it."""
     try:
-        return next(csv.reader([line]), [])
+        return next(csv.reader([line], delimiter=separator), [])
     except csv.Error:
         return []
 
 
 def _iter_comma_rows(lines: Sequence[str], name: str) -> Iterator[tuple[int, list[str]]]:
-    """Yields the fields of comma-separated values, by line; a line's end within quotation marks becomes a space."""
+    """Yields the fields of comma-separated values, by the line where they begin; a line's end within quotation marks becomes
+    a space."""
     reader = csv.reader((f"{line}\n" for line in lines), strict=True)
+    begins = 1
     try:
         for fields in reader:
             if len(fields) > 1 or not is_empty("".join(fields)):
-                yield reader.line_num, [field.replace("\n", " ") for field in fields]
+                yield begins, [field.replace("\n", " ") for field in fields]
+            begins = reader.line_num + 1
     except csv.Error as error:
+        goes_on = f" with those up to line {reader.line_num:,}" if reader.line_num > begins else ""
         raise DataError(
-            f"Line {reader.line_num:,} of {one_line(name)} cannot be read: {error}.",
-            "Comma-separated values have quotation marks in pairs, doubled within a text.",
+            f"Line {begins:,} of {one_line(name)}{goes_on} cannot be read: {error}.",
+            "Comma-separated values have quotation marks in pairs, doubled within a text; one that is left open goes on to the "
+            "next.",
             "Mend the line, or give another file.",
         ) from None
 
@@ -125,6 +142,13 @@ def _iter_comma_rows(lines: Sequence[str], name: str) -> Iterator[tuple[int, lis
 def _read_table(rows: Iterator[tuple[int, list[str]]], header: Sequence[str], name: str, separator: str) -> Labelled:
     """Returns the texts in the rows of a file whose first row, `header`, names its columns."""
     names = [_column_name(field) for field in header]
+    for column in ("label", "text"):
+        if names.count(column) > 1:
+            raise DataError(
+                f"{one_line(name)} has {names.count(column)} columns of the name {column}: {', '.join(map(one_line, names))}.",
+                "One column is the label and one is the text.",
+                "Give the others another name, or remove them.",
+            )
     label, text = names.index("label"), names.index("text")
     pairs: list[tuple[str, str]] = []
     for number, fields in islice(rows, 1, None):

@@ -42,7 +42,11 @@ NOT_TEXT = (  # what a file begins with -> what it is, what to type
     (rb"BZh[1-9]1AY&", "bzip2", "bzip2 -dc {path} > text.txt"),
     (rb"\x28\xb5\x2f\xfd", "zstandard", "zstd -dc {path} > text.txt"),
     (rb"\xfd7zXZ\x00", "xz", "xz -dc {path} > text.txt"),
+    (rb"[\s\S]{257}ustar[\x00 ]", "a tar archive", "tar -xf {path}"),
+    (rb"(?:[^\x00]\x00){16}", "UTF-16", "iconv -f UTF-16LE -t UTF-8 {path} > text.txt"),  # without a byte order mark
+    (rb"(?:\x00[^\x00]){16}", "UTF-16", "iconv -f UTF-16BE -t UTF-8 {path} > text.txt"),
 )
+BEGINNING = 264  # bytes of a file that tell what it is
 
 CONTROL = bytes([*range(9), 11, *range(14, 32), 127])  # C0 without tab, line feed, form feed and carriage return; and DEL
 
@@ -194,7 +198,7 @@ def _iter_decoded(file: BufferedIOBase, path: Path, *, at_once: bool = False) ->
             raise unreadable(path, error) from error
         data = held + block
         if position == 0:
-            check_beginning(path, data[:8])
+            check_beginning(path, data[:BEGINNING])
             if data.startswith(codecs.BOM_UTF8):
                 data, position = data[3:], 3
         try:
