@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-import lmtrain.training.checkpoint  # noqa: F401 (it has errors of its own)
-from lmtrain.errors import UserError, is_out_of_memory
+import lmtrain.training.checkpoint
+from lmtrain.__main__ import main
+from lmtrain.data.files import check_file
+from lmtrain.errors import ResourceError, UserError, as_typed, current_directory, is_out_of_memory, unwritable
 from lmtrain.inference.drawing import OnlyUnknownError
 from lmtrain.saved import NoVectorsError
 from lmtrain.settings import reading
@@ -72,3 +74,34 @@ def test_too_little_memory_to_load_pytorch_ends_with_one_paragraph(kilobytes: in
     assert done.returncode == 6, done.stderr
     assert done.stderr.startswith("lmtrain: PyTorch cannot be loaded: the address space of this process is limited")
     assert done.stderr.count("\n") == 1
+
+
+def test_what_a_full_disk_cannot_take_is_told_from_a_path_that_is_wrong() -> None:
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        full = unwritable("--output x", OSError(code, os.strerror(code)))
+        assert (full.exit_code, full.given) == (6, f"--output x cannot be written: {os.strerror(code)}.")
+    wrong = unwritable("--output x", NotADirectoryError(errno.ENOTDIR, "Not a directory"))
+    assert (wrong.exit_code, wrong.given) == (2, "--output x cannot be made: Not a directory.")
+
+
+def test_a_word_of_a_sentence_is_no_argument() -> None:
+    with (
+        pytest.raises(UserError, match=r"^A text is read twice here\. --text is empty\. Type --text FILE\.$"),
+        as_typed(text="--text "),
+    ):
+        raise UserError("A text is read twice here.", "text is empty.", "Type text=FILE.")
+
+
+def test_a_directory_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    said = r"The current directory is gone: .* Type  cd DIRECTORY  with one that exists"
+    with pytest.raises(ResourceError, match=said):
+        current_directory()
+    with pytest.raises(ResourceError, match=said):
+        lmtrain.train("data=text", "data.path=x")
+    with pytest.raises(ResourceError, match=said):
+        check_file(Path("x.txt"))
+    with pytest.raises(SystemExit, match="6"):
+        main(["runs"])

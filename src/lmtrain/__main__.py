@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 
 from lmtrain import __version__
-from lmtrain.errors import ResourceError, UserError, is_out_of_memory
+from lmtrain.errors import ResourceError, UserError, current_directory, is_out_of_memory
 from lmtrain.terminal import PARENT, end_in_order, end_process, end_with, prepare_streams
 
 COMMANDS = {
@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
             with end_in_order():
                 if parent := os.environ.pop(PARENT, ""):
                     end_with(int(parent))
+                current_directory()
                 _dispatch(arguments)
         except SystemExit as ended:
             if ended.code:

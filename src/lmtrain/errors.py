@@ -11,6 +11,7 @@ from __future__ import annotations
 import copyreg
 import errno
 import mmap
+import os
 import re
 import resource
 from collections.abc import Iterable, Iterator
@@ -101,6 +102,8 @@ def as_typed(**names: str) -> Iterator[None]:
     mentions = re.compile(rf"(?<![\w.-])({'|'.join(map(re.escape, names))})(=True\b|=| is )")
 
     def typed(mention: re.Match[str]) -> str:
+        if mention[2] == " is " and re.search(r"\w \Z", mention.string[: mention.start()]):
+            return mention[0]  # a word of the sentence: "A text is read once."
         before, is_switch = names[mention[1]], not names[mention[1]].endswith(("=", " "))
         return before.rstrip("= ") + " is " if mention[2] == " is " else before + mention[2][1:].lower() * (not is_switch)
 
@@ -124,6 +127,37 @@ def is_out_of_memory(error: BaseException) -> bool:
             and (type(error).__name__ == "OutOfMemoryError" or any(said in words for said in SAID_BY_ALLOCATORS))
         )
     )
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk is full or broken, so that what was typed may be right."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def unwritable(what: str, error: OSError) -> UserError:
+    """Returns the error for `what` was to be written, such as an option with its path: ResourceError where the disk is full,
+    else SettingsError."""
+    reason = error.strerror or error
+    if is_full(error):
+        return ResourceError(
+            f"{what} cannot be written: {reason}.", "It is written as a whole or not at all.",
+            "Free some space, or give a path on another disk.",
+        )  # fmt: skip
+    return SettingsError(
+        f"{what} cannot be made: {reason}.", "It must be a new path in a directory that you may write in.", "Give another path."
+    )
+
+
+def current_directory() -> Path:
+    """Returns the directory where relative paths start. Raises ResourceError where it is gone."""
+    try:
+        return Path(os.getcwd())
+    except OSError as error:
+        raise ResourceError(
+            f"The current directory is gone: {error.strerror}.",
+            "Relative paths start at it, so it must exist.",
+            "Type  cd DIRECTORY  with one that exists, and do the same again.",
+        ) from error
 
 
 SAID_BY_THE_LOADER = ("failed to map segment from shared object", "cannot allocate memory", "Cannot allocate memory")

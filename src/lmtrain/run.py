@@ -25,7 +25,7 @@ import torch
 
 from lmtrain.application import train_here
 from lmtrain.arguments import checked
-from lmtrain.errors import SettingsError
+from lmtrain.errors import SettingsError, current_directory
 from lmtrain.tasks.base import Reached
 from lmtrain.trained import Model, load
 
@@ -102,7 +102,7 @@ def _alone() -> Iterator[None]:
 @contextmanager
 def _left_as_it_was() -> Iterator[None]:
     """Puts back what training sets for the whole process, and gives it standard streams where there are none."""
-    place, raises = os.getcwd(), logging.raiseExceptions
+    place, raises = current_directory(), logging.raiseExceptions
     threads, states = torch.get_num_threads(), (random.getstate(), np.random.get_state(), torch.get_rng_state())
     flushes = float(torch.tensor(1e-320, dtype=torch.float64) * 1) == 0
     try:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from lmtrain.errors import SettingsError
+from lmtrain.errors import ResourceError, SettingsError, unwritable
 from lmtrain.files.unfinished import parents_of, unfinished_directory
 from lmtrain.shell import expanded
 
 
 def new_path(path: str, *, option: str = "--output") -> Path:
-    """Where a command writes; SettingsError where something is already, and for an empty path or "-"."""
+    """Where a command writes; SettingsError where something is already, also in the place of a directory
+    above it, and for an empty path or "-"."""
     if not path:
         raise SettingsError(f"{option} is empty.", "It must be a new path.", f"Type for example {option} out.")
     if path == "-":
@@ -23,6 +25,9 @@ def new_path(path: str, *, option: str = "--output") -> Path:
         )  # fmt: skip
     if os.path.lexists(file := expanded(path)):
         raise SettingsError(f"{option} {path} is there already.", "Nothing is overwritten.", "Give another path, or remove it.")
+    above = next(parent for parent in file.absolute().parents if os.path.lexists(parent))
+    if not above.is_dir():
+        raise unwritable(f"{option} {path}", NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
     return file
 
 
@@ -40,18 +45,15 @@ def new_directory(path: str, *, option: str = "--output") -> Iterator[Path]:
                 directory.lstat()  # which tells of a name that is too long; the one that is filled first is a shorter one
             unfinished = undo.enter_context(unfinished_directory(directory))
         except OSError as error:
-            raise _cannot_be_made(option, path, error) from error
-        yield unfinished
+            raise unwritable(f"{option} {path}", error) from error
+        try:
+            yield unfinished
+        except ResourceError as error:
+            if isinstance(error.__cause__, OSError) and str(unfinished) in error.given:  # which nobody typed, and which goes
+                raise unwritable(f"{option} {path}", error.__cause__) from error
+            raise
         new_path(path, option=option)  # somebody may have made it meanwhile
         try:
             os.rename(unfinished, directory)
         except OSError as error:
-            raise _cannot_be_made(option, path, error) from error
-
-
-def _cannot_be_made(option: str, path: str, error: OSError) -> SettingsError:
-    return SettingsError(
-        f"{option} {path} cannot be made: {error.strerror or error}.",
-        "It must be a new path in a directory that you may write in.",
-        "Give another path.",
-    )
+            raise unwritable(f"{option} {path}", error) from error

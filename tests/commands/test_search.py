@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from lmtrain.application import GROUPS, Sources, check_overrides, register_schem
 from lmtrain.commands.runs import read_runs
 from lmtrain.commands.search import _open_study
 from lmtrain.commands.search_space import Choice, Range, experiment, read_space
-from lmtrain.errors import SettingsError
+from lmtrain.errors import ResourceError, SettingsError
 
 Call = Callable[..., Any]
 SPACE = """
@@ -124,6 +125,19 @@ def test_mistakes_are_said_before_the_first_trial(place: Path, call: Call, monke
         assert "Traceback" not in ended.err
     monkeypatch.setattr("lmtrain.commands.search.find_spec", lambda name: None)
     assert "lmtrain's extra `search`" in call("search", "a.yaml").err
+
+
+def test_a_storage_on_a_full_disk_is_no_wrong_setting(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+    try:
+        with pytest.raises(
+            ResourceError, match=r"The study cannot be written in --storage sqlite:///.*: the disk is full or broken"
+        ):
+            _open_study(f"sqlite:///{tmp_path}/study.db", "a", 1, True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_tables_that_another_process_is_making_are_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmtrain.errors import DataError, ResourceError
+from lmtrain.errors import DataError, SettingsError
 from lmtrain.vectors.files import FORMATS, format_of
 from lmtrain.vectors.table import Vectors
 
@@ -125,9 +125,10 @@ BAD = {
     "empty": (b"", r"holds no word"),
     "blank": (b"\n \n\r\n", r"holds no word"),
     "only a header": (b"0 5\n", r"holds no word"),
-    "only a header that lies": (b"3 5\n", r"announces 3 words, and 0 are there"),
+    "only a header that lies": (b"3 5\n", r"given holds no word\."),
     "size 0": (b"2 0\ncat\ndog\n", r"gives vectors of size 0"),
     "cut binary": (b"2 2\n" + rows(b"a", b"b")[:-3], r"ends within row 2 of 2: at offset 14 there are 7 bytes more"),
+    "too long": (b"2 2\n" + rows(b"a", b"b") + b"\n1234", r"behind the last of its 2 rows: \d bytes at offset"),
     "cut within a word": (b"2 2\n" + rows(b"a") + b"bc", r"ends within row 2 of 2: at offset 14 there are 2 bytes more"),
     "UTF-16": ("cat 1 2\n".encode("utf-16"), r"is UTF-16, not plain text"),
     "zip of something else": (b"PK\x03\x04nothing", r"cannot be read as npz"),
@@ -158,7 +159,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is a directory\..*lmtrain\.load_vectors\('"):
         Vectors.load(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(ResourceError, match="cannot be written"):
+    with pytest.raises(SettingsError, match="cannot be made: Not a directory"):
         Vectors(("a",), np.ones((1, 1), np.float32)).save(tmp_path / "file" / "directory")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmtrain.errors import SettingsError
+from lmtrain.errors import unwritable
 from lmtrain.files.unfinished import new_file
 from lmtrain.shell import one_line
 from lmtrain.targets import new_path
@@ -16,14 +16,10 @@ def new_drawing(option: str, path: str) -> Path:
 
 
 def write_drawing(option: str, path: Path, svg: str) -> None:
-    """Writes the drawing. Raises SettingsError if that cannot be done."""
+    """Writes the drawing. Raises SettingsError if that cannot be done, and ResourceError where the disk is full."""
     try:
         with new_file(path) as file:
             new_drawing(option, str(path))  # somebody may have made it in the meantime
             file.write(svg.encode("utf-8", "xmlcharrefreplace"))
     except OSError as error:
-        raise SettingsError(
-            f"{option} {one_line(str(path))} cannot be written: {error.strerror or error}.",
-            "It must be a new file in a directory that you may write in.",
-            "Give another path.",
-        ) from error
+        raise unwritable(f"{option} {one_line(str(path))}", error) from error

@@ -18,7 +18,7 @@ from lmtrain.commands.options import Parser, new_path, whole
 from lmtrain.commands.report_page import Curve, colour_of
 from lmtrain.commands.run_table import Table, by_task, iter_failures, table_of_groups, table_of_runs
 from lmtrain.commands.runs import read_runs
-from lmtrain.errors import ResourceError, UserError, check_address_space
+from lmtrain.errors import UserError, check_address_space, unwritable
 from lmtrain.files.unfinished import new_file
 from lmtrain.quantity import counted
 from lmtrain.shell import printable, shown
@@ -56,8 +56,7 @@ def main(arguments: list[str]) -> None:
             file.write(text.encode("utf-8", "backslashreplace"))
             new_path(options.output)  # somebody may have made it in the meantime
     except OSError as error:
-        reason = error.strerror or error
-        raise ResourceError(f"--output {output} cannot be written: {reason}.", "", "Give another path.") from error
+        raise unwritable(f"--output {output}", error) from error
     print(printable(f"Saved in {shown(output)}: {counted(len(records), 'run')}. Open it in a browser."))
 
 

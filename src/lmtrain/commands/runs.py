@@ -25,7 +25,7 @@ from lmtrain.commands.run_table import (
     table_of_runs,
     value_of,
 )
-from lmtrain.errors import ResourceError, SettingsError
+from lmtrain.errors import SettingsError, unwritable
 from lmtrain.files.unfinished import new_file
 from lmtrain.settings.reading import nearest
 from lmtrain.shell import expanded, num_columns, one_line, padded, shown
@@ -183,7 +183,7 @@ def write_csv(path: Path, records: Sequence[RunRecord]) -> None:
         with new_file(path) as file:
             file.write(stream.getvalue().encode(errors="backslashreplace"))
     except OSError as error:
-        raise ResourceError(f"--csv {path} cannot be written: {error.strerror or error}.", "", "Give another path.") from error
+        raise unwritable(f"--csv {path}", error) from error
 
 
 def _csv_value(value: Any) -> Any:

@@ -29,7 +29,7 @@ from typing import Any
 import lmtrain.config as config
 from lmtrain.commands.options import Parser, whole
 from lmtrain.commands.search_space import Space, experiment, read_space
-from lmtrain.errors import ResourceError, SettingsError, UserError
+from lmtrain.errors import ResourceError, SettingsError, UserError, is_full, unwritable
 from lmtrain.files.unfinished import write_atomically
 from lmtrain.progress import watched
 from lmtrain.quantity import counted
@@ -122,6 +122,8 @@ class Search:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if is_full(error):
+                raise unwritable(f"--directory {one_line(str(directory))}", error) from error
             raise SettingsError(
                 f"--directory {one_line(str(directory))} cannot be used: {error.strerror}.",
                 "The runs of the trials are kept in it.", "Give a directory that you may write in.",
@@ -339,6 +341,7 @@ class Search:
 
 
 INTERRUPTED = "interrupted"
+SAID_OF_A_FULL_DISK = ("database or disk is full", "disk I/O error")  # by SQLite
 WORDS = {"COMPLETE": "complete", "PRUNED": "ended early", "FAIL": "failed", "RUNNING": "under way", "WAITING": "waiting"}
 
 
@@ -360,7 +363,8 @@ class _Drawn:
 
 
 def _open_study(url: str, name: str, seed: int | None, prunes: bool) -> Any:
-    """Returns the study of this name, new or as it is. Raises SettingsError if the storage cannot be used.
+    """Returns the study of this name, new or as it is. Raises SettingsError if the storage cannot be used, and ResourceError
+    where the disk is full.
 
     Of processes that begin together, one makes the tables, and the others may find them half made: they look again.
     """
@@ -386,6 +390,12 @@ def _open_study(url: str, name: str, seed: int | None, prunes: bool) -> Any:
     except (KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:  # from SQLAlchemy, from a missing driver, from a file that is no data base
+        if any(said in f"{error} {error.__cause__}" for said in SAID_OF_A_FULL_DISK):
+            raise ResourceError(
+                f"The study cannot be written in --storage {one_line(url)}: the disk is full or broken.",
+                "It holds what is known of every trial.",
+                "Free some space, or give a path on another disk.",
+            ) from error
         raise SettingsError(
             f"The study cannot be opened in --storage {one_line(url)}: {one_line(str(error).partition(chr(10))[0])}.",
             "A storage is a data base that Optuna can use, such as sqlite:///study.db (a file).",

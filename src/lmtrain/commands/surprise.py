@@ -11,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from lmtrain.commands.options import new_path
-from lmtrain.errors import SettingsError
+from lmtrain.errors import SettingsError, unwritable
 from lmtrain.files.unfinished import new_file
 from lmtrain.shell import printable
 
@@ -133,7 +133,7 @@ def page(path: str, title: str, unit: str, has_words: bool) -> Iterator[tuple[Ca
     """Opens an HTML file that appears whole or not at all; yields what draws the next unit, and what ends the page.
 
     `has_words` puts a space between two units of a line. Raises SettingsError if something is at `path` already, or if it
-    cannot be made.
+    cannot be made; ResourceError where the disk is full.
     """
     target = new_path(path, option="--html")
     try:
@@ -150,10 +150,7 @@ def page(path: str, title: str, unit: str, has_words: bool) -> Iterator[tuple[Ca
     except BrokenPipeError:  # the reader of standard output went away
         raise
     except OSError as error:
-        raise SettingsError(
-            f"--html {path} cannot be made: {error.strerror or error}.",
-            "It must be a new file in a directory that you may write in.", "Give another path.",
-        ) from error  # fmt: skip
+        raise unwritable(f"--html {path}", error) from error
 
 
 def _shade(level: int) -> str:

@@ -6,7 +6,7 @@ import difflib
 import stat
 from pathlib import Path
 
-from lmtrain.errors import DataError
+from lmtrain.errors import DataError, current_directory
 from lmtrain.shell import one_line, quoted_for_shell
 
 STANDARD_INPUT = Path("standard input")  # its name in errors
@@ -47,7 +47,8 @@ def missing(path: Path) -> DataError:
         return DataError(
             "- was given, and there is no file of this name.", "Standard input is not read here.", "Give the path of a file."
         )
-    absolute = Path.cwd() / path
+    here = current_directory()
+    absolute = here / path
     parent = next(parent for parent in absolute.parents if parent.is_dir())
     try:
         names = sorted(entry.name for entry in parent.iterdir() if entry != absolute)  # which a link to nothing is among
@@ -61,7 +62,7 @@ def missing(path: Path) -> DataError:
     return DataError(
         f"There is no file or directory {absolute}{link}.",
         f"The nearest directory that exists is {parent}. {there}",
-        f"Relative paths start at the current directory, {Path.cwd()}. Give a path that exists.",
+        f"Relative paths start at the current directory, {here}. Give a path that exists.",
     )
 
 

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from lmtrain import __version__
-from lmtrain.errors import CheckpointError, ResourceError, UnfitError, UserError, is_out_of_memory
+from lmtrain.errors import CheckpointError, ResourceError, UnfitError, UserError, current_directory, is_out_of_memory
 from lmtrain.expected import Whole, compare, within
 from lmtrain.files.durable import (
     FileRecord,
@@ -544,7 +544,7 @@ def _check_directory(path: Path) -> None:
     missing = path.absolute().relative_to(near).parts[0]
     similar = difflib.get_close_matches(missing, [entry.name for entry in _entries(near)], n=1)
     raise CheckpointError(
-        f"{path} does not exist (the working directory is {Path.cwd()}).",
+        f"{path} does not exist (the working directory is {current_directory()}).",
         f"{near} holds {_listing(near)}.",
         f"Did you mean {near / similar[0]}?" if similar else "Give a run directory or a checkpoint directory.",
     )

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lmtrain.errors import ResourceError, SettingsError
+from lmtrain.errors import ResourceError, SettingsError, is_full
 from lmtrain.files.durable import set_aside
 from lmtrain.files.run_lock import RunLock
 from lmtrain.files.strict_json import MAX_BYTES, parse_json, to_json
@@ -234,7 +234,7 @@ def _sessions(path: Path) -> list[dict[str, Any]]:
 
 
 def _unwritable(path: Path, error: OSError, new: bool) -> SettingsError | ResourceError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+    if is_full(error):
         return ResourceError(f"{path} cannot be written: {error}.", "A run writes its checkpoints there.", "Free some space.")
     return SettingsError(
         f"{path} cannot be used as a run directory: {error}.",

@@ -54,12 +54,14 @@ def iter_binary(
 def _truncated(path: Path, number: int, claimed: int, place: int, size: int, data: Data, blank: int | None) -> DataError:
     if blank is None and len(data) - place > MAX_WORD:
         problem = f"{path} holds no word at offset {place:,}, where row {number:,} must begin."
+    elif number > claimed:
+        problem = f"{path} goes on behind the last of its {claimed:,} rows: {len(data) - place:,} bytes at offset {place:,}."
     else:
         there = len(data) - place
         problem = f"{path} ends within row {number:,} of {claimed:,}: at offset {place:,} there are {there:,} bytes more."
     return DataError(
         problem, f"In word2vec's binary format, a row is a word, a blank and {size} numbers of 4 bytes.",
-        "Copy the file again: it was cut off or changed; or, if it is text, type --format word2vec.",
+        "Copy or write the file again: it was cut off or changed; or, if it is text, type --format word2vec.",
     )  # fmt: skip
 
 

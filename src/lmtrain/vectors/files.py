@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from lmtrain.data.files import typed
 from lmtrain.data.packed import PACKERS, open_unpacked, packing, read_to_end
-from lmtrain.data.text import check_beginning
-from lmtrain.errors import DataError, ResourceError
+from lmtrain.data.text import BEGINNING, check_beginning
+from lmtrain.errors import DataError, unwritable
 from lmtrain.files.unfinished import new_file
 from lmtrain.progress import Advance, watched
 from lmtrain.quantity import counted
@@ -109,7 +109,7 @@ def _recognise(file: BinaryIO, path: Path) -> str:
     first = file.readline(MAX_LINE)
     if first.startswith(ZIP):
         return "npz"
-    check_beginning(path, first[:8])
+    check_beginning(path, first[:BEGINNING])
     if not HEADER.fullmatch(first.removeprefix(BOM)):
         return "glove"
     second = next(filter(bytes.strip, iter(lambda: file.readline(MAX_LINE), b"")), b"")
@@ -143,7 +143,7 @@ def _iter_rows(file: BinaryIO, path: Path, format: str) -> Iterator[Row]:
     number = 0
     for number, row in enumerate(rows, 1):  # noqa: B007
         yield row
-    if number != claimed:
+    if number not in (0, claimed):
         raise DataError(
             f"The first line of {path} announces {counted(claimed, 'word')}, and {number:,} are there.",
             "Both must be the same, since rows may have been lost.",
@@ -326,10 +326,7 @@ def write_vectors(vectors: Vectors, path: Path, format: str) -> None:
             else:
                 packed.writelines(_iter_written(vectors, format))
     except OSError as error:
-        raise ResourceError(
-            f"{path} cannot be written: {error.strerror}.", "Allowed is a file in a directory that you may write in.",
-            "Give another path.",
-        ) from error  # fmt: skip
+        raise unwritable(str(path), error) from error
 
 
 def _iter_written(vectors: Vectors, format: str) -> Iterator[bytes]:

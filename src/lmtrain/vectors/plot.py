@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from lmtrain.errors import DataError, ResourceError
+from lmtrain.errors import DataError, unwritable
 from lmtrain.files.unfinished import new_file
 from lmtrain.shell import one_line
 from lmtrain.vectors.table import Vectors
@@ -71,15 +71,13 @@ def draw_words(vectors: Vectors, words: Sequence[str], pairs: Sequence[tuple[str
 
 
 def write(svg: str, path: Path) -> None:
-    """Writes a drawing so that it appears whole or not at all. Raises ResourceError where it cannot be written."""
+    """Writes a drawing so that it appears whole or not at all. Raises SettingsError where it cannot
+    be made, and ResourceError where the disk is full."""
     try:
         with new_file(path) as file:
             file.write(svg.encode("utf-8", "replace"))
     except OSError as error:
-        raise ResourceError(
-            f"{path} cannot be written: {error.strerror}.", "Allowed is a file in a directory that you may write in.",
-            "Give another path.",
-        ) from error  # fmt: skip
+        raise unwritable(str(path), error) from error
 
 
 def _line(first: Sequence[float], second: Sequence[float]) -> str:

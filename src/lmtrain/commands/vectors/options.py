@@ -62,11 +62,6 @@ def new_file(path: str, suffixes: tuple[str, ...] = ()) -> Path:
             f"Type --output {file.with_suffix(suffixes[0])}.",
         )  # fmt: skip
     above = next(parent for parent in file.absolute().parents if parent.exists())
-    if not above.is_dir():
-        raise SettingsError(
-            f"--output {path} is below {shown(above)}, which is no directory.", "A file is in a directory.",
-            "Give another path.",
-        )  # fmt: skip
     if not os.access(above, os.W_OK):
         raise SettingsError(
             f"--output {path} cannot be made: you may not write in {shown(above)}.",
