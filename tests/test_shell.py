@@ -1,6 +1,7 @@
 """Text of others: what a terminal is shown of it, and that a shell reads a quoted word as it was, whatever a file is called."""
 
 import os
+import pwd
 import subprocess
 import unicodedata
 from pathlib import Path
@@ -104,3 +105,14 @@ def test_a_text_is_padded_to_columns_of_a_terminal(text: str, columns: int) -> N
     assert padded(text, 6) == text + " " * (6 - columns)
     assert padded(text, 6, right=True) == " " * (6 - columns) + text
     assert padded(text, 0) == text
+
+
+def test_an_empty_home_is_as_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    expected = expanded("~/x")
+    monkeypatch.setenv("HOME", "")
+    assert expanded("~/x") == expected
+    assert expanded("~") == expected.parent
+    assert expanded("x/~") == Path("x/~")
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    assert expanded("~/x") == Path("~/x")

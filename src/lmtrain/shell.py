@@ -8,6 +8,7 @@ it, and a shell obeys others. So a message shows it as `printable` gives it, and
 from __future__ import annotations
 
 import os
+import pwd
 import shlex
 import unicodedata
 from pathlib import Path
@@ -81,9 +82,20 @@ def _for_printf(character: str) -> str:
 def expanded(path: str | Path) -> Path:
     """`path` with a leading `~` or `~user` replaced by that home, as a shell does it: where there is none, it is a name."""
     try:
-        return Path(path).expanduser()
+        return at_home(path)
     except RuntimeError:
         return Path(path)
+
+
+def at_home(path: str | Path) -> Path:
+    """The same, but raises RuntimeError where there is no such home. An empty HOME is as one that is not set."""
+    first, *rest = Path(path).parts or ("",)
+    if first != "~" or os.environ.get("HOME") != "":
+        return Path(path).expanduser()
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir, *rest)
+    except KeyError:
+        raise RuntimeError("Could not determine home directory.") from None
 
 
 def shown(path: str | Path) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -271,3 +272,62 @@ def test_directories_above_a_file_to_write_are_made(place: Path, call: Call) -> 
 def test_paragraphs_of_a_help_stay_and_so_does_what_is_indented(place: Path, call: Call) -> None:
     assert "\n\n    total = score + lm_weight * log-probability + word_penalty * words\n\n" in call("rescore", "--help").out
     assert "\n\n    python -m lmtrain completion >> ~/.bashrc\n\n" in call("completion", "--help").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ("score run text.txt --unit word --html new/x.html", "--html new/x.html"),
+        ("inspect data=text data.path=text.txt --svg new/x.svg", "--svg new/x.svg"),
+        ("mix run run --output new/mixed", "--output new/mixed"),
+        ("runs run --csv new/runs.csv", "--csv new/runs.csv"),
+        ("report run --tokens 0 --output new/report.html", "--output new/report.html"),
+    ],
+)
+def test_a_full_disk_is_said_of_what_was_typed(arguments: str, what: str, place: Path, call: Call) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        ended = call(*arguments.split())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert ended.err.splitlines()[-1] == (
+        f"lmtrain: {what} cannot be written: File too large. It is written as a whole or not at all. "
+        "Free some space, or give a path on another disk."
+    )
+    assert ended.code == 6
+    assert not (place / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "runs run --csv text.txt/x",
+        "report run --output text.txt/x",
+        "arpa run --output text.txt/x",
+        "export run --output text.txt/x",
+    ],
+)
+def test_a_file_in_the_place_of_a_directory_is_a_path_typed_wrong(arguments: str, place: Path, call: Call) -> None:
+    ended = call(*arguments.split())
+    assert (ended.code, ended.out) == (2, "")
+    assert re.search(r"--(csv|output) text\.txt/x cannot be made: Not a directory\.", ended.err)
+
+
+def test_a_file_whose_name_begins_like_an_option_is_named_with_its_directory(place: Path, call: Call) -> None:
+    (place / "-a.txt").write_text("the cat\n")
+    for arguments in (["score", "run", "-a.txt"], ["score", "run", "text.txt", "-a.txt"]):
+        assert call(*arguments).err.endswith("For the file of this name, type ./-a.txt\n")
+
+
+def test_standard_input_that_evaluate_cannot_read_twice_is_no_option(place: Path, call: Call) -> None:
+    assert "once. A text is read more than once here" in call("evaluate", "run", "-").err
+
+
+def test_inspect_says_how_a_path_with_a_comma_or_a_dollar_is_typed(place: Path, call: Call) -> None:
+    refused = call("inspect", "data=text", "data.path=a,b.txt")
+    assert "quote it twice: 'data.path=\"a,b.txt\"'" in refused.err
+    refused = call("inspect", "data=text", 'data.path="a${x}.txt"')
+    assert "data.path=a${x}.txt cannot be resolved: Interpolation key 'x' not found." in refused.err
+    assert "type 'data.path=\"a\\${x}.txt\"'" in refused.err
+    assert "There is no file or directory" in call("inspect", "data=text", 'data.path="a\\${x}.txt"').err

@@ -248,3 +248,12 @@ def test_a_run_reads_packed_records_and_shards(shards, tmp_path, monkeypatch, ca
                  "model=ngram", "tokenizer=word", "model.order=2", "trainer.num_threads=1")  # fmt: skip
     assert ended.code == 0, ended.err
     assert "Reading 12 files in this order: r0.jsonl.gz, r1.jsonl.gz, r2.jsonl.gz" in ended.out + ended.err
+
+
+def test_a_directory_with_a_split_twice_says_to_remove_one(tmp_path):
+    for name in ("train.txt", "train.tokens", "valid.txt", "test.txt"):
+        (tmp_path / name).write_text("a\n")
+    with pytest.raises(
+        DataError, match=r"has both train\.txt and train\.tokens; .*\. Remove all but one of each, or give a single"
+    ):
+        find_sources(tmp_path)

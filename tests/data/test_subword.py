@@ -265,3 +265,13 @@ def test_without_the_library_the_extra_is_named(subwords: Subwords, monkeypatch:
     with pytest.raises(CheckpointError, match="extra `subword`"):
         Subwords(subwords.document, CheckpointError)
     assert sha256_of({"b": 1, "a": 2}) == sha256_of({"a": 2, "b": 1})
+
+
+def test_a_byte_level_tokenizer_that_puts_a_space_before_text_is_refused_by_that_setting(
+    subwords: Subwords, tmp_path: Path
+) -> None:
+    document = copy.deepcopy(subwords.document)
+    document["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"add_prefix_space of pre_tokenizer is true.* Allowed is false\. Write false there"):
+        read_library_file(tmp_path / "tokenizer.json")

@@ -592,3 +592,13 @@ def test_a_folder_is_closed_again_where_it_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UnusableCacheError):
             Cache(tmp_path)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_empty_home_is_no_root_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pwd
+
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("LMTRAIN_CACHE", "")
+    assert reason_of(monkeypatch) == "you have no home directory; set LMTRAIN_CACHE to a folder for what is compiled"

@@ -129,3 +129,9 @@ def test_neighbours_of_the_same_vector_have_the_cosine_one_and_stand_in_their_or
     vectors = Vectors(tuple(f"w{i}" for i in range(49)), matrix)
     for row in range(7):
         assert vectors.neighbours(f"w{row}", 6) == [(f"w{row + 7 * i}", 1.0) for i in range(1, 7)]
+
+
+def test_a_table_is_shown_by_its_size_and_its_first_words() -> None:
+    vectors = Vectors(tuple(f"word{number}" for number in range(1000)), np.zeros((1000, 2), np.float32))
+    assert repr(vectors) == "<lmtrain.Vectors 1,000 words x 2 numbers: word0, word1, word2, word3, word4, ...>"
+    assert repr(Vectors(("a\n",), np.zeros((1, 1), np.float32))) == r"<lmtrain.Vectors 1 word x 1 number: a\n>"

@@ -52,7 +52,12 @@ def read_settings(overrides: Sequence[str]) -> config.Config:
     register_schemas()
     parsed = parse(overrides)
     reading.raise_problems(
-        [f"{item.input_line} gives several values; one is looked at here." for item in parsed if item.is_sweep_override()]
+        [
+            f"{item.input_line} gives several values; one is looked at here. For one value with commas in it, quote it twice: "
+            f"{quoting.typed(item.key_or_group, (item.input_line or '').partition('=')[2])}"
+            for item in parsed
+            if item.is_sweep_override()
+        ]
         + [f"{item.input_line} is a setting of Hydra, which has no part here." for item in parsed if item.is_hydra_override()]
     )
     overrides = as_meant(overrides)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -104,14 +104,29 @@ def resolve(settings: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(settings), resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, RecursionError) as error:
-        problem = f"The settings cannot be resolved: {str(error).partition(chr(10))[0].rstrip('.')}."
-        reading.raise_problems([*problems, problem])
+        reading.raise_problems([*problems, _unresolved(settings, getattr(error, "full_key", None) or "", error)])
     return cast(dict[str, Any], resolved)
+
+
+def _unresolved(settings: Mapping[str, Any], key: str, error: Exception) -> str:
+    """Says which setting cannot be resolved, and how text with a `${` in it is typed."""
+    said = str(error).partition("\n")[0].rstrip(".")
+    value: Any = settings
+    for name in [key] if key in settings else key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    if not isinstance(value, str):
+        return f"{key or 'The settings'} cannot be resolved: {said}."
+    escaped = quoted_for_shell(f'{key}="{value.replace("${", BACKSLASH + "${")}"')
+    stands = "${NAME} stands for the value of another setting"
+    return f"{key}={value} cannot be resolved: {said}. {stands}; for text with a $ in it, type {escaped}"
+
+
+BACKSLASH = "\\"
 
 
 def resolved_value(item: Override) -> Any:
     """The value of an override that is none of a sweep, with every `${...}` in it replaced."""
-    return resolve({"value": item.value()}, [])["value"]
+    return resolve({item.key_or_group: item.value()}, [])[item.key_or_group]
 
 
 # ---- a run that goes on

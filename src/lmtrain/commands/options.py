@@ -10,7 +10,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
@@ -55,9 +55,11 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False, formatter_class=_Formatter,
         )  # fmt: skip
         self._behind = behind
+        self._typed: list[str] = []
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Returns the options. What may be left out may also be typed behind options: `compare A B --json FILE`."""
+        self._typed = list(sys.argv[1:] if args is None else args)
         options, surplus = self.parse_known_args(args, namespace)
         if surplus and not any(map(_is_option, surplus)):
             options, surplus = self.parse_known_intermixed_args(args, namespace)
@@ -104,7 +106,7 @@ class Parser(argparse.ArgumentParser):
             raise SettingsError(
                 f"{typed} cannot be used by  {self.prog}.",
                 f"It takes {takes}; its options are {', '.join(options)}.",
-                _did_you_mean(argument.partition("=")[0], options) or see,
+                _as_file([argument]) or _did_you_mean(argument.partition("=")[0], options) or see,
             )
         remedy = f"Did you mean  {self._behind} {typed}?" if self._behind else "Leave it out."
         raise SettingsError(f"{typed} is one argument too many for  {self.prog}.", f"It takes {takes}.", f"{remedy} {see}")
@@ -115,7 +117,14 @@ class Parser(argparse.ArgumentParser):
         see = f"See  {self.prog} --help"
         found = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
         remedy = found and _did_you_mean(found[1], re.findall(r"[\w-]+", found[2]))
-        raise SettingsError(f"{message[0].upper()}{message[1:]}.", "", remedy or see)
+        file = _as_file(self._typed) if "arguments are required" in message else None
+        raise SettingsError(f"{message[0].upper()}{message[1:]}.", "", file or remedy or see)
+
+
+def _as_file(arguments: Iterable[str]) -> str | None:
+    """Says how the first of the arguments that is taken for an option, and is the name of a file, is typed."""
+    name = next((argument for argument in arguments if argument.startswith("-") and Path(argument).is_file()), None)
+    return name and f"What begins with - is an option. For the file of this name, type {quoted_for_shell(f'./{name}')}"
 
 
 def _names_another(chosen: str, path: str) -> bool:

@@ -137,8 +137,11 @@ def _wrong_directory(path: Path, names: list[str], found: Sources) -> DataError:
     lacking = [name for name, files in zip(NAMES, found, strict=True) if not files]
     twice = [file.name for files in found if len(files) > 1 for file in files]
     problems = [f"lacks {', '.join(lacking)}"] * bool(lacking) + [f"has both {' and '.join(twice)}"] * bool(twice)
+    removal = "Remove all but one of each" if twice else ""
+    renaming = "Rename the files (for example to train.txt, valid.txt, test.txt)" if lacking else ""
+    remedy = ". ".join(filter(None, (removal, renaming)))
     return DataError(
         f"The directory {path} {' and '.join(problems)}; it holds {listing(names)}.",
         "Allowed is a directory with one file each for train, valid and test, ending in .txt or .tokens.",
-        "Rename the files (for example to train.txt, valid.txt, test.txt), or give a single file: data.path=FILE.",
+        f"{remedy}, or give a single file: data.path=FILE.",
     )

@@ -222,6 +222,8 @@ def read_library_file(path: str | Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {str(error)[:200]}.", "A tokenizer is read from one JSON file.", remedy) from None
     except UnfitError as error:
+        if error.field == PREFIX_SPACE:
+            remedy = "Write false there, or type tokenizer=bpe to learn one."
         raise DataError(
             f"{path} cannot be used: {error.field} {error.problem}.", f"Allowed is {error.range}.", remedy
         ) from None
@@ -290,6 +292,8 @@ class Subwords:
 
     def _only_id(self, text: str) -> int:
         ids = self._encode_all([text])[0]
+        if len(ids) != 1 and b'"add_prefix_space":true' in canonical(self.document["pre_tokenizer"]):
+            raise UnfitError(PREFIX_SPACE, "is true, which puts a space before every line", "false")
         if len(ids) != 1:
             raise UnfitError("model.vocab", f"writes {text!r} with {len(ids)} tokens", "one token for the end of a line")
         return int(ids[0])
@@ -301,6 +305,7 @@ class Subwords:
                 raise UnfitError("it", f"changes text: {probe!r} comes back as {again!r:.80}", "a tokenizer that loses nothing")
 
 
+PREFIX_SPACE = "add_prefix_space of pre_tokenizer"
 PROBES = (
     "a", "Ab", " a", "  a  ", "a\tb", "A b, c.D!  1234 'tis don't\r\n\n\n  x \n", "Ελληνικά, हिन्दी में। 日本語。한국어 ไทย",
     "e\u0301 ﬁ Ⅷ İß", "👩‍👩‍👧 🇬🇷\x00\x1b\u200b\u2028\ufeff\ufffd", "<unk><eos> <s>x</s>",

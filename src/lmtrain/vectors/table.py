@@ -59,6 +59,10 @@ class Vectors:
         if self.matrix.ndim != 2 or len(self.words) != len(self.matrix):
             raise ValueError(f"{len(self.words)} words were given with a matrix of shape {self.matrix.shape}; expected [V, E]")
 
+    def __repr__(self) -> str:
+        some = ", ".join(one_line(word[:20]) for word in self.words[:5]) + ", ..." * (len(self) > 5)
+        return f"<lmtrain.Vectors {counted(len(self), 'word')} x {counted(self.matrix.shape[1], 'number')}: {some}>"
+
     @classmethod
     @checked
     def load(cls, path: str | os.PathLike[str], *, format: str | None = None) -> Vectors:

@@ -37,6 +37,7 @@ from lmtrain.ops.backends import warn
 from lmtrain.ops.native.cache import Cache, UnusableCacheError
 from lmtrain.ops.transforms import FOLLOWED, is_followed
 from lmtrain.progress import watched
+from lmtrain.shell import at_home
 
 log = logging.getLogger("lmtrain")
 
@@ -157,8 +158,8 @@ def _cache_folder() -> Path:
     root = os.environ.get("LMTRAIN_CACHE")
     try:
         if root:
-            return Path(root).expanduser().absolute() / "native"
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
+            return at_home(root).absolute() / "native"
+        home = Path(os.environ.get("XDG_CACHE_HOME") or at_home("~/.cache")).absolute()
     except RuntimeError as error:
         what = f"LMTRAIN_CACHE={root} names" if root else "you have"
         raise _CannotBuildError(f"{what} no home directory; {remedy}") from error
