@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -10,12 +9,12 @@ from pathlib import Path
 
 from lmtrain.errors import ResourceError, SettingsError, unwritable
 from lmtrain.files.unfinished import parents_of, unfinished_directory
-from lmtrain.shell import expanded
+from lmtrain.shell import expanded, shown
 
 
 def new_path(path: str, *, option: str = "--output") -> Path:
-    """Where a command writes; SettingsError where something is already, also in the place of a directory
-    above it, and for an empty path or "-"."""
+    """Where a command writes; SettingsError where something is already, also in the place of a directory above it, and for an
+    empty path or "-"."""
     if not path:
         raise SettingsError(f"{option} is empty.", "It must be a new path.", f"Type for example {option} out.")
     if path == "-":
@@ -27,7 +26,11 @@ def new_path(path: str, *, option: str = "--output") -> Path:
         raise SettingsError(f"{option} {path} is there already.", "Nothing is overwritten.", "Give another path, or remove it.")
     above = next(parent for parent in file.absolute().parents if os.path.lexists(parent))
     if not above.is_dir():
-        raise unwritable(f"{option} {path}", NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+        raise SettingsError(
+            f"{option} {path} is below {shown(above)}, which is no directory.",
+            "A file is in a directory.",
+            "Give another path.",
+        )
     return file
 
 

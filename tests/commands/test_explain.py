@@ -42,7 +42,7 @@ def test_a_drawing_is_written_whole_and_overwrites_nothing(call: Call, tmp_path:
     assert file.read_bytes() == before
     below = call(*EXAMPLE, "--svg", str(file / "graph.svg"))
     assert (below.code, below.out) == (2, "")
-    assert "cannot be written" in below.err
+    assert "graph.svg, which is no directory" in below.err
     assert [path.name for path in tmp_path.iterdir()] == ["a graph.svg"]
 
 

@@ -125,7 +125,7 @@ def test_labels_are_counted(tmp_path: Path, call: Call, monkeypatch: pytest.Monk
         (("hydra.run.dir=x",), 2, "setting of Hydra"), (("data=text", "data.path=nowhere.txt"), 3, "nowhere.txt"),
         (("--jsn",), 2, "Did you mean --json"),
         (("task=tag", "data.train=text.txt", "data.valid=text.txt"), 3, "Line 1 of text.txt"),
-        (("data=text", "data.path=text.txt", "--svg", "text.txt/zipf.svg"), 2, "cannot be written"),
+        (("data=text", "data.path=text.txt", "--svg", "text.txt/zipf.svg"), 2, "is below text.txt, which is no directory"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_paragraph(arguments: tuple[str, ...], code: int, said: str, place: Path, call: Call) -> None:
