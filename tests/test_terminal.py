@@ -105,3 +105,20 @@ def test_a_save_that_nothing_can_answer_is_not_asked_for() -> None:
     with end_in_order():
         os.kill(os.getpid(), signal.SIGUSR1)
         time.sleep(0.01)
+
+
+def test_alarms_of_others_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of time (`alarm`) ends a process as ever; a signal during an import is answered where alarms are ignored, too."""
+    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    try:
+        with end_in_order():
+            assert signal.getsignal(signal.SIGALRM) == signal.SIG_IGN
+        (tmp_path / "imported_ignoring.py").write_text(MODULE.format(times=1, number=int(signal.SIGTERM)), encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(SystemExit), end_in_order():  # noqa: PT012
+            importlib.import_module("imported_ignoring")
+            time.sleep(5)
+            pytest.fail("nothing was raised")
+        assert signal.getsignal(signal.SIGALRM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGALRM, before)

@@ -47,7 +47,6 @@ def main(arguments: list[str] | None = None) -> None:
             with end_in_order():
                 if parent := os.environ.pop(PARENT, ""):
                     end_with(int(parent))
-                current_directory()
                 _dispatch(arguments)
         except SystemExit as ended:
             if ended.code:
@@ -84,6 +83,8 @@ def _dispatch(arguments: list[str]) -> None:
     if first == "--version":
         print(f"lmtrain {__version__}")
         return
+    if first != "help":
+        current_directory()  # paths start there, and libraries that are loaded ask for it
     if arguments[:1] == ["help"] and len(arguments) > 1 and arguments[1] != "help":
         _dispatch([arguments[1], "--help"])
     elif first.isidentifier():

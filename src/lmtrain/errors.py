@@ -102,7 +102,7 @@ def as_typed(**names: str) -> Iterator[None]:
     mentions = re.compile(rf"(?<![\w.-])({'|'.join(map(re.escape, names))})(=True\b|=| is )")
 
     def typed(mention: re.Match[str]) -> str:
-        if mention[2] == " is " and re.search(r"\w \Z", mention.string[: mention.start()]):
+        if mention[2] == " is " and re.search(r"\b(?:an?|the) \Z", mention.string[: mention.start()], re.IGNORECASE):
             return mention[0]  # a word of the sentence: "A text is read once."
         before, is_switch = names[mention[1]], not names[mention[1]].endswith(("=", " "))
         return before.rstrip("= ") + " is " if mention[2] == " is " else before + mention[2][1:].lower() * (not is_switch)

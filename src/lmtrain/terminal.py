@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from lmtrain.errors import ResourceError, UserError
 from lmtrain.shell import MAX_MESSAGE, printable
@@ -122,7 +122,7 @@ def end_in_order() -> Iterator[None]:
     """
     ending, before = _Ending(), {}
     if threading.current_thread() is threading.main_thread():
-        handlers = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM), ending.note)
+        handlers = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), ending.note)
         for number, handler in (handlers | {signal.SIGUSR1: _do_nothing}).items():
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 before[number] = signal.signal(number, handler)
@@ -132,8 +132,7 @@ def end_in_order() -> Iterator[None]:
         ending.go_through()  # a weak reference's callback, for example, lets no exception pass
     finally:
         _endings.pop()
-        if ending.number:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        ending.give_back_alarm()
         for number, earlier in before.items():
             signal.signal(number, earlier)
 
@@ -150,19 +149,34 @@ class _Ending:
 
     def __init__(self) -> None:
         self.number = 0
+        self._alarm: Any = None  # what SIGALRM called before
         self._home = sys._getframe(3)  # behind this, `end_in_order` and its context manager
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        is_second = bool(self.number) and number != signal.SIGALRM
-        if number != signal.SIGALRM:
-            self.number = number
-        if not is_second and self._is_importing(frame):
-            signal.setitimer(signal.ITIMER_REAL, self.AGAIN_SECONDS)  # SIGALRM asks again
-        else:
+        """What SIGINT, SIGTERM and SIGHUP call."""
+        is_second, self.number = bool(self.number), number
+        self._go_through_unless(not is_second and self._is_importing(frame))
+
+    def _ask_again(self, number: int, frame: FrameType | None) -> None:
+        self._go_through_unless(self._is_importing(frame))
+
+    def _go_through_unless(self, waits: bool) -> None:
+        if not waits:
             self.go_through()
+        if self._alarm is None:
+            self._alarm = signal.signal(signal.SIGALRM, self._ask_again) or signal.SIG_DFL
+        signal.setitimer(signal.ITIMER_REAL, self.AGAIN_SECONDS)
+
+    def give_back_alarm(self) -> None:
+        """SIGALRM is what it was before."""
+        if self._alarm is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self._alarm)
+            self._alarm = None
 
     def go_through(self) -> None:
         """Raises what ends the process, if a signal came."""
+        self.give_back_alarm()
         if self.number == signal.SIGINT:
             raise KeyboardInterrupt
         if self.number:

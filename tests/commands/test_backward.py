@@ -198,30 +198,43 @@ def test_a_forward_and_a_backward_model_are_compared_by_line_though_both_lack_wo
     assert call("compare", "forward", "backward").code == 0
 
 
+SPELT = ["tokenizer=word", "tokenizer.unknown=spelled"]
+
+
 @pytest.mark.parametrize(
-    ("text", "other", "is_kept"),
+    ("text", "one", "two", "unit"),
     [
-        ("a c b\nc a\n", ["tokenizer=word", "tokenizer.unknown=spelled", "data.reverse=true"], True),
-        ("a zq b\nzq c\n", ["tokenizer=word", "tokenizer.unknown=spelled", "data.reverse=true"], False),
-        ("a  c b\nc a\n", ["tokenizer=word", "tokenizer.unknown=spelled", "data.reverse=true"], False),
-        ("a  c b\nc a\n", ["tokenizer=char"], True),
+        ("a c b\nc a\n", SPELT, [*SPELT, "data.reverse=true"], "character"),
+        ("a zq b\nzq c\n", SPELT, [*SPELT, "data.reverse=true"], None),
+        ("a hello b\nc\n", SPELT, [*SPELT, "data.reverse=true"], None),  # as long as <unk>
+        ("a zq b\nzq c\n", ["tokenizer=word"], ["tokenizer=word", "data.reverse=true"], "token"),
+        ("a  c b\nc a\n", SPELT, [*SPELT, "data.reverse=true"], "token"),
+        ("a  c b\nc a\n", SPELT, ["tokenizer=char"], "character"),
     ],
 )
-def test_a_saved_text_is_compared_on_where_its_characters_are_known(
-    text: str, other: list[str], is_kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Any]
-) -> None:
+def test_a_saved_text_is_compared_on_by_what_its_tokens_tell(
+    text: str, one: list[str], two: list[str], unit: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    call: Callable[..., Any],
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     for name, content in (("train", "a b c\nb c a\n" * 50), ("valid", "a b\n"), ("test", text)):
         Path(f"{name}.txt").write_text(content, encoding="utf-8")
-    common = ["data=text", "data.path=.", "model=ngram"]
-    for run, settings in (("one", ["tokenizer=word", "tokenizer.unknown=spelled"]), ("two", other)):
-        assert call(*common, *settings, f"hydra.run.dir={run}").code == 0
+    for run, settings in (("one", one), ("two", two)):
+        assert call("data=text", "data.path=.", "model=ngram", *settings, f"hydra.run.dir={run}").code == 0
     saved, given = call("compare", "one", "two", "--json"), call("compare", "one", "two", "test.txt", "--json")
-    assert (saved.code, given.code) == (0 if is_kept else 3, 0)
     bill = json.loads(call("evaluate", "one", "--json").out)
     total = json.loads(given.out.splitlines()[-1])["total"]
-    assert total["nats_a"] == pytest.approx(bill["bits_per_character"] * math.log(2))
-    assert json.loads(saved.out.splitlines()[-1])["total"] == total if is_kept else "Give a file." in saved.err
+    if one == SPELT:
+        assert total["nats_a"] == pytest.approx(bill["bits_per_character"] * math.log(2))
+    if unit is None:
+        assert (saved.code, "Give a file." in saved.err) == (3, True)
+        return
+    found = json.loads(saved.out.splitlines()[-1])
+    assert (saved.code, found["unit"]) == (0, unit)
+    if unit == "character":
+        assert found["total"] == total
+    else:
+        assert found["total"]["nats_a"] == pytest.approx(bill["nats_per_token"])
 
 
 def test_an_nbest_list_is_rescored_by_both(here: Path, call: Callable[..., Any]) -> None:

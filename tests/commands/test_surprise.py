@@ -132,7 +132,7 @@ def test_a_page_of_words_has_them_apart_and_marks_the_unknown(place: Path, call:
         (["--html", "x", "--dynamic", "sgd"], 2, "--html was given together with --dynamic"),
         (["--unit", "line", "--html", "x"], 2, "--html was given together with --unit line"),
         (["--unit", "sentence"], 2, "invalid choice"),
-        (["--html", "text.txt/x"], 2, "--html text.txt/x cannot be made: Not a directory."),
+        (["--html", "text.txt/x"], 2, "--html text.txt/x is below text.txt, which is no directory."),
         (["--html", ""], 2, "--html is empty"),
         (["--html", "-"], 2, "--html is -. It must be a new path: nothing is written to standard output here"),
         (["--html", "run"], 2, "--html run is there already"),

@@ -57,6 +57,17 @@ def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16"])
+def test_text_of_two_bytes_is_read_where_that_is_said(encoding: str, tmp_path: Path) -> None:
+    lines = "pos\ta good film of its kind\nneg\ta bad one\n"
+    assert read(tmp_path / "x", lines.encode(encoding), encoding) == [("pos", "a good film of its kind"), ("neg", "a bad one")]
+
+
+@pytest.mark.parametrize("line", ["pos\ta good film; I liked it", "pos a good film; I liked it"])
+def test_a_semicolon_within_a_text_separates_nothing(line: str) -> None:
+    assert parse_labelled([line], "x.csv").texts == ("a good film; I liked it",)
+
+
 def test_another_encoding_is_refused_with_the_line_to_type(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 2.*Type data\.encoding=latin-1"):
         read(tmp_path / "x", b"1 a\n0 caf\xe9\n")

@@ -216,6 +216,11 @@ def test_predict_answers_a_file_and_standard_input_line_by_line(
     assert all(set(d["probabilities"]) == {"neg", "pos"} for d in documents)
     main(["predict", "run", "file", "--probabilities"])
     assert capsys.readouterr().out.startswith(f"pos\t{expected[0][1]}\tneg=0.")
+    Path("record").write_text('{"text": "a good film"}\n', encoding="utf-8")
+    main(["predict", "run", "record"])
+    answered = capsys.readouterr()
+    assert answered.out.endswith('\t{"text": "a good film"}\n')
+    assert "lmtrain: record holds JSON lines" in answered.err
     for options in (["--sentences"], ["--token-column", "1"]):
         with pytest.raises(SystemExit) as ended:
             main(["predict", "run", "file", *options])

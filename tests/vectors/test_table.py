@@ -131,6 +131,17 @@ def test_neighbours_of_the_same_vector_have_the_cosine_one_and_stand_in_their_or
         assert vectors.neighbours(f"w{row}", 6) == [(f"w{row + 7 * i}", 1.0) for i in range(1, 7)]
 
 
+@pytest.mark.parametrize("scale", [1e-37, 1e-20, 1e18, 1e37])
+def test_neighbours_are_those_of_vectors_of_any_length(scale: float) -> None:
+    matrix = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
+    words = tuple("abcdefghi")
+    found, expected = Vectors(words, matrix * np.float32(scale)), Vectors(words, matrix).neighbours("a", 8)
+    for ask in ("a", found["a"]):
+        ranked = [(word, cosine) for word, cosine in found.neighbours(ask, 9) if word != "a"]
+        assert [word for word, _ in ranked] == [word for word, _ in expected]
+        np.testing.assert_allclose([cosine for _, cosine in ranked], [cosine for _, cosine in expected], rtol=1e-5)
+
+
 def test_a_table_is_shown_by_its_size_and_its_first_words() -> None:
     vectors = Vectors(tuple(f"word{number}" for number in range(1000)), np.zeros((1000, 2), np.float32))
     assert repr(vectors) == "<lmtrain.Vectors 1,000 words x 2 numbers: word0, word1, word2, word3, word4, ...>"

@@ -116,12 +116,8 @@ def _unresolved(settings: Mapping[str, Any], key: str, error: Exception) -> str:
         value = value.get(name) if isinstance(value, Mapping) else None
     if not isinstance(value, str):
         return f"{key or 'The settings'} cannot be resolved: {said}."
-    escaped = quoted_for_shell(f'{key}="{value.replace("${", BACKSLASH + "${")}"')
     stands = "${NAME} stands for the value of another setting"
-    return f"{key}={value} cannot be resolved: {said}. {stands}; for text with a $ in it, type {escaped}"
-
-
-BACKSLASH = "\\"
+    return f"{key}={value} cannot be resolved: {said}. {stands}; for text with a $ in it, type {quoting.typed(key, value)}"
 
 
 def resolved_value(item: Override) -> Any:

@@ -8,6 +8,7 @@ import inspect
 import io
 import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -123,7 +124,7 @@ class Parser(argparse.ArgumentParser):
 
 def _as_file(arguments: Iterable[str]) -> str | None:
     """Says how the first of the arguments that is taken for an option, and is the name of a file, is typed."""
-    name = next((argument for argument in arguments if argument.startswith("-") and Path(argument).is_file()), None)
+    name = next((argument for argument in arguments if argument.startswith("-") and os.path.isfile(argument)), None)
     return name and f"What begins with - is an option. For the file of this name, type {quoted_for_shell(f'./{name}')}"
 
 

@@ -154,13 +154,17 @@ def _decoded_input(encoding: str) -> Iterator[str]:
 
 
 def _told_if_empty(lines: Iterator[str], file: str, allowed: str, chosen: str) -> Iterator[str]:
-    """Yields the lines, and says so if there are none. Raises DataError if the first is a record of JSON lines."""
+    """Yields the lines, and says so if there are none, or if the first is a record of JSON lines."""
     from lmtrain.data.examples import refuse_records
+    from lmtrain.errors import DataError
 
     is_empty = True
     for line in lines:
         if is_empty:
-            refuse_records(line, _named(file), allowed, chosen)
+            try:
+                refuse_records(line, _named(file), allowed, chosen)
+            except DataError as error:  # texts may be records, too
+                print(f"lmtrain: {printable(str(error))}", file=sys.stderr)
         is_empty = False
         yield line
     if is_empty:

@@ -66,7 +66,7 @@ def read_lines(path: Path, encoding: str = "utf-8", *, typed: str | None = "data
             data = file.read()
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
-    check_beginning(path, data[:BEGINNING])
+    check_beginning(path, data[:BEGINNING], encoding)
     digest = hashlib.sha256(data).hexdigest()
     try:
         text = data.removeprefix(codecs.BOM_UTF8).decode(encoding) if is_utf8(encoding) else data.decode(encoding)

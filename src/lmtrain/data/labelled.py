@@ -91,7 +91,7 @@ def parse_labelled(lines: Sequence[str], name: str) -> Labelled:
                 "Columns with names are separated by commas or by tabs.",
                 f"Type  python -c {quoted_for_shell(convert)} < {file} > commas.csv  and give the result.",
             )
-    if Path(name).suffix.lower() == ".csv" and (len(header) > 1 or ";" in first):
+    if Path(name).suffix.lower() == ".csv" and (len(header) > 1 or (";" in first.split(" ", 1)[0] and "\t" not in first)):
         raise DataError(
             f"{one_line(name)} begins with {one_line(first[:80])!r}.",
             "A file of comma-separated values begins with the names of its columns, and label and text are among them.",

@@ -42,7 +42,7 @@ NOT_TEXT = (  # what a file begins with -> what it is, what to type
     (rb"BZh[1-9]1AY&", "bzip2", "bzip2 -dc {path} > text.txt"),
     (rb"\x28\xb5\x2f\xfd", "zstandard", "zstd -dc {path} > text.txt"),
     (rb"\xfd7zXZ\x00", "xz", "xz -dc {path} > text.txt"),
-    (rb"[\s\S]{257}ustar[\x00 ]", "a tar archive", "tar -xf {path}"),
+    (rb"(?=[\s\S]{0,256}\x00)[\s\S]{257}ustar[\x00 ]", "a tar archive", "tar -xf {path}"),
     (rb"(?:[^\x00]\x00){16}", "UTF-16", "iconv -f UTF-16LE -t UTF-8 {path} > text.txt"),  # without a byte order mark
     (rb"(?:\x00[^\x00]){16}", "UTF-16", "iconv -f UTF-16BE -t UTF-8 {path} > text.txt"),
 )
@@ -307,10 +307,11 @@ def _has_controls(data: bytes) -> bool:
     return bool(np.count_nonzero(seen < ord(" ")) + np.count_nonzero(seen == 127) > num_usual)
 
 
-def check_beginning(path: Path, beginning: bytes) -> None:
+def check_beginning(path: Path, beginning: bytes, encoding: str = "utf-8") -> None:
     """Raises DataError if a file begins like an archive or like text in another encoding."""
+    is_of_two_bytes = codecs.lookup(encoding).name.startswith("utf-16")
     for magic, kind, command in NOT_TEXT:
-        if re.match(magic, beginning):
+        if re.match(magic, beginning) and not (is_of_two_bytes and kind == "UTF-16"):
             raise DataError(
                 f"{path} is {kind}, not plain text.",
                 "Allowed is text in UTF-8.",

@@ -175,12 +175,15 @@ def compare_lines(
     b: Side,
     text: str,
     *,
+    by_character: bool = True,
     independent: bool = False,
     seed: int = 1,
     num_resamples: int = RESAMPLES,
     device: str = "cpu",
 ) -> Comparison:
     """Two models of different tokens, or of opposite directions, on the lines of a text.
+
+    Numbers are per character, and per byte; or per token of `a`, of whose tokens the text was made again.
 
     Raises SettingsError where they read it in different forms, DataError where one has unknown words that it does not spell and
     the other does not have, too.
@@ -196,7 +199,7 @@ def compare_lines(
     is_fair = same_but_for_direction(a.tokenizer, b.tokenizer)  # both lack the same words
     nats_a, nats_b = (_line_nats(side, lines, independent, device, may_lack=is_fair) for side in (a, b))
     read = [f"{a.tokenizer.as_read(line)}\n" for line in lines]
-    sizes = np.array([len(line) for line in read], np.float64)
+    sizes = np.array([len(line if by_character else a.tokenizer.encode(line)) for line in read], np.float64)
     possible = np.isfinite(nats_a) & np.isfinite(nats_b)
     _check_some_left(int(possible.sum()))
     difference = np.where(possible, nats_a, 0) - np.where(possible, nats_b, 0)
@@ -204,13 +207,15 @@ def compare_lines(
         Occurrence(place + 1, lines[place], float(nats_a[place]), float(nats_b[place])) for place in _largest(difference)
     )
     per_line_a, per_line_b = nats_a[possible], nats_b[possible]
-    num_bytes = sum(len(utf8(line)) for line, kept in zip(read, possible, strict=True) if kept)
-    rows = [Row("unit", "byte", num_bytes, float(per_line_a.sum() / num_bytes), float(per_line_b.sum() / num_bytes))]
+    unit, rows = "character" if by_character else "token", list[Row]()
+    if by_character:
+        num_bytes = sum(len(utf8(line)) for line, kept in zip(read, possible, strict=True) if kept)
+        rows.append(Row("unit", "byte", num_bytes, float(per_line_a.sum() / num_bytes), float(per_line_b.sum() / num_bytes)))
     lengths = sizes[possible].astype(np.int64)
     names, numbers = _binned(lengths, ((1, 1), (2, 10), (11, 20), (21, 50), (51, 100), (101, 200), (201, None)))
-    rows += _rows("characters in the line", names, numbers, per_line_a, per_line_b, sizes[possible])
+    rows += _rows(f"{unit}s in the line", names, numbers, per_line_a, per_line_b, sizes[possible])
     return _concluded(
-        (a.label, b.label), "character", np.arange(int(possible.sum())), per_line_a, per_line_b, sizes[possible], seed,
+        (a.label, b.label), unit, np.arange(int(possible.sum())), per_line_a, per_line_b, sizes[possible], seed,
         num_resamples, impossible=(int(np.isinf(nats_a).sum()), int(np.isinf(nats_b).sum())), rows=tuple(rows), shown=shown,
     )  # fmt: skip
 

@@ -42,8 +42,10 @@ def compare_saved(
         return compare_tokens(
             side_a, side_b, ids, counts=counts, counted_in=counted_in, independent=independent, seed=seed, device=device
         )  # fmt: skip
-    text = _saved_exactly(a, b, split, labels) if blocks is None else "".join(blocks)
-    return compare_lines(side_a, side_b, text, independent=independent, seed=seed, device=device)
+    text, by_character = _saved_text(a, b, split, labels) if blocks is None else ("".join(blocks), True)
+    return compare_lines(
+        side_a, side_b, text, by_character=by_character, independent=independent, seed=seed, device=device
+    )  # fmt: skip
 
 
 def _encoded(blocks: Iterable[str], tokenizer: Tokenizer) -> Ids:
@@ -67,17 +69,26 @@ def _no_text(both: tuple[Trained, Trained], split: SplitName) -> DataError:
     )  # fmt: skip
 
 
-def _saved_exactly(a: Trained, b: Trained, split: SplitName, labels: tuple[str, str]) -> str:
-    """Returns `saved_lines` of either. DataError where the text as it was cannot be told from its tokens."""
+def _saved_text(a: Trained, b: Trained, split: SplitName, labels: tuple[str, str]) -> tuple[str, bool]:
+    """Returns `saved_lines` of either, and whether its characters are to be counted.
+
+    They are not where two models read the same tokens in opposite directions, and these do not tell the text as it was: unknown
+    words are <unk> there, and several blanks are one. Raises DataError where the spelling of such words would count, too.
+    """
     there = [one.texts[split] for one in (a, b) if split in one.texts]
-    for text in (saved_lines(a, b, split, labels), saved_lines(b, a, split)):
-        if (len(text), len(utf8(text))) in [(saved.num_chars, saved.num_bytes) for saved in there]:
-            return text
-    raise DataError(
-        f"What was saved of the {split} text is its tokens, from which its characters cannot be told: unknown words are <unk> "
-        "there, and several blanks are one.",
-        "Models of different tokens or directions are compared on the text itself.", "Give a file.",
-    )  # fmt: skip
+    text = saved_lines(a, b, split, labels)
+    lacks = any((saved.ids == one.tokenizer.unk_id).any() for one in (a, b) if (saved := one.texts.get(split)) is not None)
+    for each in () if lacks else (text, saved_lines(b, a, split)):
+        if (len(each), len(utf8(each))) in [(saved.num_chars, saved.num_bytes) for saved in there]:
+            return each, True
+    if not same_but_for_direction(a.tokenizer, b.tokenizer):
+        return text, True
+    if lacks and a.tokenizer.rare is not None:
+        raise DataError(
+            f"The {split} text that was saved has unknown words, which are <unk> there; how they are spelt is not known.",
+            "Models of opposite directions that spell are compared on the text itself.", "Give a file.",
+        )  # fmt: skip
+    return text, False
 
 
 def saved_lines(a: Trained, b: Trained, split: SplitName, labels: tuple[str, str] | None = None) -> str:

@@ -34,6 +34,7 @@ Ranking = list[tuple[str, float]]
 
 EPSILON = 1e-3  # added to the divisor of 3CosMul (Levy and Goldberg 2014)
 METHODS = ("add", "mul")
+AT_ONCE = 10_000  # rows of which cosines are computed together
 ROUNDING = 1e-4  # more than a cosine in float32 is wrong by
 
 
@@ -176,16 +177,16 @@ class Vectors:
         if isinstance(word, str):
             (row,) = self.rows([word])
             return self._nearest(self.matrix[row], number, {row})
-        vector, size = np.asarray(word.detach().cpu().tolist() if hasattr(word, "detach") else word), self.matrix.shape[1]
+        given, size = word.detach().cpu().tolist() if hasattr(word, "detach") else word, self.matrix.shape[1]
+        vector = np.asarray(given, np.float64)
         if vector.shape != (size,):
             raise DataError(
                 f"A vector of shape {vector.shape} was given.",
                 f"The vectors of these words have {counted(size, 'number')} each.",
                 "Give a vector of this size.",
             )
-        length = np.linalg.norm(vector)
-        if not (length and np.isfinite(length)):
-            what = "numbers that are not finite" if length else "zeros"
+        if not (vector.any() and np.isfinite(vector).all()):
+            what = "numbers that are not finite" if vector.any() else "zeros"
             raise DataError(f"A vector of {what} was given.", "It has no direction and so no neighbours.", "Give another one.")
         return self._nearest(vector, number, set())
 
@@ -243,12 +244,15 @@ class Vectors:
         """The first `number` words, as files of vectors begin with the most frequent ones; None: all."""
         return self if number is None or number >= len(self) else Vectors(self.words[:number], self.matrix[:number])
 
-    def _nearest(self, vector_E: Matrix, number: int, left_out: set[int]) -> Ranking:
+    def _nearest(self, vector_E: NDArray[np.floating[Any]], number: int, left_out: set[int]) -> Ranking:
         """The words of the `number` largest cosines: found in float32, and ranked in float64."""
-        scores_V = (self.unit @ (vector_E / np.linalg.norm(vector_E)).astype(np.float32)).astype(np.float64)
+        scaled_E = np.float64(vector_E) / np.abs(vector_E).max()  # whose squares neither overflow nor vanish
+        scores_V = (self.unit @ (scaled_E / np.linalg.norm(scaled_E)).astype(np.float32)).astype(np.float64)
         found = self._best(scores_V, number, left_out)
-        rows = np.flatnonzero(scores_V >= (found[-1][1] if found else 1) - ROUNDING)
-        scores_V[rows] = cosines(self.matrix[rows], vector_E)
+        close = np.flatnonzero(scores_V >= (found[-1][1] if found else 1) - ROUNDING)
+        for start in range(0, len(close), AT_ONCE):
+            rows = close[start : start + AT_ONCE]
+            scores_V[rows] = cosines(self.matrix[rows], vector_E)
         return self._best(scores_V, number, left_out)
 
     def _best(self, scores_V: NDArray[np.floating[Any]], number: int, left_out: set[int]) -> Ranking:
