@@ -111,6 +111,11 @@ class Vectors:
         return len(self.words)
 
     @cached_property
+    def _has_direction(self) -> NDArray[np.bool_]:
+        """Whether each word has a vector other than zero."""
+        return np.asarray(self.matrix.any(axis=1))
+
+    @cached_property
     def unit(self) -> Matrix:
         """The vectors at length 1 [V, E]; those of zeros stay zeros."""
         lengths_V = np.linalg.norm(self.matrix.astype(np.float64), axis=1)
@@ -149,7 +154,7 @@ class Vectors:
         kind = "have a vector of zeros" if all(word in self for word in words) else "are not among these words"
         return DataError(
             f"{shown} {kind if len(words) > 1 else kind.replace('have', 'has').replace('are', 'is')}.",
-            f"Allowed are words with a vector other than zero, {int(self.matrix.any(axis=1).sum()):,} of {len(self.words):,}.",
+            f"Allowed are words with a vector other than zero, {int(self._has_direction.sum()):,} of {len(self.words):,}.",
             other_forms[0] if other_forms
             else f"Did you mean {', '.join(map(one_line, close[:3]))}?" if close else "Give another word, or larger vectors.",
         )  # fmt: skip
@@ -259,7 +264,7 @@ class Vectors:
         """The words of the `number` largest scores; of equal ones the first word first."""
         if number < 1:
             raise ValueError(f"number={number}; expected at least 1")
-        allowed_V = np.asarray(self.matrix.any(axis=1))
+        allowed_V = self._has_direction.copy()
         allowed_V[list(left_out)] = False
         candidates = np.flatnonzero(allowed_V)
         order = candidates[np.argsort(-scores_V[candidates], kind="stable")[:number]]
