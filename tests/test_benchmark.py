@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from lmtrain.ops.transforms import multiplies_bfloat16_in_plain_loops
+
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
+LACKING = {("torch.nn", "bfloat16")} if multiplies_bfloat16_in_plain_loops() else set()  # of an LSTM
 SIZES: dict[str, Any] = {"hidden_size": 9, "batch_size": 3, "chunk_length": 5, "vocab_size": 13}
 PARTS = ["step", "dropin", "packed", "recurrence", "head", "generate", "score", "samples"]
 
@@ -39,12 +42,13 @@ def tiny(benchmark: ModuleType, part: str, **sizes: Any) -> Any:
 def test_every_part_has_contestants_that_agree(part: str, benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     rows = benchmark.run_preset(tiny(benchmark, part), 1, CPU)
     names = {(row.backend.split()[0], row.precision) for row in rows}
-    assert {(name, precision) for name in ("torch.nn", "lmtrain.nn" if part in ("dropin", "packed") else "lmtrain")
-            for precision in ("float32", "bfloat16")} <= names  # fmt: skip
+    expected = {(name, precision) for name in ("torch.nn", "lmtrain.nn" if part in ("dropin", "packed") else "lmtrain")
+                for precision in ("float32", "bfloat16")}  # fmt: skip
+    assert expected - LACKING <= names
     assert all(row.agrees is (None if part in ("generate", "samples") else True) for row in rows)
     assert rows[0].ratio == rows[0].ratio_alike == 1
     assert all(row.ratio > 0 and row.tokens_per_second > 0 for row in rows)
-    assert all(row.ratio_alike is None if row.precision == "int8" else row.ratio_alike > 0 for row in rows)
+    assert all(row.ratio_alike > 0 if ("torch.nn", row.precision) in names else row.ratio_alike is None for row in rows)
     assert "nan" not in capsys.readouterr().out
 
 
@@ -66,6 +70,7 @@ def test_the_drop_in_is_timed_beside_what_it_replaces(benchmark: ModuleType) -> 
         for library in ("torch.nn", "lmtrain.nn", "lmtrain.nn + loss")
         for precision in ("float32", "bfloat16")
         for kept in ("", ", memory kept")
+        if (library, precision) not in LACKING
     ]
 
 

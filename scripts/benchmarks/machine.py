@@ -1,9 +1,9 @@
 """What this machine can do at best, measured in this process: matrix products of a given shape, and bytes by where they lie.
 
-A product is measured in the ways that are open to us, and the fastest counts: `torch.mm`, our `products.product` for one in
-float32, and the native kernel alone, with nothing around it (`limits.cpp`, compiled here with that backend's flags). Bytes
-are read, or read and written back, in sets that fill half of the cores' second-level caches, half of the third-level one, or
-neither.
+A product is measured in the ways that are open to us, and the fastest counts: `torch.mm` (of bfloat16 by `multiply`, where
+PyTorch has only plain loops for it), our `products.product` for one in float32, and the native kernel alone, with nothing
+around it (`limits.cpp`, compiled here with that backend's flags). Bytes are read, or read and written back, in sets that fill
+half of the cores' second-level caches, half of the third-level one, or neither.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.measuring import LeftOutError, dtype_of, least_seconds
 from lmtrain.ops.native import build, products
+from lmtrain.ops.transforms import multiplies_bfloat16_in_plain_loops, multiply
 
 CPU = torch.device("cpu")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -83,7 +84,9 @@ class Machine:
         """Seconds of all `times`, by the way in which it is computed."""
         left, right = laid_out(product, precision)
         out = torch.empty(product.rows, product.columns, dtype=left.dtype)
-        found = {"torch": product.times * _least(lambda: torch.mm(left, right, out=out))}
+        slow = left.dtype == torch.bfloat16 and multiplies_bfloat16_in_plain_loops()
+        run = functools.partial(multiply, torch.mm) if slow else functools.partial(torch.mm, out=out)
+        found = {"torch": product.times * _least(lambda: run(left, right))}
         if precision == "float32" and product.times == 1:
             found["product"] = _least(lambda: products.product(left, right))
         turned = Product(product.columns, product.inner, product.rows)  # the other operand may be the one that is packed

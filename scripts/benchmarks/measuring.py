@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lmtrain.machine import keep_freed_memory
+from lmtrain.ops.transforms import multiply
 
 TOLERANCE = {  # of the loss and of the gradient, relative
     "float32": (1e-5, 1e-3), "float64": (1e-5, 1e-3), "tf32": (1e-3, 1e-2), "bfloat16": (1e-2, 6e-2), "float16": (1e-2, 6e-2),
@@ -151,7 +152,7 @@ def peak_gflops(precision: str, device: torch.device) -> float | None:
     for size in (512, 2048) if device.type == "cpu" else (512, 8192):
         a = torch.randn(size, size, device=device, dtype=dtype_of(precision))
         with float32_products(precision, device):
-            best = ratio(2 * size**3 / 1e9, least_seconds(partial(torch.mm, a, a), device, 6))
+            best = ratio(2 * size**3 / 1e9, least_seconds(partial(multiply, torch.mm, a, a), device, 6))
         if best is None or best < SLOW_GFLOPS:
             break
     return best

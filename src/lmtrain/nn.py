@@ -423,7 +423,7 @@ def _cross_entropy(
         features_ND, targets_N, is_plain = features_ND[:1], targets_N[:1], True  # torch's mean of nothing, gradients of zero
     if is_plain:
         wide_dtype = accumulate_dtype(dtype)
-        logits_NV = F.linear(features_ND, weight_VD, bias_V).to(wide_dtype)
+        logits_NV = linear(features_ND, weight_VD, bias_V).to(wide_dtype)
         if of_classes["weight"] is not None:
             of_classes = {**of_classes, "weight": of_classes["weight"].to(wide_dtype)}
         losses = F.cross_entropy(logits_NV, targets_N, reduction=reduction, ignore_index=ignore_index, **of_classes)

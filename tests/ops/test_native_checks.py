@@ -76,6 +76,11 @@ def kernels(S: torch.dtype) -> dict[str, tuple[Callable[..., Any], Arguments]]:
     }  # fmt: skip
 
 
+def written(x: Tensor) -> Tensor:
+    """Of gates, whose units lie in tiles of 16, those that there are: what fills up a tile may be anything."""
+    return x.movedim(1, -2).flatten(-2)[..., :H] if x.dim() == 5 else x
+
+
 UNREAD = {("elman backward", "h0_BH"), ("lstm backward", "h0_BH")}  # which C++ never sees
 
 
@@ -122,7 +127,7 @@ def test_any_strides_give_the_same(S: torch.dtype) -> None:
             if isinstance(x, Tensor):
                 strided = torch.stack([x, x], dim=-1)[..., 0]
                 for y, other in zip(expected, kernel(**{**arguments, argument: strided}), strict=True):
-                    assert y is other is None or torch.equal(y, other), (name, argument)
+                    assert y is other is None or torch.equal(written(y), written(other)), (name, argument)
 
 
 def test_options_that_the_kernels_lack_are_refused_and_not_ignored() -> None:

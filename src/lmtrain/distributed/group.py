@@ -118,7 +118,7 @@ class Processes(Group):
     def __init__(self, local_rank: int, links: Links, failures: Failures) -> None:
         self.rank, self.size, self.local_rank = dist.get_rank(), dist.get_world_size(), local_rank
         self.links, self.failures = links, failures
-        self._objects = dist.new_group(backend="gloo", timeout=STEP_TIMEOUT)
+        self._objects: Any = dist.new_group(backend="gloo", timeout=STEP_TIMEOUT)
         self._large: list[nn.Parameter] = []  # whose sums begin within the backward pass, in this order in all processes
         self._begun: dict[nn.Parameter, dist.Work] = {}
         self._absent: set[nn.Parameter] = set()  # those of them of which this process has no gradient

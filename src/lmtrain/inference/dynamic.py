@@ -31,6 +31,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -51,6 +52,7 @@ from lmtrain.inference.evaluate import (
 from lmtrain.machine import freed_memory_kept
 from lmtrain.models.base import LanguageModel, NeuralLanguageModel, detach, evaluating
 from lmtrain.models.mixture import Mixture
+from lmtrain.ops.transforms import multiply, without_autocast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +220,7 @@ class _Memory:
         age_TS = step_T[:, None] - torch.arange(num_keys, device=keys_SBD.device)
         seen_TBS = ((age_TS >= 1) & (age_TS <= self.cache.window))[:, None]
         same_TBS = targets_TB[..., None] == words_SB.T
-        scores_TBS = torch.einsum("tbd,sbd->tbs", keys_SBD[-num_steps:], keys_SBD)
+        scores_TBS = multiply(partial(torch.einsum, "tbd,sbd->tbs"), keys_SBD[-num_steps:], keys_SBD)
         largest = torch.finfo(scores_TBS.dtype).max
         scores_TBS = scores_TBS.clamp_(-largest, largest)
         peak_TB1 = scores_TBS.masked_fill(~seen_TBS, -largest).amax(-1, keepdim=True)
@@ -255,7 +257,7 @@ def _adapting(model: NeuralLanguageModel, dynamic: Dynamic | None) -> Iterator[L
     pulls, divisors = _step_sizes(dynamic, names, weights)
 
     def learn(loss: Tensor) -> None:
-        gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
+        gradients = _gradients(loss, weights)
         with torch.no_grad():
             for weight, origin, pull, gradient, divisor in zip(weights, trained, pulls, gradients, divisors, strict=True):
                 if dynamic.decay:
@@ -276,6 +278,12 @@ def _adapting(model: NeuralLanguageModel, dynamic: Dynamic | None) -> Iterator[L
             for weight, origin in zip(weights, trained, strict=True):
                 weight.copy_(origin)
         torch.clear_autocast_cache()
+
+
+def _gradients(loss: Tensor, weights: list[Tensor]) -> tuple[Tensor, ...]:
+    """Those of each weight, by products of the types that the forward pass had."""
+    with without_autocast(loss.device):
+        return torch.autograd.grad(loss, weights, materialize_grads=True)
 
 
 def _weights(model: NeuralLanguageModel) -> tuple[list[str], list[Tensor]]:
@@ -318,7 +326,7 @@ def gradient_rms(
     def gather(loss: Tensor) -> None:
         nonlocal num_segments
         num_segments += 1
-        gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
+        gradients = _gradients(loss, weights)
         for square, gradient in zip(squares, gradients, strict=True):
             square += gradient.to_dense().square()
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lmtrain.errors import SettingsError, refuse
 from lmtrain.models.base import NeuralLanguageModel, State, StatePolicy, keep_mask
 from lmtrain.models.heads import FullSoftmax, Head
+from lmtrain.ops.linear import linear
 from lmtrain.ops.transforms import call, without_autocast
 from lmtrain.rules import MAX_TABLE_SIZE, of_hashed_ngrams
 
@@ -126,7 +126,7 @@ class DirectNgramHead(Head):
 
     def log_probs(self, features_TBD: Tensor) -> Tensor:
         features_TBE, starts_TBO = self._split(features_TBD)
-        scores_TBV = F.linear(features_TBE, self.softmax.weight_VE, self.softmax.bias_V)
+        scores_TBV = linear(features_TBE, self.softmax.weight_VE, self.softmax.bias_V)
         return (scores_TBV + _slices(self.table, starts_TBO, self.vocab_size)).log_softmax(-1)
 
     def target_log_probs(self, features_TBD: Tensor, targets_TB: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
 from lmtrain.choices import Proposal, names
+from lmtrain.ops.linear import Linear, linear
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy, linear_nats
 from lmtrain.ops.native.step import Stage
 from lmtrain.ops.sampled_cross_entropy import sampled_cross_entropy
@@ -337,13 +338,13 @@ def _compute_dtype(features: Tensor) -> torch.dtype | None:
 
 
 def _log_probs(features: Tensor, weight_VE: Tensor, bias_V: Tensor) -> Tensor:
-    return _wide(F.linear(features, weight_VE, bias_V)).log_softmax(-1)
+    return _wide(linear(features, weight_VE, bias_V)).log_softmax(-1)
 
 
 def _target_log_probs(features_NE: Tensor, weight_VE: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
     num_rows = max(1, MAX_LOGITS_BYTES // (4 * len(weight_VE)))
     parts = [
-        -F.cross_entropy(_wide(F.linear(features, weight_VE, bias_V)), targets, reduction="none")
+        -F.cross_entropy(_wide(linear(features, weight_VE, bias_V)), targets, reduction="none")
         for features, targets in zip(features_NE.split(num_rows), targets_N.split(num_rows), strict=True)
     ]
     return torch.cat(parts)
@@ -372,7 +373,7 @@ def _word_vectors(vocab_size: int, size: int, tied_weight: nn.Parameter | None, 
 
 
 def _projection(size: int, projection_size: int) -> nn.Linear:
-    projection = nn.Linear(size, projection_size, bias=False)
+    projection = Linear(size, projection_size, bias=False)
     nn.init.xavier_uniform_(projection.weight)
     return projection
 

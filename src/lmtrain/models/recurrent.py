@@ -29,7 +29,7 @@ from lmtrain.ops import native
 from lmtrain.ops.backends import Call
 from lmtrain.ops.elman import NONLINEARITIES, elman
 from lmtrain.ops.gru import gru
-from lmtrain.ops.linear import linear
+from lmtrain.ops.linear import Linear, linear
 from lmtrain.ops.lookup import lookup
 from lmtrain.ops.lstm import lstm
 from lmtrain.ops.native.step import Network, Stage
@@ -72,7 +72,7 @@ class RecurrentLayer(nn.Module):
         self.bias_Z = nn.Parameter(torch.empty(gates_size))
         self.norm_input = nn.LayerNorm(gates_size, bias=False) if layer_norm else None
         self.norm_gain_Z = nn.Parameter(torch.ones(gates_size)) if layer_norm else None
-        self.projection = nn.Linear(hidden_size, projection_size, bias=False) if projection_size else None
+        self.projection = Linear(hidden_size, projection_size, bias=False) if projection_size else None
         if draw:
             self.initialise("xavier", 0.0)
 

@@ -16,6 +16,7 @@ text (and, under a state policy, before the line or document) the context is pad
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from torch import Generator, Tensor, nn
 
 from lmtrain.models.base import NeuralLanguageModel, State, keep_mask
 from lmtrain.ops.activations import ACTIVATIONS, GATED, LEARNT
+from lmtrain.ops.linear import Linear
+from lmtrain.ops.transforms import multiply
 
 
 class WindowLayer(nn.Module):
@@ -31,7 +34,7 @@ class WindowLayer(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, *, activation: str, layer_norm: bool, residual: bool) -> None:
         super().__init__()
-        self.linear = nn.Linear(input_size, hidden_size * (2 if activation in GATED else 1))
+        self.linear = Linear(input_size, hidden_size * (2 if activation in GATED else 1))
         self.norm = nn.LayerNorm(hidden_size) if layer_norm else None
         self.residual = residual and input_size == hidden_size
         self.activation = activation
@@ -131,7 +134,7 @@ class WindowLanguageModel(NeuralLanguageModel):
         T, (A, S) = len(windows_TBCE), self.average_weights_AS.shape
         N = S + T - 1
         band_ATN = F.pad(self.average_weights_AS, (0, T)).repeat(1, T)[:, : T * N].view(A, T, N)
-        return windows_TBCE, torch.einsum("atn,nbe->tbae", band_ATN, embedded_NBE[:N])
+        return windows_TBCE, multiply(partial(torch.einsum, "atn,nbe->tbae"), band_ATN, embedded_NBE[:N])
 
     def _forgetful(self, embedded_NBE: Tensor, keep_NB: Tensor) -> tuple[Tensor, Tensor | None]:
         """The same with the embedding of `<eos>` for what a step has forgotten."""
@@ -144,4 +147,4 @@ class WindowLanguageModel(NeuralLanguageModel):
         before_TBSE, windows_TBCE = all_TBCE[:, :, : self.average_span], all_TBCE[:, :, self.average_span :]
         if self.average_weights_AS is None:
             return windows_TBCE, None
-        return windows_TBCE, torch.einsum("as,tbse->tbae", self.average_weights_AS, before_TBSE)
+        return windows_TBCE, multiply(partial(torch.einsum, "as,tbse->tbae"), self.average_weights_AS, before_TBSE)

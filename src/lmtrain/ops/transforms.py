@@ -7,8 +7,9 @@ jvp    is refused, because no forward-mode derivative is written by hand; the re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any, NoReturn
 
 import torch
@@ -66,6 +67,31 @@ class Products(torch.autocast):
     def __exit__(self, *raised: Any) -> Any:
         torch.clear_autocast_cache()
         return super().__exit__(*raised)
+
+
+def multiply(function: Callable[..., Tensor], *factors: Tensor | None) -> Tensor:
+    """`function(*factors)`, such as `torch.matmul`, in the type that an open autocast asks for; differentiable if it is.
+
+    Where PyTorch multiplies bfloat16 in plain loops, factors are rounded, multiplied in float32, and the result is rounded:
+    the same but for the order of sums, and up to fifty times as fast. The first factor says where, and in which type.
+    """
+    if not _is_in_plain_loops(factors[0]):
+        return function(*factors)
+    with without_autocast(torch.device("cpu")):
+        return function(*(None if x is None else x.to(torch.bfloat16).float() for x in factors)).to(torch.bfloat16)
+
+
+def _is_in_plain_loops(x: Tensor | None) -> bool:
+    if x is None or not x.is_cpu or x.dtype not in (torch.bfloat16, torch.float32) or torch.compiler.is_compiling():
+        return False
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return dtype == torch.bfloat16 and multiplies_bfloat16_in_plain_loops()
+
+
+@cache
+def multiplies_bfloat16_in_plain_loops() -> bool:
+    """Whether PyTorch has nothing better for products of bfloat16 on this CPU: oneDNN has, from AVX-512 on."""
+    return not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def needs_grad(x: Tensor) -> bool:
