@@ -64,6 +64,7 @@ from benchmarks.rows import Row, make_row, medians_of, print_head, print_row
 from benchmarks.steps import make_dropins, make_steps
 from benchmarks.using import make_samplers, make_scorers
 from lmtrain.errors import UserError
+from lmtrain.ops.transforms import multiplies_bfloat16_in_plain_loops
 
 MAKERS: dict[str, Callable[[Preset, torch.device], Iterator[Contestant]]] = {
     "step": make_steps,
@@ -138,6 +139,9 @@ def run_preset(preset: Preset, repeat: int, device: torch.device) -> list[Row]:
     """Compares, times and prints one preset. A contestant that cannot run here (no memory, no kernel) is left out, with why."""
     torch.manual_seed(0)
     contestants = list(MAKERS[preset.part](preset, device))
+    if device.type == "cpu" and multiplies_bfloat16_in_plain_loops():
+        print("torch.nn in bfloat16 is left out: on this processor PyTorch multiplies it in plain loops.")
+        contestants = [each for each in contestants if (each.backend, each.precision) != ("torch.nn", "bfloat16")]
     if device.type == "cpu":
         contestants = [each for contestant in contestants for each in (contestant, *with_memory_kept(contestant))]
     plain = contestants[0]

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 from torch.testing import assert_close
 
 import lmtrain
+import lmtrain.ops.packed
 from lmtrain.models.dropout import quantised_keep
 from lmtrain.models.recurrent import CELLS
 from lmtrain.ops import native
@@ -112,12 +114,13 @@ def test_outputs_and_all_gradients_are_torchs(
 @given(
     name=st.sampled_from(CLASSES), lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5), num_layers=st.integers(1, 2),
     bidirectional=st.booleans(), is_sorted=st.booleans(), with_hx=st.booleans(), dropout=st.sampled_from([0.0, 0.4]),
-    bias=st.booleans(),
+    bias=st.booleans(), worth=st.sampled_from([0, 1, 3, 64]),
 )  # fmt: skip
 def test_packed_sequences_are_read_as_torch_reads_them(
     name: str, lengths: list[int], num_layers: int, bidirectional: bool, is_sorted: bool, with_hx: bool, dropout: float,
-    bias: bool,
+    bias: bool, worth: int,
 ) -> None:  # fmt: skip
+    """Wherever the steps are cut."""
     lengths = sorted(lengths, reverse=True) if is_sorted else lengths
     theirs, ours = pair(
         name, 3, 4, num_layers, bidirectional=bidirectional, dropout=dropout * (num_layers > 1), bias=bias, dtype=torch.float64
@@ -129,12 +132,47 @@ def test_packed_sequences_are_read_as_torch_reads_them(
     found, outputs = [], []
     for module in (theirs, ours):
         torch.manual_seed(3)  # the dropout between layers
-        outputs.append(module(packed, hx)[0])
-        torch.manual_seed(3)
-        found.append(gradients(module, packed, hx))
+        with mock.patch.object(lmtrain.ops.packed, "WORTH_A_CALL", worth):
+            outputs.append(module(packed, hx)[0])
+            torch.manual_seed(3)
+            found.append(gradients(module, packed, hx))
     assert_close(found[1], found[0], rtol=1e-10, atol=1e-10)
     for theirs_ways, our_ways in zip(outputs[0][1:], outputs[1][1:], strict=True):
         assert theirs_ways is our_ways or torch.equal(theirs_ways, our_ways)
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager", "reference"])
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("options", [{}, {"layer_norm": True}, {"zoneout": 0.3}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_number_depends_on_where_a_packed_sequence_is_cut(
+    backend: str, name: str, options: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    module = getattr(lmtrain.nn, name)(3, 20, 2, bidirectional=True, backend=backend, dtype=dtype, **options).eval()
+    packed = pack_sequence([torch.randn(n, 3, dtype=dtype) for n in (17, 9, 9, 4, 1)])
+    packed.data.requires_grad_()
+    hx = given_state(name, 4, 5, 20, dtype=dtype)
+    found = []
+    for worth in (0, 10, 1000):
+        monkeypatch.setattr(lmtrain.ops.packed, "WORTH_A_CALL", worth)
+        found.append({key: x.detach().float() for key, x in gradients(module, packed, hx).items()})
+    tolerance = 1e-4 if dtype == torch.float32 else 0.03
+    for other in found[1:]:
+        for key, x in found[0].items():
+            assert_close(other[key], x, rtol=tolerance, atol=tolerance * max(1.0, float(x.abs().max())))
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "identity"])
+def test_states_that_grow_do_not_go_on_behind_the_end_of_a_stream(nonlinearity: str) -> None:
+    """A hundred more steps would take the short stream to infinity, and zero times infinity is no gradient."""
+    module = lmtrain.nn.RNN(1, 1, nonlinearity=nonlinearity)
+    for parameter in module.parameters():
+        nn.init.constant_(parameter, 3.0)
+    packed = pack_sequence([torch.zeros(60, 1), torch.ones(1, 1)])
+    outputs, _ = module(packed, torch.tensor([[[0.0], [1e20]]]))
+    outputs.data.sum().backward()
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -30,7 +30,7 @@ proj_size and float16 raise a ValueError.
 above, the reference, for the number of steps that they see. `torch.jit.script` and `quantize_dynamic` know torch's classes
 alone: give one of these the `state_dict`.
 
-A packed sequence is read in runs of steps that have the same streams, so nothing is computed for steps that a stream lacks.
+A packed sequence is read in few segments of steps (see `lmtrain.ops.packed`); no result depends on how they are cut.
 
     legend   T steps · B streams · N tokens, of a packed sequence or to be predicted · D size of a layer's input · H hidden ·
              Z gates x H · L layers, each direction counted
@@ -40,7 +40,7 @@ from __future__ import annotations
 
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -57,16 +57,16 @@ from lmtrain.ops.linear import linear
 from lmtrain.ops.linear_cross_entropy import linear_cross_entropy as total_cross_entropy
 from lmtrain.ops.linear_cross_entropy import linear_nats
 from lmtrain.ops.lstm import lstm
+from lmtrain.ops.packed import Segment, State, run_packed, segments
 from lmtrain.ops.recurrence import accumulate_dtype
 from lmtrain.ops.transforms import follow, is_followed, needs_grad
 
 __all__ = ["GRU", "LSTM", "RNN", "linear_cross_entropy"]
 
 OWN = "lmtrain.nn.linear_cross_entropy"
+FAR = 1e30  # a gate's projection beyond which nothing moves it
 
-State = tuple[Tensor, ...]  # h, of an LSTM h and c
 Masks = list[Tensor | None]  # for each of them its zoneout
-Runs = list[tuple[int, int]]  # of a packed sequence: steps, and the streams that have them; ever fewer of these
 
 
 class _Layers(nn.RNNBase):
@@ -121,9 +121,14 @@ class _Layers(nn.RNNBase):
 
     @abstractmethod
     def recur(
-        self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, bias_Z: Tensor | None, gain_Z: Tensor | None, zone: Masks
-    ) -> tuple[Tensor, ...]:
+        self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, bias_Z: Tensor | None, gain_Z: Tensor | None,
+        keep_TB: Tensor | None, zone: Masks,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         """One layer's recurrence: outputs [T, B, H], then its final states. `bias_Z` is torch's bias_hh."""
+
+    def held(self, projected_NZ: Tensor) -> Tensor | None:
+        """Projections [Z] with which a step leaves all states but h as they are; None where there is no other."""
+        return None
 
     def input_bias(self, bias_ih_Z: Tensor, bias_hh_Z: Tensor) -> Tensor:
         """What is added to the input product."""
@@ -174,10 +179,10 @@ class _Layers(nn.RNNBase):
         states = self._states(hx, x_ND, batch_sizes_T[:1].tolist())
         if order_B is not None and hx is not None:
             states = [state_LBH.index_select(1, order_B) for state_LBH in states]
-        streams, steps = torch.unique_consecutive(batch_sizes_T, return_counts=True)
-        runs = list(zip(steps.tolist(), streams.tolist(), strict=True))
-        results = self._all_layers(x_ND, states, runs)
-        if self.num_states > 1 and len(runs) > 1:  # under autocast torch's LSTM gives these the type of hx
+        results = self._all_layers(x_ND, states, segments(batch_sizes_T.tolist()))
+        if (
+            self.num_states > 1 and batch_sizes_T[0] != batch_sizes_T[-1]
+        ):  # under autocast torch's LSTM gives these the type of hx
             results = [tensor.to(states[0].dtype) for tensor in results]
         outputs_NH, *finals = results
         if places_B is not None:
@@ -187,8 +192,8 @@ class _Layers(nn.RNNBase):
     def _as_given(self, states: Sequence[Tensor]) -> Any:
         return tuple(states) if self.num_states > 1 else states[0]
 
-    def _all_layers(self, x: Tensor, states: Sequence[Tensor], runs: Runs | None) -> list[Tensor]:
-        """The last layer's outputs and the final states [L, B, H] for x [T, B, D], or [N, D] where there are `runs`."""
+    def _all_layers(self, x: Tensor, states: Sequence[Tensor], parts: Sequence[Segment] | None) -> list[Tensor]:
+        """The last layer's outputs and the final states [L, B, H] for x [T, B, D], or [N, D] where it has `parts`."""
         finals: list[list[Tensor]] = []
         for layer in range(self.num_layers):
             if layer and self.dropout:
@@ -196,14 +201,14 @@ class _Layers(nn.RNNBase):
             outputs = []
             for direction in self._directions:
                 output, *final = self._layer(
-                    f"l{layer}{direction}", x, tuple(state_LBH[len(finals)] for state_LBH in states), runs
+                    f"l{layer}{direction}", x, tuple(state_LBH[len(finals)] for state_LBH in states), parts
                 )
                 outputs.append(output)
                 finals.append(final)
             x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
         return [x, *(torch.stack(of_layers).to(x.dtype) for of_layers in zip(*finals, strict=True))]
 
-    def _layer(self, layer: str, x: Tensor, state: State, runs: Runs | None) -> tuple[Tensor, ...]:
+    def _layer(self, layer: str, x: Tensor, state: State, parts: Sequence[Segment] | None) -> tuple[Tensor, ...]:
         """One direction of a layer: its outputs and its final states."""
         names = "weight_ih", "weight_hh", "bias_ih", "bias_hh", "norm_ih", "norm_hh"
         weights: list[Any] = [getattr(self, f"{name}_{layer}", None) for name in names]
@@ -219,17 +224,19 @@ class _Layers(nn.RNNBase):
         if generator is not None:
             weight_hh = weight_drop(weight_hh, self.weight_drop, generator)
 
-        def recur(projected_TBZ: Tensor, state: State) -> tuple[Tensor, ...]:
+        def recur(projected_TBZ: Tensor, state: State, keep_TB: Tensor | None = None) -> tuple[Tensor, ...]:
             shape = (*projected_TBZ.shape[:2], self.hidden_size)
             zone: Masks = [
                 zoneout_weights(shape, self.zoneout, generator, training=self.training, device=device) if self.zoneout else None
                 for _ in state
             ]
-            return self.recur(projected_TBZ, state, weight_hh, bias_hh, norm_hh, zone)
+            return self.recur(projected_TBZ, state, weight_hh, bias_hh, norm_hh, keep_TB, zone)
 
-        if layer.endswith("_reverse"):
-            return _from_the_end(recur, projected, state, runs)
-        return recur(projected, state) if runs is None else _in_runs(recur, projected, state, runs)
+        backwards = layer.endswith("_reverse")
+        if parts is not None:
+            return run_packed(recur, projected, state, parts, self.held(projected), backwards=backwards)
+        output_TBH, *after = recur(projected.flip(0) if backwards else projected, state)
+        return output_TBH.flip(0) if backwards else output_TBH, *after
 
     def _check_input(self, input: Any, dimensions: tuple[int, ...]) -> None:
         """Raises what torch raises for an input (of a packed sequence its data) that does not fit, in its words."""
@@ -304,13 +311,18 @@ class LSTM(_Layers, nn.LSTM):
     num_states = 2
 
     def recur(
-        self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, bias_Z: Tensor | None, gain_Z: Tensor | None, zone: Masks
-    ) -> tuple[Tensor, ...]:
+        self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, bias_Z: Tensor | None, gain_Z: Tensor | None,
+        keep_TB: Tensor | None, zone: Masks,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         h0_BH, c0_BH = state
         return lstm(
-            projected_TBZ, h0_BH, c0_BH, weight_ZH, zoneout_TBH=zone[0], cell_zoneout_TBH=zone[1], norm_gain_Z=gain_Z,
-            backend=self.backend,
+            projected_TBZ, h0_BH, c0_BH, weight_ZH, keep_TB=keep_TB, zoneout_TBH=zone[0], cell_zoneout_TBH=zone[1],
+            norm_gain_Z=gain_Z, backend=self.backend,
         )  # fmt: skip
+
+    def held(self, projected_NZ: Tensor) -> Tensor:
+        gates = projected_NZ.new_tensor([-FAR, FAR, 0, 0])  # input, forget, cell, output
+        return gates.repeat_interleave(self.hidden_size)
 
 
 class GRU(_Layers, nn.GRU):
@@ -324,13 +336,15 @@ class GRU(_Layers, nn.GRU):
         return bias_ih_Z + F.pad(bias_hh_Z[: 2 * self.hidden_size], (0, self.hidden_size))
 
     def recur(
-        self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, bias_Z: Tensor | None, gain_Z: Tensor | None, zone: Masks
-    ) -> tuple[Tensor, ...]:
+        self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, bias_Z: Tensor | None, gain_Z: Tensor | None,
+        keep_TB: Tensor | None, zone: Masks,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         # the reset gate multiplies the candidate's bias_hh
         candidate_bias_H = weight_ZH.new_zeros(self.hidden_size) if bias_Z is None else bias_Z[2 * self.hidden_size :]
         states_TBH, h_BH = gru(
-            projected_TBZ, state[0], weight_ZH, candidate_bias_H, zoneout_TBH=zone[0], norm_gain_Z=gain_Z, backend=self.backend
-        )
+            projected_TBZ, state[0], weight_ZH, candidate_bias_H, keep_TB=keep_TB, zoneout_TBH=zone[0], norm_gain_Z=gain_Z,
+            backend=self.backend,
+        )  # fmt: skip
         return states_TBH.to(h_BH.dtype), h_BH  # under autocast torch's GRU gives the type of hx, its other two do not
 
 
@@ -350,11 +364,12 @@ class RNN(_Layers, nn.RNN):
         self.nonlinearity, self.mode = nonlinearity, f"RNN_{nonlinearity.upper()}"
 
     def recur(
-        self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, bias_Z: Tensor | None, gain_Z: Tensor | None, zone: Masks
-    ) -> tuple[Tensor, ...]:
+        self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, bias_Z: Tensor | None, gain_Z: Tensor | None,
+        keep_TB: Tensor | None, zone: Masks,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         return elman(
-            projected_TBZ, state[0], weight_ZH, nonlinearity=self.nonlinearity, zoneout_TBH=zone[0], norm_gain_H=gain_Z,
-            backend=self.backend,
+            projected_TBZ, state[0], weight_ZH, nonlinearity=self.nonlinearity, keep_TB=keep_TB, zoneout_TBH=zone[0],
+            norm_gain_H=gain_Z, backend=self.backend,
         )  # fmt: skip
 
 
@@ -479,47 +494,6 @@ def _checked(
     if linear_bias is not None and linear_bias.dtype not in fitting:
         raise ValueError(f"{OWN}: linear_bias has dtype {linear_bias.dtype}, linear_weight has {linear_weight.dtype}")
     return dtype
-
-
-Recur = Callable[[Tensor, State], tuple[Tensor, ...]]
-
-
-def _in_runs(recur: Recur, projected_NZ: Tensor, state: State, runs: Runs) -> tuple[Tensor, ...]:
-    """The outputs [N, H] for a packed sequence and the states [B, H] in which its streams end."""
-    outputs: list[Tensor] = []
-    ended: list[State] = []
-    for projected_TBZ in _split(projected_NZ, runs):
-        num_streams = projected_TBZ.shape[1]
-        if num_streams < len(state[0]):
-            ended.insert(0, tuple(state_BH[num_streams:] for state_BH in state))
-            state = tuple(state_BH[:num_streams] for state_BH in state)
-        output_TBH, *after = recur(projected_TBZ, state)
-        outputs.append(output_TBH.flatten(0, 1))
-        state = tuple(after)
-    return torch.cat(outputs), *(torch.cat(parts) for parts in zip(state, *ended, strict=True))
-
-
-def _from_the_end(recur: Recur, projected: Tensor, state: State, runs: Runs | None) -> tuple[Tensor, ...]:
-    """The same from the last step to the first; each stream of a packed sequence begins at its own last step."""
-    if runs is None:
-        output_TBH, *after = recur(projected.flip(0), state)
-        return output_TBH.flip(0), *after
-    outputs: list[Tensor] = []
-    begun: State = tuple(state_BH[:0] for state_BH in state)
-    for projected_TBZ in reversed(_split(projected, runs)):
-        waiting = (state_BH[len(own) : projected_TBZ.shape[1]] for state_BH, own in zip(state, begun, strict=True))
-        output_TBH, *after = recur(
-            projected_TBZ.flip(0), tuple(torch.cat(both) for both in zip(begun, waiting, strict=True))
-        )  # fmt: skip
-        outputs.insert(0, output_TBH.flip(0).flatten(0, 1))
-        begun = tuple(after)
-    return torch.cat(outputs), *begun
-
-
-def _split(projected_NZ: Tensor, runs: Runs) -> list[Tensor]:
-    """A packed sequence as [T, B, Z] for each run."""
-    parts = projected_NZ.split([steps * streams for steps, streams in runs])
-    return [part.unflatten(0, run) for part, run in zip(parts, runs, strict=True)]
 
 
 def _torchs_generator(device: torch.device) -> Generator:
