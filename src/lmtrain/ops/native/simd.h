@@ -131,6 +131,8 @@ INLINE void store(bf16* p, F v) {
 INLINE F load(const int8* p) {
 #ifdef LMTRAIN_AVX512
     return (F)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+    return (F)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
 #else
     typedef int8_t I8 __attribute__((vector_size(LANES)));
     I8 v;
