@@ -132,7 +132,7 @@ def test_packed_sequences_are_read_as_torch_reads_them(
     found, outputs = [], []
     for module in (theirs, ours):
         torch.manual_seed(3)  # the dropout between layers
-        with mock.patch.object(lmtrain.ops.packed, "WORTH_A_CALL", worth):
+        with mock.patch.multiple(lmtrain.ops.packed, LAYING_OUT=worth, CALLING=0, COPYING=0):
             outputs.append(module(packed, hx)[0])
             torch.manual_seed(3)
             found.append(gradients(module, packed, hx))
@@ -154,8 +154,10 @@ def test_no_number_depends_on_where_a_packed_sequence_is_cut(
     packed.data.requires_grad_()
     hx = given_state(name, 4, 5, 20, dtype=dtype)
     found = []
+    for name in ("CALLING", "COPYING"):
+        monkeypatch.setattr(lmtrain.ops.packed, name, 0)
     for worth in (0, 10, 1000):
-        monkeypatch.setattr(lmtrain.ops.packed, "WORTH_A_CALL", worth)
+        monkeypatch.setattr(lmtrain.ops.packed, "LAYING_OUT", worth)
         found.append({key: x.detach().float() for key, x in gradients(module, packed, hx).items()})
     tolerance = 1e-4 if dtype == torch.float32 else 0.03
     for other in found[1:]:
@@ -163,9 +165,29 @@ def test_no_number_depends_on_where_a_packed_sequence_is_cut(
             assert_close(other[key], x, rtol=tolerance, atol=tolerance * max(1.0, float(x.abs().max())))
 
 
+def test_a_packed_sequence_is_read_where_another_device_is_the_default() -> None:
+    module = lmtrain.nn.GRU(3, 50)
+    packed = pack_sequence([torch.randn(n, 3) for n in (5, 3, 2, 2)])
+    expected = tensors(module(packed))
+    with torch.device("meta"):
+        assert all(map(torch.equal, tensors(module(packed)), expected))
+
+
+def test_runs_are_joined_where_that_costs_less_than_a_call() -> None:
+    def cut(*streams_T: int) -> list[tuple[tuple[int, int], ...]]:
+        return [segment.runs for segment in lmtrain.ops.packed.segments(streams_T, hidden_size=400)]
+
+    assert cut(4, 4, 4) == [((4, 3),)]
+    assert cut(4, 4, 3, 2, 2) == [((4, 2), (3, 1), (2, 2))]
+    assert cut(100, 30, 29) == [((100, 1),), ((30, 1), (29, 1))], "seventy rows that nobody reads"
+    assert cut(2, *[1] * 100) == [((2, 1),), ((1, 100),)], "a hundred rows that nobody reads"
+    assert cut(*[100] * 100, 99) == [((100, 100),), ((99, 1),)], "ten thousand rows to be copied"
+
+
 @pytest.mark.parametrize("nonlinearity", ["relu", "identity"])
-def test_states_that_grow_do_not_go_on_behind_the_end_of_a_stream(nonlinearity: str) -> None:
-    """A hundred more steps would take the short stream to infinity, and zero times infinity is no gradient."""
+def test_states_that_grow_do_not_go_on_behind_the_end_of_a_stream(nonlinearity: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty more steps would take the short stream to infinity, and zero times infinity is no gradient."""
+    monkeypatch.setattr(lmtrain.ops.packed, "COPYING", 0)
     module = lmtrain.nn.RNN(1, 1, nonlinearity=nonlinearity)
     for parameter in module.parameters():
         nn.init.constant_(parameter, 3.0)

@@ -64,7 +64,6 @@ from lmtrain.ops.transforms import follow, is_followed, needs_grad
 __all__ = ["GRU", "LSTM", "RNN", "linear_cross_entropy"]
 
 OWN = "lmtrain.nn.linear_cross_entropy"
-FAR = 1e30  # a gate's projection beyond which nothing moves it
 
 Masks = list[Tensor | None]  # for each of them its zoneout
 
@@ -179,7 +178,7 @@ class _Layers(nn.RNNBase):
         states = self._states(hx, x_ND, batch_sizes_T[:1].tolist())
         if order_B is not None and hx is not None:
             states = [state_LBH.index_select(1, order_B) for state_LBH in states]
-        results = self._all_layers(x_ND, states, segments(batch_sizes_T.tolist()))
+        results = self._all_layers(x_ND, states, segments(batch_sizes_T.tolist(), self.hidden_size))
         if (
             self.num_states > 1 and batch_sizes_T[0] != batch_sizes_T[-1]
         ):  # under autocast torch's LSTM gives these the type of hx
@@ -321,7 +320,8 @@ class LSTM(_Layers, nn.LSTM):
         )  # fmt: skip
 
     def held(self, projected_NZ: Tensor) -> Tensor:
-        gates = projected_NZ.new_tensor([-FAR, FAR, 0, 0])  # input, forget, cell, output
+        far = torch.finfo(projected_NZ.dtype).max
+        gates = projected_NZ.new_tensor([-far, far, 0, 0])  # input, forget, cell, output
         return gates.repeat_interleave(self.hidden_size)
 
 

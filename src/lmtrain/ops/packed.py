@@ -1,12 +1,13 @@
 """A recurrence over a packed sequence (`torch.nn.utils.rnn.PackedSequence`): streams of different lengths, the longest first.
 
 Its rows lie step by step, and each step has the streams that have not ended. A kernel reads [steps, streams] and lays out the
-recurrent weight anew in each call, which takes as long as multiplying some dozen rows. So the steps are cut into segments
-that lose less than that by filling up: in a segment, a stream that ends before the others is followed by steps which nobody
-reads. These change nothing and have no gradient: a cell that is read at the end is held by its gates (input 0, forget 1), and
-other states are forgotten. Each stream begins at the first step of its segment, in both directions.
+recurrent weight anew in each call, which takes as long as multiplying some dozen rows. So runs of steps with the same streams
+are joined to segments where that costs less than a call: a stream that ends before the others of its segment is followed by
+steps which nobody reads, and the rows are copied to their places. Such steps change nothing and have no gradient: a cell that
+is read at the end is held by its gates (input 0, forget 1), and other states are forgotten. Each stream begins at the first
+step of its segment, in both directions.
 
-    legend   N rows of a packed sequence · S steps of a segment · B streams that it has · Z gates x H
+    legend   N rows of a packed sequence · S steps of a segment · B streams that it has · M = S x B · H hidden · Z gates x H
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
@@ -22,71 +24,91 @@ State = tuple[Tensor, ...]  # [B, H] each, h first
 Recur = Callable[[Tensor, State, Tensor | None], tuple[Tensor, ...]]
 """(projected_SBZ, state, keep_SB) -> outputs [S, B, H] and the states at their end"""
 
-WORTH_A_CALL = 64  # rows of filling up that take as long as one more call
+Run = tuple[int, int]
+"""Streams, and the steps that have them"""
+
+# What costs time beside the products, in rows of a product [1, H] x [H, Z]; measured with AVX2.
+LAYING_OUT = 64.0  # the weight, in each call
+CALLING = 1150.0  # / H, squared: the call itself
+COPYING = 50.0  # / H: one row to its place
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Some steps of a packed sequence: how many streams each has."""
+    """Runs of a packed sequence that are read in one call; each has fewer streams than the one before."""
 
-    streams_S: tuple[int, ...]
+    runs: tuple[Run, ...]
 
     @property
     def num_streams(self) -> int:
-        return self.streams_S[0]
+        return self.runs[0][0]
 
     @property
     def num_rows(self) -> int:
-        return sum(self.streams_S)
+        return sum(streams * steps for streams, steps in self.runs)
 
-    @property
-    def is_full(self) -> bool:
-        return self.streams_S[-1] == self.num_streams
+    @cached_property
+    def streams(self) -> Tensor:
+        """How many each step has, [S]."""
+        streams, steps = torch.tensor(self.runs, device="cpu").unbind(1)
+        return streams.repeat_interleave(steps)
 
     @cached_property
     def lengths(self) -> Tensor:
         """The steps that each stream has here, [B]."""
-        return (torch.tensor(self.streams_S)[:, None] > torch.arange(self.num_streams)).sum(0)
+        return (self.streams[:, None] > torch.arange(self.num_streams, device="cpu")).sum(0)
 
     def places(self, *, backwards: bool) -> Tensor:
         """Where each row [N] lies among [S x B]; backwards, each stream's last step comes first."""
-        streams_S, B = torch.tensor(self.streams_S), self.num_streams
-        step_N = torch.arange(len(streams_S)).repeat_interleave(streams_S)
-        stream_N = torch.arange(self.num_rows) - (streams_S.cumsum(0) - streams_S).repeat_interleave(streams_S)
-        return ((self.lengths[stream_N] - 1 - step_N) if backwards else step_N) * B + stream_N
+        streams_S, B = self.streams, self.num_streams
+        step_N = torch.arange(len(streams_S), device="cpu").repeat_interleave(streams_S)
+        first_N = (streams_S.cumsum(0) - streams_S).repeat_interleave(streams_S)
+        stream_N = torch.arange(len(step_N), device="cpu") - first_N
+        return (self.lengths[stream_N] - 1 - step_N if backwards else step_N) * B + stream_N
 
     def run(self, recur: Recur, projected_NZ: Tensor, state: State, held_Z: Tensor | None, *, backwards: bool) -> State:
         """The outputs [N, H], and the state of each stream behind its own steps."""
-        S, B, device = len(self.streams_S), self.num_streams, projected_NZ.device
-        if self.is_full:
-            projected_SBZ = projected_NZ.unflatten(0, (S, B))
+        if len(self.runs) == 1:
+            projected_SBZ = projected_NZ.unflatten(0, (-1, self.num_streams))
             output_SBH, *after = recur(projected_SBZ.flip(0) if backwards else projected_SBZ, state, None)
             return (output_SBH.flip(0) if backwards else output_SBH).flatten(0, 1), *after
+        S, B, device = len(self.streams), self.num_streams, projected_NZ.device
         places_N = self.places(backwards=backwards).to(device)
-        filling_MZ = projected_NZ.new_zeros(S * B, projected_NZ.shape[1])
         keep_SB = None
         if held_Z is None:
-            keep_SB = (torch.arange(S)[:, None] < self.lengths).to(device, projected_NZ.dtype)
-        else:
-            filling_MZ += held_Z
-        projected_SBZ = filling_MZ.index_copy(0, places_N, projected_NZ).unflatten(0, (S, B))
+            held_Z = projected_NZ.new_zeros(projected_NZ.shape[1])
+            keep_SB = (torch.arange(S, device="cpu")[:, None] < self.lengths).to(device, projected_NZ.dtype)
+        projected_MZ = held_Z.expand(S * B, -1).index_copy(0, places_N, projected_NZ)
+        projected_SBZ = projected_MZ.unflatten(0, (S, B))
         output_SBH, final_BH, *others = recur(projected_SBZ, state, keep_SB)
         output_MH = output_SBH.flatten(0, 1)
-        last_B = ((self.lengths - 1) * B + torch.arange(B)).to(device)
+        last_B = ((self.lengths - 1) * B + torch.arange(B, device="cpu")).to(device)
         return output_MH.index_select(0, places_N), output_MH.index_select(0, last_B).to(final_BH.dtype), *others
 
 
-def segments(streams_T: Sequence[int]) -> list[Segment]:
-    """Cuts the steps, of which each has so many streams, where filling up would cost more than a call."""
-    found: list[list[int]] = []
-    filled = 0
-    for streams in streams_T:
-        filled += (found[-1][0] - streams) if found else 0
-        if not found or filled > WORTH_A_CALL:
-            found.append([])
-            filled = 0
-        found[-1].append(streams)
-    return [Segment(tuple(part)) for part in found]
+def segments(streams_T: Sequence[int], hidden_size: int) -> list[Segment]:
+    """Cuts the runs of steps, of which each has so many streams, into the segments that cost least."""
+    runs = [(streams, len(list(same))) for streams, same in groupby(streams_T)]
+    call, copying = LAYING_OUT + (CALLING / hidden_size) ** 2, COPYING / hidden_size
+    steps = [0, *accumulate(steps for _, steps in runs)]
+    rows = [0, *accumulate(streams * steps for streams, steps in runs)]
+    costs, starts = [0.0], [0]  # of the runs before each place, and where their last segment starts
+    for end in range(1, len(runs) + 1):
+        cost, start = costs[-1] + call, end - 1
+        for earlier in range(end - 2, -1, -1):
+            num_rows = rows[end] - rows[earlier]
+            filled = runs[earlier][0] * (steps[end] - steps[earlier]) - num_rows
+            if filled > call * (end - earlier):
+                break
+            cost, start = min((cost, start), (costs[earlier] + call + filled + copying * num_rows, earlier))
+        costs.append(cost)
+        starts.append(start)
+    found: list[Segment] = []
+    end = len(runs)
+    while end:
+        found.insert(0, Segment(tuple(runs[starts[end] : end])))
+        end = starts[end]
+    return found
 
 
 def run_packed(
