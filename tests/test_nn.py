@@ -120,7 +120,7 @@ def test_packed_sequences_are_read_as_torch_reads_them(
     name: str, lengths: list[int], num_layers: int, bidirectional: bool, is_sorted: bool, with_hx: bool, dropout: float,
     bias: bool, worth: int,
 ) -> None:  # fmt: skip
-    """Wherever the steps are cut."""
+    """Wherever the steps are cut: here all runs are joined where one call is worth 64 rows."""
     lengths = sorted(lengths, reverse=True) if is_sorted else lengths
     theirs, ours = pair(
         name, 3, 4, num_layers, bidirectional=bidirectional, dropout=dropout * (num_layers > 1), bias=bias, dtype=torch.float64
@@ -150,14 +150,16 @@ def test_no_number_depends_on_where_a_packed_sequence_is_cut(
 ) -> None:
     torch.manual_seed(1)
     module = getattr(lmtrain.nn, name)(3, 20, 2, bidirectional=True, backend=backend, dtype=dtype, **options).eval()
-    packed = pack_sequence([torch.randn(n, 3, dtype=dtype) for n in (17, 9, 9, 4, 1)])
+    lengths = (17, 9, 9, 4, 1)
+    packed = pack_sequence([torch.randn(n, 3, dtype=dtype) for n in lengths])
     packed.data.requires_grad_()
     hx = given_state(name, 4, 5, 20, dtype=dtype)
     found = []
-    for name in ("CALLING", "COPYING"):
-        monkeypatch.setattr(lmtrain.ops.packed, name, 0)
-    for worth in (0, 10, 1000):
+    for cost in ("CALLING", "COPYING"):
+        monkeypatch.setattr(lmtrain.ops.packed, cost, 0)
+    for worth, num_segments in ((0, 4), (10, 2), (1000, 1)):
         monkeypatch.setattr(lmtrain.ops.packed, "LAYING_OUT", worth)
+        assert len(lmtrain.ops.packed.segments(packed.batch_sizes.tolist(), 20)) == num_segments
         found.append({key: x.detach().float() for key, x in gradients(module, packed, hx).items()})
     tolerance = 1e-4 if dtype == torch.float32 else 0.03
     for other in found[1:]:
@@ -185,16 +187,20 @@ def test_runs_are_joined_where_that_costs_less_than_a_call() -> None:
 
 
 @pytest.mark.parametrize("nonlinearity", ["relu", "identity"])
-def test_states_that_grow_do_not_go_on_behind_the_end_of_a_stream(nonlinearity: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixty more steps would take the short stream to infinity, and zero times infinity is no gradient."""
-    monkeypatch.setattr(lmtrain.ops.packed, "COPYING", 0)
-    module = lmtrain.nn.RNN(1, 1, nonlinearity=nonlinearity)
-    for parameter in module.parameters():
-        nn.init.constant_(parameter, 3.0)
+@pytest.mark.parametrize("start", [1e20, 2e38])
+def test_states_that_grow_do_not_go_on_behind_the_end_of_a_stream(nonlinearity: str, start: float) -> None:
+    """Sixty more steps, or one, would take the short stream to infinity, and zero times infinity is no gradient."""
+    theirs, ours = nn.RNN(1, 256, nonlinearity="relu"), lmtrain.nn.RNN(1, 256, nonlinearity=nonlinearity)
+    for module in (theirs, ours):
+        for parameter in module.parameters():
+            nn.init.constant_(parameter, 1 / 85)
     packed = pack_sequence([torch.zeros(60, 1), torch.ones(1, 1)])
-    outputs, _ = module(packed, torch.tensor([[[0.0], [1e20]]]))
-    outputs.data.sum().backward()
-    assert all(bool(parameter.grad.isfinite().all()) for parameter in module.parameters())
+    found = []
+    for module in (theirs, ours):
+        outputs, _ = module(packed, torch.stack([torch.zeros(256), torch.full((256,), start)])[None])
+        outputs.data[2:].sum().backward()
+        found.append([parameter.grad for parameter in module.parameters()])
+    assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -30,7 +30,8 @@ proj_size and float16 raise a ValueError.
 above, the reference, for the number of steps that they see. `torch.jit.script` and `quantize_dynamic` know torch's classes
 alone: give one of these the `state_dict`.
 
-A packed sequence is read in few segments of steps (see `lmtrain.ops.packed`); no result depends on how they are cut.
+A packed sequence is read in few segments of steps (see `lmtrain.ops.packed`). How they are cut moves results by rounding alone,
+except that zoneout in training draws other numbers.
 
     legend   T steps · B streams · N tokens, of a packed sequence or to be predicted · D size of a layer's input · H hidden ·
              Z gates x H · L layers, each direction counted
@@ -64,6 +65,7 @@ from lmtrain.ops.transforms import follow, is_followed, needs_grad
 __all__ = ["GRU", "LSTM", "RNN", "linear_cross_entropy"]
 
 OWN = "lmtrain.nn.linear_cross_entropy"
+UNBOUNDED = ("RNN_RELU", "RNN_IDENTITY")
 
 Masks = list[Tensor | None]  # for each of them its zoneout
 
@@ -121,13 +123,13 @@ class _Layers(nn.RNNBase):
     @abstractmethod
     def recur(
         self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, bias_Z: Tensor | None, gain_Z: Tensor | None,
-        keep_TB: Tensor | None, zone: Masks,
+        zone: Masks,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         """One layer's recurrence: outputs [T, B, H], then its final states. `bias_Z` is torch's bias_hh."""
 
-    def held(self, projected_NZ: Tensor) -> Tensor | None:
-        """Projections [Z] with which a step leaves all states but h as they are; None where there is no other."""
-        return None
+    def held(self, projected_NZ: Tensor) -> Tensor:
+        """Projections [Z] with which a step leaves all states but h as they are."""
+        return projected_NZ.new_zeros(projected_NZ.shape[1])
 
     def input_bias(self, bias_ih_Z: Tensor, bias_hh_Z: Tensor) -> Tensor:
         """What is added to the input product."""
@@ -178,10 +180,10 @@ class _Layers(nn.RNNBase):
         states = self._states(hx, x_ND, batch_sizes_T[:1].tolist())
         if order_B is not None and hx is not None:
             states = [state_LBH.index_select(1, order_B) for state_LBH in states]
-        results = self._all_layers(x_ND, states, segments(batch_sizes_T.tolist(), self.hidden_size))
-        if (
-            self.num_states > 1 and batch_sizes_T[0] != batch_sizes_T[-1]
-        ):  # under autocast torch's LSTM gives these the type of hx
+        parts = segments(batch_sizes_T.tolist(), self.hidden_size, joined=self.mode not in UNBOUNDED)
+        results = self._all_layers(x_ND, states, parts)
+        # Under autocast torch's LSTM gives these the type of hx.
+        if self.num_states > 1 and batch_sizes_T[0] != batch_sizes_T[-1]:
             results = [tensor.to(states[0].dtype) for tensor in results]
         outputs_NH, *finals = results
         if places_B is not None:
@@ -223,13 +225,13 @@ class _Layers(nn.RNNBase):
         if generator is not None:
             weight_hh = weight_drop(weight_hh, self.weight_drop, generator)
 
-        def recur(projected_TBZ: Tensor, state: State, keep_TB: Tensor | None = None) -> tuple[Tensor, ...]:
+        def recur(projected_TBZ: Tensor, state: State) -> tuple[Tensor, ...]:
             shape = (*projected_TBZ.shape[:2], self.hidden_size)
             zone: Masks = [
                 zoneout_weights(shape, self.zoneout, generator, training=self.training, device=device) if self.zoneout else None
                 for _ in state
             ]
-            return self.recur(projected_TBZ, state, weight_hh, bias_hh, norm_hh, keep_TB, zone)
+            return self.recur(projected_TBZ, state, weight_hh, bias_hh, norm_hh, zone)
 
         backwards = layer.endswith("_reverse")
         if parts is not None:
@@ -311,11 +313,11 @@ class LSTM(_Layers, nn.LSTM):
 
     def recur(
         self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, bias_Z: Tensor | None, gain_Z: Tensor | None,
-        keep_TB: Tensor | None, zone: Masks,
+        zone: Masks,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         h0_BH, c0_BH = state
         return lstm(
-            projected_TBZ, h0_BH, c0_BH, weight_ZH, keep_TB=keep_TB, zoneout_TBH=zone[0], cell_zoneout_TBH=zone[1],
+            projected_TBZ, h0_BH, c0_BH, weight_ZH, zoneout_TBH=zone[0], cell_zoneout_TBH=zone[1],
             norm_gain_Z=gain_Z, backend=self.backend,
         )  # fmt: skip
 
@@ -337,12 +339,12 @@ class GRU(_Layers, nn.GRU):
 
     def recur(
         self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, bias_Z: Tensor | None, gain_Z: Tensor | None,
-        keep_TB: Tensor | None, zone: Masks,
+        zone: Masks,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         # the reset gate multiplies the candidate's bias_hh
         candidate_bias_H = weight_ZH.new_zeros(self.hidden_size) if bias_Z is None else bias_Z[2 * self.hidden_size :]
         states_TBH, h_BH = gru(
-            projected_TBZ, state[0], weight_ZH, candidate_bias_H, keep_TB=keep_TB, zoneout_TBH=zone[0], norm_gain_Z=gain_Z,
+            projected_TBZ, state[0], weight_ZH, candidate_bias_H, zoneout_TBH=zone[0], norm_gain_Z=gain_Z,
             backend=self.backend,
         )  # fmt: skip
         return states_TBH.to(h_BH.dtype), h_BH  # under autocast torch's GRU gives the type of hx, its other two do not
@@ -365,10 +367,10 @@ class RNN(_Layers, nn.RNN):
 
     def recur(
         self, projected_TBZ: Tensor, state: State, weight_ZH: Tensor, bias_Z: Tensor | None, gain_Z: Tensor | None,
-        keep_TB: Tensor | None, zone: Masks,
+        zone: Masks,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         return elman(
-            projected_TBZ, state[0], weight_ZH, nonlinearity=self.nonlinearity, keep_TB=keep_TB, zoneout_TBH=zone[0],
+            projected_TBZ, state[0], weight_ZH, nonlinearity=self.nonlinearity, zoneout_TBH=zone[0],
             norm_gain_H=gain_Z, backend=self.backend,
         )  # fmt: skip
 
@@ -438,7 +440,7 @@ def _cross_entropy(
         features_ND, targets_N, is_plain = features_ND[:1], targets_N[:1], True  # torch's mean of nothing, gradients of zero
     if is_plain:
         wide_dtype = accumulate_dtype(dtype)
-        logits_NV = linear(features_ND, weight_VD, bias_V).to(wide_dtype)
+        logits_NV = linear(features_ND, weight_VD, bias_V, backend="eager").to(wide_dtype)
         if of_classes["weight"] is not None:
             of_classes = {**of_classes, "weight": of_classes["weight"].to(wide_dtype)}
         losses = F.cross_entropy(logits_NV, targets_N, reduction=reduction, ignore_index=ignore_index, **of_classes)

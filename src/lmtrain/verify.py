@@ -36,6 +36,7 @@ from lmtrain.ops.lstm import lstm
 from lmtrain.ops.negative_sampling import negative_sampling
 from lmtrain.ops.objectives import affine, logistic_loss, max_margin_loss, softmax_loss, window_vectors
 from lmtrain.ops.sampled_cross_entropy import sampled_cross_entropy
+from lmtrain.ops.transforms import MatmulFunction
 
 log = logging.getLogger("lmtrain")
 
@@ -82,6 +83,7 @@ def iter_checks() -> Iterator[Check]:
         _direct_output_layer(generator),
         _lookup(generator),
         _linear(generator),
+        _matmul(generator),
     ]
     others += [*_word_vectors(generator), *_window_classifiers(generator), _average(generator)]
     for subject in [*plain, *everything, *others, *_activations(generator)]:
@@ -212,6 +214,13 @@ def _linear(generator: Generator) -> Subject:
     randn = partial(torch.randn, generator=generator, dtype=torch.float64)
     inputs = {"x_NE": randn(B, E), "weight_ZE": randn(H, E), "bias_Z": randn(H)}
     return Subject("linear", "linear", lambda inputs, _: {"y": LinearFunction.apply(*inputs.values())}, inputs)
+
+
+def _matmul(generator: Generator) -> Subject:
+    """The product for bfloat16 on a CPU that has no instructions for it; in float64 it rounds nothing."""
+    randn = partial(torch.randn, generator=generator, dtype=torch.float64)
+    inputs = {"a_TBK": randn(T, B, E), "b_KN": randn(E, H), "bias_N": randn(H)}
+    return Subject("matmul", "transforms", lambda inputs, _: {"y": MatmulFunction.apply(*inputs.values())}, inputs)
 
 
 def _word_vectors(generator: Generator) -> Iterator[Subject]:

@@ -1,15 +1,17 @@
 """bfloat16 on a CPU where PyTorch multiplies it in plain loops: no product is left to those, and the numbers are the same."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.profiler import ProfilerActivity, profile
 
+import lmtrain
 import lmtrain.config as config
 from lmtrain.build import build_model
 from lmtrain.inference.dynamic import Adaptive, Cache, Dynamic, _Memory
@@ -17,7 +19,7 @@ from lmtrain.models.base import NeuralLanguageModel
 from lmtrain.ops import transforms
 from lmtrain.ops.linear import linear
 from lmtrain.ops.lookup import lookup
-from lmtrain.ops.native import products
+from lmtrain.ops.native.products import matmul
 from lmtrain.ops.transforms import multiply
 
 V, EOS = 40, 2
@@ -34,19 +36,18 @@ MODELS: dict[str, config.NeuralConfig] = {
 }  # fmt: skip
 
 
-class Products(TorchDispatchMode):
-    """Counts the products that PyTorch makes, by type."""
-
-    NAMES = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "linear", "mkldnn_linear", "dot", "_addmm_activation")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: Counter[torch.dtype] = Counter()
-
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if operation.overloadpacket.__name__ in self.NAMES:
-            self.made[next(x.dtype for x in args if isinstance(x, Tensor))] += 1
-        return operation(*args, **(kwargs or {}))
+@contextmanager
+def products() -> Iterator[Counter[str]]:
+    """Counts the products that PyTorch makes, by type, native kernels or not."""
+    made: Counter[str] = Counter()
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        yield made
+    assert profiler.profiler is not None
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() in {
+            f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "mkldnn_linear")
+        }:
+            made[event.dtypes()[0].removeprefix("c10::")] += 1
 
 
 @pytest.fixture
@@ -89,9 +90,9 @@ def test_no_product_of_a_model_runs_in_the_plain_loops(name: str, backend: str, 
     for key, x in expected.items():
         assert found[key].dtype == x.dtype
         torch.testing.assert_close(found[key], x, rtol=0.05, atol=0.02 * max(float(x.abs().max()), 1e-6))
-    with Products() as counted:
+    with products() as made:
         numbers(model_of(name, backend))
-    assert counted.made[torch.bfloat16] == 0, counted.made
+    assert made["BFloat16"] == 0, made
 
 
 @pytest.mark.parametrize("types", [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.bfloat16,) * 2])
@@ -113,6 +114,31 @@ def test_a_linear_layer_gives_the_types_and_numbers_of_pytorch(
         torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02 * float(theirs.detach().abs().max()))
 
 
+def test_factors_of_two_types_are_refused_as_elsewhere(plain_loops: Callable[[bool], None]) -> None:
+    plain_loops(True)
+    x_NE = torch.ones(3, 4, dtype=torch.bfloat16)
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        with pytest.raises(RuntimeError, match="same dtype"):
+            linear(x_NE, torch.ones(2, 4, dtype=dtype))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_the_backward_pass_may_run_under_the_autocast_and_keeps_no_copies(
+    name: str, backend: str, plain_loops: Callable[[bool], None]
+) -> None:
+    plain_loops(True)
+    module, x_TBD = getattr(lmtrain.nn, name)(12, 20, backend=backend), torch.randn(6, 3, 12)
+    kept: list[Tensor] = []
+    with products() as made, torch.autocast("cpu", torch.bfloat16):
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+            total = module(x_TBD)[0].float().sum()
+        total.backward()
+    assert made["BFloat16"] == 0
+    assert made.total() > 1
+    assert not [x for x in kept if x.dtype == torch.float32 and x.numel() >= module.weight_hh_l0.numel()]
+
+
 def test_other_types_and_other_devices_are_left_to_pytorch(plain_loops: Callable[[bool], None]) -> None:
     plain_loops(True)
     x_NE, weight_EZ = torch.ones(3, 4), torch.ones(4, 2)
@@ -125,21 +151,21 @@ def test_no_product_of_dynamic_evaluation_runs_in_the_plain_loops(plain_loops: C
     plain_loops(True)
     method = Adaptive(cache=Cache(window=9), dynamic=Dynamic(rate=0.1, segment_length=3))
     begun = method.scoring(model_of("lstm", "auto"), torch.tensor([EOS]))
-    with Products() as counted, torch.autocast("cpu", torch.bfloat16), begun as score:
+    with products() as made, torch.autocast("cpu", torch.bfloat16), begun as score:
         for targets_TB in (torch.arange(24) % V).view(-1, 3, 1):
             score(targets_TB)
-    assert counted.made[torch.bfloat16] == 0
-    assert counted.made.total() > 1
+    assert made["BFloat16"] == 0
+    assert made.total() > 1
 
 
 def test_no_product_of_the_cache_and_of_the_kernels_runs_in_the_plain_loops(plain_loops: Callable[[bool], None]) -> None:
     plain_loops(True)
     hidden_TBD = torch.randn(5, 2, 4, generator=torch.Generator().manual_seed(2)).bfloat16()
-    with Products() as counted:
+    with products() as made:
         _Memory(Cache(window=9)).mix(torch.zeros(5, 2), hidden_TBD, torch.ones(5, 2, dtype=torch.int64))
-        assert products.matmul(hidden_TBD[0], hidden_TBD[1].T).dtype == torch.bfloat16
+        assert matmul(hidden_TBD[0], hidden_TBD[1].T).dtype == torch.bfloat16
         lookup(
             torch.ones(3, 4, dtype=torch.bfloat16, requires_grad=True), torch.zeros(2, 2, dtype=torch.int64)
         ).sum().backward()
-    assert counted.made[torch.bfloat16] == 0
-    assert counted.made.total() > 1
+    assert made["BFloat16"] == 0
+    assert made.total() > 1

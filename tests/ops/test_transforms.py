@@ -27,6 +27,7 @@ from lmtrain.ops.lstm import lstm
 from lmtrain.ops.negative_sampling import negative_sampling
 from lmtrain.ops.objectives import affine, logistic_loss, max_margin_loss, softmax_loss, window_vectors
 from lmtrain.ops.sampled_cross_entropy import sampled_cross_entropy
+from lmtrain.ops.transforms import MatmulFunction
 
 N, T, B, H, V, D = 4, 3, 2, 5, 7, 6
 
@@ -50,6 +51,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     **{f"linear_cross_entropy {b}": (lambda f, w, y, b=b: linear_cross_entropy(f, w, BIAS, y, backend=b),
                                      (of(N, 3, D), of(N, V, D), ids(N, 3))) for b in BACKENDS[:2]},
     "linear": (lambda *x: LinearFunction.apply(*x), (of(N, 3, D), of(N, V, D), of(N, V))),
+    "matmul": (lambda *x: MatmulFunction.apply(*x), (of(N, 3, D), of(N, D, V), of(N, V))),
     "sampled_cross_entropy": (lambda f, w, y: sampled_cross_entropy(f, w, BIAS, y, torch.tensor([0, 2]), LOG_EXPECTED),
                               (of(N, 3, D), of(N, V, D), ids(N, 3))),
     "softmax_loss": (softmax_loss, (of(N, 3, V), ids(N, 3))),
@@ -63,7 +65,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "lookup": (lookup, (of(N, V, D), ids(N, T, B))),
     "bags": (lambda table, i: average(table, i, torch.tensor([0, 2, 2])), (of(N, V, D), ids(N, 7))),
 }  # fmt: skip
-FORWARD_MODE = {name for name in FUNCTIONS if "reference" in name or name == "lookup"}
+FORWARD_MODE = {name for name in FUNCTIONS if "reference" in name or name in ("lookup", "matmul")}
 
 
 def one_by_one(function: Callable[..., Tensor], batch: tuple[Tensor, ...], fixed: int | None) -> Tensor:
@@ -190,7 +192,7 @@ def test_functions_may_be_called_in_what_is_compiled(name: str) -> None:
 
 
 def test_every_function_of_the_package_is_tried_here_or_with_the_activations() -> None:
-    """A class of `torch.autograd.Function` is pointwise, looped, or one of the two named."""
+    """A class of `torch.autograd.Function` is pointwise, looped, or one of the three named."""
     found = {}
     source = Path(lmtrain.__file__).parent
     for path in (path for path in source.rglob("*.py") if path.parent.name != "explain"):  # whose gates have no tensors
@@ -198,8 +200,8 @@ def test_every_function_of_the_package_is_tried_here_or_with_the_activations() -
             if isinstance(node, ast.ClassDef):
                 found[node.name] = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
     direct = {name for name, bases in found.items() if "Function" in bases}
-    assert direct == {"Pointwise", "Looped", "Lookup", "DirectCrossEntropyFunction"}
+    assert direct == {"Pointwise", "Looped", "Lookup", "DirectCrossEntropyFunction", "MatmulFunction"}
     looped = {name for name, bases in found.items() if "Looped" in bases}
     assert {name.removesuffix("Function").lower() for name in looped} == {
-        name.split()[0].replace("_", "") for name in FUNCTIONS if name != "lookup"
+        name.split()[0].replace("_", "") for name in FUNCTIONS if name not in ("lookup", "matmul")
     }

@@ -126,7 +126,7 @@ class DirectNgramHead(Head):
 
     def log_probs(self, features_TBD: Tensor) -> Tensor:
         features_TBE, starts_TBO = self._split(features_TBD)
-        scores_TBV = linear(features_TBE, self.softmax.weight_VE, self.softmax.bias_V)
+        scores_TBV = linear(features_TBE, self.softmax.weight_VE, self.softmax.bias_V, backend="eager")
         return (scores_TBV + _slices(self.table, starts_TBO, self.vocab_size)).log_softmax(-1)
 
     def target_log_probs(self, features_TBD: Tensor, targets_TB: Tensor) -> Tensor:

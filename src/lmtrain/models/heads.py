@@ -338,13 +338,13 @@ def _compute_dtype(features: Tensor) -> torch.dtype | None:
 
 
 def _log_probs(features: Tensor, weight_VE: Tensor, bias_V: Tensor) -> Tensor:
-    return _wide(linear(features, weight_VE, bias_V)).log_softmax(-1)
+    return _wide(linear(features, weight_VE, bias_V, backend="eager")).log_softmax(-1)
 
 
 def _target_log_probs(features_NE: Tensor, weight_VE: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
     num_rows = max(1, MAX_LOGITS_BYTES // (4 * len(weight_VE)))
     parts = [
-        -F.cross_entropy(_wide(linear(features, weight_VE, bias_V)), targets, reduction="none")
+        -F.cross_entropy(_wide(linear(features, weight_VE, bias_V, backend="eager")), targets, reduction="none")
         for features, targets in zip(features_NE.split(num_rows), targets_N.split(num_rows), strict=True)
     ]
     return torch.cat(parts)

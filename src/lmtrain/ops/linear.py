@@ -3,7 +3,7 @@
     y_n = W x_n + b        d_x_n = W^T d_y_n        d_W = sum over n of d_y_n x_n^T        d_b = sum over n of d_y_n
 
 PyTorch's float32 products use AVX-512 on Intel's processors alone (see `lmtrain.ops.native.products`). Everywhere else, in
-other types and under autocast this is PyTorch's own function, in bfloat16 by `lmtrain.ops.transforms.multiply`.
+other types and under autocast this is PyTorch's own function, in bfloat16 by `lmtrain.ops.transforms.matmul`.
 
     legend   N rows · E inputs · Z outputs
 """
@@ -18,26 +18,24 @@ from torch import Tensor, nn
 
 from lmtrain.ops.native import products
 from lmtrain.ops.recurrence import reference_gradients
-from lmtrain.ops.transforms import Looped, call, is_for_reference, multiply
+from lmtrain.ops.transforms import Looped, are_in_plain_loops, call, is_for_reference, matmul
 
 
 def linear(x: Tensor, weight_ZE: Tensor, bias_Z: Tensor | None = None, *, backend: str = "auto") -> Tensor:
     """Returns x W^T + b for x [..., E]. With the backends reference and eager it is PyTorch's own in any case."""
-    return multiply(F.linear if backend in ("reference", "eager") else _faster, x, weight_ZE, bias_Z)
-
-
-class Linear(nn.Linear):
-    """`torch.nn.Linear`, computed by `linear`."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight, self.bias)
-
-
-def _faster(x: Tensor, weight_ZE: Tensor, bias_Z: Tensor | None) -> Tensor:
-    if not _is_ours(x, weight_ZE, bias_Z):
+    if are_in_plain_loops(x, weight_ZE):
+        return matmul(x, weight_ZE.T, bias_Z)
+    if backend in ("reference", "eager") or not _is_ours(x, weight_ZE, bias_Z):
         return F.linear(x, weight_ZE, bias_Z)
     y_NZ: Tensor = call(LinearFunction, x.flatten(0, -2), weight_ZE, bias_Z)
     return y_NZ.unflatten(0, x.shape[:-1])
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, whose bfloat16 is never multiplied in plain loops."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias, backend="eager")
 
 
 def _is_ours(x: Tensor, weight_ZE: Tensor, bias_Z: Tensor | None) -> bool:

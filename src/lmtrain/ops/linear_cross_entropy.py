@@ -30,12 +30,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy
 
 from lmtrain.ops.backends import Call, choose, kernels, why_not
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
-from lmtrain.ops.transforms import Looped, call, follow, is_followed, is_for_reference, multiply, needs_grad, without_autocast
+from lmtrain.ops.transforms import Looped, call, follow, is_followed, is_for_reference, matmul, needs_grad, without_autocast
 
 Wanted = tuple[bool, bool, bool]
 
@@ -120,7 +120,7 @@ def linear_nats(
             return made
         weight_VD, parts = weight_VD.to(dtype), []
         for rows in _chunks(features_ND, sizes["V"], max_bytes):
-            logits_RV = multiply(torch.matmul, features_ND[rows], weight_VD.T).to(wide_dtype)
+            logits_RV = matmul(features_ND[rows], weight_VD.T).to(wide_dtype)
             if bias_V is not None:
                 logits_RV += bias_V
             parts.append(logits_RV.logsumexp(1) - logits_RV.gather(1, targets_N[rows, None])[:, 0])
@@ -131,7 +131,7 @@ def linear_cross_entropy_reference(
     features_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, compute_dtype: torch.dtype
 ) -> Tensor:
     """The definition, in plain differentiable PyTorch."""
-    logits_NV = multiply(linear, features_ND.to(compute_dtype), weight_VD.to(compute_dtype))
+    logits_NV = matmul(features_ND.to(compute_dtype), weight_VD.to(compute_dtype).T)
     logits_NV = logits_NV.to(accumulate_dtype(compute_dtype))
     if bias_V is not None:
         logits_NV = logits_NV + bias_V
@@ -184,7 +184,7 @@ def forward_linear_cross_entropy(
     d_bias_V = torch.zeros(V, dtype=wide_dtype, device=weight_VD.device) if needs_bias else None
     total = torch.zeros((), dtype=torch.float64, device=features_ND.device)
     for rows in _chunks(features_ND, V, max_bytes):
-        p_RV = multiply(torch.matmul, features_ND[rows], weight_VD.T).to(wide_dtype)
+        p_RV = matmul(features_ND[rows], weight_VD.T).to(wide_dtype)
         if bias_V is not None:
             p_RV += bias_V
         targets_R1 = targets_N[rows, None]
@@ -199,7 +199,7 @@ def forward_linear_cross_entropy(
             d_bias_V += d_logits_RV.sum(0)
         d_logits_RV = d_logits_RV.to(compute_dtype)
         if d_features_ND is not None:
-            d_features_ND[rows] = multiply(torch.matmul, d_logits_RV, weight_VD)
+            d_features_ND[rows] = matmul(d_logits_RV, weight_VD)
         if d_weight_VD is not None:
             _add_product(d_weight_VD, d_logits_RV.T, features_ND[rows])
     return total.to(wide_dtype), d_features_ND, d_weight_VD, d_bias_V
@@ -269,4 +269,4 @@ def _add_product(sum_VD: Tensor, left_VR: Tensor, right_RD: Tensor) -> None:
     if sum_VD.dtype == left_VR.dtype:
         sum_VD.addmm_(left_VR, right_RD)
     else:
-        sum_VD += multiply(torch.matmul, left_VR, right_RD)
+        sum_VD += matmul(left_VR, right_RD)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from lmtrain.ops.native import gradients
-from lmtrain.ops.transforms import call, is_batched, multiply
+from lmtrain.ops.transforms import call, is_batched, matmul
 
 
 def lookup(table_VZ: Tensor, ids_TB: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class Lookup(torch.autograd.Function):
         if not (torch.is_grad_enabled() or is_batched(d_NZ)) and gradients.can_sum_rows(d_NZ):
             return gradients.sum_rows(d_NZ, ids_TB.flatten(), ctx.num_rows), None
         zeros_NV = d_TBZ.new_zeros(ids_TB.numel(), ctx.num_rows)
-        return multiply(torch.matmul, zeros_NV.scatter(1, ids_TB.reshape(-1, 1), 1).T, d_NZ), None
+        return matmul(zeros_NV.scatter(1, ids_TB.reshape(-1, 1), 1).T, d_NZ), None
 
     @staticmethod
     def jvp(ctx: Any, *d_inputs: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ Its rows lie step by step, and each step has the streams that have not ended. A 
 recurrent weight anew in each call, which takes as long as multiplying some dozen rows. So runs of steps with the same streams
 are joined to segments where that costs less than a call: a stream that ends before the others of its segment is followed by
 steps which nobody reads, and the rows are copied to their places. Such steps change nothing and have no gradient: a cell that
-is read at the end is held by its gates (input 0, forget 1), and other states are forgotten. Each stream begins at the first
-step of its segment, in both directions.
+is read at the end is held by its gates (input 0, forget 1). Each stream begins at the first step of its segment, in both
+directions. Where states know no bound, runs stay apart: no gradient times infinity is none.
 
     legend   N rows of a packed sequence · S steps of a segment · B streams that it has · M = S x B · H hidden · Z gates x H
 """
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 State = tuple[Tensor, ...]  # [B, H] each, h first
-Recur = Callable[[Tensor, State, Tensor | None], tuple[Tensor, ...]]
-"""(projected_SBZ, state, keep_SB) -> outputs [S, B, H] and the states at their end"""
+Recur = Callable[[Tensor, State], tuple[Tensor, ...]]
+"""(projected_SBZ, state) -> outputs [S, B, H] and the states at their end"""
 
 Run = tuple[int, int]
 """Streams, and the steps that have them"""
@@ -66,29 +66,27 @@ class Segment:
         stream_N = torch.arange(len(step_N), device="cpu") - first_N
         return (self.lengths[stream_N] - 1 - step_N if backwards else step_N) * B + stream_N
 
-    def run(self, recur: Recur, projected_NZ: Tensor, state: State, held_Z: Tensor | None, *, backwards: bool) -> State:
+    def run(self, recur: Recur, projected_NZ: Tensor, state: State, held_Z: Tensor, *, backwards: bool) -> State:
         """The outputs [N, H], and the state of each stream behind its own steps."""
         if len(self.runs) == 1:
             projected_SBZ = projected_NZ.unflatten(0, (-1, self.num_streams))
-            output_SBH, *after = recur(projected_SBZ.flip(0) if backwards else projected_SBZ, state, None)
+            output_SBH, *after = recur(projected_SBZ.flip(0) if backwards else projected_SBZ, state)
             return (output_SBH.flip(0) if backwards else output_SBH).flatten(0, 1), *after
         S, B, device = len(self.streams), self.num_streams, projected_NZ.device
         places_N = self.places(backwards=backwards).to(device)
-        keep_SB = None
-        if held_Z is None:
-            held_Z = projected_NZ.new_zeros(projected_NZ.shape[1])
-            keep_SB = (torch.arange(S, device="cpu")[:, None] < self.lengths).to(device, projected_NZ.dtype)
         projected_MZ = held_Z.expand(S * B, -1).index_copy(0, places_N, projected_NZ)
         projected_SBZ = projected_MZ.unflatten(0, (S, B))
-        output_SBH, final_BH, *others = recur(projected_SBZ, state, keep_SB)
+        output_SBH, final_BH, *others = recur(projected_SBZ, state)
         output_MH = output_SBH.flatten(0, 1)
         last_B = ((self.lengths - 1) * B + torch.arange(B, device="cpu")).to(device)
         return output_MH.index_select(0, places_N), output_MH.index_select(0, last_B).to(final_BH.dtype), *others
 
 
-def segments(streams_T: Sequence[int], hidden_size: int) -> list[Segment]:
-    """Cuts the runs of steps, of which each has so many streams, into the segments that cost least."""
+def segments(streams_T: Sequence[int], hidden_size: int, *, joined: bool = True) -> list[Segment]:
+    """Cuts the runs of steps, of which each has so many streams, into the segments that cost least, or each from the next."""
     runs = [(streams, len(list(same))) for streams, same in groupby(streams_T)]
+    if not joined:
+        return [Segment((run,)) for run in runs]
     call, copying = LAYING_OUT + (CALLING / hidden_size) ** 2, COPYING / hidden_size
     steps = [0, *accumulate(steps for _, steps in runs)]
     rows = [0, *accumulate(streams * steps for streams, steps in runs)]
@@ -112,11 +110,11 @@ def segments(streams_T: Sequence[int], hidden_size: int) -> list[Segment]:
 
 
 def run_packed(
-    recur: Recur, projected_NZ: Tensor, state: State, parts: Sequence[Segment], held_Z: Tensor | None, *, backwards: bool
+    recur: Recur, projected_NZ: Tensor, state: State, parts: Sequence[Segment], held_Z: Tensor, *, backwards: bool
 ) -> tuple[Tensor, ...]:
     """The outputs [N, H] and the states [B, H] in which the streams end; backwards, in which they are behind their first step.
 
-    held_Z   projections with which a step leaves all states but h as they are; None where there is no other
+    held_Z   projections with which a step leaves all states but h as they are
     """
     rows = projected_NZ.split([segment.num_rows for segment in parts])
     if backwards:
@@ -133,7 +131,7 @@ def run_packed(
     return torch.cat(outputs), *_joined(state, *ended)
 
 
-def _backwards(recur: Recur, parts: list[tuple[Segment, Tensor]], state: State, held_Z: Tensor | None) -> tuple[Tensor, ...]:
+def _backwards(recur: Recur, parts: list[tuple[Segment, Tensor]], state: State, held_Z: Tensor) -> tuple[Tensor, ...]:
     """From the last step to the first; a stream begins, with its own state, in the segment of its last step."""
     outputs: list[Tensor] = []
     begun: State = tuple(state_BH[:0] for state_BH in state)

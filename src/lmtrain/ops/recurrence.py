@@ -26,7 +26,7 @@ from torch import Tensor
 from lmtrain.ops.backends import Call, choose
 from lmtrain.ops.native import products
 from lmtrain.ops.shapes import Sizes, check_dtype, check_shape
-from lmtrain.ops.transforms import follow, multiply, needs_grad
+from lmtrain.ops.transforms import follow, matmul, needs_grad
 
 EPSILON = 1e-5
 
@@ -105,7 +105,7 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def recurrent_term(h_BH: Tensor, weight_ZH: Tensor, norm_gain_Z: Tensor | None) -> Tensor:
     """Returns h R^T [B, Z] in the type of sums, layer-normalised if there is a gain; differentiable."""
-    product_BZ = multiply(torch.matmul, h_BH, weight_ZH.T)
+    product_BZ = matmul(h_BH, weight_ZH.T)
     product_BZ = product_BZ.to(accumulate_dtype(product_BZ.dtype))
     if norm_gain_Z is None:
         return product_BZ
@@ -124,7 +124,7 @@ def add_recurrent_term(
 def backward_term(d_term_BZ: Tensor, weight_ZH: Tensor, norm: Norm | None, step: int) -> Tensor:
     """Returns the gradient of h [B, H] in the type of sums, from that of `recurrent_term`."""
     d_product_BZ = d_term_BZ if norm is None else norm.backward(d_term_BZ, step)
-    return multiply(torch.matmul, d_product_BZ, weight_ZH).to(accumulate_dtype(d_term_BZ.dtype))
+    return matmul(d_product_BZ, weight_ZH).to(accumulate_dtype(d_term_BZ.dtype))
 
 
 def add_direct(d_BH: Tensor, d_state_BH: Tensor, zoneout_TBH: Tensor | None, step: int) -> Tensor:
@@ -155,7 +155,7 @@ class Norm:
 
     def __init__(self, previous_TBH: Tensor, weight_ZH: Tensor, gain_Z: Tensor) -> None:
         self.gain_Z = gain_Z
-        product_TBZ = multiply(torch.matmul, previous_TBH.flatten(0, 1), weight_ZH.T).to(gain_Z.dtype)
+        product_TBZ = matmul(previous_TBH.flatten(0, 1), weight_ZH.T).to(gain_Z.dtype)
         x_NZ, scale_NG1 = normalise(product_TBZ, weight_ZH.shape[-1])
         self.x_TBZ, self.scale_TBG1 = (y.unflatten(0, previous_TBH.shape[:2]) for y in (x_NZ, scale_NG1))
 
@@ -185,7 +185,7 @@ def weight_gradients(
     d_product_NZ, previous_NH = d_product_TBZ.flatten(0, 1), previous_TBH.flatten(0, 1)
     if backend == "native":
         return products.matmul(d_product_NZ.T, previous_NH), d_gain_Z
-    return multiply(torch.matmul, d_product_NZ.T, previous_NH), d_gain_Z
+    return matmul(d_product_NZ.T, previous_NH), d_gain_Z
 
 
 def mark_saved(ctx: Any, inputs: Sequence[Tensor | None], *made: Tensor | None) -> None:

@@ -27,14 +27,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, linear, pad
+from torch.nn.functional import embedding, pad
 
 from lmtrain.ops.backends import Call, choose, kernels
 from lmtrain.ops.linear_cross_entropy import items_of, times_upstream
 from lmtrain.ops.lookup import sparse_rows
 from lmtrain.ops.recurrence import accumulate_dtype, reference_gradients
 from lmtrain.ops.shapes import check_dtype, check_shape
-from lmtrain.ops.transforms import Looped, call, follow, is_for_reference, multiply, without_autocast
+from lmtrain.ops.transforms import Looped, call, follow, is_for_reference, matmul, without_autocast
 
 # Samples are filled up to a multiple of this number, with logits of -inf. The number of distinct samples changes from step to
 # step, and oneDNN would compile its products again for every size.
@@ -102,7 +102,7 @@ def sampled_cross_entropy_reference(
     wide_dtype = accumulate_dtype(compute_dtype)
     features_ND = features_ND.to(compute_dtype)
     sample_KD, target_ND = (embedding(rows, weight_VD, sparse=sparse) for rows in (samples_K, targets_N))
-    logits_NK = multiply(linear, features_ND, sample_KD.to(compute_dtype)).to(wide_dtype)
+    logits_NK = matmul(features_ND, sample_KD.to(compute_dtype).T).to(wide_dtype)
     logits_NK = logits_NK + (bias_V[samples_K] - log_expected_K).to(wide_dtype)
     logits_NK = logits_NK.masked_fill(samples_K == targets_N[:, None], -math.inf)
     logits_N = (features_ND.to(wide_dtype) * target_ND.to(wide_dtype)).sum(-1) + bias_V[targets_N].to(wide_dtype)
@@ -186,7 +186,7 @@ def forward_sampled_cross_entropy(
     sample_KD = pad(sample_KD.to(compute_dtype), (0, 0, 0, padding))
     logits_NJ = own_N.new_empty(len(own_N), 1 + len(sample_KD))
     logits_NJ[:, 0] = own_N
-    product_NK = multiply(torch.matmul, features_ND, sample_KD.T)
+    product_NK = matmul(features_ND, sample_KD.T)
     torch.add(product_NK, pad(added_K, (0, padding), value=-math.inf), out=logits_NJ[:, 1:])
     place_N = torch.searchsorted(samples_K, targets_N).clamp_(max=num_samples - 1)  # bisection looks at N numbers, not at N x K
     place_N1, is_left_out_N1 = place_N[:, None] + 1, (samples_K[place_N] == targets_N)[:, None]
@@ -196,9 +196,9 @@ def forward_sampled_cross_entropy(
     d_logits_NJ = log_p_NJ.exp_()
     d_own_N = d_logits_NJ[:, 0].sub_(1)
     d_logits_NK = d_logits_NJ[:, 1:].to(compute_dtype)
-    d_features_ND = multiply(torch.matmul, d_logits_NK, sample_KD).to(wide_dtype)
+    d_features_ND = matmul(d_logits_NK, sample_KD).to(wide_dtype)
     d_rows_RD = wide_ND.new_empty(num_samples + len(targets_N), wide_ND.shape[1])
-    d_rows_RD[:num_samples] = multiply(torch.matmul, d_logits_NK.T, features_ND)[:num_samples]
+    d_rows_RD[:num_samples] = matmul(d_logits_NK.T, features_ND)[:num_samples]
     torch.mul(wide_ND, d_own_N[:, None], out=d_rows_RD[num_samples:])
     d_bias_R = torch.cat([d_logits_NJ[:, 1 : num_samples + 1].sum(0), d_own_N])
     return total, d_features_ND.addcmul_(d_own_N[:, None], target_ND), d_rows_RD, d_bias_R

@@ -69,23 +69,76 @@ class Products(torch.autocast):
         return super().__exit__(*raised)
 
 
-def multiply(function: Callable[..., Tensor], *factors: Tensor | None) -> Tensor:
-    """`function(*factors)`, such as `torch.matmul`, in the type that an open autocast asks for; differentiable if it is.
+def multiply(function: Callable[..., Tensor], *factors: Tensor) -> Tensor:
+    """`function(*factors)`, such as `torch.einsum`, in the type that an open autocast asks for; differentiable if it is.
 
     Where PyTorch multiplies bfloat16 in plain loops, factors are rounded, multiplied in float32, and the result is rounded:
-    the same but for the order of sums, and up to fifty times as fast. The first factor says where, and in which type.
+    the same but for the order of sums, and up to fifty times as fast.
     """
-    if not _is_in_plain_loops(factors[0]):
+    if not are_in_plain_loops(*factors):
         return function(*factors)
     with without_autocast(torch.device("cpu")):
-        return function(*(None if x is None else x.to(torch.bfloat16).float() for x in factors)).to(torch.bfloat16)
+        return function(*(x.to(torch.bfloat16).float() for x in factors)).to(torch.bfloat16)
 
 
-def _is_in_plain_loops(x: Tensor | None) -> bool:
-    if x is None or not x.is_cpu or x.dtype not in (torch.bfloat16, torch.float32) or torch.compiler.is_compiling():
+def matmul(a: Tensor, b_KN: Tensor, bias_N: Tensor | None = None) -> Tensor:
+    """The same for a @ b + bias, a [..., K]. The backward pass needs the factors alone, and may run under an autocast."""
+    if not are_in_plain_loops(a, b_KN):
+        return a @ b_KN if bias_N is None else a @ b_KN + bias_N
+    with without_autocast(torch.device("cpu")):
+        rounded = (None if x is None else x.to(torch.bfloat16) for x in (a if a.dim() > 1 else a[None], b_KN, bias_N))
+        product: Tensor = call(MatmulFunction, *rounded)
+        return product if a.dim() > 1 else product[0]
+
+
+class MatmulFunction(Function):
+    """a @ b + bias in float32 or wider, rounded once:  d_a = d b^T,  d_b = a^T d,  d_bias = sum of d over rows."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b_KN: Tensor, bias_N: Tensor | None) -> Tensor:
+        product = _widened(a) @ _widened(b_KN)
+        return (product if bias_N is None else product.add_(bias_N)).to(a.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+        ctx.has_bias = inputs[2] is not None
+
+    @staticmethod
+    def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (a, b_KN), (d,), needed = ctx.saved_tensors, d_outputs, ctx.needs_input_grad
+        return (
+            matmul(d, b_KN.mT) if needed[0] else None,
+            matmul(_rows(a).mT, _rows(d)) if needed[1] else None,
+            _rows(d).sum(0) if ctx.has_bias and needed[2] else None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, *d_inputs: Tensor | None) -> Tensor:
+        (a, b_KN), (d_a, d_b_KN, d_bias_N) = ctx.saved_tensors, d_inputs
+        parts = [matmul(d_a, b_KN)] if d_a is not None else []
+        parts += [matmul(a, d_b_KN)] if d_b_KN is not None else []
+        return sum(parts, start=torch.zeros((), dtype=a.dtype) if d_bias_N is None else d_bias_N)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
+def are_in_plain_loops(*factors: Tensor) -> bool:
+    """Whether PyTorch would multiply them in plain loops: in bfloat16, on a CPU that is older than AVX-512."""
+    if not factors[0].is_cpu or torch.compiler.is_compiling():
         return False
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    return dtype == torch.bfloat16 and multiplies_bfloat16_in_plain_loops()
+    autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    allowed = (torch.bfloat16, torch.float32) if autocast else (torch.bfloat16,)
+    return all(x.dtype in allowed for x in factors) and multiplies_bfloat16_in_plain_loops()
 
 
 @cache

@@ -13,8 +13,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from lmtrain.ops import transforms
 from lmtrain.ops.native.build import library, why_no_library
-from lmtrain.ops.transforms import lies_here, multiply
+from lmtrain.ops.transforms import lies_here
 
 SMALL = 1 << 23  # multiplications; below, the call from Python costs more than it gains
 
@@ -41,12 +42,8 @@ def can_serve(*tensors: Tensor | None) -> bool:
 
 def matmul(a_MK: Tensor, b_KN: Tensor) -> Tensor:
     """a @ b by the fastest way. For kernels: it is not differentiable."""
-    return multiply(_matmul, a_MK, b_KN)
-
-
-def _matmul(a_MK: Tensor, b_KN: Tensor) -> Tensor:
     ours = are_plain(a_MK, b_KN) and is_fast(len(a_MK), b_KN.shape[1], len(b_KN))
-    return product(a_MK, b_KN) if ours else a_MK @ b_KN
+    return product(a_MK, b_KN) if ours else transforms.matmul(a_MK, b_KN)
 
 
 def product(a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None = None) -> Tensor:
