@@ -1,11 +1,12 @@
 """A recurrence over a packed sequence (`torch.nn.utils.rnn.PackedSequence`): streams of different lengths, the longest first.
 
-Its rows lie step by step, and each step has the streams that have not ended. A kernel reads [steps, streams] and lays out the
-recurrent weight anew in each call, which takes as long as multiplying some dozen rows. So runs of steps with the same streams
-are joined to segments where that costs less than a call: a stream that ends before the others of its segment is followed by
-steps which nobody reads, and the rows are copied to their places. Such steps change nothing and have no gradient: a cell that
-is read at the end is held by its gates (input 0, forget 1). Each stream begins at the first step of its segment, in both
-directions. Where states know no bound, runs stay apart: no gradient times infinity is none.
+Its rows lie step by step, and each step has the streams that have not ended. A kernel reads [steps, streams], and in each
+call it first copies the recurrent weight into the order of its loops, which takes as long as multiplying some dozen rows. So
+runs of steps with the same streams are joined to segments where that costs less than a call: a stream that ends before the
+others of its segment is followed by steps which nobody reads, and the rows are copied to their places. Such steps change
+nothing and have no gradient: a cell that is read at the end is held by its gates (input 0, forget 1). Each stream begins at
+the first step of its segment, in both directions. Where states have no bound, runs stay apart: a gradient of zero times an
+infinite state is not zero.
 
     legend   N rows of a packed sequence · S steps of a segment · B streams that it has · M = S x B · H hidden · Z gates x H
 """
